@@ -1,0 +1,89 @@
+"""A budget is what a procedure may spend: `length` tokens placed, `steps` refinement iterations.
+
+A grid is the product of some lengths and some steps. Steps must be at least 1; a length lies
+between 0 (nothing may be placed: the product of the marginals) and the number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from capcheck.errors import InputError
+
+Axis = Literal["length", "steps"]
+AXES: tuple[Axis, Axis] = ("length", "steps")
+
+
+class Budget(BaseModel):
+    """What a procedure may spend.
+
+    Attributes:
+        length: Tokens that may be placed, 0..N; the others are completed from their marginals.
+        steps: Refinement iterations that may be made, at least 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    length: int
+    steps: int
+
+    def __str__(self) -> str:
+        return f"length {self.length}, steps {self.steps}"
+
+
+class Grid(BaseModel):
+    """The budgets length x steps, each axis sorted, without repeats."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lengths: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @classmethod
+    def over(
+        cls,
+        tokens: int,
+        lengths: Iterable[int] | None = None,
+        steps: Iterable[int] | None = None,
+    ) -> Grid:
+        """Check what the user gave; an axis that is not given gets its default budgets.
+
+        Args:
+            tokens: Length N of the target's sequences.
+            lengths: Values in 0..N; by default 0, N // 2 and N.
+            steps: Values of at least 1; by default 1, 4 and 16.
+
+        Raises:
+            InputError: An empty axis, or a value out of its range.
+        """
+        lengths = (0, tokens // 2, tokens) if lengths is None else tuple(lengths)
+        steps = (1, 4, 16) if steps is None else tuple(steps)
+        _require("length", lengths, 0, tokens, f"the target has {tokens} tokens")
+        _require("steps", steps, 1, None, "one iteration is the least")
+        return cls(lengths=tuple(sorted(set(lengths))), steps=tuple(sorted(set(steps))))
+
+    def budgets(self) -> list[Budget]:
+        """Every budget, steps changing fastest."""
+        return [Budget(length=a, steps=k) for a in self.lengths for k in self.steps]
+
+    @property
+    def largest(self) -> Budget:
+        """The largest length with the largest number of steps."""
+        return Budget(length=self.lengths[-1], steps=self.steps[-1])
+
+
+def _require(
+    field: str, values: Sequence[int], least: int, most: int | None, because: str
+) -> None:
+    if not values:
+        raise InputError(f"Budget.{field} needs at least one value, got none; give some or omit it.")
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InputError(f"Budget.{field} must be whole numbers, got {value!r}.")
+        if value < least:
+            raise InputError(f"Budget.{field} must be at least {least}, got {value}: {because}.")
+        if most is not None and value > most:
+            raise InputError(f"Budget.{field} must be at most {most}, got {value}: {because}.")

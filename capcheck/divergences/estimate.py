@@ -1,0 +1,180 @@
+"""An estimate: a number with its interval, its kind, its method and its sample count.
+
+An estimator returns `Term`s: a value, its standard error and the influence of each sample row on
+it, summed over groups of rows. Cells that share a seed share their rows, so the difference of two
+terms has the interval of the groupwise differences. An estimate is the largest of its terms (one
+per bandwidth for MMD; a single one otherwise), and its interval holds for all of them at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
+
+GROUPS = 50  # enough for a t interval within 3% of the normal one, little enough to store
+
+Kind = Literal["exact", "estimate", "upper bound", "lower bound", "unavailable"]
+
+
+class Term(BaseModel):
+    """One measured functional of the samples.
+
+    Attributes:
+        label: What it is, for example its bandwidth.
+        value: In the unit of its estimate; may be infinite.
+        standard_error: Of the value; 0 if it is exact.
+        degrees: Degrees of freedom of the standard error.
+        groups: Value plus the mean influence of each of the `GROUPS` groups of rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    label: str
+    value: float
+    standard_error: float
+    degrees: int
+    groups: tuple[float, ...]
+
+    @classmethod
+    def from_influence(
+        cls, label: str, value: float, influences: Sequence[np.ndarray]
+    ) -> Term:
+        """A value whose sample rows move it independently.
+
+        Args:
+            label: What it is.
+            value: The estimate.
+            influences: One array (m,) for each independent sample set: how far above the value the
+                estimate would lie if every row were like this one. Centred here.
+        """
+        if not math.isfinite(value):
+            return cls(label=label, value=value, standard_error=0, degrees=1, groups=())
+        centred = [influence - influence.mean() for influence in influences]
+        rows = min(len(influence) for influence in centred)
+        variance = sum(float(c.var(ddof=1)) / len(c) for c in centred if len(c) > 1)
+        groups = value + sum(_group_means(influence) for influence in centred)
+        return cls(
+            label=label,
+            value=value,
+            standard_error=math.sqrt(variance) if rows > 1 else math.inf,
+            degrees=max(rows - 1, 1),
+            groups=tuple(np.asarray(groups).tolist()),
+        )
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Two-sided t interval at that level."""
+        if not math.isfinite(self.value) or self.standard_error == 0:
+            return self.value, self.value
+        half = t_quantile(level, self.degrees) * self.standard_error
+        return self.value - half, self.value + half
+
+
+class Estimate(BaseModel):
+    """A divergence between the target and what a procedure samples.
+
+    Attributes:
+        value: In `unit`; None if it could not be had, infinity if it is infinite.
+        low: Lower end of the interval; a lower confidence bound.
+        high: Upper end of the interval.
+        level: Confidence of [low, high].
+        kind: `exact`, `estimate`, `upper bound`, `lower bound` or `unavailable`.
+        method: How it was had, or why it could not be.
+        unit: Unit of value, low, high and null.
+        samples: Rows that it was computed from, in each sample set.
+        null: The same estimator on fresh target draws in the procedure's place: the null floor.
+        null_error: Standard error of the estimator there.
+        scale: What to divide by for the number that the tolerance speaks of.
+        terms: The measured functionals; stored, and left out of the result schema.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    value: float | None
+    low: float | None
+    high: float | None
+    level: float
+    kind: Kind
+    method: str
+    unit: str
+    samples: int
+    null: float | None = None
+    null_error: float | None = None
+    scale: float = 1.0
+    terms: tuple[Term, ...] = Field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, terms: Sequence[Term], *, level: float, kind: Kind, **facts: Any) -> Estimate:
+        """The largest of some terms, with an interval that holds for all at once."""
+        draft = cls(
+            value=_largest(term.value for term in terms),
+            low=None,
+            high=None,
+            level=level,
+            kind=kind,
+            terms=tuple(terms),
+            **facts,
+        )
+        low, high = draft.interval(level)
+        return draft.model_copy(update={"low": low, "high": high})
+
+    @classmethod
+    def exactly_zero(cls, *, level: float, method: str, unit: str, scale: float) -> Estimate:
+        """The divergence of a law from itself."""
+        return cls(
+            value=0.0,
+            low=0.0,
+            high=0.0,
+            level=level,
+            kind="exact",
+            method=method,
+            unit=unit,
+            samples=0,
+            null=0.0,
+            null_error=0.0,
+            scale=scale,
+        )
+
+    @classmethod
+    def unavailable(cls, reason: str, *, level: float, unit: str) -> Estimate:
+        """A divergence that cannot be had honestly."""
+        return cls(
+            value=None,
+            low=None,
+            high=None,
+            level=level,
+            kind="unavailable",
+            method=reason,
+            unit=unit,
+            samples=0,
+        )
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Interval at another level, for all terms at once (Bonferroni over the terms)."""
+        if self.value is None:
+            raise ValueError("an unavailable estimate has no interval")
+        if not self.terms:
+            return self.value, self.value
+        each = 1 - (1 - level) / len(self.terms)
+        ends = [term.interval(each) for term in self.terms]
+        return _largest(low for low, _ in ends), _largest(high for _, high in ends)
+
+
+def t_quantile(level: float, degrees: int) -> float:
+    """Half-width of the two-sided t interval at that level, in standard errors."""
+    return float(stats.t.ppf(0.5 + level / 2, degrees))
+
+
+def _largest(values: Any) -> float:
+    return float(np.max(list(values)))  # unlike max(), a NaN stays one
+
+
+def _group_means(influence: np.ndarray) -> np.ndarray:
+    """Mean influence of `GROUPS` groups of rows (row r is in group r mod GROUPS)."""
+    group = np.arange(len(influence)) % GROUPS
+    counts = np.maximum(np.bincount(group, minlength=GROUPS), 1)
+    return np.bincount(group, weights=influence, minlength=GROUPS) / counts

@@ -1,0 +1,29 @@
+"""KL(target || model) = E[log p*(x) - log q(x)] over x ~ p*, in nats per sequence.
+
+Where a procedure's density is tractable this is an average over target draws: no sampling error of
+the model enters. A density bounded from below gives an upper bound.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from capcheck.divergences.estimate import Term
+
+EQUAL = 1e-9  # log-ratios below this in absolute value belong to equal laws, up to rounding
+
+
+def kl_term(log_ratio: Tensor) -> Term:
+    """Mean log-ratio with the interval of its draws.
+
+    Args:
+        log_ratio: (n,) values of log p*(x) - log q(x), nats, at independent target draws; +inf
+            where q(x) = 0.
+    """
+    ratio = log_ratio.double().cpu().numpy()
+    return Term.from_influence("KL", float(ratio.mean()), [ratio])
+
+
+def is_same_law(log_ratio: Tensor) -> bool:
+    """Whether every log-ratio is 0 up to rounding, so that the laws are equal."""
+    return bool((log_ratio.abs() <= EQUAL).all())

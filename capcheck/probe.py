@@ -1,0 +1,150 @@
+"""A probe runs one family's inference procedure: a generator of states.
+
+The first state is the start, with nothing placed and nothing written; then comes one state per
+iteration, and the last one is the result. A probe is given a network, a spec, a budget and random
+numbers; it never sees the target. Tokens that it leaves unplaced are completed by the engine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal
+
+import torch
+from pydantic import ConfigDict
+from torch import Tensor
+
+from capcheck.budget import Axis, Budget
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import NetworkT, Signature, TokenPredictor
+
+Row = Literal["neither", "length", "steps", "length_outer", "steps_outer"]
+"""The paper's five groups: which axes a family scales in, and which loop is outside."""
+
+OPTIONS = ConfigDict(extra="forbid")
+"""Configuration of the pydantic dataclass that a probe is: its fields are the family's options."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class State:
+    """What a procedure has made so far.
+
+    Attributes:
+        tokens: (n, N, d), or (n, N) integers; values of unplaced tokens are working values.
+        placed: (n, N) bool, tokens whose value belongs to the result.
+        written: (n, N) bool, tokens that this iteration wrote (an equal value is a write too).
+    """
+
+    tokens: Tensor
+    placed: Tensor
+    written: Tensor
+
+    @classmethod
+    def start(cls, tokens: Tensor) -> State:
+        """Nothing placed, nothing written."""
+        nothing = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return cls(tokens=tokens, placed=nothing, written=nothing)
+
+    @classmethod
+    def blank(cls, spec: SequenceSpec, n: int) -> State:
+        """A start whose tokens are all 0."""
+        dtype = spec.mean.dtype if spec.kind == "continuous" else torch.int64
+        shape = (n, spec.tokens, *spec.token_shape)
+        return cls.start(torch.zeros(shape, dtype=dtype, device=spec.mean.device))
+
+    def write(self, tokens: Tensor, where: Tensor | None = None) -> State:
+        """The next state: `tokens` written and placed where the (n, N) mask says, or everywhere."""
+        if where is None:
+            where = torch.ones_like(self.placed)
+        mask = where.reshape(*where.shape, *[1] * (tokens.dim() - 2))
+        return State(
+            tokens=torch.where(mask, tokens, self.tokens),
+            placed=self.placed | where,
+            written=where,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogDensity:
+    """Log-density (nats) of sequences under the law that a procedure samples.
+
+    Attributes:
+        values: (n,).
+        bound: True if the values bound the log-density from below (in expectation), so that the KL
+            divergence computed from them is an upper bound.
+        method: How they were had, in a few words.
+    """
+
+    values: Tensor
+    method: str
+    bound: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unavailable:
+    """Why a number cannot be had."""
+
+    reason: str
+
+
+class Probe(ABC, Generic[NetworkT]):
+    """One family's inference procedure; subclasses are frozen pydantic dataclasses.
+
+    Attributes:
+        family: Name of the family.
+        row: Where the paper's table puts it; the report shows it beside what was measured.
+        kinds: Kinds of tokens that the procedure is defined for.
+        anytime: Axes along which one run at the largest budget holds every smaller one: for
+            `length` the last state with at most l placed tokens, for `steps` the k-th iteration.
+    """
+
+    family: ClassVar[str]
+    row: ClassVar[Row]
+    kinds: ClassVar[frozenset[Kind]]
+    anytime: ClassVar[frozenset[Axis]] = frozenset()
+
+    @property
+    @abstractmethod
+    def signature(self) -> Signature[NetworkT]:
+        """What the family's network is shown and returns."""
+
+    @abstractmethod
+    def run(
+        self, network: NetworkT, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+    ) -> Iterator[State]:
+        """Sample n sequences, state by state.
+
+        Args:
+            network: Counted network of this probe's signature.
+            spec: What may be known of the sequences.
+            budget: Tokens that may be placed and iterations that may be made.
+            n: Sequences.
+            rng: Source of every random number.
+        """
+
+    def log_density(
+        self,
+        network: NetworkT,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity | Unavailable:
+        """Log-density of x under the completed result of `run` at that budget.
+
+        Args:
+            network: As for `run`; calls are not counted.
+            completion: Predictor that the engine completes unplaced tokens with.
+            spec: As for `run`.
+            budget: As for `run`.
+            x: (n, N, d), or (n, N) integers.
+            rng: Random numbers for Monte Carlo bounds.
+        """
+        return Unavailable(reason=f"{self.family} has no tractable density")
+
+
+AnyProbe = Probe[Any]

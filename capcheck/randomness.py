@@ -1,0 +1,121 @@
+"""The one source of random numbers: counter-based streams keyed by what they are for.
+
+A draw is a function of (seed, replicate, stream name, sample row, draw number) and of nothing else:
+not of the batch in which its row is computed, of the budget, the network, the precision or the
+order of the cells. Cells that share a seed are therefore paired row by row. Philox counters make
+every row of every draw addressable, so a batch may start anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Randomness(ABC):
+    """A source of independent rows of unit draws; every call is the next draw of each row."""
+
+    @abstractmethod
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw float64 uniforms in the open interval (0, 1); `shape[0]` counts sample rows."""
+
+    @abstractmethod
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw float64 standard normals; `shape[0]` counts sample rows."""
+
+    @abstractmethod
+    def stream(self, name: str) -> Randomness:
+        """The independent stream of that name, at its first draw, over the same rows."""
+
+    def categorical(self, probabilities: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Draw indices by inverse CDF in float64; an index of probability 0 is never drawn.
+
+        Args:
+            probabilities: (..., K) non-negative weights, not all zero; `...` is empty or equal to
+                all but the last dimension of `shape`.
+            shape: Shape of the result; `shape[0]` counts sample rows.
+
+        Returns:
+            int64 indices of that shape in 0..K-1.
+        """
+        return inverse_cdf(probabilities, self.uniform(shape))
+
+    def permutation(self, n: int, size: int) -> Tensor:
+        """Draw n uniformly random orders of 0..size-1, as an int64 tensor (n, size)."""
+        return self.uniform((n, size)).argsort(dim=1)
+
+
+class CounterRandomness(Randomness):
+    """Philox streams, addressed by row.
+
+    Args:
+        seed: Any integer.
+        replicate: Index of the independent repetition.
+        first_row: Sample row that the first row of every draw belongs to.
+        name: What the stream is for.
+        device: Where the draws are put; the numbers are the same on every device.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        replicate: int = 0,
+        first_row: int = 0,
+        name: str = "",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self._identity = (seed, replicate, first_row, name, device)
+        self._first_row = first_row
+        self._device = device
+        self._draw = 0
+        digest = hashlib.blake2b(f"{seed}/{replicate}/{name}".encode(), digest_size=16).digest()
+        self._key = np.frombuffer(digest, dtype=np.uint64)
+
+    def stream(self, name: str) -> CounterRandomness:
+        """The independent stream of that name, at its first draw, over the same rows."""
+        seed, replicate, first_row, parent, device = self._identity
+        return CounterRandomness(
+            seed, replicate=replicate, first_row=first_row, name=f"{parent}/{name}", device=device
+        )
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw float64 uniforms in the open interval (0, 1); `shape[0]` counts sample rows."""
+        n, words = shape[0], math.prod(shape[1:])
+        blocks = -(-words // 4)  # Philox yields blocks of four 64-bit words
+        counter = np.array([self._first_row * blocks, 0, self._draw, 0], dtype=np.uint64)
+        self._draw += 1
+        raw = np.random.Philox(key=self._key, counter=counter).random_raw(n * blocks * 4)
+        raw = raw.reshape(n, blocks * 4)[:, :words].reshape(shape)
+        # 52 bits and a half: with 53 the largest value would round to 1.
+        unit = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+        return torch.from_numpy(unit).to(self._device)
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw float64 standard normals; `shape[0]` counts sample rows."""
+        return torch.special.ndtri(self.uniform(shape))
+
+
+def inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
+    """Index of the category whose cumulative interval holds u.
+
+    Args:
+        probabilities: (..., K) non-negative weights; `...` is empty or all but the last dimension
+            of u.
+        u: (..., m) numbers in (0, 1).
+
+    Returns:
+        int64 indices of u's shape; never one whose weight is 0.
+    """
+    p = probabilities.to(torch.float64)
+    cumulative = p.cumsum(-1)
+    total = cumulative[..., -1:]
+    index = torch.searchsorted(cumulative, (u * total).contiguous(), right=True)
+    # u * total can round up to total; the last positive weight then owns the draw.
+    last = p.shape[-1] - 1 - (p > 0).flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
+    return torch.minimum(index, last.expand_as(index))

@@ -1,0 +1,1 @@
+"""Families that scale in sequence length."""

@@ -1,0 +1,94 @@
+"""GPT: token after token from left to right, x_i ~ p(x_i | x_<i) for i = 1..l.
+
+Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training".
+Signature: token predictor; it is shown the tokens before i, or the last `window` of them.
+Assumption: none without a window; with one, x_i is independent of what lies before the window.
+Budgets: `length` places that many tokens from the left; `steps` is ignored.
+Known: KL(l) is the conditional total correlation of what was not placed,
+E[log p(x_>l | x_<=l)] - sum_{i>l} E[log p(x_i | x_<=l)]; a window of w tokens costs
+sum_i I(x_i; x_{<i-w} | x_{i-w..i-1}).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Axis, Budget
+from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import TokenPredictor, TokenPredictorSignature
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class GPT(Probe[TokenPredictor]):
+    """Autoregressive sampling from left to right."""
+
+    family: ClassVar[str] = "gpt"
+    row: ClassVar[Row] = "length"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    anytime: ClassVar[frozenset[Axis]] = frozenset({"length"})
+
+    window: Annotated[
+        int | None, Field(ge=0, description="tokens of the past that are seen; all if not given")
+    ] = None
+
+    @property
+    def signature(self) -> TokenPredictorSignature:
+        """Known tokens -> the law of every token."""
+        return TokenPredictorSignature()
+
+    def run(
+        self,
+        network: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        n: int,
+        rng: Randomness,
+    ) -> Iterator[State]:
+        """x_i ~ p(x_i | x_<i), one token per state."""
+        state = State.blank(spec, n)
+        yield state
+        for i in range(budget.length):
+            law = network(state.tokens, self._seen(state.placed, i)).select([i])
+            tokens = state.tokens.clone()
+            tokens[:, i] = law.sample(rng)[:, 0]
+            at_i = torch.zeros_like(state.placed)
+            at_i[:, i] = True
+            state = state.write(tokens, at_i)
+            yield state
+
+    def log_density(
+        self,
+        network: TokenPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity:
+        """sum_{i<=l} log p(x_i | x_<i) + sum_{i>l} log p(x_i | x_<=l)."""
+        N, l = spec.tokens, budget.length  # noqa: E741
+        placed = torch.arange(N, device=x.device).expand(len(x), N)
+        log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
+        for i in range(l):
+            law = network(x, self._seen(placed < i, i)).select([i])
+            log_q = log_q + law.log_prob(x[:, [i]])[:, 0]
+        if l < N:
+            rest = list(range(l, N))
+            law = completion(x, placed < l).select(rest)
+            log_q = log_q + law.log_prob(x[:, rest]).sum(1)
+        return LogDensity(values=log_q, method="chain rule, completed by marginals")
+
+    def _seen(self, placed: Tensor, i: int) -> Tensor:
+        if self.window is None:
+            return placed
+        seen = placed.clone()
+        seen[:, : max(0, i - self.window)] = False
+        return seen
