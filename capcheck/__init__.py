@@ -1,1 +1,29 @@
-"""capcheck."""
+"""capcheck tells before training whether a generative model can do what you want at inference.
+
+    target = capcheck.targets.from_samples(x)          # (n, N, d) rows of your data
+    result = capcheck.check("diffusion", target, steps=[1, 2, 4, 8])
+    print(result.outcome, result.smallest_budget)
+"""
+
+from capcheck import targets
+from capcheck.api import Progress, check, require, survey
+from capcheck.budget import Budget
+from capcheck.errors import CapacityError, CapcheckError, InputError
+from capcheck.results import CheckResult, Outcome, SurveyResult
+from capcheck.version import __version__
+
+__all__ = [
+    "Budget",
+    "CapacityError",
+    "CapcheckError",
+    "CheckResult",
+    "InputError",
+    "Outcome",
+    "Progress",
+    "SurveyResult",
+    "__version__",
+    "check",
+    "require",
+    "survey",
+    "targets",
+]

@@ -22,6 +22,7 @@ from capcheck.sequences import Kind, SequenceSpec
 from capcheck.signatures import NetworkT, Signature, TokenPredictor
 
 Row = Literal["neither", "length", "steps", "length_outer", "steps_outer"]
+ROWS: tuple[Row, ...] = ("neither", "length", "steps", "length_outer", "steps_outer")
 """The paper's five groups: which axes a family scales in, and which loop is outside."""
 
 OPTIONS = ConfigDict(extra="forbid")

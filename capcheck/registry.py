@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from capcheck.errors import CapcheckError, InputError, near
-from capcheck.probe import AnyProbe, Probe
+from capcheck.probe import ROWS, AnyProbe, Probe
 
 if TYPE_CHECKING:
     from capcheck.results import SurveyResult
@@ -34,8 +34,9 @@ def _entries(group: str) -> dict[str, EntryPoint]:
 
 
 def families() -> list[str]:
-    """Names of all registered families, sorted."""
-    return sorted(_entries("capcheck.families"))
+    """Names of all registered families, in the order of the paper's table."""
+    names = sorted(_entries("capcheck.families"))
+    return sorted(names, key=lambda name: ROWS.index(probe_class(name).row))
 
 
 @functools.cache

@@ -42,7 +42,12 @@ class Term(BaseModel):
 
     @classmethod
     def from_influence(
-        cls, label: str, value: float, influences: Sequence[np.ndarray]
+        cls,
+        label: str,
+        value: float,
+        influences: Sequence[np.ndarray],
+        *,
+        reach: float = 0.0,
     ) -> Term:
         """A value whose sample rows move it independently.
 
@@ -51,12 +56,16 @@ class Term(BaseModel):
             value: The estimate.
             influences: One array (m,) for each independent sample set: how far above the value the
                 estimate would lie if every row were like this one. Centred here.
+            reach: Largest influence that a row could have. If no two rows differ, the error is
+                what one other row in their number would make; without it, 0.
         """
         if not math.isfinite(value):
             return cls(label=label, value=value, standard_error=0, degrees=1, groups=())
         centred = [influence - influence.mean() for influence in influences]
         rows = min(len(influence) for influence in centred)
         variance = sum(float(c.var(ddof=1)) / len(c) for c in centred if len(c) > 1)
+        if variance == 0:
+            variance = (reach / rows) ** 2
         groups = value + sum(_group_means(influence) for influence in centred)
         return cls(
             label=label,

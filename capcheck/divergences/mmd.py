@@ -75,7 +75,12 @@ def mmd_squared_to_known(
         value = (within.mean() - 2 * to_target.double().mean() + own) / variance
         influence = 2 * (within - to_target.double()) / variance
         terms.append(
-            Term.from_influence(f"bandwidth {h:.4g}", float(value), [influence.cpu().numpy()])
+            Term.from_influence(
+                f"bandwidth {h:.4g}",
+                float(value),
+                [influence.cpu().numpy()],
+                reach=4 / variance,  # kernels lie between 0 and 1
+            )
         )
     return terms
 

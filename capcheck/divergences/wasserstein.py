@@ -17,7 +17,7 @@ import ot
 from capcheck.divergences.estimate import Term
 from capcheck.errors import CapcheckError
 
-LARGEST = 2000  # rows of a transport problem, whose cost grows as their third power
+LARGEST = 8000  # rows of a transport problem: half a GiB of costs, and minutes
 
 
 @dataclass(frozen=True)

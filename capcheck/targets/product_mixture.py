@@ -117,6 +117,16 @@ class ProductMixture(Target):
             provenance=self._provenance,
         )
 
+    def with_provenance(self, **facts: object) -> ProductMixture:
+        """The same law with other facts about where it comes from; see `Provenance`."""
+        return ProductMixture(
+            self._means,
+            self._scales,
+            self._weights,
+            grid=self._spec.grid,
+            provenance=self._provenance.model_copy(update=facts),
+        )
+
     def sample(self, n: int, rng: Randomness) -> Tensor:
         """Component by inverse CDF, then its Gaussians: (n, N, d)."""
         component = rng.categorical(self._weights, (n,))

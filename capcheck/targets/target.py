@@ -43,6 +43,24 @@ class HeldOut(BaseModel):
         return not self.log_likelihood >= self.gaussian
 
 
+class Picture(BaseModel):
+    """How to show a sequence as an image: pixels = offset + tokens (flat) @ basis.
+
+    Attributes:
+        rows: Height in pixels.
+        columns: Width in pixels.
+        offset: (rows x columns,) pixel values of the sequence of zeros.
+        basis: (N d, rows x columns).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    columns: int
+    offset: tuple[float, ...]
+    basis: tuple[tuple[float, ...], ...]
+
+
 class Provenance(BaseModel):
     """Where a target comes from, and how exact it is.
 
@@ -52,6 +70,9 @@ class Provenance(BaseModel):
             `enumerated`, or `fitted surrogate` (built from the user's rows).
         bandwidth: Smoothing of the rows, in standard deviations of each token, if there is one.
         held_out: How far a surrogate is from the user's data, if rows could be held out.
+        source: Name of the data, if it was loaded.
+        preparation: What was done to the data before it became tokens.
+        picture: How to show a sequence as an image, if it is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +81,9 @@ class Provenance(BaseModel):
     exactness: Literal["analytic", "enumerated", "fitted surrogate"] = "analytic"
     bandwidth: float | None = None
     held_out: HeldOut | None = None
+    source: str | None = None
+    preparation: str | None = None
+    picture: Picture | None = None
 
 
 class Target(ABC):
@@ -137,9 +161,9 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor | None:
-        """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,), or None if not known."""
+    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
+        """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
 
     @abstractmethod
-    def kernel_self_mean(self, bandwidth: float) -> float | None:
-        """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y', or None if not known."""
+    def kernel_self_mean(self, bandwidth: float) -> float:
+        """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""

@@ -1,0 +1,118 @@
+"""How far what a procedure samples is from the target; every answer is an `Estimate`.
+
+| name | divergence | unit | tolerance speaks of |
+|---|---|---|---|
+| `kl` | KL(target to model) | nats per sequence | nats per token |
+| `wasserstein` | W2 squared, corrected | squared token units | W2 / sqrt(tr Cov) of the target |
+| `mmd` | MMD squared, Gaussian kernels | share of the kernel variance | the same |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from capcheck.divergences.wasserstein import LARGEST
+from capcheck.errors import InputError, near
+from capcheck.sequences import SequenceSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """What a divergence is measured in and when it counts as small.
+
+    A Gaussian whose standard deviation is off by a tenth sits near all three default tolerances.
+
+    Attributes:
+        name: Name in options and results.
+        unit: Unit of its estimates.
+        tolerance: Default tolerance.
+        tolerance_unit: What the tolerance is a number of.
+        per: What one `tolerance_unit` is measured per: the tokens, the target's spread, or nothing.
+        power: Power of the tolerance that the estimate is compared with.
+        sufficient: Whether a small value alone can make a family representable.
+        sets: Independent sets that the draws of a cell are split into.
+        most: Largest set that it can be computed from, or None.
+    """
+
+    name: str
+    unit: str
+    tolerance: float
+    tolerance_unit: str
+    per: Literal["tokens", "spread", "one"]
+    power: int
+    sufficient: bool
+    sets: int = 1
+    most: int | None = None
+
+    def scale(self, spec: SequenceSpec) -> float:
+        """What an estimate is divided by before it is compared with tolerance ** power."""
+        base = {"tokens": float(spec.tokens), "spread": spec.spread, "one": 1.0}[self.per]
+        return base**self.power
+
+
+DIVERGENCES: dict[str, Divergence] = {
+    divergence.name: divergence
+    for divergence in (
+        Divergence(
+            name="kl",
+            unit="nats per sequence",
+            tolerance=0.01,
+            tolerance_unit="nats per token",
+            per="tokens",
+            power=1,
+            sufficient=True,
+        ),
+        Divergence(
+            name="wasserstein",
+            unit="W2 squared, squared token units",
+            tolerance=0.1,
+            tolerance_unit="W2 as a share of the target's spread sqrt(tr Cov)",
+            per="spread",
+            power=2,
+            sufficient=True,
+            sets=2,
+            most=LARGEST,
+        ),
+        Divergence(
+            name="mmd",
+            unit="MMD squared, share of the kernel variance",
+            tolerance=0.004,
+            tolerance_unit="MMD squared as a share of the kernel variance",
+            per="one",
+            power=1,
+            sufficient=False,  # such kernels barely see lost dependence
+        ),
+    )
+}
+
+
+def chosen(names: Iterable[str]) -> tuple[str, ...]:
+    """Check the names of divergences, in the order of the table above.
+
+    Raises:
+        InputError: An unknown name, or none at all.
+    """
+    names = list(names)
+    for name in names:
+        if name not in DIVERGENCES:
+            raise InputError(f"divergence {name!r} is unknown; {near(name, DIVERGENCES)}")
+    if not names:
+        raise InputError(f"divergences needs at least one of {', '.join(DIVERGENCES)}, got none.")
+    return tuple(name for name in DIVERGENCES if name in names)
+
+
+def tolerances(names: Iterable[str], given: Mapping[str, float] | None) -> dict[str, float]:
+    """The tolerance of each divergence: what was given, and defaults for the rest.
+
+    Raises:
+        InputError: A tolerance for a divergence that is not measured, or one that is not positive.
+    """
+    names, given = tuple(names), dict(given or {})
+    for name, value in given.items():
+        if name not in names:
+            raise InputError(f"tolerance names {name!r}, which is not measured; {near(name, names)}")
+        if not 0 < value < float("inf"):
+            raise InputError(f"tolerance of {name} must be positive and finite, got {value}.")
+    return {name: float(given.get(name, DIVERGENCES[name].tolerance)) for name in names}

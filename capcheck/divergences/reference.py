@@ -1,0 +1,181 @@
+"""The reference: target draws and null floors that all cells of a run are measured against.
+
+Every cell meets the same target draws, so that its estimates are paired with those of other cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capcheck.divergences import DIVERGENCES
+from capcheck.divergences.estimate import Estimate, Kind, Term
+from capcheck.divergences.kl import is_same_law, kl_term
+from capcheck.divergences.mmd import (
+    BANDWIDTHS,
+    median_distance,
+    mmd_squared_to_known,
+)
+from capcheck.divergences.wasserstein import (
+    LARGEST,
+    corrected_wasserstein_squared,
+    transport,
+)
+from capcheck.probe import LogDensity, Unavailable
+from capcheck.randomness import CounterRandomness
+from capcheck.targets.target import Target
+
+Measure = Callable[[Tensor], Sequence[Term]]
+
+
+class Reference:
+    """Target draws, and the estimators that they define.
+
+    Args:
+        target: The target.
+        divergences: Names of the divergences to measure.
+        samples: n, draws of the target and of the model, at least 8.
+        seed: Seed of all draws.
+        replicate: Independent repetition.
+        level: Confidence of the intervals.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        divergences: Sequence[str],
+        samples: int,
+        seed: int,
+        replicate: int = 0,
+        level: float = 0.95,
+    ) -> None:
+        self._target = target
+        self._level = level
+        self._names = tuple(divergences)
+        rng = CounterRandomness(seed, replicate=replicate, name="target", device=target.device)
+        self.draws = target.sample(samples, rng)
+        """(n, N, d) draws of the target."""
+        self.log_prob = target.log_prob(self.draws)
+        """(n,) their log-density, nats."""
+        self._measures: dict[str, Measure] = {}
+        self._methods: dict[str, str] = {}
+        self._rows: dict[str, int] = {}
+        if "wasserstein" in self._names:
+            self._prepare_wasserstein()
+        if "mmd" in self._names:
+            self._prepare_mmd()
+        fresh = target.sample(samples, rng.stream("null"))
+        self._null = {name: self._measures[name](fresh) for name in self._measures}
+
+    def estimates(
+        self, samples: Tensor, log_density: LogDensity | Unavailable
+    ) -> dict[str, Estimate]:
+        """Every divergence of the model that made these samples, by name.
+
+        Args:
+            samples: (n, N, d) draws of the model.
+            log_density: The model's log-density at `draws`, or why it cannot be had.
+        """
+        same = (
+            isinstance(log_density, LogDensity)
+            and not log_density.bound
+            and is_same_law(self.log_prob - log_density.values)
+        )
+        if same:
+            return {name: self._exactly_zero(name) for name in self._names}
+        return {
+            name: self._kl(log_density) if name == "kl" else self._sampled(name, samples)
+            for name in self._names
+        }
+
+    def _exactly_zero(self, name: str) -> Estimate:
+        return Estimate.exactly_zero(
+            level=self._level,
+            method="the sampled law equals the target: all log-ratios are below 1e-9",
+            unit=DIVERGENCES[name].unit,
+            scale=DIVERGENCES[name].scale(self._target.spec),
+        )
+
+    def _kl(self, log_density: LogDensity | Unavailable) -> Estimate:
+        if isinstance(log_density, Unavailable):
+            return self._unavailable("kl", log_density.reason)
+        term = kl_term(self.log_prob - log_density.values)
+        return self._estimate(
+            "kl",
+            [term],
+            kind="upper bound" if log_density.bound else "estimate",
+            method=f"log-density by {log_density.method}, averaged over target draws",
+            samples=len(self.draws),
+            null=0.0,  # the target's own density gives exactly 0 at every draw
+            null_error=0.0,
+        )
+
+    def _sampled(self, name: str, samples: Tensor) -> Estimate:
+        if not bool(samples.isfinite().all()):
+            bad = int((~samples.isfinite()).flatten(1).any(1).sum())
+            return self._unavailable(name, f"{bad} of {len(samples)} samples are not finite")
+        null = max(self._null[name], key=lambda term: term.value)
+        return self._estimate(
+            name,
+            self._measures[name](samples),
+            kind="estimate",
+            method=self._methods[name],
+            samples=self._rows[name],
+            null=null.value,
+            null_error=max(term.standard_error for term in self._null[name]),
+        )
+
+    def _estimate(self, name: str, terms: Sequence[Term], *, kind: Kind, **facts: object) -> Estimate:
+        divergence = DIVERGENCES[name]
+        return Estimate.of(
+            terms,
+            level=self._level,
+            kind=kind,
+            unit=divergence.unit,
+            scale=divergence.scale(self._target.spec),
+            **facts,
+        )
+
+    def _unavailable(self, name: str, reason: str) -> Estimate:
+        return Estimate.unavailable(reason, level=self._level, unit=DIVERGENCES[name].unit)
+
+    def _prepare_wasserstein(self) -> None:
+        m = min(len(self.draws) // 2, LARGEST)
+        p, p_other = _halves(self.draws, m)
+        floor = transport(p, p_other)
+
+        def measure(samples: Tensor) -> list[Term]:
+            return [corrected_wasserstein_squared(p, floor, *_halves(samples, m))]
+
+        self._measures["wasserstein"] = measure
+        self._rows["wasserstein"] = m
+        self._methods["wasserstein"] = (
+            "exact transport between samples, self-distance corrected; interval conservative"
+        )
+
+    def _prepare_mmd(self) -> None:
+        target, flat = self._target, self.draws.flatten(1)
+        unit = median_distance(flat)
+        bandwidths = [unit * multiple for multiple in BANDWIDTHS]
+        self_means = [target.kernel_self_mean(h) for h in bandwidths]
+
+        def measure(samples: Tensor) -> list[Term]:
+            means = [target.kernel_mean(samples, h) for h in bandwidths]
+            return mmd_squared_to_known(samples.flatten(1), bandwidths, means, self_means)
+
+        self._measures["mmd"] = measure
+        self._rows["mmd"] = len(self.draws)
+        self._methods["mmd"] = (
+            "U-statistic against the target's closed-form kernel means, "
+            "largest of three bandwidths; interval conservative"
+        )
+
+
+def _halves(x: Tensor, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first m rows and the m after them, flat, in float64."""
+    flat = x.flatten(1).to("cpu", torch.float64).numpy()
+    return flat[:m], flat[m : 2 * m]

@@ -1,0 +1,74 @@
+"""Findings: what the cells of one family show together.
+
+Verdicts are not stored: they follow from the measurements and the tolerances, and are found anew
+whenever a run is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from capcheck.budget import AXES
+from capcheck.probe import AnyProbe
+from capcheck.results import Axes, FamilyPlan, FamilyResult, Measurement, Outcome, Settings
+from capcheck.scaling import loop_order, measured_axes, worse_with_more
+from capcheck.sequences import Kind
+from capcheck.verdict import family_outcome, judge, smallest
+
+
+def find(
+    probe: AnyProbe, plan: FamilyPlan, measurements: Sequence[Measurement], settings: Settings
+) -> FamilyResult:
+    """Judge a family.
+
+    Args:
+        probe: The family's procedure.
+        plan: What was measured.
+        measurements: All cells of the grid, steps changing fastest.
+        settings: How they were measured, and the tolerances.
+    """
+    tolerances, level = settings.tolerances, settings.level
+    cells = tuple(
+        judge(cell, tolerances, level=level, budgets=len(measurements)) for cell in measurements
+    )
+    outcome, reason = family_outcome(cells)
+    passed = smallest(cells)
+    axes = measured_axes(cells, tolerances, level=level)
+    notes = [worse_with_more(cells, tolerances, axis, level=level) for axis in AXES]
+    traces = cells[-1].traces
+    return FamilyResult(
+        **_facts(plan),
+        row=probe.row,
+        outcome=outcome,
+        reason=reason,
+        smallest_budget=passed.budget if passed else None,
+        axes=axes,
+        loop_order=loop_order(traces.highest, axes) if traces else None,
+        cells=cells,
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def unsupported(probe: AnyProbe, plan: FamilyPlan, kind: Kind) -> FamilyResult:
+    """The result of a family whose procedure is not defined for such tokens."""
+    kinds = " and ".join(sorted(probe.kinds))
+    return failed(probe, plan, f"{probe.family} is defined for {kinds} tokens, not {kind} ones.")
+
+
+def failed(probe: AnyProbe, plan: FamilyPlan, error: str) -> FamilyResult:
+    """The result of a family that could not be measured."""
+    return FamilyResult(
+        **_facts(plan),
+        row=probe.row,
+        outcome=Outcome.INCONCLUSIVE,
+        reason=error,
+        smallest_budget=None,
+        axes=Axes(length="undecided", steps="undecided"),
+        loop_order=None,
+        cells=(),
+        error=error,
+    )
+
+
+def _facts(plan: FamilyPlan) -> dict[str, object]:
+    return {name: getattr(plan, name) for name in FamilyPlan.model_fields}

@@ -1,0 +1,251 @@
+"""The result schema: what a check found, as data. JSON of the same words.
+
+Infinite and broken numbers are the strings `Infinity`, `-Infinity` and `NaN` in JSON; a number that
+could not be had is null. `SCHEMA_VERSION` changes whenever a reader could notice.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from capcheck.budget import Budget, Grid
+from capcheck.divergences.estimate import Estimate
+from capcheck.probe import Row
+from capcheck.sequences import Kind
+from capcheck.targets.target import Provenance
+from capcheck.trace import Traces
+
+SCHEMA_VERSION = 1
+
+AxisUse = Literal["used", "flat", "undecided"]
+LoopOrder = Literal["none", "length", "steps", "length_outer", "steps_outer"]
+
+
+class Outcome(StrEnum):
+    """Whether the procedure can produce the target."""
+
+    REPRESENTABLE = "representable"
+    NOT_REPRESENTABLE = "not_representable"
+    INCONCLUSIVE = "inconclusive"
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 or 3."""
+        return {"representable": 0, "not_representable": 1, "inconclusive": 3}[self.value]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class TargetSummary(_Record):
+    """What was measured against.
+
+    Attributes:
+        fingerprint: Content hash of the law.
+        tokens: N.
+        dim: Size of a token.
+        kind: Kind of the tokens.
+        grid: (rows, columns) of the tokens, if they have any.
+        spread: sqrt(tr Cov), in token units.
+        provenance: Where the law comes from and how exact it is.
+    """
+
+    fingerprint: str
+    tokens: int
+    dim: int
+    kind: Kind
+    grid: tuple[int, int] | None
+    spread: float
+    provenance: Provenance
+
+    @property
+    def name(self) -> str:
+        """What to call it in a heading."""
+        return self.provenance.source or self.provenance.description
+
+
+class Settings(_Record):
+    """How every cell was measured.
+
+    Attributes:
+        grid: Budgets of every family.
+        samples: Draws of target and model in every cell.
+        seed: Seed of all draws.
+        replicate: Independent repetition.
+        level: Confidence of intervals and verdicts.
+        tolerances: Tolerance of each measured divergence, in its tolerance unit.
+        device: `cpu` or the kind of accelerator.
+        dtype: Floating-point type of procedure and oracle.
+    """
+
+    grid: Grid
+    samples: int
+    seed: int
+    replicate: int = 0
+    level: float
+    tolerances: dict[str, float]
+    device: str
+    dtype: str
+
+
+class Measurement(_Record):
+    """One cell as measured, before any verdict.
+
+    Attributes:
+        budget: What the procedure was allowed.
+        model_calls: Sequential network evaluations, counted, completion included.
+        tokens_processed: Tokens shown to the network, per sample.
+        estimates: Divergence from the target, by name.
+        traces: Loop structure of the samples; only at the largest budget of a run.
+        examples: A few samples, (rows, N, d) or (rows, N).
+    """
+
+    budget: Budget
+    model_calls: int
+    tokens_processed: float
+    estimates: dict[str, Estimate]
+    traces: Traces | None = None
+    examples: Any = Field(default=(), repr=False)
+
+
+class Cell(Measurement):
+    """One cell with its verdict.
+
+    Attributes:
+        outcome: Whether this budget suffices.
+        reason: One sentence.
+    """
+
+    outcome: Outcome
+    reason: str
+
+
+class Axes(_Record):
+    """Measured use of the two budget axes."""
+
+    length: AxisUse
+    steps: AxisUse
+
+
+class FamilyPlan(_Record):
+    """Which procedure is measured.
+
+    Attributes:
+        family: Its name.
+        options: Its options, defaults included.
+        network: What stands behind its signature: the oracle, or one that the caller gave.
+    """
+
+    family: str
+    options: dict[str, Any]
+    network: Literal["oracle", "given"] = "oracle"
+
+
+class FamilyResult(FamilyPlan):
+    """What was found of one family.
+
+    Attributes:
+        row: Where the paper's table puts it.
+        outcome: Verdict over the grid.
+        reason: One sentence.
+        smallest_budget: The cheapest budget that suffices, or None.
+        axes: Measured use of the axes.
+        loop_order: Measured loop order, or None if nothing ran.
+        cells: One per budget, steps changing fastest.
+        notes: What else a reader should know.
+        error: Why the family could not be measured, or None.
+    """
+
+    row: Row
+    outcome: Outcome
+    reason: str
+    smallest_budget: Budget | None
+    axes: Axes
+    loop_order: LoopOrder | None
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+
+    def cell(self, budget: Budget) -> Cell:
+        """The cell of that budget."""
+        return next(cell for cell in self.cells if cell.budget == budget)
+
+
+_NOT_PUBLIC = {
+    "__all__": {"examples": True, "estimates": {"__all__": {"terms": True}}},
+}
+
+
+class _Header(_Record):
+    schema_version: int = SCHEMA_VERSION
+    capcheck_version: str
+    target: TargetSummary
+    settings: Settings
+
+
+class CheckResult(_Header, FamilyResult):
+    """What `capcheck.check` found: a family's result and what it was measured against."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 representable, 1 not representable, 3 inconclusive."""
+        return self.outcome.exit_code
+
+    def survey(self) -> SurveyResult:
+        """The same as a survey of one family."""
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        header = {name: own.pop(name) for name in _Header.model_fields}
+        return SurveyResult(**header, families=(FamilyResult(**own),))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data of the result schema."""
+        return self.model_dump(mode="json", exclude={"cells": _NOT_PUBLIC})
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run folder (manifest and cells) that `capcheck report` reads."""
+        return self.survey().save(folder)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the HTML report to that file."""
+        return self.survey().report(path)
+
+
+class SurveyResult(_Header):
+    """What `capcheck.survey` found.
+
+    Attributes:
+        families: One result per family.
+    """
+
+    families: tuple[FamilyResult, ...]
+
+    def check_result(self, family: str) -> CheckResult:
+        """One family's result with its header."""
+        found = next(result for result in self.families if result.family == family)
+        header = {name: getattr(self, name) for name in _Header.model_fields}
+        own = {name: getattr(found, name) for name in FamilyResult.model_fields}
+        return CheckResult(**header, **own)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data of the result schema."""
+        return self.model_dump(
+            mode="json", exclude={"families": {"__all__": {"cells": _NOT_PUBLIC}}}
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run folder (manifest and cells) that `capcheck report` reads."""
+        from capcheck.store import save  # the store reads results, so it cannot be above
+
+        return save(self, Path(folder))
+
+    def report(self, path: str | Path) -> Path:
+        """Write the HTML report to that file."""
+        from capcheck.registry import report_writer
+        from capcheck.store import write_atomically
+
+        return write_atomically(Path(path), report_writer()(self))

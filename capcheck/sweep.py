@@ -1,0 +1,206 @@
+"""The sweep: every cell of a family's grid, measured.
+
+A cell is a pure function of its spec, whose hash is its key in the store. Cells along an axis that
+the probe declares anytime share one run at their largest budget, and each takes its snapshot from
+the stream of states. Runs are made in batches of sample rows; no number depends on the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from capcheck.budget import AXES, Budget
+from capcheck.completion import complete
+from capcheck.divergences.estimate import Estimate
+from capcheck.divergences.reference import Reference
+from capcheck.errors import CapcheckError
+from capcheck.probe import AnyProbe, LogDensity, State, Unavailable
+from capcheck.randomness import CounterRandomness
+from capcheck.results import SCHEMA_VERSION, FamilyPlan, Measurement, Settings
+from capcheck.signatures import Calls, TokenPredictor, TokenPredictorSignature, counted
+from capcheck.targets.target import Target
+from capcheck.trace import Recorder, Traces
+from capcheck.version import __version__
+
+EXAMPLE_NUMBERS = 4096  # numbers kept of the samples of one cell, for the report
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Snapshot:
+    """What one budget has of a run: final tokens of all batches, and what they cost."""
+
+    tokens: list[Tensor] = dataclasses.field(default_factory=list)
+    calls: int = 0
+    tokens_processed: int = 0
+
+
+class Sweep:
+    """Measures cells of one probe on one target.
+
+    Args:
+        probe: The family's procedure.
+        target: The target, on the device and in the precision that the settings name.
+        reference: Target draws and null floors.
+        settings: How to measure.
+        batch: Sample rows per batch.
+        network: A network in the oracle's place, of the probe's signature.
+    """
+
+    def __init__(
+        self,
+        probe: AnyProbe,
+        target: Target,
+        reference: Reference,
+        settings: Settings,
+        *,
+        batch: int,
+        network: Callable[..., Any] | None = None,
+    ) -> None:
+        self._probe = probe
+        self._target = target
+        self._reference = reference
+        self._settings = settings
+        self._batch = batch
+        self._network = network or probe.signature.oracle(target)
+        self._predictor: TokenPredictor = TokenPredictorSignature().oracle(target)
+        self._estimates: dict[str, dict[str, Estimate]] = {}
+
+    def runs(self, budgets: Sequence[Budget]) -> list[list[Budget]]:
+        """Budgets grouped into runs; a group differs only along anytime axes."""
+        groups: dict[tuple[int, ...], list[Budget]] = {}
+        for budget in budgets:
+            fixed = [axis for axis in AXES if axis not in self._probe.anytime]
+            key = tuple(getattr(budget, axis) for axis in fixed)
+            groups.setdefault(key, []).append(budget)
+        return list(groups.values())
+
+    def measure(self, budgets: Sequence[Budget]) -> Iterator[Measurement]:
+        """Make one run and yield its cells, in the order of the budgets given.
+
+        Args:
+            budgets: One group of `runs`.
+        """
+        snapshots, traces, largest = self._run(budgets)
+        for budget in budgets:
+            snapshot = snapshots[budget]
+            samples = torch.cat(snapshot.tokens)
+            yield Measurement(
+                budget=budget,
+                model_calls=snapshot.calls,
+                tokens_processed=snapshot.tokens_processed / self._settings.samples,
+                estimates=self._divergences(budget, samples),
+                traces=traces if budget == largest else None,
+                examples=examples(samples),
+            )
+
+    def _run(
+        self, budgets: Sequence[Budget]
+    ) -> tuple[dict[Budget, _Snapshot], Traces, Budget]:
+        largest = Budget(
+            length=max(budget.length for budget in budgets),
+            steps=max(budget.steps for budget in budgets),
+        )
+        snapshots = {budget: _Snapshot() for budget in budgets}
+        traces = Traces()
+        for start in range(0, self._settings.samples, self._batch):
+            n = min(self._batch, self._settings.samples - start)
+            traces = traces + self._run_batch(snapshots, largest, start, n)
+        return snapshots, traces, largest
+
+    def _run_batch(
+        self, snapshots: dict[Budget, _Snapshot], largest: Budget, start: int, n: int
+    ) -> Traces:
+        probe, spec = self._probe, self._target.spec
+        rng = CounterRandomness(
+            self._settings.seed,
+            replicate=self._settings.replicate,
+            first_row=start,
+            name="model",
+            device=self._target.device,
+        )
+        calls, recorder = Calls(), Recorder(probe.family)
+        network = counted(self._network, probe.signature, calls)
+        latest: dict[Budget, tuple[State, Calls]] = {}
+        for iteration, state in enumerate(probe.run(network, spec, largest, n, rng)):
+            recorder.record(state)
+            for budget in snapshots:
+                if self._affords(budget, state, iteration):
+                    latest[budget] = (state, dataclasses.replace(calls))
+        for budget, snapshot in snapshots.items():
+            if budget not in latest:
+                raise CapcheckError(f"{probe.family}: run() yielded no state at {budget}.")
+            state, spent = latest[budget]
+            predictor = counted(self._predictor, TokenPredictorSignature(), spent)
+            snapshot.tokens.append(complete(state, predictor, rng.stream("completion")))
+            snapshot.calls = max(snapshot.calls, spent.sequential)
+            snapshot.tokens_processed += spent.tokens
+        return recorder.traces()
+
+    def _affords(self, budget: Budget, state: State, iteration: int) -> bool:
+        if "length" in self._probe.anytime and int(state.placed.sum(1).max()) > budget.length:
+            return False
+        return "steps" not in self._probe.anytime or iteration <= budget.steps
+
+    def _divergences(self, budget: Budget, samples: Tensor) -> dict[str, Estimate]:
+        # Budgets at which every draw is bit for bit the same have one law: it is measured once.
+        digest = hashlib.sha256(samples.cpu().contiguous().numpy().tobytes()).hexdigest()
+        if digest not in self._estimates:
+            density = (
+                self._log_density(budget)
+                if "kl" in self._settings.tolerances
+                else Unavailable(reason="KL was not asked for")
+            )
+            self._estimates[digest] = self._reference.estimates(samples, density)
+        return self._estimates[digest]
+
+    def _log_density(self, budget: Budget) -> LogDensity | Unavailable:
+        parts: list[LogDensity] = []
+        for start in range(0, self._settings.samples, self._batch):
+            rng = CounterRandomness(
+                self._settings.seed,
+                replicate=self._settings.replicate,
+                first_row=start,
+                name="density",
+                device=self._target.device,
+            )
+            rows = self._reference.draws[start : start + self._batch]
+            part = self._probe.log_density(
+                self._network, self._predictor, self._target.spec, budget, rows, rng
+            )
+            if isinstance(part, Unavailable):
+                return part
+            parts.append(part)
+        values = torch.cat([part.values for part in parts])
+        return LogDensity(values=values, method=parts[0].method, bound=parts[0].bound)
+
+
+def cell_key(plan: FamilyPlan, budget: Budget, settings: Settings, fingerprint: str) -> str:
+    """Content hash of everything that a cell's numbers depend on."""
+    facts = {
+        "schema": SCHEMA_VERSION,
+        "capcheck": __version__,
+        "target": fingerprint,
+        "plan": plan.model_dump(include=set(FamilyPlan.model_fields)),
+        "budget": budget.model_dump(),
+        "settings": settings.model_dump(exclude={"grid", "tolerances"}),
+        "divergences": sorted(settings.tolerances),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def examples(samples: Tensor) -> list[Any]:
+    """The first few samples to four digits, as nested lists."""
+    per_row = max(1, samples[0].numel())
+    count = min(len(samples), max(8, min(200, EXAMPLE_NUMBERS // per_row)))
+    rows = samples[:count].double().cpu()
+    shape = rows.shape
+    rounded = [float(f"{value:.4g}") for value in rows.flatten().tolist()]
+    nested: list[Any] = torch.tensor(rounded, dtype=torch.float64).reshape(shape).tolist()
+    return nested
