@@ -18,6 +18,7 @@ from capcheck.divergences.reference import Reference
 from capcheck.errors import CapacityError, CapcheckError, InputError
 from capcheck.findings import failed, find, unsupported
 from capcheck.probe import AnyProbe
+from capcheck.randomness import CounterRandomness
 from capcheck.registry import build_probe, families as registered
 from capcheck.results import (
     CheckResult,
@@ -30,7 +31,7 @@ from capcheck.results import (
     TargetSummary,
 )
 from capcheck.store import Manifest, Store, environment
-from capcheck.sweep import Sweep, cell_key
+from capcheck.sweep import EXAMPLES, Sweep, cell_key, examples
 from capcheck.targets.target import Target
 from capcheck.version import __version__
 
@@ -182,7 +183,7 @@ class _Engine:
         device, dtype = _placement(measuring.get("device", "auto"))
         self._target = target.to(device=device, dtype=dtype)
         self._settings = _settings(target, measuring, device, dtype)
-        self._summary = _summary(target)
+        self._summary = _summary(target, self._settings.seed)
         self._probes = probes
         self._network = network
         self._batch = _whole("batch", measuring.get("batch", 1024), 1)
@@ -286,7 +287,7 @@ def _plan(probe: AnyProbe, network: Callable[..., Any] | None) -> FamilyPlan:
     )
 
 
-def _summary(target: Target) -> TargetSummary:
+def _summary(target: Target, seed: int) -> TargetSummary:
     spec = target.spec
     return TargetSummary(
         fingerprint=target.fingerprint,
@@ -296,6 +297,7 @@ def _summary(target: Target) -> TargetSummary:
         grid=spec.grid,
         spread=spec.spread,
         provenance=target.provenance,
+        examples=examples(target.sample(EXAMPLES, CounterRandomness(seed, name="target"))),
     )
 
 

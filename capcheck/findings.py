@@ -52,7 +52,8 @@ def find(
 def unsupported(probe: AnyProbe, plan: FamilyPlan, kind: Kind) -> FamilyResult:
     """The result of a family whose procedure is not defined for such tokens."""
     kinds = " and ".join(sorted(probe.kinds))
-    return failed(probe, plan, f"{probe.family} is defined for {kinds} tokens, not {kind} ones.")
+    reason = f"{probe.family} is defined for {kinds} tokens, not {kind} ones."
+    return failed(probe, plan, reason).model_copy(update={"supported": False})
 
 
 def failed(probe: AnyProbe, plan: FamilyPlan, error: str) -> FamilyResult:

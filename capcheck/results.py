@@ -53,6 +53,7 @@ class TargetSummary(_Record):
         grid: (rows, columns) of the tokens, if they have any.
         spread: sqrt(tr Cov), in token units.
         provenance: Where the law comes from and how exact it is.
+        examples: A few draws, (rows, N, d) or (rows, N).
     """
 
     fingerprint: str
@@ -62,6 +63,7 @@ class TargetSummary(_Record):
     grid: tuple[int, int] | None
     spread: float
     provenance: Provenance
+    examples: Any = Field(default=(), repr=False)
 
     @property
     def name(self) -> str:
@@ -159,6 +161,7 @@ class FamilyResult(FamilyPlan):
         cells: One per budget, steps changing fastest.
         notes: What else a reader should know.
         error: Why the family could not be measured, or None.
+        supported: Whether the procedure is defined for the target's tokens.
     """
 
     row: Row
@@ -170,15 +173,16 @@ class FamilyResult(FamilyPlan):
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()
     error: str | None = None
+    supported: bool = True
 
     def cell(self, budget: Budget) -> Cell:
         """The cell of that budget."""
         return next(cell for cell in self.cells if cell.budget == budget)
 
 
-_NOT_PUBLIC = {
-    "__all__": {"examples": True, "estimates": {"__all__": {"terms": True}}},
-}
+# What runs store for reports and later comparisons, and the result schema leaves out.
+_CELLS = {"__all__": {"examples": True, "estimates": {"__all__": {"terms": True}}}}
+_TARGET = {"examples": True, "provenance": {"picture": True}}
 
 
 class _Header(_Record):
@@ -204,7 +208,7 @@ class CheckResult(_Header, FamilyResult):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data of the result schema."""
-        return self.model_dump(mode="json", exclude={"cells": _NOT_PUBLIC})
+        return self.model_dump(mode="json", exclude={"cells": _CELLS, "target": _TARGET})
 
     def save(self, folder: str | Path) -> Path:
         """Write the run folder (manifest and cells) that `capcheck report` reads."""
@@ -234,7 +238,8 @@ class SurveyResult(_Header):
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data of the result schema."""
         return self.model_dump(
-            mode="json", exclude={"families": {"__all__": {"cells": _NOT_PUBLIC}}}
+            mode="json",
+            exclude={"families": {"__all__": {"cells": _CELLS}}, "target": _TARGET},
         )
 
     def save(self, folder: str | Path) -> Path:

@@ -29,7 +29,8 @@ from capcheck.targets.target import Target
 from capcheck.trace import Recorder, Traces
 from capcheck.version import __version__
 
-EXAMPLE_NUMBERS = 4096  # numbers kept of the samples of one cell, for the report
+EXAMPLES = 200  # most samples of a cell that are kept for the report
+EXAMPLE_NUMBERS = 4096  # most numbers in them, if eight samples fit
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -198,7 +199,7 @@ def cell_key(plan: FamilyPlan, budget: Budget, settings: Settings, fingerprint: 
 def examples(samples: Tensor) -> list[Any]:
     """The first few samples to four digits, as nested lists."""
     per_row = max(1, samples[0].numel())
-    count = min(len(samples), max(8, min(200, EXAMPLE_NUMBERS // per_row)))
+    count = min(len(samples), max(8, min(EXAMPLES, EXAMPLE_NUMBERS // per_row)))
     rows = samples[:count].double().cpu()
     shape = rows.shape
     rounded = [float(f"{value:.4g}") for value in rows.flatten().tolist()]

@@ -50,7 +50,7 @@ def judge(
     for name, estimate in available.items():
         bound = limit(name, estimate, tolerances[name])
         if estimate.kind != "upper bound" and estimate.interval(refuse_level)[0] > bound:
-            refusing.append(f"{name} {_times(estimate.interval(refuse_level)[0], bound)}")
+            refusing.append(f"{name} is at least {_times(estimate.interval(refuse_level)[0], bound)}")
         is_resolved = (estimate.null_error or 0.0) <= RESOLVED * bound
         if is_resolved:
             resolved.append(name)
@@ -60,7 +60,7 @@ def judge(
             open_questions.append(_open_question(name, estimate, bound, pass_level, is_resolved))
     sufficient = [name for name in passing if name in resolved and DIVERGENCES[name].sufficient]
     if refusing:
-        outcome, reason = Outcome.NOT_REPRESENTABLE, f"at least {', '.join(refusing)}"
+        outcome, reason = Outcome.NOT_REPRESENTABLE, ", ".join(refusing)
     elif sufficient and set(resolved) <= set(passing):
         unresolved = [name for name in available if name not in resolved]
         note = f"; unresolved: {', '.join(unresolved)}" if unresolved else ""

@@ -1,0 +1,5 @@
+"""`python -m capcheck`."""
+
+from capcheck.cli import main
+
+main()

@@ -1,0 +1,267 @@
+"""The command line: `families`, `check`, `survey` and `report`.
+
+Exit codes: 0 as expected, 1 not representable, 2 usage or spec error, 3 inconclusive, 4 internal
+failure. With `--json` standard output holds the result schema and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic.fields import FieldInfo
+from rich.console import Console
+
+from capcheck import api
+from capcheck.data import NAMED, Layout, load_target
+from capcheck.divergences import DIVERGENCES
+from capcheck.errors import CapcheckError, InputError, near
+from capcheck.registry import build_probe, families as registered, probe_class
+from capcheck.results import CheckResult, SurveyResult
+from capcheck.store import Store
+from capcheck.targets.specs import from_spec
+from capcheck.targets.target import Target
+from capcheck.terminal import families_table, live_progress, print_check, print_survey
+from capcheck.version import __version__
+
+
+class _List(click.ParamType):
+    """Comma-separated whole numbers."""
+
+    name = "n,n,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """Parse, or fail with one sentence."""
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            raise InputError(
+                f"{_name(param)} must be whole numbers separated by commas, got {value!r}."
+            ) from None
+
+
+class _GridShape(click.ParamType):
+    """Rows x columns."""
+
+    name = "RxC"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Parse, or fail with one sentence."""
+        rows, _, columns = str(value).lower().partition("x")
+        if not (rows.isdigit() and columns.isdigit() and int(rows) * int(columns) > 0):
+            raise InputError(f"{_name(param)} must be ROWSxCOLUMNS such as 8x8, got {value!r}.")
+        return int(rows), int(columns)
+
+
+class _Pairs(click.ParamType):
+    """key=value pairs, separated by commas."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, str]:
+        """Parse, or fail with one sentence."""
+        pairs = {}
+        for item in str(value).split(","):
+            key, equals, text = item.partition("=")
+            if not (key and equals):
+                raise InputError(f"{_name(param)} must be key=value, got {item!r}.")
+            pairs[key.strip().replace("-", "_")] = text.strip()
+        return pairs
+
+
+def _name(param: click.Parameter | None) -> str:
+    return f"--{param.name.replace('_', '-')}" if param is not None and param.name else "value"
+
+
+_TARGET_OPTIONS: Sequence[Callable[[Any], Any]] = (
+    click.option("--data", metavar="FILE", help=f"A .npy file of rows, or: {', '.join(NAMED)}."),
+    click.option("--target", "spec", metavar="SPEC", help="A built-in law, e.g. gaussian:tokens=4."),
+    click.option("--tokens", type=click.IntRange(1), help="Number of tokens of a row."),
+    click.option("--token-dim", type=click.IntRange(1), help="Dimension of a token."),
+    click.option("--pca", type=click.IntRange(1), help="Whitened principal components as tokens."),
+    click.option("--grid", type=_GridShape(), help="Layout of the tokens, e.g. 8x8."),
+    click.option("--bandwidth", type=float, help="Smoothing of the rows; by likelihood if omitted."),
+)
+_MEASURING_OPTIONS: Sequence[Callable[[Any], Any]] = (
+    click.option("--length", "lengths", type=_List(), help="Token budgets  [default: 0,N/2,N]"),
+    click.option("--steps", type=_List(), help="Iteration budgets  [default: 1,4,16]"),
+    click.option("--divergence", "divergences", metavar="NAME,...", help="Which to measure."),
+    click.option("--tolerance", type=_Pairs(), help="For example kl=0.01,mmd=0.004."),
+    click.option("--samples", type=int, default=2000, show_default=True, help="Draws per cell."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of all draws."),
+    click.option("--level", type=float, default=0.95, show_default=True, help="Confidence."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N]."),
+    click.option("--batch", type=int, default=1024, show_default=True, help="Rows per batch."),
+    click.option("--out", type=click.Path(path_type=Path), help="Folder to keep the run in."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result schema."),
+)
+
+
+def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="capcheck")
+def cli() -> None:
+    """Tell before training whether a generative model can do what you want at inference."""
+
+
+@cli.command()
+@click.argument("name", required=False)
+def families(name: str | None) -> None:
+    """List the families, or show the card of one."""
+    console = Console()
+    if name is None:
+        console.print(families_table([probe_class(family) for family in registered()]))
+        return
+    probe = probe_class(name)
+    console.print(sys.modules[probe.__module__].__doc__, markup=False, highlight=False)
+    defaults = build_probe(name)
+    for option, field in _option_fields(probe).items():
+        text = f"--option {option}={getattr(defaults, option)}   {field.description}"
+        console.print(text, markup=False, highlight=False)
+
+
+@cli.command()
+@click.option("--family", required=True, help="Name of a family; see `capcheck families`.")
+@click.option("--option", "options", type=_Pairs(), multiple=True, help="A probe's own option.")
+@_with(_TARGET_OPTIONS)
+@_with(_MEASURING_OPTIONS)
+def check(family: str, options: Sequence[dict[str, str]], as_json: bool, **given: Any) -> None:
+    """Check whether one family can produce a target, and at which budget."""
+    probe_class(family)  # an unknown name fails before the data is read
+    merged = {key: value for pairs in options for key, value in pairs.items()}
+    target = _target(given)
+    with live_progress() as progress:
+        result = api.check(
+            family, target, options=merged, progress=progress, **_measuring(given)
+        )
+    _deliver(result, result.survey(), given["out"], as_json)
+    raise SystemExit(result.exit_code)
+
+
+@cli.command()
+@click.option("--family", "names", metavar="NAME,...", help="Which families  [default: all]")
+@click.option("--strict", is_flag=True, help="Exit 1 or 3 unless every family is representable.")
+@_with(_TARGET_OPTIONS)
+@_with(_MEASURING_OPTIONS)
+def survey(names: str | None, strict: bool, as_json: bool, **given: Any) -> None:
+    """Measure every family on one target, and write the report."""
+    chosen = names.split(",") if names else None
+    for name in chosen or ():
+        probe_class(name)
+    if given["out"] is None and given["data"] in NAMED:
+        given["out"] = Path("runs") / given["data"]
+    target = _target(given)
+    with live_progress() as progress:
+        result = api.survey(target, chosen, progress=progress, **_measuring(given))
+    _deliver(result, result, given["out"], as_json)
+    if any(found.error and found.supported for found in result.families):
+        raise SystemExit(CapcheckError.exit_code)
+    codes = [found.outcome.exit_code for found in result.families if not found.error]
+    raise SystemExit((1 if 1 in codes else max(codes, default=3)) if strict else 0)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="File  [default: FOLDER/report.html]")
+def report(folder: Path, out: Path | None) -> None:
+    """Write the HTML report of a saved run."""
+    path = Store.open(folder).result().report(out or folder / "report.html")
+    Console().print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _target(given: dict[str, Any]) -> Target:
+    data, spec = given["data"], given["spec"]
+    layout = Layout(**{name: given[name] for name in ("tokens", "token_dim", "pca", "grid")})
+    if (data is None) == (spec is None):
+        got = "both" if data else "neither"
+        raise InputError(f"give one of --data FILE and --target SPEC, got {got}.")
+    if spec is not None:
+        if layout != Layout() or given["bandwidth"] is not None:
+            raise InputError(
+                "--tokens, --token-dim, --pca, --grid and --bandwidth lay out --data; "
+                "write a target's parameters in its spec."
+            )
+        return from_spec(spec)
+    bandwidth = "auto" if given["bandwidth"] is None else given["bandwidth"]
+    return load_target(data, layout, bandwidth=bandwidth)
+
+
+def _measuring(given: dict[str, Any]) -> api.Measuring:
+    divergences = given["divergences"]
+    return api.Measuring(
+        lengths=given["lengths"],
+        steps=given["steps"],
+        divergences=divergences.split(",") if divergences else tuple(DIVERGENCES),
+        tolerance=_numbers(given["tolerance"] or {}),
+        samples=given["samples"],
+        seed=given["seed"],
+        level=given["level"],
+        device=given["device"],
+        batch=given["batch"],
+        out=given["out"],
+    )
+
+
+def _numbers(pairs: dict[str, str]) -> dict[str, float]:
+    try:
+        return {name: float(text) for name, text in pairs.items()}
+    except ValueError:
+        raise InputError(f"--tolerance must give numbers, got {pairs}.") from None
+
+
+def _deliver(
+    result: CheckResult | SurveyResult, whole: SurveyResult, out: Path | None, as_json: bool
+) -> None:
+    """Print the result, and write the report beside the run."""
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    elif isinstance(result, CheckResult):
+        print_check(result)
+    else:
+        print_survey(result)
+    if out is not None:
+        path = whole.report(out / "report.html")
+        console = Console(stderr=as_json)
+        console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _option_fields(probe: type[Any]) -> dict[str, FieldInfo]:
+    fields: dict[str, FieldInfo] = getattr(probe, "__pydantic_fields__", {})
+    return fields
+
+
+def main() -> None:
+    """Run the command line; every failure is one sentence and its exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except CapcheckError as error:
+        _fail(str(error), error.exit_code)
+    except click.NoSuchOption as error:
+        hint = near(error.option_name, error.possibilities) if error.possibilities else ""
+        _fail(f"there is no option {error.option_name}; {hint or 'see --help.'}", 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; the same command continues a run kept with --out.", 130)
+    except Exception as error:
+        _fail(f"internal failure, {type(error).__name__}: {error}", CapcheckError.exit_code)
+    else:
+        sys.exit(code)
+
+
+def _fail(sentence: str, code: int) -> None:
+    one_line = " ".join(sentence.split())
+    Console(stderr=True).print(f"error: {one_line}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)

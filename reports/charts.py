@@ -1,0 +1,301 @@
+"""Charts of a result, as plotly figures ready to be embedded.
+
+Divergences are drawn in multiples of their tolerance, so that all of them share one scale and one
+line at 1. The scale is asinh: linear around the tolerance, where signed estimates live, and
+logarithmic far above it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from capcheck.budget import AXES, Axis
+from capcheck.divergences import DIVERGENCES
+from capcheck.divergences.estimate import Estimate
+from capcheck.results import Cell, FamilyResult, SurveyResult, TargetSummary
+from capcheck.scaling import along
+from capcheck.verdict import limit
+
+COLOURS = {"kl": "#2455a4", "wasserstein": "#b4531f", "mmd": "#3b7d4f"}
+LABELS = {"kl": "KL", "wasserstein": "W2 squared", "mmd": "MMD squared"}
+FAMILIES = ("#2455a4", "#b4531f", "#3b7d4f", "#7a3f91", "#8c6d1f", "#1f7a8c", "#a02c4a")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
+TICKS = (-1, 0, 1, 10, 100, 1000, 10_000)
+TOP = 1e5  # where an infinite divergence is drawn
+LAYOUT = {
+    "template": "plotly_white",
+    "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
+    "margin": {"l": 60, "r": 16, "t": 40, "b": 50},
+    "legend": {"orientation": "h", "y": -0.28},
+    "height": 340,
+}
+
+
+def family_chart(found: FamilyResult, tolerances: dict[str, float]) -> go.Figure:
+    """Divergence against each budget axis, the other at its largest."""
+    figure = make_subplots(
+        cols=2, shared_yaxes=True, subplot_titles=[_axis_title(found, axis) for axis in AXES]
+    )
+    for column, axis in enumerate(AXES, start=1):
+        line = along(found.cells, axis)
+        budgets = [getattr(cell.budget, axis) for cell in line]
+        places = [str(budget) for budget in budgets]
+        for name, tolerance in tolerances.items():
+            _add_estimates(figure, column, places, line, name, tolerance)
+        figure.add_hline(y=_scaled(1), line={"color": "#222", "dash": "dash"}, row=1, col=column)
+        figure.update_xaxes(title_text=axis, type="category", row=1, col=column)
+    figure.update_yaxes(**_divergence_axis())
+    figure.update_yaxes(title_text="multiples of the tolerance", row=1, col=1)
+    return figure.update_layout(**LAYOUT)
+
+
+def calls_chart(result: SurveyResult) -> go.Figure:
+    """Divergence against counted model calls, all families, one panel per divergence."""
+    names = list(result.settings.tolerances)
+    titles = [LABELS[name] for name in names]
+    figure = make_subplots(cols=len(names), shared_yaxes=True, subplot_titles=titles)
+    for column, name in enumerate(names, start=1):
+        for index, found in enumerate(result.families):
+            points = sorted(
+                {
+                    (cell.model_calls, _multiple(name, cell, result.settings.tolerances[name]))
+                    for cell in found.cells
+                    if cell.estimates[name].value is not None
+                }
+            )
+            if not points:
+                continue
+            figure.add_trace(
+                go.Scatter(
+                    x=[calls for calls, _ in points],
+                    y=[_scaled(multiple) for _, multiple in points],
+                    customdata=[_shown(multiple) for _, multiple in points],
+                    hovertemplate="%{x} calls: %{customdata} x tolerance",
+                    name=found.family,
+                    legendgroup=found.family,
+                    showlegend=column == 1 or not _drawn(figure, found.family),
+                    mode="lines+markers",
+                    line={"color": FAMILIES[index % len(FAMILIES)]},
+                    marker={"symbol": MARKERS[index % len(MARKERS)], "size": 8},
+                ),
+                row=1,
+                col=column,
+            )
+        figure.add_hline(y=_scaled(1), line={"color": "#222", "dash": "dash"}, row=1, col=column)
+    figure.update_xaxes(title_text="model calls", type="log", dtick="D2")
+    figure.update_yaxes(**_divergence_axis())
+    figure.update_yaxes(title_text="multiples of the tolerance", row=1, col=1)
+    return figure.update_layout(**LAYOUT)
+
+
+def samples_chart(
+    groups: Sequence[tuple[str, Any]], target: TargetSummary
+) -> go.Figure:
+    """Samples of each group side by side: images where tokens are pixels, else two tokens.
+
+    Args:
+        groups: Title and samples, (rows, N, d) nested lists; the target's come first.
+        target: How to show them.
+    """
+    figure = make_subplots(
+        cols=len(groups), subplot_titles=[title for title, _ in groups], horizontal_spacing=0.03
+    )
+    as_images = target.provenance.picture is not None
+    for column, (_, rows) in enumerate(groups, start=1):
+        trace = _mosaic(rows, target) if as_images else _scatter(rows)
+        figure.add_trace(trace, row=1, col=column)
+        if as_images:
+            anchor = "x" if column == 1 else f"x{column}"
+            figure.update_xaxes(visible=False, constrain="domain", row=1, col=column)
+            figure.update_yaxes(
+                visible=False, scaleanchor=anchor, autorange="reversed", row=1, col=column
+            )
+    if not as_images:
+        low, high = _range(groups[0][1])
+        figure.update_xaxes(title_text="first coordinate", range=[low[0], high[0]])
+        figure.update_yaxes(range=[low[1], high[1]])
+        figure.update_yaxes(title_text="second coordinate", row=1, col=1)
+    layout = LAYOUT | {"height": 300, "showlegend": False, "margin": {"l": 50, "r": 8, "t": 30, "b": 40}}
+    return figure.update_layout(**layout)
+
+
+def _add_estimates(
+    figure: go.Figure,
+    column: int,
+    places: Sequence[str],
+    line: Sequence[Cell],
+    name: str,
+    tolerance: float,
+) -> None:
+    present = [
+        (place, cell.estimates[name], limit(name, cell.estimates[name], tolerance))
+        for place, cell in zip(places, line, strict=True)
+        if cell.estimates[name].value is not None
+    ]
+    if not present:
+        return
+    x = [place for place, _, _ in present]
+    value = [_ratio(estimate.value, bound) for _, estimate, bound in present]
+    low = [_ratio(estimate.low, bound) for _, estimate, bound in present]
+    high = [_ratio(estimate.high, bound) for _, estimate, bound in present]
+    colour = COLOURS[name]
+    figure.add_trace(
+        go.Scatter(
+            x=x + x[::-1],
+            y=[_scaled(v) for v in high + low[::-1]],
+            fill="toself",
+            fillcolor=colour,
+            opacity=0.18,
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+        ),
+        row=1,
+        col=column,
+    )
+    hover = [
+        f"{_shown(v)} [{_shown(a)}, {_shown(b)}] x tolerance; {estimate.kind}"
+        for v, a, b, (_, estimate, _) in zip(value, low, high, present, strict=True)
+    ]
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=[_scaled(v) for v in value],
+            customdata=hover,
+            hovertemplate=f"{LABELS[name]} at %{{x}}: %{{customdata}}<extra></extra>",
+            name=LABELS[name],
+            legendgroup=name,
+            showlegend=column == 1,
+            mode="lines+markers",
+            line={"color": colour},
+        ),
+        row=1,
+        col=column,
+    )
+    _add_null_floor(figure, column, x, [estimate for _, estimate, _ in present], name, present[0][2])
+
+
+def _add_null_floor(
+    figure: go.Figure,
+    column: int,
+    x: Sequence[str],
+    estimates: Sequence[Estimate],
+    name: str,
+    bound: float,
+) -> None:
+    """The estimator's upper end on the target itself, as a dotted line in its colour."""
+    measured = [e for e in estimates if e.null is not None and e.null_error]
+    if not measured:
+        return
+    null, error = measured[0].null or 0.0, measured[0].null_error or 0.0
+    ceiling = _scaled((null + 1.96 * error) / bound)
+    figure.add_trace(
+        go.Scatter(
+            x=list(x),
+            y=[ceiling] * len(x),
+            mode="lines",
+            line={"color": COLOURS[name], "dash": "dot", "width": 1.5},
+            name=f"{LABELS[name]} null floor",
+            hovertemplate=f"{LABELS[name]} of the target itself stays below<extra></extra>",
+            showlegend=column == 1,
+        ),
+        row=1,
+        col=column,
+    )
+
+
+def _mosaic(rows: Any, target: TargetSummary) -> go.Heatmap:
+    """Six by six images in one heatmap."""
+    picture = target.provenance.picture
+    assert picture is not None
+    height, width, side = picture.rows, picture.columns, 6
+    canvas = [[None] * (side * (width + 1)) for _ in range(side * (height + 1))]
+    for index, tokens in enumerate(rows[: side * side]):
+        flat = [number for token in tokens for number in token]
+        top, left = (index // side) * (height + 1), (index % side) * (width + 1)
+        for pixel, offset in enumerate(picture.offset):
+            value = offset + sum(
+                number * axis[pixel] for number, axis in zip(flat, picture.basis, strict=True)
+            )
+            canvas[top + pixel // width][left + pixel % width] = round(value, 3)
+    low, high = min(picture.offset), max(picture.offset)
+    return go.Heatmap(
+        z=canvas,
+        colorscale="Greys",
+        zmin=low,
+        zmax=high + 0.25 * (high - low),
+        showscale=False,
+        hoverinfo="skip",
+    )
+
+
+def _scatter(rows: Any) -> go.Scatter:
+    points = [_coordinates(tokens) for tokens in rows]
+    return go.Scatter(
+        x=[point[0] for point in points],
+        y=[point[1] for point in points],
+        mode="markers",
+        marker={"size": 5, "opacity": 0.6, "color": "#2455a4"},
+        hoverinfo="skip",
+    )
+
+
+def _coordinates(tokens: Any) -> tuple[float, float]:
+    flat = [number for token in tokens for number in token]
+    return flat[0], flat[1] if len(flat) > 1 else 0.0
+
+
+def _range(rows: Any) -> tuple[list[float], list[float]]:
+    points = [_coordinates(tokens) for tokens in rows]
+    low, high = [min(axis) for axis in zip(*points)], [max(axis) for axis in zip(*points)]
+    pad = [0.2 * (b - a) + 1e-9 for a, b in zip(low, high)]
+    return [a - p for a, p in zip(low, pad)], [b + p for b, p in zip(high, pad)]
+
+
+def _axis_title(found: FamilyResult, axis: Axis) -> str:
+    return f"{axis}: {getattr(found.axes, axis)}"
+
+
+def _divergence_axis() -> dict[str, Any]:
+    labels = [f"{tick:g}" for tick in TICKS]
+    return {
+        "tickvals": [_scaled(tick) for tick in (*TICKS, TOP)],
+        "ticktext": [*labels, "infinite"],
+        "zeroline": True,
+    }
+
+
+def _multiple(name: str, cell: Cell, tolerance: float) -> float:
+    estimate = cell.estimates[name]
+    return _ratio(estimate.value, limit(name, estimate, tolerance))
+
+
+def _ratio(value: float | None, bound: float) -> float:
+    assert value is not None
+    return value / bound
+
+
+def _scaled(multiple: float) -> float | None:
+    """Place on the asinh axis; a broken number is not drawn."""
+    if math.isnan(multiple):
+        return None
+    return math.asinh(max(min(multiple, TOP), -TOP))
+
+
+def _shown(multiple: float) -> str:
+    return "infinite" if math.isinf(multiple) else f"{multiple:.3g}"
+
+
+def _drawn(figure: go.Figure, family: str) -> bool:
+    return any(trace.name == family for trace in figure.data)
+
+
+def divergence_label(name: str) -> str:
+    """Name, unit and tolerance unit of a divergence, for readers."""
+    divergence = DIVERGENCES[name]
+    return f"{LABELS[name]} ({divergence.unit}; tolerance in {divergence.tolerance_unit})"

@@ -1,0 +1,120 @@
+"""The HTML report: one file, complete in itself, from a saved run.
+
+It carries its styles, one copy of the chart library and one block of data; a content security policy
+forbids it to fetch anything. Every text from outside is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from capcheck.divergences import DIVERGENCES
+from capcheck.divergences.estimate import Estimate
+from capcheck.reports.charts import (
+    LABELS,
+    calls_chart,
+    divergence_label,
+    family_chart,
+    samples_chart,
+)
+from capcheck.results import Cell, FamilyResult, SurveyResult
+
+WORDS = {
+    "representable": "can",
+    "not_representable": "cannot",
+    "inconclusive": "undecided",
+}
+ROWS = {
+    "neither": "neither axis",
+    "length": "length",
+    "steps": "steps",
+    "length_outer": "both, length outside",
+    "steps_outer": "both, steps outside",
+}
+
+
+def render(result: SurveyResult) -> str:
+    """The report of a run, as the text of one HTML file."""
+    figures: dict[str, go.Figure] = {}
+    measured = [found for found in result.families if found.cells]
+    if measured:
+        figures["calls"] = calls_chart(result)
+    for found in measured:
+        figures[f"chart-{found.family}"] = family_chart(found, result.settings.tolerances)
+        figures[f"samples-{found.family}"] = samples_chart(_sample_groups(found, result), result.target)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("capcheck.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        result=result,
+        families=[_family(found) for found in result.families],
+        tolerances=[
+            (divergence_label(name), tolerance)
+            for name, tolerance in result.settings.tolerances.items()
+        ],
+        names=[(name, LABELS[name]) for name in result.settings.tolerances],
+        divergences=DIVERGENCES,
+        estimate=estimate_text,
+        unavailable=_unavailable(measured),
+        plotly=get_plotlyjs(),
+        figures=_script_safe({name: json.loads(f.to_json()) for name, f in figures.items()}),
+    )
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """Value and interval in the estimate's unit."""
+    value, low, high = estimate.value, estimate.low, estimate.high
+    if value is None or low is None or high is None:
+        return "unavailable"
+    if math.isinf(value):
+        return "infinite"
+    mark = {"upper bound": "≤ ", "lower bound": "≥ "}.get(estimate.kind, "")
+    return f"{mark}{value:.3g}" if low == high else f"{mark}{value:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _family(found: FamilyResult) -> dict[str, Any]:
+    smallest = found.smallest_budget
+    return {
+        "result": found,
+        "verdict": WORDS[found.outcome.value] if not found.error else "not measured",
+        "row": ROWS[found.row],
+        "loop": ROWS.get(found.loop_order or "", "none") if found.loop_order != "none" else "none",
+        "calls": found.cell(smallest).model_calls if smallest else None,
+        "options": ", ".join(f"{k} = {v}" for k, v in found.options.items() if v is not None),
+    }
+
+
+def _sample_groups(found: FamilyResult, result: SurveyResult) -> list[tuple[str, Any]]:
+    """Target samples, and those of the least, a middle and the largest budget that differ."""
+    distinct: list[Cell] = []
+    for cell in found.cells:
+        if all(cell.examples != other.examples for other in distinct):
+            distinct.append(cell)
+    chosen = distinct if len(distinct) <= 3 else [distinct[0], distinct[len(distinct) // 2], distinct[-1]]
+    groups = [(str(cell.budget), cell.examples) for cell in chosen]
+    return [("target", result.target.examples), *groups]
+
+
+def _unavailable(families: list[FamilyResult]) -> list[tuple[str, str, str]]:
+    """Family, divergence and reason of every number that could not be had."""
+    return [
+        (found.family, LABELS[name], estimate.method)
+        for found in families
+        for name, estimate in found.cells[-1].estimates.items()
+        if estimate.value is None
+    ]
+
+
+def _script_safe(data: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
