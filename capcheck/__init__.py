@@ -1,8 +1,8 @@
 """capcheck tells before training whether a generative model can do what you want at inference.
 
-    target = capcheck.targets.from_samples(x)          # (n, N, d) rows of your data
-    result = capcheck.check("diffusion", target, steps=[1, 2, 4, 8])
-    print(result.outcome, result.smallest_budget)
+target = capcheck.targets.from_samples(x)          # (n, N, d) rows of your data
+result = capcheck.check("diffusion", target, steps=[1, 2, 4, 8])
+print(result.outcome, result.smallest_budget)
 """
 
 from capcheck import targets

@@ -15,11 +15,12 @@ import torch
 from capcheck.budget import Budget, Grid
 from capcheck.divergences import chosen, tolerances
 from capcheck.divergences.reference import Reference
-from capcheck.errors import CapacityError, CapcheckError, InputError
+from capcheck.errors import CapacityError, InputError
 from capcheck.findings import failed, find, unsupported
 from capcheck.probe import AnyProbe
 from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe, families as registered
+from capcheck.registry import build_probe
+from capcheck.registry import families as registered
 from capcheck.results import (
     CheckResult,
     FamilyPlan,
@@ -338,5 +339,3 @@ def _placement(device: str) -> tuple[torch.device, torch.dtype]:
     if place.type not in ("cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda[:N], got {device!r}.")
     return place, torch.float64 if place.type == "cpu" else torch.float32
-
-

@@ -75,11 +75,11 @@ class Grid(BaseModel):
         return Budget(length=self.lengths[-1], steps=self.steps[-1])
 
 
-def _require(
-    field: str, values: Sequence[int], least: int, most: int | None, because: str
-) -> None:
+def _require(field: str, values: Sequence[int], least: int, most: int | None, because: str) -> None:
     if not values:
-        raise InputError(f"Budget.{field} needs at least one value, got none; give some or omit it.")
+        raise InputError(
+            f"Budget.{field} needs at least one value, got none; give some or omit it."
+        )
     for value in values:
         if not isinstance(value, int) or isinstance(value, bool):
             raise InputError(f"Budget.{field} must be whole numbers, got {value!r}.")

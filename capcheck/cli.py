@@ -20,7 +20,8 @@ from capcheck import api
 from capcheck.data import NAMED, Layout, load_target
 from capcheck.divergences import DIVERGENCES
 from capcheck.errors import CapcheckError, InputError, near
-from capcheck.registry import build_probe, families as registered, probe_class
+from capcheck.registry import build_probe, probe_class
+from capcheck.registry import families as registered
 from capcheck.results import CheckResult, SurveyResult
 from capcheck.store import Store
 from capcheck.targets.specs import from_spec
@@ -29,7 +30,7 @@ from capcheck.terminal import families_table, live_progress, print_check, print_
 from capcheck.version import __version__
 
 
-class _List(click.ParamType):
+class _List(click.ParamType[Any]):
     """Comma-separated whole numbers."""
 
     name = "n,n,..."
@@ -44,7 +45,7 @@ class _List(click.ParamType):
             ) from None
 
 
-class _GridShape(click.ParamType):
+class _GridShape(click.ParamType[Any]):
     """Rows x columns."""
 
     name = "RxC"
@@ -57,7 +58,7 @@ class _GridShape(click.ParamType):
         return int(rows), int(columns)
 
 
-class _Pairs(click.ParamType):
+class _Pairs(click.ParamType[Any]):
     """key=value pairs, separated by commas."""
 
     name = "key=value"
@@ -79,12 +80,16 @@ def _name(param: click.Parameter | None) -> str:
 
 _TARGET_OPTIONS: Sequence[Callable[[Any], Any]] = (
     click.option("--data", metavar="FILE", help=f"A .npy file of rows, or: {', '.join(NAMED)}."),
-    click.option("--target", "spec", metavar="SPEC", help="A built-in law, e.g. gaussian:tokens=4."),
+    click.option(
+        "--target", "spec", metavar="SPEC", help="A built-in law, e.g. gaussian:tokens=4."
+    ),
     click.option("--tokens", type=click.IntRange(1), help="Number of tokens of a row."),
     click.option("--token-dim", type=click.IntRange(1), help="Dimension of a token."),
     click.option("--pca", type=click.IntRange(1), help="Whitened principal components as tokens."),
     click.option("--grid", type=_GridShape(), help="Layout of the tokens, e.g. 8x8."),
-    click.option("--bandwidth", type=float, help="Smoothing of the rows; by likelihood if omitted."),
+    click.option(
+        "--bandwidth", type=float, help="Smoothing of the rows; by likelihood if omitted."
+    ),
 )
 _MEASURING_OPTIONS: Sequence[Callable[[Any], Any]] = (
     click.option("--length", "lengths", type=_List(), help="Token budgets  [default: 0,N/2,N]"),
@@ -143,9 +148,7 @@ def check(family: str, options: Sequence[dict[str, str]], as_json: bool, **given
     merged = {key: value for pairs in options for key, value in pairs.items()}
     target = _target(given)
     with live_progress() as progress:
-        result = api.check(
-            family, target, options=merged, progress=progress, **_measuring(given)
-        )
+        result = api.check(family, target, options=merged, **_measuring(given, progress))
     _deliver(result, result.survey(), given["out"], as_json)
     raise SystemExit(result.exit_code)
 
@@ -164,7 +167,7 @@ def survey(names: str | None, strict: bool, as_json: bool, **given: Any) -> None
         given["out"] = Path("runs") / given["data"]
     target = _target(given)
     with live_progress() as progress:
-        result = api.survey(target, chosen, progress=progress, **_measuring(given))
+        result = api.survey(target, chosen, **_measuring(given, progress))
     _deliver(result, result, given["out"], as_json)
     if any(found.error and found.supported for found in result.families):
         raise SystemExit(CapcheckError.exit_code)
@@ -194,11 +197,14 @@ def _target(given: dict[str, Any]) -> Target:
                 "write a target's parameters in its spec."
             )
         return from_spec(spec)
-    bandwidth = "auto" if given["bandwidth"] is None else given["bandwidth"]
-    return load_target(data, layout, bandwidth=bandwidth)
+    if given["bandwidth"] is None:
+        return load_target(data, layout)
+    return load_target(data, layout, bandwidth=given["bandwidth"])
 
 
-def _measuring(given: dict[str, Any]) -> api.Measuring:
+def _measuring(
+    given: dict[str, Any], progress: Callable[[api.Progress], None]
+) -> api.Measuring:
     divergences = given["divergences"]
     return api.Measuring(
         lengths=given["lengths"],
@@ -211,6 +217,7 @@ def _measuring(given: dict[str, Any]) -> api.Measuring:
         device=given["device"],
         batch=given["batch"],
         out=given["out"],
+        progress=progress,
     )
 
 

@@ -24,6 +24,8 @@ def complete(state: State, predictor: TokenPredictor, rng: Randomness) -> Tensor
     if bool(state.placed.all()):
         return state.tokens
     draws = predictor(state.tokens, state.placed).sample(rng)
-    return State(tokens=draws, placed=state.placed, written=state.written).write(
-        state.tokens, state.placed
-    ).tokens
+    return (
+        State(tokens=draws, placed=state.placed, written=state.written)
+        .write(state.tokens, state.placed)
+        .tokens
+    )

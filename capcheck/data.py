@@ -1,8 +1,8 @@
 """From the user's data to a target: loading, preparation and layout into tokens.
 
 An array (n, N) is n rows of N tokens of dimension 1, (n, N, d) has tokens of dimension d, and
-(n, H, W, C) images with a token per pixel. `pca` replaces a row by its whitened principal components
-first. Anything else is centred and divided by one number, so that a token's mean variance is 1:
+(n, H, W, C) is images with a token per pixel. `pca` replaces a row by its whitened principal
+components first. Anything else is centred and divided by one number, so that a token's mean variance is 1:
 noise paths start from unit noise, and relative divergences do not change.
 """
 
@@ -116,7 +116,9 @@ def _real_rows(array: np.ndarray, data: str) -> np.ndarray:
             if np.issubdtype(array.dtype, np.integer)
             else "save it as float64."
         )
-        raise InputError(f"data {data!r} must hold floating-point numbers, got {array.dtype}; {hint}")
+        raise InputError(
+            f"data {data!r} must hold floating-point numbers, got {array.dtype}; {hint}"
+        )
     if array.ndim == 1:
         array = array[:, None]
     if not 2 <= array.ndim <= 4 or array.size == 0:
@@ -190,9 +192,7 @@ def _token_shape(
     return tokens, dim, grid
 
 
-def _picture(
-    shape: tuple[int, ...], layout: Layout, prepared: _Prepared
-) -> Picture | None:
+def _picture(shape: tuple[int, ...], layout: Layout, prepared: _Prepared) -> Picture | None:
     """Rows that were grey images can be shown as such, if the way back is small enough."""
     if len(shape) == 3 and shape[2] == 1:
         shape = shape[:2]

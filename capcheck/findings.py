@@ -7,6 +7,7 @@ whenever a run is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from capcheck.budget import AXES
 from capcheck.probe import AnyProbe
@@ -71,5 +72,5 @@ def failed(probe: AnyProbe, plan: FamilyPlan, error: str) -> FamilyResult:
     )
 
 
-def _facts(plan: FamilyPlan) -> dict[str, object]:
+def _facts(plan: FamilyPlan) -> dict[str, Any]:
     return {name: getattr(plan, name) for name in FamilyPlan.model_fields}

@@ -145,7 +145,8 @@ class MixtureOfGaussians(TokenLaw):
         """P(token <= x) for x (n, N, 1): (n, N)."""
         self._require_scalar_tokens("cdf")
         z = (x[:, :, None, 0] - self.means[..., 0]) / self.variances[..., 0].sqrt()
-        return (self._w * torch.special.ndtr(z)).sum(-1)
+        probability: Tensor = (self._w * torch.special.ndtr(z)).sum(-1)
+        return probability
 
     def icdf(self, u: Tensor) -> Tensor:
         """The quantile of u (n, N), by Newton's method inside a shrinking bracket: (n, N, 1)."""

@@ -44,7 +44,7 @@ class LinearPath(NoisePath):
         return 1 - t
 
     def sigma(self, t: Tensor) -> Tensor:
-        """t."""
+        """T."""
         return t
 
     def alpha_dot(self, t: Tensor) -> Tensor:

@@ -91,6 +91,7 @@ class Unavailable:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
 class Probe(ABC, Generic[NetworkT]):
     """One family's inference procedure; subclasses are frozen pydantic dataclasses.
 

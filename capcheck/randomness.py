@@ -98,7 +98,8 @@ class CounterRandomness(Randomness):
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Draw float64 standard normals; `shape[0]` counts sample rows."""
-        return torch.special.ndtri(self.uniform(shape))
+        draws: Tensor = torch.special.ndtri(self.uniform(shape))
+        return draws
 
 
 def inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:

@@ -78,8 +78,7 @@ def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyPro
         field = ".".join(str(part) for part in problem["loc"][:1]) or "options"
         given = options.get(field, options)
         raise InputError(
-            f"{family}.{field}: {problem['msg']}, got {given!r}; "
-            f"see `capcheck families {family}`."
+            f"{family}.{field}: {problem['msg']}, got {given!r}; see `capcheck families {family}`."
         ) from None
 
 

@@ -181,8 +181,8 @@ class FamilyResult(FamilyPlan):
 
 
 # What runs store for reports and later comparisons, and the result schema leaves out.
-_CELLS = {"__all__": {"examples": True, "estimates": {"__all__": {"terms": True}}}}
-_TARGET = {"examples": True, "provenance": {"picture": True}}
+_CELLS: dict[str, Any] = {"__all__": {"examples": True, "estimates": {"__all__": {"terms": True}}}}
+_TARGET: dict[str, Any] = {"examples": True, "provenance": {"picture": True}}
 
 
 class _Header(_Record):

@@ -2,8 +2,8 @@
 
 An axis is *used* if, with the other axis at its largest budget, some larger budget has a smaller
 divergence than the smallest budget: for one divergence the simultaneous interval of that difference
-excludes 0, and the drop is at least a tenth of the starting excess over the null floor. It is *flat*
-if for every available divergence the intervals of all differences lie within the tolerance, and
+excludes 0, and the drop is at least a tenth of the starting excess over the null floor. It is
+*flat* if for every available divergence the intervals of all differences lie within the tolerance, and
 *undecided* otherwise. Cells share their draws, so differences are taken group by group.
 """
 
@@ -40,9 +40,7 @@ class _Drop:
         return self.value - half, self.value + half
 
 
-def measured_axes(
-    cells: Sequence[Cell], tolerances: Mapping[str, float], *, level: float
-) -> Axes:
+def measured_axes(cells: Sequence[Cell], tolerances: Mapping[str, float], *, level: float) -> Axes:
     """Use of both axes over a full grid of cells."""
     uses = {axis: _axis_use(along(cells, axis), tolerances, level) for axis in AXES}
     return Axes(**uses)
@@ -88,9 +86,7 @@ def _axis_use(line: Sequence[Cell], tolerances: Mapping[str, float], level: floa
     if len(line) < 2:
         return "undecided"
     drops = [
-        drop
-        for name, tolerance in tolerances.items()
-        for drop in _drops(line, name, tolerance)
+        drop for name, tolerance in tolerances.items() for drop in _drops(line, name, tolerance)
     ]
     if not drops:
         return "undecided"
@@ -108,9 +104,7 @@ def _drops(line: Sequence[Cell], name: str, tolerance: float) -> Iterator[_Drop]
         yield from _differences(first, cell.estimates[name], name, tolerance)
 
 
-def _differences(
-    first: Estimate, later: Estimate, name: str, tolerance: float
-) -> Iterator[_Drop]:
+def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) -> Iterator[_Drop]:
     if first.value is None or later.value is None:
         return
     bound = limit(name, first, tolerance)
@@ -136,9 +130,7 @@ def _terms(estimate: Estimate, count: int) -> Sequence[Term]:
     if estimate.terms:
         return estimate.terms
     value = _value(estimate)
-    exact = Term(
-        label="exact", value=value, standard_error=0, degrees=1, groups=(value,) * GROUPS
-    )
+    exact = Term(label="exact", value=value, standard_error=0, degrees=1, groups=(value,) * GROUPS)
     return [exact] * count
 
 

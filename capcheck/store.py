@@ -101,8 +101,7 @@ class Store:
             write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
         except OSError as error:
             raise InputError(
-                f"out must be a folder that can be written, got {str(folder)!r}: "
-                f"{error.strerror}."
+                f"out must be a folder that can be written, got {str(folder)!r}: {error.strerror}."
             ) from None
         return cls(folder, manifest)
 
@@ -185,7 +184,9 @@ def save(result: SurveyResult, folder: Path) -> Path:
     for plan, found in zip(plans, result.families, strict=True):
         for cell in found.cells:
             key = cell_key(plan, cell.budget, result.settings, result.target.fingerprint)
-            store.append(key, Measurement(**{n: getattr(cell, n) for n in Measurement.model_fields}))
+            store.append(
+                key, Measurement(**{n: getattr(cell, n) for n in Measurement.model_fields})
+            )
     return folder
 
 

@@ -101,9 +101,7 @@ class Sweep:
                 examples=examples(samples),
             )
 
-    def _run(
-        self, budgets: Sequence[Budget]
-    ) -> tuple[dict[Budget, _Snapshot], Traces, Budget]:
+    def _run(self, budgets: Sequence[Budget]) -> tuple[dict[Budget, _Snapshot], Traces, Budget]:
         largest = Budget(
             length=max(budget.length for budget in budgets),
             steps=max(budget.steps for budget in budgets),

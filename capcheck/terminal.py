@@ -12,9 +12,11 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress as Bar,
     TextColumn,
     TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
 )
 from rich.table import Column, Table
 
@@ -90,7 +92,15 @@ def print_survey(result: SurveyResult) -> None:
     """The verdict of every family, in a table."""
     console = _output()
     _print_target(console, result)
-    table = Table("family", Column("verdict", no_wrap=True), "smallest budget", "calls", "length", "steps", "loop order")
+    table = Table(
+        "family",
+        Column("verdict", no_wrap=True),
+        "smallest budget",
+        "calls",
+        "length",
+        "steps",
+        "loop order",
+    )
     for found in result.families:
         table.add_row(*_family_row(found))
     console.print(table)

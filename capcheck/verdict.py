@@ -1,8 +1,8 @@
 """Verdicts: from estimates and tolerances to three-valued outcomes, per cell and per family.
 
 A cell is representable if for every divergence that is available and resolved the upper end is
-within the tolerance, and one of them suffices alone; not representable if for at least one the lower
-end is above it; otherwise inconclusive. A divergence whose null standard error exceeds a quarter of
+within the tolerance, and one of them suffices alone; not representable if for at least one the
+lower end is above it; otherwise inconclusive. A divergence whose null standard error exceeds a quarter of
 its tolerance is unresolved: it can refuse, and it does not block a pass that another gives.
 
 Several looks at once: a refusal holds if any divergence refuses, so each refuses at level
@@ -50,7 +50,9 @@ def judge(
     for name, estimate in available.items():
         bound = limit(name, estimate, tolerances[name])
         if estimate.kind != "upper bound" and estimate.interval(refuse_level)[0] > bound:
-            refusing.append(f"{name} is at least {_times(estimate.interval(refuse_level)[0], bound)}")
+            refusing.append(
+                f"{name} is at least {_times(estimate.interval(refuse_level)[0], bound)}"
+            )
         is_resolved = (estimate.null_error or 0.0) <= RESOLVED * bound
         if is_resolved:
             resolved.append(name)

@@ -93,9 +93,7 @@ def calls_chart(result: SurveyResult) -> go.Figure:
     return figure.update_layout(**LAYOUT)
 
 
-def samples_chart(
-    groups: Sequence[tuple[str, Any]], target: TargetSummary
-) -> go.Figure:
+def samples_chart(groups: Sequence[tuple[str, Any]], target: TargetSummary) -> go.Figure:
     """Samples of each group side by side: images where tokens are pixels, else two tokens.
 
     Args:
@@ -116,11 +114,15 @@ def samples_chart(
                 visible=False, scaleanchor=anchor, autorange="reversed", row=1, col=column
             )
     if not as_images:
-        low, high = _range(groups[0][1])
-        figure.update_xaxes(title_text="first coordinate", range=[low[0], high[0]])
-        figure.update_yaxes(range=[low[1], high[1]])
+        first, second = _ranges(groups[0][1])
+        figure.update_xaxes(title_text="first coordinate", range=first)
+        figure.update_yaxes(range=second)
         figure.update_yaxes(title_text="second coordinate", row=1, col=1)
-    layout = LAYOUT | {"height": 300, "showlegend": False, "margin": {"l": 50, "r": 8, "t": 30, "b": 40}}
+    layout = LAYOUT | {
+        "height": 300,
+        "showlegend": False,
+        "margin": {"l": 50, "r": 8, "t": 30, "b": 40},
+    }
     return figure.update_layout(**layout)
 
 
@@ -177,7 +179,9 @@ def _add_estimates(
         row=1,
         col=column,
     )
-    _add_null_floor(figure, column, x, [estimate for _, estimate, _ in present], name, present[0][2])
+    _add_null_floor(
+        figure, column, x, [estimate for _, estimate, _ in present], name, present[0][2]
+    )
 
 
 def _add_null_floor(
@@ -250,11 +254,13 @@ def _coordinates(tokens: Any) -> tuple[float, float]:
     return flat[0], flat[1] if len(flat) > 1 else 0.0
 
 
-def _range(rows: Any) -> tuple[list[float], list[float]]:
-    points = [_coordinates(tokens) for tokens in rows]
-    low, high = [min(axis) for axis in zip(*points)], [max(axis) for axis in zip(*points)]
-    pad = [0.2 * (b - a) + 1e-9 for a, b in zip(low, high)]
-    return [a - p for a, p in zip(low, pad)], [b + p for b, p in zip(high, pad)]
+def _ranges(rows: Any) -> list[list[float]]:
+    """[low, high] of each of the two coordinates, a fifth wider than the samples."""
+    ranges = []
+    for axis in zip(*(_coordinates(tokens) for tokens in rows), strict=True):
+        pad = 0.2 * (max(axis) - min(axis)) + 1e-9
+        ranges.append([min(axis) - pad, max(axis) + pad])
+    return ranges
 
 
 def _axis_title(found: FamilyResult, axis: Axis) -> str:

@@ -1,7 +1,7 @@
 """The HTML report: one file, complete in itself, from a saved run.
 
-It carries its styles, one copy of the chart library and one block of data; a content security policy
-forbids it to fetch anything. Every text from outside is escaped by the template engine.
+It carries its styles, one copy of the chart library and one block of data; a content security
+policy forbids it to fetch anything. Every text from outside is escaped by the template engine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def render(result: SurveyResult) -> str:
         figures["calls"] = calls_chart(result)
     for found in measured:
         figures[f"chart-{found.family}"] = family_chart(found, result.settings.tolerances)
-        figures[f"samples-{found.family}"] = samples_chart(_sample_groups(found, result), result.target)
+        figures[f"samples-{found.family}"] = samples_chart(
+            _sample_groups(found, result), result.target
+        )
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("capcheck.reports"),
         autoescape=True,
@@ -100,7 +102,11 @@ def _sample_groups(found: FamilyResult, result: SurveyResult) -> list[tuple[str,
     for cell in found.cells:
         if all(cell.examples != other.examples for other in distinct):
             distinct.append(cell)
-    chosen = distinct if len(distinct) <= 3 else [distinct[0], distinct[len(distinct) // 2], distinct[-1]]
+    chosen = (
+        distinct
+        if len(distinct) <= 3
+        else [distinct[0], distinct[len(distinct) // 2], distinct[-1]]
+    )
     groups = [(str(cell.budget), cell.examples) for cell in chosen]
     return [("target", result.target.examples), *groups]
 

@@ -112,7 +112,9 @@ def tolerances(names: Iterable[str], given: Mapping[str, float] | None) -> dict[
     names, given = tuple(names), dict(given or {})
     for name, value in given.items():
         if name not in names:
-            raise InputError(f"tolerance names {name!r}, which is not measured; {near(name, names)}")
+            raise InputError(
+                f"tolerance names {name!r}, which is not measured; {near(name, names)}"
+            )
         if not 0 < value < float("inf"):
             raise InputError(f"tolerance of {name} must be positive and finite, got {value}.")
     return {name: float(given.get(name, DIVERGENCES[name].tolerance)) for name in names}

@@ -129,7 +129,9 @@ class Reference:
             null_error=max(term.standard_error for term in self._null[name]),
         )
 
-    def _estimate(self, name: str, terms: Sequence[Term], *, kind: Kind, **facts: object) -> Estimate:
+    def _estimate(
+        self, name: str, terms: Sequence[Term], *, kind: Kind, **facts: object
+    ) -> Estimate:
         divergence = DIVERGENCES[name]
         return Estimate.of(
             terms,

@@ -5,4 +5,12 @@ from capcheck.targets.product_mixture import ProductMixture
 from capcheck.targets.specs import from_spec
 from capcheck.targets.target import HeldOut, Picture, Provenance, Target
 
-__all__ = ["HeldOut", "Picture", "ProductMixture", "Provenance", "Target", "from_samples", "from_spec"]
+__all__ = [
+    "HeldOut",
+    "Picture",
+    "ProductMixture",
+    "Provenance",
+    "Target",
+    "from_samples",
+    "from_spec",
+]

@@ -78,7 +78,6 @@ class Components:
             tokens: Which tokens.
             prefix: Whose evidence counts.
         """
-
         chosen = list(tokens)
         keys = torch.cat([self.mu, self.mu.square()], -1)[:, chosen].permute(1, 2, 0)  # (S, 2d, K)
         shared = own.quadratic.expand_as(own.linear)
@@ -140,11 +139,12 @@ class Components:
                 mass = mass * decay + share.sum(-1, keepdim=True)
                 total = total * decay + attended
             peak = higher
-        assert total is not None and mass is not None
+        assert total is not None
+        assert mass is not None
         return total / mass
 
     def _log_sum(self, tiles: Iterator[Tensor]) -> Tensor:
-        """logsumexp over the last dimension of all tiles together; overwrites the tiles."""
+        """Logsumexp over the last dimension of all tiles together; overwrites the tiles."""
         total: Tensor | None = None
         for tile in tiles:
             peak = tile.amax(-1)

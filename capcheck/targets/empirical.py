@@ -98,7 +98,9 @@ def _left_out_scores(
     dim = keys.shape[1]
     norms = keys.square().sum(1)
     score = torch.zeros(len(bandwidths), dtype=torch.float64)
-    for chunk in queries.split(max(1, (1 << 20) // len(keys))):
+    size = max(1, (1 << 20) // len(keys))
+    for start in range(0, len(queries), size):
+        chunk = queries[start : start + size]
         squares = (norms[chunk, None] + norms - 2 * keys[chunk] @ keys.T).clamp_(min=0)
         squares[torch.arange(len(chunk)), chunk] = torch.inf
         left = share.log() - torch.log1p(-share[chunk])[:, None]

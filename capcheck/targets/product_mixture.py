@@ -149,9 +149,7 @@ class ProductMixture(Target):
         view = self._view(x, levels, path)
         if causal:  # token i is not told its own value
             s2 = self._scales.square()[None]
-            view = replace(
-                view, gain=torch.ones_like(s2), offset=self._centre[None], variance=s2
-            )
+            view = replace(view, gain=torch.ones_like(s2), offset=self._centre[None], variance=s2)
         prefix: Prefix = "before" if causal else "all"
         return _PosteriorLaw(self._components, view, prefix, range(self._spec.tokens))
 
@@ -178,7 +176,7 @@ class ProductMixture(Target):
         return (self._log_smoothed(x, widened) + 0.5 * (h2 / widened).log().sum()).exp()
 
     def _log_smoothed(self, x: Tensor, variance: Tensor) -> Tensor:
-        """log sum_c w_c exp(-1/2 sum_i |x_i - mu_ci|^2 / variance_i): (n,)."""
+        """Log sum_c w_c exp(-1/2 sum_i |x_i - mu_ci|^2 / variance_i): (n,)."""
         y = x.to(self._means) - self._centre
         evidence = Evidence(y / variance, -0.5 / variance[None])
         return self._components.log_mass(evidence)[:, 0] - 0.5 * (y.square() / variance).sum((1, 2))
@@ -193,9 +191,7 @@ class ProductMixture(Target):
         x = torch.where(alpha > 0, x.to(self._means), 0)  # what stands at level 1 may be anything
         gain = sigma.square() / V
         return _View(
-            evidence=Evidence(
-                alpha * (x - alpha * self._centre) / V, -0.5 * alpha.square() / V
-            ),
+            evidence=Evidence(alpha * (x - alpha * self._centre) / V, -0.5 * alpha.square() / V),
             gain=gain,
             offset=gain * self._centre + alpha * s2 * x / V,
             variance=gain * s2,
@@ -336,6 +332,4 @@ def _require_parameters(
     if not (bool((weights >= 0).all()) and float(weights.sum()) > 0):
         raise InputError("weights must be non-negative and not all zero; drop or fix the rows.")
     if grid is not None and grid[0] * grid[1] != means.shape[1]:
-        raise InputError(
-            f"grid must hold the {means.shape[1]} tokens, got {grid[0]}x{grid[1]}."
-        )
+        raise InputError(f"grid must hold the {means.shape[1]} tokens, got {grid[0]}x{grid[1]}.")

@@ -1,8 +1,8 @@
 """Built-in targets by name: `NAME` or `NAME:key=value,key=value`.
 
-    gaussian:tokens=4,std=1         independent N(0, std^2) tokens
-    modes:tokens=4,modes=2,gap=4    equally likely modes `gap` standard deviations apart on the
-                                    diagonal: all tokens sit in the same mode
+gaussian:tokens=4,std=1         independent N(0, std^2) tokens
+modes:tokens=4,modes=2,gap=4    equally likely modes `gap` standard deviations apart on the
+                                diagonal: all tokens sit in the same mode
 """
 
 from __future__ import annotations

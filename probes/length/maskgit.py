@@ -6,11 +6,12 @@ Assumption: the tokens of one round are independent given the known ones.
 Budgets: `length` cuts the schedule for N tokens inside its round; `steps` is ignored.
 After round r of R, floor(N cos(pi r / 2R)) tokens are left masked, and every round commits at least
 one; `tokens_per_round` commits a fixed number instead.
-Orders: `random` (drawn up front), `fixed` (left to right), `confidence` (all masked tokens are drawn,
-and those whose value has the largest log-probability plus temperature (1 - r/R) Gumbel noise stay).
+Orders: `random` (drawn up front), `fixed` (left to right), `confidence` (all masked tokens are
+drawn, and those whose value has the largest log-probability plus temperature (1 - r/R) Gumbel noise
+stay).
 Known: in fixed order KL is the sum over rounds of the round's total correlation given the known
-tokens; in random order the sampled law is the mixture over orders, whose KL is smaller than the mean
-over orders; confidence order is biased even when the tokens are independent.
+tokens; in random order the sampled law is the mixture over orders, whose KL is smaller than the
+mean over orders; confidence order is biased even when the tokens are independent.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ class MaskGIT(Probe[TokenPredictor]):
         x: Tensor,
         rank: Tensor,
     ) -> Tensor:
-        """log q(x | order): every round's tokens given those of lower rank."""
+        """Log q(x | order): every round's tokens given those of lower rank."""
         N = rank.shape[1]
         log_q = torch.zeros((), device=x.device)
         for before, after in itertools.pairwise([*sizes, N]):
@@ -170,7 +171,7 @@ class MaskGIT(Probe[TokenPredictor]):
     def _over_orders(
         self, network: TokenPredictor, completion: TokenPredictor, sizes: list[int], x: Tensor
     ) -> Tensor:
-        """log q(x), by a sum over the sets S of placed tokens, round by round.
+        """Log q(x), by a sum over the sets S of placed tokens, round by round.
 
         With F(S) the density of x_S summed over the ways to have placed S, a round that adds c
         tokens gives F(S') = sum_{S in S'} F(S) prod_{i in S'-S} p(x_i | x_S) / C(N - |S|, c).

@@ -5,14 +5,15 @@ Signature: denoiser E[x_0 | x_t], told the level t of its input and not the next
 Assumption: the denoiser's answer does not change along a step; true only of infinitely many.
 Budgets: `steps` is k, on levels uniform in t; `length` is ignored.
 DDIM from t to s: x_s = alpha_s x0 + (sigma_s / sigma_t) (x_t - alpha_t x0).
-Heun: the trapezoid of dx/dt = alpha' x0 + sigma' e with e = (x - alpha x0) / sigma; its last step is
-DDIM, so k steps make 2k - 1 calls.
+Heun: the trapezoid of dx/dt = alpha' x0 + sigma' e with e = (x - alpha x0) / sigma; its last step
+is DDIM, so k steps make 2k - 1 calls.
 Known: on N(0, v) one DDIM step multiplies by (alpha_s alpha_t v + sigma_s sigma_t) / (alpha_t^2 v +
 sigma_t^2); one step from pure noise returns the mean; DDIM is of order 1 and Heun of order 2.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from capcheck.budget import Budget
 from capcheck.paths import PATHS, PathName
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Unavailable
+from capcheck.probe import OPTIONS, Probe, Row, State, Unavailable
 from capcheck.randomness import Randomness
 from capcheck.sequences import Kind, SequenceSpec
 from capcheck.signatures import Denoiser, DenoiserSignature, TokenPredictor
@@ -37,9 +38,9 @@ class Diffusion(Probe[Denoiser]):
     row: ClassVar[Row] = "steps"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
 
-    solver: Annotated[
-        Literal["ddim", "heun"], Field(description="rule that makes one step")
-    ] = "ddim"
+    solver: Annotated[Literal["ddim", "heun"], Field(description="rule that makes one step")] = (
+        "ddim"
+    )
     path: Annotated[PathName, Field(description="noise path")] = "cosine"
 
     @property
@@ -50,13 +51,13 @@ class Diffusion(Probe[Denoiser]):
     def run(
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
     ) -> Iterator[State]:
-        """k steps from t = 1 to t = 0; every one writes all tokens."""
+        """K steps from t = 1 to t = 0; every one writes all tokens."""
         x = rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)
         state = State.start(x)
         yield state
         levels = torch.linspace(1, 0, budget.steps + 1, dtype=x.dtype, device=x.device)
         step = self._ddim if self.solver == "ddim" else self._heun
-        for t, s in zip(levels[:-1], levels[1:], strict=True):
+        for t, s in itertools.pairwise(levels):
             state = state.write(step(network, state.tokens, t, s))
             yield state
 

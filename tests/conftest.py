@@ -1,0 +1,62 @@
+"""Targets and tools that many tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from capcheck.data import Layout, load_target
+from capcheck.randomness import CounterRandomness, Randomness
+from capcheck.targets import ProductMixture
+
+
+class UnitDraws(Randomness):
+    """Replays chosen normal draws: all zero, or one of them 1; row r replays draw r - 1."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+
+    def uniform(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.full(shape, 0.5, dtype=torch.float64)
+
+    def normal(self, shape: tuple[int, ...]) -> torch.Tensor:
+        draws = torch.zeros(shape, dtype=torch.float64)
+        flat = draws.reshape(shape[0], -1)
+        for row in range(1, shape[0]):
+            place = row - 1 - self.offset
+            if 0 <= place < flat.shape[1]:
+                flat[row, place] = 1
+        self.offset += flat.shape[1]
+        return draws
+
+    def stream(self, name: str) -> UnitDraws:
+        return UnitDraws()
+
+
+@pytest.fixture(scope="session")
+def digits() -> ProductMixture:
+    return load_target("digits", Layout())
+
+
+@pytest.fixture(scope="session")
+def three() -> ProductMixture:
+    """Three well-mixed components over three tokens."""
+    return ProductMixture(
+        torch.tensor(
+            [[[-1.0], [0.5], [2.0]], [[0.3], [-0.7], [0.1]], [[1.2], [1.0], [-1.5]]],
+            dtype=torch.float64,
+        ),
+        torch.tensor([[0.6], [0.8], [0.5]], dtype=torch.float64),
+        torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64),
+    )
+
+
+@pytest.fixture
+def rng() -> CounterRandomness:
+    return CounterRandomness(7)
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    return np.random.default_rng(3).normal(size=(60, 4))

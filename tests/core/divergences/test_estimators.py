@@ -1,0 +1,165 @@
+"""Estimators against scikit-learn, scipy and closed forms; their intervals by repetition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import ot
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from sklearn.metrics.pairwise import rbf_kernel
+
+from capcheck.divergences import mmd as mmd_module
+from capcheck.divergences.estimate import Estimate, Term
+from capcheck.divergences.kl import is_same_law, kl_term
+from capcheck.divergences.mmd import (
+    kernel_row_means,
+    median_distance,
+    mmd_squared,
+    mmd_squared_to_known,
+)
+from capcheck.divergences.wasserstein import corrected_wasserstein_squared, transport
+from capcheck.randomness import CounterRandomness
+from capcheck.targets import from_spec
+
+RUNS = 1000
+
+
+def normal(run: int, shape: tuple[int, ...], name: str = "") -> torch.Tensor:
+    return CounterRandomness(run, name=name).normal(shape)
+
+
+def covered(terms: list[Term], estimand: float) -> float:
+    inside = [low <= estimand <= high for low, high in (t.interval(0.95) for t in terms)]
+    return float(np.mean(inside))
+
+
+def test_mmd_is_the_u_statistic_of_scikit_learns_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmd_module, "TILE", 16)
+    x, y = normal(0, (50, 3)), 1.3 * normal(1, (37, 3))
+    gamma = 1 / (2 * 0.9**2)
+    xx, yy, xy = (rbf_kernel(a, b, gamma) for a, b in ((x, x), (y, y), (x, y)))
+    off_diagonal = [k[~np.eye(len(k), dtype=bool)].mean() for k in (xx, yy)]
+    expected = sum(off_diagonal) - 2 * xy.mean()
+    assert mmd_squared(x, y, 0.9).value == pytest.approx(expected, abs=1e-12)
+    (means,) = kernel_row_means(x, y, (0.9,))
+    assert means.tolist() == pytest.approx(xy.mean(1).tolist(), abs=1e-12)
+
+
+def gaussian_mmd(scale: float, h: float, dim: int) -> float:
+    """MMD^2 of N(0, scale^2 I) and N(0, I): E k over N(0, v) differences is (h2/(h2+v))^(D/2)."""
+
+    def mean(v: float) -> float:
+        return float((h**2 / (h**2 + v)) ** (dim / 2))
+
+    return mean(2 * scale**2) + mean(2.0) - 2 * mean(1 + scale**2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scale", "dim"), [(1.0, 2), (1.1, 2), (0.5, 2), (1.0, 16), (0.8, 16)])
+def test_the_mmd_interval_covers_the_closed_form(scale: float, dim: int) -> None:
+    target = from_spec(f"gaussian:tokens={dim}")
+    h = math.sqrt(2 * dim)
+    own = target.kernel_self_mean(h)
+    terms = []
+    for run in range(RUNS):
+        x = scale * normal(run, (200, dim))
+        means = [target.kernel_mean(x[..., None], h)]
+        terms += mmd_squared_to_known(x, (h,), means, (own,))
+    estimand = gaussian_mmd(scale, h, dim) / (1 - own)
+    assert covered(terms, estimand) >= 0.91
+    mean, error = np.mean([t.value for t in terms]), np.std([t.value for t in terms])
+    assert abs(mean - estimand) < 4 * error / math.sqrt(RUNS)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.0, 1.5])
+def test_the_kl_interval_covers_the_closed_form(factor: float) -> None:
+    # log N(x; 0, 1) - log N(x; 0, s^2) = log s - x^2/2 (1 - 1/s^2); KL = log s - (1 - 1/s^2)/2.
+    estimand = math.log(factor) - 0.5 * (1 - factor**-2)
+    terms = []
+    for run in range(RUNS):
+        x = normal(run, (500,))
+        terms.append(kl_term(math.log(factor) - 0.5 * x.square() * (1 - factor**-2)))
+    assert covered(terms, estimand) >= 0.91
+
+
+def test_transport_is_optimal_and_its_potentials_are_dual() -> None:
+    x, y = normal(0, (60, 3)).numpy(), normal(1, (60, 3)).numpy() + 1
+    costs = cdist(x, y, "sqeuclidean")
+    row, column = linear_sum_assignment(costs)
+    plan = transport(x, y)
+    assert plan.cost == pytest.approx(costs[row, column].mean())
+    assert plan.cost == pytest.approx(plan.of_x.mean() + plan.of_y.mean())
+    assert (costs - plan.of_x[:, None] - plan.of_y).min() > -1e-9
+
+
+def corrected(run: int, scale: float, m: int, dim: int) -> Term:
+    p, other, q, q_other = (
+        normal(run, (m, dim), name).numpy() for name in ("p", "p'", "q", "q'")
+    )
+    return corrected_wasserstein_squared(p, transport(p, other), scale * q, scale * q_other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scale", "dim"), [(1.0, 2), (1.0, 8), (0.7, 2), (0.7, 8), (1.5, 8)])
+def test_the_transport_interval_covers_its_estimand(scale: float, dim: int) -> None:
+    # The estimand is E[T] at this m, which 1,000 independent runs give to a small error.
+    expected = np.mean([corrected(10_000 + run, scale, 60, dim).value for run in range(1000)])
+    terms = [corrected(run, scale, 60, dim) for run in range(200)]
+    assert covered(terms, float(expected)) >= 0.91
+    if scale == 1.0:
+        assert abs(expected) < 4 * np.std([t.value for t in terms]) / math.sqrt(1000)
+
+
+def test_a_collapsed_sampler_is_farther_than_a_perfect_one_where_raw_transport_is_not() -> None:
+    perfect = [corrected(run, 1.0, 60, 16).value for run in range(20)]
+    collapsed = [corrected(run, math.sqrt(0.5), 60, 16).value for run in range(20)]
+    assert all(c > p for c, p in zip(collapsed, perfect, strict=True))
+    p, q = normal(0, (60, 16)).numpy(), normal(1, (60, 16)).numpy()
+    assert ot.emd2([], [], ot.dist(p, math.sqrt(0.5) * q)) < ot.emd2([], [], ot.dist(p, q))
+
+
+def test_median_distance_is_that_of_the_target() -> None:
+    x = normal(0, (300, 4))
+    upper = cdist(x, x)[np.triu_indices(300, 1)]
+    assert median_distance(x) == pytest.approx(np.median(upper), rel=1e-3)
+
+
+def test_an_infinite_log_ratio_is_an_infinite_divergence() -> None:
+    term = kl_term(torch.tensor([0.1, torch.inf, 0.2]))
+    assert term.value == math.inf
+    assert term.interval(0.95) == (math.inf, math.inf)
+
+
+def test_equal_laws_are_those_whose_log_ratios_all_vanish() -> None:
+    assert is_same_law(torch.full((9,), 5e-10))
+    assert not is_same_law(torch.tensor([0.0, 2e-9]))
+
+
+def test_identical_rows_do_not_make_an_interval_of_width_zero() -> None:
+    target = from_spec("gaussian:tokens=2")
+    x = torch.zeros(500, 2, dtype=torch.float64)
+    (term,) = mmd_squared_to_known(
+        x, (1.0,), [target.kernel_mean(x[..., None], 1.0)], [target.kernel_self_mean(1.0)]
+    )
+    low, high = term.interval(0.95)
+    assert low < term.value < high
+
+
+def test_an_estimate_is_its_largest_term_with_a_joint_interval() -> None:
+    terms = [
+        Term(label=str(v), value=v, standard_error=0.1, degrees=10**6, groups=()) for v in (1, 2)
+    ]
+    estimate = Estimate.of(
+        terms, level=0.95, kind="estimate", method="", unit="", samples=1, null=0.0
+    )
+    assert estimate.value == 2
+    assert estimate.high == pytest.approx(2 + 2.2414 * 0.1, abs=1e-4)  # z at 1 - 0.05 / 4
+    assert estimate.low == pytest.approx(2 - 2.2414 * 0.1, abs=1e-4)
+    single = Estimate.of(
+        terms[:1], level=0.95, kind="estimate", method="", unit="", samples=1, null=0.0
+    )
+    assert single.high == pytest.approx(1 + 1.96 * 0.1, abs=1e-4)
