@@ -202,9 +202,7 @@ def _target(given: dict[str, Any]) -> Target:
     return load_target(data, layout, bandwidth=given["bandwidth"])
 
 
-def _measuring(
-    given: dict[str, Any], progress: Callable[[api.Progress], None]
-) -> api.Measuring:
+def _measuring(given: dict[str, Any], progress: Callable[[api.Progress], None]) -> api.Measuring:
     divergences = given["divergences"]
     return api.Measuring(
         lengths=given["lengths"],

@@ -54,16 +54,17 @@ def judge(
                 f"{name} is at least {_times(estimate.interval(refuse_level)[0], bound)}"
             )
         is_resolved = (estimate.null_error or 0.0) <= RESOLVED * bound
+        within = estimate.kind != "lower bound" and estimate.interval(pass_level)[1] <= bound
         if is_resolved:
             resolved.append(name)
-        if estimate.kind != "lower bound" and estimate.interval(pass_level)[1] <= bound:
+        if is_resolved and within:
             passing.append(name)
         else:
             open_questions.append(_open_question(name, estimate, bound, pass_level, is_resolved))
-    sufficient = [name for name in passing if name in resolved and DIVERGENCES[name].sufficient]
+    sufficient = any(DIVERGENCES[name].sufficient for name in passing)
     if refusing:
         outcome, reason = Outcome.NOT_REPRESENTABLE, ", ".join(refusing)
-    elif sufficient and set(resolved) <= set(passing):
+    elif sufficient and resolved == passing:
         unresolved = [name for name in available if name not in resolved]
         note = f"; unresolved: {', '.join(unresolved)}" if unresolved else ""
         outcome, reason = Outcome.REPRESENTABLE, f"within tolerance: {', '.join(passing)}{note}"

@@ -66,9 +66,7 @@ def test_one_step_is_exact_with_the_flow_map_in_the_denoisers_place(path: str) -
 def test_one_step_returns_the_data_mean(digits: ProductMixture) -> None:
     probe = build_probe("diffusion")
     network = probe.signature.oracle(digits)
-    *_, last = probe.run(
-        network, digits.spec, Budget(length=8, steps=1), 50, CounterRandomness(0)
-    )
+    *_, last = probe.run(network, digits.spec, Budget(length=8, steps=1), 50, CounterRandomness(0))
     assert (last.tokens - digits.means.mean(0)).abs().max() < 1e-12
 
 

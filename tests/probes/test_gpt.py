@@ -73,9 +73,7 @@ def test_samples_at_full_length_follow_the_target(three: ProductMixture) -> None
 
     probe, n = build_probe("gpt"), 4000
     oracle = probe.signature.oracle(three)
-    *_, last = probe.run(
-        oracle, three.spec, Budget(length=3, steps=1), n, CounterRandomness(3)
-    )
+    *_, last = probe.run(oracle, three.spec, Budget(length=3, steps=1), n, CounterRandomness(3))
     u = three.marginals(last.tokens, torch.zeros(n, 3), causal=True).cdf(last.tokens)
     for i in range(3):
         assert stats.kstest(u[:, i].numpy(), "uniform").pvalue > 1e-3

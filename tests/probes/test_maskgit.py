@@ -31,9 +31,7 @@ def log_marginal(reference: Mixture, x: np.ndarray, tokens: tuple[int, ...]) -> 
     return float(np.log(reference.evidence(x, np.ones(N), np.zeros(N), tokens).sum()))
 
 
-def log_q_of_blocks(
-    reference: Mixture, x: np.ndarray, blocks: list[tuple[int, ...]]
-) -> float:
+def log_q_of_blocks(reference: Mixture, x: np.ndarray, blocks: list[tuple[int, ...]]) -> float:
     """log-density when every block is drawn independently given the blocks before it."""
     known: tuple[int, ...] = ()
     total = 0.0
@@ -140,9 +138,7 @@ def test_confidence_order_is_biased_even_for_independent_tokens() -> None:
         return Categorical(torch.tensor([1 - p, p]).double().log().expand(*tokens.shape, 2))
 
     probe = build_probe("maskgit", {"order": "confidence", "tokens_per_round": 1})
-    *_, last = probe.run(
-        bernoulli, spec, Budget(length=N, steps=1), n, CounterRandomness(0)
-    )
+    *_, last = probe.run(bernoulli, spec, Budget(length=N, steps=1), n, CounterRandomness(0))
     ones = last.tokens.sum(1).double()
     expected = sum(p**m for m in range(1, N + 1))
     assert abs(ones.mean() - expected) < 4 * ones.std() / math.sqrt(n)

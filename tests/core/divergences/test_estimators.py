@@ -97,9 +97,7 @@ def test_transport_is_optimal_and_its_potentials_are_dual() -> None:
 
 
 def corrected(run: int, scale: float, m: int, dim: int) -> Term:
-    p, other, q, q_other = (
-        normal(run, (m, dim), name).numpy() for name in ("p", "p'", "q", "q'")
-    )
+    p, other, q, q_other = (normal(run, (m, dim), name).numpy() for name in ("p", "p'", "q", "q'"))
     return corrected_wasserstein_squared(p, transport(p, other), scale * q, scale * q_other)
 
 

@@ -55,9 +55,7 @@ def test_marginals_and_denoisers_agree_with_quadrature(
             assert law.log_prob(value)[0, i].exp() == pytest.approx(density, rel=1e-7, abs=1e-12)
         if causal:
             seen = [*before, i] if t[i] < 1 else before
-        expected = (
-            x[i] if t[i] == 0 else reference.clean_moments(i, x, alpha, sigma, seen)[1]
-        )
+        expected = x[i] if t[i] == 0 else reference.clean_moments(i, x, alpha, sigma, seen)[1]
         assert denoised[0, i, 0] == pytest.approx(expected, abs=1e-8)
 
 
@@ -88,9 +86,7 @@ def test_the_denoiser_is_tweedies_formula(three: ProductMixture) -> None:
     def log_p(y: np.ndarray) -> float:
         return float(np.log(reference.evidence(y, alpha, sigma, range(3)).sum()))
 
-    denoised = three.denoise(
-        torch.tensor(x)[None, :, None], torch.full((1, 3), t), PATHS["linear"]
-    )
+    denoised = three.denoise(torch.tensor(x)[None, :, None], torch.full((1, 3), t), PATHS["linear"])
     for i in range(3):
         e = step * np.eye(3)[i]
         score = (log_p(x + e) - log_p(x - e)) / (2 * step)
@@ -195,9 +191,7 @@ def test_memory_does_not_grow_with_rows_times_components() -> None:
         "target.denoise(x, torch.full((20000, 2), 0.5), PATHS['linear'])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 300_000  # KiB
 
 
@@ -222,9 +216,7 @@ def test_bad_parameters_are_refused(change: dict[str, torch.Tensor], message: st
 def test_extreme_laws_stay_finite() -> None:
     far = torch.tensor([[[-50.0]], [[50.0]]], dtype=torch.float64)
     for scale in (1e-3, 1.0, 1e3):
-        target = ProductMixture(
-            far, torch.full((1, 1), scale).double(), torch.tensor([1.0, 0.0])
-        )
+        target = ProductMixture(far, torch.full((1, 1), scale).double(), torch.tensor([1.0, 0.0]))
         x = torch.tensor([[[-50.0]], [[0.0]], [[50.0]]], dtype=torch.float64)
         assert bool(target.log_prob(x).isfinite().all())
         for t in (0.0, 1e-4, 0.5, 1.0):

@@ -1,0 +1,161 @@
+"""The acceptance facts of the first check, from the Python side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import capcheck
+from capcheck import Budget, InputError, Outcome, check, survey
+from capcheck.registry import build_probe
+from capcheck.sweep import Sweep
+from capcheck.targets import ProductMixture, from_spec
+
+
+def test_diffusion_needs_its_steps(digits: ProductMixture) -> None:
+    result = check("diffusion", digits, steps=[1, 2, 4, 8, 16, 32], lengths=[8])
+    limits = {"wasserstein": 0.01 * digits.spec.spread**2, "mmd": 0.004}
+    first, last = (result.cell(Budget(length=8, steps=k)).estimates for k in (1, 32))
+    for name, limit in limits.items():
+        low = first[name].low
+        assert low is not None
+        assert low > limit
+    mmd, w2 = last["mmd"], last["wasserstein"]
+    assert mmd.high is not None
+    assert mmd.high < limits["mmd"]
+    assert w2.low is not None
+    assert w2.low < limits["wasserstein"]
+    assert [cell.model_calls for cell in result.cells] == [1, 2, 4, 8, 16, 32]
+    assert last["kl"].kind == "unavailable"
+    assert result.axes.steps == "used"
+    assert result.loop_order == "steps"
+
+
+def test_the_flow_map_in_the_denoisers_place_makes_one_step_exact() -> None:
+    target = from_spec("gaussian:tokens=2,std=2")
+
+    def flow_map(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return 2 * x_t  # at t = 1, from N(0, 1) to N(0, 4)
+
+    exact = check("diffusion", target, network=flow_map, steps=[1], lengths=[2])
+    oracle = check("diffusion", target, steps=[1], lengths=[2])
+    assert exact.outcome is not Outcome.NOT_REPRESENTABLE
+    assert exact.cells[0].estimates["mmd"].high < 0.004  # type: ignore[operator]
+    assert oracle.outcome is Outcome.NOT_REPRESENTABLE
+
+
+def test_same_seed_same_numbers_whatever_the_batch_and_the_order(
+    three: ProductMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(**changes: Any) -> dict[str, Any]:
+        return survey(three, samples=300, steps=[1, 3], **changes).to_dict()
+
+    whole = run()
+    assert run() == whole
+    assert run(seed=1) != whole
+    order = Sweep.runs
+    monkeypatch.setattr(Sweep, "runs", lambda *given: order(*given)[::-1])
+    assert run() == whole
+    monkeypatch.undo()
+    split = run(batch=77)
+    for one, other in zip(whole["families"], split["families"], strict=True):
+        for a, b in zip(one["cells"], other["cells"], strict=True):
+            for name, estimate in a["estimates"].items():
+                for end in ("value", "low", "high"):
+                    assert b["estimates"][name][end] == pytest.approx(estimate[end], abs=1e-9)
+
+
+def test_batches_share_their_draws(three: ProductMixture) -> None:
+    for family in ("gpt", "maskgit", "diffusion"):
+        a = check(family, three, samples=300, steps=[3], lengths=[2], divergences=["mmd"])
+        b = check(family, three, samples=300, steps=[3], lengths=[2], divergences=["mmd"], batch=64)
+        drawn = torch.tensor(a.cells[0].examples) - torch.tensor(b.cells[0].examples)
+        assert drawn.abs().max() < 1e-3  # examples keep four digits
+
+
+def test_snapshots_equal_separate_runs(three: ProductMixture) -> None:
+    together = check("gpt", three, samples=300, steps=[1], lengths=[0, 1, 2, 3])
+    for cell in together.cells:
+        alone = check("gpt", three, samples=300, steps=[1], lengths=[cell.budget.length])
+        assert alone.cells[0].estimates == cell.estimates
+        assert alone.cells[0].examples == cell.examples
+        assert alone.cells[0].model_calls == cell.model_calls
+    # Completion is one more call, so l = N - 1 costs the same N calls and is already exact.
+    assert [cell.model_calls for cell in together.cells] == [1, 2, 3, 3]
+    assert together.smallest_budget == Budget(length=2, steps=1)
+
+
+def test_default_grids_have_at_least_two_budgets_on_each_axis(three: ProductMixture) -> None:
+    grid = check("gpt", three, samples=200).settings.grid
+    assert grid.lengths == (0, 1, 3)
+    assert grid.steps == (1, 4, 16)
+
+
+def test_the_result_schema_uses_its_words(three: ProductMixture) -> None:
+    found = check("diffusion", three, samples=200, steps=[1, 2]).to_dict()
+    json.dumps(found, allow_nan=False)
+    assert found["schema_version"] == 1
+    assert found["outcome"] in {"representable", "not_representable", "inconclusive"}
+    assert set(found["axes"]) == {"length", "steps"}
+    for cell in found["cells"]:
+        for estimate in cell["estimates"].values():
+            words = {"value", "low", "high", "level", "kind", "method", "unit", "samples", "null"}
+            assert words <= set(estimate)
+            assert "terms" not in estimate
+
+
+def test_a_result_survives_saving(three: ProductMixture, tmp_path: Path) -> None:
+    from capcheck.store import Store
+
+    result = check("maskgit", three, samples=200, lengths=[0, 3], steps=[1])
+    result.save(tmp_path / "run")
+    again = Store.open(tmp_path / "run").result()
+    assert again.check_result("maskgit").to_dict() == result.to_dict()
+    assert (result.report(tmp_path / "page.html")).read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("gtp", {}, "did you mean 'gpt'"),
+        ("gpt", {"steps": [0]}, "Budget.steps must be at least 1, got 0"),
+        ("gpt", {"lengths": [4]}, "at most 3, got 4: the target has 3 tokens"),
+        ("gpt", {"lengths": [-1]}, "at least 0, got -1"),
+        ("gpt", {"lengths": []}, "at least one value"),
+        ("gpt", {"lengths": [1.5]}, "whole numbers, got 1.5"),
+        ("gpt", {"samples": 10}, "at least 200, got 10"),
+        ("gpt", {"seed": -1}, "at least 0, got -1"),
+        ("gpt", {"batch": 0}, "at least 1, got 0"),
+        ("gpt", {"level": 1.0}, "below 1, got 1.0"),
+        ("gpt", {"device": "tpu9"}, "device must be"),
+        ("gpt", {"divergences": ["k"]}, "did you mean 'kl'|unknown"),
+        ("gpt", {"divergences": []}, "at least one of"),
+        ("gpt", {"tolerance": {"kl": 0}}, "positive and finite, got 0"),
+        ("gpt", {"tolerance": {"lk": 1}}, "did you mean 'kl'"),
+        ("gpt", {"options": {"windo": 2}}, "did you mean 'window'"),
+        ("gpt", {"options": {"window": -2}}, "gpt.window"),
+        ("maskgit", {"options": {"order": "left"}}, "maskgit.order"),
+        ("gpt", {"network": lambda x, known: x}, "must return a capcheck.laws.TokenLaw"),
+        ("diffusion", {"network": lambda x, t: x[:, :1]}, r"shape \(200, 3, 1\).*got \(200, 1"),
+    ],
+)
+def test_impossible_requests_are_refused_in_one_sentence(
+    three: ProductMixture, family: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        check(family, three, **({"samples": 200} | changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_inputs_are_never_written_into(rows: Any) -> None:
+    before = rows.copy()
+    check("gpt", capcheck.targets.from_samples(rows), samples=200, lengths=[0, 4], steps=[1])
+    assert (rows == before).all()
+
+
+def test_options_may_be_text_or_values() -> None:
+    assert build_probe("gpt", {"window": "3"}) == build_probe("gpt", {"window": 3})

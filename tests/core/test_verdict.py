@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from capcheck import Outcome, check, require
+from capcheck.budget import Budget
+from capcheck.divergences.estimate import GROUPS, Estimate, Term
+from capcheck.errors import CapacityError
+from capcheck.laws import MixtureOfGaussians, TokenLaw
+from capcheck.results import Cell, Measurement
+from capcheck.scaling import measured_axes
+from capcheck.targets import from_spec
+from capcheck.verdict import family_outcome, judge, smallest
+
+TOLERANCES = {"kl": 0.01, "wasserstein": 0.1, "mmd": 0.004}  # limits below: 0.01, 0.01, 0.004
+
+
+def estimate(value: float | None, error: float = 0.0, **facts: Any) -> Estimate:
+    if value is None:
+        return Estimate.unavailable("no", level=0.95, unit="")
+    groups = tuple(value + error * (-1) ** g for g in range(GROUPS))
+    term = Term(label="", value=value, standard_error=error, degrees=10**6, groups=groups)
+    facts = {"kind": "estimate", "null": 0.0, "null_error": 0.0} | facts
+    return Estimate.of([term], level=0.95, method="", unit="", samples=100, **facts)
+
+
+def verdict(budgets: int = 1, **estimates: Estimate) -> Cell:
+    measurement = Measurement(
+        budget=Budget(length=1, steps=1), model_calls=1, tokens_processed=1, estimates=estimates
+    )
+    return judge(measurement, TOLERANCES, level=0.95, budgets=budgets)
+
+
+@pytest.mark.parametrize(
+    ("estimates", "outcome"),
+    [
+        ({"kl": estimate(0.005, 0.001)}, Outcome.REPRESENTABLE),
+        ({"kl": estimate(0.02, 0.001)}, Outcome.NOT_REPRESENTABLE),
+        ({"kl": estimate(0.009, 0.001)}, Outcome.INCONCLUSIVE),
+        ({"kl": estimate(math.inf)}, Outcome.NOT_REPRESENTABLE),
+        ({"kl": estimate(math.nan)}, Outcome.INCONCLUSIVE),
+        ({"kl": estimate(None)}, Outcome.INCONCLUSIVE),
+        # MMD barely sees lost dependence: alone it can refuse, and cannot accept.
+        ({"mmd": estimate(0.001, 0.0001)}, Outcome.INCONCLUSIVE),
+        ({"mmd": estimate(0.01, 0.0001)}, Outcome.NOT_REPRESENTABLE),
+        # One refusal is enough; every resolved divergence must agree to accept.
+        ({"kl": estimate(0), "mmd": estimate(0.01, 0.0001)}, Outcome.NOT_REPRESENTABLE),
+        ({"kl": estimate(0), "mmd": estimate(0.004, 0.0005)}, Outcome.INCONCLUSIVE),
+        # Unresolved divergences can refuse, and do not block.
+        (
+            {"kl": estimate(0), "wasserstein": estimate(0.02, 0.05, null_error=0.05)},
+            Outcome.REPRESENTABLE,
+        ),
+        ({"wasserstein": estimate(-0.5, 0.1, null_error=0.1)}, Outcome.INCONCLUSIVE),
+        (
+            {"kl": estimate(0), "wasserstein": estimate(0.5, 0.05, null_error=0.05)},
+            Outcome.NOT_REPRESENTABLE,
+        ),
+        # A bound decides on its own side only.
+        ({"kl": estimate(0.5, 0.01, kind="upper bound")}, Outcome.INCONCLUSIVE),
+        ({"kl": estimate(0.005, 0.001, kind="upper bound")}, Outcome.REPRESENTABLE),
+        ({"kl": estimate(0.5, 0.01, kind="lower bound")}, Outcome.NOT_REPRESENTABLE),
+        ({"kl": estimate(0.001, 0.0001, kind="lower bound")}, Outcome.INCONCLUSIVE),
+    ],
+)
+def test_verdicts(estimates: dict[str, Estimate], outcome: Outcome) -> None:
+    assert verdict(**estimates).outcome is outcome
+
+
+def test_a_pass_among_many_budgets_needs_a_wider_interval() -> None:
+    close = estimate(0.0078, 0.001)  # upper end 0.00976 at 95%, 0.0109 at 1 - 0.05/20
+    assert verdict(kl=close).outcome is Outcome.REPRESENTABLE
+    assert verdict(budgets=20, kl=close).outcome is Outcome.INCONCLUSIVE
+
+
+def test_an_open_question_says_how_many_samples_would_decide() -> None:
+    # Half-width 1.96e-3 against a distance of 1e-3: (1.96)^2 x 100 = 385, rounded up.
+    assert "about 390 samples would decide" in verdict(kl=estimate(0.009, 0.001)).reason
+    unresolved = verdict(wasserstein=estimate(0, 0.005, null_error=0.005))
+    assert "about 800 samples" in unresolved.reason  # two sets of 100 x (0.005 / 0.0025)^2
+    impossible = verdict(wasserstein=estimate(0, 1.0, null_error=1.0))
+    assert "more than can be transported" in impossible.reason
+
+
+def cells(values: dict[tuple[int, int], Estimate], calls: int = 1) -> list[Cell]:
+    out = []
+    for (length, steps), kl in values.items():
+        measurement = Measurement(
+            budget=Budget(length=length, steps=steps),
+            model_calls=calls * (1 + length),
+            tokens_processed=1,
+            estimates={"kl": kl},
+        )
+        out.append(judge(measurement, TOLERANCES, level=0.95, budgets=len(values)))
+    return out
+
+
+def test_a_family_is_judged_over_its_grid() -> None:
+    bad, good, open_ = estimate(1, 0.01), estimate(0), estimate(0.009, 0.001)
+    assert family_outcome(cells({(0, 1): bad, (1, 1): good}))[0] is Outcome.REPRESENTABLE
+    assert family_outcome(cells({(0, 1): bad, (1, 1): bad}))[0] is Outcome.NOT_REPRESENTABLE
+    assert family_outcome(cells({(0, 1): bad, (1, 1): open_}))[0] is Outcome.INCONCLUSIVE
+    assert family_outcome([])[0] is Outcome.INCONCLUSIVE
+    found = smallest(cells({(0, 1): bad, (1, 1): good, (2, 1): good}))
+    assert found is not None
+    assert found.budget.length == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "use"),
+    [
+        (estimate(1, 0.01), estimate(0), "used"),
+        (estimate(math.inf), estimate(5, 0.1), "used"),
+        (estimate(1, 0.01), estimate(1, 0.01), "flat"),
+        (estimate(0.004), estimate(0.001), "used"),
+        (estimate(1.0), estimate(0.95), "undecided"),  # a drop of a twentieth is not scaling
+        (estimate(0.1), estimate(1.0), "undecided"),  # more is worse: neither used nor flat
+        (estimate(None), estimate(None), "undecided"),
+    ],
+)
+def test_axes(first: Estimate, last: Estimate, use: str) -> None:
+    found = measured_axes(cells({(0, 1): first, (1, 1): last}), {"kl": 0.01}, level=0.95)
+    assert found.length == use
+    assert found.steps == "undecided"  # one budget shows nothing
+
+
+def squeezed(tokens: int, variance: float) -> Any:
+    """A predictor whose every token has the wrong variance."""
+
+    def predict(x: torch.Tensor, known: torch.Tensor) -> TokenLaw:
+        means = torch.zeros(len(x), tokens, 1, 1, dtype=torch.float64)
+        return MixtureOfGaussians(
+            torch.zeros(1, 1, 1, dtype=torch.float64),
+            means,
+            torch.full_like(means[:1], variance),
+        )
+
+    return predict
+
+
+def test_a_broken_oracle_is_caught_and_the_right_one_passes() -> None:
+    # KL(N(0,1) || N(0,1/2)) = (2 - 1 - ln 2) / 2 = 0.153 nats per token; W2 = 1 - sqrt(1/2).
+    target = from_spec("gaussian:tokens=4")
+    right = check("gpt", target, network=squeezed(4, 1.0), lengths=[0, 4], steps=[1])
+    assert right.outcome is Outcome.REPRESENTABLE
+    wrong = check("gpt", target, network=squeezed(4, 0.5), lengths=[4], steps=[1])
+    assert wrong.outcome is Outcome.NOT_REPRESENTABLE
+    kl, w2 = (wrong.cells[0].estimates[name] for name in ("kl", "wasserstein"))
+    expected = 4 * (1 - math.log(2)) / 2
+    assert kl.low is not None
+    assert kl.high is not None
+    assert kl.low <= expected <= kl.high
+    assert w2.value == pytest.approx(4 * (1 - math.sqrt(0.5)) ** 2, abs=0.1)
+    with pytest.raises(CapacityError, match="not representable") as caught:
+        require("gpt", target, network=squeezed(4, 0.5), lengths=[4], steps=[1])
+    assert caught.value.exit_code == 1
+    assert require("gpt", target, lengths=[4], steps=[1]).outcome is Outcome.REPRESENTABLE
+
+
+def test_a_dropped_mode_is_caught() -> None:
+    target = from_spec("modes:tokens=2,modes=2,gap=6")
+
+    def one_mode(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        # The oracle of the lower mode alone, N(-3, 1), on the cosine path.
+        a, s = torch.cos(t * math.pi / 2)[..., None], torch.sin(t * math.pi / 2)[..., None]
+        return -3 + a * (x_t + 3 * a) / (a**2 + s**2)
+
+    found = check("diffusion", target, network=one_mode, steps=[32], lengths=[2])
+    assert found.outcome is Outcome.NOT_REPRESENTABLE
+    assert found.network == "given"
