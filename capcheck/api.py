@@ -208,6 +208,7 @@ class _Engine:
                 found.append(failed(probe, plan, f"{type(error).__name__}: {error}"))
         return SurveyResult(
             capcheck_version=__version__,
+            environment=environment(),
             target=self._summary,
             settings=self._settings,
             families=tuple(found),

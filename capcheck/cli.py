@@ -7,6 +7,7 @@ failure. With `--json` standard output holds the result schema and nothing else.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,13 @@ from capcheck.results import CheckResult, SurveyResult
 from capcheck.store import Store
 from capcheck.targets.specs import from_spec
 from capcheck.targets.target import Target
-from capcheck.terminal import families_table, live_progress, print_check, print_survey
+from capcheck.terminal import (
+    families_table,
+    live_progress,
+    output,
+    print_check,
+    print_survey,
+)
 from capcheck.version import __version__
 
 
@@ -125,16 +132,14 @@ def cli() -> None:
 @click.argument("name", required=False)
 def families(name: str | None) -> None:
     """List the families, or show the card of one."""
-    console = Console()
     if name is None:
-        console.print(families_table([probe_class(family) for family in registered()]))
+        output().print(families_table([probe_class(family) for family in registered()]))
         return
     probe = probe_class(name)
-    console.print(sys.modules[probe.__module__].__doc__, markup=False, highlight=False)
+    click.echo(sys.modules[probe.__module__].__doc__)
     defaults = build_probe(name)
     for option, field in _option_fields(probe).items():
-        text = f"--option {option}={getattr(defaults, option)}   {field.description}"
-        console.print(text, markup=False, highlight=False)
+        click.echo(f"--option {option}={getattr(defaults, option)}   {field.description}")
 
 
 @cli.command()
@@ -159,12 +164,16 @@ def check(family: str, options: Sequence[dict[str, str]], as_json: bool, **given
 @_with(_TARGET_OPTIONS)
 @_with(_MEASURING_OPTIONS)
 def survey(names: str | None, strict: bool, as_json: bool, **given: Any) -> None:
-    """Measure every family on one target, and write the report."""
+    """Measure every family on one target, and write the report.
+
+    The run is kept in --out, by default runs/NAME for --data NAME; the same command continues a run
+    that was interrupted.
+    """
     chosen = names.split(",") if names else None
     for name in chosen or ():
         probe_class(name)
-    if given["out"] is None and given["data"] in NAMED:
-        given["out"] = Path("runs") / given["data"]
+    if given["out"] is None and given["data"] is not None:
+        given["out"] = Path("runs") / re.sub(r"[^\w.-]+", "_", Path(given["data"]).stem)
     target = _target(given)
     with live_progress() as progress:
         result = api.survey(target, chosen, **_measuring(given, progress))

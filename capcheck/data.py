@@ -2,8 +2,8 @@
 
 An array (n, N) is n rows of N tokens of dimension 1, (n, N, d) has tokens of dimension d, and
 (n, H, W, C) is images with a token per pixel. `pca` replaces a row by its whitened principal
-components first. Anything else is centred and divided by one number, so that a token's mean variance is 1:
-noise paths start from unit noise, and relative divergences do not change.
+components first. Anything else is centred and divided by one number, so that the mean variance of
+a token is 1: noise paths start from unit noise, and relative divergences do not change.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _token_shape(
     if tokens is None:
         dim = layout.token_dim or (natural[1] if len(natural) == 2 else 1)
         tokens = size // dim
-    dim = layout.token_dim or size // tokens
+    dim = layout.token_dim or size // tokens or 1
     if tokens * dim != size:
         raise InputError(
             f"tokens x token-dim must be the {size} numbers of a row, got {tokens} x {dim}; "

@@ -188,6 +188,7 @@ _TARGET: dict[str, Any] = {"examples": True, "provenance": {"picture": True}}
 class _Header(_Record):
     schema_version: int = SCHEMA_VERSION
     capcheck_version: str
+    environment: dict[str, str]
     target: TargetSummary
     settings: Settings
 

@@ -3,8 +3,8 @@
 An axis is *used* if, with the other axis at its largest budget, some larger budget has a smaller
 divergence than the smallest budget: for one divergence the simultaneous interval of that difference
 excludes 0, and the drop is at least a tenth of the starting excess over the null floor. It is
-*flat* if for every available divergence the intervals of all differences lie within the tolerance, and
-*undecided* otherwise. Cells share their draws, so differences are taken group by group.
+*flat* if for every available divergence the intervals of all differences lie within the tolerance,
+and *undecided* otherwise. Cells share their draws, so differences are taken group by group.
 """
 
 from __future__ import annotations

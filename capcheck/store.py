@@ -143,6 +143,7 @@ class Store:
         manifest = self.manifest
         return SurveyResult(
             capcheck_version=manifest.capcheck_version,
+            environment=manifest.environment,
             target=manifest.target,
             settings=manifest.settings,
             families=tuple(self._family(plan) for plan in manifest.families),
@@ -179,7 +180,10 @@ def save(result: SurveyResult, folder: Path) -> Path:
         for found in result.families
     )
     manifest = Manifest(
-        environment=environment(), target=result.target, settings=result.settings, families=plans
+        environment=result.environment,
+        target=result.target,
+        settings=result.settings,
+        families=plans,
     )
     store = Store.create(folder, manifest)
     for plan, found in zip(plans, result.families, strict=True):

@@ -90,7 +90,7 @@ def families_table(probes: Sequence[type[AnyProbe]]) -> Table:
 
 def print_survey(result: SurveyResult) -> None:
     """The verdict of every family, in a table."""
-    console = _output()
+    console = output()
     _print_target(console, result)
     table = Table(
         "family",
@@ -112,7 +112,7 @@ def print_survey(result: SurveyResult) -> None:
 
 def print_check(result: CheckResult) -> None:
     """Every cell of a family, then the verdict in words."""
-    console = _output()
+    console = output()
     _print_target(console, result)
     names = list(result.settings.tolerances)
     table = Table("length", "steps", "calls", *names, Column("verdict", no_wrap=True))
@@ -161,7 +161,7 @@ def estimate_text(estimate: Estimate) -> str:
     return f"{mark}{value:.3g} \\[{low:.3g}, {high:.3g}]"
 
 
-def _output() -> Console:
+def output() -> Console:
     """Standard output; in a pipe, wide enough that no table wraps."""
     console = Console()
     return console if console.is_terminal else Console(width=140)

@@ -2,8 +2,9 @@
 
 A cell is representable if for every divergence that is available and resolved the upper end is
 within the tolerance, and one of them suffices alone; not representable if for at least one the
-lower end is above it; otherwise inconclusive. A divergence whose null standard error exceeds a quarter of
-its tolerance is unresolved: it can refuse, and it does not block a pass that another gives.
+lower end is above it; otherwise inconclusive. A divergence whose null standard error exceeds a
+quarter of its tolerance is unresolved: it can refuse, and it does not block a pass that another
+gives.
 
 Several looks at once: a refusal holds if any divergence refuses, so each refuses at level
 1 - alpha / (divergences); some budget of a grid passes if any does, so each passes at level

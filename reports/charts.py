@@ -150,6 +150,7 @@ def _add_estimates(
         go.Scatter(
             x=x + x[::-1],
             y=[_scaled(v) for v in high + low[::-1]],
+            mode="lines",
             fill="toself",
             fillcolor=colour,
             opacity=0.18,

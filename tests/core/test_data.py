@@ -71,7 +71,7 @@ def test_rows_are_standardised_by_one_number(tmp_path: Path, rows: np.ndarray) -
     [
         (Layout(tokens=3), "tokens x token-dim must be the 4 numbers"),
         (Layout(tokens=2, token_dim=3), "got 2 x 3"),
-        (Layout(grid=(3, 3)), "got 9 x 0|hold the"),
+        (Layout(grid=(3, 3)), "got 9 x 1"),
         (Layout(grid=(2, 2), tokens=2), "hold the 2 tokens, got 2x2"),
         (Layout(pca=9), "pca must be between 1 and 4"),
     ],

@@ -24,11 +24,11 @@ def estimate(value: float | None, error: float = 0.0, **facts: Any) -> Estimate:
         return Estimate.unavailable("no", level=0.95, unit="")
     groups = tuple(value + error * (-1) ** g for g in range(GROUPS))
     term = Term(label="", value=value, standard_error=error, degrees=10**6, groups=groups)
-    facts = {"kind": "estimate", "null": 0.0, "null_error": 0.0} | facts
-    return Estimate.of([term], level=0.95, method="", unit="", samples=100, **facts)
+    given: dict[str, Any] = {"kind": "estimate", "null": 0.0, "null_error": 0.0, **facts}
+    return Estimate.of([term], level=0.95, method="", unit="", samples=100, **given)
 
 
-def verdict(budgets: int = 1, **estimates: Estimate) -> Cell:
+def verdict(budgets: int = 1, **estimates: Any) -> Cell:
     measurement = Measurement(
         budget=Budget(length=1, steps=1), model_calls=1, tokens_processed=1, estimates=estimates
     )
@@ -68,7 +68,7 @@ def verdict(budgets: int = 1, **estimates: Estimate) -> Cell:
     ],
 )
 def test_verdicts(estimates: dict[str, Estimate], outcome: Outcome) -> None:
-    assert verdict(**estimates).outcome is outcome
+    assert verdict(1, **estimates).outcome is outcome
 
 
 def test_a_pass_among_many_budgets_needs_a_wider_interval() -> None:

@@ -19,7 +19,8 @@ def log_marginal(reference: Mixture, rows: np.ndarray, tokens: list[int]) -> np.
     """log p(x_tokens) of every row, by explicit component densities."""
     ones, zeros = np.ones(rows.shape[1]), np.zeros(rows.shape[1])
     values = [reference.evidence(x, ones, zeros, tokens).sum() for x in rows]
-    return np.log(np.array(values))
+    log_values: np.ndarray = np.log(np.array(values))
+    return log_values
 
 
 def conditional_total_correlation(reference: Mixture, rows: np.ndarray, placed: int) -> float:
@@ -45,7 +46,7 @@ def test_kl_is_the_conditional_total_correlation_of_what_was_not_placed(
         found = result.cell(Budget(length=length, steps=3)).estimates["kl"].value
         expected = conditional_total_correlation(reference, rows, length)
         assert found == pytest.approx(expected, abs=1e-9), length
-    values = [cell.estimates["kl"].value for cell in result.cells if cell.budget.steps == 1]
+    values = [cell.estimates["kl"].value or 0 for cell in result.cells if cell.budget.steps == 1]
     assert values == sorted(values, reverse=True)
     assert values[-1] == 0
     assert (result.axes.length, result.axes.steps, result.loop_order) == ("used", "flat", "length")

@@ -16,6 +16,7 @@ from capcheck.budget import Budget
 from capcheck.laws import Categorical, TokenLaw
 from capcheck.probe import LogDensity
 from capcheck.probes.length import maskgit as module
+from capcheck.probes.length.maskgit import MaskGIT
 from capcheck.randomness import CounterRandomness
 from capcheck.registry import build_probe
 from capcheck.sequences import SequenceSpec
@@ -53,10 +54,10 @@ def log_q(target: ProductMixture, x: torch.Tensor, length: int, **options: str) 
 
 def test_the_cosine_schedule_is_that_of_the_paper() -> None:
     # floor(8 cos(pi r / 8)) = 7, 5, 3, 0 tokens are left masked after rounds 1..4.
-    assert build_probe("maskgit").schedule(8) == [0, 1, 3, 5, 8]
-    assert build_probe("maskgit", {"rounds": 1}).schedule(8) == [0, 8]
-    assert build_probe("maskgit", {"rounds": 100}).schedule(3) == [0, 1, 2, 3]
-    assert build_probe("maskgit", {"tokens_per_round": 3}).schedule(8) == [0, 3, 6, 8]
+    assert MaskGIT().schedule(8) == [0, 1, 3, 5, 8]
+    assert MaskGIT(rounds=1).schedule(8) == [0, 8]
+    assert MaskGIT(rounds=100).schedule(3) == [0, 1, 2, 3]
+    assert MaskGIT(tokens_per_round=3).schedule(8) == [0, 3, 6, 8]
 
 
 def test_fixed_order_costs_the_total_correlation_of_its_rounds(digits: ProductMixture) -> None:

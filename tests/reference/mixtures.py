@@ -1,52 +1,62 @@
 """Products-of-Gaussians mixtures by explicit loops and quadrature; shares nothing with the code."""
 
+from collections.abc import Iterable
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy import integrate, stats
+
+Array = NDArray[np.float64]
 
 
 class Mixture:
     """means (K, N), scales (N,), weights (K,); tokens of dimension 1."""
 
-    def __init__(self, means, scales, weights):
+    def __init__(self, means: ArrayLike, scales: ArrayLike, weights: ArrayLike) -> None:
         self.means, self.scales = np.asarray(means), np.asarray(scales)
         self.weights = np.asarray(weights) / np.sum(weights)
 
-    def evidence(self, x, alpha, sigma, tokens):
+    def evidence(self, x: Array, alpha: Array, sigma: Array, tokens: Iterable[int]) -> Array:
         """Joint density of each component and the noisy tokens listed: (K,)."""
-        total = self.weights.copy()
+        total: Array = self.weights.copy()
         for i in tokens:
             width = np.hypot(alpha[i] * self.scales[i], sigma[i])
             total = total * stats.norm.pdf(x[i], alpha[i] * self.means[:, i], width)
         return total
 
-    def log_prob(self, x):
+    def log_prob(self, x: Array) -> float:
         N = len(self.scales)
-        return np.log(self.evidence(x, np.ones(N), np.zeros(N), range(N)).sum())
+        return float(np.log(self.evidence(x, np.ones(N), np.zeros(N), range(N)).sum()))
 
-    def clean_density(self, i, value, x, alpha, sigma, seen):
+    def clean_density(
+        self, i: int, value: float, x: Array, alpha: Array, sigma: Array, seen: list[int]
+    ) -> float:
         """p(x_i^0 = value | noisy tokens seen), by Bayes' rule on the clean token itself."""
         others = [j for j in seen if j != i]
         prior = self.evidence(x, alpha, sigma, others) * stats.norm.pdf(
             value, self.means[:, i], self.scales[i]
         )
-        joint = prior.sum()
+        joint = float(prior.sum())
         if i in seen:
-            joint = joint * stats.norm.pdf(x[i], alpha[i] * value, sigma[i])
+            joint *= float(stats.norm.pdf(x[i], alpha[i] * value, sigma[i]))
         return joint
 
-    def clean_moments(self, i, x, alpha, sigma, seen):
+    def clean_moments(
+        self, i: int, x: Array, alpha: Array, sigma: Array, seen: list[int]
+    ) -> tuple[float, float, float]:
         """Normaliser, mean and variance of the clean token i by adaptive quadrature."""
         low = (self.means[:, i] - 12 * self.scales[i]).min()
         high = (self.means[:, i] + 12 * self.scales[i]).max()
         points = list(self.means[:, i])
         if i in seen and alpha[i] > 0:
             centre, width = x[i] / alpha[i], sigma[i] / alpha[i]
-            points += [p for p in (centre - 6 * width, centre, centre + 6 * width)]
+            points += [centre - 6 * width, centre, centre + 6 * width]
         points = sorted(p for p in points if low < p < high)
 
-        def moment(power):
+        def moment(power: int) -> float:
             f = lambda v: v**power * self.clean_density(i, v, x, alpha, sigma, seen)  # noqa: E731
-            return integrate.quad(f, low, high, points=points, limit=500, epsabs=0, epsrel=1e-11)[0]
+            found = integrate.quad(f, low, high, points=points, limit=500, epsabs=0, epsrel=1e-11)
+            return float(found[0])
 
         mass = moment(0)
         mean = moment(1) / mass

@@ -1,0 +1,60 @@
+"""What the documents show must work."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from capcheck.cli import cli
+from capcheck.registry import families
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks("README.md", "python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert "representable" in capsys.readouterr().out
+
+
+def test_the_readme_lists_every_family_and_only_options_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"| `{family}` |" in text for family in families())
+    known = {opt for command in cli.commands.values() for p in command.params for opt in p.opts}
+    assert set(re.findall(r"--[a-z][a-z-]+", text)) <= known | {"--help"}
+
+
+def test_the_family_of_the_contributing_guide_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = blocks("CONTRIBUTING.md", "python")
+    imports = (
+        "from typing import ClassVar\n"
+        "from pydantic.dataclasses import dataclass\n"
+        "from capcheck.probe import OPTIONS, Probe, Row, State\n"
+        "from capcheck.sequences import Kind\n"
+        "from capcheck.signatures import TokenPredictor, TokenPredictorSignature\n"
+    )
+    module = types.ModuleType("guide")
+    monkeypatch.setitem(sys.modules, "guide", module)
+    exec(compile(imports + code, "CONTRIBUTING.md", "exec"), module.__dict__)
+
+    from importlib.metadata import EntryPoint
+
+    from capcheck import check, registry, targets
+
+    entries = registry._entries("capcheck.families")
+    entry = EntryPoint("copycat", "guide:Copycat", "capcheck.families")
+    monkeypatch.setattr(registry, "_entries", lambda group: entries | {"copycat": entry})
+    found = check("copycat", targets.from_spec("modes:tokens=3,gap=6"), samples=400)
+    assert found.outcome == "not_representable"
+    assert (found.axes.length, found.axes.steps, found.loop_order) == ("flat", "flat", "none")
+    independent = check("copycat", targets.from_spec("gaussian:tokens=3"), samples=400)
+    assert independent.outcome == "inconclusive"  # without a density nothing small suffices
