@@ -111,9 +111,13 @@ class Components:
         """Log-evidence of some components: (r, 1, c) for all tokens together or (r, N, c)."""
         if prefix == "all":
             mu = self._flat[part]
-            quadratic = evidence.quadratic.flatten(1) @ mu.square().T
-            linear = torch.addmm(self._log_weights[part], evidence.linear.flatten(1), mu.T)
-            return (linear + quadratic)[:, None, :]
+            logits = torch.addmm(self._log_weights[part], evidence.linear.flatten(1), mu.T)
+            quadratic = evidence.quadratic.flatten(1)
+            if len(quadratic) == 1:
+                logits += quadratic @ mu.square().T
+            else:
+                logits.addmm_(quadratic, mu.square().T)
+            return logits[:, None, :]
         of_tokens = _of_tokens(evidence, self.mu[part])
         through = of_tokens.cumsum(1)
         seen = through - of_tokens if prefix == "before" else through
