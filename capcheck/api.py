@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, SupportsIndex, TypedDict, Unpack
 
 import torch
 
 from capcheck.budget import Budget, Grid
 from capcheck.divergences import chosen, tolerances
 from capcheck.divergences.reference import Reference
-from capcheck.errors import CapacityError, InputError
+from capcheck.errors import CapacityError, InputError, near
 from capcheck.findings import failed, find, unsupported
 from capcheck.probe import AnyProbe
 from capcheck.randomness import CounterRandomness
@@ -181,6 +181,9 @@ class _Engine:
         measuring: Measuring,
         network: Callable[..., Any] | None = None,
     ) -> None:
+        for name in measuring:
+            if name not in Measuring.__annotations__:
+                raise InputError(f"{name!r} is no keyword; {near(name, Measuring.__annotations__)}")
         device, dtype = _placement(measuring.get("device", "auto"))
         self._target = target.to(device=device, dtype=dtype)
         self._settings = _settings(target, measuring, device, dtype)
@@ -308,8 +311,8 @@ def _settings(
 ) -> Settings:
     names = chosen(measuring.get("divergences", ("kl", "wasserstein", "mmd")))
     level = measuring.get("level", 0.95)
-    if not 0.5 <= level < 1:
-        raise InputError(f"level must be at least 0.5 and below 1, got {level}.")
+    if not isinstance(level, float) or not 0.5 <= level < 1:
+        raise InputError(f"level must be at least 0.5 and below 1, got {level!r}.")
     return Settings(
         grid=Grid.over(target.spec.tokens, measuring.get("lengths"), measuring.get("steps")),
         samples=_whole("samples", measuring.get("samples", 2000), LEAST_SAMPLES),
@@ -322,9 +325,9 @@ def _settings(
 
 
 def _whole(field: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < least:
         raise InputError(f"{field} must be a whole number of at least {least}, got {value!r}.")
-    return value
+    return int(value)
 
 
 def _placement(device: str) -> tuple[torch.device, torch.dtype]:
@@ -333,7 +336,7 @@ def _placement(device: str) -> tuple[torch.device, torch.dtype]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise InputError(f"device must be auto, cpu or cuda[:N], got {device!r}.") from None
     if place.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device!r} asks for a GPU, and torch sees none; use cpu.")

@@ -6,8 +6,8 @@ between 0 (nothing may be placed: the product of the marginals) and the number o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, SupportsIndex
 
 from pydantic import BaseModel, ConfigDict
 
@@ -59,11 +59,13 @@ class Grid(BaseModel):
         Raises:
             InputError: An empty axis, or a value out of its range.
         """
-        lengths = (0, tokens // 2, tokens) if lengths is None else tuple(lengths)
-        steps = (1, 4, 16) if steps is None else tuple(steps)
-        _require("length", lengths, 0, tokens, f"the target has {tokens} tokens")
-        _require("steps", steps, 1, None, "one iteration is the least")
-        return cls(lengths=tuple(sorted(set(lengths))), steps=tuple(sorted(set(steps))))
+        lengths = (0, tokens // 2, tokens) if lengths is None else lengths
+        steps = (1, 4, 16) if steps is None else steps
+        has = f"the target has {tokens} tokens"
+        return cls(
+            lengths=_axis("length", lengths, 0, tokens, has),
+            steps=_axis("steps", steps, 1, None, "one iteration is the least"),
+        )
 
     def budgets(self) -> list[Budget]:
         """Every budget, steps changing fastest."""
@@ -75,15 +77,22 @@ class Grid(BaseModel):
         return Budget(length=self.lengths[-1], steps=self.steps[-1])
 
 
-def _require(field: str, values: Sequence[int], least: int, most: int | None, because: str) -> None:
-    if not values:
+def _axis(
+    field: str, values: Iterable[int], least: int, most: int | None, because: str
+) -> tuple[int, ...]:
+    """The checked values of one axis, sorted, without repeats."""
+    if not isinstance(values, Iterable):
+        raise InputError(f"Budget.{field} must be a list of whole numbers, got {values!r}.")
+    given = list(values)
+    if not given:
         raise InputError(
             f"Budget.{field} needs at least one value, got none; give some or omit it."
         )
-    for value in values:
-        if not isinstance(value, int) or isinstance(value, bool):
+    for value in given:
+        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
             raise InputError(f"Budget.{field} must be whole numbers, got {value!r}.")
         if value < least:
             raise InputError(f"Budget.{field} must be at least {least}, got {value}: {because}.")
         if most is not None and value > most:
             raise InputError(f"Budget.{field} must be at most {most}, got {value}: {because}.")
+    return tuple(sorted({int(value) for value in given}))

@@ -77,7 +77,10 @@ class _Pairs(click.ParamType[Any]):
             key, equals, text = item.partition("=")
             if not (key and equals):
                 raise InputError(f"{_name(param)} must be key=value, got {item!r}.")
-            pairs[key.strip().replace("-", "_")] = text.strip()
+            key = key.strip().replace("-", "_")
+            if key in pairs:
+                raise InputError(f"{_name(param)} gives {key} twice; give it once.")
+            pairs[key] = text.strip()
         return pairs
 
 
@@ -102,7 +105,9 @@ _MEASURING_OPTIONS: Sequence[Callable[[Any], Any]] = (
     click.option("--length", "lengths", type=_List(), help="Token budgets  [default: 0,N/2,N]"),
     click.option("--steps", type=_List(), help="Iteration budgets  [default: 1,4,16]"),
     click.option("--divergence", "divergences", metavar="NAME,...", help="Which to measure."),
-    click.option("--tolerance", type=_Pairs(), help="For example kl=0.01,mmd=0.004."),
+    click.option(
+        "--tolerance", type=_Pairs(), multiple=True, help="For example kl=0.01,mmd=0.004."
+    ),
     click.option("--samples", type=int, default=2000, show_default=True, help="Draws per cell."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of all draws."),
     click.option("--level", type=float, default=0.95, show_default=True, help="Confidence."),
@@ -150,10 +155,11 @@ def families(name: str | None) -> None:
 def check(family: str, options: Sequence[dict[str, str]], as_json: bool, **given: Any) -> None:
     """Check whether one family can produce a target, and at which budget."""
     probe_class(family)  # an unknown name fails before the data is read
-    merged = {key: value for pairs in options for key, value in pairs.items()}
     target = _target(given)
     with live_progress() as progress:
-        result = api.check(family, target, options=merged, **_measuring(given, progress))
+        result = api.check(
+            family, target, options=_merged("--option", options), **_measuring(given, progress)
+        )
     _deliver(result, result.survey(), given["out"], as_json)
     raise SystemExit(result.exit_code)
 
@@ -216,8 +222,8 @@ def _measuring(given: dict[str, Any], progress: Callable[[api.Progress], None]) 
     return api.Measuring(
         lengths=given["lengths"],
         steps=given["steps"],
-        divergences=divergences.split(",") if divergences else tuple(DIVERGENCES),
-        tolerance=_numbers(given["tolerance"] or {}),
+        divergences=tuple(DIVERGENCES) if divergences is None else divergences.split(","),
+        tolerance=_numbers(_merged("--tolerance", given["tolerance"])),
         samples=given["samples"],
         seed=given["seed"],
         level=given["level"],
@@ -226,6 +232,17 @@ def _measuring(given: dict[str, Any], progress: Callable[[api.Progress], None]) 
         out=given["out"],
         progress=progress,
     )
+
+
+def _merged(option: str, given: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The pairs of an option that may be repeated; a key may not."""
+    merged: dict[str, str] = {}
+    for pairs in given:
+        for key, value in pairs.items():
+            if key in merged:
+                raise InputError(f"{option} gives {key} twice; give it once.")
+            merged[key] = value
+    return merged
 
 
 def _numbers(pairs: dict[str, str]) -> dict[str, float]:

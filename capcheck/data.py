@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from capcheck.errors import InputError, near
-from capcheck.targets.empirical import from_samples
+from capcheck.targets.empirical import LARGE, from_samples
 from capcheck.targets.product_mixture import ProductMixture
 from capcheck.targets.target import Picture
 
@@ -84,8 +84,20 @@ def load_target(
 def _digits(layout: Layout) -> tuple[np.ndarray, Layout]:
     array = load_digits().data
     if layout.pca is None and layout.grid is None:
-        tokens, dim = layout.tokens or 8 // (layout.token_dim or 1), layout.token_dim or 1
-        layout = Layout(tokens=tokens, token_dim=dim, pca=max(tokens * dim, 1))
+        dim = layout.token_dim or 1
+        tokens = layout.tokens or max(8 // dim, 1)
+        rank = int(np.linalg.matrix_rank(array - array.mean(0)))
+        if tokens * dim > rank:
+            raise InputError(
+                f"tokens x token-dim must be at most {rank}, the principal components of digits, "
+                f"got {tokens} x {dim}; give --grid 8x8 for pixels as tokens."
+            )
+        layout = Layout(tokens=tokens, token_dim=dim, pca=tokens * dim)
+    elif layout.pca is None and layout.grid != (8, 8):
+        raise InputError(
+            "grid of digits must be 8x8, its pixels, unless pca makes other tokens, "
+            f"got {'x'.join(map(str, layout.grid or ()))}."
+        )
     return array, layout
 
 
@@ -127,6 +139,8 @@ def _real_rows(array: np.ndarray, data: str) -> np.ndarray:
             f"(rows, height, width, channels), none of them 0, got {array.shape}."
         )
     rows = array.astype(np.float64)
+    if np.abs(rows[np.isfinite(rows)]).max(initial=0) >= LARGE:
+        raise InputError(f"data {data!r} must be below {LARGE:g} in size; rescale it.")
     bad = int((~np.isfinite(rows.reshape(len(rows), -1))).any(axis=1).sum())
     if bad:
         raise InputError(

@@ -71,13 +71,22 @@ def worse_with_more(
 ) -> str | None:
     """A sentence if the largest budget along an axis is worse than the best one before it."""
     line = along(cells, axis)
-    for name in line[-1].estimates:
-        best = min(line, key=lambda cell: _value(cell.estimates[name]))
-        pairs = list(_drops([best, line[-1]], name, tolerances[name]))
-        if pairs and any(drop.interval(level)[1] < 0 for drop in pairs):
+    last, earlier = line[-1], line[:-1]
+    drops = {
+        (name, cell.budget): list(
+            _differences(cell.estimates[name], last.estimates[name], name, tolerance)
+        )
+        for name, tolerance in tolerances.items()
+        for cell in earlier
+        if {cell.estimates[name].kind, last.estimates[name].kind} <= {"estimate", "exact"}
+        and last.estimates[name].kind != "exact"  # nothing is better than an exact 0
+    }
+    looks = sum(map(len, drops.values()))
+    for (name, budget), found in drops.items():
+        if any(drop.interval(1 - (1 - level) / looks)[1] < 0 for drop in found):
             return (
-                f"more {axis} makes {name} worse: the best is at "
-                f"{axis} {getattr(best.budget, axis)}."
+                f"more {axis} can make {name} worse: "
+                f"{axis} {getattr(budget, axis)} is better than {getattr(last.budget, axis)}."
             )
     return None
 
@@ -93,7 +102,9 @@ def _axis_use(line: Sequence[Cell], tolerances: Mapping[str, float], level: floa
     each = 1 - (1 - level) / len(drops)
     if any(drop.interval(each)[0] > 0 and drop.value >= DROP * drop.start for drop in drops):
         return "used"
-    if all(max(map(abs, drop.interval(each))) <= drop.bound for drop in drops):
+    if all(-drop.bound <= drop.interval(each)[0] for drop in drops) and all(
+        drop.interval(each)[1] <= drop.bound for drop in drops
+    ):
         return "flat"
     return "undecided"
 
@@ -107,10 +118,12 @@ def _drops(line: Sequence[Cell], name: str, tolerance: float) -> Iterator[_Drop]
 def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) -> Iterator[_Drop]:
     if first.value is None or later.value is None:
         return
+    if first != later and (first.kind == "upper bound" or later.kind == "lower bound"):
+        return  # the fall of a bound is no fall
     bound = limit(name, first, tolerance)
     count = max(len(first.terms), len(later.terms), 1)
     for a, b in zip(_terms(first, count), _terms(later, count), strict=True):
-        if math.isinf(a.value) or math.isinf(b.value):
+        if not (math.isfinite(a.value) and math.isfinite(b.value)):
             value = 0.0 if a.value == b.value else a.value - b.value
             error = 0.0
         else:

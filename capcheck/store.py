@@ -7,6 +7,7 @@ a half-written last line is ignored. Nothing read from a run is executed.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capcheck.errors import InputError
-from capcheck.findings import find, unsupported
+from capcheck.findings import failed, find, unsupported
 from capcheck.registry import build_probe
 from capcheck.results import (
     SCHEMA_VERSION,
@@ -124,6 +125,11 @@ class Store:
     def append(self, key: str, measurement: Measurement) -> None:
         """Add a cell; when this returns, it survives a crash."""
         if key in self._cells:
+            if self._cells[key] != measurement:
+                raise InputError(
+                    f"out {str(self.folder)!r} holds other numbers for {measurement.budget}; "
+                    "give another folder."
+                )
             return
         line = json.dumps({"key": key, "cell": measurement.model_dump(mode="json")})
         with (self.folder / CELLS).open("ab+") as file:
@@ -137,16 +143,22 @@ class Store:
     def result(self) -> SurveyResult:
         """The run's result, judged anew from its cells.
 
+        A family that lacks cells (it failed, or was interrupted) is listed as not measured.
+
         Raises:
-            InputError: Cells are missing.
+            InputError: No family is complete.
         """
         manifest = self.manifest
+        families = tuple(self._family(plan) for plan in manifest.families)
+        if not any(found.cells for found in families):
+            reasons = "; ".join(found.reason for found in families)
+            raise InputError(f"run {str(self.folder)!r} has no complete family: {reasons}")
         return SurveyResult(
             capcheck_version=manifest.capcheck_version,
             environment=manifest.environment,
             target=manifest.target,
             settings=manifest.settings,
-            families=tuple(self._family(plan) for plan in manifest.families),
+            families=families,
         )
 
     def _family(self, plan: FamilyPlan) -> FamilyResult:
@@ -161,10 +173,8 @@ class Store:
         ]
         missing = sum(key not in self._cells for key in keys)
         if missing:
-            raise InputError(
-                f"run {str(self.folder)!r} lacks {missing} of the {len(keys)} cells of "
-                f"{plan.family}; run its command again to finish it."
-            )
+            lack = f"{plan.family} lacks {missing} of its {len(keys)} cells; run the command again."
+            return failed(probe, plan, lack)
         cells = [self._cells[key] for key in keys]
         return find(probe, plan, cells, manifest.settings)
 
@@ -222,21 +232,31 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_atomically(path: Path, text: str) -> Path:
-    """Write a file so that a reader sees all of it or none; returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that a reader sees all of it or none; returns the path.
+
+    Raises:
+        InputError: The file cannot be written there.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{str(path)!r} cannot be written: {error.strerror}.") from None
     return path
 
 
 def _read_cells(path: Path) -> dict[str, Measurement]:
     """Every whole line; torn and foreign ones are as good as missing, and are measured again."""
     cells: dict[str, Measurement] = {}
-    if not path.exists():
+    if not path.is_file():
         return cells
     for line in path.read_bytes().splitlines():
         try:

@@ -143,8 +143,15 @@ class Sweep:
         return recorder.traces()
 
     def _affords(self, budget: Budget, state: State, iteration: int) -> bool:
-        if "length" in self._probe.anytime and int(state.placed.sum(1).max()) > budget.length:
-            return False
+        if "length" in self._probe.anytime:
+            placed = state.placed.sum(1)
+            if bool((placed != placed[0]).any()):
+                raise CapcheckError(
+                    f"{self._probe.family}: rows that place different numbers of tokens at once "
+                    "cannot share snapshots along the length; drop it from `anytime`."
+                )
+            if int(placed[0]) > budget.length:
+                return False
         return "steps" not in self._probe.anytime or iteration <= budget.steps
 
     def _divergences(self, budget: Budget, samples: Tensor) -> dict[str, Estimate]:

@@ -8,8 +8,9 @@ gives.
 
 Several looks at once: a refusal holds if any divergence refuses, so each refuses at level
 1 - alpha / (divergences); some budget of a grid passes if any does, so each passes at level
-1 - alpha / (budgets). Every budget must refuse for the family to be refused, which needs no further
-correction. The outcomes of all cells, and the smallest budget, then hold at the stated level.
+1 - alpha / (budgets). Every budget must refuse for the family to be refused, which needs no
+further correction. The family's outcome, and that its smallest budget suffices, then hold at the
+stated level; that a cheaper budget does not suffice holds for each by itself.
 """
 
 from __future__ import annotations
@@ -54,8 +55,10 @@ def judge(
             refusing.append(
                 f"{name} is at least {_times(estimate.interval(refuse_level)[0], bound)}"
             )
-        is_resolved = (estimate.null_error or 0.0) <= RESOLVED * bound
-        within = estimate.kind != "lower bound" and estimate.interval(pass_level)[1] <= bound
+        # A lower bound cannot tell that the divergence is small, however precise it is.
+        resolves = estimate.kind != "lower bound"
+        is_resolved = resolves and (estimate.null_error or 0.0) <= RESOLVED * bound
+        within = estimate.interval(pass_level)[1] <= bound
         if is_resolved:
             resolved.append(name)
         if is_resolved and within:
@@ -115,6 +118,8 @@ def _open_question(
     value, (low, high) = estimate.value, estimate.interval(level)
     if value is None or math.isnan(value):
         return f"{name} is not a number"
+    if estimate.kind == "lower bound":
+        return f"{name} is a lower bound here, and can only refuse"
     if not is_resolved:
         growth = ((estimate.null_error or 0.0) / (RESOLVED * bound)) ** 2
         return f"{name} is unresolved{_with_more(name, estimate.samples * growth)}"
@@ -136,5 +141,7 @@ def _with_more(name: str, rows: float) -> str:
 
 
 def _rounded(count: float) -> str:
+    if not math.isfinite(count):
+        return "infinitely many"
     digits = max(0, math.floor(math.log10(max(count, 1))) - 1)
     return f"{math.ceil(count / 10**digits) * 10**digits:,}"

@@ -115,6 +115,6 @@ def tolerances(names: Iterable[str], given: Mapping[str, float] | None) -> dict[
             raise InputError(
                 f"tolerance names {name!r}, which is not measured; {near(name, names)}"
             )
-        if not 0 < value < float("inf"):
-            raise InputError(f"tolerance of {name} must be positive and finite, got {value}.")
+        if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise InputError(f"tolerance of {name} must be positive and finite, got {value!r}.")
     return {name: float(given.get(name, DIVERGENCES[name].tolerance)) for name in names}

@@ -6,11 +6,13 @@ the model enters. A density bounded from below gives an upper bound.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from capcheck.divergences.estimate import Term
 
 EQUAL = 1e-9  # log-ratios below this in absolute value belong to equal laws, up to rounding
+ROUNDINGS = 64  # roundings of a log-density that are allowed where that is more (float32)
 
 
 def kl_term(log_ratio: Tensor) -> Term:
@@ -24,6 +26,12 @@ def kl_term(log_ratio: Tensor) -> Term:
     return Term.from_influence("KL", float(ratio.mean()), [ratio])
 
 
-def is_same_law(log_ratio: Tensor) -> bool:
-    """Whether every log-ratio is 0 up to rounding, so that the laws are equal."""
-    return bool((log_ratio.abs() <= EQUAL).all())
+def is_same_law(log_p: Tensor, log_q: Tensor) -> bool:
+    """Whether every log-ratio is 0 up to rounding, so that the laws are equal.
+
+    Args:
+        log_p: (n,) log-density of one law at some points, nats.
+        log_q: (n,) log-density of the other there.
+    """
+    rounding = ROUNDINGS * torch.finfo(log_p.dtype).eps * float(log_p.abs().max())
+    return bool(((log_p - log_q).abs() <= max(EQUAL, rounding)).all())

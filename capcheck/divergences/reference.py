@@ -20,10 +20,12 @@ from capcheck.divergences.mmd import (
     mmd_squared_to_known,
 )
 from capcheck.divergences.wasserstein import (
+    FAITHFUL,
     LARGEST,
     corrected_wasserstein_squared,
     transport,
 )
+from capcheck.errors import CapcheckError
 from capcheck.probe import LogDensity, Unavailable
 from capcheck.randomness import CounterRandomness
 from capcheck.targets.target import Target
@@ -64,10 +66,10 @@ class Reference:
         self._measures: dict[str, Measure] = {}
         self._methods: dict[str, str] = {}
         self._rows: dict[str, int] = {}
+        self._kinds: dict[str, Kind] = {"mmd": "estimate"}
         if "wasserstein" in self._names:
             self._prepare_wasserstein()
-        if "mmd" in self._names:
-            self._prepare_mmd()
+        self._prepare_mmd()
         fresh = target.sample(samples, rng.stream("null"))
         self._null = {name: self._measures[name](fresh) for name in self._measures}
 
@@ -83,14 +85,26 @@ class Reference:
         same = (
             isinstance(log_density, LogDensity)
             and not log_density.bound
-            and is_same_law(self.log_prob - log_density.values)
+            and is_same_law(self.log_prob, log_density.values)
         )
         if same:
+            self._require_agreement(samples)
             return {name: self._exactly_zero(name) for name in self._names}
         return {
             name: self._kl(log_density) if name == "kl" else self._sampled(name, samples)
             for name in self._names
         }
+
+    def _require_agreement(self, samples: Tensor) -> None:
+        """A density equal to the target's is believed only if the samples do not contradict it."""
+        tolerance = DIVERGENCES["mmd"].tolerance
+        finite = bool(samples.isfinite().all())
+        terms = self._measures["mmd"](samples) if finite else []
+        if not finite or any(term.interval(0.9999)[0] > tolerance for term in terms):
+            raise CapcheckError(
+                "run() and log_density() of the probe disagree: the density is the target's, "
+                "and the samples are not."
+            )
 
     def _exactly_zero(self, name: str) -> Estimate:
         return Estimate.exactly_zero(
@@ -122,7 +136,7 @@ class Reference:
         return self._estimate(
             name,
             self._measures[name](samples),
-            kind="estimate",
+            kind=self._kinds[name],
             method=self._methods[name],
             samples=self._rows[name],
             null=null.value,
@@ -155,8 +169,11 @@ class Reference:
 
         self._measures["wasserstein"] = measure
         self._rows["wasserstein"] = m
+        faithful = p.shape[1] <= FAITHFUL
+        self._kinds["wasserstein"] = "estimate" if faithful else "lower bound"
         self._methods["wasserstein"] = (
             "exact transport between samples, self-distance corrected; interval conservative"
+            + ("" if faithful else f"; in {p.shape[1]} dimensions it falls short of W2^2")
         )
 
     def _prepare_mmd(self) -> None:

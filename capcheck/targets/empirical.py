@@ -21,6 +21,7 @@ from capcheck.targets.product_mixture import ProductMixture
 from capcheck.targets.target import HeldOut, Provenance
 
 QUERIES = 2000  # rows whose left-out likelihood chooses the bandwidth
+LARGE = 1e100  # magnitudes whose squares might overflow are refused
 HELD_OUT = 0.2  # share of the rows that the generalisation score is measured on
 
 
@@ -53,8 +54,15 @@ def from_samples(
     w = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
     if w.shape != (len(rows),):
         raise InputError(f"weights must have one entry per row, ({len(rows)},), got {w.shape}.")
-    if bandwidth != "auto" and not (bandwidth > 0 and math.isfinite(bandwidth)):
-        raise InputError(f"bandwidth must be positive and finite, or 'auto', got {bandwidth}.")
+    if not (np.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
+        raise InputError(
+            "weights must be finite, non-negative and not all 0; drop or fix the rows."
+        )
+    number = isinstance(bandwidth, (int, float)) and 0 < bandwidth < LARGE
+    if bandwidth != "auto" and not number:
+        raise InputError(
+            f"bandwidth must be positive and below {LARGE:g}, or 'auto', got {bandwidth!r}."
+        )
     h = leave_one_out_bandwidth(rows, w) if bandwidth == "auto" else float(bandwidth)
     return _smoothed(rows, w, h, grid, _held_out(rows, w, bandwidth))
 
@@ -185,7 +193,10 @@ def _deviation(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _rows(x: Tensor | np.ndarray) -> np.ndarray:
-    rows = np.asarray(x, dtype=np.float64)
+    x = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
+        raise InputError(f"samples must be real numbers, got {x.dtype}; convert them to float64.")
+    rows = x.astype(np.float64)
     if rows.ndim == 2:
         rows = rows[..., None]
     if rows.ndim != 3 or rows.size == 0:
@@ -198,5 +209,9 @@ def _rows(x: Tensor | np.ndarray) -> np.ndarray:
         raise InputError(
             f"samples must be finite, got NaN or infinity in {bad} of {len(rows)} rows; "
             "drop or repair them."
+        )
+    if not np.abs(rows).max() < LARGE:
+        raise InputError(
+            f"samples must be below {LARGE:g} in size, got {np.abs(rows).max():g}; rescale them."
         )
     return rows

@@ -41,6 +41,9 @@ BUILT_IN: dict[str, tuple[Callable[..., ProductMixture], dict[str, type[int] | t
 }
 
 
+LARGEST: dict[type[int] | type[float], float] = {int: 65_536, float: 1e100}
+
+
 def from_spec(spec: str) -> ProductMixture:
     """Build the target that a spec string names.
 
@@ -63,6 +66,8 @@ def from_spec(spec: str) -> ProductMixture:
         key, _, value = item.partition("=")
         if key not in types:
             raise InputError(f"target {name!r} has no parameter {key!r}; {near(key, types)}")
+        if key in arguments:
+            raise InputError(f"target {name!r} is given {key} twice; give it once.")
         arguments[key] = _positive(f"{name}.{key}", value, types[key])
     return build(**arguments)
 
@@ -73,6 +78,6 @@ def _positive(field: str, text: str, kind: type[int] | type[float]) -> float:
         value = kind(text)
     except ValueError:
         raise InputError(f"{rule}, got {text!r}.") from None
-    if not 0 < value < float("inf"):
-        raise InputError(f"{rule}, got {text!r}.")
+    if not 0 < value <= LARGEST[kind]:
+        raise InputError(f"{rule} of at most {LARGEST[kind]:g}, got {text!r}.")
     return value

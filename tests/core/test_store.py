@@ -77,7 +77,7 @@ def test_a_torn_line_is_measured_again(three: ProductMixture, tmp_path: Path) ->
     whole = survey(three, ["gpt"], samples=200, out=tmp_path).to_dict()
     text = (tmp_path / "cells.jsonl").read_text()
     (tmp_path / "cells.jsonl").write_text(text[:-500])
-    with pytest.raises(InputError, match="lacks 1 of the 9 cells of gpt"):
+    with pytest.raises(InputError, match="gpt lacks 1 of its 9 cells"):
         Store.open(tmp_path).result()
     assert survey(three, ["gpt"], samples=200, out=tmp_path).to_dict() == whole
     (tmp_path / "cells.jsonl").write_text("[1]\n{}\nnull\n\x00\n" + text)

@@ -133,8 +133,12 @@ def test_an_infinite_log_ratio_is_an_infinite_divergence() -> None:
 
 
 def test_equal_laws_are_those_whose_log_ratios_all_vanish() -> None:
-    assert is_same_law(torch.full((9,), 5e-10))
-    assert not is_same_law(torch.tensor([0.0, 2e-9]))
+    zeros = torch.zeros(2, dtype=torch.float64)
+    assert is_same_law(zeros, torch.tensor([0.0, 5e-10], dtype=torch.float64))
+    assert not is_same_law(zeros, torch.tensor([0.0, 2e-9], dtype=torch.float64))
+    single = torch.full((2,), -10.0)  # float32 resolves 1e-6 here
+    assert is_same_law(single, single + 2e-6)
+    assert not is_same_law(single, single + 1e-3)
 
 
 def test_identical_rows_do_not_make_an_interval_of_width_zero() -> None:
