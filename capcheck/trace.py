@@ -68,7 +68,8 @@ class Recorder:
                     "nothing placed and nothing written."
                 )
         else:
-            moved = state.tokens != self._tokens
+            both_nan = state.tokens.isnan() & self._tokens.isnan()
+            moved = (state.tokens != self._tokens) & ~both_nan
             moved = moved.flatten(2).any(2) if moved.dim() > 2 else moved
             if bool((moved & ~state.written).any()):
                 raise CapcheckError(

@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import capcheck
-from capcheck import Budget, InputError, Outcome, check, survey
+from capcheck import Budget, CapcheckError, InputError, Outcome, check, survey
+from capcheck.laws import MixtureOfGaussians, TokenLaw
+from capcheck.probe import State
 from capcheck.registry import build_probe
+from capcheck.signatures import TokenPredictorSignature
 from capcheck.sweep import Sweep
 from capcheck.targets import ProductMixture, from_spec
 
@@ -136,6 +140,11 @@ def test_a_result_survives_saving(three: ProductMixture, tmp_path: Path) -> None
         ("gpt", {"divergences": []}, "at least one of"),
         ("gpt", {"tolerance": {"kl": 0}}, "positive and finite, got 0"),
         ("gpt", {"tolerance": {"lk": 1}}, "did you mean 'kl'"),
+        ("gpt", {"tolerance": {"kl": "0.1"}}, "positive and finite, got '0.1'"),
+        ("gpt", {"steps": 4}, "must be a list of whole numbers, got 4"),
+        ("gpt", {"level": "x"}, "got 'x'"),
+        ("gpt", {"device": None}, "device must be"),
+        ("gpt", {"sampels": 300}, "did you mean 'samples'"),
         ("gpt", {"options": {"windo": 2}}, "did you mean 'window'"),
         ("gpt", {"options": {"window": -2}}, "gpt.window"),
         ("maskgit", {"options": {"order": "left"}}, "maskgit.order"),
@@ -149,6 +158,72 @@ def test_impossible_requests_are_refused_in_one_sentence(
     with pytest.raises(InputError, match=message) as caught:
         check(family, three, **({"samples": 200} | changes))
     assert "\n" not in str(caught.value)
+
+
+def test_numpy_numbers_are_numbers(three: ProductMixture) -> None:
+    found = check("gpt", three, lengths=np.arange(3), seed=np.int64(3), samples=200)  # type: ignore[arg-type]
+    assert found.settings.grid.lengths == (0, 1, 2)
+
+
+def test_a_network_that_breaks_is_inconclusive(three: ProductMixture) -> None:
+    oracle = TokenPredictorSignature().oracle(three)
+
+    def breaks(tokens: torch.Tensor, known: torch.Tensor) -> TokenLaw:
+        broken = torch.full((1, 3, 1, 1), torch.nan, dtype=torch.float64)
+        law = MixtureOfGaussians(
+            broken[:, :1, :, 0], broken.expand(len(tokens), -1, -1, -1), broken
+        )
+        return law if bool(known.any()) else oracle(tokens, known)
+
+    found = check("gpt", three, network=breaks, lengths=[2, 3], steps=[1], samples=200)
+    assert found.outcome is Outcome.INCONCLUSIVE
+    assert "samples are not finite" in found.cells[0].estimates["mmd"].method
+
+
+def test_samples_that_contradict_the_density_are_caught(
+    three: ProductMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def zeros(self: Any, network: Any, spec: Any, budget: Any, n: int, rng: Any) -> Any:
+        state = State.blank(spec, n)
+        yield state
+        yield state.write(state.tokens)
+
+    monkeypatch.setattr("capcheck.probes.length.gpt.GPT.run", zeros)
+    with pytest.raises(CapcheckError, match="disagree"):
+        check("gpt", three, lengths=[3], steps=[1], samples=400)
+
+
+def test_results_of_two_networks_do_not_share_a_folder(
+    three: ProductMixture, tmp_path: Path
+) -> None:
+    def result(target: ProductMixture) -> capcheck.CheckResult:
+        oracle = TokenPredictorSignature().oracle(target)
+        return check("gpt", three, network=oracle, lengths=[3], steps=[1], samples=200)
+
+    result(three).save(tmp_path)
+    with pytest.raises(InputError, match="holds other numbers"):
+        result(from_spec("gaussian:tokens=3")).save(tmp_path)
+
+
+def test_transport_in_many_dimensions_can_only_refuse() -> None:
+    # A mean off by one standard deviation in each of 512 tokens: W2 is the whole spread.
+    target = from_spec("gaussian:tokens=512")
+
+    def shifted(mean: float) -> capcheck.CheckResult:
+        return check(
+            "diffusion",
+            target,
+            network=lambda x_t, t: x_t + mean,
+            lengths=[512],
+            steps=[1],
+            divergences=["wasserstein"],
+            samples=600,
+        )
+
+    assert shifted(1.0).outcome is Outcome.NOT_REPRESENTABLE
+    perfect = shifted(0.0)
+    assert perfect.outcome is Outcome.INCONCLUSIVE
+    assert perfect.cells[0].estimates["wasserstein"].kind == "lower bound"
 
 
 def test_inputs_are_never_written_into(rows: Any) -> None:

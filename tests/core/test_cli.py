@@ -79,6 +79,9 @@ def test_a_saved_run_can_be_reported_again(run, tmp_path: Path) -> None:  # type
     assert run("survey", *SMALL, "--out", str(folder)).code == 0
     assert {p.name for p in folder.iterdir()} == {"manifest.json", "cells.jsonl", "report.html"}
     first = (folder / "report.html").read_text()
+    misplaced = run("report", str(folder), "--out", str(tmp_path))
+    assert misplaced.code == 2
+    assert "it is a folder" in misplaced.err
     (folder / "report.html").unlink()
     assert run("report", str(folder)).code in (0, None)
     assert (folder / "report.html").read_text() == first
@@ -93,6 +96,12 @@ def test_a_saved_run_can_be_reported_again(run, tmp_path: Path) -> None:  # type
         (["check", "--family", "gpt", *SMALL, "--length", "a"], "whole numbers"),
         (["check", "--family", "gpt", *SMALL, "--tolerance", "kl"], "key=value"),
         (["check", "--family", "gpt", *SMALL, "--tolerance", "kl=x"], "must give numbers"),
+        (
+            ["check", "--family", "gpt", *SMALL, "--tolerance", "kl=1,kl=2"],
+            "twice",
+        ),
+        (["check", "--family", "gpt", *SMALL, *2 * ["--option", "window=1"]], "twice"),
+        (["check", "--family", "gpt", *SMALL, "--divergence", ""], "divergence ''"),
         (["check", "--family", "gpt", *SMALL, "--option", "windw=2"], "did you mean 'window'"),
         (["check", "--family", "gpt", *SMALL, "--data", "digits"], "got both"),
         (["check", "--family", "gpt"], "got neither"),

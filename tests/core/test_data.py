@@ -81,12 +81,27 @@ def test_layouts_that_do_not_fit_are_refused(file: str, layout: Layout, message:
         load_target(file, layout)
 
 
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (Layout(tokens=100), "at most 61, the principal components of digits, got 100 x 1"),
+        (Layout(token_dim=99), "got 1 x 99"),
+        (Layout(grid=(4, 4)), "grid of digits must be 8x8.*got 4x4"),
+    ],
+)
+def test_layouts_that_do_not_fit_digits_are_refused(layout: Layout, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_target("digits", layout)
+
+
 def content(kind: str) -> np.ndarray | bytes:
     rows = np.ones((5, 3))
     if kind == "nan":
         rows[1, 1] = np.nan
     elif kind == "infinity":
         rows[2, 0] = -np.inf
+    elif kind == "huge":
+        rows[2, 0] = 1e200
     elif kind == "integers":
         return rows.astype(int)
     elif kind == "no rows":
@@ -111,6 +126,7 @@ def content(kind: str) -> np.ndarray | bytes:
     [
         ("nan", "NaN or infinity in 1 of 5 rows"),
         ("infinity", "NaN or infinity in 1 of 5 rows"),
+        ("huge", "below 1e\\+100 in size"),
         ("integers", "integers would be token ids"),
         ("no rows", "none of them 0"),
         ("objects", "cannot be read"),

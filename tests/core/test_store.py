@@ -84,6 +84,20 @@ def test_a_torn_line_is_measured_again(three: ProductMixture, tmp_path: Path) ->
     assert Store.open(tmp_path).result().to_dict() == whole
 
 
+def test_a_family_that_failed_does_not_hide_the_others(
+    three: ProductMixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("capcheck.probes.length.maskgit.MaskGIT.run", broken)
+    survey(three, ["gpt", "maskgit"], samples=200, out=tmp_path)
+    gpt, maskgit = Store.open(tmp_path).result().families
+    assert gpt.cells
+    assert gpt.error is None
+    assert maskgit.error == "maskgit lacks 9 of its 9 cells; run the command again."
+
+
 def test_a_folder_keeps_one_run(three: ProductMixture, tmp_path: Path) -> None:
     survey(three, ["gpt"], samples=200, out=tmp_path)
     with pytest.raises(InputError, match=r"its settings\.seed is 0, and now 1"):

@@ -12,7 +12,7 @@ from capcheck.divergences.estimate import GROUPS, Estimate, Term
 from capcheck.errors import CapacityError
 from capcheck.laws import MixtureOfGaussians, TokenLaw
 from capcheck.results import Cell, Measurement
-from capcheck.scaling import measured_axes
+from capcheck.scaling import measured_axes, worse_with_more
 from capcheck.targets import from_spec
 from capcheck.verdict import family_outcome, judge, smallest
 
@@ -22,7 +22,7 @@ TOLERANCES = {"kl": 0.01, "wasserstein": 0.1, "mmd": 0.004}  # limits below: 0.0
 def estimate(value: float | None, error: float = 0.0, **facts: Any) -> Estimate:
     if value is None:
         return Estimate.unavailable("no", level=0.95, unit="")
-    groups = tuple(value + error * (-1) ** g for g in range(GROUPS))
+    groups = tuple(value + error * math.sqrt(GROUPS) * (-1) ** g for g in range(GROUPS))
     term = Term(label="", value=value, standard_error=error, degrees=10**6, groups=groups)
     given: dict[str, Any] = {"kind": "estimate", "null": 0.0, "null_error": 0.0, **facts}
     return Estimate.of([term], level=0.95, method="", unit="", samples=100, **given)
@@ -126,6 +126,31 @@ def test_axes(first: Estimate, last: Estimate, use: str) -> None:
     found = measured_axes(cells({(0, 1): first, (1, 1): last}), {"kl": 0.01}, level=0.95)
     assert found.length == use
     assert found.steps == "undecided"  # one budget shows nothing
+
+
+def test_more_is_called_worse_only_where_that_is_known() -> None:
+    def note(first: Estimate, last: Estimate) -> str | None:
+        line = cells({(0, 1): first, (1, 1): last})
+        return worse_with_more(line, {"kl": 0.01}, "length", level=0.95)
+
+    worse = "more length can make kl worse: length 0 is better than 1."
+    assert note(estimate(0.1, 0.001), estimate(0.2, 0.001)) == worse
+    assert note(estimate(0.1, 0.001), estimate(0.1005, 0.002)) is None
+    assert note(estimate(-0.1, 0.001), exact_zero()) is None
+    bound = estimate(0.2, 0.001, kind="upper bound")
+    assert note(estimate(0.1, 0.001, kind="upper bound"), bound) is None
+
+
+def test_the_fall_of_an_upper_bound_is_no_fall() -> None:
+    bound = estimate(0.5, 0.001, kind="upper bound")
+    line = cells({(0, 1): bound, (1, 1): estimate(0.1, 0.001)})
+    assert measured_axes(line, {"kl": 0.01}, level=0.95).length == "undecided"
+    same = cells({(0, 1): bound, (1, 1): bound})
+    assert measured_axes(same, {"kl": 0.01}, level=0.95).length == "flat"
+
+
+def exact_zero() -> Estimate:
+    return Estimate.exactly_zero(level=0.95, method="", unit="", scale=1.0)
 
 
 def squeezed(tokens: int, variance: float) -> Any:

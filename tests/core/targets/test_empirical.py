@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,12 @@ def test_constant_columns_and_single_rows_stay_finite(rows: np.ndarray) -> None:
     assert bool(single.log_prob(torch.tensor(rows)[..., None]).isfinite().all())
 
 
+@pytest.mark.parametrize("weights", [np.zeros(60), -np.ones(60), np.full(60, np.nan)])
+def test_bad_weights_are_refused(rows: np.ndarray, weights: np.ndarray) -> None:
+    with pytest.raises(InputError, match="non-negative and not all 0"):
+        from_samples(rows, weights=weights)
+
+
 @pytest.mark.parametrize(
     ("x", "bandwidth", "message"),
     [
@@ -87,8 +95,12 @@ def test_constant_columns_and_single_rows_stay_finite(rows: np.ndarray) -> None:
         (np.zeros((4, 3)), "auto", "at least 2 distinct rows, got 1"),
         (np.ones((4, 3)), 0.0, "bandwidth must be positive"),
         (np.ones((4, 3)), float("nan"), "bandwidth must be positive"),
+        (np.ones((4, 3)), "wide", "bandwidth must be positive.*got 'wide'"),
+        (np.ones((4, 3)) * 1j, "auto", "must be real numbers, got complex128"),
+        (np.array([["a"], ["b"]]), "auto", "must be real numbers"),
+        (np.array([[1e120], [2.0]]), "auto", "rescale them"),
     ],
 )
-def test_bad_samples_are_refused(x: np.ndarray, bandwidth: float, message: str) -> None:
+def test_bad_samples_are_refused(x: np.ndarray, bandwidth: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_samples(x, bandwidth=bandwidth)

@@ -21,9 +21,11 @@ def test_built_in_targets_are_the_laws_they_name() -> None:
     [
         ("gausian", "did you mean 'gaussian'"),
         ("gaussian:token=3", "did you mean 'tokens'"),
-        ("gaussian:tokens=0", "positive whole number, got '0'"),
+        ("gaussian:tokens=0", "positive whole number of at most 65536, got '0'"),
         ("gaussian:tokens=x", "positive whole number, got 'x'"),
-        ("gaussian:std=inf", "positive number, got 'inf'"),
+        ("gaussian:tokens=99999999", "at most 65536"),
+        ("gaussian:tokens=2,tokens=3", "gives tokens twice|given tokens twice"),
+        ("gaussian:std=inf", r"positive number of at most 1e\+100, got 'inf'"),
     ],
 )
 def test_bad_specs_are_refused(spec: str, message: str) -> None:
