@@ -6,10 +6,11 @@ print(result.outcome, result.smallest_budget)
 """
 
 from capcheck import targets
-from capcheck.api import Progress, check, require, survey
+from capcheck.api import check, require, survey
 from capcheck.budget import Budget
-from capcheck.errors import CapacityError, CapcheckError, InputError
-from capcheck.results import CheckResult, Outcome, SurveyResult
+from capcheck.engine import Progress
+from capcheck.errors import CapcheckError, InputError
+from capcheck.results import CapacityError, CheckResult, Outcome, SurveyResult
 from capcheck.version import __version__
 
 __all__ = [

@@ -5,83 +5,21 @@ All three take the same keywords; a survey is a check of each family on the same
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, SupportsIndex, TypedDict, Unpack
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Unpack
 
-import torch
-
-from capcheck.budget import Budget, Grid
-from capcheck.divergences import chosen, tolerances
-from capcheck.divergences.reference import Reference
-from capcheck.errors import CapacityError, InputError, near
-from capcheck.findings import failed, find, unsupported
-from capcheck.probe import AnyProbe
-from capcheck.randomness import CounterRandomness
+from capcheck.engine import Engine, Measuring, plan_of
+from capcheck.errors import InputError
+from capcheck.findings import unsupported
 from capcheck.registry import build_probe
 from capcheck.registry import families as registered
 from capcheck.results import (
+    CapacityError,
     CheckResult,
-    FamilyPlan,
-    FamilyResult,
-    Measurement,
     Outcome,
-    Settings,
     SurveyResult,
-    TargetSummary,
 )
-from capcheck.store import Manifest, Store, environment
-from capcheck.sweep import EXAMPLES, Sweep, cell_key, examples
 from capcheck.targets.target import Target
-from capcheck.version import __version__
-
-LEAST_SAMPLES = 200  # below, the groups that pair cells hold too few rows
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        done: Cells measured or found in the store.
-        total: Cells of the run.
-        running: What runs now, in a few words.
-    """
-
-    done: int
-    total: int
-    running: str
-
-
-class Measuring(TypedDict, total=False):
-    """Keywords of `check`, `survey` and `require`.
-
-    Attributes:
-        lengths: Token budgets in 0..N; by default 0, N // 2 and N.
-        steps: Iteration budgets of at least 1; by default 1, 4 and 16.
-        divergences: Which of `kl`, `wasserstein` and `mmd` to measure; all by default.
-        tolerance: Tolerance of each, in the units of `capcheck.divergences`.
-        samples: Draws of target and model in every cell, at least 200; 2,000 by default.
-        seed: Seed of all draws, 0 by default.
-        level: Confidence of intervals and verdicts, 0.95 by default.
-        device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`.
-        batch: Sample rows per batch, 1,024 by default; no draw depends on it.
-        out: Folder to keep the run in; the same call continues a killed run.
-        progress: Called before each run and after each cell.
-    """
-
-    lengths: Iterable[int] | None
-    steps: Iterable[int] | None
-    divergences: Sequence[str]
-    tolerance: Mapping[str, float] | None
-    samples: int
-    seed: int
-    level: float
-    device: str
-    batch: int
-    out: str | Path | None
-    progress: Callable[[Progress], None] | None
 
 
 def check(
@@ -111,13 +49,13 @@ def check(
     """
     probe = build_probe(family, options)
     if target.spec.kind not in probe.kinds:
-        raise InputError(unsupported(probe, _plan(probe, network), target.spec.kind).reason)
+        raise InputError(unsupported(probe, plan_of(probe, network), target.spec.kind).reason)
     if network is not None and measuring.get("out") is not None:
         raise InputError(
             "out cannot resume a network given as an object, got both; "
             "omit out and call save(folder) on the result."
         )
-    engine = _Engine(target, [probe], measuring, network)
+    engine = Engine(target, [probe], measuring, network)
     return engine.run(errors_are_results=False).check_result(family)
 
 
@@ -147,7 +85,7 @@ def survey(
         if name not in names:
             raise InputError(f"options name {name!r}, which is not surveyed; it is not in {names}.")
     probes = [build_probe(name, options.get(name)) for name in dict.fromkeys(names)]
-    return _Engine(target, probes, measuring).run(errors_are_results=True)
+    return Engine(target, probes, measuring).run(errors_are_results=True)
 
 
 def require(
@@ -169,177 +107,3 @@ def require(
         words = result.outcome.value.replace("_", " ")
         raise CapacityError(f"{family} is {words} on this target: {result.reason}.", result)
     return result
-
-
-class _Engine:
-    """One run over some probes: settings checked, target placed, cells measured and kept."""
-
-    def __init__(
-        self,
-        target: Target,
-        probes: Sequence[AnyProbe],
-        measuring: Measuring,
-        network: Callable[..., Any] | None = None,
-    ) -> None:
-        for name in measuring:
-            if name not in Measuring.__annotations__:
-                raise InputError(f"{name!r} is no keyword; {near(name, Measuring.__annotations__)}")
-        device, dtype = _placement(measuring.get("device", "auto"))
-        self._target = target.to(device=device, dtype=dtype)
-        self._settings = _settings(target, measuring, device, dtype)
-        self._summary = _summary(target, self._settings.seed)
-        self._probes = probes
-        self._network = network
-        self._batch = _whole("batch", measuring.get("batch", 1024), 1)
-        self._progress = measuring.get("progress")
-        self._done = 0
-        self._store = self._open(measuring.get("out"))
-        self._reference: Reference | None = None
-
-    def run(self, *, errors_are_results: bool) -> SurveyResult:
-        """Measure every probe; one that fails becomes a result with an error, or raises."""
-        found: list[FamilyResult] = []
-        for probe in self._probes:
-            plan = _plan(probe, self._network)
-            try:
-                found.append(self._family(probe, plan))
-            except InputError:
-                raise
-            except Exception as error:
-                if not errors_are_results:
-                    raise
-                found.append(failed(probe, plan, f"{type(error).__name__}: {error}"))
-        return SurveyResult(
-            capcheck_version=__version__,
-            environment=environment(),
-            target=self._summary,
-            settings=self._settings,
-            families=tuple(found),
-        )
-
-    def _family(self, probe: AnyProbe, plan: FamilyPlan) -> FamilyResult:
-        if self._target.spec.kind not in probe.kinds:
-            return unsupported(probe, plan, self._target.spec.kind)
-        budgets = self._settings.grid.budgets()
-        keys = {
-            budget: cell_key(plan, budget, self._settings, self._summary.fingerprint)
-            for budget in budgets
-        }
-        cells: dict[Budget, Measurement] = {}
-        if self._store is not None:
-            held = {b: self._store[key] for b, key in keys.items() if key in self._store}
-            cells.update(held)
-            if held:
-                self._advance(len(held), f"{probe.family}, from the store")
-        for budget, cell in self._missing(probe, [b for b in budgets if b not in cells]):
-            if self._store is not None:
-                self._store.append(keys[budget], cell)
-            cells[budget] = cell
-        return find(probe, plan, [cells[budget] for budget in budgets], self._settings)
-
-    def _missing(
-        self, probe: AnyProbe, budgets: Sequence[Budget]
-    ) -> Iterable[tuple[Budget, Measurement]]:
-        if not budgets:
-            return
-        if self._reference is None:
-            self._advance(0, "target draws and null floors")
-            self._reference = Reference(
-                self._target,
-                divergences=tuple(self._settings.tolerances),
-                samples=self._settings.samples,
-                seed=self._settings.seed,
-                replicate=self._settings.replicate,
-                level=self._settings.level,
-            )
-        sweep = Sweep(
-            probe,
-            self._target,
-            self._reference,
-            self._settings,
-            batch=self._batch,
-            network=self._network,
-        )
-        for group in sweep.runs(budgets):
-            self._advance(0, f"{probe.family}, {group[-1]}")
-            for cell in sweep.measure(group):
-                yield cell.budget, cell
-                self._advance(1, f"{probe.family}, {cell.budget}")
-
-    def _advance(self, cells: int, running: str) -> None:
-        self._done += cells
-        if self._progress is not None:
-            total = len(self._probes) * len(self._settings.grid.budgets())
-            self._progress(Progress(done=self._done, total=total, running=running))
-
-    def _open(self, out: str | Path | None) -> Store | None:
-        if out is None:
-            return None
-        manifest = Manifest(
-            environment=environment(),
-            target=self._summary,
-            settings=self._settings,
-            families=tuple(_plan(probe, self._network) for probe in self._probes),
-        )
-        return Store.create(Path(out), manifest)
-
-
-def _plan(probe: AnyProbe, network: Callable[..., Any] | None) -> FamilyPlan:
-    return FamilyPlan(
-        family=probe.family,
-        options=dataclasses.asdict(probe),
-        network="oracle" if network is None else "given",
-    )
-
-
-def _summary(target: Target, seed: int) -> TargetSummary:
-    spec = target.spec
-    return TargetSummary(
-        fingerprint=target.fingerprint,
-        tokens=spec.tokens,
-        dim=spec.dim,
-        kind=spec.kind,
-        grid=spec.grid,
-        spread=spec.spread,
-        provenance=target.provenance,
-        examples=examples(target.sample(EXAMPLES, CounterRandomness(seed, name="target"))),
-    )
-
-
-def _settings(
-    target: Target, measuring: Measuring, device: torch.device, dtype: torch.dtype
-) -> Settings:
-    names = chosen(measuring.get("divergences", ("kl", "wasserstein", "mmd")))
-    level = measuring.get("level", 0.95)
-    if not isinstance(level, float) or not 0.5 <= level < 1:
-        raise InputError(f"level must be at least 0.5 and below 1, got {level!r}.")
-    return Settings(
-        grid=Grid.over(target.spec.tokens, measuring.get("lengths"), measuring.get("steps")),
-        samples=_whole("samples", measuring.get("samples", 2000), LEAST_SAMPLES),
-        seed=_whole("seed", measuring.get("seed", 0), 0),
-        level=level,
-        tolerances=tolerances(names, measuring.get("tolerance")),
-        device=device.type,
-        dtype=str(dtype).removeprefix("torch."),
-    )
-
-
-def _whole(field: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < least:
-        raise InputError(f"{field} must be a whole number of at least {least}, got {value!r}.")
-    return int(value)
-
-
-def _placement(device: str) -> tuple[torch.device, torch.dtype]:
-    """Where to run, and in which precision: float64 on the CPU, float32 on an accelerator."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise InputError(f"device must be auto, cpu or cuda[:N], got {device!r}.") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} asks for a GPU, and torch sees none; use cpu.")
-    if place.type not in ("cpu", "cuda"):
-        raise InputError(f"device must be auto, cpu or cuda[:N], got {device!r}.")
-    return place, torch.float64 if place.type == "cpu" else torch.float32

@@ -20,6 +20,7 @@ from rich.console import Console
 from capcheck import api
 from capcheck.data import NAMED, Layout, load_target
 from capcheck.divergences import DIVERGENCES
+from capcheck.engine import Measuring, Progress
 from capcheck.errors import CapcheckError, InputError, near
 from capcheck.registry import build_probe, probe_class
 from capcheck.registry import families as registered
@@ -217,9 +218,9 @@ def _target(given: dict[str, Any]) -> Target:
     return load_target(data, layout, bandwidth=given["bandwidth"])
 
 
-def _measuring(given: dict[str, Any], progress: Callable[[api.Progress], None]) -> api.Measuring:
+def _measuring(given: dict[str, Any], progress: Callable[[Progress], None]) -> Measuring:
     divergences = given["divergences"]
-    return api.Measuring(
+    return Measuring(
         lengths=given["lengths"],
         steps=given["steps"],
         divergences=tuple(DIVERGENCES) if divergences is None else divergences.split(","),

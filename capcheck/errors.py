@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from capcheck.results import CheckResult
 
 
 class CapcheckError(Exception):
@@ -24,19 +20,6 @@ class InputError(CapcheckError, ValueError):
     """The caller asked for something impossible (exit code 2)."""
 
     exit_code = 2
-
-
-class CapacityError(CapcheckError):
-    """A required capacity was not shown (exit code 1, or 3 where the evidence is missing).
-
-    Attributes:
-        result: The check that failed.
-    """
-
-    def __init__(self, message: str, result: CheckResult) -> None:
-        super().__init__(message)
-        self.result = result
-        self.exit_code = result.exit_code
 
 
 def near(name: str, known: Iterable[str]) -> str:

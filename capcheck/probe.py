@@ -24,6 +24,13 @@ from capcheck.signatures import NetworkT, Signature, TokenPredictor
 Row = Literal["neither", "length", "steps", "length_outer", "steps_outer"]
 ROWS: tuple[Row, ...] = ("neither", "length", "steps", "length_outer", "steps_outer")
 """The paper's five groups: which axes a family scales in, and which loop is outside."""
+ROW_TITLES: dict[Row, str] = {
+    "neither": "neither axis",
+    "length": "length",
+    "steps": "steps",
+    "length_outer": "both, length outside",
+    "steps_outer": "both, steps outside",
+}
 
 OPTIONS = ConfigDict(extra="forbid")
 """Configuration of the pydantic dataclass that a probe is: its fields are the family's options."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from capcheck.budget import Budget, Grid
 from capcheck.divergences.estimate import Estimate
+from capcheck.errors import CapcheckError
 from capcheck.probe import Row
 from capcheck.sequences import Kind
 from capcheck.targets.target import Provenance
@@ -218,6 +219,19 @@ class CheckResult(_Header, FamilyResult):
     def report(self, path: str | Path) -> Path:
         """Write the HTML report to that file."""
         return self.survey().report(path)
+
+
+class CapacityError(CapcheckError):
+    """A required capacity was not shown (exit code 1, or 3 where the evidence is missing).
+
+    Attributes:
+        result: The check that failed.
+    """
+
+    def __init__(self, message: str, result: CheckResult) -> None:
+        super().__init__(message)
+        self.result = result
+        self.exit_code = result.exit_code
 
 
 class SurveyResult(_Header):

@@ -117,13 +117,7 @@ class Sweep:
         self, snapshots: dict[Budget, _Snapshot], largest: Budget, start: int, n: int
     ) -> Traces:
         probe, spec = self._probe, self._target.spec
-        rng = CounterRandomness(
-            self._settings.seed,
-            replicate=self._settings.replicate,
-            first_row=start,
-            name="model",
-            device=self._target.device,
-        )
+        rng = self._rng("model", start)
         calls, recorder = Calls(), Recorder(probe.family)
         network = counted(self._network, probe.signature, calls)
         latest: dict[Budget, tuple[State, Calls]] = {}
@@ -166,19 +160,26 @@ class Sweep:
             self._estimates[digest] = self._reference.estimates(samples, density)
         return self._estimates[digest]
 
+    def _rng(self, name: str, first_row: int) -> CounterRandomness:
+        return CounterRandomness(
+            self._settings.seed,
+            replicate=self._settings.replicate,
+            first_row=first_row,
+            name=name,
+            device=self._target.device,
+        )
+
     def _log_density(self, budget: Budget) -> LogDensity | Unavailable:
         parts: list[LogDensity] = []
         for start in range(0, self._settings.samples, self._batch):
-            rng = CounterRandomness(
-                self._settings.seed,
-                replicate=self._settings.replicate,
-                first_row=start,
-                name="density",
-                device=self._target.device,
-            )
             rows = self._reference.draws[start : start + self._batch]
             part = self._probe.log_density(
-                self._network, self._predictor, self._target.spec, budget, rows, rng
+                self._network,
+                self._predictor,
+                self._target.spec,
+                budget,
+                rows,
+                self._rng("density", start),
             )
             if isinstance(part, Unavailable):
                 return part

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,20 +19,12 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from capcheck.api import Progress
 from capcheck.budget import Budget
 from capcheck.divergences import DIVERGENCES
-from capcheck.divergences.estimate import Estimate
-from capcheck.probe import AnyProbe, Row
+from capcheck.engine import Progress
+from capcheck.probe import ROW_TITLES, AnyProbe
 from capcheck.results import Cell, CheckResult, FamilyResult, Outcome, SurveyResult
 
-ROW_TITLES: dict[Row, str] = {
-    "neither": "neither axis",
-    "length": "length",
-    "steps": "steps",
-    "length_outer": "both, length outside",
-    "steps_outer": "both, steps outside",
-}
 _COLOURS = {
     Outcome.REPRESENTABLE: "green",
     Outcome.NOT_REPRESENTABLE: "red",
@@ -121,7 +112,7 @@ def print_check(result: CheckResult) -> None:
             _listed(cell.budget.length for cell in cells),
             _listed(cell.budget.steps for cell in cells),
             str(cells[0].model_calls),
-            *(estimate_text(cells[0].estimates[name]) for name in names),
+            *(escape(str(cells[0].estimates[name])) for name in names),
             _coloured(cells[0].outcome),
         )
     console.print(table)
@@ -146,19 +137,6 @@ def equal_cells(cells: Iterable[Cell]) -> list[list[Cell]]:
         same = cell.model_dump_json(include={"model_calls", "estimates", "outcome"})
         groups.setdefault(same, []).append(cell)
     return list(groups.values())
-
-
-def estimate_text(estimate: Estimate) -> str:
-    """Value and interval, or why there is none."""
-    value, low, high = estimate.value, estimate.low, estimate.high
-    if value is None or low is None or high is None:
-        return "unavailable"
-    if math.isinf(value):
-        return "infinite"
-    mark = {"upper bound": "<= ", "lower bound": ">= "}.get(estimate.kind, "")
-    if low == high:
-        return f"{mark}{value:.3g}"
-    return f"{mark}{value:.3g} \\[{low:.3g}, {high:.3g}]"
 
 
 def output() -> Console:

@@ -7,7 +7,6 @@ policy forbids it to fetch anything. Every text from outside is escaped by the t
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import jinja2
@@ -15,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from capcheck.divergences import DIVERGENCES
-from capcheck.divergences.estimate import Estimate
+from capcheck.probe import ROW_TITLES
 from capcheck.reports.charts import (
     LABELS,
     calls_chart,
@@ -29,13 +28,6 @@ WORDS = {
     "representable": "can",
     "not_representable": "cannot",
     "inconclusive": "undecided",
-}
-ROWS = {
-    "neither": "neither axis",
-    "length": "length",
-    "steps": "steps",
-    "length_outer": "both, length outside",
-    "steps_outer": "both, steps outside",
 }
 
 
@@ -66,22 +58,10 @@ def render(result: SurveyResult) -> str:
         ],
         names=[(name, LABELS[name]) for name in result.settings.tolerances],
         divergences=DIVERGENCES,
-        estimate=estimate_text,
         unavailable=_unavailable(measured),
         plotly=get_plotlyjs(),
         figures=_script_safe({name: json.loads(f.to_json()) for name, f in figures.items()}),
     )
-
-
-def estimate_text(estimate: Estimate) -> str:
-    """Value and interval in the estimate's unit."""
-    value, low, high = estimate.value, estimate.low, estimate.high
-    if value is None or low is None or high is None:
-        return "unavailable"
-    if math.isinf(value):
-        return "infinite"
-    mark = {"upper bound": "≤ ", "lower bound": "≥ "}.get(estimate.kind, "")
-    return f"{mark}{value:.3g}" if low == high else f"{mark}{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _family(found: FamilyResult) -> dict[str, Any]:
@@ -89,11 +69,17 @@ def _family(found: FamilyResult) -> dict[str, Any]:
     return {
         "result": found,
         "verdict": WORDS[found.outcome.value] if not found.error else "not measured",
-        "row": ROWS[found.row],
-        "loop": ROWS.get(found.loop_order or "", "none") if found.loop_order != "none" else "none",
+        "row": ROW_TITLES[found.row],
+        "loop": _loop(found),
         "calls": found.cell(smallest).model_calls if smallest else None,
         "options": ", ".join(f"{k} = {v}" for k, v in found.options.items() if v is not None),
     }
+
+
+def _loop(found: FamilyResult) -> str:
+    if found.loop_order is None or found.loop_order == "none":
+        return found.loop_order or "not measured"
+    return ROW_TITLES[found.loop_order]
 
 
 def _sample_groups(found: FamilyResult, result: SurveyResult) -> list[tuple[str, Any]]:

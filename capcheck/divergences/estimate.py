@@ -162,6 +162,16 @@ class Estimate(BaseModel):
             samples=0,
         )
 
+    def __str__(self) -> str:
+        if self.value is None or self.low is None or self.high is None:
+            return "unavailable"
+        if math.isinf(self.value):
+            return "infinite"
+        mark = {"upper bound": "≤ ", "lower bound": "≥ "}.get(self.kind, "")
+        if self.low == self.high:
+            return f"{mark}{self.value:.3g}"
+        return f"{mark}{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
     def interval(self, level: float) -> tuple[float, float]:
         """Interval at another level, for all terms at once (Bonferroni over the terms)."""
         if self.value is None:

@@ -9,9 +9,8 @@ import torch
 from capcheck import Outcome, check, require
 from capcheck.budget import Budget
 from capcheck.divergences.estimate import GROUPS, Estimate, Term
-from capcheck.errors import CapacityError
 from capcheck.laws import MixtureOfGaussians, TokenLaw
-from capcheck.results import Cell, Measurement
+from capcheck.results import CapacityError, Cell, Measurement
 from capcheck.scaling import measured_axes, worse_with_more
 from capcheck.targets import from_spec
 from capcheck.verdict import family_outcome, judge, smallest
