@@ -1,0 +1,34 @@
+"""What runs on an accelerator: float32, and the same draws as on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from capcheck import SurveyResult, engine, survey
+from capcheck.targets import ProductMixture
+
+
+def require_the_same_findings(single: SurveyResult, double: SurveyResult) -> None:
+    assert single.settings.dtype == "float32"
+    for a, b in zip(single.families, double.families, strict=True):
+        assert a.error is None
+        assert (a.outcome, a.axes, a.loop_order) == (b.outcome, b.axes, b.loop_order)
+        for one, other in zip(a.cells, b.cells, strict=True):
+            assert one.model_calls == other.model_calls
+            for name, estimate in one.estimates.items():
+                assert estimate.value == pytest.approx(other.estimates[name].value, abs=1e-3)
+
+
+def test_float32_gives_the_same_findings(
+    digits: ProductMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double = survey(digits, samples=600, steps=[1, 8])
+    monkeypatch.setattr(engine, "_placement", lambda _: (torch.device("cpu"), torch.float32))
+    require_the_same_findings(survey(digits, samples=600, steps=[1, 8]), double)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_gives_the_same_findings(digits: ProductMixture) -> None:
+    double = survey(digits, samples=600, steps=[1, 8], device="cpu")
+    require_the_same_findings(survey(digits, samples=600, steps=[1, 8], device="cuda"), double)
