@@ -36,7 +36,6 @@ def find(
     passed = smallest(cells)
     axes = measured_axes(cells, tolerances, level=level)
     notes = [worse_with_more(cells, tolerances, axis, level=level) for axis in AXES]
-    traces = cells[-1].traces
     return FamilyResult(
         **_facts(plan),
         row=probe.row,
@@ -44,7 +43,7 @@ def find(
         reason=reason,
         smallest_budget=passed.budget if passed else None,
         axes=axes,
-        loop_order=loop_order(traces.highest, axes) if traces else None,
+        loop_order=loop_order(cells[-1].traces.highest, axes),
         cells=cells,
         notes=tuple(note for note in notes if note),
     )

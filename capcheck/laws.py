@@ -143,14 +143,14 @@ class MixtureOfGaussians(TokenLaw):
 
     def cdf(self, x: Tensor) -> Tensor:
         """P(token <= x) for x (n, N, 1): (n, N)."""
-        self._require_scalar_tokens("cdf")
+        require_scalar_tokens("cdf", self.means.shape[-1])
         z = (x[:, :, None, 0] - self.means[..., 0]) / self.variances[..., 0].sqrt()
         probability: Tensor = (self._w * torch.special.ndtr(z)).sum(-1)
         return probability
 
     def icdf(self, u: Tensor) -> Tensor:
         """The quantile of u (n, N), by Newton's method inside a shrinking bracket: (n, N, 1)."""
-        self._require_scalar_tokens("icdf")
+        require_scalar_tokens("icdf", self.means.shape[-1])
         quantiles = self.means[..., 0] + self.variances[..., 0].sqrt() * torch.special.ndtri(
             u[..., None]
         )
@@ -167,12 +167,14 @@ class MixtureOfGaussians(TokenLaw):
             self.variances[:, index],
         )
 
-    def _require_scalar_tokens(self, what: str) -> None:
-        if self.means.shape[-1] != 1:
-            raise InputError(
-                f"TokenLaw.{what} needs tokens of dimension 1, got {self.means.shape[-1]}; "
-                "split the token into its coordinates."
-            )
+
+def require_scalar_tokens(what: str, dim: int) -> None:
+    """Raise InputError unless tokens have dimension 1, as CDFs need."""
+    if dim != 1:
+        raise InputError(
+            f"TokenLaw.{what} needs tokens of dimension 1, got {dim}; "
+            "split the token into its coordinates."
+        )
 
 
 def invert_cdf(

@@ -104,7 +104,7 @@ class Measurement(_Record):
         model_calls: Sequential network evaluations, counted, completion included.
         tokens_processed: Tokens shown to the network, per sample.
         estimates: Divergence from the target, by name.
-        traces: Loop structure of the samples; only at the largest budget of a run.
+        traces: Loop structure of the samples.
         examples: A few samples, (rows, N, d) or (rows, N).
     """
 
@@ -112,7 +112,7 @@ class Measurement(_Record):
     model_calls: int
     tokens_processed: float
     estimates: dict[str, Estimate]
-    traces: Traces | None = None
+    traces: Traces
     examples: Any = Field(default=(), repr=False)
 
 

@@ -35,6 +35,7 @@ from capcheck.sweep import cell_key
 from capcheck.version import __version__
 
 MANIFEST, CELLS = "manifest.json", "cells.jsonl"
+PARTIAL = ".*.partial"  # what a process killed while writing a file leaves behind
 
 
 class Manifest(BaseModel):
@@ -95,7 +96,7 @@ class Store:
                 held = read_manifest(folder)
                 _require_same(held, manifest, folder)
                 return cls(folder, held)
-            if any(folder.iterdir()):
+            if any(not name.match(PARTIAL) for name in folder.iterdir()):
                 raise InputError(
                     f"out must be a new folder or a run's, got {str(folder)!r}, which holds other "
                     "files; give another folder."

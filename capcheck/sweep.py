@@ -35,11 +35,12 @@ EXAMPLE_NUMBERS = 4096  # most numbers in them, if eight samples fit
 
 @dataclasses.dataclass(kw_only=True)
 class _Snapshot:
-    """What one budget has of a run: final tokens of all batches, and what they cost."""
+    """What one budget has of a run: final tokens of all batches, what they cost, their traces."""
 
     tokens: list[Tensor] = dataclasses.field(default_factory=list)
     calls: int = 0
     tokens_processed: int = 0
+    traces: Traces = dataclasses.field(default_factory=Traces)
 
 
 class Sweep:
@@ -88,53 +89,46 @@ class Sweep:
         Args:
             budgets: One group of `runs`.
         """
-        snapshots, traces, largest = self._run(budgets)
-        for budget in budgets:
-            snapshot = snapshots[budget]
+        snapshots = {budget: _Snapshot() for budget in budgets}
+        for start in range(0, self._settings.samples, self._batch):
+            n = min(self._batch, self._settings.samples - start)
+            self._run_batch(snapshots, start, n)
+        for budget, snapshot in snapshots.items():
             samples = torch.cat(snapshot.tokens)
             yield Measurement(
                 budget=budget,
                 model_calls=snapshot.calls,
                 tokens_processed=snapshot.tokens_processed / self._settings.samples,
                 estimates=self._divergences(budget, samples),
-                traces=traces if budget == largest else None,
+                traces=snapshot.traces,
                 examples=examples(samples),
             )
 
-    def _run(self, budgets: Sequence[Budget]) -> tuple[dict[Budget, _Snapshot], Traces, Budget]:
-        largest = Budget(
-            length=max(budget.length for budget in budgets),
-            steps=max(budget.steps for budget in budgets),
-        )
-        snapshots = {budget: _Snapshot() for budget in budgets}
-        traces = Traces()
-        for start in range(0, self._settings.samples, self._batch):
-            n = min(self._batch, self._settings.samples - start)
-            traces = traces + self._run_batch(snapshots, largest, start, n)
-        return snapshots, traces, largest
-
-    def _run_batch(
-        self, snapshots: dict[Budget, _Snapshot], largest: Budget, start: int, n: int
-    ) -> Traces:
+    def _run_batch(self, snapshots: dict[Budget, _Snapshot], start: int, n: int) -> None:
+        """Run some sample rows at the largest budget, and add to every budget's snapshot."""
         probe, spec = self._probe, self._target.spec
+        largest = Budget(
+            length=max(budget.length for budget in snapshots),
+            steps=max(budget.steps for budget in snapshots),
+        )
         rng = self._rng("model", start)
         calls, recorder = Calls(), Recorder(probe.family)
         network = counted(self._network, probe.signature, calls)
-        latest: dict[Budget, tuple[State, Calls]] = {}
+        latest: dict[Budget, tuple[State, Calls, int]] = {}
         for iteration, state in enumerate(probe.run(network, spec, largest, n, rng)):
             recorder.record(state)
             for budget in snapshots:
                 if self._affords(budget, state, iteration):
-                    latest[budget] = (state, dataclasses.replace(calls))
+                    latest[budget] = (state, dataclasses.replace(calls), iteration)
         for budget, snapshot in snapshots.items():
             if budget not in latest:
                 raise CapcheckError(f"{probe.family}: run() yielded no state at {budget}.")
-            state, spent = latest[budget]
+            state, spent, iterations = latest[budget]
             predictor = counted(self._predictor, TokenPredictorSignature(), spent)
             snapshot.tokens.append(complete(state, predictor, rng.stream("completion")))
             snapshot.calls = max(snapshot.calls, spent.sequential)
             snapshot.tokens_processed += spent.tokens
-        return recorder.traces()
+            snapshot.traces = snapshot.traces + recorder.traces(iterations)
 
     def _affords(self, budget: Budget, state: State, iteration: int) -> bool:
         if "length" in self._probe.anytime:

@@ -79,12 +79,12 @@ class Recorder:
             self._written.append(state.written)
         self._tokens = state.tokens
 
-    def traces(self) -> Traces:
-        """Class of every sample so far, counted."""
-        if not self._written:
+    def traces(self, iterations: int) -> Traces:
+        """Class of every sample after that many iterations, counted."""
+        if iterations == 0:
             assert self._tokens is not None
             return Traces(once=len(self._tokens))
-        return classify(torch.stack(self._written))
+        return classify(torch.stack(self._written[:iterations]))
 
 
 def classify(written: Tensor) -> Traces:

@@ -39,7 +39,7 @@ class Reference:
     Args:
         target: The target.
         divergences: Names of the divergences to measure.
-        samples: n, draws of the target and of the model, at least 8.
+        samples: n, draws of the target and of the model, at least 2.
         seed: Seed of all draws.
         replicate: Independent repetition.
         level: Confidence of the intervals.
@@ -109,7 +109,7 @@ class Reference:
     def _exactly_zero(self, name: str) -> Estimate:
         return Estimate.exactly_zero(
             level=self._level,
-            method="the sampled law equals the target: all log-ratios are below 1e-9",
+            method="the sampled law equals the target: all log-ratios vanish up to rounding",
             unit=DIVERGENCES[name].unit,
             scale=DIVERGENCES[name].scale(self._target.spec),
         )

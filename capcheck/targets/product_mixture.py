@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from capcheck.errors import InputError
-from capcheck.laws import LOG_2PI, TokenLaw, invert_cdf
+from capcheck.laws import LOG_2PI, TokenLaw, invert_cdf, require_scalar_tokens
 from capcheck.paths import PATHS, NoisePath
 from capcheck.randomness import Randomness, inverse_cdf
 from capcheck.sequences import SequenceSpec
@@ -278,7 +278,7 @@ class _PosteriorLaw(TokenLaw):
 
     def cdf(self, x: Tensor) -> Tensor:
         """P(token <= x) for x (n, S, 1): (n, S)."""
-        self._require_scalar_tokens("cdf")
+        require_scalar_tokens("cdf", self._mu.shape[-1])
         z = (x.to(self._mu) - self._offset) / self._variance.sqrt()  # (n, S, 1)
         slope = (self._gain / self._variance.sqrt()).expand_as(z)
         total = torch.empty(z.shape[:2]).to(z)
@@ -289,7 +289,7 @@ class _PosteriorLaw(TokenLaw):
 
     def icdf(self, u: Tensor) -> Tensor:
         """The quantile of u (n, S), by Newton's method inside a shrinking bracket: (n, S, 1)."""
-        self._require_scalar_tokens("icdf")
+        require_scalar_tokens("icdf", self._mu.shape[-1])
         own = self._offset[..., 0] + self._variance[..., 0].sqrt() * torch.special.ndtri(u)
         ends = [self._gain[..., 0] * end for end in (self._mu.amin(0).T, self._mu.amax(0).T)]
         return invert_cdf(self.cdf, self.log_prob, u, own + ends[0], own + ends[1])
@@ -303,13 +303,6 @@ class _PosteriorLaw(TokenLaw):
     def _moment(self, power: int) -> Tensor:
         evidence = self._view.evidence
         return self._components.average(evidence, self._prefix, power)[:, self._tokens]
-
-    def _require_scalar_tokens(self, what: str) -> None:
-        if self._mu.shape[-1] != 1:
-            raise InputError(
-                f"TokenLaw.{what} needs tokens of dimension 1, got {self._mu.shape[-1]}; "
-                "split the token into its coordinates."
-            )
 
 
 def _require_parameters(

@@ -88,6 +88,7 @@ def test_snapshots_equal_separate_runs(three: ProductMixture) -> None:
         assert alone.cells[0].estimates == cell.estimates
         assert alone.cells[0].examples == cell.examples
         assert alone.cells[0].model_calls == cell.model_calls
+        assert alone.cells[0].traces == cell.traces
     # Completion is one more call, so l = N - 1 costs the same N calls and is already exact.
     assert [cell.model_calls for cell in together.cells] == [1, 2, 3, 3]
     assert together.smallest_budget == Budget(length=2, steps=1)

@@ -80,6 +80,9 @@ def test_a_torn_line_is_measured_again(three: ProductMixture, tmp_path: Path) ->
     with pytest.raises(InputError, match="gpt lacks 1 of its 9 cells"):
         Store.open(tmp_path).result()
     assert survey(three, ["gpt"], samples=200, out=tmp_path).to_dict() == whole
+    lines = text.splitlines(keepends=True)
+    (tmp_path / "cells.jsonl").write_text("".join([*lines[:1], *lines[2:]]))
+    assert survey(three, ["gpt"], samples=200, out=tmp_path).to_dict() == whole
     (tmp_path / "cells.jsonl").write_text("[1]\n{}\nnull\n\x00\n" + text)
     assert Store.open(tmp_path).result().to_dict() == whole
 
@@ -104,6 +107,9 @@ def test_a_folder_keeps_one_run(three: ProductMixture, tmp_path: Path) -> None:
         survey(three, ["gpt"], samples=200, seed=1, out=tmp_path)
     with pytest.raises(InputError, match=r"target\.fingerprint"):
         survey(from_spec("gaussian:tokens=3"), ["gpt"], samples=200, out=tmp_path)
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".manifest.json.7.partial").write_text('{"half')
+    survey(three, ["gpt"], samples=200, out=tmp_path / "killed")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):

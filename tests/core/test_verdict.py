@@ -13,6 +13,7 @@ from capcheck.laws import MixtureOfGaussians, TokenLaw
 from capcheck.results import CapacityError, Cell, Measurement
 from capcheck.scaling import measured_axes, worse_with_more
 from capcheck.targets import from_spec
+from capcheck.trace import Traces
 from capcheck.verdict import family_outcome, judge, smallest
 
 TOLERANCES = {"kl": 0.01, "wasserstein": 0.1, "mmd": 0.004}  # limits below: 0.01, 0.01, 0.004
@@ -29,7 +30,11 @@ def estimate(value: float | None, error: float = 0.0, **facts: Any) -> Estimate:
 
 def verdict(budgets: int = 1, **estimates: Any) -> Cell:
     measurement = Measurement(
-        budget=Budget(length=1, steps=1), model_calls=1, tokens_processed=1, estimates=estimates
+        budget=Budget(length=1, steps=1),
+        model_calls=1,
+        tokens_processed=1,
+        traces=Traces(),
+        estimates=estimates,
     )
     return judge(measurement, TOLERANCES, level=0.95, budgets=budgets)
 
@@ -92,6 +97,7 @@ def cells(values: dict[tuple[int, int], Estimate], calls: int = 1) -> list[Cell]
             budget=Budget(length=length, steps=steps),
             model_calls=calls * (1 + length),
             tokens_processed=1,
+            traces=Traces(),
             estimates={"kl": kl},
         )
         out.append(judge(measurement, TOLERANCES, level=0.95, budgets=len(values)))
