@@ -24,6 +24,7 @@ class SequenceSpec:
         mean: (N, dim), mean of each token (of its one-hot vector if categorical).
         variance: (N, dim), variance of each coordinate, in squared units of the tokens.
         grid: (rows, columns) whose product is N, or None for a plain sequence.
+        scored: Tokens that count in the divergences, if not all do: the others are auxiliary.
     """
 
     tokens: int
@@ -32,6 +33,7 @@ class SequenceSpec:
     mean: Tensor
     variance: Tensor
     grid: tuple[int, int] | None = None
+    scored: tuple[int, ...] | None = None
 
     @property
     def token_shape(self) -> tuple[int, ...]:
@@ -39,6 +41,15 @@ class SequenceSpec:
         return (self.dim,) if self.kind == "continuous" else ()
 
     @property
+    def counted(self) -> tuple[int, ...]:
+        """The tokens that count in the divergences."""
+        return tuple(range(self.tokens)) if self.scored is None else self.scored
+
+    @property
     def spread(self) -> float:
-        """sqrt(tr Cov): root mean square distance of a sequence from the mean sequence."""
-        return float(self.variance.sum().sqrt())
+        """Root mean square distance of a sequence from the mean sequence, sqrt(tr Cov).
+
+        Over the counted tokens. Its square is the mean Hamming distance of two independent
+        sequences where tokens are categorical.
+        """
+        return float(self.variance[list(self.counted)].sum().sqrt())

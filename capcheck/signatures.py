@@ -18,7 +18,7 @@ from torch import Tensor
 from capcheck.errors import InputError
 from capcheck.laws import TokenLaw
 from capcheck.paths import PATHS, PathName
-from capcheck.targets.target import Target
+from capcheck.targets.target import ContinuousTarget, Target
 
 
 class TokenPredictor(Protocol):
@@ -101,6 +101,8 @@ class DenoiserSignature(Signature[Denoiser]):
 
     def oracle(self, target: Target) -> Denoiser:
         """The exact posterior mean."""
+        if not isinstance(target, ContinuousTarget):
+            raise InputError("a denoiser needs continuous tokens, got categorical ones.")
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return target.denoise(x_t, t, PATHS[self.path], causal=self.causal)

@@ -1,12 +1,17 @@
 """Softmax over components: the attention layer behind every oracle of a mixture of products.
 
 Evidence about the component of a row is a sum over its tokens, linear . mu_ci + quadratic . mu_ci^2
-plus a constant of the row. Everything is computed in tiles of rows x components, with matrix
-products and an online softmax, so that memory does not grow with rows x components.
+plus a constant of the row. Components are streamed once per call, in parts that are centred and
+converted as they come, and meet all rows in tiles: matrix products and an online softmax, whose
+memory does not grow with rows x components, nor with the components themselves.
+
+In float32 the expanded square loses the digits that decide between near neighbours: the `REFINED`
+largest logits of every row are computed again in float64, and the rest is kept as it is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,8 +19,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-TILE = 1 << 20  # numbers in one tile: 8 MiB in float64, small enough to stay near the cache
-WIDTH = 2048  # components in one tile
+TILE = 1 << 19  # numbers in one tile: 4 MiB in float64, small enough to stay near the cache
+WIDTH = 2048  # most components in one part
+REFINED = 16
+NEGLIGIBLE = 1e-5  # share of the softmax below which its unrefined rest is rounding error
 
 Prefix = Literal["all", "before", "through"]
 """Whose evidence counts for token i: all tokens', that of the tokens before i, or through i."""
@@ -23,7 +30,7 @@ Prefix = Literal["all", "before", "through"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What n rows of tokens say about their component; shapes (n, N, d) and (n|1, N, d)."""
+    """What n rows of tokens say about their component; float64, (n, N, d) and (n|1, N, d)."""
 
     linear: Tensor
     quadratic: Tensor
@@ -32,40 +39,55 @@ class Evidence:
         shared = len(self.quadratic) == 1
         return Evidence(self.linear[rows], self.quadratic if shared else self.quadratic[rows])
 
+    def __len__(self) -> int:
+        return len(self.linear)
+
+    def to(self, dtype: torch.dtype) -> Evidence:
+        """The same in another precision."""
+        return Evidence(self.linear.to(dtype), self.quadratic.to(dtype))
+
 
 class Components:
     """K weighted component means.
 
     Args:
-        mu: (K, N, d), centred by the caller: expanding the square then loses fewest digits.
-        log_weights: (K,), finite and normalised.
+        means: (K, N, d) in any floating-point type; may be memory-mapped.
+        centre: (N, d) float64, subtracted as parts are read: expanding the square around it loses
+            fewest digits.
+        log_weights: (K,), finite and normalised, in the precision of all large products.
     """
 
-    def __init__(self, mu: Tensor, log_weights: Tensor) -> None:
-        self.mu = mu
-        self._flat = mu.flatten(1)
+    def __init__(self, means: Tensor, centre: Tensor, log_weights: Tensor) -> None:
+        self._means = means
+        self._centre = centre
         self._log_weights = log_weights
+        self.dtype = log_weights.dtype
 
     def __len__(self) -> int:
-        return len(self.mu)
+        return len(self._means)
+
+    def centred(self, part: slice | Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Some centred means: (c, N, d)."""
+        means = self._means[part]
+        if dtype == self._means.dtype:
+            return means - self._centre.to(dtype)
+        return (means.to(torch.float64) - self._centre).to(dtype)
+
+    def of_tokens(self, tokens: Sequence[int], component: Tensor | None = None) -> Tensor:
+        """Centred means of some tokens: of all components (K, S, d), or of one each (n, S, d)."""
+        column = torch.tensor(list(tokens), device=self._means.device)
+        means = self._means[:, column] if component is None else self._means[component, column]
+        return means.to(torch.float64) - self._centre[column]
 
     def log_mass(self, evidence: Evidence, prefix: Prefix = "all") -> Tensor:
-        """Log of the summed evidence, (n, 1) for all tokens together or (n, N)."""
-        return torch.cat(
-            [
-                self._log_sum(self.logits(evidence[rows], part, prefix) for part in self._parts())
-                for rows in self._rows(evidence, self._heads(prefix))
-            ]
-        )
+        """Log of the summed evidence, (n, 1) for all tokens together or (n, N), in float64."""
+        return self._attend(evidence, prefix, None)[0]
 
     def average(self, evidence: Evidence, prefix: Prefix = "all", power: int = 1) -> Tensor:
-        """Posterior mean of mu_ci^power for every token i, by online softmax: (n, N, d)."""
-        return torch.cat(
-            [
-                self._average(evidence[rows], prefix, power)
-                for rows in self._rows(evidence, self._heads(prefix))
-            ]
-        )
+        """Posterior mean of the centred mu_ci^power for every token i: (n, N, d)."""
+        average = self._attend(evidence, prefix, power)[1]
+        assert average is not None
+        return average
 
     def mixture_log_mass(
         self, evidence: Evidence, own: Evidence, tokens: Sequence[int], prefix: Prefix
@@ -78,21 +100,22 @@ class Components:
             tokens: Which tokens.
             prefix: Whose evidence counts.
         """
-        chosen = list(tokens)
-        keys = torch.cat([self.mu, self.mu.square()], -1)[:, chosen].permute(1, 2, 0)  # (S, 2d, K)
+        chosen, n = list(tokens), len(evidence)
         shared = own.quadratic.expand_as(own.linear)
         queries = torch.cat([own.linear, shared], -1).transpose(0, 1)  # (S, n, 2d)
-
-        def terms(rows: slice) -> Iterator[Tensor]:
-            for part in self._parts():
-                logits = self.logits(evidence[rows], part, prefix)  # (r, 1|N, c)
+        heads = max(self._heads(prefix), len(chosen))
+        total = torch.full((len(chosen), n), -torch.inf, dtype=torch.float64)
+        total = total.to(evidence.linear.device)
+        for part in self._parts():
+            mu = self.centred(part)
+            keys = torch.cat([mu, mu.square()], -1)[:, chosen].permute(1, 2, 0)  # (S, 2d, c)
+            for rows in self._rows(n, heads * len(mu)):
+                logits = self._logits(evidence[rows], mu, part, prefix)  # (r, 1|N, c)
                 logits = logits if prefix == "all" else logits[:, chosen]
                 logits = logits.transpose(0, 1).expand(len(chosen), -1, -1)
-                yield torch.baddbmm(logits, queries[:, rows], keys[:, :, part])
-
-        heads = max(self._heads(prefix), len(chosen))
-        parts = [self._log_sum(terms(rows)) for rows in self._rows(evidence, heads)]
-        return torch.cat(parts, 1).T
+                joint = torch.baddbmm(logits, queries[:, rows], keys).logsumexp(-1)
+                total[:, rows] = torch.logaddexp(total[:, rows], joint)
+        return total.T
 
     def posterior(
         self, evidence: Evidence, prefix: Prefix, heads: int = 1
@@ -104,73 +127,159 @@ class Components:
             prefix: Whose evidence counts.
             heads: Numbers per row and component that the caller will hold at once.
         """
-        for rows in self._rows(evidence, max(self._heads(prefix), heads), len(self)):
-            yield rows, self.logits(evidence[rows], slice(None), prefix).softmax(-1)
+        for rows in self._rows(len(evidence), len(self) * max(self._heads(prefix), heads)):
+            tile = evidence[rows]
+            if prefix != "all" or self.dtype == torch.float64:
+                parts = [
+                    self._logits(tile, self.centred(part), part, prefix) for part in self._parts()
+                ]
+                yield rows, torch.cat(parts, -1).softmax(-1)
+                continue
+            coarse = tile.to(self.dtype)
+            parts = [
+                self._logits(coarse, self.centred(part, self.dtype), part, prefix)[:, 0]
+                for part in self._parts()
+            ]
+            logits = torch.cat(parts, -1)
+            best = logits.topk(min(REFINED, len(self)), -1, sorted=False).indices
+            refined = logits.double().scatter_(-1, best, self._refined(tile, best)[0])
+            yield rows, refined.softmax(-1)[:, None]
 
-    def logits(self, evidence: Evidence, part: slice, prefix: Prefix) -> Tensor:
+    def _logits(self, evidence: Evidence, mu: Tensor, part: slice, prefix: Prefix) -> Tensor:
         """Log-evidence of some components: (r, 1, c) for all tokens together or (r, N, c)."""
+        log_weights = self._log_weights[part].to(mu.dtype)
         if prefix == "all":
-            mu = self._flat[part]
-            logits = torch.addmm(self._log_weights[part], evidence.linear.flatten(1), mu.T)
-            quadratic = evidence.quadratic.flatten(1)
-            if len(quadratic) == 1:
-                logits += quadratic @ mu.square().T
-            else:
-                logits.addmm_(quadratic, mu.square().T)
+            constant = self._constant(evidence, mu, part)
+            logits = torch.addmm(constant, evidence.linear.flatten(1), mu.flatten(1).T)
+            if len(evidence.quadratic) > 1:
+                logits.addmm_(evidence.quadratic.flatten(1), mu.flatten(1).square().T)
             return logits[:, None, :]
-        of_tokens = _of_tokens(evidence, self.mu[part])
-        through = of_tokens.cumsum(1)
-        seen = through - of_tokens if prefix == "before" else through
-        return seen + self._log_weights[part]
+        of_tokens = torch.einsum("rnd,cnd->rnc", evidence.linear, mu)
+        of_tokens = of_tokens + torch.einsum("rnd,cnd->rnc", evidence.quadratic, mu.square())
+        if prefix == "before":
+            of_tokens = earlier(of_tokens)
+        return of_tokens.cumsum(1) + log_weights
 
-    def _average(self, evidence: Evidence, prefix: Prefix, power: int) -> Tensor:
-        r, (_, N, d) = len(evidence.linear), self.mu.shape
-        peak = mass = total = None
+    def _constant(self, evidence: Evidence, mu: Tensor, part: slice) -> Tensor:
+        """What all rows share of the log-evidence of some components, (c,)."""
+        log_weights = self._log_weights[part].to(mu.dtype)
+        if len(evidence.quadratic) > 1:
+            return log_weights
+        return torch.addmv(log_weights, mu.flatten(1).square(), evidence.quadratic.flatten())
+
+    def _attend(
+        self, evidence: Evidence, prefix: Prefix, power: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-mass in float64, and the average of mu^power if one is asked for: online softmax."""
+        coarse = prefix == "all" and self.dtype != torch.float64
+        dtype = self.dtype if coarse else torch.float64
+        n, heads, device = len(evidence), self._heads(prefix), evidence.linear.device
+        N, d = self._centre.shape
+        peak = torch.full((n, heads, 1), -torch.inf, dtype=dtype, device=device)
+        mass = torch.zeros_like(peak)
+        total = torch.zeros(n, N, d, dtype=dtype, device=device) if power is not None else None
+        best = _Best(peak[:, 0], min(REFINED, len(self))) if coarse else None
+        given, lowest = evidence.to(dtype), math.log(torch.finfo(dtype).tiny) + 5
         for part in self._parts():
-            logits = self.logits(evidence, part, prefix)  # (r, 1|N, c)
-            values = self._flat[part].pow(power)
-            highest = logits.amax(-1, keepdim=True)
-            higher = highest if peak is None else torch.maximum(peak, highest)
-            share = logits.sub_(higher).exp_()
-            if prefix == "all":
-                attended = (share[:, 0] @ values).reshape(r, N, d)
-            else:
-                attended = torch.einsum("rnc,cnd->rnd", share, values.reshape(-1, N, d))
-            if peak is None or mass is None or total is None:
-                mass, total = share.sum(-1, keepdim=True), attended
-            else:
-                decay = (peak - higher).exp_()
-                mass = mass * decay + share.sum(-1, keepdim=True)
-                total = total * decay + attended
-            peak = higher
-        assert total is not None
-        assert mass is not None
-        return total / mass
+            mu = self.centred(part, dtype)
+            values = mu if power in (None, 1) else mu.pow(power or 1)
+            for rows in self._rows(n, heads * len(mu)):
+                logits = self._logits(given[rows], mu, part, prefix)  # (r, 1|N, c)
+                highest = logits.amax(-1, keepdim=True)
+                if best is not None:
+                    best.add(rows, logits[:, 0], highest[:, 0, 0], part.start)
+                higher = torch.maximum(peak[rows], highest)
+                decay = (peak[rows] - higher).exp_()
+                # exp is ten times slower where it underflows, and what it adds there is nothing.
+                share = logits.sub_(higher).clamp_(min=lowest).exp_()
+                peak[rows] = higher
+                mass[rows] = mass[rows] * decay + share.sum(-1, keepdim=True)
+                if total is None:
+                    continue
+                if prefix == "all":
+                    tile = total[rows].flatten(1).mul_(decay[:, 0])
+                    total[rows] = tile.addmm_(share[:, 0], values.flatten(1)).reshape(-1, N, d)
+                else:
+                    total[rows] *= decay
+                    total[rows] += torch.einsum("rnc,cnd->rnd", share, values)
+        if best is not None:
+            return self._refine(evidence, best, peak, mass, total, power)
+        log_mass = (peak + mass.log())[..., 0]
+        return log_mass, None if total is None else total.div_(mass)
 
-    def _log_sum(self, tiles: Iterator[Tensor]) -> Tensor:
-        """Logsumexp over the last dimension of all tiles together; overwrites the tiles."""
-        total: Tensor | None = None
-        for tile in tiles:
-            peak = tile.amax(-1)
-            log_sum = tile.sub_(peak[..., None]).exp_().sum(-1).log_().add_(peak)
-            total = log_sum if total is None else torch.logaddexp(total, log_sum)
-        assert total is not None
-        return total
+    def _refine(
+        self,
+        evidence: Evidence,
+        best: _Best,
+        peak: Tensor,
+        mass: Tensor,
+        total: Tensor | None,
+        power: int | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Replace the share of the largest logits by what float64 makes of them."""
+        n = len(evidence)
+        log_mass = torch.empty(n, 1, dtype=torch.float64, device=peak.device)
+        N, d = self._centre.shape
+        for rows in self._rows(n, 8 * REFINED * N * d):  # a small tile: it is held several times
+            logits, mu = self._refined(evidence[rows], best.index[rows])  # (r, 16), (r, 16, N, d)
+            old = (best.value[rows] - peak[rows][:, 0]).double().exp()
+            rest = (mass[rows][:, 0].double() - old.sum(1, keepdim=True)).clamp(min=0)
+            rest = torch.where(rest < NEGLIGIBLE * mass[rows][:, 0], 0, rest)
+            highest = logits.amax(1, keepdim=True)
+            new = (logits - highest).exp()
+            scale = (peak[rows][:, 0].double() - highest).clamp(max=0).exp()
+            whole = rest * scale + new.sum(1, keepdim=True)
+            log_mass[rows] = highest + whole.log()
+            if total is not None:
+                values = mu.pow(power or 1)
+                others = total[rows].double() - torch.einsum("rk,rknd->rnd", old, values)
+                others = torch.where(rest[..., None] > 0, others, 0) * scale[..., None]
+                sharp = torch.einsum("rk,rknd->rnd", new, values)
+                total[rows] = ((others + sharp) / whole[..., None]).to(total)
+        return log_mass, total
 
-    def _parts(self) -> Iterator[slice]:
-        return _slices(len(self), WIDTH)
+    def _refined(self, evidence: Evidence, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Float64 logits of the components chosen for each row, (r, k), and their means."""
+        mu = self.centred(index.reshape(-1)).reshape(*index.shape, *self._centre.shape)
+        linear, quadratic = evidence.linear[:, None], evidence.quadratic[:, None]
+        logits = (mu * (linear + quadratic * mu)).sum((2, 3))
+        return logits + self._log_weights[index].double(), mu
 
     def _heads(self, prefix: Prefix) -> int:
-        return 1 if prefix == "all" else self.mu.shape[1]
+        return 1 if prefix == "all" else len(self._centre)
 
-    def _rows(self, evidence: Evidence, heads: int, width: int = WIDTH) -> Iterator[slice]:
-        return _slices(len(evidence.linear), max(1, TILE // (min(width, len(self)) * heads)))
+    def _parts(self) -> Iterator[slice]:
+        return _slices(len(self), min(WIDTH, max(REFINED, TILE // self._centre.numel())))
+
+    def _rows(self, n: int, per_row: int) -> Iterator[slice]:
+        return _slices(n, max(1, TILE // per_row))
 
 
-def _of_tokens(evidence: Evidence, mu: Tensor) -> Tensor:
-    """Each token's own log-evidence about the components: (r, N, c)."""
-    linear = torch.einsum("rnd,cnd->rnc", evidence.linear, mu)
-    return linear + torch.einsum("rnd,cnd->rnc", evidence.quadratic, mu.square())
+class _Best:
+    """The largest logits that each of n rows has met so far, and whose they are."""
+
+    def __init__(self, like: Tensor, count: int) -> None:
+        self.value = like.new_full((len(like), count), -torch.inf)
+        self.index = torch.zeros_like(self.value, dtype=torch.int64)
+
+    def add(self, rows: slice, logits: Tensor, highest: Tensor, start: int) -> None:
+        """Take in the logits (r, c) of components start..start+c-1, and their maxima (r,)."""
+        count = self.value.shape[1]
+        better = (highest > self.value[rows].amin(1)).nonzero()[:, 0]
+        value, index = logits[better].topk(min(count, logits.shape[1]), -1, sorted=False)
+        better = better + rows.start
+        value = torch.cat([self.value[better], value], 1)
+        index = torch.cat([self.index[better], index + start], 1)
+        self.value[better], kept = value.topk(count, -1, sorted=False)
+        self.index[better] = index.gather(1, kept)
+
+
+def earlier(of_tokens: Tensor) -> Tensor:
+    """What belongs to the token before each (r, N, c), and 0 for the first.
+
+    Subtracting each token's own share from a running sum would lose its digits to a large share.
+    """
+    return torch.cat([torch.zeros_like(of_tokens[:, :1]), of_tokens[:, :-1]], 1)
 
 
 def _slices(total: int, size: int) -> Iterator[slice]:

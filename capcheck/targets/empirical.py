@@ -1,8 +1,9 @@
-"""Targets built from rows of data: one component per row, smoothed by a bandwidth.
+"""Targets built from rows of data: one component per row, smoothed.
 
-The bandwidth of token i is h s_i, with s_i the token's standard deviation and the scalar h chosen
-by leave-one-out likelihood: sum_r log sum_{c != r} w_c N(x_r; x_c, h^2 s^2) / (1 - w_r). How well
-such a target generalises is measured on rows that neither it nor h has seen.
+Integers are token ids; what is done with them is in `empirical_categorical`. For real numbers the
+bandwidth of token i is h s_i, with s_i the token's standard deviation and the scalar h chosen by
+leave-one-out likelihood: sum_r log sum_{c != r} w_c N(x_r; x_c, h^2 s^2) / (1 - w_r). How well such
+a target generalises is measured on rows that neither it nor h has seen.
 """
 
 from __future__ import annotations
@@ -17,27 +18,39 @@ from torch import Tensor
 
 from capcheck.errors import InputError
 from capcheck.laws import LOG_2PI
+from capcheck.targets.categorical_mixture import CategoricalMixture
+from capcheck.targets.empirical_categorical import (
+    HELD_OUT,
+    QUERIES,
+    distinct_rows,
+    from_token_ids,
+    row_weights,
+)
 from capcheck.targets.product_mixture import ProductMixture
 from capcheck.targets.target import HeldOut, Provenance
 
-QUERIES = 2000  # rows whose left-out likelihood chooses the bandwidth
 LARGE = 1e100  # magnitudes whose squares might overflow are refused
-HELD_OUT = 0.2  # share of the rows that the generalisation score is measured on
 
 
 def from_samples(
     x: Tensor | np.ndarray,
     *,
     bandwidth: float | Literal["auto"] = "auto",
+    smoothing: float | Literal["auto"] = "auto",
+    vocabulary: int | None = None,
     weights: Tensor | np.ndarray | None = None,
     grid: tuple[int, int] | None = None,
-) -> ProductMixture:
+) -> ProductMixture | CategoricalMixture:
     """Build a target from samples: one component per distinct row.
 
     Args:
-        x: (n, N, d) rows of N continuous tokens; (n, N) is read as tokens of dimension 1.
-        bandwidth: Smoothing as a multiple of each token's standard deviation; `auto` chooses it by
-            leave-one-out likelihood.
+        x: (n, N, d) rows of N continuous tokens; (n, N) is read as tokens of dimension 1. Integers
+            (n, N) are token ids in 0..V-1.
+        bandwidth: Smoothing of continuous tokens as a multiple of each token's standard deviation;
+            `auto` chooses it by leave-one-out likelihood.
+        smoothing: Smoothing of categorical tokens: how much of its marginal law is mixed into each
+            token of a row, at least 0 and below 1; `auto` likewise.
+        vocabulary: V; by default the largest id plus 1.
         weights: (n,) non-negative weights of the rows; equal by default.
         grid: (rows, columns) of the tokens, if they have any.
 
@@ -50,14 +63,23 @@ def from_samples(
         >>> target.means.shape
         torch.Size([4, 2, 1])
     """
-    rows = _rows(x)
-    w = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if w.shape != (len(rows),):
-        raise InputError(f"weights must have one entry per row, ({len(rows)},), got {w.shape}.")
-    if not (np.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
-        raise InputError(
-            "weights must be finite, non-negative and not all 0; drop or fix the rows."
+    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    if np.issubdtype(array.dtype, np.integer):
+        if bandwidth != "auto":
+            raise InputError(
+                f"bandwidth smooths real numbers, got {bandwidth!r} for integers, which are token "
+                "ids; give smoothing, or convert them to float64."
+            )
+        return from_token_ids(
+            array, smoothing=smoothing, vocabulary=vocabulary, weights=weights, grid=grid
         )
+    if smoothing != "auto" or vocabulary is not None:
+        raise InputError(
+            f"smoothing and vocabulary belong to token ids, got {array.dtype}; "
+            "convert the ids to integers."
+        )
+    rows = _rows(array)
+    w = row_weights(weights, len(rows))
     number = isinstance(bandwidth, (int, float)) and 0 < bandwidth < LARGE
     if bandwidth != "auto" and not number:
         raise InputError(
@@ -80,7 +102,7 @@ def leave_one_out_bandwidth(rows: np.ndarray, weights: np.ndarray) -> float:
     Raises:
         InputError: Fewer than two distinct rows.
     """
-    means, w = _distinct(rows, weights)
+    means, w = distinct_rows(rows, weights)
     if len(means) < 2:
         raise InputError(
             f"bandwidth 'auto' needs at least 2 distinct rows, got {len(means)}; "
@@ -92,11 +114,12 @@ def leave_one_out_bandwidth(rows: np.ndarray, weights: np.ndarray) -> float:
     queries = torch.from_numpy(
         np.unique(np.linspace(0, len(means) - 1, min(QUERIES, len(means))).astype(int))
     )
-    coarse = np.geomspace(1e-3, 1e1, 41)
-    best = int(np.argmax(_left_out_scores(keys, share, queries, coarse)))
-    low, high = coarse[max(best - 1, 0)], coarse[min(best + 1, len(coarse) - 1)]
-    fine = np.geomspace(low, high, 25)
-    return float(fine[np.argmax(_left_out_scores(keys, share, queries, fine))])
+    low, high, best = 1e-3, 1e1, 0.0
+    for _ in range(3):  # each round looks more closely around the best of the one before
+        tried = np.geomspace(low, high, 13)
+        place = int(np.argmax(_left_out_scores(keys, share, queries, tried)))
+        best, low, high = tried[place], tried[max(place - 1, 0)], tried[min(place + 1, 12)]
+    return float(best)
 
 
 def _left_out_scores(
@@ -121,7 +144,7 @@ def _left_out_scores(
 def _held_out(
     rows: np.ndarray, weights: np.ndarray, bandwidth: float | Literal["auto"]
 ) -> HeldOut | None:
-    means, w = _distinct(rows, weights)
+    means, w = distinct_rows(rows, weights)
     order = np.random.default_rng(0).permutation(len(means))
     n = int(HELD_OUT * len(means))
     test, train = order[:n], order[n:]
@@ -138,11 +161,19 @@ def _held_out(
         rows=n,
         log_likelihood=score(test),
         in_sample=score(train),
-        gaussian=_gaussian_score(means[train], means[test], w[test]),
+        baseline=gaussian_score(means[train], means[test], w[test]),
+        baseline_name="one Gaussian",
     )
 
 
-def _gaussian_score(train: np.ndarray, test: np.ndarray, weights: np.ndarray) -> float:
+def gaussian_score(train: np.ndarray, test: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Mean log-likelihood (nats) of test rows under one shrunk Gaussian of the training rows.
+
+    Args:
+        train: (n, N, d).
+        test: (m, N, d).
+        weights: (m,) of the test rows; equal by default.
+    """
     scale = _deviation(train, np.ones(len(train))).reshape(-1)
     fitted = LedoitWolf().fit(train.reshape(len(train), -1) / scale)
     distance = fitted.mahalanobis(test.reshape(len(test), -1) / scale)
@@ -158,7 +189,7 @@ def _smoothed(
     grid: tuple[int, int] | None = None,
     held_out: HeldOut | None = None,
 ) -> ProductMixture:
-    means, w = _distinct(rows, weights)
+    means, w = distinct_rows(rows, weights)
     return ProductMixture(
         torch.from_numpy(means),
         torch.from_numpy(h * _deviation(rows, weights)),
@@ -173,16 +204,6 @@ def _smoothed(
     )
 
 
-def _distinct(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct rows of positive weight, in order of first appearance, with summed weights."""
-    rows, weights = rows[weights > 0], weights[weights > 0]
-    _, first, inverse = np.unique(
-        rows.reshape(len(rows), -1), axis=0, return_index=True, return_inverse=True
-    )
-    order = np.argsort(first)
-    return rows[first[order]], np.bincount(inverse.reshape(-1), weights=weights)[order]
-
-
 def _deviation(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(N, d) standard deviations; a constant coordinate takes the smallest positive one, or 1."""
     mean = np.average(rows, axis=0, weights=weights)
@@ -192,9 +213,8 @@ def _deviation(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.where(varies, deviation, smallest)
 
 
-def _rows(x: Tensor | np.ndarray) -> np.ndarray:
-    x = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
+def _rows(x: np.ndarray) -> np.ndarray:
+    if not np.issubdtype(x.dtype, np.floating):
         raise InputError(f"samples must be real numbers, got {x.dtype}; convert them to float64.")
     rows = x.astype(np.float64)
     if rows.ndim == 2:

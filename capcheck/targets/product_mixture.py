@@ -8,7 +8,6 @@ softmax over components followed by a per-token average.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,18 +20,31 @@ from capcheck.paths import PATHS, NoisePath
 from capcheck.randomness import Randomness, inverse_cdf
 from capcheck.sequences import SequenceSpec
 from capcheck.targets.components import Components, Evidence, Prefix
-from capcheck.targets.target import Provenance, Target
+from capcheck.targets.target import (
+    ContinuousTarget,
+    Provenance,
+    fingerprint,
+    require_grid,
+    require_orthonormal,
+    require_weights,
+)
+
+READ = 4096  # components that are read at once
+QUERIES = 512  # rows that are denoised in one pass over the components
+SUMMED = 2e11  # multiply-adds up to which all pairs of components are summed: some ten seconds
 
 
-class ProductMixture(Target):
+class ProductMixture(ContinuousTarget):
     """p(x) = sum_c w_c prod_i N(x_i; mu_ci, s_i^2), in closed form.
 
     Args:
-        means: (K, N, d) component means mu.
+        means: (K, N, d) component means mu, of any floating-point type. They are read in parts and
+            never copied: a memory-mapped tensor may be larger than memory.
         scales: (N, d) standard deviations s > 0, shared by the components.
         weights: (K,) non-negative, not all zero; equal by default. They are normalised.
         grid: (rows, columns) of the tokens, if they have any.
         provenance: Where the parameters come from.
+        dtype: Precision of every computation; float64 unless the means are float32.
 
     Raises:
         InputError: A shape, a weight, a scale or a non-finite number breaks these rules.
@@ -46,26 +58,30 @@ class ProductMixture(Target):
         *,
         grid: tuple[int, int] | None = None,
         provenance: Provenance | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        weights = means.new_ones(len(means)) if weights is None else weights.to(means)
-        _require_parameters(means, scales, weights, grid)
-        weights = weights / weights.sum()
-        kept = weights > 0
-        self._means, self._weights = means[kept], weights[kept]
-        self._scales = scales.to(means)
-        self._centre = torch.einsum("k,knd->nd", self._weights, self._means)
-        centred = self._means - self._centre
-        self._components = Components(centred, self._weights.log())
-        between = torch.einsum("k,knd->nd", self._weights, centred.square())
+        if dtype is None:
+            dtype = torch.float32 if means.dtype == torch.float32 else torch.float64
+        if weights is None:
+            weights = torch.ones(len(means), dtype=torch.float64, device=means.device)
+        _require_parameters(means, scales, grid)
+        weights = require_weights(weights.to(means.device, torch.float64), len(means))
+        if not bool((weights > 0).all()):
+            means, weights = means[weights > 0], weights[weights > 0]
+        self._means, self._weights = means, weights
+        self._scales = scales.to(means.device, torch.float64)
+        self._dtype = dtype
+        self._centre, between = _moments(means, weights)
+        self._components = Components(means, self._centre, weights.log().to(dtype))
         self._spec = SequenceSpec(
             tokens=means.shape[1],
             kind="continuous",
             dim=means.shape[2],
-            mean=self._centre,
-            variance=between + self._scales.square(),
+            mean=self._centre.to(dtype),
+            variance=(between + self._scales.square()).to(dtype),
             grid=grid,
         )
-        self._provenance = provenance or Provenance(
+        self.provenance = provenance or Provenance(
             description=f"mixture of {len(self._means)} products of Gaussians"
         )
 
@@ -76,18 +92,13 @@ class ProductMixture(Target):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating-point type of every computation."""
-        return self._means.dtype
+        """Precision of every computation."""
+        return self._dtype
 
     @property
     def device(self) -> torch.device:
         """Where every computation runs."""
         return self._means.device
-
-    @property
-    def provenance(self) -> Provenance:
-        """Where the parameters come from."""
-        return self._provenance
 
     @property
     def means(self) -> Tensor:
@@ -96,47 +107,67 @@ class ProductMixture(Target):
 
     @property
     def scales(self) -> Tensor:
-        """(N, d) standard deviation of every component around its mean."""
+        """(N, d) standard deviation of every component around its mean, float64."""
         return self._scales
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the parameters in float64."""
-        digest = hashlib.sha256(repr((tuple(self._means.shape), self._spec.grid)).encode())
-        for tensor in (self._means, self._scales, self._weights):
-            digest.update(tensor.to("cpu", torch.float64).contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        parameters = (self._means, self._scales, self._weights)
+        return fingerprint("product mixture", self._spec.grid, parameters)
 
     def to(self, *, device: torch.device | str, dtype: torch.dtype) -> ProductMixture:
         """The same law, computed elsewhere or in another precision."""
-        return ProductMixture(
-            self._means.to(device, dtype),
-            self._scales.to(device, dtype),
-            self._weights.to(device, dtype),
-            grid=self._spec.grid,
-            provenance=self._provenance,
-        )
+        if torch.device(device) == self.device and dtype == self.dtype:
+            return self
+        return self._with(self._means.to(device), self._scales, dtype)
 
-    def with_provenance(self, **facts: object) -> ProductMixture:
-        """The same law with other facts about where it comes from; see `Provenance`."""
+    def with_noise(self, levels: Tensor, path: NoisePath = PATHS["linear"]) -> ProductMixture:
+        """Again a product mixture: means alpha mu, variances alpha^2 s^2 + sigma^2."""
+        levels = levels.to(self._scales)
+        alpha, sigma = path.alpha(levels)[:, None], path.sigma(levels)[:, None]  # (N, 1)
+        scales = torch.hypot(alpha * self._scales, sigma.expand_as(self._scales))
+        return self._with(alpha * self._means, scales, self._dtype)
+
+    def transformed(self, matrix: Tensor) -> ProductMixture:
+        """The law of matrix @ x; exact because all scales are equal, or else an InputError."""
+        N, d = self._scales.shape
+        require_orthonormal(matrix, N * d)
+        if not bool((self._scales == self._scales[0, 0]).all()):
+            raise InputError(
+                "transformed needs a product mixture whose scales are all equal, got scales from "
+                f"{float(self._scales.min()):.4g} to {float(self._scales.max()):.4g}; "
+                "call rescaled(scales) first."
+            )
+        means = self._means.to(self._centre).flatten(1) @ matrix.to(self._centre).T
+        return self._with(means.reshape(-1, N, d), self._scales, self._dtype)
+
+    def rescaled(self, units: Tensor) -> ProductMixture:
+        """The law of x / units, for positive units (N, d)."""
+        units = units.to(self._scales)
+        return self._with(self._means / units, self._scales / units, self._dtype)
+
+    def _with(self, means: Tensor, scales: Tensor, dtype: torch.dtype) -> ProductMixture:
+        """Other means and scales, and everything else as it is."""
         return ProductMixture(
-            self._means,
-            self._scales,
+            means,
+            scales,
             self._weights,
             grid=self._spec.grid,
-            provenance=self._provenance.model_copy(update=facts),
+            provenance=self.provenance,
+            dtype=dtype,
         )
 
     def sample(self, n: int, rng: Randomness) -> Tensor:
         """Component by inverse CDF, then its Gaussians: (n, N, d)."""
         component = rng.categorical(self._weights, (n,))
-        noise = rng.normal((n, self._spec.tokens, self._spec.dim)).to(self._means)
-        return self._means[component] + self._scales * noise
+        noise = rng.normal((n, self._spec.tokens, self._spec.dim)).to(self._scales)
+        return (self._means[component] + self._scales * noise).to(self._dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-density of x (n, N, d), in nats: (n,)."""
         log_scale = 0.5 * self._scales.numel() * LOG_2PI + self._scales.log().sum()
-        return self._log_smoothed(x, self._scales.square()) - log_scale
+        return (self._log_smoothed(x, self._scales.square()) - log_scale).to(self._dtype)
 
     def marginals(
         self,
@@ -157,16 +188,22 @@ class ProductMixture(Target):
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
     ) -> Tensor:
         """E[x_0 | x seen at those levels], (n, N, d); see `Target`."""
-        view = self._view(x, levels, path)
-        average = self._components.average(view.evidence, "through" if causal else "all")
-        return view.gain * average + view.offset
+        answer = torch.empty(x.shape, dtype=self._dtype, device=self.device)
+        for start in range(0, len(x), QUERIES):
+            rows = slice(start, start + QUERIES)
+            view = self._view(x[rows], levels[rows], path)
+            average = self._components.average(view.evidence, "through" if causal else "all")
+            answer[rows] = view.gain * average + view.offset
+        return answer
 
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
         """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
-        return self._kernel_mean(x, bandwidth**2, self._scales.square())
+        return self._kernel_mean(x, bandwidth**2, self._scales.square()).to(self._dtype)
 
-    def kernel_self_mean(self, bandwidth: float) -> float:
-        """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""
+    def kernel_self_mean(self, bandwidth: float) -> float | None:
+        """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y', or None if too large."""
+        if len(self._means) ** 2 * self._scales.numel() > SUMMED:
+            return None
         of_means = self._kernel_mean(self._means, bandwidth**2, 2 * self._scales.square())
         return float(self._weights @ of_means)
 
@@ -176,24 +213,25 @@ class ProductMixture(Target):
         return (self._log_smoothed(x, widened) + 0.5 * (h2 / widened).log().sum()).exp()
 
     def _log_smoothed(self, x: Tensor, variance: Tensor) -> Tensor:
-        """Log sum_c w_c exp(-1/2 sum_i |x_i - mu_ci|^2 / variance_i): (n,)."""
-        y = x.to(self._means) - self._centre
+        """Log sum_c w_c exp(-1/2 sum_i |x_i - mu_ci|^2 / variance_i), (n,), in float64."""
+        y = x.to(self._centre) - self._centre
         evidence = Evidence(y / variance, -0.5 / variance[None])
         return self._components.log_mass(evidence)[:, 0] - 0.5 * (y.square() / variance).sum((1, 2))
 
     def _view(self, x: Tensor, levels: Tensor, path: NoisePath) -> _View:
-        levels = levels.to(self._means)
+        levels = levels.to(self._centre)
         if bool((levels == levels[:1]).all()):
             levels = levels[:1]  # one row of coefficients then serves all rows
         alpha, sigma = path.alpha(levels)[..., None], path.sigma(levels)[..., None]  # (n|1, N, 1)
         s2 = self._scales.square()  # (N, d)
         V = alpha.square() * s2 + sigma.square()  # (n|1, N, d)
-        x = torch.where(alpha > 0, x.to(self._means), 0)  # what stands at level 1 may be anything
+        x = torch.where(alpha > 0, x.to(self._centre), 0)  # what stands at level 1 may be anything
         gain = sigma.square() / V
         return _View(
             evidence=Evidence(alpha * (x - alpha * self._centre) / V, -0.5 * alpha.square() / V),
             gain=gain,
-            offset=gain * self._centre + alpha * s2 * x / V,
+            # A known token is exactly what was seen, whatever the division would round it to.
+            offset=torch.where(sigma > 0, gain * self._centre + alpha * s2 * x / V, x),
             variance=gain * s2,
         )
 
@@ -225,8 +263,7 @@ class _PosteriorLaw(TokenLaw):
         self._gain = view.gain[:, self._tokens]  # (n|1, S, d) for S selected tokens
         self._offset = view.offset[:, self._tokens]
         self._variance = view.variance[:, self._tokens]
-        self._mu = components.mu[:, self._tokens]  # (K, S, d)
-        self._n = len(view.evidence.linear)
+        self._n = len(view.evidence)
 
     def select(self, tokens: Sequence[int]) -> _PosteriorLaw:
         """The laws of those tokens only."""
@@ -235,22 +272,22 @@ class _PosteriorLaw(TokenLaw):
 
     def sample(self, rng: Randomness) -> Tensor:
         """Component by inverse CDF, then its Gaussian: (n, S, d)."""
-        S, d = self._mu.shape[1:]
+        S, d = self._gain.shape[1:]
         u = rng.uniform((self._n, S))
-        noise = rng.normal((self._n, S, d)).to(self._mu)
-        mu = torch.empty(self._n, S, d).to(self._mu)
-        column = torch.arange(S, device=u.device)
+        noise = rng.normal((self._n, S, d)).to(self._gain)
+        mu = torch.empty_like(noise)
         for rows, weights in self._weights():
             if weights.shape[1] == 1:  # one law of the component serves all tokens
                 component = inverse_cdf(weights[:, 0], u[rows])
             else:
                 component = inverse_cdf(weights, u[rows][..., None])[..., 0]
-            mu[rows] = self._mu[component, column]
-        return self._gain * mu + self._offset + self._variance.sqrt() * noise
+            mu[rows] = self._components.of_tokens(self._tokens, component)
+        draws = self._gain * mu + self._offset + self._variance.sqrt() * noise
+        return draws.to(self._components.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density (nats) of x (n, S, d): (n, S); +-infinite on and off a known value."""
-        residual = x.to(self._mu) - self._offset
+        residual = x.to(self._offset) - self._offset
         known = self._variance == 0
         variance = torch.where(known, 1, self._variance)
         own = Evidence(
@@ -265,34 +302,39 @@ class _PosteriorLaw(TokenLaw):
             marginal = marginal[:, self._tokens]
         constant = -0.5 * (residual.square() / variance + variance.log() + LOG_2PI)
         atom = torch.where(residual == 0, torch.inf, -torch.inf)
-        return joint - marginal + torch.where(known, atom, constant).sum(-1)
+        log_prob = joint - marginal + torch.where(known, atom, constant).sum(-1)
+        return log_prob.to(self._components.dtype)
 
     def mean(self) -> Tensor:
         """(n, S, d)."""
-        return self._gain * self._moment(1) + self._offset
+        return (self._gain * self._moment(1) + self._offset).to(self._components.dtype)
 
     def variance(self) -> Tensor:
         """(n, S, d)."""
         between = self._moment(2) - self._moment(1).square()
-        return self._variance + self._gain.square() * between.clamp(min=0)
+        variance = self._variance + self._gain.square() * between.clamp(min=0)
+        return variance.to(self._components.dtype)
 
     def cdf(self, x: Tensor) -> Tensor:
         """P(token <= x) for x (n, S, 1): (n, S)."""
-        require_scalar_tokens("cdf", self._mu.shape[-1])
-        z = (x.to(self._mu) - self._offset) / self._variance.sqrt()  # (n, S, 1)
+        require_scalar_tokens("cdf", self._gain.shape[-1])
+        z = (x.to(self._offset) - self._offset) / self._variance.sqrt()  # (n, S, 1)
         slope = (self._gain / self._variance.sqrt()).expand_as(z)
+        mu = self._components.of_tokens(self._tokens)[..., 0].T  # (S, K)
         total = torch.empty(z.shape[:2]).to(z)
         for rows, weights in self._weights(heads=len(self._tokens)):
-            standard = z[rows] - slope[rows] * self._mu[..., 0].T  # (r, S, K)
+            standard = z[rows] - slope[rows] * mu  # (r, S, K)
             total[rows] = (weights * torch.special.ndtr(standard)).sum(-1)
         return total
 
     def icdf(self, u: Tensor) -> Tensor:
         """The quantile of u (n, S), by Newton's method inside a shrinking bracket: (n, S, 1)."""
-        require_scalar_tokens("icdf", self._mu.shape[-1])
+        require_scalar_tokens("icdf", self._gain.shape[-1])
         own = self._offset[..., 0] + self._variance[..., 0].sqrt() * torch.special.ndtri(u)
-        ends = [self._gain[..., 0] * end for end in (self._mu.amin(0).T, self._mu.amax(0).T)]
-        return invert_cdf(self.cdf, self.log_prob, u, own + ends[0], own + ends[1])
+        mu = self._components.of_tokens(self._tokens)[..., 0]
+        ends = [self._gain[..., 0] * end for end in (mu.amin(0), mu.amax(0))]
+        quantile = invert_cdf(self.cdf, self.log_prob, u, own + ends[0], own + ends[1])
+        return quantile.to(self._components.dtype)
 
     def _weights(self, heads: int = 1) -> Iterator[tuple[slice, Tensor]]:
         """Tiles of rows with the weights of all components: (r, 1|S, K)."""
@@ -305,24 +347,29 @@ class _PosteriorLaw(TokenLaw):
         return self._components.average(evidence, self._prefix, power)[:, self._tokens]
 
 
-def _require_parameters(
-    means: Tensor, scales: Tensor, weights: Tensor, grid: tuple[int, int] | None
-) -> None:
-    if means.dim() != 3 or means.numel() == 0:
+def _moments(means: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean and variance of the component means, (N, d) in float64, read in parts."""
+    parts = list(zip(means.split(READ), weights.split(READ), strict=True))
+    mean = sum(torch.einsum("k,knd->nd", w, mu.double()) for mu, w in parts)
+    assert isinstance(mean, Tensor)
+    variance = sum(torch.einsum("k,knd->nd", w, (mu.double() - mean).square()) for mu, w in parts)
+    assert isinstance(variance, Tensor)
+    return mean, variance
+
+
+def _require_parameters(means: Tensor, scales: Tensor, grid: tuple[int, int] | None) -> None:
+    if means.dim() != 3 or means.numel() == 0 or not means.is_floating_point():
         raise InputError(
-            f"means must have shape (components, tokens, dim), none of them 0, "
-            f"got {tuple(means.shape)}."
+            f"means must be floating-point numbers of shape (components, tokens, dim), none of "
+            f"them 0, got {means.dtype} of {tuple(means.shape)}."
         )
-    if scales.shape != means.shape[1:] or weights.shape != means.shape[:1]:
+    if scales.shape != means.shape[1:]:
         raise InputError(
-            f"scales must have shape {tuple(means.shape[1:])} and weights {tuple(means.shape[:1])} "
-            f"to fit the means, got {tuple(scales.shape)} and {tuple(weights.shape)}."
+            f"scales must have shape {tuple(means.shape[1:])} to fit the means, "
+            f"got {tuple(scales.shape)}; components with their own scales are a DiagonalMixture."
         )
-    if not (means.isfinite().all() and scales.isfinite().all() and weights.isfinite().all()):
-        raise InputError("means, scales and weights must be finite, got NaN or infinity.")
-    if not bool((scales > 0).all()):
-        raise InputError(f"scales must be positive, got {float(scales.min())}.")
-    if not (bool((weights >= 0).all()) and float(weights.sum()) > 0):
-        raise InputError("weights must be non-negative and not all zero; drop or fix the rows.")
-    if grid is not None and grid[0] * grid[1] != means.shape[1]:
-        raise InputError(f"grid must hold the {means.shape[1]} tokens, got {grid[0]}x{grid[1]}.")
+    if not (all(bool(part.isfinite().all()) for part in means.split(READ))):
+        raise InputError("means must be finite, got NaN or infinity.")
+    if not bool(((scales > 0) & scales.isfinite()).all()):
+        raise InputError(f"scales must be positive and finite, got {float(scales.min())}.")
+    require_grid(grid, means.shape[1])

@@ -1,31 +1,73 @@
-"""Built-in targets by name: `NAME` or `NAME:key=value,key=value`.
+"""Built-in targets by name: `NAME`, `NAME:value,value` or `NAME:key=value,key=value`.
 
-gaussian:tokens=4,std=1         independent N(0, std^2) tokens
-modes:tokens=4,modes=2,gap=4    equally likely modes `gap` standard deviations apart on the
-                                diagonal: all tokens sit in the same mode
+Values without a key fill the parameters in their order, so `parity:6` is `parity:tokens=6` and
+`gaussian:ar1,rho=0.9` is `gaussian:structure=ar1,rho=0.9`. A built-in is a function here; its
+annotations are its parameters' rules, and its docstring is what `capcheck targets` prints.
 """
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, ValidationError, validate_call
 
 from capcheck.errors import InputError, near
+from capcheck.targets.automata import balanced_brackets, even_parity
+from capcheck.targets.automata import ising as ising_strip
+from capcheck.targets.gaussian_mixture import GaussianMixture
 from capcheck.targets.product_mixture import ProductMixture
-from capcheck.targets.target import Provenance
+from capcheck.targets.scratchpad import running_parity, running_permutation
+from capcheck.targets.tables import latin_squares, small_sudokus, uniform_over
+from capcheck.targets.target import Provenance, Target
+
+Tokens = Annotated[int, Field(ge=1, le=65_536, description="tokens of a sequence")]
+Dense = Annotated[int, Field(ge=1, le=2048, description="tokens of a sequence")]
+Bits = Annotated[int, Field(ge=1, le=4096, description="tokens of a sequence")]
+Positive = Annotated[float, Field(gt=0, le=1e100, allow_inf_nan=False)]
+Window = Annotated[int, Field(ge=0, description="distance up to which the predictor sees tokens")]
 
 
-def gaussian(*, tokens: int = 8, std: float = 1.0) -> ProductMixture:
-    """Independent tokens N(0, std^2)."""
-    return ProductMixture(
+def gaussian(
+    structure: Annotated[
+        Literal["independent", "ar1", "equicorrelated"], Field(description="what correlates")
+    ] = "independent",
+    tokens: Tokens = 8,
+    std: Annotated[Positive, Field(description="standard deviation of a token")] = 1.0,
+    rho: Annotated[float, Field(gt=-1, lt=1, description="correlation of neighbours")] = 0.9,
+) -> Target:
+    """Tokens N(0, std^2): independent, or with correlations rho^|i-j| (ar1) or rho throughout."""
+    if structure == "independent":
+        return ProductMixture(
+            torch.zeros(1, tokens, 1, dtype=torch.float64),
+            torch.full((tokens, 1), std, dtype=torch.float64),
+            provenance=Provenance(description=f"{tokens} independent tokens N(0, {std:g}^2)"),
+        )
+    if tokens > 2048:
+        raise InputError(f"gaussian.tokens must be at most 2048 if they correlate, got {tokens}.")
+    place = torch.arange(tokens, dtype=torch.float64)
+    distance = (place - place[:, None]).abs()
+    correlation = torch.tensor(rho, dtype=torch.float64) ** (
+        distance if structure == "ar1" else distance.clamp(max=1)
+    )
+    what = "rho^|i-j|" if structure == "ar1" else "rho"
+    return GaussianMixture(
         torch.zeros(1, tokens, 1, dtype=torch.float64),
-        torch.full((tokens, 1), std, dtype=torch.float64),
-        provenance=Provenance(description=f"{tokens} independent tokens N(0, {std:g}^2)"),
+        std**2 * correlation[None],
+        provenance=Provenance(
+            description=f"{tokens} tokens N(0, {std:g}^2) with correlation {what}, rho = {rho:g}"
+        ),
     )
 
 
-def modes(*, tokens: int = 4, modes: int = 2, gap: float = 4.0) -> ProductMixture:
+def modes(
+    tokens: Tokens = 4,
+    modes: Annotated[int, Field(ge=1, le=10_000, description="number of modes")] = 2,
+    gap: Annotated[Positive, Field(description="standard deviations between modes")] = 4.0,
+) -> Target:
     """Equally likely modes of unit variance; all tokens of a sequence sit in the same mode."""
     places = gap * (torch.arange(modes, dtype=torch.float64) - (modes - 1) / 2)
     return ProductMixture(
@@ -35,49 +77,169 @@ def modes(*, tokens: int = 4, modes: int = 2, gap: float = 4.0) -> ProductMixtur
     )
 
 
-BUILT_IN: dict[str, tuple[Callable[..., ProductMixture], dict[str, type[int] | type[float]]]] = {
-    "gaussian": (gaussian, {"tokens": int, "std": float}),
-    "modes": (modes, {"tokens": int, "modes": int, "gap": float}),
+def copy(
+    tokens: Tokens = 8,
+    symbols: Annotated[int, Field(ge=1, le=4096, description="symbols to choose from")] = 4,
+) -> Target:
+    """One uniform symbol, repeated throughout: the tokens share ln(symbols) nats each."""
+    return uniform_over(
+        [[symbol] * tokens for symbol in range(symbols)],
+        vocabulary=symbols,
+        description=f"one of {symbols} symbols, {tokens} times",
+    )
+
+
+def parity(tokens: Bits = 6) -> Target:
+    """Bit strings with an even number of ones: any proper subset of the tokens is independent."""
+    return even_parity(tokens)
+
+
+def shuffle(
+    symbols: Annotated[int, Field(ge=1, le=8, description="symbols, each used once")] = 5,
+) -> Target:
+    """All permutations of the symbols: drawn in one shot, tokens collide."""
+    return uniform_over(
+        itertools.permutations(range(symbols)),
+        vocabulary=symbols,
+        description=f"permutations of {symbols} symbols",
+    )
+
+
+def replacement(
+    tokens: Annotated[int, Field(ge=2, le=4096, description="tokens of a sequence")] = 8,
+) -> Target:
+    """A list in which one token, anywhere, is replaced (1) and the others stay (0)."""
+    return uniform_over(
+        [[int(i == place) for i in range(tokens)] for place in range(tokens)],
+        vocabulary=2,
+        description=f"one replacement in a list of {tokens}",
+    )
+
+
+def latin(
+    size: Annotated[int, Field(ge=1, le=4, description="rows and columns")] = 3,
+) -> Target:
+    """Latin squares, row by row."""
+    return uniform_over(
+        latin_squares(size),
+        vocabulary=size,
+        description=f"Latin squares of {size} x {size}",
+        grid=(size, size),
+    )
+
+
+def sudoku() -> Target:
+    """The 288 sudoku grids of 4 x 4, row by row."""
+    return uniform_over(
+        small_sudokus(), vocabulary=4, description="sudoku grids of 4 x 4", grid=(4, 4)
+    )
+
+
+def brackets(tokens: Annotated[Bits, Field(le=256)] = 8) -> Target:
+    """Balanced strings of opening (0) and closing (1) brackets."""
+    return balanced_brackets(tokens)
+
+
+def ising(
+    rows: Annotated[int, Field(ge=1, le=1024, description="rows of sites")] = 4,
+    columns: Annotated[int, Field(ge=1, description="columns of sites, at most 8")] = 4,
+    coupling: Annotated[float, Field(ge=-20, le=20, description="of neighbouring spins")] = 0.4,
+    field: Annotated[float, Field(ge=-20, le=20, description="on every spin")] = 0.0,
+) -> Target:
+    """Spins on a grid, exact by transfer matrix: p ~ exp(coupling sum s s' + field sum s)."""
+    return ising_strip(rows, columns, coupling, field)
+
+
+def chain_parity(
+    inputs: Annotated[int, Field(ge=1, le=17, description="bits whose parity is asked")] = 6,
+    scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
+    window: Window = 2,
+) -> Target:
+    """Uniform bits and their parity, by a predictor with a window: the chain-of-thought effect."""
+    return running_parity(inputs, scratch=scratch, window=window)
+
+
+def chain_permutation(
+    inputs: Annotated[int, Field(ge=1, le=6, description="permutations to compose")] = 3,
+    scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
+    window: Window = 2,
+) -> Target:
+    """Permutations of three things and their composition, by a predictor with a window."""
+    return running_permutation(inputs, scratch=scratch, window=window)
+
+
+BUILT_IN: dict[str, Callable[..., Target]] = {
+    build.__name__.replace("_", "-"): build
+    for build in (
+        gaussian,
+        modes,
+        copy,
+        parity,
+        shuffle,
+        replacement,
+        latin,
+        sudoku,
+        brackets,
+        ising,
+        chain_parity,
+        chain_permutation,
+    )
 }
 
 
-LARGEST: dict[type[int] | type[float], float] = {int: 65_536, float: 1e100}
-
-
-def from_spec(spec: str) -> ProductMixture:
+def from_spec(spec: str) -> Target:
     """Build the target that a spec string names.
 
     Args:
-        spec: `NAME` or `NAME:key=value,key=value`; see the module's docstring.
+        spec: See the module's docstring, and `capcheck targets` for the names.
 
     Raises:
-        InputError: Unknown name or key, or a value that is not a positive number.
+        InputError: Unknown name or key, a value that breaks the parameter's rule, or one too many.
 
     Example:
-        >>> from_spec("gaussian:tokens=3,std=2").spec.tokens
+        >>> from_spec("gaussian:ar1,tokens=3,rho=0.5").spec.tokens
         3
     """
     name, _, rest = spec.partition(":")
     if name not in BUILT_IN:
         raise InputError(f"target has no built-in named {name!r}; {near(name, BUILT_IN)}")
-    build, types = BUILT_IN[name]
-    arguments: dict[str, float] = {}
-    for item in filter(None, rest.split(",")):
-        key, _, value = item.partition("=")
-        if key not in types:
-            raise InputError(f"target {name!r} has no parameter {key!r}; {near(key, types)}")
+    known = list(inspect.signature(BUILT_IN[name]).parameters)
+    arguments: dict[str, str] = {}
+    for place, item in enumerate(filter(None, rest.split(","))):
+        key, equals, value = item.partition("=")
+        if not equals:
+            if place >= len(known):
+                raise InputError(
+                    f"target {name!r} takes at most {len(known)} values, got {item!r} beyond them."
+                )
+            key, value = known[place], item
+        key = key.strip()
+        if key not in known:
+            hint = near(key, known) if known else "it has none."
+            raise InputError(f"target {name!r} has no parameter {key!r}; {hint}")
         if key in arguments:
             raise InputError(f"target {name!r} is given {key} twice; give it once.")
-        arguments[key] = _positive(f"{name}.{key}", value, types[key])
-    return build(**arguments)
-
-
-def _positive(field: str, text: str, kind: type[int] | type[float]) -> float:
-    rule = f"target {field} must be a positive {'whole ' if kind is int else ''}number"
+        arguments[key] = value.strip()
     try:
-        value = kind(text)
-    except ValueError:
-        raise InputError(f"{rule}, got {text!r}.") from None
-    if not 0 < value <= LARGEST[kind]:
-        raise InputError(f"{rule} of at most {LARGEST[kind]:g}, got {text!r}.")
-    return value
+        return _checked(BUILT_IN[name])(**arguments)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = str(problem["loc"][0])
+        raise InputError(
+            f"target {name}.{field}: {problem['msg'].rstrip('.')}, got {arguments.get(field)!r}; "
+            "see `capcheck targets`."
+        ) from None
+
+
+def parameters(name: str) -> dict[str, tuple[Any, str]]:
+    """Default and description of every parameter of a built-in, by name."""
+    found = {}
+    for key, parameter in inspect.signature(BUILT_IN[name], eval_str=True).parameters.items():
+        fields = getattr(parameter.annotation, "__metadata__", ())
+        texts = [field.description for field in fields if field.description]
+        found[key] = (parameter.default, texts[-1] if texts else "")
+    return found
+
+
+def _checked(build: Callable[..., Target]) -> Callable[..., Target]:
+    return validate_call(build)

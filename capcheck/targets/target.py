@@ -1,19 +1,23 @@
 """A target: a known law of sequences, with every conditional that an oracle network can need.
 
 Each token is seen at its own noise level on a noise path: level 0 is a known token, level 1 one
-that was not seen. From the marginals of the clean tokens given such a view follow the oracles of
-all families.
+that was not seen; categorical tokens have these two only. From the marginals of the clean tokens
+given such a view follow the oracles of all families.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from capcheck.errors import InputError
 from capcheck.laws import TokenLaw
 from capcheck.paths import PATHS, NoisePath
 from capcheck.randomness import Randomness
@@ -27,7 +31,8 @@ class HeldOut(BaseModel):
         rows: Rows held out.
         log_likelihood: Their mean log-likelihood under such a target, in nats per sequence.
         in_sample: The same for the rows that the target was built from.
-        gaussian: The held-out score of one Gaussian with a shrunk full covariance.
+        baseline: The held-out score of a law that no row is remembered by.
+        baseline_name: Which law that is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,12 +40,13 @@ class HeldOut(BaseModel):
     rows: int
     log_likelihood: float
     in_sample: float
-    gaussian: float
+    baseline: float
+    baseline_name: str
 
     @property
     def memorises(self) -> bool:
-        """Whether a single Gaussian predicts unseen rows better than this target does."""
-        return not self.log_likelihood >= self.gaussian
+        """Whether the baseline predicts unseen rows better than this target does."""
+        return not self.log_likelihood >= self.baseline
 
 
 class Picture(BaseModel):
@@ -73,6 +79,7 @@ class Provenance(BaseModel):
         source: Name of the data, if it was loaded.
         preparation: What was done to the data before it became tokens.
         picture: How to show a sequence as an image, if it is one.
+        vocabulary: What each value of a categorical token stands for, if it has a name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,15 +91,23 @@ class Provenance(BaseModel):
     source: str | None = None
     preparation: str | None = None
     picture: Picture | None = None
+    vocabulary: tuple[str, ...] | None = None
 
 
 class Target(ABC):
-    """A law of sequences of N tokens."""
+    """A law of sequences of N tokens; final classes are a `ContinuousTarget` or its twin.
 
-    @property
-    @abstractmethod
-    def provenance(self) -> Provenance:
-        """Where the law comes from, and how exact it is."""
+    Attributes:
+        provenance: Where the law comes from, and how exact it is.
+    """
+
+    provenance: Provenance
+
+    def with_provenance(self, **facts: object) -> Self:
+        """The same law with other facts about where it comes from; see `Provenance`."""
+        twin = copy.copy(self)
+        twin.provenance = self.provenance.model_copy(update=facts)
+        return twin
 
     @property
     @abstractmethod
@@ -112,10 +127,10 @@ class Target(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Content hash: equal for equal laws, whatever machine built them."""
+        """Content hash: equal for equal parameters, whatever machine built them."""
 
     @abstractmethod
-    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> Target:
+    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> Self:
         """The same law, computed elsewhere or in another precision."""
 
     @abstractmethod
@@ -124,7 +139,7 @@ class Target(ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """Joint log-density of the sequences x, in nats: (n,)."""
+        """Joint log-density of the sequences x, in nats: (n,); -inf off the support."""
 
     @abstractmethod
     def marginals(
@@ -136,6 +151,9 @@ class Target(ABC):
     ) -> TokenLaw:
         """The law of every clean token given every token seen at its own noise level.
 
+        Where known categorical tokens have probability 0 together, a conditional is 0/0: the
+        unconditional marginals stand in its place.
+
         Args:
             x: (n, N, d) tokens as seen, alpha(t) x_0 + sigma(t) e; or (n, N) integers. What stands
                 at level 1 is ignored.
@@ -146,6 +164,22 @@ class Target(ABC):
         Returns:
             An (n, N) token law.
         """
+
+    @abstractmethod
+    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
+        """E k(x, Y) over the target's Y, (n,); see `kernel_self_mean` for the kernel."""
+
+    @abstractmethod
+    def kernel_self_mean(self, bandwidth: float) -> float | None:
+        """E k(Y, Y') over independent Y and Y', or None if the sum is too large.
+
+        The kernel is exp(-|x - y|^2 / (2 bandwidth^2)); categorical tokens are one-hot vectors in
+        it, which makes it the product of exp(-[x_i != y_i] / bandwidth^2).
+        """
+
+
+class ContinuousTarget(Target):
+    """A law of sequences of vectors in R^d."""
 
     @abstractmethod
     def denoise(
@@ -161,9 +195,73 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
-        """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
+    def with_noise(self, levels: Tensor, path: NoisePath = PATHS["linear"]) -> ContinuousTarget:
+        """The law of the noisy tokens alpha(t_i) x_i + sigma(t_i) e.
+
+        Args:
+            levels: (N,) level t_i of each token, in [0, 1].
+            path: The noise path that the levels refer to.
+        """
 
     @abstractmethod
-    def kernel_self_mean(self, bandwidth: float) -> float:
-        """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""
+    def transformed(self, matrix: Tensor) -> ContinuousTarget:
+        """The law of `matrix @ x` for the flat sequence x, again cut into N tokens.
+
+        Args:
+            matrix: (N d, N d), orthonormal.
+
+        Raises:
+            InputError: The matrix is not orthonormal, or the result leaves the class of laws.
+        """
+
+
+class CategoricalTarget(Target):
+    """A law of sequences of integers in 0..V-1."""
+
+
+def fingerprint(name: str, facts: object, tensors: Iterable[Tensor]) -> str:
+    """SHA-256 over a law's name, its plain facts and its parameters in float64."""
+    digest = hashlib.sha256(repr((name, facts)).encode())
+    for tensor in tensors:
+        digest.update(repr(tuple(tensor.shape)).encode())
+        for part in tensor.split(4096):  # a tensor may be larger than memory
+            wide = part.double() if part.is_floating_point() else part
+            digest.update(wide.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def require_orthonormal(matrix: Tensor, size: int) -> None:
+    """Raise InputError unless the matrix is orthonormal of that size."""
+    if tuple(matrix.shape) != (size, size):
+        raise InputError(
+            f"matrix must have shape {(size, size)} for the flat sequence, "
+            f"got {tuple(matrix.shape)}."
+        )
+    wide = matrix.double()
+    error = float((wide @ wide.T - torch.eye(size).to(wide)).abs().max())
+    if not error < 1e-6:
+        raise InputError(
+            f"matrix must be orthonormal, got one whose M M^T is off by {error:.3g}; "
+            "use for example the Q of a QR decomposition."
+        )
+
+
+def require_weights(weights: Tensor, count: int) -> Tensor:
+    """Normalised weights of mixture components.
+
+    Raises:
+        InputError: Wrong shape, negative, not finite or all 0.
+    """
+    if tuple(weights.shape) != (count,):
+        raise InputError(f"weights must have shape ({count},), got {tuple(weights.shape)}.")
+    if not bool(weights.isfinite().all()):
+        raise InputError("weights must be finite, got NaN or infinity.")
+    if not (bool((weights >= 0).all()) and float(weights.sum()) > 0):
+        raise InputError("weights must be non-negative and not all zero; drop or fix the rows.")
+    return weights / weights.sum()
+
+
+def require_grid(grid: tuple[int, int] | None, tokens: int) -> None:
+    """Raise InputError unless the grid, if there is one, holds the tokens."""
+    if grid is not None and grid[0] * grid[1] != tokens:
+        raise InputError(f"grid must hold the {tokens} tokens, got {grid[0]}x{grid[1]}.")

@@ -1,0 +1,162 @@
+"""Scratchpad tasks: tokens that only help, and a predictor that sees a window.
+
+A target may hold auxiliary tokens, which are placed like any other and marginalised out of the
+divergences (`SequenceSpec.scored`). With a predictor that sees only the tokens within a window, a
+long-range task becomes representable when there is room to write intermediate results: the
+chain-of-thought effect. Running composition in a group G of inputs g_1..g_n is such a task:
+
+    with scratch    g_1 p_1 g_2 p_2 .. g_n p_n,  p_i = p_{i-1} g_i: each follows from two neighbours
+    without         g_1 g_2 .. g_n p_n: the answer needs all inputs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from capcheck.errors import InputError
+from capcheck.laws import Categorical, DeferredCategorical
+from capcheck.paths import PATHS, NoisePath
+from capcheck.randomness import Randomness
+from capcheck.sequences import SequenceSpec
+from capcheck.targets.tables import LARGEST, uniform_over
+from capcheck.targets.target import CategoricalTarget, fingerprint
+
+
+class Windowed(CategoricalTarget):
+    """A law whose predictor sees only tokens at most `window` places away, and which it scores.
+
+    Args:
+        law: The joint law of all tokens.
+        window: Distance up to which other tokens are seen, at least 0.
+        scored: Tokens that count in the divergences; the others are auxiliary.
+    """
+
+    def __init__(
+        self, law: CategoricalTarget, *, window: int, scored: tuple[int, ...] | None = None
+    ) -> None:
+        if window < 0:
+            raise InputError(f"window must be at least 0, got {window}.")
+        inside = set(range(law.spec.tokens))
+        if scored is not None and not (
+            scored and set(scored) <= inside and sorted(set(scored)) == list(scored)
+        ):
+            raise InputError(
+                f"scored must list some of the tokens 0 to {law.spec.tokens - 1} in rising order, "
+                f"got {scored}."
+            )
+        self._law = law
+        self._window = window
+        self._spec = dataclasses.replace(law.spec, scored=scored)
+        description = f"{law.provenance.description}; the predictor sees {window} tokens each way"
+        self.provenance = law.provenance.model_copy(update={"description": description})
+
+    @property
+    def spec(self) -> SequenceSpec:
+        """As the law's, with the scored tokens."""
+        return self._spec
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of every computation."""
+        return self._law.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where every computation runs."""
+        return self._law.device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the law, the window and the scored tokens."""
+        facts = (self._law.fingerprint, self._window, self._spec.scored)
+        return fingerprint("windowed", facts, ())
+
+    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> Windowed:
+        """The same law, computed elsewhere or in another precision."""
+        law = self._law.to(device=device, dtype=dtype)
+        twin = Windowed(law, window=self._window, scored=self._spec.scored)
+        twin.provenance = self.provenance
+        return twin
+
+    def sample(self, n: int, rng: Randomness) -> Tensor:
+        """Draws of the joint law: (n, N) integers."""
+        return self._law.sample(n, rng)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Joint log-probability of all tokens, in nats: (n,)."""
+        return self._law.log_prob(x)
+
+    def marginals(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath = PATHS["linear"],
+        causal: bool = False,
+    ) -> DeferredCategorical:
+        """The law of every token given the known ones within its window."""
+        place = torch.arange(self._spec.tokens, device=x.device)
+
+        def make(tokens: list[int]) -> Categorical:
+            laws = []
+            for i in tokens:
+                outside = ((place - i).abs() > self._window).to(levels)
+                law = self._law.marginals(x, torch.maximum(levels, outside), path, causal)
+                laws.append(law.select([i]).mean())
+            return Categorical(torch.cat(laws, 1).log())
+
+        return DeferredCategorical(make, range(self._spec.tokens))
+
+    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
+        """Of the law of all tokens; see `Target`."""
+        return self._law.kernel_mean(x, bandwidth)
+
+    def kernel_self_mean(self, bandwidth: float) -> float | None:
+        """Of the law of all tokens; see `Target`."""
+        return self._law.kernel_self_mean(bandwidth)
+
+
+def running_parity(inputs: int, *, scratch: bool, window: int) -> Windowed:
+    """Uniform bits, and whether an odd number of them is set."""
+    return _composition("parity", inputs, 2, lambda p, g: p ^ g, scratch, window)
+
+
+def running_permutation(inputs: int, *, scratch: bool, window: int) -> Windowed:
+    """Uniform permutations of three things, and what they compose to."""
+    group = list(itertools.permutations(range(3)))
+
+    def compose(p: int, g: int) -> int:
+        return group.index(tuple(group[p][j] for j in group[g]))
+
+    return _composition("permutation composition", inputs, 6, compose, scratch, window)
+
+
+def _composition(
+    name: str,
+    inputs: int,
+    size: int,
+    compose: Callable[[int, int], int],
+    scratch: bool,
+    window: int,
+) -> Windowed:
+    """Running composition over a group of `size` elements, 0 being the neutral one."""
+    if size**inputs > LARGEST:
+        raise InputError(
+            f"inputs must leave at most {LARGEST} sequences, got {size}^{inputs}; use fewer."
+        )
+    rows = []
+    for drawn in itertools.product(range(size), repeat=inputs):
+        running = list(itertools.accumulate(drawn, compose, initial=0))[1:]
+        pairs = [value for pair in zip(drawn, running, strict=True) for value in pair]
+        rows.append(pairs if scratch else [*drawn, running[-1]])
+    tokens = len(rows[0])
+    scored = (*range(0, tokens, 2), tokens - 1) if scratch else None
+    how = "with" if scratch else "without"
+    law = uniform_over(
+        rows, vocabulary=size, description=f"{name} of {inputs} inputs {how} a scratchpad"
+    )
+    return Windowed(law, window=window, scored=scored)
