@@ -1,0 +1,130 @@
+"""An array file as rows of numbers: .npy, .npz, .csv, .parquet, .pt and .safetensors.
+
+Whatever the format, the result is float32, float64 or int64 with rows on its first axis: narrower
+floats are widened to float32, other integers and booleans to int64. A file of several arrays
+needs a name, `file.npz#latents`. Nothing is unpickled: what only a pickle can hold is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from safetensors import safe_open
+
+from capcheck.data.contents import chosen, library, no_choice, real_rows
+from capcheck.data.tables import read_csv, read_parquet
+from capcheck.data.text import existing_file
+from capcheck.errors import InputError
+
+MAPPED_ABOVE = 1 << 28  # bytes of a .npy file that stays on disk until it is needed
+
+
+def read_array(source: str) -> np.ndarray:
+    """Read one array of real numbers.
+
+    Args:
+        source: Path of the file. `path#name` chooses an array of a .npz, .pt or .safetensors file
+            or a column of a .parquet file, and is needed where there are several arrays. A .csv
+            file is numbers separated by commas; it is integers if all of them are, and its first
+            line is a header if it holds no number at all. A .parquet file is numeric columns, or
+            one column of lists of one length.
+
+    Returns:
+        (rows, ...), 1 to 4 dimensions, none of them 0; (rows, columns) for .csv and .parquet. A
+        large .npy file is mapped, and read-only. Not checked for NaN and infinity.
+
+    Raises:
+        InputError: No such file, damaged, of another format, ragged, with gaps, of several arrays
+            without a choice, or not of real numbers.
+    """
+    place, name = _place_and_name(source)
+    path = existing_file(place)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        is_text = path.suffix.lower() == ".txt"
+        hint = "it is text: read it as documents" if is_text else "convert it"
+        raise InputError(
+            f"data {source!r} must be a file that ends in {', '.join(SUFFIXES)} or a folder of "
+            f"images, got {path.suffix or 'no ending'!r}; {hint}."
+        )
+    return real_rows(reader(path, name, source), source)
+
+
+def _place_and_name(source: str) -> tuple[str, str | None]:
+    """Cut at the first # that follows a file's path, as file names may hold one."""
+    for cut, character in enumerate(source):
+        if character == "#" and os.path.isfile(source[:cut]):
+            return source[:cut], source[cut + 1 :]
+    return source, None
+
+
+def _npy(path: Path, name: str | None, source: str) -> np.ndarray:
+    no_choice(name, source)
+    with library(source, "save it with numpy.save"):
+        mapped = open_memmap(path, mode="r")  # which also compares the shape with the file's size
+        return mapped if path.stat().st_size > MAPPED_ABOVE else np.array(mapped)
+
+
+def _npz(path: Path, name: str | None, source: str) -> np.ndarray:
+    cure = "save it with numpy.savez"
+    with library(source, cure):
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not a complete .npz archive")
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            names = [member[:-4] for member in archive.zip.namelist() if member.endswith(".npy")]
+            array = archive[chosen(names, name, source, cure=cure) + ".npy"]
+        if not isinstance(array, np.ndarray):
+            raise ValueError("a member that is no array in spite of its name")
+        return array
+
+
+def _pt(path: Path, name: str | None, source: str) -> np.ndarray:
+    cure = "save a tensor, or a dict of tensors, with torch.save"
+    with library(source, cure):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # on pickles that are refused anyway
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise InputError(
+                f"data {source!r} must hold nothing but tensors, and what is damaged or holds "
+                f"other objects is not unpickled, as that could run its code; {cure}."
+            ) from None
+        if isinstance(loaded, torch.Tensor):
+            no_choice(name, source)
+            return _from_tensor(loaded)
+        if not isinstance(loaded, dict):
+            kind = type(loaded).__name__
+            raise InputError(f"data {source!r} must hold a tensor, got a {kind}; {cure}.")
+        tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+        return _from_tensor(tensors[chosen(list(tensors), name, source, cure=cure)])
+
+
+def _safetensors(path: Path, name: str | None, source: str) -> np.ndarray:
+    cure = "save it with safetensors"
+    with library(source, cure), safe_open(path, framework="pt") as file:
+        return _from_tensor(file.get_tensor(chosen(list(file.keys()), name, source, cure=cure)))
+
+
+def _from_tensor(tensor: torch.Tensor) -> np.ndarray:
+    if tensor.is_floating_point() and tensor.element_size() < 4:  # NumPy has no bfloat16
+        tensor = tensor.float()
+    return np.asarray(tensor.detach().resolve_conj().resolve_neg().numpy())
+
+
+READERS: dict[str, Callable[[Path, str | None, str], np.ndarray]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+    ".pt": _pt,
+    ".safetensors": _safetensors,
+}
+SUFFIXES = tuple(READERS)

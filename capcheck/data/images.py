@@ -1,0 +1,128 @@
+"""A folder of images as rows of pixels.
+
+Every image of the folder is one row, in the order of the file names. Pixels run from 0 to 255:
+8-bit values are kept, 16-bit grey is divided by 257 (65535 / 257 = 255), black and white is 0 and
+255. Images are grey, (n, H, W, 1), if all of them are stored so, and else red, green and blue.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from capcheck.data.contents import reason
+from capcheck.errors import InputError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# What a file may turn out to be, whatever its name: not EPS, which Pillow hands to an interpreter.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+GREY_8 = ("1", "L", "LA")
+GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
+
+
+def read_images(folder: Path) -> np.ndarray:
+    """Read all images of a folder.
+
+    Hidden files, other files and subfolders are ignored. Transparency is dropped, a palette is
+    read as its colours (and is grey if they all are), only the first frame counts, and an EXIF
+    rotation is not applied. A WebP file is never grey, as it knows only colours.
+
+    Returns:
+        float64 (n, H, W, C) of 0..255, C = 1 if every image is grey, else 3.
+
+    Raises:
+        InputError: No image, images of several sizes, or one that is damaged, too large, or of
+            pixels without a known range (32-bit integers, floating point).
+    """
+    files = _image_files(folder)
+    heads = [_head(file) for file in files]
+    for file, (size, _) in zip(files, heads, strict=True):
+        if size != heads[0][0]:
+            raise InputError(
+                f"data {str(folder)!r} must hold images of one size, got {_size(heads[0][0])} for "
+                f"{files[0].name!r} and {_size(size)} for {file.name!r}; crop or scale them."
+            )
+    width, height = heads[0][0]
+    channels = 1 if all(grey for _, grey in heads) else 3
+    pixels = np.empty((len(files), height, width, channels))  # (n, H, W, C)
+    for row, file in zip(pixels, files, strict=True):
+        row[...] = _pixels(file)  # (H, W, 1) fills all three channels
+    return pixels
+
+
+def _image_files(folder: Path) -> list[Path]:
+    try:
+        found = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in SUFFIXES and path.name[0] != "." and not path.is_dir()
+        )
+    except OSError as error:
+        raise InputError(
+            f"data {str(folder)!r} cannot be opened as a folder of images ({error.strerror}); "
+            "check the path."
+        ) from None
+    if not found:
+        raise InputError(
+            f"data {str(folder)!r} must be a folder of images ({', '.join(SUFFIXES)}), got none; "
+            "put them into the folder itself, not below it."
+        )
+    return found
+
+
+def _head(file: Path) -> tuple[tuple[int, int], bool]:
+    """(width, height), and whether the image is grey; its pixels are not decoded."""
+    with _opened(file) as image:
+        if image.mode in ("I", "F"):
+            raise InputError(
+                f"data {str(file)!r} must have 8 or 16 bits per channel, got 32-bit pixels "
+                f"(mode {image.mode}), whose range is unknown; convert it."
+            )
+        return image.size, image.mode in GREY_8 + GREY_16 or _is_grey_palette(image)
+
+
+def _is_grey_palette(image: Image.Image) -> bool:
+    colours = np.reshape(image.getpalette() or [], (-1, 3))  # (colours, 3)
+    return image.mode == "P" and bool((np.ptp(colours, axis=1) == 0).all())
+
+
+def _pixels(file: Path) -> np.ndarray:
+    """(H, W, 1) if grey, else (H, W, 3), of 0..255."""
+    with _opened(file) as image:
+        if image.mode in GREY_8 or _is_grey_palette(image):
+            return np.asarray(image.convert("L"), dtype=np.float64)[..., None]
+        if image.mode in GREY_16:
+            return np.asarray(image, dtype=np.float64)[..., None] / 257
+        return np.asarray(image.convert("RGB"), dtype=np.float64)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """An image whose every failure is an `InputError`, the caller's decoding included."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=FORMATS) as image:
+                yield image
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(
+            f"data {str(file)!r} must have at most {Image.MAX_IMAGE_PIXELS} pixels, got more; "
+            "scale it down."
+        ) from None
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise InputError(
+            f"data {str(file)!r} cannot be read as an image ({reason(error)}); replace or "
+            "remove it."
+        ) from None
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]} pixels"

@@ -1,0 +1,102 @@
+"""Which law is put behind tokens: `NAME`, or `NAME:SIZE` where a law has a size.
+
+| law | tokens | size |
+|---|---|---|
+| `rows` | any | none: a component per row, smoothed |
+| `gaussian` | continuous | none |
+| `mixture` | continuous | Gaussians with full covariances |
+| `diagonal` | continuous | Gaussians with diagonal covariances |
+| `classes` | categorical | latent classes |
+| `markov` | categorical | tokens of the past that count |
+| `hmm` | categorical | hidden states |
+
+A size that is left out is chosen by held-out likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from capcheck.errors import InputError, near
+from capcheck.sequences import Kind
+from capcheck.targets.empirical import from_samples
+from capcheck.targets.fitting import (
+    fit_diagonal_mixture,
+    fit_gaussian,
+    fit_gaussian_mixture,
+    fit_hidden_markov,
+    fit_latent_class,
+    fit_markov_chain,
+)
+from capcheck.targets.target import Target
+
+SIZED: dict[Kind, dict[str, Callable[..., Target]]] = {
+    "continuous": {"mixture": fit_gaussian_mixture, "diagonal": fit_diagonal_mixture},
+    "categorical": {
+        "classes": fit_latent_class,
+        "markov": fit_markov_chain,
+        "hmm": fit_hidden_markov,
+    },
+}
+LAWS: dict[Kind, tuple[str, ...]] = {
+    "continuous": ("rows", "gaussian", *SIZED["continuous"]),
+    "categorical": ("rows", *SIZED["categorical"]),
+}
+
+
+def build_law(
+    rows: np.ndarray,
+    law: str,
+    *,
+    grid: tuple[int, int] | None,
+    bandwidth: float | None = None,
+    vocabulary: int | None = None,
+) -> Target:
+    """Build the law of that name behind some rows.
+
+    Args:
+        rows: (n, N, d) real numbers, or (n, N) token ids.
+        law: `NAME` or `NAME:SIZE`.
+        grid: (rows, columns) of the tokens, if they have any.
+        bandwidth: Smoothing of the law `rows`, instead of the one that likelihood chooses.
+        vocabulary: V of token ids.
+
+    Raises:
+        InputError: Unknown name, a law for other tokens, or a size that is none.
+    """
+    kind: Kind = "categorical" if vocabulary is not None else "continuous"
+    name, colon, size = law.partition(":")
+    if name not in LAWS[kind]:
+        other: Kind = "continuous" if kind == "categorical" else "categorical"
+        if name in LAWS[other]:
+            raise InputError(
+                f"law {name!r} is for {other} tokens, and these are {kind}; "
+                f"use {', '.join(LAWS[kind])}."
+            )
+        raise InputError(f"law {name!r} is unknown; {near(name, LAWS[kind])}")
+    if bandwidth is not None and (name != "rows" or kind == "categorical"):
+        raise InputError(
+            f"bandwidth smooths the rows of continuous data, got {bandwidth} for the law {name!r} "
+            f"of {kind} tokens; leave it out."
+        )
+    if name not in SIZED[kind] and colon:
+        raise InputError(f"law {name!r} has no size, got {size!r}; leave it out.")
+    facts: dict[str, Any] = {"grid": grid}
+    if kind == "categorical":
+        facts["vocabulary"] = vocabulary
+    if name == "rows":
+        given: float | Literal["auto"] = "auto" if bandwidth is None else bandwidth
+        return from_samples(rows, bandwidth=given, **facts)
+    if name == "gaussian":
+        return fit_gaussian(rows, grid=grid)
+    return SIZED[kind][name](rows, _size(law) if colon else None, **facts)
+
+
+def _size(law: str) -> int:
+    name, _, size = law.partition(":")
+    if not (size.isascii() and size.isdigit()):
+        raise InputError(f"law {name!r} must have a whole number as its size, got {size!r}.")
+    return int(size)

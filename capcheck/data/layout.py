@@ -1,0 +1,133 @@
+"""How rows of numbers become sequences of tokens, and how to go back to pixels.
+
+An array (n, N) is n rows of N tokens of dimension 1, (n, N, d) has tokens of dimension d, and
+(n, H, W, C) is images with a token per pixel. `pca` replaces a row by its whitened principal
+components first. Anything else is centred and divided by one number, so that the mean variance of
+a token is 1: noise paths start from unit noise, and relative divergences do not change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from capcheck.errors import InputError
+from capcheck.sequences import Kind
+from capcheck.targets.target import Picture
+
+LARGEST_PICTURE = 1 << 16  # numbers of a picture's basis that are worth storing in a manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How data become sequences of tokens.
+
+    Attributes:
+        tokens: Number N of tokens; of text, the length of a window.
+        token_dim: Dimension d of a continuous token.
+        pca: Number of whitened principal components that replace a row.
+        grid: (rows, columns) of the tokens.
+        kind: `continuous` or `categorical`; integers are categorical unless this says otherwise.
+        unit: What a token of text is: `characters` or `bytes`.
+        split: What a document of text is: the whole `file`, or each of its `lines`.
+    """
+
+    tokens: int | None = None
+    token_dim: int | None = None
+    pca: int | None = None
+    grid: tuple[int, int] | None = None
+    kind: Kind | None = None
+    unit: Literal["characters", "bytes"] = "characters"
+    split: Literal["file", "lines"] = "file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Rows (n, D) that are ready to be cut into tokens, and how to go back to pixels."""
+
+    rows: np.ndarray
+    preparation: str
+    offset: np.ndarray  # (pixels,)
+    basis: np.ndarray  # (D, pixels)
+
+
+def whitened(rows: np.ndarray, components: int) -> Prepared:
+    """The leading principal components of rows (n, D), each of variance 1.
+
+    Raises:
+        InputError: More components than the rows have.
+    """
+    most = min(rows.shape[1], len(rows) - 1)
+    if not 1 <= components <= most:
+        raise InputError(
+            f"pca must be between 1 and {most} for {len(rows)} rows of {rows.shape[1]} numbers, "
+            f"got {components}."
+        )
+    fitted = PCA(components, whiten=True, svd_solver="full").fit(rows)
+    scale = np.sqrt(fitted.explained_variance_)
+    if not scale[-1] > 1e-10 * scale[0]:
+        rank = int((scale > 1e-10 * scale[0]).sum())
+        raise InputError(f"pca must be at most the rank {rank} of the data, got {components}.")
+    share = fitted.explained_variance_ratio_.sum()
+    return Prepared(
+        rows=fitted.transform(rows),
+        preparation=f"{components} whitened principal components ({share:.0%} of the variance)",
+        offset=fitted.mean_,
+        basis=scale[:, None] * fitted.components_,
+    )
+
+
+def standardised(rows: np.ndarray) -> Prepared:
+    """Rows (n, D), centred and divided by one number that makes the mean variance 1."""
+    mean = rows.mean(0)
+    scale = float(np.sqrt(((rows - mean) ** 2).mean())) or 1.0
+    return Prepared(
+        rows=(rows - mean) / scale,
+        preparation=f"centred and divided by {scale:.4g}",
+        offset=mean,
+        basis=scale * np.eye(rows.shape[1]) if rows.shape[1] ** 2 <= LARGEST_PICTURE else np.eye(0),
+    )
+
+
+def token_shape(
+    natural: tuple[int, ...], layout: Layout
+) -> tuple[int, int, tuple[int, int] | None]:
+    """Number of tokens, their dimension and their grid, from a row's shape and the layout."""
+    size = int(np.prod(natural))
+    grid = layout.grid
+    if len(natural) == 3:
+        grid = grid or (natural[0], natural[1])
+        natural = (natural[0] * natural[1], natural[2])
+    tokens = layout.tokens or (grid[0] * grid[1] if grid else None)
+    if tokens is None:
+        dim = layout.token_dim or (natural[1] if len(natural) == 2 else 1)
+        tokens = size // dim
+    dim = layout.token_dim or size // tokens or 1
+    if tokens * dim != size:
+        raise InputError(
+            f"tokens x token-dim must be the {size} numbers of a row, got {tokens} x {dim}; "
+            "change one of them, or choose with pca how many numbers a row has."
+        )
+    if grid and grid[0] * grid[1] != tokens:
+        raise InputError(f"grid must hold the {tokens} tokens, got {grid[0]}x{grid[1]}.")
+    return tokens, dim, grid
+
+
+def picture(shape: tuple[int, ...], layout: Layout, prepared: Prepared) -> Picture | None:
+    """Rows that were grey images can be shown as such, if the way back is small enough."""
+    if len(shape) == 3 and shape[2] == 1:
+        shape = shape[:2]
+    if len(shape) != 2 and layout.grid and layout.pca is None:
+        shape = layout.grid
+    is_image = len(shape) == 2 and shape[0] * shape[1] == len(prepared.offset)
+    if not is_image or prepared.basis.size > LARGEST_PICTURE or prepared.basis.size == 0:
+        return None
+    return Picture(
+        rows=shape[0],
+        columns=shape[1],
+        offset=tuple(prepared.offset.tolist()),
+        basis=tuple(map(tuple, prepared.basis.tolist())),
+    )

@@ -1,0 +1,200 @@
+"""From a name, a file or a folder to a target: read, lay out, fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from capcheck.data import named
+from capcheck.data.files import read
+from capcheck.data.laws import build_law
+from capcheck.data.layout import Layout, picture, standardised, token_shape, whitened
+from capcheck.data.text import read_bytes, read_documents, windows
+from capcheck.errors import InputError, near
+from capcheck.targets.empirical import LARGE
+from capcheck.targets.target import Target
+
+NAMED = ("digits", "patches", "text")
+WINDOW = 16  # tokens of a window of text, unless the layout says otherwise
+
+
+def load_target(
+    data: str, layout: Layout, *, law: str | None = None, bandwidth: float | None = None
+) -> Target:
+    """Build a target from a file, a folder of images, or data that ships with a dependency.
+
+    Args:
+        data: Path of a .npy, .npz, .csv, .parquet, .pt, .safetensors or .txt file, or of a folder
+            of images; or the name of scikit-learn's `digits` (1,797 handwritten digits of 8x8
+            pixels; 8 whitened principal components unless the layout says otherwise), `patches`
+            (8,480 grey patches of 8x8 pixels of its photographs; likewise with 16) or `text` (its
+            English data set descriptions, characters).
+        layout: How the data become sequences.
+        law: Which law is put behind them; see `capcheck.data.laws`. By default `rows`, and
+            `markov` for text.
+        bandwidth: As for `from_samples`.
+
+    Raises:
+        InputError: No such data, unreadable, not finite, or a layout or law that does not fit it.
+    """
+    if data == "text" or Path(data).suffix.lower() == ".txt":
+        return _of_text(data, layout, law or "markov", bandwidth)
+    _refuse(layout, data, "text", unit="characters", split="file")
+    array = _named(data) if data in NAMED else _array(data)
+    if layout.kind == "categorical" or (layout.kind is None and array.dtype.kind in "iu"):
+        return _of_token_ids(array, data, layout, law or "rows", bandwidth)
+    return _of_numbers(array, data, layout, law or "rows", bandwidth)
+
+
+def _of_text(data: str, layout: Layout, law: str, bandwidth: float | None) -> Target:
+    _refuse(layout, data, "numbers", token_dim=None, pca=None, grid=None)
+    if layout.kind == "continuous":
+        raise InputError(f"kind of data {data!r} must be categorical, as it is text.")
+    documents: list[str] | list[bytes]
+    if data == "text":
+        _refuse(layout, data, "a text file", unit="characters", split="file")
+        documents = named.text()
+    elif layout.unit == "bytes":
+        documents = read_bytes(Path(data), split=layout.split)
+    else:
+        documents = read_documents(Path(data), split=layout.split)
+    cut = windows(documents, layout.tokens or WINDOW)
+    target = build_law(cut.ids, law, grid=None, bandwidth=bandwidth, vocabulary=len(cut.vocabulary))
+    padding = ", the last of a document padded with an end symbol" if cut.padded else ""
+    return target.with_provenance(
+        source=_name(data),
+        preparation=f"{len(cut.ids)} windows of {cut.ids.shape[1]} {layout.unit}{padding}",
+        vocabulary=cut.vocabulary,
+    )
+
+
+def _of_token_ids(
+    array: np.ndarray, data: str, layout: Layout, law: str, bandwidth: float | None
+) -> Target:
+    _refuse(layout, data, "real numbers", token_dim=None, pca=None)
+    if array.dtype.kind == "f":
+        whole = (array == np.round(array)) & (np.abs(array) < 2**53)  # false for NaN, too
+        if not whole.all():
+            raise InputError(
+                f"kind of data {data!r} cannot be categorical, as not all its numbers are whole."
+            )
+        array = array.astype(np.int64)
+    relabelled, windows_of = False, ""
+    if array.ndim == 1:
+        cut = windows([array.tolist()], layout.tokens or WINDOW)
+        relabelled = cut.vocabulary != tuple(map(str, range(len(cut.vocabulary))))
+        windows_of = f"windows of {cut.ids.shape[1]}; "
+        array = cut.ids
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim == 4:
+        raise InputError(
+            f"data {data!r} must have one token id per place, got images of {array.shape[3]} "
+            "channels; give --kind continuous."
+        )
+    shape = array.shape[1:]
+    natural = Layout(grid=(shape[0], shape[1])) if len(shape) == 2 else Layout()
+    ids, symbols = _renumbered(array.reshape(len(array), -1))
+    N, _, grid = token_shape(
+        (ids.shape[1],),
+        dataclasses.replace(natural, tokens=layout.tokens, grid=layout.grid or natural.grid),
+    )
+    if ids.shape[1] != N:
+        raise InputError(f"tokens must be the {ids.shape[1]} ids of a row, got {N}.")
+    target = build_law(ids, law, grid=grid, bandwidth=bandwidth, vocabulary=len(symbols))
+    dense = len(symbols) == symbols[-1] + 1 and not relabelled
+    how = f"{len(symbols)} token ids" if dense else f"{len(symbols)} token ids, renumbered"
+    return target.with_provenance(source=_name(data), preparation=windows_of + how)
+
+
+def _of_numbers(
+    array: np.ndarray, data: str, layout: Layout, law: str, bandwidth: float | None
+) -> Target:
+    rows = _finite(array, data)
+    shape = rows.shape[1:]
+    if data in NAMED:
+        shape = (8, 8, 1)
+        layout = _named_layout(data, layout, rows)
+    flat = rows.reshape(len(rows), -1)
+    prepared = whitened(flat, layout.pca) if layout.pca else standardised(flat)
+    N, d, grid = token_shape((layout.pca,) if layout.pca else shape, layout)
+    target = build_law(prepared.rows.reshape(-1, N, d), law, grid=grid, bandwidth=bandwidth)
+    return target.with_provenance(
+        source=_name(data),
+        preparation=prepared.preparation,
+        picture=picture(shape, layout, prepared),
+    )
+
+
+def _named(data: str) -> np.ndarray:
+    return named.digits() if data == "digits" else named.patches()
+
+
+def _named_layout(data: str, layout: Layout, rows: np.ndarray) -> Layout:
+    """Principal components as tokens, unless the layout asks for the grid of pixels."""
+    if layout.pca is None and layout.grid is None:
+        dim = layout.token_dim or 1
+        tokens = layout.tokens or max({"digits": 8, "patches": 16}[data] // dim, 1)
+        rank = int(
+            np.linalg.matrix_rank(rows.reshape(len(rows), -1) - rows.reshape(len(rows), -1).mean(0))
+        )
+        if tokens * dim > rank:
+            raise InputError(
+                f"tokens x token-dim must be at most {rank}, the principal components of {data}, "
+                f"got {tokens} x {dim}; give --grid 8x8 for pixels as tokens."
+            )
+        return dataclasses.replace(layout, tokens=tokens, token_dim=dim, pca=tokens * dim)
+    if layout.pca is None and layout.grid != (8, 8):
+        raise InputError(
+            f"grid of {data} must be 8x8, its pixels, unless pca makes other tokens, "
+            f"got {'x'.join(map(str, layout.grid or ()))}."
+        )
+    return layout
+
+
+def _array(data: str) -> np.ndarray:
+    path = Path(data)
+    if path.suffix == "" and not path.exists():
+        raise InputError(f"data {data!r} does not exist; {near(data, NAMED)}")
+    return read(data)
+
+
+def _finite(array: np.ndarray, data: str) -> np.ndarray:
+    """(n, ..) float64 rows with at least two dimensions, all of them finite and not huge."""
+    rows = array.astype(np.float64)
+    if rows.ndim == 1:
+        rows = rows[:, None]
+    if np.abs(rows[np.isfinite(rows)]).max(initial=0) >= LARGE:
+        raise InputError(f"data {data!r} must be below {LARGE:g} in size; rescale it.")
+    bad = int((~np.isfinite(rows.reshape(len(rows), -1))).any(axis=1).sum())
+    if bad:
+        raise InputError(
+            f"data {data!r} must be finite, got NaN or infinity in {bad} of {len(rows)} rows; "
+            "drop or repair them."
+        )
+    return rows
+
+
+def _renumbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids 0..V-1 in the order of those that occur, and those; unchanged where most do."""
+    symbols, dense = np.unique(ids, return_inverse=True)
+    if symbols[0] >= 0 and symbols[-1] < 2 * len(symbols):
+        return ids, np.arange(symbols[-1] + 1)
+    return dense.reshape(ids.shape), symbols
+
+
+def _refuse(layout: Layout, data: str, of: str, **defaults: object) -> None:
+    """Raise InputError if the layout sets what only other data have."""
+    for name, default in defaults.items():
+        value = getattr(layout, name)
+        if value != default:
+            option = name.replace("_", "-")
+            raise InputError(
+                f"{option} lays out {of}, got {value!r} for data {data!r}; leave it out."
+            )
+
+
+def _name(data: str) -> str:
+    return data if data in NAMED else Path(data).name

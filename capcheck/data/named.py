@@ -1,0 +1,57 @@
+"""Data that ships with scikit-learn: real, small, and there without a download.
+
+`digits` is rows of numbers, `patches` is small grey images, `text` is English prose.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from sklearn import datasets
+
+PATCH = 8  # pixels
+
+
+def digits() -> np.ndarray:
+    """Handwritten digits: float64 (1797, 64), the pixels of 8x8 images from 0 to 16.
+
+    Source: UCI, Optical Recognition of Handwritten Digits, test set; `sklearn.load_digits`.
+    """
+    return np.asarray(datasets.load_digits().data, dtype=np.float64)
+
+
+def patches() -> np.ndarray:
+    """Patches of photographs: float64 (8480, 8, 8) of 0..255.
+
+    The two photographs (427x640) are cut into 53 x 80 patches each, without overlap, row by row;
+    the last 3 lines of pixels are left over. Grey is the mean of red, green and blue.
+
+    Source: `sklearn.load_sample_images` (china.jpg, flower.jpg).
+    """
+    images = np.asarray(datasets.load_sample_images().images, dtype=np.float64)  # (2, H, W, 3)
+    grey = images.mean(axis=-1)
+    down, across = grey.shape[1] // PATCH, grey.shape[2] // PATCH
+    whole = grey[:, : down * PATCH, : across * PATCH]
+    cut: np.ndarray = whole.reshape(-1, down, PATCH, across, PATCH)  # (2, down, 8, across, 8)
+    return cut.swapaxes(2, 3).reshape(-1, PATCH, PATCH)
+
+
+def text() -> list[str]:
+    """English descriptions of six data sets, one document each, about 14,000 characters in all.
+
+    Lower case, of 43 symbols: letters, digits, space and the commonest punctuation `.,:()-`.
+    Everything else, rulers of dashes included, is a space, and so is each run of whitespace.
+
+    Source: `DESCR` of scikit-learn's iris, digits, wine, breast_cancer, diabetes, linnerud.
+    """
+    loaders = (
+        datasets.load_iris,
+        datasets.load_digits,
+        datasets.load_wine,
+        datasets.load_breast_cancer,
+        datasets.load_diabetes,
+        datasets.load_linnerud,
+    )
+    foreign = re.compile(r"(?:[^a-z0-9.,:()-]|-{2,})+")
+    return [foreign.sub(" ", load().DESCR.lower()).strip() for load in loaders]

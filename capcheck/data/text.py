@@ -1,0 +1,169 @@
+"""Text as documents of characters or bytes, and documents as windows of symbols.
+
+A window is `tokens` consecutive symbols of one document. Where a document ends before a window
+does, the rest of the window is the end symbol, which is a token like any other:
+ids[w, t] = rank of the symbol s_(w tokens + t) in the sorted vocabulary.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, AnyStr, Literal
+
+import numpy as np
+
+from capcheck.errors import InputError
+
+Split = Literal["file", "lines"]
+END = "␃"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Windows:
+    """Documents cut into windows of one length.
+
+    Attributes:
+        ids: (n, tokens) int64, each of 0..len(vocabulary)-1 at least once.
+        vocabulary: Printable label of each id, sorted by symbol; the end symbol is last.
+        padded: Whether the end symbol occurs, and with it the last label.
+    """
+
+    ids: np.ndarray
+    vocabulary: tuple[str, ...]
+    padded: bool
+
+
+def read_documents(path: Path, *, split: Split) -> list[str]:
+    r"""Read UTF-8 text; a byte order mark is dropped, line ends stay as they are.
+
+    Args:
+        path: The file.
+        split: `file` makes it one document; `lines` makes each line one that holds more than
+            whitespace, without its line end (`\n`, `\r\n` or `\r`).
+
+    Returns:
+        At least one document, none of them blank.
+
+    Raises:
+        InputError: No such file, not UTF-8, or only whitespace.
+    """
+    text = utf8(path, cure="save it as UTF-8, or read it as bytes")
+    return _not_blank([text] if split == "file" else re.split("\r\n?|\n", text), path)
+
+
+def read_bytes(path: Path, *, split: Split) -> list[bytes]:
+    """Read a file as bytes, a byte order mark included; for the rest as `read_documents`."""
+    raw = _content(path)
+    return _not_blank([raw] if split == "file" else raw.splitlines(), path)
+
+
+def windows(documents: Sequence[Sequence[Hashable] | str | bytes], tokens: int) -> Windows:
+    """Cut documents into consecutive windows of `tokens` symbols.
+
+    Args:
+        documents: Strings of characters, or bytes, or sequences of any other symbols. An empty
+            document gives no window.
+        tokens: Length of a window, in symbols.
+
+    Raises:
+        InputError: `tokens` below 1, no symbol at all, or bytes among other documents.
+    """
+    if tokens < 1:
+        raise InputError(f"tokens must be at least 1, got {tokens}; give a window's length.")
+    of_bytes = {isinstance(document, bytes) for document in documents}
+    symbols = _sorted(set[Any]().union(*documents))
+    if not symbols or len(of_bytes) > 1:
+        got = "bytes and others" if symbols else f"{len(documents)} without any"
+        raise InputError(f"documents must hold symbols of one kind, got {got}; give text or bytes.")
+    rank = {symbol: i for i, symbol in enumerate(symbols)}
+    end = len(symbols)
+    pieces = []
+    for document in documents:
+        window_count = -(-len(document) // tokens)
+        ids = np.full(window_count * tokens, end, dtype=np.int64)
+        ids[: len(document)] = [rank[symbol] for symbol in document]
+        pieces.append(ids.reshape(window_count, tokens))
+    padded = any(len(document) % tokens for document in documents)
+    return Windows(
+        ids=np.concatenate(pieces),
+        vocabulary=(*_labels(symbols, of_bytes={True} == of_bytes), *([END] if padded else [])),
+        padded=padded,
+    )
+
+
+def existing_file(data: str) -> Path:
+    """The path of a file that can be looked into, or an `InputError` that says why not."""
+    path = Path(data)
+    try:
+        if path.is_file() and path.stat().st_size:
+            return path
+        if path.is_file():
+            problem = "is an empty file; save the data to it."
+        elif path.is_dir() and data:
+            problem = "is a folder; name a file in it."
+        elif path.exists() and data:
+            problem = "is neither a file nor a folder; save what it gives to a file."
+        else:
+            problem = f"does not exist; {_near(path)}"
+    except OSError as error:
+        problem = f"cannot be opened ({error.strerror}); check the path."
+    raise InputError(f"data {data!r} {problem}")
+
+
+def utf8(path: Path, *, cure: str) -> str:
+    """The text of a file without its byte order mark; `cure` ends the sentence if it has none."""
+    raw = _content(path)
+    try:
+        return raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"data {str(path)!r} must be UTF-8 text, got the invalid byte "
+            f"0x{raw[error.start]:02x} at byte {error.start} (counted from 0); {cure}."
+        ) from None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return existing_file(str(path)).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"data {str(path)!r} cannot be opened ({error.strerror}); check its permissions."
+        ) from None
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no folder {str(path.parent)!r}."
+    match = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
+    return f"did you mean {str(path.with_name(match[0]))!r}?" if match else "check the path."
+
+
+def _not_blank(documents: Iterable[AnyStr], path: Path) -> list[AnyStr]:
+    kept = [document for document in documents if document.strip()]
+    if not kept:
+        raise InputError(f"data {str(path)!r} must hold text, got only whitespace; write some.")
+    return kept
+
+
+def _sorted(symbols: set[Any]) -> list[Any]:
+    try:
+        return sorted(symbols)
+    except TypeError:  # of several types, which have no common order
+        return sorted(symbols, key=lambda symbol: (type(symbol).__name__, repr(symbol)))
+
+
+def _labels(symbols: list[Any], *, of_bytes: bool) -> list[str]:
+    if of_bytes:
+        return [chr(byte) if 0x20 <= byte < 0x7F else f"0x{byte:02x}" for byte in symbols]
+    labels = [_printable(str(symbol)) for symbol in symbols]
+    return labels if len(set(labels)) == len(labels) else [repr(symbol) for symbol in symbols]
+
+
+def _printable(text: str) -> str:
+    """The text itself; with escapes if it would not show, or would be taken for the end."""
+    shows = text.isprintable() and text != END
+    return text if shows else text.encode("unicode_escape").decode()
