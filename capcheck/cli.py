@@ -1,4 +1,4 @@
-"""The command line: `families`, `check`, `survey` and `report`.
+"""The command line: `families`, `targets`, `check`, `survey` and `report`.
 
 Exit codes: 0 as expected, 1 not representable, 2 usage or spec error, 3 inconclusive, 4 internal
 failure. With `--json` standard output holds the result schema and nothing else.
@@ -6,6 +6,7 @@ failure. With `--json` standard output holds the result schema and nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -18,8 +19,8 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from capcheck import api
-from capcheck.data import NAMED, Layout, load_target
-from capcheck.divergences import DIVERGENCES
+from capcheck.data import LAWS, NAMED, Layout, load_target
+from capcheck.divergences import NAMES
 from capcheck.engine import Measuring, Progress
 from capcheck.errors import CapcheckError, InputError, near
 from capcheck.registry import build_probe, probe_class
@@ -34,6 +35,7 @@ from capcheck.terminal import (
     output,
     print_check,
     print_survey,
+    targets_table,
 )
 from capcheck.version import __version__
 
@@ -90,14 +92,47 @@ def _name(param: click.Parameter | None) -> str:
 
 
 _TARGET_OPTIONS: Sequence[Callable[[Any], Any]] = (
-    click.option("--data", metavar="FILE", help=f"A .npy file of rows, or: {', '.join(NAMED)}."),
     click.option(
-        "--target", "spec", metavar="SPEC", help="A built-in law, e.g. gaussian:tokens=4."
+        "--data",
+        metavar="FILE",
+        help="A .npy, .npz, .csv, .parquet, .pt, .safetensors or .txt file, a folder of images, "
+        f"or: {', '.join(NAMED)}.",
     ),
-    click.option("--tokens", type=click.IntRange(1), help="Number of tokens of a row."),
+    click.option(
+        "--target",
+        "spec",
+        metavar="SPEC",
+        help="A built-in law, e.g. parity:6; see `capcheck targets`.",
+    ),
+    click.option("--tokens", type=click.IntRange(1), help="Number of tokens of a sequence."),
     click.option("--token-dim", type=click.IntRange(1), help="Dimension of a token."),
     click.option("--pca", type=click.IntRange(1), help="Whitened principal components as tokens."),
     click.option("--grid", type=_GridShape(), help="Layout of the tokens, e.g. 8x8."),
+    click.option(
+        "--kind",
+        type=click.Choice(["continuous", "categorical"]),
+        help="What numbers are  [default: integers are categorical]",
+    ),
+    click.option(
+        "--unit",
+        type=click.Choice(["characters", "bytes"]),
+        default="characters",
+        show_default=True,
+        help="What a token of text is.",
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["file", "lines"]),
+        default="file",
+        show_default=True,
+        help="What a document of text is.",
+    ),
+    click.option(
+        "--law",
+        metavar="NAME[:SIZE]",
+        help=f"Law behind continuous ({', '.join(LAWS['continuous'])}) or categorical "
+        f"({', '.join(LAWS['categorical'])}) tokens  [default: rows; markov for text]",
+    ),
     click.option(
         "--bandwidth", type=float, help="Smoothing of the rows; by likelihood if omitted."
     ),
@@ -146,6 +181,13 @@ def families(name: str | None) -> None:
     defaults = build_probe(name)
     for option, field in _option_fields(probe).items():
         click.echo(f"--option {option}={getattr(defaults, option)}   {field.description}")
+
+
+@cli.command()
+def targets() -> None:
+    """List the built-in targets and their parameters."""
+    output().print(targets_table())
+    click.echo("A spec is NAME:value,value or NAME:key=value,key=value, e.g. gaussian:ar1,rho=0.5.")
 
 
 @cli.command()
@@ -202,20 +244,19 @@ def report(folder: Path, out: Path | None) -> None:
 
 def _target(given: dict[str, Any]) -> Target:
     data, spec = given["data"], given["spec"]
-    layout = Layout(**{name: given[name] for name in ("tokens", "token_dim", "pca", "grid")})
+    layout = Layout(**{field.name: given[field.name] for field in dataclasses.fields(Layout)})
     if (data is None) == (spec is None):
         got = "both" if data else "neither"
         raise InputError(f"give one of --data FILE and --target SPEC, got {got}.")
     if spec is not None:
-        if layout != Layout() or given["bandwidth"] is not None:
+        of_data = [given["law"], given["bandwidth"]]
+        if layout != Layout() or any(value is not None for value in of_data):
             raise InputError(
-                "--tokens, --token-dim, --pca, --grid and --bandwidth lay out --data; "
-                "write a target's parameters in its spec."
+                "--tokens, --token-dim, --pca, --grid, --kind, --unit, --split, --law and "
+                "--bandwidth are for --data; write a target's parameters in its spec."
             )
         return from_spec(spec)
-    if given["bandwidth"] is None:
-        return load_target(data, layout)
-    return load_target(data, layout, bandwidth=given["bandwidth"])
+    return load_target(data, layout, law=given["law"], bandwidth=given["bandwidth"])
 
 
 def _measuring(given: dict[str, Any], progress: Callable[[Progress], None]) -> Measuring:
@@ -223,7 +264,7 @@ def _measuring(given: dict[str, Any], progress: Callable[[Progress], None]) -> M
     return Measuring(
         lengths=given["lengths"],
         steps=given["steps"],
-        divergences=tuple(DIVERGENCES) if divergences is None else divergences.split(","),
+        divergences=NAMES if divergences is None else divergences.split(","),
         tolerance=_numbers(_merged("--tolerance", given["tolerance"])),
         samples=given["samples"],
         seed=given["seed"],

@@ -238,7 +238,7 @@ def _settings(
         samples=_whole("samples", measuring.get("samples", 2000), LEAST_SAMPLES),
         seed=_whole("seed", measuring.get("seed", 0), 0),
         level=level,
-        tolerances=tolerances(names, measuring.get("tolerance")),
+        tolerances=tolerances(names, measuring.get("tolerance"), target.spec.kind),
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
     )

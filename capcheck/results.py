@@ -67,6 +67,13 @@ class TargetSummary(_Record):
     examples: Any = Field(default=(), repr=False)
 
     @property
+    def size(self) -> str:
+        """How many tokens of which kind, in words."""
+        if self.kind == "categorical":
+            return f"{self.tokens} tokens over {self.dim} symbols"
+        return f"{self.tokens} tokens of dimension {self.dim}"
+
+    @property
     def name(self) -> str:
         """What to call it in a heading."""
         return self.provenance.source or self.provenance.description

@@ -21,6 +21,7 @@ from capcheck.results import Axes, AxisUse, Cell, LoopOrder
 from capcheck.trace import TraceClass
 from capcheck.verdict import limit
 
+ROUNDING = 1e-6  # share of a tolerance below which a difference is the arithmetic's
 DROP = 0.1  # least share of the starting excess over the null floor that counts as scaling
 
 
@@ -120,7 +121,7 @@ def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) 
         return
     if first != later and (first.kind == "upper bound" or later.kind == "lower bound"):
         return  # the fall of a bound is no fall
-    bound = limit(name, first, tolerance)
+    bound = limit(first, tolerance)
     count = max(len(first.terms), len(later.terms), 1)
     for a, b in zip(_terms(first, count), _terms(later, count), strict=True):
         if not (math.isfinite(a.value) and math.isfinite(b.value)):
@@ -130,6 +131,8 @@ def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) 
             difference = np.array(a.groups) - np.array(b.groups)
             value = a.value - b.value
             error = float(difference.std(ddof=1)) / math.sqrt(GROUPS)
+            if max(abs(value), error) <= ROUNDING * bound:
+                value = error = 0.0
         yield _Drop(
             value=value,
             standard_error=error,

@@ -200,6 +200,9 @@ def examples(samples: Tensor) -> list[Any]:
     """The first few samples to four digits, as nested lists."""
     per_row = max(1, samples[0].numel())
     count = min(len(samples), max(8, min(EXAMPLES, EXAMPLE_NUMBERS // per_row)))
+    if not samples.is_floating_point():
+        integers: list[Any] = samples[:count].tolist()
+        return integers
     rows = samples[:count].double().cpu()
     shape = rows.shape
     rounded = [float(f"{value:.4g}") for value in rows.flatten().tolist()]

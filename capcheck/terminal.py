@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +25,7 @@ from capcheck.divergences import DIVERGENCES
 from capcheck.engine import Progress
 from capcheck.probe import ROW_TITLES, AnyProbe
 from capcheck.results import Cell, CheckResult, FamilyResult, Outcome, SurveyResult
+from capcheck.targets.specs import BUILT_IN, parameters
 
 _COLOURS = {
     Outcome.REPRESENTABLE: "green",
@@ -68,6 +70,23 @@ def _plain_lines(console: Console) -> Callable[[Progress], None]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return show
+
+
+def targets_table() -> Table:
+    """The built-in targets with what each takes."""
+    table = Table("target", "law", "parameters")
+    for name in BUILT_IN:
+        lines = [
+            f"{key}={_spelled(default)}  [dim]{text}[/dim]"
+            for key, (default, text) in parameters(name).items()
+        ]
+        law = (BUILT_IN[name].__doc__ or "").splitlines()[0]
+        table.add_row(f"[bold]{name}[/bold]", escape(law), "\n".join(lines), end_section=True)
+    return table
+
+
+def _spelled(default: Any) -> str:
+    return ("yes" if default else "no") if isinstance(default, bool) else str(default)
 
 
 def families_table(probes: Sequence[type[AnyProbe]]) -> Table:
@@ -117,7 +136,7 @@ def print_check(result: CheckResult) -> None:
         )
     console.print(table)
     for name in names:
-        divergence = DIVERGENCES[name]
+        divergence = DIVERGENCES[result.target.kind][name]
         tolerance = f"tolerance {result.settings.tolerances[name]:g} ({divergence.tolerance_unit})"
         console.print(f"{name}: {divergence.unit}; {tolerance}", markup=False, highlight=False)
     console.print(
@@ -157,14 +176,15 @@ def _family_row(found: FamilyResult) -> list[str]:
 
 def _print_target(console: Console, result: SurveyResult | CheckResult) -> None:
     target, provenance = result.target, result.target.provenance
-    lines = [f"target: {target.name}, {target.tokens} tokens of dimension {target.dim}"]
+    lines = [f"target: {target.name}, {target.size}"]
     if provenance.source:
         lines.append(f"        {provenance.preparation}; {provenance.description}")
     held = provenance.held_out
     if held is not None:
         lines.append(
             f"        held-out log-likelihood of your rows {held.log_likelihood:.2f} nats "
-            f"(one Gaussian {held.gaussian:.2f}, rows it was built from {held.in_sample:.2f})"
+            f"({held.baseline_name} {held.baseline:.2f}, "
+            f"rows it was built from {held.in_sample:.2f})"
         )
         if held.memorises:
             lines.append(

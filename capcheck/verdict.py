@@ -22,12 +22,13 @@ from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
 from capcheck.results import Cell, Measurement, Outcome
 
+TRAITS = DIVERGENCES["continuous"]  # what verdicts use of them is the same for all tokens
 RESOLVED = 0.25  # largest null standard error of a resolved divergence, in tolerances
 
 
-def limit(name: str, estimate: Estimate, tolerance: float) -> float:
+def limit(estimate: Estimate, tolerance: float) -> float:
     """The tolerance in the unit of the estimate."""
-    return float(tolerance ** DIVERGENCES[name].power * estimate.scale)
+    return float(tolerance**estimate.power * estimate.scale)
 
 
 def judge(
@@ -50,7 +51,7 @@ def judge(
     pass_level = 1 - (1 - level) / budgets
     refusing, passing, resolved, open_questions = [], [], [], []
     for name, estimate in available.items():
-        bound = limit(name, estimate, tolerances[name])
+        bound = limit(estimate, tolerances[name])
         if estimate.kind != "upper bound" and estimate.interval(refuse_level)[0] > bound:
             refusing.append(
                 f"{name} is at least {_times(estimate.interval(refuse_level)[0], bound)}"
@@ -65,7 +66,7 @@ def judge(
             passing.append(name)
         else:
             open_questions.append(_open_question(name, estimate, bound, pass_level, is_resolved))
-    sufficient = any(DIVERGENCES[name].sufficient for name in passing)
+    sufficient = any(TRAITS[name].sufficient for name in passing)
     if refusing:
         outcome, reason = Outcome.NOT_REPRESENTABLE, ", ".join(refusing)
     elif sufficient and resolved == passing:
@@ -109,7 +110,7 @@ def _cost(cell: Cell) -> tuple[int, int, int]:
 
 
 def _times(value: float, bound: float) -> str:
-    return f"{value / bound:.3g} times its tolerance"
+    return f"{value / bound:.3g} times its tolerance" if bound > 0 else f"{value:.3g}, not 0"
 
 
 def _open_question(
@@ -134,7 +135,7 @@ def _open_question(
 
 def _with_more(name: str, rows: float) -> str:
     """How many draws would decide, given the rows that one sample set would need."""
-    divergence = DIVERGENCES[name]
+    divergence = TRAITS[name]
     if divergence.most is not None and rows > divergence.most:
         return f" (it would need sets of {_rounded(rows)} draws, more than can be transported)"
     return f" (about {_rounded(divergence.sets * rows)} samples would decide it)"

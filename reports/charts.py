@@ -15,14 +15,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from capcheck.budget import AXES, Axis
-from capcheck.divergences import DIVERGENCES
+from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.divergences.estimate import Estimate
 from capcheck.results import Cell, FamilyResult, SurveyResult, TargetSummary
 from capcheck.scaling import along
+from capcheck.targets.target import Picture
 from capcheck.verdict import limit
 
 COLOURS = {"kl": "#2455a4", "wasserstein": "#b4531f", "mmd": "#3b7d4f"}
-LABELS = {"kl": "KL", "wasserstein": "W2 squared", "mmd": "MMD squared"}
 FAMILIES = ("#2455a4", "#b4531f", "#3b7d4f", "#7a3f91", "#8c6d1f", "#1f7a8c", "#a02c4a")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 TICKS = (-1, 0, 1, 10, 100, 1000, 10_000)
@@ -36,7 +36,7 @@ LAYOUT = {
 }
 
 
-def family_chart(found: FamilyResult, tolerances: dict[str, float]) -> go.Figure:
+def family_chart(found: FamilyResult, result: SurveyResult) -> go.Figure:
     """Divergence against each budget axis, the other at its largest."""
     figure = make_subplots(
         cols=2, shared_yaxes=True, subplot_titles=[_axis_title(found, axis) for axis in AXES]
@@ -45,8 +45,9 @@ def family_chart(found: FamilyResult, tolerances: dict[str, float]) -> go.Figure
         line = along(found.cells, axis)
         budgets = [getattr(cell.budget, axis) for cell in line]
         places = [str(budget) for budget in budgets]
-        for name, tolerance in tolerances.items():
-            _add_estimates(figure, column, places, line, name, tolerance)
+        for name, tolerance in result.settings.tolerances.items():
+            divergence = DIVERGENCES[result.target.kind][name]
+            _add_estimates(figure, column, places, line, divergence, tolerance)
         figure.add_hline(y=_scaled(1), line={"color": "#222", "dash": "dash"}, row=1, col=column)
         figure.update_xaxes(title_text=axis, type="category", row=1, col=column)
     figure.update_yaxes(**_divergence_axis())
@@ -57,7 +58,7 @@ def family_chart(found: FamilyResult, tolerances: dict[str, float]) -> go.Figure
 def calls_chart(result: SurveyResult) -> go.Figure:
     """Divergence against counted model calls, all families, one panel per divergence."""
     names = list(result.settings.tolerances)
-    titles = [LABELS[name] for name in names]
+    titles = [DIVERGENCES[result.target.kind][name].label for name in names]
     figure = make_subplots(cols=len(names), shared_yaxes=True, subplot_titles=titles)
     for column, name in enumerate(names, start=1):
         for index, found in enumerate(result.families):
@@ -94,16 +95,16 @@ def calls_chart(result: SurveyResult) -> go.Figure:
 
 
 def samples_chart(groups: Sequence[tuple[str, Any]], target: TargetSummary) -> go.Figure:
-    """Samples of each group side by side: images where tokens are pixels, else two tokens.
+    """Samples of each group side by side: as images where they are any, else two coordinates.
 
     Args:
-        groups: Title and samples, (rows, N, d) nested lists; the target's come first.
+        groups: Title and samples, (rows, N, d) or (rows, N) nested lists; the target's come first.
         target: How to show them.
     """
     figure = make_subplots(
         cols=len(groups), subplot_titles=[title for title, _ in groups], horizontal_spacing=0.03
     )
-    as_images = target.provenance.picture is not None
+    as_images = target.provenance.picture is not None or target.kind == "categorical"
     for column, (_, rows) in enumerate(groups, start=1):
         trace = _mosaic(rows, target) if as_images else _scatter(rows)
         figure.add_trace(trace, row=1, col=column)
@@ -131,11 +132,12 @@ def _add_estimates(
     column: int,
     places: Sequence[str],
     line: Sequence[Cell],
-    name: str,
+    divergence: Divergence,
     tolerance: float,
 ) -> None:
+    name, label = divergence.name, divergence.label
     present = [
-        (place, cell.estimates[name], limit(name, cell.estimates[name], tolerance))
+        (place, cell.estimates[name], limit(cell.estimates[name], tolerance))
         for place, cell in zip(places, line, strict=True)
         if cell.estimates[name].value is not None
     ]
@@ -170,8 +172,8 @@ def _add_estimates(
             x=x,
             y=[_scaled(v) for v in value],
             customdata=hover,
-            hovertemplate=f"{LABELS[name]} at %{{x}}: %{{customdata}}<extra></extra>",
-            name=LABELS[name],
+            hovertemplate=f"{label} at %{{x}}: %{{customdata}}<extra></extra>",
+            name=label,
             legendgroup=name,
             showlegend=column == 1,
             mode="lines+markers",
@@ -181,7 +183,7 @@ def _add_estimates(
         col=column,
     )
     _add_null_floor(
-        figure, column, x, [estimate for _, estimate, _ in present], name, present[0][2]
+        figure, column, x, [estimate for _, estimate, _ in present], divergence, present[0][2]
     )
 
 
@@ -190,7 +192,7 @@ def _add_null_floor(
     column: int,
     x: Sequence[str],
     estimates: Sequence[Estimate],
-    name: str,
+    divergence: Divergence,
     bound: float,
 ) -> None:
     """The estimator's upper end on the target itself, as a dotted line in its colour."""
@@ -204,9 +206,9 @@ def _add_null_floor(
             x=list(x),
             y=[ceiling] * len(x),
             mode="lines",
-            line={"color": COLOURS[name], "dash": "dot", "width": 1.5},
-            name=f"{LABELS[name]} null floor",
-            hovertemplate=f"{LABELS[name]} of the target itself stays below<extra></extra>",
+            line={"color": COLOURS[divergence.name], "dash": "dot", "width": 1.5},
+            name=f"{divergence.label} null floor",
+            hovertemplate=f"{divergence.label} of the target itself stays below<extra></extra>",
             showlegend=column == 1,
         ),
         row=1,
@@ -215,28 +217,43 @@ def _add_null_floor(
 
 
 def _mosaic(rows: Any, target: TargetSummary) -> go.Heatmap:
-    """Six by six images in one heatmap."""
+    """Six by six images in one heatmap; sequences of symbols without a grid are lines of it."""
     picture = target.provenance.picture
-    assert picture is not None
-    height, width, side = picture.rows, picture.columns, 6
-    canvas = [[None] * (side * (width + 1)) for _ in range(side * (height + 1))]
-    for index, tokens in enumerate(rows[: side * side]):
-        flat = [number for token in tokens for number in token]
-        top, left = (index // side) * (height + 1), (index % side) * (width + 1)
-        for pixel, offset in enumerate(picture.offset):
-            value = offset + sum(
-                number * axis[pixel] for number, axis in zip(flat, picture.basis, strict=True)
-            )
-            canvas[top + pixel // width][left + pixel % width] = round(value, 3)
-    low, high = min(picture.offset), max(picture.offset)
+    if picture is not None:
+        images = [_pixels(tokens, picture) for tokens in rows[:36]]
+        height, width = picture.rows, picture.columns
+        low, high = min(picture.offset), max(picture.offset)
+        high += 0.25 * (high - low)
+    else:
+        images = rows[:36]
+        height, width = target.grid or (1, target.tokens)
+        high = max(target.dim - 1, 1)
+        low = -0.15 * high  # so that symbol 0 stands out from the page
+    across = 6 if height > 1 else 1
+    down = 36 // across
+    gap = int(height > 1)
+    lines, columns = down * (height + gap), across * (width + gap)
+    canvas: list[list[float | None]] = [[None] * columns for _ in range(lines)]
+    for index, image in enumerate(images):
+        top, left = (index // across) * (height + gap), (index % across) * (width + gap)
+        for pixel, value in enumerate(image):
+            canvas[top + pixel // width][left + pixel % width] = value
     return go.Heatmap(
         z=canvas,
-        colorscale="Greys",
+        colorscale="Greys" if picture is not None or target.dim <= 2 else "Viridis",
         zmin=low,
-        zmax=high + 0.25 * (high - low),
+        zmax=high,
         showscale=False,
         hoverinfo="skip",
     )
+
+
+def _pixels(tokens: Any, picture: Picture) -> list[float]:
+    flat = [number for token in tokens for number in token]
+    return [
+        round(offset + sum(x * axis[place] for x, axis in zip(flat, picture.basis, strict=True)), 3)
+        for place, offset in enumerate(picture.offset)
+    ]
 
 
 def _scatter(rows: Any) -> go.Scatter:
@@ -279,7 +296,7 @@ def _divergence_axis() -> dict[str, Any]:
 
 def _multiple(name: str, cell: Cell, tolerance: float) -> float:
     estimate = cell.estimates[name]
-    return _ratio(estimate.value, limit(name, estimate, tolerance))
+    return _ratio(estimate.value, limit(estimate, tolerance))
 
 
 def _ratio(value: float | None, bound: float) -> float:
@@ -302,7 +319,6 @@ def _drawn(figure: go.Figure, family: str) -> bool:
     return any(trace.name == family for trace in figure.data)
 
 
-def divergence_label(name: str) -> str:
+def divergence_label(divergence: Divergence) -> str:
     """Name, unit and tolerance unit of a divergence, for readers."""
-    divergence = DIVERGENCES[name]
-    return f"{LABELS[name]} ({divergence.unit}; tolerance in {divergence.tolerance_unit})"
+    return f"{divergence.label} ({divergence.unit}; tolerance in {divergence.tolerance_unit})"

@@ -16,14 +16,15 @@ from plotly.offline import get_plotlyjs
 from capcheck.divergences import DIVERGENCES
 from capcheck.probe import ROW_TITLES
 from capcheck.reports.charts import (
-    LABELS,
     calls_chart,
     divergence_label,
     family_chart,
     samples_chart,
 )
 from capcheck.results import Cell, FamilyResult, SurveyResult
+from capcheck.sequences import Kind
 
+TEXTS = 10  # samples of text in a group
 WORDS = {
     "representable": "can",
     "not_representable": "cannot",
@@ -38,10 +39,12 @@ def render(result: SurveyResult) -> str:
     if measured:
         figures["calls"] = calls_chart(result)
     for found in measured:
-        figures[f"chart-{found.family}"] = family_chart(found, result.settings.tolerances)
-        figures[f"samples-{found.family}"] = samples_chart(
-            _sample_groups(found, result), result.target
-        )
+        figures[f"chart-{found.family}"] = family_chart(found, result)
+        if result.target.provenance.vocabulary is None:
+            figures[f"samples-{found.family}"] = samples_chart(
+                _sample_groups(found, result), result.target
+            )
+    divergences = DIVERGENCES[result.target.kind]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("capcheck.reports"),
         autoescape=True,
@@ -51,20 +54,19 @@ def render(result: SurveyResult) -> str:
     )
     return environment.get_template("report.html.j2").render(
         result=result,
-        families=[_family(found) for found in result.families],
+        families=[_family(found, result) for found in result.families],
         tolerances=[
-            (divergence_label(name), tolerance)
+            (divergence_label(divergences[name]), tolerance)
             for name, tolerance in result.settings.tolerances.items()
         ],
-        names=[(name, LABELS[name]) for name in result.settings.tolerances],
-        divergences=DIVERGENCES,
-        unavailable=_unavailable(measured),
+        names=[(name, divergences[name].label) for name in result.settings.tolerances],
+        unavailable=_unavailable(measured, result.target.kind),
         plotly=get_plotlyjs(),
         figures=_script_safe({name: json.loads(f.to_json()) for name, f in figures.items()}),
     )
 
 
-def _family(found: FamilyResult) -> dict[str, Any]:
+def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
     smallest = found.smallest_budget
     return {
         "result": found,
@@ -72,6 +74,7 @@ def _family(found: FamilyResult) -> dict[str, Any]:
         "row": ROW_TITLES[found.row],
         "loop": _loop(found),
         "calls": found.cell(smallest).model_calls if smallest else None,
+        "texts": _texts(found, result),
         "options": ", ".join(f"{k} = {v}" for k, v in found.options.items() if v is not None),
     }
 
@@ -97,10 +100,21 @@ def _sample_groups(found: FamilyResult, result: SurveyResult) -> list[tuple[str,
     return [("target", result.target.examples), *groups]
 
 
-def _unavailable(families: list[FamilyResult]) -> list[tuple[str, str, str]]:
+def _texts(found: FamilyResult, result: SurveyResult) -> list[tuple[str, list[str]]]:
+    """Samples in the words of the vocabulary, with a title for each group, if there is one."""
+    words = result.target.provenance.vocabulary
+    if words is None or not found.cells:
+        return []
+    return [
+        (title, ["".join(words[token] for token in row) for row in rows[:TEXTS]])
+        for title, rows in _sample_groups(found, result)
+    ]
+
+
+def _unavailable(families: list[FamilyResult], kind: Kind) -> list[tuple[str, str, str]]:
     """Family, divergence and reason of every number that could not be had."""
     return [
-        (found.family, LABELS[name], estimate.method)
+        (found.family, DIVERGENCES[kind][name].label, estimate.method)
         for found in families
         for name, estimate in found.cells[-1].estimates.items()
         if estimate.value is None

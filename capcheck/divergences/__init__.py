@@ -4,7 +4,10 @@
 |---|---|---|---|
 | `kl` | KL(target to model) | nats per sequence | nats per token |
 | `wasserstein` | W2 squared, corrected | squared token units | W2 / sqrt(tr Cov) of the target |
+| | categorical: W1, Hamming distance | differing tokens | W1 / mean distance of two draws |
 | `mmd` | MMD squared, Gaussian kernels | share of the kernel variance | the same |
+
+Categorical tokens are one-hot vectors in the kernels, which makes those products over tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Literal
 
 from capcheck.divergences.wasserstein import LARGEST
 from capcheck.errors import InputError, near
-from capcheck.sequences import SequenceSpec
+from capcheck.sequences import Kind, SequenceSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +29,12 @@ class Divergence:
 
     Attributes:
         name: Name in options and results.
+        label: Name in tables and charts.
         unit: Unit of its estimates.
         tolerance: Default tolerance.
         tolerance_unit: What the tolerance is a number of.
-        per: What one `tolerance_unit` is measured per: the tokens, the target's spread, or nothing.
+        per: What one `tolerance_unit` is measured per: the tokens, the target's squared spread, or
+            nothing.
         power: Power of the tolerance that the estimate is compared with.
         sufficient: Whether a small value alone can make a family representable.
         sets: Independent sets that the draws of a cell are split into.
@@ -37,10 +42,11 @@ class Divergence:
     """
 
     name: str
+    label: str
     unit: str
     tolerance: float
     tolerance_unit: str
-    per: Literal["tokens", "spread", "one"]
+    per: Literal["tokens", "squared spread", "one"]
     power: int
     sufficient: bool
     sets: int = 1
@@ -48,44 +54,61 @@ class Divergence:
 
     def scale(self, spec: SequenceSpec) -> float:
         """What an estimate is divided by before it is compared with tolerance ** power."""
-        base = {"tokens": float(spec.tokens), "spread": spec.spread, "one": 1.0}[self.per]
-        return base**self.power
+        if self.per == "tokens":
+            return float(len(spec.counted))
+        return spec.spread**2 if self.per == "squared spread" else 1.0
 
 
-DIVERGENCES: dict[str, Divergence] = {
-    divergence.name: divergence
-    for divergence in (
-        Divergence(
-            name="kl",
-            unit="nats per sequence",
-            tolerance=0.01,
-            tolerance_unit="nats per token",
-            per="tokens",
-            power=1,
-            sufficient=True,
-        ),
-        Divergence(
-            name="wasserstein",
-            unit="W2 squared, squared token units",
-            tolerance=0.1,
-            tolerance_unit="W2 as a share of the target's spread sqrt(tr Cov)",
-            per="spread",
-            power=2,
-            sufficient=True,
-            sets=2,
-            most=LARGEST,
-        ),
-        Divergence(
-            name="mmd",
-            unit="MMD squared, share of the kernel variance",
-            tolerance=0.004,
-            tolerance_unit="MMD squared as a share of the kernel variance",
-            per="one",
-            power=1,
-            sufficient=False,  # such kernels barely see lost dependence
-        ),
-    )
+_KL = Divergence(
+    name="kl",
+    label="KL",
+    unit="nats per sequence",
+    tolerance=0.01,
+    tolerance_unit="nats per token",
+    per="tokens",
+    power=1,
+    sufficient=True,
+)
+_MMD = Divergence(
+    name="mmd",
+    label="MMD squared",
+    unit="MMD squared, share of the kernel variance",
+    tolerance=0.004,
+    tolerance_unit="MMD squared as a share of the kernel variance",
+    per="one",
+    power=1,
+    sufficient=False,  # such kernels barely see lost dependence
+)
+_WASSERSTEIN: dict[Kind, Divergence] = {
+    "continuous": Divergence(
+        name="wasserstein",
+        label="W2 squared",
+        unit="W2 squared, squared token units",
+        tolerance=0.1,
+        tolerance_unit="W2 as a share of the target's spread sqrt(tr Cov)",
+        per="squared spread",
+        power=2,
+        sufficient=True,
+        sets=2,
+        most=LARGEST,
+    ),
+    "categorical": Divergence(
+        name="wasserstein",
+        label="W1",
+        unit="W1, differing tokens",
+        tolerance=0.05,
+        tolerance_unit="W1 as a share of the mean Hamming distance of two target draws",
+        per="squared spread",  # which is that mean distance
+        power=1,
+        sufficient=True,
+        sets=2,
+        most=LARGEST,
+    ),
 }
+DIVERGENCES: dict[Kind, dict[str, Divergence]] = {
+    kind: {"kl": _KL, "wasserstein": _WASSERSTEIN[kind], "mmd": _MMD} for kind in _WASSERSTEIN
+}
+NAMES = tuple(DIVERGENCES["continuous"])
 
 
 def chosen(names: Iterable[str]) -> tuple[str, ...]:
@@ -96,14 +119,16 @@ def chosen(names: Iterable[str]) -> tuple[str, ...]:
     """
     names = list(names)
     for name in names:
-        if name not in DIVERGENCES:
-            raise InputError(f"divergence {name!r} is unknown; {near(name, DIVERGENCES)}")
+        if name not in NAMES:
+            raise InputError(f"divergence {name!r} is unknown; {near(name, NAMES)}")
     if not names:
-        raise InputError(f"divergences needs at least one of {', '.join(DIVERGENCES)}, got none.")
-    return tuple(name for name in DIVERGENCES if name in names)
+        raise InputError(f"divergences needs at least one of {', '.join(NAMES)}, got none.")
+    return tuple(name for name in NAMES if name in names)
 
 
-def tolerances(names: Iterable[str], given: Mapping[str, float] | None) -> dict[str, float]:
+def tolerances(
+    names: Iterable[str], given: Mapping[str, float] | None, kind: Kind
+) -> dict[str, float]:
     """The tolerance of each divergence: what was given, and defaults for the rest.
 
     Raises:
@@ -117,4 +142,4 @@ def tolerances(names: Iterable[str], given: Mapping[str, float] | None) -> dict[
             )
         if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             raise InputError(f"tolerance of {name} must be positive and finite, got {value!r}.")
-    return {name: float(given.get(name, DIVERGENCES[name].tolerance)) for name in names}
+    return {name: float(given.get(name, DIVERGENCES[kind][name].tolerance)) for name in names}

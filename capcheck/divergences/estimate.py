@@ -75,6 +75,16 @@ class Term(BaseModel):
             groups=tuple(np.asarray(groups).tolist()),
         )
 
+    def scaled(self, factor: float) -> Term:
+        """The same functional in a unit that is 1 / factor as large."""
+        return self.model_copy(
+            update={
+                "value": self.value * factor,
+                "standard_error": self.standard_error * factor,
+                "groups": tuple(group * factor for group in self.groups),
+            }
+        )
+
     def interval(self, level: float) -> tuple[float, float]:
         """Two-sided t interval at that level."""
         if not math.isfinite(self.value) or self.standard_error == 0:
@@ -98,6 +108,7 @@ class Estimate(BaseModel):
         null: The same estimator on fresh target draws in the procedure's place: the null floor.
         null_error: Standard error of the estimator there.
         scale: What to divide by for the number that the tolerance speaks of.
+        power: Power of the tolerance that this number is compared with.
         terms: The measured functionals; stored, and left out of the result schema.
     """
 
@@ -114,6 +125,7 @@ class Estimate(BaseModel):
     null: float | None = None
     null_error: float | None = None
     scale: float = 1.0
+    power: int = 1
     terms: tuple[Term, ...] = Field(default=(), repr=False)
 
     @classmethod
@@ -132,7 +144,9 @@ class Estimate(BaseModel):
         return draft.model_copy(update={"low": low, "high": high})
 
     @classmethod
-    def exactly_zero(cls, *, level: float, method: str, unit: str, scale: float) -> Estimate:
+    def exactly_zero(
+        cls, *, level: float, method: str, unit: str, scale: float, power: int
+    ) -> Estimate:
         """The divergence of a law from itself."""
         return cls(
             value=0.0,
@@ -146,6 +160,7 @@ class Estimate(BaseModel):
             null=0.0,
             null_error=0.0,
             scale=scale,
+            power=power,
         )
 
     @classmethod

@@ -5,7 +5,9 @@ target's kernel means are closed forms only the model's samples carry noise:
 
     MMD^2 = mean_{i != j} k(x_i, x_j) - 2 mean_i E k(x_i, Y) + E k(Y, Y').
 
-Kernels are summed in tiles; memory is that of one tile, whatever the number of samples.
+Integers stand for one-hot vectors, whose squared distance is twice the number of tokens that
+differ: the kernel is then the product of exp(-[x_i != y_i] / h^2) over tokens. Kernels are summed
+in tiles; memory is that of one tile, whatever the number of samples.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def mmd_squared(x: Tensor, y: Tensor, bandwidth: float) -> Term:
         (2 * (within - across)).cpu().numpy()
         for within, across in ((within_x, across_x), (within_y, across_y))
     ]
-    return Term.from_influence("MMD^2", float(value), influences)
+    return Term.from_influence(f"bandwidth {bandwidth:.4g}", float(value), influences, reach=4)
 
 
 def mmd_squared_to_known(
@@ -51,8 +53,6 @@ def mmd_squared_to_known(
     kernel_self_means: Sequence[float],
 ) -> list[Term]:
     """Unbiased MMD^2 between a sample and a target with closed-form kernel means.
-
-    Divided by the target's kernel variance 1 - E k(Y, Y'), so that bandwidths compare.
 
     Args:
         x: (n, D), n at least 2.
@@ -71,15 +71,14 @@ def mmd_squared_to_known(
         kernel_self_means,
         strict=True,
     ):
-        variance = 1 - own
-        value = (within.mean() - 2 * to_target.double().mean() + own) / variance
-        influence = 2 * (within - to_target.double()) / variance
+        value = within.mean() - 2 * to_target.double().mean() + own
+        influence = 2 * (within - to_target.double())
         terms.append(
             Term.from_influence(
                 f"bandwidth {h:.4g}",
                 float(value),
                 [influence.cpu().numpy()],
-                reach=4 / variance,  # kernels lie between 0 and 1
+                reach=4,  # kernels lie between 0 and 1
             )
         )
     return terms
@@ -99,15 +98,14 @@ def kernel_row_means(
     Returns:
         One (n,) tensor per bandwidth.
     """
-    centre = y.mean(0)  # expanding the square loses fewer digits around 0
-    x, y = x - centre, y - centre
-    x_norm, y_norm = x.square().sum(1), y.square().sum(1)
+    if x.is_floating_point():
+        centre = y.mean(0)  # expanding the square loses fewer digits around 0
+        x, y = x - centre, y - centre
     sums = torch.zeros(len(bandwidths), len(x), dtype=torch.float64, device=x.device)
     for i in range(0, len(x), TILE):
         for j in range(0, len(y), TILE):
             rows, columns = slice(i, i + TILE), slice(j, j + TILE)
-            squares = torch.addmm(y_norm[columns], x[rows], y[columns].T, alpha=-2)
-            squares = squares.add_(x_norm[rows, None]).clamp_(min=0)
+            squares = _squares(x[rows], y[columns])
             if same and i == j:
                 squares.fill_diagonal_(torch.inf)
             for k, h in enumerate(bandwidths):
@@ -117,5 +115,24 @@ def kernel_row_means(
 
 
 def median_distance(x: Tensor) -> float:
-    """Median Euclidean distance between distinct rows of x (n, D); of at most 1,000 of them."""
-    return float(torch.nn.functional.pdist(x[:1000].double()).median())
+    """Median distance between rows of x (n, D); of at most 1,000 of them.
+
+    Where most rows are equal, which only integers can be, it is the mean distance, or at least 1.
+    """
+    some = x[:1000]
+    if x.is_floating_point():
+        return float(torch.nn.functional.pdist(some.double()).median())
+    upper = torch.triu_indices(len(some), len(some), 1)
+    distances = _squares(some, some).double()[upper[0], upper[1]].sqrt()
+    return float(distances.median()) or max(float(distances.mean()), 1.0)
+
+
+def _squares(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances between rows, (r, c); of the one-hot vectors if they hold integers."""
+    if x.is_floating_point():
+        squares = torch.addmm(y.square().sum(1), x, y.T, alpha=-2)
+        return squares.add_(x.square().sum(1, keepdim=True)).clamp_(min=0)
+    differing = torch.zeros(len(x), len(y), dtype=torch.float64, device=x.device)
+    for of_x, of_y in zip(x.T, y.T, strict=True):
+        differing += of_x[:, None] != of_y
+    return 2 * differing
