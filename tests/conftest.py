@@ -36,7 +36,9 @@ class UnitDraws(Randomness):
 
 @pytest.fixture(scope="session")
 def digits() -> ProductMixture:
-    return load_target("digits", Layout())
+    target = load_target("digits", Layout())
+    assert isinstance(target, ProductMixture)
+    return target
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,11 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
+import pyarrow
 import pytest
+from PIL import Image
+from pyarrow import parquet
 
 from capcheck.cli import cli
 from capcheck.registry import families
@@ -31,6 +35,37 @@ def test_the_readme_lists_every_family_and_only_options_that_exist() -> None:
     assert all(f"| `{family}` |" in text for family in families())
     known = {opt for command in cli.commands.values() for p in command.params for opt in p.opts}
     assert set(re.findall(r"--[a-z][a-z-]+", text)) <= known | {"--help"}
+
+
+def survey_examples() -> list[str]:
+    text = next(block for block in blocks("README.md", "console") if "--data notes.txt" in block)
+    return re.findall(r"\$ capcheck (survey .*)", text)
+
+
+@pytest.mark.parametrize("command", survey_examples())
+def test_the_readmes_surveys_run(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(["ab", "ba", "abba", "baab"], 4)) for _ in range(60)]
+    Path("notes.txt").write_text("\n".join(lines), encoding="utf-8")
+    Path("faces").mkdir()
+    for i, pixels in enumerate(rng.integers(0, 255, (40, 5, 5, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(f"faces/{i}.png")
+    columns = {f"x{i}": rng.normal(size=80) for i in range(3)}
+    parquet.write_table(pyarrow.table(columns), "table.parquet")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(command.split(), standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert "gpt" in shown
+    assert "held-out log-likelihood" in shown
+    if "text" in command or ".txt" in command:
+        assert "diffusion is defined for continuous tokens, not categorical ones" in shown
+    assert list(Path("runs").glob("*/report.html"))
 
 
 def test_the_family_of_the_contributing_guide_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from capcheck.probe import State
 from capcheck.registry import build_probe
 from capcheck.signatures import TokenPredictorSignature
 from capcheck.sweep import Sweep
-from capcheck.targets import ProductMixture, from_spec
+from capcheck.targets import ProductMixture, Target, from_spec
 
 
 def test_diffusion_needs_its_steps(digits: ProductMixture) -> None:
@@ -197,7 +197,7 @@ def test_samples_that_contradict_the_density_are_caught(
 def test_results_of_two_networks_do_not_share_a_folder(
     three: ProductMixture, tmp_path: Path
 ) -> None:
-    def result(target: ProductMixture) -> capcheck.CheckResult:
+    def result(target: Target) -> capcheck.CheckResult:
         oracle = TokenPredictorSignature().oracle(target)
         return check("gpt", three, network=oracle, lengths=[3], steps=[1], samples=200)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from capcheck.cli import main
+from capcheck.targets.specs import BUILT_IN
 
 SMALL = ["--target", "modes:tokens=3", "--samples", "200", "--steps", "1,2"]
 
@@ -106,7 +107,14 @@ def test_a_saved_run_can_be_reported_again(run, tmp_path: Path) -> None:  # type
         (["check", "--family", "gpt", *SMALL, "--data", "digits"], "got both"),
         (["check", "--family", "gpt"], "got neither"),
         (["check", *SMALL], "--family"),
-        (["check", "--family", "gpt", *SMALL, "--tokens", "4"], "lay out --data"),
+        (["check", "--family", "gpt", *SMALL, "--tokens", "4"], "are for --data"),
+        (["check", "--family", "gpt", *SMALL, "--law", "rows"], "are for --data"),
+        (["check", "--family", "gpt", *SMALL, "--bandwidth", "0.3"], "are for --data"),
+        (["check", "--family", "gpt", *SMALL, "--unit", "bytes"], "are for --data"),
+        (["check", "--family", "gpt", "--data", "text", "--kind", "words"], "--kind"),
+        (["survey", "--target", "party:4"], "did you mean 'parity'"),
+        (["survey", "--target", "parity:0"], "greater than or equal to 1"),
+        (["check", "--family", "diffusion", "--target", "parity:4"], "not categorical ones"),
         (["check", "--family", "gpt", "--data", "none.npy"], "does not exist"),
         (["check", "--family", "gpt", "--data", "digits", "--grid", "8"], "ROWSxCOLUMNS"),
         (["check", "--family", "gpt", "--data", "digits", "--tokens", "0"], "--tokens"),
@@ -124,6 +132,102 @@ def test_wrong_use_is_one_sentence_and_exit_code_two(run, arguments, message) ->
     assert found.err.startswith("error: ")
     assert found.err.count("\n") == 1
     assert "Traceback" not in found.err
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ("x.txt", ["--pca", "2"], "pca lays out numbers"),
+        ("x.txt", ["--token-dim", "2"], "token-dim lays out numbers"),
+        ("x.txt", ["--grid", "2x2"], "grid lays out numbers"),
+        ("x.txt", ["--kind", "continuous"], "must be categorical, as it is text"),
+        ("x.txt", ["--law", "gaussian"], "law 'gaussian' is for continuous tokens"),
+        ("x.txt", ["--law", "markov:two"], "must have a whole number as its size, got 'two'"),
+        ("x.txt", ["--law", "markov:16"], "16"),
+        ("x.txt", ["--bandwidth", "0.3"], "bandwidth smooths the rows of continuous data"),
+        ("bad.txt", [], "must be UTF-8 text"),
+        ("short.txt", [], "at least 2 rows to fit a law to"),
+        ("none.txt", [], "does not exist"),
+        ("rows.npy", ["--law", "markov"], "law 'markov' is for categorical tokens"),
+        ("rows.npy", ["--law", "norm"], "law 'norm' is unknown"),
+        ("rows.npy", ["--law", "gaussian:3"], "has no size, got '3'"),
+        ("rows.npy", ["--law", "mixture:99"], "between 1 and 30 for 60 rows, got 99"),
+        ("rows.npy", ["--law", "gaussian", "--bandwidth", "1"], "bandwidth smooths the rows"),
+        ("rows.npy", ["--bandwidth", "0"], "bandwidth must be positive"),
+        ("rows.npy", ["--bandwidth", "nan"], "bandwidth must be positive"),
+        ("rows.npy", ["--kind", "categorical"], "not all its numbers are whole"),
+        ("rows.npy", ["--unit", "bytes"], "unit lays out text"),
+        ("rows.npy", ["--split", "lines"], "split lays out text"),
+        ("ids.npy", ["--bandwidth", "0.3"], "bandwidth smooths the rows of continuous data"),
+        ("ids.npy", ["--pca", "2"], "pca lays out real numbers"),
+        ("ids.npy", ["--law", "hmm:99"], "between 1 and 30 for 60 rows, got 99"),
+        ("ids.npy", ["--tokens", "3"], "tokens must be the 4 ids of a row, got 3"),
+        ("x.mat", [], "must be a file that ends in"),
+        ("folder", [], "must be a folder of images"),
+        ("text", ["--unit", "bytes"], "unit lays out a text file"),
+    ],
+)
+def test_data_that_does_not_fit_is_one_sentence_and_exit_code_two(  # type: ignore[no-untyped-def]
+    run, tmp_path: Path, rows: np.ndarray, data: str, options: list[str], message: str
+) -> None:
+    (tmp_path / "x.txt").write_text("the cat sat on the mat. " * 20)
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "short.txt").write_text("abc")
+    (tmp_path / "x.mat").write_text("x")
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, 3, (60, 4)))
+    source = data if data == "text" else str(tmp_path / data)
+    out = tmp_path / "run"
+    arguments = ["--data", source, *options, "--samples", "200", "--out", str(out)]
+    found = run("survey", "--family", "gpt", *arguments)
+    assert found.code == 2
+    assert found.out == ""
+    assert message in found.err
+    assert found.err.startswith("error: ")
+    assert found.err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_the_built_in_targets_are_listed_with_their_parameters(run) -> None:  # type: ignore[no-untyped-def]
+    listed = run("targets")
+    assert listed.code in (0, None)
+    for name in BUILT_IN:
+        assert name in listed.out
+    for word in ("coupling", "scratch", "0.4", "NAME:value"):
+        assert word in listed.out
+
+
+def test_a_survey_of_tokens_lists_what_is_not_defined_for_them(run) -> None:  # type: ignore[no-untyped-def]
+    surveyed = run("survey", "--target", "parity:4", "--samples", "300", "--json")
+    assert surveyed.code == 0
+    found = {family["family"]: family for family in json.loads(surveyed.out)["families"]}
+    assert found["gpt"]["outcome"] == "representable"
+    assert found["gpt"]["smallest_budget"] == {"length": 4, "steps": 1}
+    assert found["diffusion"]["cells"] == []
+    assert not found["diffusion"]["supported"]
+    reason = "diffusion is defined for continuous tokens, not categorical ones."
+    assert found["diffusion"]["error"] == reason
+    shown = run("survey", "--target", "parity:4", "--samples", "300")
+    assert shown.code == 0
+    assert "diffusion is defined for continuous tokens" in " ".join(shown.out.split())
+
+
+def test_a_survey_of_text_says_whose_tokens_they_are(  # type: ignore[no-untyped-def]
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tale.txt").write_text("abab baba abba baab " * 30)
+    text = ["--data", "tale.txt", "--tokens", "4", "--samples", "200", "--steps", "1"]
+    surveyed = run("survey", *text, "--family", "gpt", "--json")
+    assert surveyed.code == 0
+    result = json.loads(surveyed.out)
+    assert result["target"]["provenance"]["vocabulary"] == [" ", "a", "b"]
+    assert result["target"]["provenance"]["exactness"] == "fitted surrogate"
+    assert (tmp_path / "runs" / "tale" / "report.html").is_file()
+    checked = run("check", "--family", "gpt", *text, "--law", "rows", "--split", "lines", "--json")
+    assert checked.code in (0, 1, 3)
+    assert json.loads(checked.out)["target"]["provenance"]["source"] == "tale.txt"
 
 
 def test_an_internal_failure_is_told_and_coded(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

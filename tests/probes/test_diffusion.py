@@ -12,11 +12,11 @@ from capcheck.budget import Budget
 from capcheck.randomness import CounterRandomness
 from capcheck.registry import build_probe
 from capcheck.signatures import Denoiser
-from capcheck.targets import ProductMixture, from_spec
+from capcheck.targets import ProductMixture, Target, from_spec
 
 
 def final(
-    target: ProductMixture, k: int, network: Denoiser | None = None, **options: str
+    target: Target, k: int, network: Denoiser | None = None, **options: str
 ) -> tuple[float, float]:
     """Mean and variance of the one token, exactly: the map is affine in its one normal draw."""
     probe = build_probe("diffusion", options)

@@ -59,7 +59,7 @@ def test_a_target_that_memorises_is_seen(rows: np.ndarray) -> None:
     assert memorising is not None
     assert memorising.memorises
     assert memorising.in_sample > honest.in_sample
-    assert memorising.log_likelihood < memorising.gaussian
+    assert memorising.log_likelihood < memorising.baseline
 
 
 def test_structure_that_a_gaussian_misses_is_not_called_memorising(rows: np.ndarray) -> None:

@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from capcheck.errors import InputError
-from capcheck.targets import from_spec
+from capcheck.targets import ProductMixture, from_spec
 
 
 def test_built_in_targets_are_the_laws_they_name() -> None:
@@ -13,6 +13,7 @@ def test_built_in_targets_are_the_laws_they_name() -> None:
     expected = stats.norm.logpdf([0.5, -1.0], scale=2).sum()
     assert float(from_spec("gaussian:tokens=2,std=2").log_prob(x)) == pytest.approx(expected)
     modes = from_spec("modes:tokens=3,modes=2,gap=6")
+    assert isinstance(modes, ProductMixture)
     assert modes.means[:, :, 0].tolist() == [[-3] * 3, [3] * 3]
 
 
@@ -21,11 +22,22 @@ def test_built_in_targets_are_the_laws_they_name() -> None:
     [
         ("gausian", "did you mean 'gaussian'"),
         ("gaussian:token=3", "did you mean 'tokens'"),
-        ("gaussian:tokens=0", "positive whole number of at most 65536, got '0'"),
-        ("gaussian:tokens=x", "positive whole number, got 'x'"),
-        ("gaussian:tokens=99999999", "at most 65536"),
-        ("gaussian:tokens=2,tokens=3", "gives tokens twice|given tokens twice"),
-        ("gaussian:std=inf", r"positive number of at most 1e\+100, got 'inf'"),
+        ("gaussian:tokens=0", "gaussian.tokens: .* greater than or equal to 1, got '0'"),
+        ("gaussian:tokens=x", "gaussian.tokens: .* valid integer.*, got 'x'"),
+        ("gaussian:tokens=99999999", "less than or equal to 65536"),
+        ("gaussian:ar1,tokens=9999", "at most 2048 if they correlate, got 9999"),
+        ("gaussian:tokens=2,tokens=3", "is given tokens twice"),
+        ("gaussian:ar1,structure=ar1", "is given structure twice"),
+        ("gaussian:std=inf", "gaussian.std: .*, got 'inf'"),
+        ("gaussian:rho=1", "gaussian.rho: .* less than 1, got '1'"),
+        ("gaussian:wave", "'independent', 'ar1' or 'equicorrelated', got 'wave'"),
+        ("parity:6,7", "takes at most 1 values, got '7'"),
+        ("sudoku:4", "takes at most 0 values, got '4'"),
+        ("sudoku:size=4", "has no parameter 'size'; it has none"),
+        ("brackets:5", "brackets.tokens must be even, got 5"),
+        ("ising:columns=9", "at most 8, got 9"),
+        ("shuffle:9", "less than or equal to 8, got '9'"),
+        ("chain-permutation:window=-1", "greater than or equal to 0"),
     ],
 )
 def test_bad_specs_are_refused(spec: str, message: str) -> None:
