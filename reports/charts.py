@@ -301,6 +301,8 @@ def _multiple(name: str, cell: Cell, tolerance: float) -> float:
 
 def _ratio(value: float | None, bound: float) -> float:
     assert value is not None
+    if bound == 0:  # a law of one sequence has no spread: any distance is beyond every tolerance
+        return math.copysign(math.inf, value) if value else 0.0
     return value / bound
 
 

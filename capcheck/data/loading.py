@@ -97,12 +97,14 @@ def _of_token_ids(
     shape = array.shape[1:]
     natural = Layout(grid=(shape[0], shape[1])) if len(shape) == 2 else Layout()
     ids, symbols = _renumbered(array.reshape(len(array), -1))
-    N, _, grid = token_shape(
+    if layout.tokens not in (None, ids.shape[1]):
+        raise InputError(
+            f"tokens must be the {ids.shape[1]} ids of a row, got {layout.tokens}; leave it out."
+        )
+    _, _, grid = token_shape(
         (ids.shape[1],),
         dataclasses.replace(natural, tokens=layout.tokens, grid=layout.grid or natural.grid),
     )
-    if ids.shape[1] != N:
-        raise InputError(f"tokens must be the {ids.shape[1]} ids of a row, got {N}.")
     target = build_law(ids, law, grid=grid, bandwidth=bandwidth, vocabulary=len(symbols))
     dense = len(symbols) == symbols[-1] + 1 and not relabelled
     how = f"{len(symbols)} token ids" if dense else f"{len(symbols)} token ids, renumbered"

@@ -30,6 +30,7 @@ from capcheck.targets.target import CategoricalTarget
 TILE = 1 << 23  # numbers of one message over all tokens that are held at once
 LONGEST = 8  # steps between normalisations; every 16 is known to give NaN on peaked models
 SUMMED = 5e10  # multiply-adds up to which pairs of sequences are summed: a few seconds
+LOG_COST = 100.0  # multiply-adds that one logarithmic one takes the time of
 
 
 class Arithmetic(ABC):
@@ -223,7 +224,8 @@ class Chain(CategoricalTarget):
         """E exp(-H(Y, Y') / bandwidth^2) over independent Y and Y', or None if too large."""
         start = self._start()
         N, V = self._spec.tokens, self._spec.dim
-        if 2.0 * N * self._widest * self._states_at(N - 1) > SUMMED:
+        per_product = LOG_COST if isinstance(self._arithmetic, Logarithmic) else 1.0
+        if 2 * per_product * N * self._widest * self._states_at(N - 1) > SUMMED:
             return None
         floor = math.exp(-1 / bandwidth**2)
         arithmetic = self._arithmetic

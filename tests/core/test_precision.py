@@ -17,7 +17,13 @@ def require_the_same_findings(single: SurveyResult, double: SurveyResult) -> Non
         for one, other in zip(a.cells, b.cells, strict=True):
             assert one.model_calls == other.model_calls
             for name, estimate in one.estimates.items():
-                assert estimate.value == pytest.approx(other.estimates[name].value, abs=1e-3)
+                expected = other.estimates[name]
+                if expected.value is None:
+                    assert estimate.value is None
+                    continue
+                # A draw near a threshold may fall on its other side and move whole samples.
+                width = expected.high - expected.low
+                assert estimate.value == pytest.approx(expected.value, abs=1e-3 + 0.05 * width)
 
 
 def test_float32_gives_the_same_findings(

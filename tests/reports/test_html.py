@@ -150,18 +150,19 @@ def test_grids_of_tokens_are_shown_as_images(spec: str, height: int, width: int)
         second = canvas[:down, across + 1 : 2 * across + 1]
         assert second.tolist() == rows[1].reshape(down, across).tolist()
         assert np.isnan(canvas[down]).all()
-    assert (first["zmin"], first["zmax"]) == (0, dim - 1)
+    assert first["zmin"] < 0  # symbol 0 stands out from the page
+    assert first["zmax"] == dim - 1
     assert rows.shape[1] == N
 
 
-@pytest.mark.parametrize("spec", ["parity:512", "ising:rows=64,columns=8", "copy:tokens=256"])
+@pytest.mark.parametrize("spec", ["parity:512", "ising:rows=64,columns=4", "copy:tokens=256"])
 def test_long_sequences_do_not_make_large_pages(spec: str) -> None:
     N = from_spec(spec).spec.tokens
     result = survey(from_spec(spec), ["gpt"], samples=200, lengths=[0, 1], steps=[1])
     page = report_writer()(result)
     assert len(page) < 8e6
     assert len(outside_library(page)) < 1e6
-    assert len(result.to_dict()["target"]["examples"]) * N <= max(4096, 8 * N)
+    assert len(result.target.examples) * N <= max(4096, 8 * N)
 
 
 @pytest.mark.parametrize("spec", ["copy:tokens=3,symbols=1", "latin:1", "brackets:2"])
