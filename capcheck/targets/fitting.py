@@ -25,7 +25,7 @@ from capcheck.targets.empirical import gaussian_score
 from capcheck.targets.empirical_categorical import HELD_OUT, marginals
 from capcheck.targets.gaussian_mixture import GaussianMixture
 from capcheck.targets.hidden_markov import HiddenMarkov
-from capcheck.targets.markov_chain import MarkovChain
+from capcheck.targets.markov_chain import LARGEST, MarkovChain
 from capcheck.targets.target import HeldOut, Target
 
 SCORED = 2000  # rows that a score is the mean of
@@ -34,11 +34,15 @@ SIZES = (1, 2, 4, 8, 16, 32)
 STATES = (4, 8, 16, 32)
 AFFORDABLE = 1 << 18  # numbers of a table whose oracle calls take a second, not minutes
 ROUNDS = 60  # of expectation and maximisation
+STARTS = 4
+WARM = 20  # rounds after which the best start is known
 CONVERGED = 1e-5  # gain per token, in nats, below which they stop
 PRIOR = 1.0  # pseudo-counts per class or state, spread like the marginal law
 
 TargetT = TypeVar("TargetT", bound=Target)
+StateT = TypeVar("StateT")
 Grid = tuple[int, int] | None
+_Tables = tuple[Tensor, Tensor, Tensor]
 
 
 def fit_gaussian(x: np.ndarray, *, grid: Grid = None) -> GaussianMixture:
@@ -168,22 +172,22 @@ def fit_latent_class(
         x = torch.from_numpy(rows)
         n, N = x.shape
         prior = _marginals(rows, vocabulary)  # (N, V)
-        generator = torch.Generator().manual_seed(seed)
-        shares = torch.rand(n, size, generator=generator, dtype=torch.float64)
-        shares = (4 * shares).softmax(1) if size > 1 else torch.ones_like(shares)
-        before = -np.inf
-        for _ in range(ROUNDS):
+
+        def start(generator: torch.Generator) -> Tensor:
+            shares = torch.rand(n, size, generator=generator, dtype=torch.float64)
+            return (4 * shares).softmax(1)
+
+        def improve(shares: Tensor) -> tuple[CategoricalMixture, float, Tensor]:
             counts = PRIOR * prior.expand(size, N, vocabulary).clone()
             for i in range(N):
                 counts[:, i].index_add_(1, x[:, i], shares.T)
             p = counts / counts.sum(-1, keepdim=True)
             weights = shares.mean(0)
             log_joint = weights.log() + sum(p[:, i].log().T[x[:, i]] for i in range(N))
-            gain = float(log_joint.logsumexp(1).mean()) / N
-            if size == 1 or gain - before < CONVERGED:
-                break
-            before, shares = gain, log_joint.softmax(1)
-        return CategoricalMixture(p, weights, grid=grid)
+            model = CategoricalMixture(p, weights, grid=grid)
+            return model, float(log_joint.logsumexp(1).mean()) / N, log_joint.softmax(1)
+
+        return _maximised(start, improve, seed=seed, starts=STARTS if size > 1 else 1)
 
     sizes = _sizes(classes, SIZES, ids)
     return _fitted(ids, sizes, fit, _independent_symbols(vocabulary), "independent tokens")
@@ -209,6 +213,9 @@ def fit_markov_chain(
             given, as far as V^(order + 1) numbers are affordable.
         vocabulary: V.
         grid: (rows, columns) of the tokens, if they have any.
+
+    Raises:
+        InputError: An order that the sequence or the memory is too small for.
     """
 
     def fit(rows: np.ndarray, size: int) -> MarkovChain:
@@ -233,6 +240,11 @@ def fit_markov_chain(
         raise InputError(
             f"size of a Markov chain over {ids.shape[1]} tokens must be between 0 and "
             f"{ids.shape[1] - 1}, got {order}."
+        )
+    if order is not None and vocabulary ** (order + 1) > LARGEST:
+        raise InputError(
+            f"order {order} over {vocabulary} symbols needs {float(vocabulary) ** (order + 1):.2g} "
+            f"numbers, and at most {LARGEST} are held; choose a lower one, got {order}."
         )
     sizes = _sizes(order, orders, ids, least=0)
     return _fitted(ids, sizes, fit, _independent_symbols(vocabulary), "independent tokens")
@@ -264,30 +276,62 @@ def fit_hidden_markov(
         N = x.shape[1]
         everything = torch.ones_like(x, dtype=torch.bool)
         prior = _marginals(rows, vocabulary).mean(0)  # (V,)
-        generator = torch.Generator().manual_seed(seed)
 
-        def start(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator, dtype=torch.float64)
+        def start(generator: torch.Generator) -> _Tables:
+            def draw(*shape: int) -> Tensor:
+                return torch.randn(*shape, generator=generator, dtype=torch.float64).exp()
 
-        initial, transition = _laws(1 + start(size)), _laws(1 + start(size, size))
-        emission = _laws(prior * (0.5 + start(size, vocabulary)))
-        before = -np.inf
-        for _ in range(ROUNDS):
-            model = HiddenMarkov(initial, transition, emission, tokens=N, grid=grid)
+            emission = _laws(prior * draw(size, vocabulary))
+            return _laws(draw(size)), _laws(draw(size, size)), emission
+
+        def improve(tables: _Tables) -> tuple[HiddenMarkov, float, _Tables]:
+            model = HiddenMarkov(*tables, tokens=N, grid=grid)
             gain = float(model.log_prob(x).mean()) / N
-            if gain - before < CONVERGED:
-                break
-            before = gain
             posterior = model.state_posterior(x, everything)  # (n, N, S)
             counts = PRIOR * prior.repeat(size, 1).T  # (V, S)
             counts = counts.index_add(0, x.reshape(-1), posterior.reshape(-1, size))
             initial = _laws(posterior[:, 0].sum(0) + PRIOR / size)
             transition = _laws(model.expected_transitions(x) + PRIOR / size)
-            emission = _laws(counts.T)
-        return model
+            return model, gain, (initial, transition, _laws(counts.T))
+
+        return _maximised(start, improve, seed=seed, starts=STARTS if size > 1 else 1)
 
     sizes = _sizes(states, STATES, ids)
     return _fitted(ids, sizes, fit, _independent_symbols(vocabulary), "independent tokens")
+
+
+def _maximised(
+    start: Callable[[torch.Generator], StateT],
+    improve: Callable[[StateT], tuple[TargetT, float, StateT]],
+    *,
+    seed: int,
+    starts: int,
+) -> TargetT:
+    """Expectation and maximisation from the best of some starts.
+
+    A single start can lie near a saddle, for example that of independent tokens.
+
+    Args:
+        start: Draws a start.
+        improve: One round: the model of a state, its log-likelihood per token, the next state.
+        seed: Seed of the starts.
+        starts: How many there are.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    best_state, best_gain = start(generator), -np.inf
+    for attempt in range(starts if starts > 1 else 0):
+        state = start(generator) if attempt else best_state
+        for _ in range(WARM):
+            _, gain, state = improve(state)
+        if gain > best_gain:
+            best_state, best_gain = state, gain
+    before = -np.inf
+    for _ in range(ROUNDS):
+        model, gain, best_state = improve(best_state)
+        if gain - before < CONVERGED:
+            break
+        before = gain
+    return model
 
 
 def _fitted(
