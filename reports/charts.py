@@ -200,7 +200,7 @@ def _add_null_floor(
     if not measured:
         return
     null, error = measured[0].null or 0.0, measured[0].null_error or 0.0
-    ceiling = _scaled((null + 1.96 * error) / bound)
+    ceiling = _scaled(_ratio(null + 1.96 * error, bound))
     figure.add_trace(
         go.Scatter(
             x=list(x),

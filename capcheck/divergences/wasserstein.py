@@ -92,4 +92,6 @@ def corrected_transport(
             across.of_y - 0.5 * floor.of_x,
             -0.5 * floor.of_y,
         ],
+        # Rows of integers can all be equal, which is no proof that none could differ.
+        reach=float(p.shape[1]) if ground == "Hamming" else 0.0,
     )
