@@ -1,20 +1,20 @@
 """Constraint sets and Ising strips as chains: any length, because a small state carries the past.
 
-Each is a product of potentials along a hidden Markov chain whose state holds the latest symbol.
+A constraint set is a product of potentials along a hidden Markov chain whose state holds the latest
+symbol; a strip is a Markov chain whose state is its frontier.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
 from capcheck.errors import InputError
 from capcheck.targets.hidden_markov import HiddenMarkov
+from capcheck.targets.markov_chain import MarkovChain
 from capcheck.targets.target import Provenance
 
-WIDEST = 8  # columns of an Ising strip: 256 states
+WIDEST = 8  # columns of an Ising strip: 512 numbers a site
 
 
 def even_parity(tokens: int) -> HiddenMarkov:
@@ -68,11 +68,14 @@ def balanced_brackets(tokens: int) -> HiddenMarkov:
     )
 
 
-def ising(rows: int, columns: int, coupling: float, field: float) -> HiddenMarkov:
+def ising(rows: int, columns: int, coupling: float, field: float) -> MarkovChain:
     """p(x) ~ exp(coupling sum over neighbours s s' + field sum s) with spins s = 2 x - 1.
 
-    The state is the last `columns` spins, the latest in the lowest bit: the frontier between the
-    sites that are behind and those ahead in row-major order.
+    Site after site in row-major order: the last `columns` spins are the frontier between the sites
+    that are behind and those ahead, so the law is a Markov chain of that order. With the weight w_i
+    of the bonds from site i back and of its field, and R_i the summed weight of all sites after i,
+
+        p(x_i | frontier) ~ w_i R_i,    R_{i-1} = sum over x_i of w_i R_i.
 
     Raises:
         InputError: More columns than the state can hold.
@@ -82,27 +85,17 @@ def ising(rows: int, columns: int, coupling: float, field: float) -> HiddenMarko
             f"ising.columns must be at most {WIDEST}, got {columns}; "
             "lay the strip along the rows, which may be any number."
         )
-    states, tokens = 2**columns, rows * columns
-    spin = [-1.0, 1.0]
-    emission = _emits([state % 2 for state in range(states)])
-    initial = torch.zeros(states).double()
-    for bit in (0, 1):
-        initial[bit] = math.exp(field * spin[bit])
-    steps: dict[tuple[bool, bool], Tensor] = {}
-    for above in (False, True):
-        for left in (False, True):
-            step = torch.zeros(states, states).double()
-            for state in range(states):
-                for bit in (0, 1):
-                    neighbours = above * spin[state >> (columns - 1)] + left * spin[state % 2]
-                    weight = math.exp(spin[bit] * (coupling * neighbours + field))
-                    step[state, (2 * state + bit) % states] = weight
-            steps[above, left] = step
-    transition = [steps[site >= columns, site % columns > 0] for site in range(1, tokens)]
-    return HiddenMarkov.from_potentials(
-        initial,
-        torch.stack(transition) if transition else torch.zeros(0, states, states).double(),
-        emission,
+    tokens = rows * columns
+    order = min(columns, tokens - 1)
+    log_R = torch.zeros((2,) * order if order else (2,)).double()
+    tables = []
+    for site in reversed(range(tokens)):
+        log_w = _log_weight(min(site, order), site, columns, coupling, field)
+        joint = log_w + log_R
+        tables.append(joint.softmax(-1))
+        log_R = joint.logsumexp(-1)
+    return MarkovChain(
+        tables[::-1],
         tokens=tokens,
         grid=(rows, columns),
         provenance=Provenance(
@@ -110,6 +103,17 @@ def ising(rows: int, columns: int, coupling: float, field: float) -> HiddenMarko
             f"field {field:g}"
         ),
     )
+
+
+def _log_weight(past: int, site: int, columns: int, coupling: float, field: float) -> Tensor:
+    """Log-weight of a site's field and of its bonds with earlier sites, (2,) * (past + 1)."""
+    spin = torch.tensor([-1.0, 1.0]).double()  # the site's own is the last dimension
+    total = (field * spin).expand((2,) * (past + 1))
+    if site % columns > 0:
+        total = total + coupling * spin[:, None] * spin
+    if site >= columns:
+        total = total + coupling * spin.reshape(2, *[1] * columns) * spin
+    return total
 
 
 def _emits(symbols: list[int]) -> Tensor:

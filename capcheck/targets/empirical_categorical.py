@@ -2,8 +2,10 @@
 
 Token i of component c is p_ci(v) = (1 - lambda) [v = x_ci] + lambda m_i(v) with its marginal law
 m_i, itself smoothed by one row's worth of the law of all tokens together. The share lambda is
-chosen by leave-one-out likelihood, sum_r log sum_{c != r} w_c prod_i p_ci(x_ri) / (1 - w_r). How
-well such a target generalises is measured on rows that neither it nor lambda has seen.
+chosen by leave-one-out likelihood, sum_r log (sum_c w_c prod_i p_ci(x_ri) with one occurrence of r
+less). A row of weight w occurred w times: sequences that come again and again are evidence of their
+frequency, so what is left out is an occurrence and not every copy of it. How well such a target
+generalises is measured on occurrences that neither it nor lambda has seen.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ QUERIES = 1000  # rows whose left-out likelihood chooses the smoothing
 HELD_OUT = 0.2  # share of the rows that the generalisation score is measured on
 SHARES = np.concatenate([np.geomspace(1e-4, 0.1, 10), np.linspace(0.15, 0.95, 14)])
 INDEPENDENT = 1 - 1e-9  # a share at which nothing but the marginal laws is left
+MOST_OCCURRENCES = 1e8  # that a data set is split by; larger weights are scaled down
 TILE = 1 << 22  # numbers held at once
 LARGEST = 1 << 20  # numbers N V of a sequence's marginal laws
 
@@ -71,7 +74,7 @@ def leave_one_out_smoothing(rows: np.ndarray, weights: np.ndarray, vocabulary: i
 
     Args:
         rows: (n, N) distinct rows of token ids.
-        weights: (n,), positive.
+        weights: (n,), positive: how often each occurred; a weight below 1 is one occurrence.
         vocabulary: V.
 
     Raises:
@@ -82,7 +85,9 @@ def leave_one_out_smoothing(rows: np.ndarray, weights: np.ndarray, vocabulary: i
             f"smoothing 'auto' needs at least 2 distinct rows, got {len(rows)}; "
             "give a share of the marginal law."
         )
-    keys, w = torch.from_numpy(rows), torch.from_numpy(weights / weights.sum())
+    keys, total = torch.from_numpy(rows), weights.sum()
+    w = torch.from_numpy(weights / total)
+    one = torch.from_numpy(np.minimum(weights, 1) / total)  # an occurrence's share
     laws = marginals(rows, weights, vocabulary)
     places = np.unique(np.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).astype(int))
     shares = torch.from_numpy(SHARES)
@@ -94,8 +99,9 @@ def leave_one_out_smoothing(rows: np.ndarray, weights: np.ndarray, vocabulary: i
         bonus = (1 + (1 - shares) / (shares * m)).log()  # what a match adds
         matches = (x[:, None] == keys).double()  # (r, n, N)
         log_p = matches @ bonus + base.sum(1, keepdim=True) + w.log()[:, None]  # (r, n, L)
-        log_p[torch.arange(len(x)), queries] = -torch.inf
-        left = log_p.logsumexp(1) - torch.log1p(-w[queries])[:, None]
+        remaining = (w - one).log() - w.log()  # of the row itself
+        log_p[torch.arange(len(x)), queries] += remaining[queries, None]
+        left = log_p.logsumexp(1) - torch.log1p(-one[queries])[:, None]
         score += w[queries] @ left
     return float(SHARES[int(score.argmax())])
 
@@ -156,23 +162,28 @@ def _chosen(
 def _held_out(
     rows: np.ndarray, weights: np.ndarray, smoothing: float | Literal["auto"], vocabulary: int
 ) -> HeldOut | None:
-    order = np.random.default_rng(0).permutation(len(rows))
-    n = int(HELD_OUT * len(rows))
-    test, train = order[:n], order[n:]
-    if n < 1 or len(train) < 2:
+    """The score of a fifth of the occurrences under a target made of the others."""
+    occurrences = np.ceil(weights * min(1.0, MOST_OCCURRENCES / weights.sum())).astype(np.int64)
+    n = int(HELD_OUT * occurrences.sum())
+    drawn = np.random.default_rng(0).multivariate_hypergeometric(occurrences, n)
+    test = weights * drawn / occurrences
+    train = weights - test
+    known = drawn < occurrences
+    if n < 1 or known.sum() < 2:
         return None
-    chosen = _chosen(rows[train], weights[train], smoothing, vocabulary)
+    chosen = _chosen(rows[known], train[known], smoothing, vocabulary)
 
-    def score(index: np.ndarray, share: float) -> float:
+    def score(of: np.ndarray, share: float) -> float:
         target = CategoricalMixture.of_rows(
-            torch.from_numpy(rows[train]),
+            torch.from_numpy(rows[known]),
             vocabulary=vocabulary,
             smoothing=share,
-            marginals=marginals(rows[train], weights[train], vocabulary),
-            weights=torch.from_numpy(weights[train]),
+            marginals=marginals(rows[known], train[known], vocabulary),
+            weights=torch.from_numpy(train[known]),
         )
-        log_prob = target.log_prob(torch.from_numpy(rows[index[:QUERIES]])).numpy()
-        return float(np.average(log_prob, weights=weights[index[:QUERIES]]))
+        some = np.random.default_rng(1).permutation(np.flatnonzero(of > 0))[:QUERIES]
+        log_prob = target.log_prob(torch.from_numpy(rows[some])).numpy()
+        return float(np.average(log_prob, weights=of[some]))
 
     return HeldOut(
         rows=n,

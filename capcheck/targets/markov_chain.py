@@ -2,6 +2,7 @@
 
 The state of token i is the string of the last m tokens up to and including i (fewer at the start),
 so a step costs V^(m+1) and not V^(2m): a product for each string of the m - 1 tokens that stay.
+The laws may differ from token to token: strips of an Ising grid are such chains.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class MarkovChain(Chain):
     Args:
         conditionals: m + 1 tables of shapes (V,), (V, V), ..., (V,) * (m + 1): the laws of the
             first token, of the second given the first, and so on; the last serves all later tokens.
+            Or N tables, one for each token, of which those after the first m have m + 1 dimensions.
             The last dimension is the token's value, the one before it the latest token.
         tokens: N.
         grid: (rows, columns) of the tokens, if they have any.
@@ -47,7 +49,7 @@ class MarkovChain(Chain):
         _require_conditionals(conditionals, tokens)
         require_grid(grid, tokens)
         self._conditionals = [table / table.sum(-1, keepdim=True) for table in conditionals]
-        self._order = len(conditionals) - 1
+        self._order = conditionals[-1].dim() - 1
         V = len(conditionals[0])
         self._arithmetic = arithmetic_for(
             min(float(table.min()) for table in self._conditionals),
@@ -55,7 +57,7 @@ class MarkovChain(Chain):
             conditionals[0].dtype,
         )
         self._widest = V ** (self._order + 1)
-        self._steps = [self._arithmetic.of(self._step_table(i)) for i in range(self._order + 1)]
+        self._steps = [self._arithmetic.of(self._step_table(i)) for i in range(len(conditionals))]
         # The marginal laws of the tokens need one run without evidence.
         self._spec = SequenceSpec(
             tokens=tokens,
@@ -117,7 +119,7 @@ class MarkovChain(Chain):
         draws = torch.empty(n, self._spec.tokens, dtype=torch.int64, device=self.device)
         for i in range(self._spec.tokens):
             past = [draws[:, j] for j in range(max(0, i - self._order), i)]
-            table = self._conditionals[min(i, self._order)]
+            table = self._table(i)
             p = table[tuple(past)] if past else table.expand(n, -1)
             draws[:, i] = inverse_cdf(p, u[:, [i]])[:, 0]
         return draws
@@ -126,7 +128,7 @@ class MarkovChain(Chain):
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
         total = torch.zeros(len(x), dtype=self.dtype, device=self.device)
         for i in range(self._spec.tokens):
-            table = self._conditionals[min(i, self._order)]
+            table = self._table(i)
             total += table[tuple(x[:, max(0, i - self._order) : i + 1].T)].log()
         return total
 
@@ -135,7 +137,7 @@ class MarkovChain(Chain):
         whole, m = known.all(0), self._order
         for i in range(token, m - 1, -1):
             if m > 0 and bool(whole[i - m : i].all()):
-                law = self._conditionals[m][tuple(x[:, i - m : i].T)]  # (n, V)
+                law = self._table(i)[tuple(x[:, i - m : i].T)]  # (n, V)
                 place = torch.zeros_like(x[:, 0])  # the number of the string that stays
                 for symbol in x[:, i - m + 1 : i].T:
                     place = place * law.shape[1] + symbol
@@ -144,10 +146,14 @@ class MarkovChain(Chain):
                 return i, self._arithmetic.of(message.flatten(1))
         return super()._restart(x, known, token)
 
+    def _table(self, i: int) -> Tensor:
+        """p(x_i | the last m tokens before it), (V,) * (min(i, m) + 1)."""
+        return self._conditionals[min(i, len(self._conditionals) - 1)]
+
     def _step_table(self, i: int) -> Tensor:
         """p(x_{i+1} | state of token i) as (b, a, V): a is the token that is dropped, b stays."""
         V = len(self._conditionals[0])
-        table = self._conditionals[min(i + 1, self._order)]
+        table = self._table(i + 1)
         if self._order == 0:  # independent tokens: the whole state is dropped
             return table.expand(1, V, V)
         if i + 1 < self._order:  # at the start nothing is dropped: each state has one past
@@ -158,13 +164,13 @@ class MarkovChain(Chain):
         return self._arithmetic.of(self._conditionals[0])
 
     def _advance(self, message: Tensor, i: int) -> Tensor:
-        table = self._steps[min(i, self._order)]  # (b, a, V)
+        table = self._steps[min(i, len(self._steps) - 1)]  # (b, a, V)
         b, a, V = table.shape
         by_kept = message.reshape(-1, a, b).permute(2, 0, 1)  # (b, n, a)
         return self._arithmetic.product(by_kept, table).transpose(0, 1).reshape(-1, b * V)
 
     def _retreat(self, message: Tensor, i: int) -> Tensor:
-        table = self._steps[min(i, self._order)]  # (b, a, V)
+        table = self._steps[min(i, len(self._steps) - 1)]  # (b, a, V)
         b, a, V = table.shape
         by_kept = message.reshape(-1, b, V).transpose(0, 1)  # (b, n, V)
         return self._arithmetic.product(by_kept, table.mT).permute(1, 2, 0).reshape(-1, a * b)
@@ -185,11 +191,17 @@ def _require_conditionals(conditionals: Sequence[Tensor], tokens: int) -> None:
         raise InputError(f"tokens must be at least 1, got {tokens}.")
     if not conditionals or conditionals[0].dim() != 1 or len(conditionals[0]) == 0:
         raise InputError("conditionals must start with the law of the first token, (vocabulary,).")
-    V = len(conditionals[0])
+    V, order = len(conditionals[0]), conditionals[-1].dim() - 1
+    if len(conditionals) not in (order + 1, tokens):
+        raise InputError(
+            f"conditionals must be {order + 1} tables, the last one for all later tokens, or one "
+            f"for each of the {tokens} tokens, got {len(conditionals)}."
+        )
     for j, table in enumerate(conditionals):
-        if tuple(table.shape) != (V,) * (j + 1):
+        shape = (V,) * (min(j, order) + 1)
+        if tuple(table.shape) != shape:
             raise InputError(
-                f"conditionals[{j}] must have shape {(V,) * (j + 1)}, got {tuple(table.shape)}."
+                f"conditionals[{j}] must have shape {shape}, got {tuple(table.shape)}."
             )
         if not bool((table.isfinite() & (table >= 0)).all()):
             raise InputError(f"conditionals[{j}] must be finite and not negative; repair it.")
@@ -199,8 +211,9 @@ def _require_conditionals(conditionals: Sequence[Tensor], tokens: int) -> None:
                 f"conditionals[{j}] must sum to 1 over its last dimension, got a sum that is off "
                 f"by {off:.3g}; normalise it."
             )
-    if conditionals[-1].numel() > LARGEST:
+    numbers = sum(table.numel() for table in conditionals)
+    if numbers > LARGEST:
         raise InputError(
-            f"conditionals must hold at most {LARGEST} numbers, got {V} symbols to the power "
-            f"{len(conditionals)}; use a lower order or a hidden Markov model."
+            f"conditionals must hold at most {LARGEST} numbers, got {numbers} for {V} symbols and "
+            f"order {order}; use a lower order or a hidden Markov model."
         )
