@@ -29,9 +29,7 @@ def find(
         settings: How they were measured, and the tolerances.
     """
     tolerances, level = settings.tolerances, settings.level
-    cells = tuple(
-        judge(cell, tolerances, level=level, budgets=len(measurements)) for cell in measurements
-    )
+    cells = judge(measurements, tolerances, level=level)
     outcome, reason = family_outcome(cells)
     passed = smallest(cells)
     axes = measured_axes(cells, tolerances, level=level)

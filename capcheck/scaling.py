@@ -119,6 +119,8 @@ def _drops(line: Sequence[Cell], name: str, tolerance: float) -> Iterator[_Drop]
 def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) -> Iterator[_Drop]:
     if first.value is None or later.value is None:
         return
+    if "two bounds" in (first.kind, later.kind):
+        return  # what lies between two bounds need not move with them
     if first != later and (first.kind == "upper bound" or later.kind == "lower bound"):
         return  # the fall of a bound is no fall
     bound = limit(first, tolerance)

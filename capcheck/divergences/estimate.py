@@ -3,7 +3,8 @@
 An estimator returns `Term`s: a value, its standard error and the influence of each sample row on
 it, summed over groups of rows. Cells that share a seed share their rows, so the difference of two
 terms has the interval of the groupwise differences. An estimate is the largest of its terms (one
-per bandwidth for MMD; a single one otherwise), and its interval holds for all of them at once.
+per bandwidth for MMD; a single one otherwise), and its interval holds for all of them at once. It
+may hold certificates beside them, or instead: terms that bound the divergence from one side.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scipy import stats
 
 GROUPS = 50  # enough for a t interval within 3% of the normal one, little enough to store
 
-Kind = Literal["exact", "estimate", "upper bound", "lower bound", "unavailable"]
+Kind = Literal["exact", "estimate", "upper bound", "lower bound", "two bounds", "unavailable"]
 
 
 class Term(BaseModel):
@@ -92,6 +93,24 @@ class Term(BaseModel):
         half = t_quantile(level, self.degrees) * self.standard_error
         return self.value - half, self.value + half
 
+    def p_within(self, bound: float) -> float:
+        """One-sided p-value of the hypothesis that the functional is above `bound`."""
+        return self._p_value(self.value - bound)
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p-value of the hypothesis that the functional is at most `bound`."""
+        if self.value == bound and self.standard_error == 0:
+            return 1.0
+        return self._p_value(bound - self.value)
+
+    def _p_value(self, excess: float) -> float:
+        """Chance of a difference as low as `excess` if it is 0; a broken value proves nothing."""
+        if math.isnan(excess):
+            return 1.0
+        if self.standard_error == 0 or math.isinf(excess):
+            return 0.0 if excess <= 0 else 1.0
+        return float(stats.t.cdf(excess / self.standard_error, self.degrees))
+
 
 class Estimate(BaseModel):
     """A divergence between the target and what a procedure samples.
@@ -101,7 +120,8 @@ class Estimate(BaseModel):
         low: Lower end of the interval; a lower confidence bound.
         high: Upper end of the interval.
         level: Confidence of [low, high].
-        kind: `exact`, `estimate`, `upper bound`, `lower bound` or `unavailable`.
+        kind: `exact`, `estimate`, `upper bound`, `lower bound`, `two bounds` (certified from both
+            sides; the value is their middle) or `unavailable`.
         method: How it was had, or why it could not be.
         unit: Unit of value, low, high and null.
         samples: Rows that it was computed from, in each sample set.
@@ -110,6 +130,8 @@ class Estimate(BaseModel):
         scale: What to divide by for the number that the tolerance speaks of.
         power: Power of the tolerance that this number is compared with.
         terms: The measured functionals; stored, and left out of the result schema.
+        below: Functionals that are at most the divergence, likewise.
+        above: Functionals that are at least the divergence, likewise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -127,31 +149,50 @@ class Estimate(BaseModel):
     scale: float = 1.0
     power: int = 1
     terms: tuple[Term, ...] = Field(default=(), repr=False)
+    below: tuple[Term, ...] = Field(default=(), repr=False)
+    above: tuple[Term, ...] = Field(default=(), repr=False)
 
     @classmethod
-    def of(cls, terms: Sequence[Term], *, level: float, kind: Kind, **facts: Any) -> Estimate:
-        """The largest of some terms, with an interval that holds for all at once."""
+    def of(
+        cls,
+        terms: Sequence[Term],
+        *,
+        level: float,
+        kind: Kind,
+        below: Sequence[Term] = (),
+        above: Sequence[Term] = (),
+        **facts: Any,
+    ) -> Estimate:
+        """The largest of some terms, or what certificates leave, with a simultaneous interval."""
+        if terms:
+            value = _largest(term.value for term in terms)
+        else:
+            ends = [_largest(term.value for term in below)] if below else []
+            ends += [min(term.value for term in above)] if above else []
+            value = sum(ends) / len(ends)
         draft = cls(
-            value=_largest(term.value for term in terms),
+            value=value,
             low=None,
             high=None,
             level=level,
             kind=kind,
             terms=tuple(terms),
+            below=tuple(below),
+            above=tuple(above),
             **facts,
         )
         low, high = draft.interval(level)
         return draft.model_copy(update={"low": low, "high": high})
 
     @classmethod
-    def exactly_zero(
-        cls, *, level: float, method: str, unit: str, scale: float, power: int
+    def exact(
+        cls, value: float, *, level: float, method: str, unit: str, scale: float, power: int
     ) -> Estimate:
-        """The divergence of a law from itself."""
+        """A divergence that is known to the last digit."""
         return cls(
-            value=0.0,
-            low=0.0,
-            high=0.0,
+            value=value,
+            low=value,
+            high=value,
             level=level,
             kind="exact",
             method=method,
@@ -183,19 +224,47 @@ class Estimate(BaseModel):
         if math.isinf(self.value):
             return "infinite"
         mark = {"upper bound": "≤ ", "lower bound": "≥ "}.get(self.kind, "")
+        if self.kind == "two bounds":
+            return f"[{self.low:.3g}, {self.high:.3g}]"
         if self.low == self.high:
             return f"{mark}{self.value:.3g}"
         return f"{mark}{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Interval at another level, for all terms at once (Bonferroni over the terms)."""
+        """Interval at another level, for all terms at once (Bonferroni over those of each side)."""
         if self.value is None:
             raise ValueError("an unavailable estimate has no interval")
-        if not self.terms:
+        from_below, from_above = [*self.terms, *self.below], [*self.terms, *self.above]
+        if not from_below and not from_above:
             return self.value, self.value
-        each = 1 - (1 - level) / len(self.terms)
-        ends = [term.interval(each) for term in self.terms]
-        return _largest(low for low, _ in ends), _largest(high for _, high in ends)
+        each = 1 - (1 - level) / max(len(from_below), 1)
+        low = _largest([term.interval(each)[0] for term in from_below] or [-math.inf])
+        each = 1 - (1 - level) / max(len(from_above), 1)
+        highs = [term.interval(each)[1] for term in self.above]
+        if self.terms:
+            highs.append(_largest(term.interval(each)[1] for term in self.terms))
+        high = float(np.min(highs or [math.inf]))
+        return min(low, high), high
+
+    def p_within(self, bound: float) -> float:
+        """One-sided p-value of the hypothesis that the divergence is above `bound`."""
+        if self.value is None or self.kind == "lower bound":
+            return 1.0
+        if self.kind == "exact":
+            return float(not self.value <= bound)
+        proofs = [term.p_within(bound) for term in self.above]
+        if self.terms:
+            proofs.append(max(term.p_within(bound) for term in self.terms))
+        return min(1.0, len(proofs) * min(proofs))
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p-value of the hypothesis that the divergence is at most `bound`."""
+        if self.value is None or self.kind == "upper bound":
+            return 1.0
+        if self.kind == "exact":
+            return float(not self.value > bound)
+        proofs = [term.p_above(bound) for term in (*self.terms, *self.below)]
+        return min(1.0, len(proofs) * min(proofs, default=1.0))
 
 
 def t_quantile(level: float, degrees: int) -> float:

@@ -6,6 +6,7 @@ Every cell meets the same target draws, so that its estimates are paired with th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,8 @@ class Reference:
             )
 
     def _exactly_zero(self, name: str) -> Estimate:
-        return Estimate.exactly_zero(
+        return Estimate.exact(
+            0.0,
             level=self._level,
             method="the sampled law equals the target: all log-ratios vanish up to rounding",
             unit=self._divergences[name].unit,
@@ -152,7 +154,7 @@ class Reference:
         )
 
     def _estimate(
-        self, name: str, terms: Sequence[Term], *, kind: Kind, **facts: object
+        self, name: str, terms: Sequence[Term], *, kind: Kind, **facts: Any
     ) -> Estimate:
         divergence = self._divergences[name]
         return Estimate.of(
