@@ -155,5 +155,22 @@ class Probe(ABC, Generic[NetworkT]):
         """
         return Unavailable(reason=f"{self.family} has no tractable density")
 
+    def limit(self, oracle: NetworkT, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor | None:
+        """What `run` converges to as its budget grows, made from the same draws.
+
+        With the oracle its law is the target's, so that it couples every budget's result with the
+        target: the mean squared distance between the two is an upper bound on W2 squared.
+
+        Args:
+            oracle: The oracle of this probe's signature; calls are not counted.
+            spec: As for `run`.
+            n: Sequences.
+            rng: The random numbers that `run` would be given.
+
+        Returns:
+            (n, N, d), or None if it is not known.
+        """
+        return None
+
 
 AnyProbe = Probe[Any]

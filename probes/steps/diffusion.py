@@ -23,6 +23,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.budget import Budget
+from capcheck.flow import ddim_step, probability_flow, velocity
 from capcheck.paths import PATHS, PathName
 from capcheck.probe import OPTIONS, Probe, Row, State, Unavailable
 from capcheck.randomness import Randomness
@@ -52,10 +53,11 @@ class Diffusion(Probe[Denoiser]):
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
     ) -> Iterator[State]:
         """K steps from t = 1 to t = 0; every one writes all tokens."""
-        x = rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)
-        state = State.start(x)
+        state = State.start(self._noise(spec, n, rng))
         yield state
-        levels = torch.linspace(1, 0, budget.steps + 1, dtype=x.dtype, device=x.device)
+        levels = torch.linspace(
+            1, 0, budget.steps + 1, dtype=spec.mean.dtype, device=spec.mean.device
+        )
         step = self._ddim if self.solver == "ddim" else self._heun
         for t, s in itertools.pairwise(levels):
             state = state.write(step(network, state.tokens, t, s))
@@ -76,10 +78,16 @@ class Diffusion(Probe[Denoiser]):
             "and the density of its image needs the map's inverse"
         )
 
+    def limit(self, oracle: Denoiser, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor | None:
+        """The probability flow from the same noise."""
+        return probability_flow(oracle, self._noise(spec, n, rng), PATHS[self.path])
+
+    def _noise(self, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
+        return rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)
+
     def _ddim(self, network: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        path = PATHS[self.path]
         x0 = network(x_t, t.expand(x_t.shape[:2]))
-        return path.alpha(s) * x0 + path.sigma(s) / path.sigma(t) * (x_t - path.alpha(t) * x0)
+        return ddim_step(x_t, x0, t, s, PATHS[self.path])
 
     def _heun(self, network: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         if s == 0:
@@ -89,7 +97,4 @@ class Diffusion(Probe[Denoiser]):
         return x_t + 0.5 * (s - t) * (slope_t + slope_s)
 
     def _slope(self, network: Denoiser, x: Tensor, t: Tensor) -> Tensor:
-        path = PATHS[self.path]
-        x0 = network(x, t.expand(x.shape[:2]))
-        e = (x - path.alpha(t) * x0) / path.sigma(t)
-        return path.alpha_dot(t) * x0 + path.sigma_dot(t) * e
+        return velocity(x, network(x, t.expand(x.shape[:2])), t, PATHS[self.path])
