@@ -65,7 +65,7 @@ class Categorical(TokenLaw):
 
     def sample(self, rng: Randomness) -> Tensor:
         """One draw per row and token, (n, N) integers."""
-        return self.icdf(rng.uniform(tuple(self._p.shape[:2])))
+        return rng.categorical(self._p, (*self._p.shape[:2], 1)).squeeze(-1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability (nats) of the integers x (n, N)."""

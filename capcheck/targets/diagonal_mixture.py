@@ -106,6 +106,12 @@ class DiagonalMixture(ContinuousTarget):
         """(K, N, d) their standard deviations."""
         return self._scales
 
+    def gaussian(self) -> tuple[Tensor, Tensor] | None:
+        """Its mean and covariance if there is one component."""
+        if len(self._means) > 1:
+            return None
+        return self._means[0].flatten(), self._scales[0].square().flatten().diag()
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the parameters in float64."""

@@ -121,6 +121,10 @@ class GaussianMixture(ContinuousTarget):
         """(K,) normalised weights."""
         return self._weights
 
+    def gaussian(self) -> tuple[Tensor, Tensor] | None:
+        """Its mean and covariance if there is one component."""
+        return (self._means[0].flatten(), self._covariances[0]) if len(self._means) == 1 else None
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the parameters in float64."""

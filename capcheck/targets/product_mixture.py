@@ -110,6 +110,13 @@ class ProductMixture(ContinuousTarget):
         """(N, d) standard deviation of every component around its mean, float64."""
         return self._scales
 
+    def gaussian(self) -> tuple[Tensor, Tensor] | None:
+        """Its mean and covariance if there is one component."""
+        if len(self._means) > 1:
+            return None
+        mean = self._means[0].to(self._dtype).flatten()
+        return mean, self._scales.square().flatten().diag().to(self._dtype)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the parameters in float64."""

@@ -215,6 +215,11 @@ class ContinuousTarget(Target):
         """
 
 
+    def gaussian(self) -> tuple[Tensor, Tensor] | None:
+        """Mean (N d,) and covariance (N d, N d) if the law is a single Gaussian, else None."""
+        return None
+
+
 class CategoricalTarget(Target):
     """A law of sequences of integers in 0..V-1."""
 

@@ -1135,3 +1135,25 @@ def test_a_broken_continuous_target_is_caught(
     target, reference = continuous_pair("full gaussians, one vector")
     with pytest.raises(AssertionError):
         check(broken(target, **{method: wrong}), reference)
+
+
+def test_only_a_single_gaussian_gives_its_moments() -> None:
+    """Its log-density is that of scipy; a mixture has none to give."""
+    rng = np.random.default_rng(0)
+    factor = rng.normal(size=(4, 4))
+    mean, scales = rng.normal(size=(1, 2, 2)), rng.uniform(0.5, 2, (2, 2))
+    laws = [
+        GaussianMixture(tensor(mean), tensor(factor @ factor.T + np.eye(4))[None]),
+        ProductMixture(tensor(mean), tensor(scales)),
+        DiagonalMixture(tensor(mean), tensor(scales)[None]),
+    ]
+    x = rng.normal(size=(5, 2, 2))
+    for law in laws:
+        moments = law.gaussian()
+        assert moments is not None
+        expected = stats.multivariate_normal(*(part.numpy() for part in moments)).logpdf(
+            x.reshape(5, 4)
+        )
+        assert law.log_prob(tensor(x)).tolist() == pytest.approx(expected.tolist())
+    two = ProductMixture(tensor(np.concatenate([mean, mean + 1])), tensor(scales))
+    assert two.gaussian() is None

@@ -1,0 +1,271 @@
+"""The witness: where a model's draws differ from the target's, for people who look for the cause.
+
+Four findings, none of them a verdict: samples that the target cannot produce, tokens whose own law
+is off, pairs of tokens whose dependence is off, and modes of the target that the draws miss. What
+fresh target draws would show by chance is left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from capcheck.targets.target import Target
+
+MOST = 5  # findings of each sort that are kept
+CHANCE = 1e-3  # that equal laws show any finding of a sort (Bonferroni)
+MODES = 12  # regions that the target's draws are divided into
+MISSED = 0.5  # share of its due below which a region counts as missed
+WIDEST = 64  # tokens up to which every pair is looked at; of more, neighbours only
+SYMBOLS = 64  # vocabulary up to which pairs of tokens are tabulated
+
+
+class _Finding(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TokenError(_Finding):
+    """A token whose own law is off.
+
+    Attributes:
+        token: Its index.
+        error: Largest difference of the two distribution functions (Kolmogorov and Smirnov's, the
+            largest over the coordinates), or the total variation of the two laws if categorical.
+    """
+
+    token: int
+    error: float
+
+
+class PairError(_Finding):
+    """Two tokens whose dependence is off.
+
+    Attributes:
+        tokens: Their indices.
+        target: Their dependence under the target: a correlation (of values, or of distances from
+            the mean, whichever differs more), or the mutual information in nats if categorical.
+        model: The same under the model.
+    """
+
+    tokens: tuple[int, int]
+    target: float
+    model: float
+
+
+class MissedMode(_Finding):
+    """A region of the target that the model's draws miss.
+
+    Attributes:
+        target: Share of the target's draws in it.
+        model: Share of the model's draws in it.
+        example: The target draw next to its centre, (N, d) or (N,), nested lists.
+    """
+
+    target: float
+    model: float
+    example: Any = Field(repr=False)
+
+
+class Witness(_Finding):
+    """Where a model's draws differ from the target's.
+
+    Attributes:
+        impossible: Samples of probability 0 under the target, or None where nothing is impossible.
+        samples: Samples that were looked at.
+        tokens: Tokens whose law is off, the worst first.
+        pairs: Pairs whose dependence is off, the worst first.
+        modes: Regions that are missed, the largest first.
+    """
+
+    impossible: int | None
+    samples: int
+    tokens: tuple[TokenError, ...] = ()
+    pairs: tuple[PairError, ...] = ()
+    modes: tuple[MissedMode, ...] = ()
+
+    def sentences(self) -> tuple[str, ...]:
+        """What there is to say, a sentence each."""
+        said = []
+        if self.impossible:
+            said.append(f"{self.impossible} of {self.samples} samples cannot occur in the target.")
+        if self.pairs:
+            first = self.pairs[0]
+            said.append(
+                f"Tokens {first.tokens[0]} and {first.tokens[1]} depend on each other most "
+                f"wrongly: {first.model:.2g} instead of {first.target:.2g}."
+            )
+        if self.tokens:
+            worst = self.tokens[0]
+            said.append(f"The law of token {worst.token} is off by {worst.error:.2g}.")
+        if self.modes:
+            mode = self.modes[0]
+            said.append(
+                f"A region that holds {mode.target:.1%} of the target has {mode.model:.1%} "
+                "of the samples."
+            )
+        return tuple(said)
+
+
+class Observer:
+    """Compares draws with those of one target, whose regions are found once.
+
+    Args:
+        target: The target.
+        draws: (n, N, d) or (n, N) draws of it, at least 100.
+    """
+
+    def __init__(self, target: Target, draws: Tensor) -> None:
+        self._target = target
+        self._spec = target.spec
+        self._draws = draws
+        self._flat = _features(draws, self._spec.dim)  # (n, F)
+        distinct = len(np.unique(self._flat, axis=0))
+        self._regions = KMeans(min(MODES, distinct), n_init=1, random_state=0).fit(self._flat)
+        self._pairs = self._dependences(draws)
+
+    def compare(self, samples: Tensor) -> Witness:
+        """What the samples (n, N, d) or (n, N) show; None of it if they are not finite."""
+        impossible = None
+        if self._spec.kind == "categorical":
+            impossible = int(self._target.log_prob(samples).isneginf().sum())
+        found = Witness(impossible=impossible, samples=len(samples))
+        if not bool(samples.isfinite().all()):
+            return found
+        return found.model_copy(
+            update={
+                "tokens": self._tokens(samples),
+                "pairs": self._wrong_pairs(samples),
+                "modes": self._modes(samples),
+            }
+        )
+
+    def _tokens(self, samples: Tensor) -> tuple[TokenError, ...]:
+        n, N = len(samples), self._spec.tokens
+        if self._spec.kind == "categorical":
+            shares = _one_hot(samples, self._spec.dim).mean(0)  # (N, V)
+            exact = self._spec.mean.double().cpu().numpy()
+            # A token's total variation is a mean over V noisy shares: chi-square over its entries.
+            errors = 0.5 * np.abs(shares - exact).sum(1)
+            spread = np.where(exact > 0, exact * (1 - exact), 0)
+            noise = 0.5 * np.sqrt(2 / math.pi * spread / n).sum(1) + 4.5 * np.sqrt(0.25 / n)
+            off = [(errors[i], i) for i in range(N) if errors[i] > noise[i]]
+        else:
+            off = []
+            ours, theirs = _numbers(samples), _numbers(self._draws)
+            for i in range(N):
+                tests = [
+                    stats.ks_2samp(ours[:, i, j], theirs[:, i, j]) for j in range(ours.shape[2])
+                ]
+                worst = max(tests, key=lambda test: test.statistic)
+                if worst.pvalue < CHANCE / ours[0].size:
+                    off.append((float(worst.statistic), i))
+        ranked = sorted(off, reverse=True)[:MOST]
+        return tuple(TokenError(token=i, error=float(error)) for error, i in ranked)
+
+    def _dependences(self, x: Tensor) -> dict[tuple[int, int], np.ndarray]:
+        """Dependence measures of pairs of tokens."""
+        spec = self._spec
+        if spec.kind == "categorical":
+            if spec.dim > SYMBOLS:
+                return {}
+            return {
+                (i, j): np.array([_mutual_information(x[:, i], x[:, j], spec.dim)])
+                for i, j in _pairs(spec.tokens)
+            }
+        values = _numbers(x).mean(2)  # (n, N): the mean coordinate of a token
+        centred = values - values.mean(0)
+        tables = [np.atleast_2d(_correlations(part)) for part in (centred, np.abs(centred))]
+        return {(i, j): np.array([table[i, j] for table in tables]) for i, j in _pairs(spec.tokens)}
+
+    def _wrong_pairs(self, samples: Tensor) -> tuple[PairError, ...]:
+        """Pairs that differ by more than the noise of two independent sets of draws."""
+        if not self._pairs:
+            return ()
+        model, n = self._dependences(samples), min(len(samples), len(self._draws))
+        z = float(stats.norm.isf(CHANCE / 2 / (2 * len(model))))
+        found = []
+        for pair, target in self._pairs.items():
+            if self._spec.kind == "categorical":
+                difference = target - model[pair]
+                # 2 n times an estimated information of independent tokens is chi-square.
+                chance = stats.chi2.isf(CHANCE / len(model), (self._spec.dim - 1) ** 2) / (2 * n)
+                noise = chance + z * np.sqrt(2 * np.maximum(target, model[pair]) / n)
+            else:
+                difference = np.arctanh(np.clip(target, -1 + 1e-9, 1 - 1e-9)) - np.arctanh(
+                    np.clip(model[pair], -1 + 1e-9, 1 - 1e-9)
+                )
+                noise = np.full(2, 2 * z * math.sqrt(2 / n))  # twice Fisher's, for heavy tails
+            excess = np.abs(difference) - noise
+            k = int(excess.argmax())
+            if excess[k] > 0:
+                error = PairError(tokens=pair, target=float(target[k]), model=float(model[pair][k]))
+                found.append((abs(error.target - error.model), error))
+        found.sort(key=lambda item: -item[0])
+        return tuple(error for _, error in found[:MOST])
+
+    def _modes(self, samples: Tensor) -> tuple[MissedMode, ...]:
+        regions = self._regions
+        of_target = np.bincount(regions.labels_, minlength=len(regions.cluster_centers_))
+        of_model = np.bincount(
+            regions.predict(_features(samples, self._spec.dim)), minlength=len(of_target)
+        )
+        missed = []
+        for k, (due, got) in enumerate(zip(of_target, of_model, strict=True)):
+            share, found = due / len(self._flat), got / len(samples)
+            table = [[got, len(samples) - got], [due, len(self._flat) - due]]
+            p = stats.fisher_exact(table, alternative="less").pvalue
+            if found < MISSED * share and p < CHANCE / len(of_target):
+                distance = ((self._flat - regions.cluster_centers_[k]) ** 2).sum(1)
+                example = self._draws[int(distance.argmin())].tolist()
+                missed.append(MissedMode(target=share, model=found, example=example))
+        return tuple(sorted(missed, key=lambda mode: -mode.target)[:MOST])
+
+
+def _numbers(x: Tensor) -> np.ndarray:
+    values: np.ndarray = x.double().cpu().numpy()
+    return values
+
+
+def _one_hot(x: Tensor, symbols: int) -> np.ndarray:
+    """(n, N, V)."""
+    hot: np.ndarray = torch.nn.functional.one_hot(x.cpu(), symbols).double().numpy()
+    return hot
+
+
+def _features(x: Tensor, symbols: int) -> np.ndarray:
+    """What regions are found in: the flat numbers (n, N d), or one-hot vectors (n, N V)."""
+    if x.is_floating_point():
+        return _numbers(x).reshape(len(x), -1)
+    return _one_hot(x, symbols).reshape(len(x), -1)
+
+
+def _pairs(tokens: int) -> list[tuple[int, int]]:
+    if tokens <= WIDEST:
+        return list(itertools.combinations(range(tokens), 2))
+    return list(itertools.pairwise(range(tokens)))
+
+
+def _correlations(centred: np.ndarray) -> np.ndarray:
+    """Correlation matrix; 0 beside a column that does not vary."""
+    centred = centred - centred.mean(0)
+    scale = np.sqrt((centred**2).mean(0))
+    standard = centred / np.where(scale > 0, scale, 1)
+    matrix: np.ndarray = standard.T @ standard / len(centred)
+    return matrix
+
+
+def _mutual_information(a: Tensor, b: Tensor, symbols: int) -> float:
+    """Of the empirical table of two tokens, in nats."""
+    counts = torch.bincount(a * symbols + b, minlength=symbols**2).reshape(symbols, symbols)
+    p = counts.double().cpu().numpy() / len(a)
+    independent = p.sum(1, keepdims=True) * p.sum(0, keepdims=True)
+    some = p > 0
+    return float((p[some] * np.log(p[some] / independent[some])).sum())
