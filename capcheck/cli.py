@@ -145,6 +145,13 @@ _MEASURING_OPTIONS: Sequence[Callable[[Any], Any]] = (
         "--tolerance", type=_Pairs(), multiple=True, help="For example kl=0.01,mmd=0.004."
     ),
     click.option("--samples", type=int, default=2000, show_default=True, help="Draws per cell."),
+    click.option(
+        "--looks",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Times an undecided family is drawn, each with twice the samples.",
+    ),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of all draws."),
     click.option("--level", type=float, default=0.95, show_default=True, help="Confidence."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N]."),
@@ -267,6 +274,7 @@ def _measuring(given: dict[str, Any], progress: Callable[[Progress], None]) -> M
         divergences=NAMES if divergences is None else divergences.split(","),
         tolerance=_numbers(_merged("--tolerance", given["tolerance"])),
         samples=given["samples"],
+        looks=given["looks"],
         seed=given["seed"],
         level=given["level"],
         device=given["device"],

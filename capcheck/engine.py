@@ -23,6 +23,7 @@ from capcheck.results import (
     FamilyPlan,
     FamilyResult,
     Measurement,
+    Outcome,
     Settings,
     SurveyResult,
     TargetSummary,
@@ -33,6 +34,7 @@ from capcheck.targets.target import Target
 from capcheck.version import __version__
 
 LEAST_SAMPLES = 200  # below, the groups that pair cells hold too few rows
+MOST_LOOKS = 10  # a thousand times the samples of the first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class Measuring(TypedDict, total=False):
         divergences: Which of `kl`, `wasserstein` and `mmd` to measure; all by default.
         tolerance: Tolerance of each, in the units of `capcheck.divergences`.
         samples: Draws of target and model in every cell, at least 200; 2,000 by default.
+        looks: Times that an undecided family may be drawn, each with twice the samples of the time
+            before; 1 by default. The error of the verdicts is shared by all looks.
         seed: Seed of all draws, 0 by default.
         level: Confidence of intervals and verdicts, 0.95 by default.
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`.
@@ -72,6 +76,7 @@ class Measuring(TypedDict, total=False):
     divergences: Sequence[str]
     tolerance: Mapping[str, float] | None
     samples: int
+    looks: int
     seed: int
     level: float
     device: str
@@ -113,7 +118,7 @@ class Engine:
         self._progress = measuring.get("progress")
         self._done = 0
         self._store = self._open(measuring.get("out"))
-        self._reference: Reference | None = None
+        self._references: dict[int, Reference] = {}  # by number of samples
 
     def run(self, *, errors_are_results: bool) -> SurveyResult:
         """Measure every probe; one that fails becomes a result with an error, or raises."""
@@ -139,9 +144,20 @@ class Engine:
     def _family(self, probe: AnyProbe, plan: FamilyPlan) -> FamilyResult:
         if self._target.spec.kind not in probe.kinds:
             return unsupported(probe, plan, self._target.spec.kind)
-        budgets = self._settings.grid.budgets()
+        for look in range(self._settings.looks):
+            cells = self._look(probe, plan, self._settings.at(look))
+            found = find(probe, plan, cells, self._settings)
+            if found.outcome is not Outcome.INCONCLUSIVE:
+                skipped = self._settings.looks - 1 - look
+                self._advance(skipped * len(cells), f"{probe.family}, decided")
+                break
+        return found
+
+    def _look(self, probe: AnyProbe, plan: FamilyPlan, settings: Settings) -> list[Measurement]:
+        """All cells of a family at one number of samples, from the store where it has them."""
+        budgets = settings.grid.budgets()
         keys = {
-            budget: cell_key(plan, budget, self._settings, self._summary.fingerprint)
+            budget: cell_key(plan, budget, settings, self._summary.fingerprint)
             for budget in budgets
         }
         cells: dict[Budget, Measurement] = {}
@@ -150,32 +166,33 @@ class Engine:
             cells.update(held)
             if held:
                 self._advance(len(held), f"{probe.family}, from the store")
-        for budget, cell in self._missing(probe, [b for b in budgets if b not in cells]):
+        missing = [budget for budget in budgets if budget not in cells]
+        for budget, cell in self._measure(probe, missing, settings):
             if self._store is not None:
                 self._store.append(keys[budget], cell)
             cells[budget] = cell
-        return find(probe, plan, [cells[budget] for budget in budgets], self._settings)
+        return [cells[budget] for budget in budgets]
 
-    def _missing(
-        self, probe: AnyProbe, budgets: Sequence[Budget]
+    def _measure(
+        self, probe: AnyProbe, budgets: Sequence[Budget], settings: Settings
     ) -> Iterable[tuple[Budget, Measurement]]:
         if not budgets:
             return
-        if self._reference is None:
+        if settings.samples not in self._references:
             self._advance(0, "target draws and null floors")
-            self._reference = Reference(
+            self._references[settings.samples] = Reference(
                 self._target,
-                divergences=tuple(self._settings.tolerances),
-                samples=self._settings.samples,
-                seed=self._settings.seed,
-                replicate=self._settings.replicate,
-                level=self._settings.level,
+                divergences=tuple(settings.tolerances),
+                samples=settings.samples,
+                seed=settings.seed,
+                replicate=settings.replicate,
+                level=settings.level,
             )
         sweep = Sweep(
             probe,
             self._target,
-            self._reference,
-            self._settings,
+            self._references[settings.samples],
+            settings,
             batch=self._batch,
             network=self._network,
         )
@@ -188,7 +205,8 @@ class Engine:
     def _advance(self, cells: int, running: str) -> None:
         self._done += cells
         if self._progress is not None:
-            total = len(self._probes) * len(self._settings.grid.budgets())
+            cells = len(self._settings.grid.budgets())
+            total = len(self._probes) * cells * self._settings.looks
             self._progress(Progress(done=self._done, total=total, running=running))
 
     def _open(self, out: str | Path | None) -> Store | None:
@@ -236,6 +254,7 @@ def _settings(
     return Settings(
         grid=Grid.over(target.spec.tokens, measuring.get("lengths"), measuring.get("steps")),
         samples=_whole("samples", measuring.get("samples", 2000), LEAST_SAMPLES),
+        looks=_whole("looks", measuring.get("looks", 1), 1, MOST_LOOKS),
         seed=_whole("seed", measuring.get("seed", 0), 0),
         level=level,
         tolerances=tolerances(names, measuring.get("tolerance"), target.spec.kind),
@@ -244,9 +263,11 @@ def _settings(
     )
 
 
-def _whole(field: str, value: Any, least: int) -> int:
+def _whole(field: str, value: Any, least: int, most: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < least:
         raise InputError(f"{field} must be a whole number of at least {least}, got {value!r}.")
+    if most is not None and int(value) > most:
+        raise InputError(f"{field} must be at most {most}, got {value!r}.")
     return int(value)
 
 

@@ -28,7 +28,7 @@ def find(
         measurements: All cells of the grid, steps changing fastest.
         settings: How they were measured, and the tolerances.
     """
-    tolerances, level = settings.tolerances, settings.level
+    tolerances, level = settings.tolerances, settings.level_of_a_look
     cells = judge(measurements, tolerances, level=level)
     outcome, reason = family_outcome(cells)
     passed = smallest(cells)

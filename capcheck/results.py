@@ -84,7 +84,9 @@ class Settings(_Record):
 
     Attributes:
         grid: Budgets of every family.
-        samples: Draws of target and model in every cell.
+        samples: Draws of target and model in every cell, at the first look.
+        looks: Times that a family may be drawn anew, each with twice the samples of the one
+            before, until it is decided. The error of the verdicts is shared by all looks.
         seed: Seed of all draws.
         replicate: Independent repetition.
         level: Confidence of intervals and verdicts.
@@ -96,11 +98,21 @@ class Settings(_Record):
     grid: Grid
     samples: int
     seed: int
+    looks: int = 1
     replicate: int = 0
     level: float
     tolerances: dict[str, float]
     device: str
     dtype: str
+
+    def at(self, look: int) -> Settings:
+        """The settings of one look, which is 0 for the first."""
+        return self.model_copy(update={"samples": self.samples << look})
+
+    @property
+    def level_of_a_look(self) -> float:
+        """Confidence at which every look is judged, so that all of them hold together."""
+        return 1 - (1 - self.level) / self.looks
 
 
 class Measurement(_Record):
@@ -108,6 +120,7 @@ class Measurement(_Record):
 
     Attributes:
         budget: What the procedure was allowed.
+        samples: Draws of target and model.
         model_calls: Sequential network evaluations, counted, completion included.
         tokens_processed: Tokens shown to the network, per sample.
         estimates: Divergence from the target, by name.
@@ -116,6 +129,7 @@ class Measurement(_Record):
     """
 
     budget: Budget
+    samples: int
     model_calls: int
     tokens_processed: float
     estimates: dict[str, Estimate]

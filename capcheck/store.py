@@ -168,16 +168,19 @@ class Store:
         kind = manifest.target.kind
         if kind not in probe.kinds:
             return unsupported(probe, plan, kind)
-        keys = [
-            cell_key(plan, budget, manifest.settings, manifest.target.fingerprint)
-            for budget in manifest.settings.grid.budgets()
-        ]
-        missing = sum(key not in self._cells for key in keys)
-        if missing:
-            lack = f"{plan.family} lacks {missing} of its {len(keys)} cells; run the command again."
-            return failed(probe, plan, lack)
-        cells = [self._cells[key] for key in keys]
+        looks = [self._look(plan, look) for look in range(manifest.settings.looks)]
+        complete = [cells for cells in looks if None not in cells]
+        if not complete:
+            lack = f"{looks[0].count(None)} of its {len(looks[0])} cells"
+            return failed(probe, plan, f"{plan.family} lacks {lack}; run the command again.")
+        cells = [cell for cell in complete[-1] if cell is not None]
         return find(probe, plan, cells, manifest.settings)
+
+    def _look(self, plan: FamilyPlan, look: int) -> list[Measurement | None]:
+        """The cells of one look, in the order of the grid; None where one is missing."""
+        settings, fingerprint = self.manifest.settings.at(look), self.manifest.target.fingerprint
+        keys = [cell_key(plan, budget, settings, fingerprint) for budget in settings.grid.budgets()]
+        return [self._cells.get(key) for key in keys]
 
 
 def save(result: SurveyResult, folder: Path) -> Path:
@@ -199,7 +202,8 @@ def save(result: SurveyResult, folder: Path) -> Path:
     store = Store.create(folder, manifest)
     for plan, found in zip(plans, result.families, strict=True):
         for cell in found.cells:
-            key = cell_key(plan, cell.budget, result.settings, result.target.fingerprint)
+            settings = result.settings.model_copy(update={"samples": cell.samples})
+            key = cell_key(plan, cell.budget, settings, result.target.fingerprint)
             store.append(
                 key, Measurement(**{n: getattr(cell, n) for n in Measurement.model_fields})
             )

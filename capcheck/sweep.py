@@ -97,6 +97,7 @@ class Sweep:
             samples = torch.cat(snapshot.tokens)
             yield Measurement(
                 budget=budget,
+                samples=len(samples),
                 model_calls=snapshot.calls,
                 tokens_processed=snapshot.tokens_processed / self._settings.samples,
                 estimates=self._divergences(budget, samples),
@@ -190,7 +191,7 @@ def cell_key(plan: FamilyPlan, budget: Budget, settings: Settings, fingerprint: 
         "target": fingerprint,
         "plan": plan.model_dump(include=set(FamilyPlan.model_fields)),
         "budget": budget.model_dump(),
-        "settings": settings.model_dump(exclude={"grid", "tolerances"}),
+        "settings": settings.model_dump(exclude={"grid", "tolerances", "looks"}),
         "divergences": sorted(settings.tolerances),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

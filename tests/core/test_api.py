@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import capcheck
-from capcheck import Budget, CapcheckError, InputError, Outcome, check, survey
+from capcheck import Budget, CapcheckError, InputError, Outcome, Progress, check, survey
 from capcheck.laws import MixtureOfGaussians, TokenLaw
 from capcheck.probe import State
 from capcheck.registry import build_probe
 from capcheck.signatures import TokenPredictorSignature
+from capcheck.store import Store
 from capcheck.sweep import Sweep
 from capcheck.targets import ProductMixture, Target, from_spec
 
@@ -235,3 +236,36 @@ def test_inputs_are_never_written_into(rows: Any) -> None:
 
 def test_options_may_be_text_or_values() -> None:
     assert build_probe("gpt", {"window": "3"}) == build_probe("gpt", {"window": 3})
+
+
+def test_an_undecided_family_is_drawn_again_until_it_is_decided(tmp_path: Path) -> None:
+    # KL of one placed token of two sits near its tolerance: few draws cannot tell.
+    target = from_spec("gaussian:ar1,tokens=2,rho=0.9")
+    settings: Any = {
+        "lengths": [0],
+        "steps": [1],
+        "divergences": ["kl"],
+        "samples": 200,
+        "tolerance": {"kl": 0.45},
+    }
+    # KL of independent marginals is -ln(1 - 0.81) / 2 = 0.830, per token 0.415.
+    once = check("gpt", target, **settings)
+    assert once.outcome is Outcome.INCONCLUSIVE
+    calls: list[Progress] = []
+    looked = check("gpt", target, looks=8, out=tmp_path / "run", progress=calls.append, **settings)
+    assert looked.outcome is Outcome.REPRESENTABLE
+    assert looked.cells[0].samples > 200
+    assert calls[-1].done == calls[-1].total == 8
+    assert looked.settings.level_of_a_look == pytest.approx(1 - 0.05 / 8)
+    # The folder is judged like the run, and the same call finds every look in it.
+    again = check("gpt", target, looks=8, out=tmp_path / "run", **settings)
+    assert again.to_dict() == looked.to_dict()
+    saved = Store.open(tmp_path / "run").result()
+    assert saved.check_result("gpt").to_dict() == looked.to_dict()
+    copied = Store.open(looked.save(tmp_path / "copy")).result()
+    assert copied.check_result("gpt").to_dict() == looked.to_dict()
+
+
+def test_looks_have_a_limit() -> None:
+    with pytest.raises(InputError, match="looks must be at most 10, got 11"):
+        check("gpt", from_spec("parity:2"), looks=11)

@@ -32,6 +32,7 @@ def estimate(value: float | None, error: float = 0.0, **facts: Any) -> Estimate:
 def measured(length: int = 1, steps: int = 1, calls: int = 1, **estimates: Any) -> Measurement:
     return Measurement(
         budget=Budget(length=length, steps=steps),
+        samples=100,
         model_calls=calls,
         tokens_processed=1,
         traces=Traces(),
