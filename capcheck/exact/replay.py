@@ -1,0 +1,384 @@
+"""Replay: the exact law of a procedure that is affine in the standard normals it draws.
+
+On a Gaussian target every conditional law is Gaussian with a mean linear in what is known, so what
+nearly every procedure returns is x = b + A z in its normal draws z: run once with z = 0 and once
+with each unit vector it shows b and the columns of A, and its law is N(b, A A^T) with no sampling
+error. A random order gives one such law per order, and the mixture of them. Nothing of this is
+assumed: rows with other z must land on b + A z, rows with other uniforms on the same points, and a
+procedure whose rows do not is refused with the reason.
+
+The procedure is run as it is, on a second implementation of `Randomness`, and completed as a sweep
+completes it. A stream that is opened twice gives the same draws twice, as it does in a sweep.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from capcheck.budget import Budget
+from capcheck.completion import complete
+from capcheck.exact.gaussian import ROUNDINGS, GaussianLaw, MixtureLaw
+from capcheck.probe import AnyProbe, Unavailable
+from capcheck.randomness import CounterRandomness, Randomness
+from capcheck.sequences import SequenceSpec
+from capcheck.signatures import Calls, TokenPredictor, TokenPredictorSignature, counted
+
+DIMENSIONS = 1024  # largest D: a covariance is 8 MiB, and its eigenvectors take a second
+DRAWS = 16_384  # most normal numbers of one sample row
+ORDERS = 720  # most orders that are enumerated: those of six tokens
+ROWS = 1 << 17  # most rows that are replayed, over all orders
+NUMBERS = 1 << 25  # numbers in the covariances of all orders, 256 MiB
+BLOCK = 1 << 21  # numbers replayed, or returned, in one run
+
+# Once in two million draws a normal exceeds 5; beyond it Phi(z) and back costs float64 its digits.
+SCALES = (0.1, 1.0, 5.0)
+EDGE = 1e-12  # a uniform near 0 or 1
+AFFINE = 1e-9  # share of |A| |z| by which a check row may miss
+DROWNED = 100  # times those roundings must fit into the spread of every coordinate
+
+_Kind = Literal["normal", "uniform", "order"]
+
+
+def exact_law(
+    probe: AnyProbe,
+    network: Callable[..., Any],
+    *,
+    completion: TokenPredictor,
+    spec: SequenceSpec,
+    budget: Budget,
+) -> GaussianLaw | MixtureLaw | Unavailable:
+    """The law of what a procedure returns at a budget, if it is Gaussian for every order.
+
+    A check row may miss b + A z by 1e-9 of |A| |z|, coordinate by coordinate, or by 64 roundings of
+    the largest number in play. In float64 that refuses a relative cubic term of 1e-10. In float32
+    the first share becomes 64 roundings too, 8e-6: affine procedures pass and a cubic term of
+    1e-5 is refused, but the law carries the rounding (replay in float64 where there is a choice).
+
+    Args:
+        probe: The procedure; it is run as it is.
+        network: Network of its signature, as for `Probe.run`.
+        completion: Predictor that completes unplaced tokens.
+        spec: As for `Probe.run`; continuous tokens.
+        budget: As for `Probe.run`; the result is the last state, completed.
+
+    Returns:
+        The law; a mixture if orders are drawn and their laws differ; or why there is none.
+    """
+    if spec.kind != "continuous":
+        return Unavailable(reason="a replay needs continuous tokens")
+    D = spec.tokens * spec.dim
+    if D > DIMENSIONS:
+        return Unavailable(reason=f"{D} dimensions are more than the {DIMENSIONS} of a replay")
+    procedure = _Procedure(
+        probe=probe, network=network, completion=completion, spec=spec, budget=budget
+    )
+    try:
+        procedure.record()
+        _require_affordable(procedure.tape, D)
+        laws = [_law_given_order(procedure, order) for order in procedure.tape.orders()]
+    except _RefusedError as refusal:
+        return Unavailable(reason=str(refusal))
+    return _merged(laws, spec)
+
+
+class _RefusedError(Exception):
+    """Why a procedure has no exact law; never leaves this module."""
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """A draw of every row: its kind, its shape per row and its first column among that kind."""
+
+    kind: _Kind
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape)
+
+
+@dataclass
+class _Tape:
+    """All draws that a run makes, by stream and number; sealed after the run that recorded it."""
+
+    draws: dict[tuple[str, int], _Draw] = field(default_factory=dict)
+    sealed: bool = False
+
+    def width(self, kind: _Kind) -> int:
+        """Numbers of that kind in one row."""
+        return max((draw.stop for draw in self.draws.values() if draw.kind == kind), default=0)
+
+    def find(self, stream: str, number: int, kind: _Kind, shape: tuple[int, ...]) -> _Draw:
+        """The draw that is made now: the recorded one, or a new one while recording."""
+        known = self.draws.get((stream, number))
+        if known is None and not self.sealed:
+            known = self.draws[stream, number] = _Draw(kind, shape, self.width(kind))
+        if known is None or (known.kind, known.shape) != (kind, shape):
+            was = "none" if known is None else f"{known.kind} {known.shape}"
+            raise _RefusedError(
+                f"which draws are made is not the same in all runs: draw {number} of stream "
+                f"{stream!r} is {kind} {shape}, and was {was}"
+            )
+        return known
+
+    def sizes(self) -> list[int]:
+        """Lengths of the permutations that a row draws."""
+        return [draw.shape[0] for draw in self.draws.values() if draw.kind == "order"]
+
+    def orders(self) -> Iterator[Tensor]:
+        """Every outcome of all permutation draws, side by side: (W,) each."""
+        each = [itertools.permutations(range(size)) for size in self.sizes()]
+        for outcome in itertools.product(*each):
+            yield torch.tensor(list(itertools.chain(*outcome)), dtype=torch.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """What n rows draw: the columns (n, width) of each kind; which draws were made so far."""
+
+    n: int
+    columns: dict[_Kind, Tensor]
+    device: torch.device
+    made: set[tuple[str, int]] = field(default_factory=set)
+
+
+class _Replay(Randomness):
+    """Draws that are given; while a tape is recorded, normals 0, uniforms 1/2 and order 0, 1, 2."""
+
+    def __init__(self, tape: _Tape, rows: _Rows, name: str = "") -> None:
+        self._tape, self._rows, self._name = tape, rows, name
+        self._number = 0
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        return self._next("uniform", shape)
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        return self._next("normal", shape)
+
+    def permutation(self, n: int, size: int) -> Tensor:
+        return self._next("order", (n, size))
+
+    def stream(self, name: str) -> _Replay:
+        return _Replay(self._tape, self._rows, f"{self._name}/{name}")
+
+    def _next(self, kind: _Kind, shape: tuple[int, ...]) -> Tensor:
+        n, number = shape[0], self._number
+        self._number += 1
+        if n != self._rows.n:
+            raise _RefusedError(
+                f"draw {number} of stream {self._name!r} is for {n} rows, not one for each "
+                f"of {self._rows.n} samples"
+            )
+        draw = self._tape.find(self._name, number, kind, tuple(shape[1:]))
+        self._rows.made.add((self._name, number))
+        if self._tape.sealed:
+            values = self._rows.columns[kind][:, draw.start : draw.stop]
+        elif kind == "order":
+            values = torch.arange(shape[1]).expand(shape)
+        else:
+            neutral = 0.0 if kind == "normal" else 0.5
+            values = torch.full(shape, neutral, dtype=torch.float64)
+        return values.reshape(shape).clone().to(self._rows.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Procedure:
+    """A probe at a budget, with its completion, as a function of the draws of its rows."""
+
+    probe: AnyProbe
+    network: Callable[..., Any]
+    completion: TokenPredictor
+    spec: SequenceSpec
+    budget: Budget
+    tape: _Tape = field(default_factory=_Tape)
+
+    def record(self) -> None:
+        """Find out which draws are made."""
+        self._run(_Rows(n=2, columns={}, device=self.spec.mean.device))
+        self.tape.sealed = True
+
+    def result(self, z: Tensor, u: Tensor, order: Tensor) -> Tensor:
+        """What rows with normals z (n, K), uniforms u (n, U) and one order (W,) return: (n, D)."""
+        columns: dict[_Kind, Tensor] = {
+            "normal": z,
+            "uniform": u,
+            "order": order.expand(len(z), len(order)),
+        }
+        rows = _Rows(n=len(z), columns=columns, device=self.spec.mean.device)
+        tokens = self._run(rows)
+        if len(rows.made) < len(self.tape.draws):
+            missing = next(key for key in self.tape.draws if key not in rows.made)
+            raise _RefusedError(
+                "which draws are made is not the same in all runs: "
+                f"draw {missing[1]} of stream {missing[0]!r} was made in one and not in another"
+            )
+        return tokens.flatten(1).detach().to("cpu", torch.float64)
+
+    def _run(self, rows: _Rows) -> Tensor:
+        probe, calls, rng = self.probe, Calls(), _Replay(self.tape, rows)
+        network = counted(self.network, probe.signature, calls)
+        state = None
+        for state in probe.run(network, self.spec, self.budget, rows.n, rng):  # noqa: B007
+            pass
+        if state is None:
+            raise _RefusedError("run() yielded no state")
+        predictor = counted(self.completion, TokenPredictorSignature(), calls)
+        return complete(state, predictor, rng.stream("completion"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """All rows of a replay: row 0, one row per unit vector, then the check rows.
+
+    Attributes:
+        z: (C, K) normals of the check rows.
+        u: (C, U) their uniforms.
+        settled: Check rows before this one have all uniforms 1/2, as rows 0..K have.
+    """
+
+    z: Tensor
+    u: Tensor
+    settled: int
+
+    @classmethod
+    def of(cls, tape: _Tape) -> _Plan:
+        """At every scale, directions in the cube and its corners, both signs; then other u."""
+        K, U = tape.width("normal"), tape.width("uniform")
+        rng = CounterRandomness(0, name="check rows")
+        cube = 2 * rng.uniform((4, K)) - 1
+        directions = torch.cat([cube[:2], cube[2:].sign()])
+        z = torch.cat([s * sign * directions for s in SCALES for sign in (1, -1)])  # (C, K)
+        C = len(z)
+        u = torch.full((C, U), 0.5, dtype=torch.float64)
+        if U == 0:
+            return cls(z=z, u=u, settled=C)
+        strata = rng.uniform((C, U)).argsort(0)  # every draw meets every C-th of (0, 1)
+        edges = torch.full((C, U), EDGE, dtype=torch.float64)
+        edges[::3] = 1 - EDGE
+        others = [(strata + rng.uniform((C, U))) / C, edges]
+        return cls(z=torch.cat([z] * 3), u=torch.cat([u, *others]), settled=C)
+
+    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Normals and uniforms of those rows."""
+        K = self.z.shape[1]
+        index = torch.arange(start, stop)
+        z = torch.zeros(len(index), K, dtype=torch.float64)
+        u = torch.full((len(index), self.u.shape[1]), 0.5, dtype=torch.float64)
+        unit, check = (index >= 1) & (index <= K), index > K
+        z[unit, index[unit] - 1] = 1
+        z[check], u[check] = self.z[index[check] - 1 - K], self.u[index[check] - 1 - K]
+        return z, u
+
+
+def _require_affordable(tape: _Tape, D: int) -> None:
+    K, orders = tape.width("normal"), math.prod(math.factorial(size) for size in tape.sizes())
+    if K > DRAWS:
+        raise _RefusedError(f"{K} normal draws per sample are more than the {DRAWS} of a replay")
+    if orders > ORDERS:
+        raise _RefusedError(f"{orders} orders are more than the {ORDERS} that are enumerated")
+    if orders * (1 + K) > ROWS or orders * D**2 > NUMBERS:
+        raise _RefusedError(
+            f"{orders} orders of {K} normal draws in {D} dimensions are more than a replay holds"
+        )
+
+
+def _law_given_order(procedure: _Procedure, order: Tensor) -> GaussianLaw:
+    """N(b, A A^T), summed over the columns of A, of which only one block is ever held."""
+    plan = _Plan.of(procedure.tape)
+    C, K = plan.z.shape
+    D = procedure.spec.tokens * procedure.spec.dim
+    size = max(2, BLOCK // max(K, plan.u.shape[1], D))
+    b, covariance = torch.empty(0), torch.zeros(D, D, dtype=torch.float64)
+    linear, reach = torch.zeros(2, C, D, dtype=torch.float64)  # A z and |A| |z| of the check rows
+    found = []
+    for start in range(0, 1 + K + C, size):
+        stop = min(start + size, 1 + K + C)
+        x = procedure.result(*plan.rows(start, stop), order)  # (r, D)
+        if not bool(x.isfinite().all()):
+            raise _RefusedError("some results are not finite")
+        b = x[0] if start == 0 else b
+        first, last = max(start, 1), max(1, min(stop, 1 + K))  # rows of unit vectors
+        columns = x[first - start : max(last, first) - start] - b
+        z = plan.z[:, first - 1 : first - 1 + len(columns)]
+        covariance += columns.T @ columns
+        linear += z @ columns
+        reach += z.abs() @ columns.abs()
+        found.append(x[max(0, 1 + K - start) :])
+    miss = torch.cat(found) - b - linear
+    noise = _require_affine(procedure.spec, plan, b, miss, reach)
+    still = covariance.diagonal() <= noise**2  # only rounding moves these coordinates
+    covariance[still], covariance[:, still] = 0, 0
+    return GaussianLaw(mean=b, covariance=covariance)
+
+
+def _require_affine(
+    spec: SequenceSpec, plan: _Plan, b: Tensor, miss: Tensor, reach: Tensor
+) -> float:
+    """Refuse unless all check rows land where they should; return the rounding of results.
+
+    Args:
+        spec: The sequences.
+        plan: The check rows.
+        b: (D,) result at z = 0.
+        miss: (C, D) what the check rows return, less b + A z.
+        reach: (C, D) their |A| |z|.
+    """
+    eps = torch.finfo(spec.mean.dtype).eps
+    mean, spread = spec.mean.flatten().double().cpu(), spec.variance.flatten().double().cpu().sqrt()
+    level = torch.maximum(b.abs(), mean.abs())
+    noise = ROUNDINGS * eps * float((level + spread).max())
+    if not bool((spread >= DROWNED * noise).all()):
+        raise _RefusedError(
+            f"results are rounded to about {noise:.2g}, too coarse for a coordinate whose "
+            f"deviation is {float(spread.min()):.2g}"
+        )
+    z_max = plan.z.abs().amax(1) if plan.z.shape[1] else plan.z.new_zeros(len(plan.z))  # (C,)
+    largest = (level + reach + spread * z_max[:, None]).amax(1, keepdim=True)  # (C, 1)
+    allowed = max(AFFINE, ROUNDINGS * eps) * reach + ROUNDINGS * eps * largest
+    excess = miss.abs() / allowed
+    for rows, what in (
+        (slice(0, plan.settled), "the result is not affine in the normal draws"),
+        (slice(plan.settled, None), "the result depends on uniform draws"),
+    ):
+        worst = float(excess[rows].max()) if len(excess[rows]) else 0.0
+        if worst > 1:
+            deviation = float(miss[rows].abs().max())
+            raise _RefusedError(
+                f"{what}: check rows miss by up to {deviation:.3g}, {worst:.3g} times what "
+                "rounding allows"
+            )
+    return noise
+
+
+def _merged(laws: Sequence[GaussianLaw], spec: SequenceSpec) -> GaussianLaw | MixtureLaw:
+    """The equally likely laws, those that are equal up to rounding counted together."""
+    eps = torch.finfo(spec.mean.dtype).eps
+    same, rounding = max(AFFINE, ROUNDINGS * eps), ROUNDINGS * eps
+    distinct: list[GaussianLaw] = []
+    counts: list[int] = []
+    spread = spec.variance.flatten().double().cpu().sqrt()
+    for law in laws:
+        unit = torch.maximum(law.covariance.diagonal().sqrt(), spread)  # (D,)
+        of_mean, of_covariance = same * unit + rounding * law.mean.abs(), same * unit.outer(unit)
+        for i, other in enumerate(distinct):
+            near = (law.mean - other.mean).abs() <= of_mean
+            if bool(near.all()) and bool(
+                ((law.covariance - other.covariance).abs() <= of_covariance).all()
+            ):
+                counts[i] += 1
+                break
+        else:
+            distinct.append(law)
+            counts.append(1)
+    if len(distinct) == 1:
+        return distinct[0]
+    weights = torch.tensor(counts, dtype=torch.float64) / len(laws)
+    return MixtureLaw(weights=weights, laws=tuple(distinct))
