@@ -20,7 +20,7 @@ from rich.console import Console
 
 from capcheck import api
 from capcheck.data import LAWS, NAMED, Layout, load_target
-from capcheck.divergences import NAMES
+from capcheck.divergences import DEFAULT, NAMES
 from capcheck.engine import Measuring, Progress
 from capcheck.errors import CapcheckError, InputError, near
 from capcheck.registry import build_probe, probe_class
@@ -140,7 +140,12 @@ _TARGET_OPTIONS: Sequence[Callable[[Any], Any]] = (
 _MEASURING_OPTIONS: Sequence[Callable[[Any], Any]] = (
     click.option("--length", "lengths", type=_List(), help="Token budgets  [default: 0,N/2,N]"),
     click.option("--steps", type=_List(), help="Iteration budgets  [default: 1,4,16]"),
-    click.option("--divergence", "divergences", metavar="NAME,...", help="Which to measure."),
+    click.option(
+        "--divergence",
+        "divergences",
+        metavar="NAME,...",
+        help=f"Which to measure, of {', '.join(NAMES)}  [default: {','.join(DEFAULT)}]",
+    ),
     click.option(
         "--tolerance", type=_Pairs(), multiple=True, help="For example kl=0.01,mmd=0.004."
     ),
@@ -271,7 +276,7 @@ def _measuring(given: dict[str, Any], progress: Callable[[Progress], None]) -> M
     return Measuring(
         lengths=given["lengths"],
         steps=given["steps"],
-        divergences=NAMES if divergences is None else divergences.split(","),
+        divergences=DEFAULT if divergences is None else divergences.split(","),
         tolerance=_numbers(_merged("--tolerance", given["tolerance"])),
         samples=given["samples"],
         looks=given["looks"],

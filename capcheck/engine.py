@@ -13,7 +13,7 @@ from typing import Any, SupportsIndex, TypedDict
 import torch
 
 from capcheck.budget import Budget, Grid
-from capcheck.divergences import chosen, tolerances
+from capcheck.divergences import DEFAULT, chosen, tolerances
 from capcheck.divergences.reference import Reference
 from capcheck.errors import InputError, near
 from capcheck.findings import failed, find, unsupported
@@ -58,7 +58,8 @@ class Measuring(TypedDict, total=False):
     Attributes:
         lengths: Token budgets in 0..N; by default 0, N // 2 and N.
         steps: Iteration budgets of at least 1; by default 1, 4 and 16.
-        divergences: Which of `kl`, `wasserstein` and `mmd` to measure; all by default.
+        divergences: Which to measure of `kl`, `wasserstein`, `mmd`, `reverse_kl` and
+            `total_variation`; the first three by default.
         tolerance: Tolerance of each, in the units of `capcheck.divergences`.
         samples: Draws of target and model in every cell, at least 200; 2,000 by default.
         looks: Times that an undecided family may be drawn, each with twice the samples of the time
@@ -247,7 +248,7 @@ def _summary(target: Target, seed: int) -> TargetSummary:
 def _settings(
     target: Target, measuring: Measuring, device: torch.device, dtype: torch.dtype
 ) -> Settings:
-    names = chosen(measuring.get("divergences", ("kl", "wasserstein", "mmd")))
+    names = chosen(measuring.get("divergences", DEFAULT))
     level = measuring.get("level", 0.95)
     if not isinstance(level, float) or not 0.5 <= level < 1:
         raise InputError(f"level must be at least 0.5 and below 1, got {level!r}.")

@@ -19,8 +19,9 @@ from capcheck.probe import Row
 from capcheck.sequences import Kind
 from capcheck.targets.target import Provenance
 from capcheck.trace import Traces
+from capcheck.witness import Witness
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 AxisUse = Literal["used", "flat", "undecided"]
 LoopOrder = Literal["none", "length", "steps", "length_outer", "steps_outer"]
@@ -125,6 +126,7 @@ class Measurement(_Record):
         tokens_processed: Tokens shown to the network, per sample.
         estimates: Divergence from the target, by name.
         traces: Loop structure of the samples.
+        witness: Where the samples differ from the target's draws.
         examples: A few samples, (rows, N, d) or (rows, N).
     """
 
@@ -134,6 +136,7 @@ class Measurement(_Record):
     tokens_processed: float
     estimates: dict[str, Estimate]
     traces: Traces
+    witness: Witness | None = None
     examples: Any = Field(default=(), repr=False)
 
 
@@ -203,7 +206,8 @@ class FamilyResult(FamilyPlan):
 
 
 # What runs store for reports and later comparisons, and the result schema leaves out.
-_CELLS: dict[str, Any] = {"__all__": {"examples": True, "estimates": {"__all__": {"terms": True}}}}
+_TERMS = {"__all__": {"terms": True, "below": True, "above": True}}
+_CELLS: dict[str, Any] = {"__all__": {"examples": True, "estimates": _TERMS}}
 _TARGET: dict[str, Any] = {"examples": True, "provenance": {"picture": True}}
 
 

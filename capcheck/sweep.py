@@ -8,6 +8,7 @@ the stream of states. Runs are made in batches of sample rows; no number depends
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,10 @@ from torch import Tensor
 from capcheck.budget import AXES, Budget
 from capcheck.completion import complete
 from capcheck.divergences.estimate import Estimate
-from capcheck.divergences.reference import Reference
+from capcheck.divergences.reference import ExactLaw, ModelEvidence, Reference
+from capcheck.enumeration import sampled_law
 from capcheck.errors import CapcheckError
+from capcheck.exact.replay import exact_law
 from capcheck.probe import AnyProbe, LogDensity, State, Unavailable
 from capcheck.randomness import CounterRandomness
 from capcheck.results import SCHEMA_VERSION, FamilyPlan, Measurement, Settings
@@ -28,6 +31,7 @@ from capcheck.signatures import Calls, TokenPredictor, TokenPredictorSignature, 
 from capcheck.targets.target import Target
 from capcheck.trace import Recorder, Traces
 from capcheck.version import __version__
+from capcheck.witness import Witness
 
 EXAMPLES = 200  # most samples of a cell that are kept for the report
 EXAMPLE_NUMBERS = 4096  # most numbers in them, if eight samples fit
@@ -72,7 +76,7 @@ class Sweep:
         self._batch = batch
         self._network = network or probe.signature.oracle(target)
         self._predictor: TokenPredictor = TokenPredictorSignature().oracle(target)
-        self._estimates: dict[str, dict[str, Estimate]] = {}
+        self._measured: dict[str, tuple[dict[str, Estimate], Witness]] = {}
 
     def runs(self, budgets: Sequence[Budget]) -> list[list[Budget]]:
         """Budgets grouped into runs; a group differs only along anytime axes."""
@@ -95,13 +99,15 @@ class Sweep:
             self._run_batch(snapshots, start, n)
         for budget, snapshot in snapshots.items():
             samples = torch.cat(snapshot.tokens)
+            estimates, witness = self._compare(budget, samples)
             yield Measurement(
                 budget=budget,
                 samples=len(samples),
                 model_calls=snapshot.calls,
                 tokens_processed=snapshot.tokens_processed / self._settings.samples,
-                estimates=self._divergences(budget, samples),
+                estimates=estimates,
                 traces=snapshot.traces,
+                witness=witness,
                 examples=examples(samples),
             )
 
@@ -143,17 +149,57 @@ class Sweep:
                 return False
         return "steps" not in self._probe.anytime or iteration <= budget.steps
 
-    def _divergences(self, budget: Budget, samples: Tensor) -> dict[str, Estimate]:
+    def _compare(self, budget: Budget, samples: Tensor) -> tuple[dict[str, Estimate], Witness]:
         # Budgets at which every draw is bit for bit the same have one law: it is measured once.
         digest = hashlib.sha256(samples.cpu().contiguous().numpy().tobytes()).hexdigest()
-        if digest not in self._estimates:
-            density = (
-                self._log_density(budget)
-                if "kl" in self._settings.tolerances
-                else Unavailable(reason="KL was not asked for")
+        if digest not in self._measured:
+            estimates = self._reference.estimates(self._evidence(budget, samples))
+            self._measured[digest] = estimates, self._reference.observer.compare(samples)
+        return self._measured[digest]
+
+    def _evidence(self, budget: Budget, samples: Tensor) -> ModelEvidence:
+        """What there is to know of the law at a budget, and no more than is asked for."""
+        asked = self._settings.tolerances
+        law = self._law(budget)
+        known = not isinstance(law, Unavailable)
+        return ModelEvidence(
+            samples=samples,
+            law=law,
+            log_density=self._log_density(budget, self._reference.draws)
+            if "kl" in asked and not known
+            else Unavailable(reason="KL was not asked for"),
+            own_log_density=self._log_density(budget, samples)
+            if "reverse_kl" in asked and not known
+            else Unavailable(reason="reverse KL was not asked for"),
+            limit=self._limit if "wasserstein" in asked and not known else None,
+        )
+
+    def _law(self, budget: Budget) -> ExactLaw | Unavailable:
+        if not self._reference.has_law:
+            return Unavailable(reason="the target is neither Gaussian nor small")
+        spec, completion = self._target.spec, self._predictor
+        if spec.kind == "continuous":
+            return exact_law(
+                self._probe, self._network, completion=completion, spec=spec, budget=budget
             )
-            self._estimates[digest] = self._reference.estimates(samples, density)
-        return self._estimates[digest]
+        return sampled_law(
+            self._probe, self._network, completion=completion, spec=spec, budget=budget
+        )
+
+    @functools.cached_property
+    def _limit(self) -> Tensor | None:
+        """What the procedure converges to, row by row; draws of the target itself."""
+        oracle = self._probe.signature.oracle(self._target)
+        parts: list[Tensor] = []
+        for start in range(0, self._settings.samples, self._batch):
+            n = min(self._batch, self._settings.samples - start)
+            part = self._probe.limit(oracle, self._target.spec, n, self._rng("model", start))
+            if part is None:
+                return None
+            parts.append(part)
+        limit = torch.cat(parts)
+        self._reference.require_target_draws(limit, self._probe.family)
+        return limit
 
     def _rng(self, name: str, first_row: int) -> CounterRandomness:
         return CounterRandomness(
@@ -164,16 +210,15 @@ class Sweep:
             device=self._target.device,
         )
 
-    def _log_density(self, budget: Budget) -> LogDensity | Unavailable:
+    def _log_density(self, budget: Budget, x: Tensor) -> LogDensity | Unavailable:
         parts: list[LogDensity] = []
-        for start in range(0, self._settings.samples, self._batch):
-            rows = self._reference.draws[start : start + self._batch]
+        for start in range(0, len(x), self._batch):
             part = self._probe.log_density(
                 self._network,
                 self._predictor,
                 self._target.spec,
                 budget,
-                rows,
+                x[start : start + self._batch],
                 self._rng("density", start),
             )
             if isinstance(part, Unavailable):

@@ -26,6 +26,7 @@ MODES = 12  # regions that the target's draws are divided into
 MISSED = 0.5  # share of its due below which a region counts as missed
 WIDEST = 64  # tokens up to which every pair is looked at; of more, neighbours only
 SYMBOLS = 64  # vocabulary up to which pairs of tokens are tabulated
+FEATURES = 4096  # numbers of a sequence up to which regions are looked for
 
 
 class _Finding(BaseModel):
@@ -126,10 +127,12 @@ class Observer:
         self._target = target
         self._spec = target.spec
         self._draws = draws
-        self._flat = _features(draws, self._spec.dim)  # (n, F)
-        distinct = len(np.unique(self._flat, axis=0))
-        self._regions = KMeans(min(MODES, distinct), n_init=1, random_state=0).fit(self._flat)
         self._pairs = self._dependences(draws)
+        self._regions = None
+        if self._spec.tokens * self._spec.dim <= FEATURES:
+            self._flat = _features(draws, self._spec.dim)  # (n, F)
+            distinct = len(np.unique(self._flat, axis=0))
+            self._regions = KMeans(min(MODES, distinct), n_init=1, random_state=0).fit(self._flat)
 
     def compare(self, samples: Tensor) -> Witness:
         """What the samples (n, N, d) or (n, N) show; None of it if they are not finite."""
@@ -150,7 +153,7 @@ class Observer:
     def _tokens(self, samples: Tensor) -> tuple[TokenError, ...]:
         n, N = len(samples), self._spec.tokens
         if self._spec.kind == "categorical":
-            shares = _one_hot(samples, self._spec.dim).mean(0)  # (N, V)
+            shares = _shares(samples, self._spec.dim)  # (N, V)
             exact = self._spec.mean.double().cpu().numpy()
             # A token's total variation is a mean over V noisy shares: chi-square over its entries.
             errors = 0.5 * np.abs(shares - exact).sum(1)
@@ -213,6 +216,8 @@ class Observer:
 
     def _modes(self, samples: Tensor) -> tuple[MissedMode, ...]:
         regions = self._regions
+        if regions is None:
+            return ()
         of_target = np.bincount(regions.labels_, minlength=len(regions.cluster_centers_))
         of_model = np.bincount(
             regions.predict(_features(samples, self._spec.dim)), minlength=len(of_target)
@@ -234,17 +239,21 @@ def _numbers(x: Tensor) -> np.ndarray:
     return values
 
 
-def _one_hot(x: Tensor, symbols: int) -> np.ndarray:
-    """(n, N, V)."""
-    hot: np.ndarray = torch.nn.functional.one_hot(x.cpu(), symbols).double().numpy()
-    return hot
+def _shares(x: Tensor, symbols: int) -> np.ndarray:
+    """Shares of each token's values, (N, V)."""
+    N = x.shape[1]
+    places = x.cpu() + symbols * torch.arange(N)
+    counts = torch.bincount(places.flatten(), minlength=N * symbols).reshape(N, symbols)
+    shares: np.ndarray = (counts.double() / len(x)).numpy()
+    return shares
 
 
 def _features(x: Tensor, symbols: int) -> np.ndarray:
     """What regions are found in: the flat numbers (n, N d), or one-hot vectors (n, N V)."""
     if x.is_floating_point():
         return _numbers(x).reshape(len(x), -1)
-    return _one_hot(x, symbols).reshape(len(x), -1)
+    hot: np.ndarray = torch.nn.functional.one_hot(x.cpu(), symbols).flatten(1).double().numpy()
+    return hot
 
 
 def _pairs(tokens: int) -> list[tuple[int, int]]:

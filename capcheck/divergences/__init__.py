@@ -6,14 +6,17 @@
 | `wasserstein` | W2 squared, corrected | squared token units | W2 / sqrt(tr Cov) of the target |
 | | categorical: W1, Hamming distance | differing tokens | W1 / mean distance of two draws |
 | `mmd` | MMD squared, Gaussian kernels | share of the kernel variance | the same |
+| `reverse_kl` | KL(model to target) | nats per sequence | nats per token |
+| `total_variation` | largest difference of an event's probability | probability | the same |
 
-Categorical tokens are one-hot vectors in the kernels, which makes those products over tokens.
+The last two are measured where they are asked for. Categorical tokens are one-hot vectors in the
+kernels, which makes those products over tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from capcheck.divergences.wasserstein import LARGEST
@@ -69,6 +72,17 @@ _KL = Divergence(
     power=1,
     sufficient=True,
 )
+_REVERSE_KL = replace(_KL, name="reverse_kl", label="reverse KL")
+_TOTAL_VARIATION = Divergence(
+    name="total_variation",
+    label="total variation",
+    unit="probability",
+    tolerance=0.05,
+    tolerance_unit="probability",
+    per="one",
+    power=1,
+    sufficient=True,
+)
 _MMD = Divergence(
     name="mmd",
     label="MMD squared",
@@ -106,9 +120,17 @@ _WASSERSTEIN: dict[Kind, Divergence] = {
     ),
 }
 DIVERGENCES: dict[Kind, dict[str, Divergence]] = {
-    kind: {"kl": _KL, "wasserstein": _WASSERSTEIN[kind], "mmd": _MMD} for kind in _WASSERSTEIN
+    kind: {
+        "kl": _KL,
+        "wasserstein": _WASSERSTEIN[kind],
+        "mmd": _MMD,
+        "reverse_kl": _REVERSE_KL,
+        "total_variation": _TOTAL_VARIATION,
+    }
+    for kind in _WASSERSTEIN
 }
 NAMES = tuple(DIVERGENCES["continuous"])
+DEFAULT = ("kl", "wasserstein", "mmd")
 
 
 def chosen(names: Iterable[str]) -> tuple[str, ...]:

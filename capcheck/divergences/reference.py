@@ -1,40 +1,56 @@
 """The reference: target draws and null floors that all cells of a run are measured against.
 
 Every cell meets the same target draws, so that its estimates are paired with those of other cells.
+For each divergence the best route is taken that there is: the exact law of what a procedure
+samples, then its exact log-density, then certificates and estimates from its draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from capcheck.divergences import DIVERGENCES
+from capcheck.divergences.discrete import compare
 from capcheck.divergences.estimate import Estimate, Kind, Term
-from capcheck.divergences.kl import is_same_law, kl_term
-from capcheck.divergences.mmd import (
-    BANDWIDTHS,
-    kernel_row_means,
-    median_distance,
-    mmd_squared,
-    mmd_squared_to_known,
-)
-from capcheck.divergences.wasserstein import (
-    FAITHFUL,
-    LARGEST,
-    Ground,
-    corrected_transport,
-    transport,
-)
+from capcheck.divergences.kl import HEAVY, is_same_law, kl_term, tail_index
+from capcheck.divergences.sampled import Measured, SampledMeasure, SampledMMD, SampledWasserstein
+from capcheck.enumeration import SequenceLaw, target_law
 from capcheck.errors import CapcheckError
+from capcheck.exact.gaussian import GaussianLaw, MixtureLaw
 from capcheck.probe import LogDensity, Unavailable
 from capcheck.randomness import CounterRandomness
-from capcheck.targets.target import Target
+from capcheck.sequences import SequenceSpec
+from capcheck.targets.target import ContinuousTarget, Target
+from capcheck.witness import Observer
 
-Measure = Callable[[Tensor], Sequence[Term]]
+ExactLaw = GaussianLaw | MixtureLaw | SequenceLaw
+ENUMERATED = 4096  # sequences up to which laws are spelled out in every cell
+NOT_ASKED = Unavailable(reason="it was not asked for")
+SURE = 0.9999  # level at which draws contradict a law that a probe claims
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelEvidence:
+    """What is known of the law that a procedure samples.
+
+    Attributes:
+        samples: (n, N, d) draws, or (n, N) integers.
+        law: The exact law, or why there is none.
+        log_density: Log-density at the reference's `draws`, or why it cannot be had.
+        own_log_density: Log-density at `samples`, likewise.
+        limit: Draws of the target from the same random numbers as `samples`, if there are.
+    """
+
+    samples: Tensor
+    law: ExactLaw | Unavailable = NOT_ASKED
+    log_density: LogDensity | Unavailable = NOT_ASKED
+    own_log_density: LogDensity | Unavailable = NOT_ASKED
+    limit: Tensor | None = None
 
 
 class Reference:
@@ -68,169 +84,231 @@ class Reference:
         """(n, N, d) draws of the target."""
         self.log_prob = target.log_prob(self.draws)
         """(n,) their log-density, nats."""
-        self._measures: dict[str, Measure] = {}
-        self._methods: dict[str, str] = {}
-        self._rows: dict[str, int] = {}
-        self._kinds: dict[str, Kind] = {"mmd": "estimate"}
+        self._mmd = SampledMMD(target, self.draws)
+        self._measures: dict[str, SampledMeasure] = {"mmd": self._mmd}
         if "wasserstein" in self._names:
-            self._prepare_wasserstein()
-        self._prepare_mmd()
+            self._measures["wasserstein"] = SampledWasserstein(target, self.draws)
         fresh = target.sample(samples, rng.stream("null"))
-        self._null = {name: self._measures[name](fresh) for name in self._measures}
+        self._null = {name: measure.of(fresh) for name, measure in self._measures.items()}
+        self._law = target_law(target) if _is_small(target.spec) else None
 
-    def estimates(
-        self, samples: Tensor, log_density: LogDensity | Unavailable
-    ) -> dict[str, Estimate]:
-        """Every divergence of the model that made these samples, by name.
+    def estimates(self, model: ModelEvidence) -> dict[str, Estimate]:
+        """Every divergence of a model, by name.
 
-        Args:
-            samples: (n, N, d) draws of the model.
-            log_density: The model's log-density at `draws`, or why it cannot be had.
+        Raises:
+            CapcheckError: The draws contradict the law or the density that the probe claims.
         """
-        same = (
-            isinstance(log_density, LogDensity)
-            and not log_density.bound
-            and is_same_law(self.log_prob, log_density.values)
-        )
-        if same:
-            self._require_agreement(samples)
-            return {name: self._exactly_zero(name) for name in self._names}
+        density = model.log_density
+        if (
+            isinstance(density, LogDensity)
+            and not density.bound
+            and is_same_law(self.log_prob, density.values)
+        ):
+            self._require_agreement(model.samples, 0.0)
+            return {name: self._same(name) for name in self._names}
+        exact = self._exact(model)
+        if isinstance(mmd := exact.get("mmd"), float):
+            self._require_agreement(model.samples, mmd)
         return {
-            name: self._kl(log_density) if name == "kl" else self._sampled(name, samples)
+            name: self._exactly(name, exact[name]) if name in exact else self._best(name, model)
             for name in self._names
         }
 
-    def _require_agreement(self, samples: Tensor) -> None:
-        """A density equal to the target's is believed only if the samples do not contradict it."""
-        tolerance = self._divergences["mmd"].tolerance
-        finite = bool(samples.isfinite().all())
-        terms = self._measures["mmd"](samples) if finite else []
-        if not finite or any(term.interval(0.9999)[0] > tolerance for term in terms):
+    @functools.cached_property
+    def observer(self) -> Observer:
+        """What compares a model's draws with the target's, for people who look for the cause."""
+        return Observer(self._target, self.draws)
+
+    @functools.cached_property
+    def has_law(self) -> bool:
+        """Whether divergences from an exact law can be had: one Gaussian, or few sequences."""
+        return isinstance(self._law, SequenceLaw) or self._moments is not None
+
+    @property
+    def _moments(self) -> tuple[Tensor, Tensor] | None:
+        target = self._target
+        return target.gaussian() if isinstance(target, ContinuousTarget) else None
+
+    def require_target_draws(self, limit: Tensor, family: str) -> None:
+        """Raise CapcheckError if what a procedure is said to converge to is not the target."""
+        if self._contradicts(limit, 0.0):
+            raise CapcheckError(f"{family}: what limit() returns are not draws of the target.")
+
+    def _best(self, name: str, model: ModelEvidence) -> Estimate:
+        if name == "kl":
+            return self._kl(model)
+        if name == "reverse_kl":
+            return self._reverse_kl(model)
+        if name == "total_variation":
+            return self._unavailable(name, "total variation needs laws that can be enumerated")
+        return self._sampled(name, model)
+
+    def _exact(self, model: ModelEvidence) -> Mapping[str, float | tuple[float, float]]:
+        """What follows from the exact law, by name; two numbers are bounds."""
+        if isinstance(model.law, SequenceLaw) and isinstance(self._law, SequenceLaw):
+            return self._of_sequences(self._law, model.law)
+        moments = self._moments
+        if moments is None or isinstance(model.law, (Unavailable, SequenceLaw)):
+            return {}
+        mmd = model.law.mmd_squared(*moments, bandwidths=self._mmd.bandwidths)
+        found: dict[str, float | Unavailable] = {
+            "kl": model.law.kl_from(*moments),
+            "reverse_kl": model.law.kl_to(*moments),
+            "wasserstein": model.law.w2_squared(*moments),
+            "mmd": max((mmd / torch.tensor(self._mmd.variances)).tolist()),
+        }
+        return {name: value for name, value in found.items() if isinstance(value, float)}
+
+    def _of_sequences(
+        self, target: SequenceLaw, law: SequenceLaw
+    ) -> Mapping[str, float | tuple[float, float]]:
+        counted = self._target.spec.counted
+        found = compare(target.onto(counted), law.onto(counted), bandwidths=self._mmd.bandwidths)
+        shares = [m / v for m, v in zip(found.mmd_squared, self._mmd.variances, strict=True)]
+        return {
+            "kl": found.kl,
+            "reverse_kl": found.reverse_kl,
+            "total_variation": found.total_variation,
+            "wasserstein": (found.w1_low, found.w1_high) if found.w1 is None else found.w1,
+            "mmd": max(shares),
+        }
+
+    def _require_agreement(self, samples: Tensor, mmd: float) -> None:
+        if self._contradicts(samples, mmd):
             raise CapcheckError(
-                "run() and log_density() of the probe disagree: the density is the target's, "
-                "and the samples are not."
+                "run() of the probe and the law that follows from it or from its log_density() "
+                f"disagree: the law is at MMD squared {mmd:.3g} from the target, and the samples "
+                "are not."
             )
 
-    def _exactly_zero(self, name: str) -> Estimate:
+    def _contradicts(self, samples: Tensor, mmd: float) -> bool:
+        """Whether draws show that their MMD squared from the target is another one.
+
+        Args:
+            samples: The draws.
+            mmd: Squared MMD as a share of the kernel variance, the largest over bandwidths.
+        """
+        if not bool(samples.isfinite().all()):
+            return True
+        ends = [term.interval(SURE) for term in self._mmd.of(samples).terms]
+        slack = self._divergences["mmd"].tolerance
+        low, high = (max(side) for side in zip(*ends, strict=True))
+        return not low - slack <= mmd <= high + slack
+
+    def _same(self, name: str) -> Estimate:
+        method = "the sampled law equals the target: all log-ratios vanish up to rounding"
+        return self._exactly(name, 0.0, method)
+
+    def _exactly(
+        self, name: str, value: float | tuple[float, float], method: str | None = None
+    ) -> Estimate:
+        divergence = self._divergences[name]
+        how = {
+            "categorical": "exact: both laws enumerated",
+            "continuous": "exact: the procedure is affine in its normal draws",
+        }
+        method = method or how[self._target.spec.kind]
+        if isinstance(value, tuple):
+            low, high = (
+                Term(label=side, value=end, standard_error=0, degrees=1, groups=())
+                for side, end in zip(("below", "above"), value, strict=True)
+            )
+            bounds = Measured(
+                kind="two bounds", method=f"{method}, W1 between bounds", rows=0, below=[low],
+                above=[high],
+            )  # fmt: skip
+            return self._estimate(name, bounds, null=0.0, null_error=0.0)
         return Estimate.exact(
-            0.0,
+            value,
             level=self._level,
-            method="the sampled law equals the target: all log-ratios vanish up to rounding",
-            unit=self._divergences[name].unit,
-            scale=self._divergences[name].scale(self._target.spec),
-            power=self._divergences[name].power,
+            method=method,
+            unit=divergence.unit,
+            scale=divergence.scale(self._target.spec),
+            power=divergence.power,
         )
 
-    def _kl(self, log_density: LogDensity | Unavailable) -> Estimate:
-        if isinstance(log_density, Unavailable):
-            return self._unavailable("kl", log_density.reason)
-        term = kl_term(self.log_prob - log_density.values)
+    def _kl(self, model: ModelEvidence) -> Estimate:
+        density = model.log_density
+        if isinstance(model.law, MixtureLaw):
+            values = model.law.log_prob(self.draws).to(self.log_prob)
+            method = f"the exact mixture over {len(model.law.laws)} orders"
+            density = LogDensity(values=values, method=method)
+        if isinstance(density, Unavailable):
+            return self._unavailable("kl", density.reason)
+        return self._averaged("kl", self.log_prob - density.values, density, over="target draws")
+
+    def _reverse_kl(self, model: ModelEvidence) -> Estimate:
+        density = model.own_log_density
+        if isinstance(density, Unavailable):
+            return self._unavailable("reverse_kl", density.reason)
+        if density.bound:
+            return self._unavailable(
+                "reverse_kl", f"only a bound on the density can be had: {density.method}"
+            )
+        log_ratio = density.values - self._target.log_prob(model.samples)
+        return self._averaged("reverse_kl", log_ratio, density, over="the model's draws")
+
+    def _averaged(
+        self, name: str, log_ratio: Tensor, density: LogDensity, *, over: str
+    ) -> Estimate:
         # What auxiliary tokens add to the divergence can only make it larger.
         auxiliary = self._target.spec.scored is not None
-        of_all = ", of all tokens with the auxiliary ones" if auxiliary else ""
+        notes = ", of all tokens with the auxiliary ones" if auxiliary else ""
+        kind: Kind = "upper bound" if density.bound or auxiliary else "estimate"
+        tail = tail_index(log_ratio.double().cpu().numpy())
+        if tail > HEAVY:
+            kind = "lower bound"
+            notes += f"; the tail index of the log-ratios is {tail:.2g}: their mean falls short"
+            if density.bound or auxiliary:
+                return self._unavailable(name, f"a bound whose mean falls short{notes}")
         return self._estimate(
-            "kl",
-            [term],
-            kind="upper bound" if log_density.bound or auxiliary else "estimate",
-            method=f"log-density by {log_density.method}, averaged over target draws{of_all}",
-            samples=len(self.draws),
+            name,
+            Measured(
+                kind=kind,
+                method=f"log-density by {density.method}, averaged over {over}{notes}",
+                rows=len(log_ratio),
+                terms=[kl_term(log_ratio)],
+            ),
             null=0.0,  # the target's own density gives exactly 0 at every draw
             null_error=0.0,
         )
 
-    def _sampled(self, name: str, samples: Tensor) -> Estimate:
+    def _sampled(self, name: str, model: ModelEvidence) -> Estimate:
+        samples = model.samples
         if not bool(samples.isfinite().all()):
             bad = int((~samples.isfinite()).flatten(1).any(1).sum())
             return self._unavailable(name, f"{bad} of {len(samples)} samples are not finite")
-        null = max(self._null[name], key=lambda term: term.value)
+        null = [*self._null[name].terms, *self._null[name].below]
         return self._estimate(
             name,
-            self._measures[name](samples),
-            kind=self._kinds[name],
-            method=self._methods[name],
-            samples=self._rows[name],
-            null=null.value,
-            null_error=max(term.standard_error for term in self._null[name]),
+            self._measures[name].of(samples, model.limit),
+            null=max(term.value for term in null),
+            null_error=max(term.standard_error for term in null),
         )
 
     def _estimate(
-        self, name: str, terms: Sequence[Term], *, kind: Kind, **facts: Any
+        self, name: str, measured: Measured, *, null: float, null_error: float
     ) -> Estimate:
         divergence = self._divergences[name]
         return Estimate.of(
-            terms,
+            measured.terms,
+            below=measured.below,
+            above=measured.above,
             level=self._level,
-            kind=kind,
+            kind=measured.kind,
+            method=measured.method,
+            samples=measured.rows,
+            null=null,
+            null_error=null_error,
             unit=divergence.unit,
             scale=divergence.scale(self._target.spec),
             power=divergence.power,
-            **facts,
         )
 
     def _unavailable(self, name: str, reason: str) -> Estimate:
         return Estimate.unavailable(reason, level=self._level, unit=self._divergences[name].unit)
 
-    def _prepare_wasserstein(self) -> None:
-        spec = self._target.spec
-        m = min(len(self.draws) // 2, LARGEST)
-        ground: Ground = "squared Euclidean" if spec.kind == "continuous" else "Hamming"
-        p, p_other = _halves(self._flat(self.draws), m)
-        floor = transport(p, p_other, ground)
 
-        def measure(samples: Tensor) -> list[Term]:
-            return [corrected_transport(p, floor, *_halves(self._flat(samples), m), ground)]
-
-        self._measures["wasserstein"] = measure
-        self._rows["wasserstein"] = m
-        D = p.shape[1]
-        if spec.kind == "continuous":
-            faithful, where = D <= FAITHFUL, f"in {D} dimensions it falls short of W2^2"
-        else:
-            # The cost between samples of one law falls only like m^-1/2 here, and its correction
-            # takes too much away from a small distance.
-            faithful, where = False, "it falls short of W1"
-        self._kinds["wasserstein"] = "estimate" if faithful else "lower bound"
-        self._methods["wasserstein"] = (
-            f"exact transport between samples under the {ground} distance, self-distance "
-            "corrected; interval conservative" + ("" if faithful else f"; {where}")
-        )
-
-    def _prepare_mmd(self) -> None:
-        target, flat = self._target, self._flat(self.draws)
-        unit = median_distance(flat)
-        bandwidths = [unit * multiple for multiple in BANDWIDTHS]
-        self_means = [
-            target.kernel_self_mean(h) if target.spec.scored is None else None for h in bandwidths
-        ]
-        known = [mean for mean in self_means if mean is not None]
-        closed_form = len(known) == len(bandwidths)
-        if not closed_form:
-            within = kernel_row_means(flat, flat, bandwidths, same=True)
-            known = [float(of_rows.mean()) for of_rows in within]
-        variances = [1 - own if own < 1 else 1.0 for own in known]  # 1: a law of one sequence
-
-        def to_known(samples: Tensor) -> list[Term]:
-            means = [target.kernel_mean(samples, h) for h in bandwidths]
-            terms = mmd_squared_to_known(samples.flatten(1), bandwidths, means, known)
-            return [term.scaled(1 / v) for term, v in zip(terms, variances, strict=True)]
-
-        def to_draws(samples: Tensor) -> list[Term]:
-            terms = [mmd_squared(self._flat(samples), flat, h) for h in bandwidths]
-            return [term.scaled(1 / v) for term, v in zip(terms, variances, strict=True)]
-
-        self._measures["mmd"] = to_known if closed_form else to_draws
-        self._rows["mmd"] = len(self.draws)
-        against = "the target's closed-form kernel means" if closed_form else "target draws"
-        self._methods["mmd"] = (
-            f"U-statistic against {against}, largest of three bandwidths; interval conservative"
-        )
-
-    def _flat(self, x: Tensor) -> Tensor:
-        """The counted tokens of some sequences, (n, D)."""
-        return x[:, list(self._target.spec.counted)].flatten(1)
-
-
-def _halves(x: Tensor, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first m rows and the m after them, in float64."""
-    wide = x.to("cpu", torch.float64).numpy()
-    return wide[:m], wide[m : 2 * m]
+def _is_small(spec: SequenceSpec) -> bool:
+    """Whether every sequence can be met in every cell, in seconds."""
+    return spec.kind == "categorical" and spec.dim**spec.tokens <= ENUMERATED

@@ -15,7 +15,7 @@ from capcheck import Budget, CapcheckError, InputError, Outcome, Progress, check
 from capcheck.laws import MixtureOfGaussians, TokenLaw
 from capcheck.probe import State
 from capcheck.registry import build_probe
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.signatures import DenoiserSignature, TokenPredictorSignature
 from capcheck.store import Store
 from capcheck.sweep import Sweep
 from capcheck.targets import ProductMixture, Target, from_spec
@@ -70,8 +70,10 @@ def test_same_seed_same_numbers_whatever_the_batch_and_the_order(
     for one, other in zip(whole["families"], split["families"], strict=True):
         for a, b in zip(one["cells"], other["cells"], strict=True):
             for name, estimate in a["estimates"].items():
+                # The flow's adaptive steps are those of a whole batch: 1e-6 of a token.
+                near = 1e-5 if "share their random numbers" in estimate["method"] else 1e-9
                 for end in ("value", "low", "high"):
-                    assert b["estimates"][name][end] == pytest.approx(estimate[end], abs=1e-9)
+                    assert b["estimates"][name][end] == pytest.approx(estimate[end], abs=near)
 
 
 def test_batches_share_their_draws(three: ProductMixture) -> None:
@@ -104,14 +106,14 @@ def test_default_grids_have_at_least_two_budgets_on_each_axis(three: ProductMixt
 def test_the_result_schema_uses_its_words(three: ProductMixture) -> None:
     found = check("diffusion", three, samples=200, steps=[1, 2]).to_dict()
     json.dumps(found, allow_nan=False)
-    assert found["schema_version"] == 1
+    assert found["schema_version"] == 2
     assert found["outcome"] in {"representable", "not_representable", "inconclusive"}
     assert set(found["axes"]) == {"length", "steps"}
     for cell in found["cells"]:
         for estimate in cell["estimates"].values():
             words = {"value", "low", "high", "level", "kind", "method", "unit", "samples", "null"}
             assert words <= set(estimate)
-            assert "terms" not in estimate
+            assert not {"terms", "below", "above"} & set(estimate)
 
 
 def test_a_result_survives_saving(three: ProductMixture, tmp_path: Path) -> None:
@@ -207,25 +209,36 @@ def test_results_of_two_networks_do_not_share_a_folder(
         result(from_spec("gaussian:tokens=3")).save(tmp_path)
 
 
-def test_transport_in_many_dimensions_can_only_refuse() -> None:
-    # A mean off by one standard deviation in each of 512 tokens: W2 is the whole spread.
-    target = from_spec("gaussian:tokens=512")
+def test_in_many_dimensions_transport_is_certified_from_both_sides() -> None:
+    target = from_spec("modes:tokens=512,modes=2,gap=0.1")
+    oracle = DenoiserSignature("cosine").oracle(target)
 
     def shifted(mean: float) -> capcheck.CheckResult:
         return check(
             "diffusion",
             target,
-            network=lambda x_t, t: x_t + mean,
+            network=lambda x_t, t: oracle(x_t, t) + mean,
             lengths=[512],
-            steps=[1],
+            steps=[32],
             divergences=["wasserstein"],
             samples=600,
         )
 
-    assert shifted(1.0).outcome is Outcome.NOT_REPRESENTABLE
-    perfect = shifted(0.0)
-    assert perfect.outcome is Outcome.INCONCLUSIVE
-    assert perfect.cells[0].estimates["wasserstein"].kind == "lower bound"
+    near, far = shifted(0.0), shifted(0.5)
+    assert (near.outcome, far.outcome) == (Outcome.REPRESENTABLE, Outcome.NOT_REPRESENTABLE)
+    for result in (near, far):
+        estimate = result.cells[0].estimates["wasserstein"]
+        assert estimate.kind == "two bounds"
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.low < estimate.high
+
+
+def test_without_a_coupling_transport_in_many_dimensions_can_only_refuse() -> None:
+    target = from_spec("modes:tokens=16,modes=2,gap=2")
+    result = check("maskgit", target, lengths=[16], steps=[1], divergences=["wasserstein"])
+    assert result.cells[0].estimates["wasserstein"].kind == "lower bound"
+    assert result.outcome is not Outcome.REPRESENTABLE
 
 
 def test_inputs_are_never_written_into(rows: Any) -> None:
@@ -239,16 +252,15 @@ def test_options_may_be_text_or_values() -> None:
 
 
 def test_an_undecided_family_is_drawn_again_until_it_is_decided(tmp_path: Path) -> None:
-    # KL of one placed token of two sits near its tolerance: few draws cannot tell.
-    target = from_spec("gaussian:ar1,tokens=2,rho=0.9")
+    # The marginals of three modes lose about 0.58 nats per token: few draws cannot tell.
+    target = from_spec("modes:tokens=2,modes=3,gap=6")
     settings: Any = {
         "lengths": [0],
         "steps": [1],
         "divergences": ["kl"],
         "samples": 200,
-        "tolerance": {"kl": 0.45},
+        "tolerance": {"kl": 0.55},
     }
-    # KL of independent marginals is -ln(1 - 0.81) / 2 = 0.830, per token 0.415.
     once = check("gpt", target, **settings)
     assert once.outcome is Outcome.INCONCLUSIVE
     calls: list[Progress] = []

@@ -17,21 +17,14 @@ from capcheck import SurveyResult, check, engine, survey
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Term
 from capcheck.divergences.mmd import median_distance, mmd_squared, mmd_squared_to_known
-from capcheck.divergences.reference import Reference
+from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.divergences.wasserstein import corrected_transport, transport
 from capcheck.laws import Categorical
-from capcheck.probe import Unavailable
 from capcheck.randomness import CounterRandomness
 from capcheck.results import Outcome
 from capcheck.signatures import TokenPredictorSignature
 from capcheck.targets import CategoricalMixture, from_spec, from_table
 from capcheck.targets.target import Target
-
-NONE = Unavailable(reason="not asked for")
-
-OPEN = pytest.mark.xfail(
-    reason="open: intervals of categorical estimators at small sizes", strict=False
-)
 
 
 def bits(*p: float) -> CategoricalMixture:
@@ -155,7 +148,6 @@ def test_the_transport_interval_covers_its_estimand(p: Target, q: Target) -> Non
     [
         ((0.5,), (0.7,)),
         ((0.05,), (0.1,)),
-        pytest.param((0.5, 0.1), (0.9, 0.3), marks=OPEN),
     ],
 )
 def test_of_a_single_token_the_interval_covers_the_linear_programs_answer(
@@ -173,7 +165,7 @@ def test_an_estimate_of_w1_reaches_it_or_is_called_a_lower_bound(tokens: int) ->
     target = from_spec(f"parity:{tokens}")
     reference = Reference(target, divergences=("wasserstein",), samples=1000, seed=0)
     fair = draws(bits(*[0.5] * tokens), 1000, "model")
-    estimate = reference.estimates(fair, NONE)["wasserstein"]
+    estimate = reference.estimates(ModelEvidence(samples=fair))["wasserstein"]
     assert estimate.high is not None
     assert estimate.kind == "lower bound" or estimate.high >= 0.5
 
@@ -195,7 +187,6 @@ def test_rows_that_are_all_equal_do_not_make_a_transport_interval_of_width_zero(
     assert low <= term.value
 
 
-@OPEN
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_rare_sequence_that_no_draw_showed_is_no_proof_of_a_capacity(seed: int) -> None:
     target = from_table(torch.tensor([0.999, 0.001], dtype=torch.float64))
@@ -225,7 +216,8 @@ def test_the_scale_of_w1_is_the_mean_distance_of_two_draws() -> None:
 def test_transport_over_many_sequences_can_only_refuse(spec: str, kind: str) -> None:
     target = from_spec(spec)  # 2^12 = 4096 sequences, and twice as many
     reference = Reference(target, divergences=("wasserstein",), samples=200, seed=0)
-    assert reference.estimates(draws(target, 200, "m"), NONE)["wasserstein"].kind == kind
+    model = ModelEvidence(samples=draws(target, 200, "m"))
+    assert reference.estimates(model)["wasserstein"].kind == kind
 
 
 # Maximum mean discrepancy
@@ -255,7 +247,7 @@ def test_kernel_means_and_their_estimate_are_those_of_enumeration(h: float) -> N
         (0.5, 150, 0.91),  # the laws are equal
         (0.8, 150, 0.91),
         # Near zero, where the U-statistic is nearly degenerate.
-        pytest.param(0.55, 500, 0.88, marks=OPEN),
+        (0.55, 500, 0.91),
     ],
 )
 def test_the_mmd_interval_covers_enumeration(
@@ -282,9 +274,10 @@ def test_without_closed_forms_target_draws_give_the_same_answer(
 ) -> None:
     p, q = bits(0.5, 0.2, 0.9, 0.5), bits(0.8, 0.3, 0.9, 0.5)
     rows = draws(q, 1500, "q")
-    closed = Reference(p, divergences=("mmd",), samples=1500, seed=0).estimates(rows, NONE)["mmd"]
+    model = ModelEvidence(samples=rows)
+    closed = Reference(p, divergences=("mmd",), samples=1500, seed=0).estimates(model)["mmd"]
     monkeypatch.setattr(CategoricalMixture, "kernel_self_mean", lambda *_: None)
-    drawn = Reference(p, divergences=("mmd",), samples=1500, seed=0).estimates(rows, NONE)["mmd"]
+    drawn = Reference(p, divergences=("mmd",), samples=1500, seed=0).estimates(model)["mmd"]
     assert "closed-form" in closed.method
     assert "target draws" in drawn.method
     assert closed.value is not None

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from capcheck import check
-from capcheck.divergences.reference import Reference
+from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.errors import InputError
-from capcheck.probe import Unavailable
 from capcheck.randomness import CounterRandomness
 from capcheck.results import Outcome
 from capcheck.targets import Windowed, from_spec, from_table
@@ -157,11 +156,12 @@ def test_transport_and_mmd_see_the_scored_tokens_only() -> None:
     target = windowed("chain-parity:inputs=4")
     reference = Reference(target, divergences=("wasserstein", "mmd"), samples=400, seed=0)
     x = target.sample(400, CounterRandomness(0, name="model"))
-    none = Unavailable(reason="not asked for")
     scrambled, answered = x.clone(), x.clone()
     scrambled[:, [1, 3, 5]] = 1 - x[:, [1, 3, 5]]
     answered[:, 7] = 1 - x[:, 7]
-    true, aux, wrong = (reference.estimates(y, none) for y in (x, scrambled, answered))
+    true, aux, wrong = (
+        reference.estimates(ModelEvidence(samples=y)) for y in (x, scrambled, answered)
+    )
     for name in ("wasserstein", "mmd"):
         assert aux[name].value == true[name].value
         value, other = wrong[name].value, true[name].value

@@ -1,0 +1,406 @@
+"""Enumeration: the exact law that a categorical procedure samples, as V^N probabilities.
+
+A sequence's place is its number to the base V, sum_i x_i V^(N-i) with the first token most
+significant. There are two routes to q(x). Where a probe has an exact log-density it is evaluated at
+every sequence, and must sum to 1. Otherwise the procedure is run as it is on draws that *branch*: a
+draw from p becomes one row for every value v with p(v) > 0, which carries the factor p(v), and
+
+    q(x) = sum over leaves that return x of prod over their draws of p(v).
+
+All leaves are rows of one run, which starts again whenever it meets a draw that has no value yet.
+Values of probability 0 are never tried, and a point mass does not branch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from capcheck.budget import Budget
+from capcheck.completion import complete
+from capcheck.errors import CapcheckError, InputError
+from capcheck.probe import AnyProbe, Unavailable
+from capcheck.randomness import CounterRandomness, Randomness
+from capcheck.sequences import SequenceSpec
+from capcheck.signatures import Calls, TokenPredictor, TokenPredictorSignature, counted
+from capcheck.targets.target import Target
+
+LARGEST = 1 << 16  # sequences that are enumerated
+LEAVES = 1 << 18  # rows of a branching run: seconds
+NUMBERS = 1 << 24  # probabilities of one draw of all its rows, 128 MiB
+BLOCK = 1 << 20  # probabilities of the sequences that are evaluated at once
+SUMS = 1e-6  # by which probabilities may miss 1
+ROUNDINGS = 64  # roundings per token by which they may, where that is more (float32)
+
+
+Route = Literal["density", "branching"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SequenceLaw:
+    """A law of sequences of N integers in 0..V-1, spelled out.
+
+    Attributes:
+        log_probabilities: (V^N,) float64, nats; -inf is probability 0. First token most
+            significant.
+        vocabulary: V.
+        tokens: N.
+        method: How they were had, in a few words.
+    """
+
+    log_probabilities: Tensor
+    vocabulary: int
+    tokens: int
+    method: str
+
+    def __post_init__(self) -> None:
+        found, V, N = tuple(self.log_probabilities.shape), self.vocabulary, self.tokens
+        if found != (V**N,):
+            raise InputError(
+                f"log_probabilities must have shape ({V**N},) for {N} tokens of {V} values, "
+                f"got {found}."
+            )
+
+    @property
+    def probabilities(self) -> Tensor:
+        """(V^N,) float64."""
+        return self.log_probabilities.exp()
+
+    def onto(self, tokens: Sequence[int]) -> SequenceLaw:
+        """The joint law of those tokens only, in their order of place.
+
+        Raises:
+            InputError: Tokens that do not exist, none, or not in rising order.
+        """
+        kept = list(tokens)
+        if not kept or kept != sorted(set(kept) & set(range(self.tokens))):
+            raise InputError(
+                f"tokens must list some of 0 to {self.tokens - 1} in rising order, got {kept}."
+            )
+        V, log_p = self.vocabulary, self.log_probabilities
+        for i in reversed(range(self.tokens)):  # the axes before i keep their places
+            if i not in kept:
+                log_p = log_p.reshape(V**i, V, -1).logsumexp(1).flatten()
+        return SequenceLaw(
+            log_probabilities=log_p, vocabulary=V, tokens=len(kept), method=self.method
+        )
+
+
+def sequences(vocabulary: int, tokens: int, *, batch: int = 4096) -> Iterator[Tensor]:
+    """All V^N sequences in the order of their numbers, (up to `batch`, N) int64 at a time.
+
+    Example:
+        >>> [x.tolist() for x in sequences(2, 2, batch=3)]
+        [[[0, 0], [0, 1], [1, 0]], [[1, 1]]]
+    """
+    place = _places(vocabulary, tokens)
+    for start in range(0, vocabulary**tokens, batch):
+        number = torch.arange(start, min(start + batch, vocabulary**tokens))
+        yield number[:, None] // place % vocabulary
+
+
+def numbers(x: Tensor, vocabulary: int) -> Tensor:
+    """The number of each sequence, (n,), for x (n, N) of integers in 0..V-1."""
+    return (x * _places(vocabulary, x.shape[1]).to(x.device)).sum(1)
+
+
+def target_law(target: Target) -> SequenceLaw | Unavailable:
+    """The law of all tokens of a target, or why it cannot be spelled out.
+
+    Raises:
+        CapcheckError: The target's probabilities do not sum to 1.
+    """
+    spec = target.spec
+    if (reason := _refusal(spec)) is not None:
+        return Unavailable(reason=reason)
+    parts = [target.log_prob(x.to(target.device)).double().cpu() for x in _batches(spec)]
+    return _summed_to_one(torch.cat(parts), spec, "the target's probability of every sequence")
+
+
+def sampled_law(
+    probe: AnyProbe,
+    network: Callable[..., Any],
+    *,
+    completion: TokenPredictor,
+    spec: SequenceSpec,
+    budget: Budget,
+    routes: Sequence[Route] = ("density", "branching"),
+) -> SequenceLaw | Unavailable:
+    """The law of the completed result of `run`, by the first route that leads to it.
+
+    It is the law of all tokens; `onto(spec.counted)` leaves the auxiliary ones out. Branching
+    refuses procedures that draw plain uniform or normal numbers, that use one draw twice, whose
+    sample rows depend on each other, or that have more than `LEAVES` leaves.
+
+    Args:
+        probe: The procedure.
+        network: Network of its signature, as for `Probe.run`.
+        completion: Predictor that completes unplaced tokens.
+        spec: As for `Probe.run`; categorical tokens.
+        budget: As for `Probe.run`; the result is the last state, completed.
+        routes: `density` believes the probe's log-density, `branching` runs it.
+
+    Returns:
+        The law, or the reasons why no route leads to it.
+
+    Raises:
+        CapcheckError: The probe's density does not sum to 1, or it breaks its contract.
+    """
+    if (refused := _refusal(spec)) is not None:
+        return Unavailable(reason=refused)
+    procedure = _Procedure(
+        probe=probe, network=network, completion=completion, spec=spec, budget=budget
+    )
+    reasons = []
+    for route in routes:
+        law = procedure.by_density() if route == "density" else procedure.by_branching()
+        if isinstance(law, SequenceLaw):
+            return law
+        reasons.append(law.reason)
+    return Unavailable(reason="; ".join(reasons))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Procedure:
+    """A probe at a budget, with its completion."""
+
+    probe: AnyProbe
+    network: Callable[..., Any]
+    completion: TokenPredictor
+    spec: SequenceSpec
+    budget: Budget
+
+    def by_density(self) -> SequenceLaw | Unavailable:
+        """The law whose log-density the probe states."""
+        parts, method, device = [], "", self.spec.mean.device
+        for x in _batches(self.spec):
+            rng = CounterRandomness(0, name="density", device=device)
+            with torch.no_grad():
+                found = self.probe.log_density(
+                    self.network, self.completion, self.spec, self.budget, x.to(device), rng
+                )
+            if isinstance(found, Unavailable):
+                return found
+            if found.bound:
+                return Unavailable(reason=f"the log-density is only bounded ({found.method})")
+            parts.append(found.values.double().cpu())
+            method = found.method
+        method = f"log-density of {self.probe.family} at every sequence ({method})"
+        return _summed_to_one(torch.cat(parts), self.spec, method)
+
+    def by_branching(self) -> SequenceLaw | Unavailable:
+        """The law that `run` samples: a fork at each of its draws."""
+        tree, x, spec = _Tree(log_p=torch.zeros(1, dtype=torch.float64)), None, self.spec
+        try:
+            while x is None:
+                try:
+                    x = self._result(tree)
+                except _ForkError as fork:
+                    tree = fork.tree
+            self._require_separate_rows(tree, x)
+        except _RefusedError as refusal:
+            return Unavailable(reason=str(refusal))
+        if bool(((x < 0) | (x >= spec.dim)).any()):
+            raise CapcheckError(
+                f"{self.probe.family}: run() returned tokens outside 0..{spec.dim - 1}."
+            )
+        q = torch.zeros(spec.dim**spec.tokens, dtype=torch.float64)
+        q.index_add_(0, numbers(x, spec.dim), tree.log_p.exp())
+        method = f"branching run of {self.probe.family}, {len(x)} leaves"
+        return _summed_to_one(q.log(), spec, method)
+
+    def _require_separate_rows(self, tree: _Tree, x: Tensor) -> None:
+        """Refuse unless the first third of the rows, by themselves, do what they did among all."""
+        part = tree.first(-(-len(x) // 3))
+        try:
+            alone = self._result(part)
+        except _ForkError:
+            raise _RefusedError(_COUPLED) from None
+        for run in (tree, part):
+            run.require_replayed(_rounding(self.spec))
+        if not torch.equal(alone, x[: len(alone)]):
+            raise _RefusedError(_COUPLED)
+
+    def _result(self, tree: _Tree) -> Tensor:
+        """What the rows of a tree return, (n, N), completed as in a sweep."""
+        probe, rng, calls = self.probe, _Branching(tree, self.spec.mean.device), Calls()
+        network = counted(self.network, probe.signature, calls)
+        state = None
+        for state in probe.run(network, self.spec, self.budget, len(tree.log_p), rng):  # noqa: B007
+            pass
+        if state is None:
+            raise CapcheckError(f"{probe.family}: run() yielded no state at {self.budget}.")
+        predictor = counted(self.completion, TokenPredictorSignature(), calls)
+        return complete(state, predictor, rng.stream("completion")).cpu()
+
+
+_Key = tuple[str, int]  # stream, and number of the draw in it
+_COUPLED = "what a sample row draws depends on the other rows of its batch"
+
+
+class _RefusedError(Exception):
+    """Why a procedure cannot be branched; never leaves this module."""
+
+
+class _ForkError(Exception):
+    """A draw had no value yet, so the run starts again with one row for each; likewise."""
+
+    def __init__(self, tree: _Tree) -> None:
+        self.tree = tree
+
+
+@dataclass(kw_only=True)
+class _Tree:
+    """The rows of a run, and what each of them has drawn, by stream and number.
+
+    Attributes:
+        log_p: (n,) log-probability of each row's draws.
+        values: (n, C) of each draw that the rows have made, C numbers per row.
+        shapes: (C, K) of each draw from K values.
+        replayed: (n,) as `log_p`, from the laws that the current run showed.
+        made: Draws of the current run.
+    """
+
+    log_p: Tensor
+    values: dict[_Key, Tensor] = field(default_factory=dict)
+    shapes: dict[_Key, tuple[int, ...]] = field(default_factory=dict)
+    replayed: Tensor = field(init=False)
+    made: set[_Key] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.replayed = torch.zeros_like(self.log_p)
+
+    def draw(self, key: _Key, weights: Tensor) -> Tensor:
+        """Values (n, C) of draws with weights (n, C, K).
+
+        Raises:
+            _ForkError: There are none yet.
+        """
+        p = weights.double().cpu()
+        what = f"draw {key[1]} of stream {key[0]!r}"
+        if len(p) != len(self.log_p):
+            raise _RefusedError(f"{what} is for {len(p)} rows, not one for each sample")
+        if key in self.made:
+            raise _RefusedError(f"{what} is used twice in a run")
+        if not bool((p.isfinite() & (p >= 0)).all() and (p.sum(-1) > 0).all()):
+            raise _RefusedError(f"{what} has weights that are no law")
+        self.made.add(key)
+        p = p / p.sum(-1, keepdim=True)
+        if key not in self.values:
+            raise _ForkError(self._forked(key, p))
+        if self.shapes[key] != tuple(p.shape[1:]):
+            raise _RefusedError(_COUPLED)
+        values = self.values[key]
+        self.replayed += p.gather(2, values[..., None]).log().sum((1, 2))
+        return values
+
+    def first(self, n: int) -> _Tree:
+        """The first n rows, for another run."""
+        values = {key: drawn[:n] for key, drawn in self.values.items()}
+        return _Tree(log_p=self.log_p[:n], values=values, shapes=self.shapes)
+
+    def require_replayed(self, rounding: float) -> None:
+        """Refuse unless this run made the draws, under the laws, that the forks saw."""
+        same = bool(((self.replayed - self.log_p).abs() <= rounding).all())
+        if not same or self.made != set(self.values):
+            raise _RefusedError(_COUPLED)
+
+    def _forked(self, key: _Key, p: Tensor) -> _Tree:
+        """One row for every combination of values of positive probability p (n, C, K)."""
+        _, C, K = p.shape
+        count = float((p > 0).sum(2).double().prod(1).sum())
+        if count > LEAVES or count * C * K > NUMBERS:
+            raise _RefusedError(
+                f"branching needs at least {count:.4g} leaves of {C} x {K} probabilities, more "
+                f"than the {LEAVES} leaves or {NUMBERS} numbers that are followed"
+            )
+        parent = torch.arange(len(p))  # (rows,)
+        values, log_p = torch.empty(len(p), 0, dtype=torch.int64), self.log_p
+        for c in range(C):
+            of_c = p[parent, c]  # (rows, K)
+            row, value = (of_c > 0).nonzero(as_tuple=True)
+            log_p = log_p[row] + of_c[row, value].log()
+            values = torch.cat([values[row], value[:, None]], 1)
+            parent = parent[row]
+        return _Tree(
+            log_p=log_p,
+            values={known: drawn[parent] for known, drawn in self.values.items()} | {key: values},
+            shapes=self.shapes | {key: (C, K)},
+        )
+
+
+class _Branching(Randomness):
+    """Categorical draws and permutations from a tree; other numbers are refused."""
+
+    def __init__(self, tree: _Tree, device: torch.device, name: str = "") -> None:
+        self._tree, self._device, self._name = tree, device, name
+        self._number = 0
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        raise _RefusedError("uniform numbers are drawn, which do not branch")
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        raise _RefusedError("normal numbers are drawn, which do not branch")
+
+    def stream(self, name: str) -> _Branching:
+        return _Branching(self._tree, self._device, f"{self._name}/{name}")
+
+    def categorical(self, probabilities: Tensor, shape: tuple[int, ...]) -> Tensor:
+        p = probabilities if probabilities.dim() == 1 else probabilities[..., None, :]
+        K = p.shape[-1]
+        p = p.expand(*shape, K).reshape(shape[0], math.prod(shape[1:]), K)  # (n, C, K)
+        return self._next(p).reshape(shape).to(self._device)
+
+    def permutation(self, n: int, size: int) -> Tensor:
+        # Place j takes one of the size - j that are left: digits of the order's number.
+        left = torch.arange(size, 0, -1)
+        p = (torch.arange(size) < left[:, None]).double().expand(n, size, size)
+        digits = self._next(p)  # (n, size)
+        worth = torch.tensor([math.factorial(size - 1 - j) for j in range(size)])
+        orders = torch.tensor(list(itertools.permutations(range(size))), dtype=torch.int64)
+        return orders[(digits * worth).sum(1)].to(self._device)
+
+    def _next(self, p: Tensor) -> Tensor:
+        key = self._name, self._number
+        self._number += 1
+        return self._tree.draw(key, p)
+
+
+def _summed_to_one(log_p: Tensor, spec: SequenceSpec, method: str) -> SequenceLaw:
+    total = float(log_p.exp().sum())
+    if not abs(total - 1) <= _rounding(spec):
+        raise CapcheckError(f"{method} must sum to 1, got {total:.9g}: it is no density.")
+    return SequenceLaw(
+        log_probabilities=log_p, vocabulary=spec.dim, tokens=spec.tokens, method=method
+    )
+
+
+def _rounding(spec: SequenceSpec) -> float:
+    """By how much probabilities, or log-probabilities of a whole run, may miss."""
+    return max(SUMS, ROUNDINGS * torch.finfo(spec.mean.dtype).eps * spec.tokens)
+
+
+def _refusal(spec: SequenceSpec) -> str | None:
+    """Why sequences cannot be enumerated, if they cannot."""
+    if spec.kind != "categorical":
+        return "continuous tokens cannot be enumerated"
+    # V^N itself may have thousands of digits.
+    if spec.dim > 1 and spec.tokens * math.log(spec.dim) > math.log(LARGEST) + 1e-9:
+        return f"{spec.dim}^{spec.tokens} sequences are more than the {LARGEST} enumerated"
+    return None
+
+
+def _batches(spec: SequenceSpec) -> Iterator[Tensor]:
+    batch = max(1, BLOCK // (spec.tokens * spec.dim))
+    return sequences(spec.dim, spec.tokens, batch=batch)
+
+
+def _places(vocabulary: int, tokens: int) -> Tensor:
+    """V^(N-1), .., V, 1: what a value counts at each place, (N,)."""
+    return torch.tensor([vocabulary**i for i in reversed(range(tokens))])
