@@ -21,8 +21,8 @@ from capcheck.budget import AXES, Budget
 from capcheck.completion import complete
 from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.reference import ExactLaw, ModelEvidence, Reference
-from capcheck.enumeration import sampled_law
 from capcheck.errors import CapcheckError
+from capcheck.exact.enumeration import sampled_law
 from capcheck.exact.replay import exact_law
 from capcheck.probe import AnyProbe, LogDensity, State, Unavailable
 from capcheck.randomness import CounterRandomness

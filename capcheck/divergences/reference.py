@@ -19,9 +19,9 @@ from capcheck.divergences.discrete import compare
 from capcheck.divergences.estimate import Estimate, Kind, Term
 from capcheck.divergences.kl import HEAVY, is_same_law, kl_term, tail_index
 from capcheck.divergences.sampled import Measured, SampledMeasure, SampledMMD, SampledWasserstein
-from capcheck.enumeration import SequenceLaw, target_law
 from capcheck.errors import CapcheckError
 from capcheck.exact.gaussian import GaussianLaw, MixtureLaw
+from capcheck.exact.sequence_law import SequenceLaw, target_law
 from capcheck.probe import LogDensity, Unavailable
 from capcheck.randomness import CounterRandomness
 from capcheck.sequences import SequenceSpec

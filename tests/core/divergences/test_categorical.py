@@ -377,8 +377,8 @@ def test_kl_of_another_law_is_that_of_enumeration() -> None:
     network = TokenPredictorSignature().oracle(q)
     result = check("gpt", p, network=network, lengths=[4], steps=[1], samples=2000)
     estimate = result.cells[0].estimates["kl"]
-    low, high = estimate.interval(0.999)
-    assert low <= float(of_p @ np.log(of_p / of_q)) <= high
+    assert estimate.kind == "exact"
+    assert estimate.value == pytest.approx(float(of_p @ np.log(of_p / of_q)), abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_without_a_scratchpad_no_length_is_enough_and_ln_2_is_lost(window: int) 
     for cell in result.cells:
         assert cell.outcome is Outcome.NOT_REPRESENTABLE
         assert cell.estimates["kl"].value == pytest.approx(math.log(2))
-        assert cell.estimates["kl"].kind == "estimate"
+        assert cell.estimates["kl"].kind == "exact"
 
 
 def test_without_a_scratchpad_all_inputs_must_be_in_the_window() -> None:
@@ -138,15 +138,23 @@ def test_a_window_that_misses_the_running_result_spoils_the_scratchpad() -> None
     assert result.outcome is Outcome.NOT_REPRESENTABLE
 
 
-def test_kl_with_auxiliary_tokens_is_an_upper_bound() -> None:
-    target = from_spec("chain-parity:inputs=4")
+def test_auxiliary_tokens_are_summed_out_of_an_exact_law() -> None:
+    # All 8 tokens look like fair bits: 4 ln 2 in all, of which ln 2 is about the scored ones.
+    result = check("gpt", from_spec("chain-parity:inputs=4"), lengths=[0], samples=SAMPLES)
+    estimate = result.cells[0].estimates["kl"]
+    assert estimate.value == pytest.approx(math.log(2))
+    assert estimate.kind == "exact"
+
+
+def test_where_no_law_is_enumerated_kl_with_auxiliary_tokens_is_an_upper_bound() -> None:
+    target = from_spec("chain-parity:inputs=8")
     result = check("gpt", target, lengths=[0], steps=[1], samples=SAMPLES)
     estimate = result.cells[0].estimates["kl"]
-    # All 8 tokens look like fair bits: 4 ln 2 in all, of which only ln 2 is about scored tokens.
-    assert estimate.value == pytest.approx(4 * math.log(2))
+    # All 16 tokens look like fair bits: 8 ln 2 in all, of which only ln 2 is about scored tokens.
+    assert estimate.value == pytest.approx(8 * math.log(2))
     assert estimate.kind == "upper bound"
     assert "auxiliary" in estimate.method
-    assert estimate.scale == 5
+    assert estimate.scale == 9
     refusing = [name for name in ("wasserstein", "mmd") if name in result.cells[0].reason]
     assert refusing  # the bound itself refuses nothing
     assert "kl is at least" not in result.cells[0].reason

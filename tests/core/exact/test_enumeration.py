@@ -16,11 +16,12 @@ from reference import sequences as reference
 from scipy import stats
 from torch import Tensor
 
-from capcheck import enumeration as module
 from capcheck.budget import Budget
 from capcheck.completion import complete
-from capcheck.enumeration import Route, SequenceLaw, numbers, sampled_law, sequences, target_law
 from capcheck.errors import CapcheckError, InputError
+from capcheck.exact import enumeration as module
+from capcheck.exact.enumeration import Route, sampled_law
+from capcheck.exact.sequence_law import SequenceLaw, numbers, sequences, target_law
 from capcheck.laws import Categorical, TokenLaw
 from capcheck.probe import LogDensity, Probe, Row, State, Unavailable
 from capcheck.probes.length import maskgit
@@ -387,7 +388,7 @@ class Peculiar(Probe[TokenPredictor]):
     family: ClassVar[str] = "peculiar"
     row: ClassVar[Row] = "length"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"categorical"})
-    signature: ClassVar[TokenPredictorSignature] = TokenPredictorSignature()  # type: ignore[misc]
+    signature: ClassVar[TokenPredictorSignature] = TokenPredictorSignature()
 
     habit: Habit
 
@@ -447,6 +448,7 @@ def test_orders_are_equally_likely(habit: Habit) -> None:
 def test_weights_need_not_be_normalised() -> None:
     law = known(law_by(Peculiar(habit="weights"), from_spec("parity:2"), 2))
     # weights (1, 2) and (3, 4)
+    expected: dict[tuple[int, ...], float]
     expected = {(0, 0): 3 / 21, (0, 1): 4 / 21, (1, 0): 6 / 21, (1, 1): 8 / 21}
     assert_law(law, expected)
 

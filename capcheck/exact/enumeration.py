@@ -1,7 +1,6 @@
 """Enumeration: the exact law that a categorical procedure samples, as V^N probabilities.
 
-A sequence's place is its number to the base V, sum_i x_i V^(N-i) with the first token most
-significant. There are two routes to q(x). Where a probe has an exact log-density it is evaluated at
+There are two routes to q(x). Where a probe has an exact log-density it is evaluated at
 every sequence, and must sum to 1. Otherwise the procedure is run as it is on draws that *branch*: a
 draw from p becomes one row for every value v with p(v) > 0, which carries the factor p(v), and
 
@@ -15,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,103 +23,25 @@ from torch import Tensor
 
 from capcheck.budget import Budget
 from capcheck.completion import complete
-from capcheck.errors import CapcheckError, InputError
+from capcheck.errors import CapcheckError
+from capcheck.exact.sequence_law import (
+    SequenceLaw,
+    batches,
+    numbers,
+    refusal,
+    rounding_of,
+    summed_to_one,
+)
 from capcheck.probe import AnyProbe, Unavailable
 from capcheck.randomness import CounterRandomness, Randomness
 from capcheck.sequences import SequenceSpec
 from capcheck.signatures import Calls, TokenPredictor, TokenPredictorSignature, counted
-from capcheck.targets.target import Target
 
-LARGEST = 1 << 16  # sequences that are enumerated
 LEAVES = 1 << 18  # rows of a branching run: seconds
 NUMBERS = 1 << 24  # probabilities of one draw of all its rows, 128 MiB
-BLOCK = 1 << 20  # probabilities of the sequences that are evaluated at once
-SUMS = 1e-6  # by which probabilities may miss 1
-ROUNDINGS = 64  # roundings per token by which they may, where that is more (float32)
 
 
 Route = Literal["density", "branching"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SequenceLaw:
-    """A law of sequences of N integers in 0..V-1, spelled out.
-
-    Attributes:
-        log_probabilities: (V^N,) float64, nats; -inf is probability 0. First token most
-            significant.
-        vocabulary: V.
-        tokens: N.
-        method: How they were had, in a few words.
-    """
-
-    log_probabilities: Tensor
-    vocabulary: int
-    tokens: int
-    method: str
-
-    def __post_init__(self) -> None:
-        found, V, N = tuple(self.log_probabilities.shape), self.vocabulary, self.tokens
-        if found != (V**N,):
-            raise InputError(
-                f"log_probabilities must have shape ({V**N},) for {N} tokens of {V} values, "
-                f"got {found}."
-            )
-
-    @property
-    def probabilities(self) -> Tensor:
-        """(V^N,) float64."""
-        return self.log_probabilities.exp()
-
-    def onto(self, tokens: Sequence[int]) -> SequenceLaw:
-        """The joint law of those tokens only, in their order of place.
-
-        Raises:
-            InputError: Tokens that do not exist, none, or not in rising order.
-        """
-        kept = list(tokens)
-        if not kept or kept != sorted(set(kept) & set(range(self.tokens))):
-            raise InputError(
-                f"tokens must list some of 0 to {self.tokens - 1} in rising order, got {kept}."
-            )
-        V, log_p = self.vocabulary, self.log_probabilities
-        for i in reversed(range(self.tokens)):  # the axes before i keep their places
-            if i not in kept:
-                log_p = log_p.reshape(V**i, V, -1).logsumexp(1).flatten()
-        return SequenceLaw(
-            log_probabilities=log_p, vocabulary=V, tokens=len(kept), method=self.method
-        )
-
-
-def sequences(vocabulary: int, tokens: int, *, batch: int = 4096) -> Iterator[Tensor]:
-    """All V^N sequences in the order of their numbers, (up to `batch`, N) int64 at a time.
-
-    Example:
-        >>> [x.tolist() for x in sequences(2, 2, batch=3)]
-        [[[0, 0], [0, 1], [1, 0]], [[1, 1]]]
-    """
-    place = _places(vocabulary, tokens)
-    for start in range(0, vocabulary**tokens, batch):
-        number = torch.arange(start, min(start + batch, vocabulary**tokens))
-        yield number[:, None] // place % vocabulary
-
-
-def numbers(x: Tensor, vocabulary: int) -> Tensor:
-    """The number of each sequence, (n,), for x (n, N) of integers in 0..V-1."""
-    return (x * _places(vocabulary, x.shape[1]).to(x.device)).sum(1)
-
-
-def target_law(target: Target) -> SequenceLaw | Unavailable:
-    """The law of all tokens of a target, or why it cannot be spelled out.
-
-    Raises:
-        CapcheckError: The target's probabilities do not sum to 1.
-    """
-    spec = target.spec
-    if (reason := _refusal(spec)) is not None:
-        return Unavailable(reason=reason)
-    parts = [target.log_prob(x.to(target.device)).double().cpu() for x in _batches(spec)]
-    return _summed_to_one(torch.cat(parts), spec, "the target's probability of every sequence")
 
 
 def sampled_law(
@@ -152,7 +73,7 @@ def sampled_law(
     Raises:
         CapcheckError: The probe's density does not sum to 1, or it breaks its contract.
     """
-    if (refused := _refusal(spec)) is not None:
+    if (refused := refusal(spec)) is not None:
         return Unavailable(reason=refused)
     procedure = _Procedure(
         probe=probe, network=network, completion=completion, spec=spec, budget=budget
@@ -179,7 +100,7 @@ class _Procedure:
     def by_density(self) -> SequenceLaw | Unavailable:
         """The law whose log-density the probe states."""
         parts, method, device = [], "", self.spec.mean.device
-        for x in _batches(self.spec):
+        for x in batches(self.spec):
             rng = CounterRandomness(0, name="density", device=device)
             with torch.no_grad():
                 found = self.probe.log_density(
@@ -192,7 +113,7 @@ class _Procedure:
             parts.append(found.values.double().cpu())
             method = found.method
         method = f"log-density of {self.probe.family} at every sequence ({method})"
-        return _summed_to_one(torch.cat(parts), self.spec, method)
+        return summed_to_one(torch.cat(parts), self.spec, method)
 
     def by_branching(self) -> SequenceLaw | Unavailable:
         """The law that `run` samples: a fork at each of its draws."""
@@ -213,7 +134,7 @@ class _Procedure:
         q = torch.zeros(spec.dim**spec.tokens, dtype=torch.float64)
         q.index_add_(0, numbers(x, spec.dim), tree.log_p.exp())
         method = f"branching run of {self.probe.family}, {len(x)} leaves"
-        return _summed_to_one(q.log(), spec, method)
+        return summed_to_one(q.log(), spec, method)
 
     def _require_separate_rows(self, tree: _Tree, x: Tensor) -> None:
         """Refuse unless the first third of the rows, by themselves, do what they did among all."""
@@ -223,7 +144,7 @@ class _Procedure:
         except _ForkError:
             raise _RefusedError(_COUPLED) from None
         for run in (tree, part):
-            run.require_replayed(_rounding(self.spec))
+            run.require_replayed(rounding_of(self.spec))
         if not torch.equal(alone, x[: len(alone)]):
             raise _RefusedError(_COUPLED)
 
@@ -370,37 +291,3 @@ class _Branching(Randomness):
         key = self._name, self._number
         self._number += 1
         return self._tree.draw(key, p)
-
-
-def _summed_to_one(log_p: Tensor, spec: SequenceSpec, method: str) -> SequenceLaw:
-    total = float(log_p.exp().sum())
-    if not abs(total - 1) <= _rounding(spec):
-        raise CapcheckError(f"{method} must sum to 1, got {total:.9g}: it is no density.")
-    return SequenceLaw(
-        log_probabilities=log_p, vocabulary=spec.dim, tokens=spec.tokens, method=method
-    )
-
-
-def _rounding(spec: SequenceSpec) -> float:
-    """By how much probabilities, or log-probabilities of a whole run, may miss."""
-    return max(SUMS, ROUNDINGS * torch.finfo(spec.mean.dtype).eps * spec.tokens)
-
-
-def _refusal(spec: SequenceSpec) -> str | None:
-    """Why sequences cannot be enumerated, if they cannot."""
-    if spec.kind != "categorical":
-        return "continuous tokens cannot be enumerated"
-    # V^N itself may have thousands of digits.
-    if spec.dim > 1 and spec.tokens * math.log(spec.dim) > math.log(LARGEST) + 1e-9:
-        return f"{spec.dim}^{spec.tokens} sequences are more than the {LARGEST} enumerated"
-    return None
-
-
-def _batches(spec: SequenceSpec) -> Iterator[Tensor]:
-    batch = max(1, BLOCK // (spec.tokens * spec.dim))
-    return sequences(spec.dim, spec.tokens, batch=batch)
-
-
-def _places(vocabulary: int, tokens: int) -> Tensor:
-    """V^(N-1), .., V, 1: what a value counts at each place, (N,)."""
-    return torch.tensor([vocabulary**i for i in reversed(range(tokens))])
