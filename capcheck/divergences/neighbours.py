@@ -55,17 +55,14 @@ def nearest_neighbour_kl(x: Tensor, y: Tensor, *, k: int = 5) -> Term:
             f"nearest-neighbour KL needs laws with densities, got a row with {k} equal ones; "
             "use another divergence, or a larger k for rare ties."
         )
-    everything = _kl(rho, nu, k, x.shape[1], len(y), leave_out=None)
-    without = np.array(
-        [_kl(rho, nu, k, x.shape[1], len(y), leave_out=group) for group in range(GROUPS)]
-    )
-    influence = (GROUPS - 1) * (without.mean() - without)  # of each group, centred
+    kl = _kl(rho, nu, k, dim=x.shape[1], m=len(y))  # (1 + GROUPS,)
+    influence = (GROUPS - 1) * (kl[1:].mean() - kl[1:])  # of each group, centred
     return Term(
         label=f"nearest neighbours, k = {k}",
-        value=everything,
+        value=float(kl[0]),
         standard_error=float(influence.std(ddof=1)) / math.sqrt(GROUPS),
         degrees=GROUPS - 1,
-        groups=tuple((everything + influence).tolist()),
+        groups=tuple((kl[0] + influence).tolist()),
     )
 
 
@@ -73,28 +70,33 @@ Neighbours = tuple[np.ndarray, np.ndarray]
 """Distances of each row to its nearest rows, in ascending order, and the indices of those rows."""
 
 
-def _kl(
-    rho: Neighbours, nu: Neighbours, k: int, dim: int, m: int, *, leave_out: int | None
-) -> float:
-    """The estimate without one group of the rows of both samples (row r is in r mod GROUPS)."""
-    n = len(rho[0])
-    near, far = rho[0][:, k - 1], nu[0][:, k - 1]
-    if leave_out is not None:
-        near, far = (_kth(found, k, leave_out) for found in (rho, nu))
-        left = np.arange(n) % GROUPS != leave_out
-        near, far = near[left], far[left]
-        m -= len(range(leave_out, m, GROUPS))
-    return dim * float(np.log(far / near).mean()) + math.log(m / (len(near) - 1))
+def _kl(rho: Neighbours, nu: Neighbours, k: int, *, dim: int, m: int) -> np.ndarray:
+    """The estimate, then those without one group of the rows of both samples, (1 + GROUPS,).
+
+    Row r is in group r mod `GROUPS`.
+    """
+    log_ratio = np.log(nu[0][:, k - 1] / rho[0][:, k - 1])  # (n,)
+    n, group = len(log_ratio), np.arange(len(log_ratio)) % GROUPS
+    total = log_ratio.sum() - np.bincount(group, weights=log_ratio)  # (GROUPS,) of the other rows
+    total += _changes(nu, k) - _changes(rho, k)
+    left_x = n - np.bincount(group)
+    left_y = m - np.bincount(np.arange(m) % GROUPS)
+    without = dim * total / left_x + np.log(left_y / (left_x - 1))
+    return np.concatenate([[dim * log_ratio.mean() + math.log(m / (n - 1))], without])
 
 
-def _kth(found: Neighbours, k: int, leave_out: int) -> np.ndarray:
-    """Distance to the k-th of those neighbours that are not in a group."""
-    distances, indices = found
-    kept = indices % GROUPS != leave_out
+def _changes(found: Neighbours, k: int) -> np.ndarray:
+    """What leaving a group out adds to the log distances of the rows outside it, (GROUPS,) sums."""
+    distances, group = found[0], found[1] % GROUPS
+    kept = group[:, :k, None] != group[:, None]  # (n, k, k + SPARE), without the j-th's group
+    kth = kept & (kept.cumsum(2) == k)
     # Where a row has more than SPARE neighbours in the group, its last known one stands in.
-    ranks = np.where(kept, kept.cumsum(1), 0)
-    place = np.where((ranks == k).any(1), (ranks == k).argmax(1), distances.shape[1] - 1)
-    return np.asarray(distances[np.arange(len(distances)), place])
+    place = np.where(kth.any(2), kth.argmax(2), distances.shape[1] - 1)  # (n, k)
+    change = np.log(np.take_along_axis(distances, place, 1) / distances[:, k - 1 : k])
+    change[group[:, :k] == np.arange(len(group))[:, None] % GROUPS] = 0
+    for j in range(1, k):  # a group that two neighbours share counts once
+        change[(group[:, :j] == group[:, j : j + 1]).any(1), j] = 0
+    return np.bincount(group[:, :k].ravel(), weights=change.ravel(), minlength=GROUPS)
 
 
 def _neighbours(x: Tensor, y: Tensor, count: int, *, same: bool) -> Neighbours:
