@@ -6,6 +6,8 @@ Transport between samples misses W2 by about n^(-1/D). These bounds hold for any
                  W2^2 >= sum_j W2^2(P_uj, Q_uj),  u_1..u_D orthonormal            sliced
     from above   W2^2 <= E|x - x_exact|^2,  x ~ Q and x_exact ~ P coupled         coupling
 
+and of categorical tokens W1 >= sum_i TV(p_i, q_i).
+
 A plug-in estimate of a bound from below is too large by its own noise, in order D/n: two samples
 of one law are never equal. Here every square is a product of independent factors (a U-statistic,
 or different blocks of rows), which are each centred at 0 for equal laws; values are signed.
@@ -116,6 +118,33 @@ def sliced_squared(model: np.ndarray, target: np.ndarray, *, mean: np.ndarray) -
         value += of_half / 2
         influences += [influence / 2 for influence in of_rows]
     return Term.from_influence(f"sliced along {len(basis)} directions", value, influences)
+
+
+def hamming_marginals(model: np.ndarray, probabilities: np.ndarray) -> Term:
+    """sum_i TV(p_i, q_i) <= W1 under the Hamming distance, p_i and q_i the laws of token i.
+
+    f(x) = 1/2 sum_i s_i(x_i) with signs s_i is 1-Lipschitz, so E_Q f - E_P f is at most W1 for any
+    signs; the right ones make it the sum. One half of the draws chooses those of the other, where f
+    is a plain average: nothing is biased upwards.
+
+    Args:
+        model: (n, N) integers in 0..V-1 drawn from Q, n at least 4.
+        probabilities: (N, V) exact laws of P's tokens.
+    """
+    n, N = model.shape
+    tokens, middle = np.arange(N), n // 2
+    halves = model[:middle].astype(np.int64), model[middle:].astype(np.int64)
+    value, influences = 0.0, []
+    for choosing, testing in (halves, halves[::-1]):
+        shares = np.zeros_like(probabilities)
+        np.add.at(shares, (np.broadcast_to(tokens, choosing.shape), choosing), 1 / len(choosing))
+        signs = 0.5 * np.sign(shares - probabilities)  # (N, V)
+        of_rows = signs[tokens, testing].sum(1) - float((signs * probabilities).sum())
+        value += 0.5 * float(of_rows.mean())
+        influences.append(0.5 * of_rows)
+    term = Term.from_influence("marginals", value, influences, reach=float(N))
+    # Each half helped to choose the other's signs: at worst they err together.
+    return term.model_copy(update={"standard_error": math.sqrt(2) * term.standard_error})
 
 
 def coupling_squared(model: np.ndarray, exact: np.ndarray) -> Term:

@@ -182,7 +182,9 @@ class Estimate(BaseModel):
             **facts,
         )
         low, high = draft.interval(level)
-        return draft.model_copy(update={"low": low, "high": high})
+        if below or above:
+            value = min(max(value, low), high)  # a certificate knows better than an estimate
+        return draft.model_copy(update={"value": value, "low": low, "high": high})
 
     @classmethod
     def exact(

@@ -45,7 +45,8 @@ def tail_index(values: np.ndarray) -> float:
         values: (n,).
 
     Returns:
-        k, or NaN if there are fewer than 100 values, if they are not finite or hardly vary.
+        k, or NaN if there are fewer than 100 values, or if they are not finite, hardly vary or take
+        few different values.
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling".
     """
@@ -55,7 +56,8 @@ def tail_index(values: np.ndarray) -> float:
     ordered = np.sort(values)
     excess = ordered[-count:] - ordered[-count - 1]
     scale = float(excess.mean())
-    if not scale > 1e-9 * max(1.0, float(np.abs(values).mean())):
+    few = len(np.unique(excess)) < count / 2  # of categorical tokens: no power law
+    if few or not scale > 1e-9 * max(1.0, float(np.abs(values).mean())):
         return math.nan
     shape, _, _ = stats.genpareto.fit(excess / scale, floc=0)
     return float(shape)

@@ -114,6 +114,11 @@ class Reference:
             for name in self._names
         }
 
+    @property
+    def bandwidths(self) -> tuple[float, ...]:
+        """H of each kernel of MMD, in token units."""
+        return self._mmd.bandwidths
+
     @functools.cached_property
     def observer(self) -> Observer:
         """What compares a model's draws with the target's, for people who look for the cause."""
@@ -278,7 +283,7 @@ class Reference:
         if not bool(samples.isfinite().all()):
             bad = int((~samples.isfinite()).flatten(1).any(1).sum())
             return self._unavailable(name, f"{bad} of {len(samples)} samples are not finite")
-        null = [*self._null[name].terms, *self._null[name].below]
+        null = self._null[name].terms or self._null[name].below
         return self._estimate(
             name,
             self._measures[name].of(samples, model.limit),

@@ -14,13 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capcheck.divergences.certificates import coupling_squared, lower_certificates
+from capcheck.divergences.certificates import (
+    coupling_squared,
+    hamming_marginals,
+    lower_certificates,
+)
 from capcheck.divergences.estimate import Kind, Term
 from capcheck.divergences.mmd import (
     BANDWIDTHS,
     kernel_row_means,
     median_distance,
-    mmd_squared,
+    mmd_squared_terms,
     mmd_squared_to_known,
 )
 from capcheck.divergences.wasserstein import (
@@ -70,8 +74,8 @@ class SampledMeasure(ABC):
 class SampledWasserstein(SampledMeasure):
     """W2 squared, or W1 of categorical tokens.
 
-    In few dimensions by corrected transport. In many by certificates from below and, if the draws
-    are coupled with some of the target, from above. Of categorical tokens corrected transport is
+    By certificates from below and, if the draws are coupled with some of the target, from above; in
+    few dimensions by corrected transport as well. Of categorical tokens corrected transport is
     only a lower bound: the cost between samples of one law falls like m^-1/2 there, and its
     correction takes too much away from a small distance.
 
@@ -95,32 +99,41 @@ class SampledWasserstein(SampledMeasure):
         """Measure a model by its draws."""
         x = _flat(samples, self._spec.counted)
         above: list[Term] = []
-        if limit is not None:
+        if limit is not None and self._spec.kind == "continuous":
             above = [coupling_squared(x, _flat(limit, self._spec.counted))]
         coupled = ", and from above by draws that share their random numbers" if above else ""
+        below = self._from_below(x)
         if not self._by_transport:
-            mean, variance = (
-                moment.double().cpu().numpy().ravel()
-                for moment in (self._spec.mean, self._spec.variance)
-            )
             return Measured(
                 kind="two bounds" if above else "lower bound",
                 method=f"certified from below by moments and projections{coupled}",
                 rows=len(x),
-                below=lower_certificates(x, self._draws, mean=mean, variance=variance),
+                below=below,
                 above=above,
             )
         term = corrected_transport(self._p, self._floor, *self._halves(x), self._ground)
         categorical = self._ground == "Hamming"
+        certified = "; certified from below by moments and projections"
         return Measured(
             kind="lower bound" if categorical else "estimate",
             method=f"exact transport between samples under the {self._ground} distance, "
             "self-distance corrected; interval conservative"
-            + ("; it falls short of W1" if categorical else coupled),
+            + ("; it falls short of W1, as do its tokens' laws" if categorical else certified)
+            + coupled,
             rows=self._m,
             terms=[term],
+            below=below,
             above=above,
         )
+
+    def _from_below(self, x: np.ndarray) -> list[Term]:
+        moments = [self._spec.mean, self._spec.variance]
+        mean, variance = (
+            moment[list(self._spec.counted)].double().cpu().numpy() for moment in moments
+        )
+        if self._spec.kind == "categorical":
+            return [hamming_marginals(x, mean)]
+        return lower_certificates(x, self._draws, mean=mean.ravel(), variance=variance.ravel())
 
     def _halves(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The first m rows and the m after them."""
@@ -161,7 +174,7 @@ class SampledMMD(SampledMeasure):
             means = [self._target.kernel_mean(samples, h) for h in self.bandwidths]
             terms = mmd_squared_to_known(x, self.bandwidths, means, self._self_means)
         else:
-            terms = [mmd_squared(x, self._draws, h) for h in self.bandwidths]
+            terms = mmd_squared_terms(x, self._draws, bandwidths=self.bandwidths)
         against = "the target's closed-form kernel means" if self._closed_form else "target draws"
         return Measured(
             kind="estimate",

@@ -37,7 +37,14 @@ def test_cauchy_draws_against_a_gaussian_have_no_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [np.zeros(500), np.ones(50), np.full(500, np.inf), np.full(500, np.nan)]
+    "values",
+    [
+        np.zeros(500),
+        np.ones(50),
+        np.full(500, np.inf),
+        np.full(500, np.nan),
+        np.random.default_rng(0).binomial(16, 0.3, 2000) * 0.1,  # 17 different values
+    ],
 )
 def test_where_there_is_no_tail_there_is_no_index(values: np.ndarray) -> None:
     assert math.isnan(tail_index(values))
