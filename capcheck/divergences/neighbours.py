@@ -25,7 +25,7 @@ from capcheck.divergences.estimate import GROUPS, Term
 from capcheck.errors import InputError
 
 PLANAR = 6  # dimensions up to which a tree is faster than all distances
-TILE = 512  # rows whose distances are held at a time
+TILE = 128  # rows whose distances are held at a time, in the cache
 SIEVE = 8  # distances in a strip, only the smallest of which is ranked at first
 DOUBT = 1e-3  # share of a squared distance beyond which float32 is not trusted to rank it
 SPARE = 3  # further neighbours, which take the place of those that the jackknife leaves out

@@ -94,10 +94,12 @@ def continuous() -> Iterator[Case]:
     """Gaussians against Gaussians."""
     for D in DIMENSIONS:
         for what, (shift, scale) in DIFFERENCES.items():
-            yield from _gaussian_cases(D, what, shift, scale)
+            yield from gaussian_cases(D, what, shift, scale)
 
 
-def _gaussian_cases(D: int, what: str, shift: float, scale: float) -> Iterator[Case]:
+def gaussian_cases(D: int, what: str, shift: float, scale: float) -> Iterator[Case]:
+    """N(0, I) in D dimensions against N(shift, scale^2 I)."""
+
     def model(run: int, name: str = "q", n: int = N) -> np.ndarray:
         return shift + scale * normal(run, name, n, D)
 
