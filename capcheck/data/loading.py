@@ -106,7 +106,7 @@ def _of_token_ids(
         dataclasses.replace(natural, tokens=layout.tokens, grid=layout.grid or natural.grid),
     )
     target = build_law(ids, law, grid=grid, bandwidth=bandwidth, vocabulary=len(symbols))
-    dense = len(symbols) == symbols[-1] + 1 and not relabelled
+    dense = len(symbols) == int(symbols[-1]) + 1 and not relabelled
     how = f"{len(symbols)} token ids" if dense else f"{len(symbols)} token ids, renumbered"
     return target.with_provenance(source=_name(data), preparation=windows_of + how)
 
@@ -182,7 +182,7 @@ def _finite(array: np.ndarray, data: str) -> np.ndarray:
 def _renumbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ids 0..V-1 in the order of those that occur, and those; unchanged where most do."""
     symbols, dense = np.unique(ids, return_inverse=True)
-    if symbols[0] >= 0 and symbols[-1] < 2 * len(symbols):
+    if int(symbols[0]) >= 0 and int(symbols[-1]) < 2 * len(symbols):
         return ids, np.arange(symbols[-1] + 1)
     return dense.reshape(ids.shape), symbols
 

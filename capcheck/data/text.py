@@ -19,6 +19,7 @@ import numpy as np
 from capcheck.errors import InputError
 
 Split = Literal["file", "lines"]
+LARGEST = 1 << 26  # symbols of all windows, half a GiB
 END = "␃"
 
 
@@ -79,6 +80,13 @@ def windows(documents: Sequence[Sequence[Hashable] | str | bytes], tokens: int) 
     if not symbols or len(of_bytes) > 1:
         got = "bytes and others" if symbols else f"{len(documents)} without any"
         raise InputError(f"documents must hold symbols of one kind, got {got}; give text or bytes.")
+    numbers = tokens * sum(-(-len(document) // tokens) for document in documents)
+    if numbers > LARGEST:
+        longest = max(map(len, documents))
+        raise InputError(
+            f"tokens must leave at most {LARGEST} symbols with their padding, got {tokens}, which "
+            f"makes {numbers}; the longest document has {longest}."
+        )
     rank = {symbol: i for i, symbol in enumerate(symbols)}
     end = len(symbols)
     pieces = []

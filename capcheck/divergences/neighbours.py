@@ -119,27 +119,29 @@ def _brute_force(x: Tensor, y: Tensor, count: int) -> Neighbours:
     centre = y.mean(0)
     scale = float((y - centre).square().mean().sqrt())
     x, y = (x - centre) / scale, (y - centre) / scale
-    single, largest = y.float(), float(y.square().sum(1).max())
+    # |x - y|^2 / 2 less |x|^2 / 2 is one product, and does not change the order.
+    half = 0.5 * y.square().sum(1, keepdim=True)
+    left, right = torch.cat([-x, torch.ones(len(x), 1, dtype=x.dtype)], 1), torch.cat([y, half], 1)
+    rough_left, rough_right = left.float(), right.float()
+    buffer = torch.empty(TILE, len(y))  # a fresh one each time would cost more than the product
     distances = torch.empty(len(x), count, dtype=torch.float64)
     indices = torch.empty(len(x), count, dtype=torch.int64)
     for start in range(0, len(x), TILE):
-        rows, part = x[start : start + TILE], slice(start, start + TILE)
-        distances[part], indices[part] = _ranked(rows, y, rows.float(), single, count)
-        norms = rows.square().sum(1).clamp(min=largest)
+        part = slice(start, start + TILE)
+        order = torch.mm(rough_left[part], rough_right.T, out=buffer[: len(x[part])])  # (r, m)
+        distances[part], indices[part] = _ranked(x[part], y, order, count)
+        norms = x[part].square().sum(1).clamp(min=2 * float(half.max()))
         rounding = torch.finfo(torch.float32).eps * norms
         doubtful = rounding > DOUBT * distances[part, -1].square()
         if bool(doubtful.any()):
-            again = _ranked(rows[doubtful], y, rows[doubtful], y, count)
+            order = left[part][doubtful] @ right.T
+            again = _ranked(x[part][doubtful], y, order, count)
             distances[part][doubtful], indices[part][doubtful] = again
     return (distances * scale).numpy(), indices.numpy()
 
 
-def _ranked(
-    x: Tensor, y: Tensor, rough_x: Tensor, rough_y: Tensor, count: int
-) -> tuple[Tensor, Tensor]:
-    """Distances and indices of the rows of y nearest to those of x, found by rough copies."""
-    # |x - y|^2 / 2 less |x|^2 / 2, which does not change the order.
-    order = torch.addmm(0.5 * rough_y.square().sum(1), rough_x, rough_y.T, alpha=-1)  # (r, m)
+def _ranked(x: Tensor, y: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Distances and indices of the rows of y that `order` (r, m) puts first for those of x."""
     nearest = _smallest(order, count)
     distances, ascending = (x[:, None] - y[nearest]).square().sum(2).sqrt().sort(dim=1)
     return distances, nearest.gather(1, ascending)

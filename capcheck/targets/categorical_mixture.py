@@ -184,6 +184,7 @@ class CategoricalMixture(CategoricalTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
+        self._require(x)
         everything = torch.ones_like(x, dtype=torch.bool)
         return self._log_sum(x, everything, lambda p: p)
 
@@ -195,6 +196,7 @@ class CategoricalMixture(CategoricalTarget):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones; see `Target`."""
+        self._require(x, levels)
         known = levels == 0
 
         def make(tokens: list[int]) -> Categorical:

@@ -193,6 +193,7 @@ class Chain(CategoricalTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
+        self._require(x)
         return self._log_sum(x, floor=0.0)
 
     def marginals(
@@ -203,6 +204,7 @@ class Chain(CategoricalTarget):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones; see `Target`."""
+        self._require(x, levels)
         known = levels == 0
 
         def make(tokens: list[int]) -> Categorical:

@@ -157,6 +157,7 @@ class DiagonalMixture(ContinuousTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-density of x (n, N, d), in nats: (n,)."""
+        self._require(x)
         return self._log_smoothed(x, 0.0) - 0.5 * x[0].numel() * LOG_2PI
 
     def marginals(
@@ -167,6 +168,7 @@ class DiagonalMixture(ContinuousTarget):
         causal: bool = False,
     ) -> TiledMixture:
         """The law of every clean token given every token seen at its own level; see `Target`."""
+        self._require(x, levels)
         x, alpha, sigma = self._view(x, levels, path)
 
         def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
@@ -193,6 +195,7 @@ class DiagonalMixture(ContinuousTarget):
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
     ) -> Tensor:
         """E[x_0 | x seen at those levels], (n, N, d); see `Target`."""
+        self._require(x, levels)
         if not causal:
             return self.marginals(x, levels, path).mean()
         x, alpha, sigma = self._view(x, levels, path)

@@ -23,6 +23,7 @@ from capcheck.targets.categorical_mixture import CategoricalMixture
 from capcheck.targets.diagonal_mixture import DiagonalMixture
 from capcheck.targets.empirical import gaussian_score
 from capcheck.targets.empirical_categorical import HELD_OUT, marginals
+from capcheck.targets.empirical_categorical import LARGEST as LAWS
 from capcheck.targets.gaussian_mixture import GaussianMixture
 from capcheck.targets.hidden_markov import HiddenMarkov
 from capcheck.targets.markov_chain import LARGEST, MarkovChain
@@ -55,6 +56,7 @@ def fit_gaussian(x: np.ndarray, *, grid: Grid = None) -> GaussianMixture:
         x: (n, N, d) finite rows, at least 2.
         grid: (rows, columns) of the tokens, if they have any.
     """
+    _require_numbers(x)
 
     def fit(rows: np.ndarray, _: int) -> GaussianMixture:
         scale = _scales(rows)
@@ -79,6 +81,7 @@ def fit_gaussian_mixture(
         seed: Seed of the start.
         grid: (rows, columns) of the tokens, if they have any.
     """
+    _require_numbers(x)
 
     def fit(rows: np.ndarray, size: int) -> GaussianMixture:
         model = _expectation_maximisation(rows, size, "full", seed)
@@ -98,6 +101,7 @@ def fit_diagonal_mixture(
         seed: Seed of the start.
         grid: (rows, columns) of the tokens, if they have any.
     """
+    _require_numbers(x)
 
     def fit(rows: np.ndarray, size: int) -> DiagonalMixture:
         model = _expectation_maximisation(rows, size, "diag", seed)
@@ -167,6 +171,7 @@ def fit_latent_class(
         seed: Seed of the start.
         grid: (rows, columns) of the tokens, if they have any.
     """
+    _require_ids(ids, vocabulary)
 
     def fit(rows: np.ndarray, size: int) -> CategoricalMixture:
         x = torch.from_numpy(rows)
@@ -217,6 +222,7 @@ def fit_markov_chain(
     Raises:
         InputError: An order that the sequence or the memory is too small for.
     """
+    _require_ids(ids, vocabulary)
 
     def fit(rows: np.ndarray, size: int) -> MarkovChain:
         x = torch.from_numpy(rows)
@@ -270,6 +276,7 @@ def fit_hidden_markov(
         seed: Seed of the start.
         grid: (rows, columns) of the tokens, if they have any.
     """
+    _require_ids(ids, vocabulary)
 
     def fit(rows: np.ndarray, size: int) -> HiddenMarkov:
         x = torch.from_numpy(rows)
@@ -298,6 +305,30 @@ def fit_hidden_markov(
 
     sizes = _sizes(states, STATES, ids)
     return _fitted(ids, sizes, fit, _independent_symbols(vocabulary), "independent tokens")
+
+
+def _require_ids(ids: np.ndarray, vocabulary: int) -> None:
+    """Raise InputError unless ids are (n, N) integers in 0..V-1 whose N marginal laws fit."""
+    if ids.ndim != 2 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(
+            f"token ids must be integers of shape (rows, tokens), got {ids.dtype} {ids.shape}."
+        )
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocabulary:
+        wrong = low if low < 0 else high
+        raise InputError(f"token ids must be from 0 to {vocabulary - 1}, got {wrong}; shift them.")
+    if vocabulary * ids.shape[1] > LAWS:
+        raise InputError(
+            f"symbols x tokens must be at most {LAWS}, got {vocabulary} x {ids.shape[1]}; "
+            "merge rare symbols, or choose fewer tokens."
+        )
+
+
+def _require_numbers(x: np.ndarray) -> None:
+    if x.ndim != 3 or x.size == 0:
+        raise InputError(f"data must have shape (rows, tokens, dim), got {x.shape}; reshape it.")
+    if not bool(np.isfinite(x).all()):
+        raise InputError("data must be finite, got NaN or infinity; drop or repair the rows.")
 
 
 def _maximised(

@@ -170,6 +170,7 @@ class GaussianMixture(ContinuousTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-density of x (n, N, d), in nats: (n,)."""
+        self._require(x)
         return self._log_smoothed(x, 0.0) - 0.5 * x[0].numel() * LOG_2PI
 
     def marginals(
@@ -180,6 +181,7 @@ class GaussianMixture(ContinuousTarget):
         causal: bool = False,
     ) -> TiledMixture:
         """The law of every clean token given every token seen at its own level; see `Target`."""
+        self._require(x, levels)
         prefix: Prefix = "before" if causal else "all"
         view = self._view(x, levels, path)
 
@@ -202,6 +204,7 @@ class GaussianMixture(ContinuousTarget):
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
     ) -> Tensor:
         """E[x_0 | x seen at those levels], (n, N, d); see `Target`."""
+        self._require(x, levels)
         if not causal and bool((levels == levels[:, :1]).all()) and bool((levels < 1).all()):
             return self._denoise_evenly(x, levels[:, 0], path)
         view = self._view(x, levels, path)

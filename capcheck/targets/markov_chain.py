@@ -51,8 +51,10 @@ class MarkovChain(Chain):
         self._conditionals = [table / table.sum(-1, keepdim=True) for table in conditionals]
         self._order = conditionals[-1].dim() - 1
         V = len(conditionals[0])
+        least = min(float(table.min()) for table in self._conditionals)
+        self._all_possible = least > 0
         self._arithmetic = arithmetic_for(
-            min(float(table.min()) for table in self._conditionals),
+            least,
             max(self._order, 1),
             conditionals[0].dtype,
         )
@@ -126,6 +128,7 @@ class MarkovChain(Chain):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
+        self._require(x)
         total = torch.zeros(len(x), dtype=self.dtype, device=self.device)
         for i in range(self._spec.tokens):
             table = self._table(i)
@@ -133,7 +136,12 @@ class MarkovChain(Chain):
         return total
 
     def _restart(self, x: Tensor, known: Tensor, token: int) -> tuple[int, Tensor]:
-        """Where every row knows the last m tokens, what came before them does not matter."""
+        """Where every row knows the last m tokens, what came before them does not matter.
+
+        Unless it is impossible: then it must be met, for the tokens are as if nothing was known.
+        """
+        if not self._all_possible:
+            return super()._restart(x, known, token)
         whole, m = known.all(0), self._order
         for i in range(token, m - 1, -1):
             if m > 0 and bool(whole[i - m : i].all()):

@@ -173,6 +173,7 @@ class ProductMixture(ContinuousTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-density of x (n, N, d), in nats: (n,)."""
+        self._require(x)
         log_scale = 0.5 * self._scales.numel() * LOG_2PI + self._scales.log().sum()
         return (self._log_smoothed(x, self._scales.square()) - log_scale).to(self._dtype)
 
@@ -184,6 +185,7 @@ class ProductMixture(ContinuousTarget):
         causal: bool = False,
     ) -> TokenLaw:
         """The law of every clean token given every token seen at its own level; see `Target`."""
+        self._require(x, levels)
         view = self._view(x, levels, path)
         if causal:  # token i is not told its own value
             s2 = self._scales.square()[None]
@@ -195,6 +197,7 @@ class ProductMixture(ContinuousTarget):
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
     ) -> Tensor:
         """E[x_0 | x seen at those levels], (n, N, d); see `Target`."""
+        self._require(x, levels)
         answer = torch.empty(x.shape, dtype=self._dtype, device=self.device)
         for start in range(0, len(x), QUERIES):
             rows = slice(start, start + QUERIES)

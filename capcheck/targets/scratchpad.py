@@ -89,6 +89,7 @@ class Windowed(CategoricalTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of all tokens, in nats: (n,)."""
+        self._require(x)
         return self._law.log_prob(x)
 
     def marginals(
@@ -99,6 +100,7 @@ class Windowed(CategoricalTarget):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones within its window."""
+        self._require(x, levels)
         place = torch.arange(self._spec.tokens, device=x.device)
 
         def make(tokens: list[int]) -> Categorical:

@@ -165,6 +165,41 @@ class Target(ABC):
             An (n, N) token law.
         """
 
+    def _require(self, x: Tensor, levels: Tensor | None = None) -> None:
+        """Raise InputError unless x, and the levels that its tokens are seen at, can be.
+
+        Values of tokens at level 1 mean nothing, and are not looked at.
+        """
+        spec = self.spec
+        shape = (spec.tokens, *spec.token_shape)
+        if tuple(x.shape[1:]) != shape or x.dim() != 1 + len(shape) or len(x) == 0:
+            raise InputError(
+                f"x must have shape (rows, {', '.join(map(str, shape))}) with at least one row, "
+                f"got {tuple(x.shape)}."
+            )
+        if x.is_floating_point() != (spec.kind == "continuous") or x.is_complex():
+            raise InputError(f"x must hold {spec.kind} tokens, got {x.dtype}; convert it.")
+        seen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        if levels is not None:
+            if levels.shape != x.shape[:2]:
+                raise InputError(
+                    f"levels must have shape {tuple(x.shape[:2])}, one for each token, got "
+                    f"{tuple(levels.shape)}."
+                )
+            two = spec.kind == "categorical"
+            allowed = (levels == 0) | (levels == 1) if two else (levels >= 0) & (levels <= 1)
+            if not bool(allowed.all()):
+                worst = float(levels[~allowed][0])
+                rule = "0 (known) or 1 (unseen)" if two else "in [0, 1]"
+                raise InputError(f"levels must be {rule}, got {worst:g}.")
+            seen = levels < 1
+        if spec.kind == "categorical":
+            outside = ((x < 0) | (x >= spec.dim)) & seen
+            if bool(outside.any()):
+                raise InputError(
+                    f"x must hold integers from 0 to {spec.dim - 1}, got {int(x[outside][0])}."
+                )
+
     @abstractmethod
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
         """E k(x, Y) over the target's Y, (n,); see `kernel_self_mean` for the kernel."""
@@ -213,7 +248,6 @@ class ContinuousTarget(Target):
         Raises:
             InputError: The matrix is not orthonormal, or the result leaves the class of laws.
         """
-
 
     def gaussian(self) -> tuple[Tensor, Tensor] | None:
         """Mean (N d,) and covariance (N d, N d) if the law is a single Gaussian, else None."""

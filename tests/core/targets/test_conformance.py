@@ -1157,3 +1157,76 @@ def test_only_a_single_gaussian_gives_its_moments() -> None:
         assert law.log_prob(tensor(x)).tolist() == pytest.approx(expected.tolist())
     two = ProductMixture(tensor(np.concatenate([mean, mean + 1])), tensor(scales))
     assert two.gaussian() is None
+
+
+@every
+def test_sequences_and_levels_that_cannot_be_are_refused(case: str) -> None:
+    target, _ = CASES[case]()
+    spec = target.spec
+    x = target.sample(2, CounterRandomness(0))
+    seen = torch.zeros(2, spec.tokens, dtype=target.dtype)
+    path = PATHS["linear"]
+    with pytest.raises(InputError, match="x must have shape"):
+        target.log_prob(x[0])
+    with pytest.raises(InputError, match="x must have shape"):
+        target.log_prob(torch.cat([x, x], 1))
+    with pytest.raises(InputError, match="at least one row"):
+        target.marginals(x[:0], seen[:0])
+    with pytest.raises(InputError, match="levels must have shape"):
+        target.marginals(x, seen[0])
+    for level in (-0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match=r"levels must be"):
+            target.marginals(x, torch.full_like(seen, level), path)
+    if spec.kind == "continuous":
+        with pytest.raises(InputError, match="must hold continuous tokens"):
+            target.log_prob(x.long())
+        return
+    with pytest.raises(InputError, match="must hold categorical tokens"):
+        target.log_prob(x.to(target.dtype))
+    with pytest.raises(InputError, match="levels must be 0"):
+        target.marginals(x, torch.full_like(seen, 0.5))
+    for value in (-1, spec.dim):
+        wrong = x.clone()
+        wrong[1, 0] = value
+        with pytest.raises(InputError, match=f"integers from 0 to {spec.dim - 1}, got {value}"):
+            target.log_prob(wrong)
+        with pytest.raises(InputError, match=f"got {value}"):
+            target.marginals(wrong, seen)
+        unseen = seen.clone()
+        unseen[1, 0] = 1  # what stands there means nothing
+        assert bool(target.marginals(wrong, unseen).mean().isfinite().all())
+
+
+def test_what_is_known_and_impossible_is_answered_alike_in_every_batch() -> None:
+    # 0 is never followed by 1. Known tokens that are impossible together are as good as unknown
+    # ones, also where the last of them alone would tell the next token.
+    start = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    step = torch.tensor([[1.0, 0.0], [0.3, 0.7]], dtype=torch.float64)
+    chain = MarkovChain([start, step], tokens=4)
+    x = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 0]])
+    levels = torch.tensor([[0, 0, 0, 1], [1, 1, 1, 1]], dtype=torch.float64)
+    alone = chain.marginals(x[:1], levels[:1]).select([3]).mean()[0, 0]
+    together = chain.marginals(x, levels).select([3]).mean()[0, 0]
+    assert alone.tolist() == pytest.approx(together.tolist())
+    assert alone.tolist() == pytest.approx(chain.spec.mean[3].tolist())
+
+
+def test_a_chain_whose_laws_differ_from_token_to_token_is_their_product() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(3,), (3, 3), (3, 3, 3), (3, 3, 3)]
+    tables = [rng.dirichlet(np.ones(3), shape[:-1] or None).reshape(shape) for shape in shapes]
+    chain = MarkovChain([tensor(table) for table in tables], tokens=4)
+    x = np.array(list(itertools.product(range(3), repeat=4)))
+    joint = tables[0][x[:, 0]] * tables[1][x[:, 0], x[:, 1]]
+    joint *= tables[2][x[:, 0], x[:, 1], x[:, 2]] * tables[3][x[:, 1], x[:, 2], x[:, 3]]
+    assert chain.log_prob(torch.from_numpy(x)).exp().tolist() == pytest.approx(joint.tolist())
+    known = np.array([[False, True, False, True]])
+    agree = (x[:, 1] == 2) & (x[:, 3] == 0)
+    expected = [
+        [joint[agree & (x[:, i] == v)].sum() / joint[agree].sum() for v in range(3)] for i in (0, 2)
+    ]
+    row = torch.tensor([[0, 2, 0, 0]])
+    law = chain.marginals(row, tensor(~known)).select([0, 2]).mean()[0]
+    assert law.flatten().tolist() == pytest.approx(np.array(expected).flatten().tolist())
+    with pytest.raises(InputError, match="one for each of the 5 tokens, got 4"):
+        MarkovChain([tensor(table) for table in tables], tokens=5)
