@@ -34,6 +34,9 @@ def find(
     passed = smallest(cells)
     axes = measured_axes(cells, tolerances, level=level)
     notes = [worse_with_more(cells, tolerances, axis, level=level) for axis in AXES]
+    largest = cells[-1]
+    if outcome is not Outcome.REPRESENTABLE and largest.witness is not None:
+        notes += [f"At {largest.budget}: {said}" for said in largest.witness.sentences()]
     return FamilyResult(
         **_facts(plan),
         row=probe.row,

@@ -100,16 +100,16 @@ class Witness(_Finding):
         if self.pairs:
             first = self.pairs[0]
             said.append(
-                f"Tokens {first.tokens[0]} and {first.tokens[1]} depend on each other most "
-                f"wrongly: {first.model:.2g} instead of {first.target:.2g}."
+                f"tokens {first.tokens[0]} and {first.tokens[1]} have the dependence that is most off: "
+                f"{first.model:.2g} instead of {first.target:.2g}."
             )
         if self.tokens:
             worst = self.tokens[0]
-            said.append(f"The law of token {worst.token} is off by {worst.error:.2g}.")
+            said.append(f"the law of token {worst.token} is off by {worst.error:.2g}.")
         if self.modes:
             mode = self.modes[0]
             said.append(
-                f"A region that holds {mode.target:.1%} of the target has {mode.model:.1%} "
+                f"a region that holds {mode.target:.1%} of the target has {mode.model:.1%} "
                 "of the samples."
             )
         return tuple(said)

@@ -5,8 +5,9 @@ k-th neighbour in y,
 
     KL(P || Q) ~ D mean_i log(nu_i / rho_i) + log(m / (n - 1)), in nats.
 
-It is consistent for laws with densities, but its bias falls only like n^(-1/D) or so: a last
-resort for few dimensions, of the kind `estimate`, to be read beside its own null floor.
+It is consistent for laws with densities, but its bias falls only like n^(-1/D) or so, and slower
+where P has wider tails than Q. At equal laws both distances share it and it cancels, so that the
+null floor does not show it: a last resort for few dimensions, of the kind `estimate`.
 
 Source: Wang, Kulkarni, Verdu, Divergence estimation for multidimensional densities via k-nearest-
 neighbor distances (IEEE Trans. Inf. Theory, 2009), equation 5 with a common k.
@@ -34,8 +35,8 @@ SPARE = 3  # further neighbours, which take the place of those that the jackknif
 def nearest_neighbour_kl(x: Tensor, y: Tensor, *, k: int = 5) -> Term:
     """KL(P || Q) in nats from independent draws x of P and y of Q.
 
-    The standard error is that of the jackknife over `GROUPS` groups of rows of both samples; it
-    knows nothing of the bias.
+    The standard error is that of the jackknife over `GROUPS` groups of rows of both samples. It is
+    conservative, by a factor of up to 1.7 where the laws are equal, and knows nothing of the bias.
 
     Args:
         x: (n, D) numbers, n at least 2 `GROUPS`.

@@ -50,7 +50,7 @@ def sliced_w2_squared(x: Tensor, y: Tensor, *, directions: Tensor) -> float:
         directions: (L, D) unit vectors, as from `orthogonal_directions`.
 
     Returns:
-        SW2^2 of the empirical laws, in squared units of the samples; 0 exactly for equal samples.
+        SW2^2 of the empirical laws, in squared units of the samples.
 
     Raises:
         InputError: Shapes that do not match, no rows, token ids, or values that are not finite.

@@ -161,3 +161,8 @@ def test_windows_that_cannot_be_cut_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         windows(documents, tokens)
+
+
+def test_a_window_far_beyond_the_text_is_refused_before_it_is_made() -> None:
+    with pytest.raises(InputError, match=r"at most 67108864 .* the longest document has 3"):
+        windows(["abc"], 10**9)

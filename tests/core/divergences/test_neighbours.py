@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from capcheck.divergences import neighbours as neighbours_module
-from capcheck.divergences.estimate import GROUPS
+from capcheck.divergences.estimate import GROUPS, Term
 from capcheck.divergences.neighbours import nearest_neighbour_kl
 from capcheck.errors import InputError
 from capcheck.randomness import CounterRandomness
@@ -56,32 +56,44 @@ def test_its_groups_are_a_jackknife(dim: int) -> None:
     influence = (GROUPS - 1) * (np.mean(without) - np.array(without))
     assert np.allclose(term.groups, term.value + influence, rtol=0, atol=1e-9)
     # The jackknife variance (G - 1) / G sum (theta_g - mean)^2.
-    variance = (GROUPS - 1) / GROUPS * np.square(without - np.mean(without)).sum()
+    variance = (GROUPS - 1) / GROUPS * np.square(np.array(without) - np.mean(without)).sum()
     assert term.standard_error == pytest.approx(math.sqrt(variance), rel=1e-9)
     assert term.degrees == GROUPS - 1
 
 
-@pytest.mark.parametrize(("scale", "dim"), [(1.0, 1), (1.0, 2), (1.5, 1), (1.5, 2), (0.8, 2)])
-def test_in_few_dimensions_it_finds_gaussians_and_its_error(scale: float, dim: int) -> None:
-    terms = [
-        nearest_neighbour_kl(normal(run, (400, dim), "x"), scale * normal(run, (400, dim), "y"))
-        for run in range(60)
+def repeated(runs: int, n: int, m: int, scale: float, dim: int) -> list[Term]:
+    return [
+        nearest_neighbour_kl(normal(run, (n, dim), "x"), scale * normal(run, (m, dim), "y"))
+        for run in range(runs)
     ]
-    values = np.array([term.value for term in terms])
-    spread = float(values.std(ddof=1))
-    assert values.mean() == pytest.approx(of_gaussians(scale, dim), abs=0.03)
-    errors = np.mean([term.standard_error for term in terms])
-    assert 0.75 * spread < errors < 1.5 * spread
-    low, high = zip(*(term.interval(0.95) for term in terms), strict=True)
-    covers = np.mean((np.array(low) <= values.mean()) & (values.mean() <= np.array(high)))
-    assert covers >= 0.88
 
 
-def test_in_many_dimensions_it_is_biased_by_more_than_its_error() -> None:
-    term = nearest_neighbour_kl(normal(0, (2000, 12)), 1.1 * normal(1, (2000, 12)))
-    assert abs(term.value - of_gaussians(1.1, 12)) > 5 * term.standard_error
+@pytest.mark.parametrize(("scale", "dim"), [(1.0, 1), (1.0, 2), (1.5, 1), (1.5, 2), (0.9, 1)])
+def test_in_few_dimensions_it_finds_gaussians_within_its_intervals(scale: float, dim: int) -> None:
+    terms = repeated(100, 400, 400, scale, dim)
+    values = [term.value for term in terms]
+    assert np.mean(values) == pytest.approx(of_gaussians(scale, dim), abs=0.03)
+    ends = [term.interval(0.95) for term in terms]
+    assert np.mean([low <= of_gaussians(scale, dim) <= high for low, high in ends]) >= 0.91
+    # A jackknife exceeds the true error of ranked distances, and the more so at equal laws.
+    errors, spread = np.mean([term.standard_error for term in terms]), np.std(values, ddof=1)
+    assert 0.9 * spread < errors < 1.9 * spread
+
+
+@pytest.mark.parametrize(("n", "m"), [(400, 120), (120, 400)])
+def test_its_error_holds_for_unequal_sizes_and_many_dimensions(n: int, m: int) -> None:
+    terms = repeated(100, n, m, 1.5, 8)
+    spread = np.std([term.value for term in terms], ddof=1)
+    assert 0.85 * spread < np.mean([term.standard_error for term in terms]) < 1.9 * spread
+
+
+def test_its_bias_exceeds_its_error_in_many_dimensions_and_against_a_narrower_law() -> None:
+    term = nearest_neighbour_kl(normal(0, (2000, 12)), 1.3 * normal(1, (2000, 12)))
+    assert abs(term.value - of_gaussians(1.3, 12)) > 5 * term.standard_error
     floor = nearest_neighbour_kl(normal(0, (2000, 12)), normal(1, (2000, 12)))
-    assert abs(floor.value) < 4 * floor.standard_error  # nothing to extrapolate where laws agree
+    assert abs(floor.value) < 4 * floor.standard_error  # which its null floor does not show
+    term = nearest_neighbour_kl(normal(0, (2000, 2)), 0.5 * normal(1, (2000, 2)))
+    assert term.value < of_gaussians(0.5, 2) - 5 * term.standard_error
 
 
 def test_neighbours_too_close_for_float32_are_ranked_in_float64(

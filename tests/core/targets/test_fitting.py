@@ -555,3 +555,24 @@ def test_fits_repeat_themselves_and_leave_the_rows_alone() -> None:
         assert (
             fit_gaussian_mixture(rows, 2).fingerprint == fit_gaussian_mixture(rows, 2).fingerprint
         )
+
+
+@pytest.mark.parametrize("fit", [fit_latent_class, fit_markov_chain, fit_hidden_markov])
+def test_an_alphabet_that_no_memory_holds_is_refused(fit: Any) -> None:
+    ids = np.arange(3000).reshape(2, 1500)
+    with pytest.raises(InputError, match="symbols x tokens must be at most 1048576, got 10000 x"):
+        fit(ids, vocabulary=10_000)
+    with pytest.raises(InputError, match="from 0 to 4, got 5"):
+        fit(np.array([[0, 5], [1, 2]]), vocabulary=5)
+    with pytest.raises(InputError, match="integers of shape"):
+        fit(np.zeros((3, 2)), vocabulary=5)
+
+
+@pytest.mark.parametrize("fit", [fit_gaussian, fit_gaussian_mixture, fit_diagonal_mixture])
+def test_rows_that_are_not_finite_are_refused(fit: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 2, 1))
+    rows[3, 0] = np.nan
+    with pytest.raises(InputError, match="finite, got NaN or infinity"):
+        fit(rows)
+    with pytest.raises(InputError, match="shape"):
+        fit(rows[..., 0])
