@@ -91,7 +91,7 @@ def _weigh(measurement: Measurement, tolerances: Mapping[str, float], alpha: flo
     p_above = {name: estimates[name].p_above(bounds[name]) for name in estimates}
     count = max(len(estimates), 1)
     refusing = [
-        f"{name} is at least {_times(estimates[name].interval(1 - 2 * alpha / count)[0], bound)}"
+        f"{name} is {_times(estimates[name].interval(1 - 2 * alpha / count)[0], bound)}"
         for name, bound in bounds.items()
         if count * p_above[name] <= alpha
     ]
@@ -159,7 +159,11 @@ def _cost(cell: Cell) -> tuple[int, int, int]:
 
 
 def _times(value: float, bound: float) -> str:
-    return f"{value / bound:.3g} times its tolerance" if bound > 0 else f"{value:.3g}, not 0"
+    if math.isinf(value):
+        return "infinite"
+    if bound > 0:
+        return f"at least {value / bound:.3g} times its tolerance"
+    return f"at least {value:.3g}, not 0"
 
 
 def _open_questions(measurement: Measurement, tolerances: Mapping[str, float], level: float) -> str:
