@@ -76,13 +76,14 @@ def mmd_squared_terms(x: Tensor, y: Tensor, *, bandwidths: Sequence[float]) -> l
     """
     within = [kernel_row_means(z, z, bandwidths, same=True) for z in (x, y)]
     across = kernel_means(x, y, bandwidths=bandwidths)
+    variances = [_centred_variances(z, bandwidths) for z in (x, y)]
     terms = []
     for k, h in enumerate(bandwidths):
         xx, yy, xy, yx = within[0][k], within[1][k], across[0][k], across[1][k]
         value = float(xx.mean() + yy.mean() - 2 * xy.mean())
         influences = [(2 * (a - b)).cpu().numpy() for a, b in ((xx, xy), (yy, yx))]
         term = Term.from_influence(f"bandwidth {h:.4g}", value, influences, reach=4)
-        terms.append(_with_second_order(term, (x, y), h))
+        terms.append(_with_second_order(term, [of[k] for of in variances], (len(x), len(y))))
     return terms
 
 
@@ -107,9 +108,10 @@ def mmd_squared_to_known(
         InputError: As in `kernel_row_means`.
     """
     terms = []
-    for h, within, to_target, own in zip(
+    for h, within, variance, to_target, own in zip(
         bandwidths,
         kernel_row_means(x, x, bandwidths, same=True),
+        _centred_variances(x, bandwidths),
         kernel_means,
         kernel_self_means,
         strict=True,
@@ -122,32 +124,35 @@ def mmd_squared_to_known(
             [influence.cpu().numpy()],
             reach=4,  # kernels lie between 0 and 1
         )
-        terms.append(_with_second_order(term, (x,), h))
+        terms.append(_with_second_order(term, [variance], [len(x)]))
     return terms
 
 
-def _with_second_order(term: Term, samples: Sequence[Tensor], bandwidth: float) -> Term:
+def _with_second_order(term: Term, variances: Sequence[float], rows: Sequence[int]) -> Term:
     """A term whose error holds the noise of |e|^2, too; see the module's docstring.
 
     Of two samples it is at most sqrt(2) (sqrt(zeta_x) / n + sqrt(zeta_y) / m).
     """
-    deviations = [math.sqrt(2 * _centred_variance(x, bandwidth)) / len(x) for x in samples]
+    deviations = [math.sqrt(2 * zeta) / n for zeta, n in zip(variances, rows, strict=True)]
     error = SECOND_ORDER * sum(deviations)
     return term.model_copy(update={"standard_error": term.standard_error + error})
 
 
-def _centred_variance(x: Tensor, bandwidth: float) -> float:
-    """Variance of k(x, x') less its mean given x and given x'; from the first `TILE` rows."""
+def _centred_variances(x: Tensor, bandwidths: Sequence[float]) -> list[float]:
+    """Variances of k(x, x') less its means given x and given x'; from the first `TILE` rows."""
     some = x[:TILE]
     n = len(some)
+    variances = [1.0] * len(bandwidths)  # kernels lie between 0 and 1
     if n < 4:
-        return 1.0  # kernels lie between 0 and 1
-    (_, _, _, tile), *_ = kernel_tiles(some, some, bandwidths=(bandwidth,), same=True)
-    kernel = tile.double()  # (n, n), 0 on its diagonal
-    of_rows = kernel.sum(1) / (n - 1)  # (n,)
-    centred = kernel - of_rows[:, None] - of_rows + of_rows.mean()
-    centred.fill_diagonal_(0)
-    return float(centred.square().sum() / (n * (n - 1)))
+        return variances
+    for _, _, k, tile in kernel_tiles(some, some, bandwidths=bandwidths, same=True):
+        kernel = tile.double()  # (n, n), 0 on its diagonal
+        of_rows = kernel.sum(1) / (n - 1)  # (n,)
+        # Sum over i != j of (k_ij - r_i - r_j + c)^2, where c is the mean of r.
+        squares = torch.dot(kernel.view(-1), kernel.view(-1)) - 2 * n * of_rows.square().sum()
+        squares += n * (n + 1) * of_rows.mean().square()
+        variances[k] = max(float(squares), 0.0) / (n * (n - 1))
+    return variances
 
 
 def kernel_row_means(
@@ -254,7 +259,7 @@ def _require_samples(x: Tensor, y: Tensor, bandwidths: Sequence[float], same: bo
         raise InputError(f"MMD needs at least 2 rows of each sample, got {len(x)} and {len(y)}.")
     if x.is_floating_point() != y.is_floating_point():
         raise InputError(f"samples must both hold numbers or ids, got {x.dtype} and {y.dtype}.")
-    if not (bool(x.isfinite().all()) and bool(y.isfinite().all())):
+    if not all(bool(z[part].isfinite().all()) for z in (x, y) for part in _slices(len(z))):
         raise InputError("samples must be finite, got NaN or infinity; leave such rows out.")
     if not bandwidths or not all(0 < h < math.inf for h in bandwidths):
         raise InputError(f"bandwidths must be positive and finite, got {list(bandwidths)}.")

@@ -21,7 +21,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -258,7 +258,7 @@ def peak(build: Build) -> float:
     return found
 
 
-def medians(builds: dict[str, Build], runs: int) -> dict[str, float]:
+def medians(builds: Mapping[str, Build], runs: int) -> dict[str, float]:
     """CPU seconds of each work, in turns; peers that are not installed are left out, aloud."""
     works: dict[str, Work] = {}
     for name, build in builds.items():
@@ -274,7 +274,7 @@ def medians(builds: dict[str, Build], runs: int) -> dict[str, float]:
 
 
 def compare(
-    title: str, build: Build, peers: dict[str, Build], *, runs: int = RUNS, bound: float = 0.0
+    title: str, build: Build, peers: Mapping[str, Build], *, runs: int = RUNS, bound: float = 0.0
 ) -> None:
     """Print what one work takes, and how many times longer its peers take."""
     found = medians({"capcheck": build, **peers}, runs)
@@ -388,6 +388,8 @@ SECTIONS: dict[str, Callable[[], None]] = {
 
 
 def main(chosen: list[str]) -> None:
+    # numba would take the script coverage.py beside this one for the package of that name.
+    sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]
     torch.set_num_threads(1)
     for name in chosen:
         SECTIONS[name]()

@@ -186,3 +186,17 @@ def test_no_bandwidth_and_one_row_against_a_known_law_are_errors_too() -> None:
     with pytest.raises(InputError, match="at least 2 rows"):
         mmd_squared_to_known(GOOD[:1], (1.0,), [torch.ones(1)], [0.5])
     assert mmd_squared_to_known(GOOD[:2], (1.0,), [torch.ones(2)], [0.5])[0].degrees == 1
+
+
+@pytest.mark.parametrize("h", [0.3, 2.0, 20.0])
+def test_the_variance_of_the_second_order_is_that_of_the_doubly_centred_kernel(h: float) -> None:
+    x = normal(0, (40, 3))
+    kernel = rbf_kernel(x, x, gamma=0.5 / h**2)
+    np.fill_diagonal(kernel, 0)
+    of_rows = kernel.sum(1) / 39
+    centred = kernel - of_rows[:, None] - of_rows + of_rows.mean()
+    np.fill_diagonal(centred, 0)
+    expected = np.square(centred).sum() / (40 * 39)
+    assert mmd_module._centred_variances(x, (h, 1.0))[0] == pytest.approx(expected, rel=1e-9)
+    assert mmd_module._centred_variances(x, (h + 0.01, 1.0))[0] != pytest.approx(expected, rel=1e-9)
+    assert mmd_module._centred_variances(x[:3], (h,)) == [1.0]
