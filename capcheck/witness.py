@@ -157,7 +157,7 @@ class Observer:
             exact = self._spec.mean.double().cpu().numpy()
             # A token's total variation is a mean over V noisy shares: chi-square over its entries.
             errors = 0.5 * np.abs(shares - exact).sum(1)
-            spread = np.where(exact > 0, exact * (1 - exact), 0)
+            spread = np.clip(exact * (1 - exact), 0, None)
             noise = 0.5 * np.sqrt(2 / math.pi * spread / n).sum(1) + 4.5 * np.sqrt(0.25 / n)
             off = [(errors[i], i) for i in range(N) if errors[i] > noise[i]]
         else:
