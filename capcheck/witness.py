@@ -100,7 +100,7 @@ class Witness(_Finding):
         if self.pairs:
             first = self.pairs[0]
             said.append(
-                f"tokens {first.tokens[0]} and {first.tokens[1]} have the dependence that is most off: "
+                f"tokens {first.tokens[0]} and {first.tokens[1]} depend most wrongly: "
                 f"{first.model:.2g} instead of {first.target:.2g}."
             )
         if self.tokens:

@@ -72,6 +72,11 @@ def _image_files(folder: Path) -> list[Path]:
             f"data {str(folder)!r} must be a folder of images ({', '.join(SUFFIXES)}), got none; "
             "put them into the folder itself, not below it."
         )
+    for path in found:
+        if path.exists() and not path.is_file():
+            raise InputError(
+                f"data {str(path)!r} must be an image file, got something else; remove it."
+            )
     return found
 
 

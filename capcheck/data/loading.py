@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -199,4 +200,6 @@ def _refuse(layout: Layout, data: str, of: str, **defaults: object) -> None:
 
 
 def _name(data: str) -> str:
-    return data if data in NAMED else Path(data).name
+    if data in NAMED:
+        return data
+    return os.fsencode(Path(data).name).decode("utf-8", "backslashreplace")

@@ -30,6 +30,7 @@ from capcheck.targets.target import CategoricalTarget
 TILE = 1 << 23  # numbers of one message over all tokens that are held at once
 LONGEST = 8  # steps between normalisations; every 16 is known to give NaN on peaked models
 SUMMED = 5e10  # multiply-adds up to which pairs of sequences are summed: a few seconds
+LARGEST_PAIRS = 1 << 22  # pairs of states that are held for it
 LOG_COST = 100.0  # multiply-adds that one logarithmic one takes the time of
 
 
@@ -161,7 +162,8 @@ class Chain(CategoricalTarget):
 
     _arithmetic: Arithmetic
     _spec: SequenceSpec
-    _widest: int  # numbers per row and token that a step of the recursion holds
+    _widest: int  # multiply-adds per row and token of a step of the recursion
+    _slowness: float = 1.0  # how much longer one takes than in a large matrix product
 
     @abstractmethod
     def _start(self) -> Tensor:
@@ -226,8 +228,9 @@ class Chain(CategoricalTarget):
         """E exp(-H(Y, Y') / bandwidth^2) over independent Y and Y', or None if too large."""
         start = self._start()
         N, V = self._spec.tokens, self._spec.dim
-        per_product = LOG_COST if isinstance(self._arithmetic, Logarithmic) else 1.0
-        if 2 * per_product * N * self._widest * self._states_at(N - 1) > SUMMED:
+        S = self._states_at(N - 1)
+        per_product = LOG_COST if isinstance(self._arithmetic, Logarithmic) else self._slowness
+        if 2 * per_product * N * self._widest * S > SUMMED or S**2 > LARGEST_PAIRS:
             return None
         floor = math.exp(-1 / bandwidth**2)
         arithmetic = self._arithmetic

@@ -208,7 +208,7 @@ def _deviation(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(N, d) standard deviations; a constant coordinate takes the smallest positive one, or 1."""
     mean = np.average(rows, axis=0, weights=weights)
     deviation = np.sqrt(np.average((rows - mean) ** 2, axis=0, weights=weights))
-    varies = deviation > 1e-12 * np.maximum(1.0, np.abs(mean))
+    varies = deviation > 1e-12 * np.abs(mean)
     smallest = deviation[varies].min() if varies.any() else 1.0
     return np.where(varies, deviation, smallest)
 

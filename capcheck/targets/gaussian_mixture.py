@@ -15,6 +15,7 @@ known token comes out exactly.
 from __future__ import annotations
 
 import functools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -205,7 +206,8 @@ class GaussianMixture(ContinuousTarget):
     ) -> Tensor:
         """E[x_0 | x seen at those levels], (n, N, d); see `Target`."""
         self._require(x, levels)
-        if not causal and bool((levels == levels[:, :1]).all()) and bool((levels < 1).all()):
+        even = bool((levels == levels[:, :1]).all()) and bool((levels < 1).all())
+        if even and not causal and self._well_scaled:
             return self._denoise_evenly(x, levels[:, 0], path)
         view = self._view(x, levels, path)
         size, tokens = self._tile_rows(view), list(range(self._spec.tokens))
@@ -245,9 +247,23 @@ class GaussianMixture(ContinuousTarget):
 
     def _log_smoothed(self, x: Tensor, h2: float) -> Tensor:
         """Log sum_c w_c |Sigma_c + h2|^-1/2 exp(-1/2 |x - mu_c|^2 in that metric): (n,)."""
-        standard = self._standardiser(1.0, h2)
-        tiles = x.to(self._means).flatten(1).split(self._eigen_rows())
-        return torch.cat([standard(tile)[0].logsumexp(1) for tile in tiles])
+        # By Cholesky factors: eigenvectors lose what is small beside what is large.
+        D = self._covariances.shape[-1]
+        root = torch.linalg.cholesky(self._covariances + h2 * torch.eye(D).to(self._means))
+        constant = self._weights.log() - root.diagonal(dim1=1, dim2=2).log().sum(1)  # (K,)
+        answers = []
+        for tile in x.to(self._means).flatten(1).split(self._eigen_rows()):
+            residual = (tile - self._means.flatten(1)[:, None]).mT  # (K, D, r)
+            z = torch.linalg.solve_triangular(root, residual, upper=False)
+            answers.append((constant[:, None] - 0.5 * z.square().sum(1)).logsumexp(0))
+        return torch.cat(answers)
+
+    @functools.cached_property
+    def _well_scaled(self) -> bool:
+        """Whether the eigenbasis keeps at least half of the digits of every variance."""
+        values = self._eigen[0]
+        least = math.sqrt(torch.finfo(values.dtype).eps)
+        return bool((values.amin(1) > least * values.amax(1)).all())
 
     def _denoise_evenly(self, x: Tensor, levels: Tensor, path: NoisePath) -> Tensor:
         """All tokens of a row at one level: two matrix products in the eigenbasis."""

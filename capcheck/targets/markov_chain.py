@@ -58,7 +58,8 @@ class MarkovChain(Chain):
             max(self._order, 1),
             conditionals[0].dtype,
         )
-        self._widest = V ** (self._order + 1)
+        self._widest = V ** (max(self._order, 1) + 1)
+        self._slowness = 40.0  # its products are many and small
         self._steps = [self._arithmetic.of(self._step_table(i)) for i in range(len(conditionals))]
         # The marginal laws of the tokens need one run without evidence.
         self._spec = SequenceSpec(

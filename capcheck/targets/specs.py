@@ -37,10 +37,17 @@ def gaussian(
     ] = "independent",
     tokens: Tokens = 8,
     std: Annotated[Positive, Field(description="standard deviation of a token")] = 1.0,
-    rho: Annotated[float, Field(gt=-1, lt=1, description="correlation of neighbours")] = 0.9,
+    rho: Annotated[
+        float | None, Field(gt=-1, lt=1, description="correlation of neighbours, 0.9 if any")
+    ] = None,
 ) -> Target:
     """Tokens N(0, std^2): independent, or with correlations rho^|i-j| (ar1) or rho throughout."""
     if structure == "independent":
+        if rho is not None:
+            raise InputError(
+                "gaussian.rho correlates ar1 or equicorrelated tokens, "
+                f"got {rho:g} for independent ones; say gaussian:ar1."
+            )
         return ProductMixture(
             torch.zeros(1, tokens, 1, dtype=torch.float64),
             torch.full((tokens, 1), std, dtype=torch.float64),
@@ -48,6 +55,7 @@ def gaussian(
         )
     if tokens > 2048:
         raise InputError(f"gaussian.tokens must be at most 2048 if they correlate, got {tokens}.")
+    rho = 0.9 if rho is None else rho
     place = torch.arange(tokens, dtype=torch.float64)
     distance = (place - place[:, None]).abs()
     correlation = torch.tensor(rho, dtype=torch.float64) ** (

@@ -7,6 +7,7 @@ not enough, for a law that has underflowed to the wrong component is finite too.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from reference.gaussians import Gaussians
 from reference.sequences import LogChain
+from scipy import stats
 from scipy.special import logsumexp
 from torch import Tensor
 
@@ -490,3 +492,68 @@ def test_kernel_means_of_long_chains_are_probabilities(bandwidth: float) -> None
             assert 0 <= value <= 1 + 1e-12
             if bandwidth == 1e3:  # between no and all N tokens differ
                 assert np.exp(-N / bandwidth**2) <= value
+
+
+@pytest.mark.parametrize("ratio", [1e3, 1e6, 1e9])
+def test_coordinates_of_very_different_size_keep_their_digits(ratio: float) -> None:
+    # A correlation matrix scaled by (1, 1, ratio): the density is that of the standardised rows.
+    rng = np.random.default_rng(0)
+    correlation = np.array([[1, 0.5, 0.6], [0.5, 1, 0.7], [0.6, 0.7, 1]])
+    scale = np.array([1.0, 1.0, ratio])
+    z = rng.normal(size=(6, 3)) @ np.linalg.cholesky(correlation).T
+    expected = stats.multivariate_normal(cov=correlation).logpdf(z) - np.log(ratio)
+    law = GaussianMixture(
+        torch.zeros(1, 3, 1).double(), tensor(correlation * np.outer(scale, scale))[None]
+    )
+    x = tensor(z * scale)[..., None]
+    assert law.log_prob(x).tolist() == pytest.approx(expected.tolist(), abs=1e-7)
+    # The two small coordinates at equal levels: the mean of a Gaussian given noisy numbers.
+    t = 0.01
+    noisy = (1 - t) ** 2 * correlation * np.outer(scale, scale) + t**2 * np.eye(3)
+    size = np.sqrt(np.diag(noisy))
+    gain = (1 - t) * correlation * np.outer(scale, scale / size)
+    clean = (gain @ np.linalg.solve(noisy / np.outer(size, size), (z * scale / size).T)).T
+    found = law.denoise(x, torch.full((6, 3), t).double(), PATHS["linear"])[..., 0].numpy()
+    assert found / scale == pytest.approx(clean / scale, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-13, 1e-100])
+def test_data_in_tiny_units_are_the_same_law_in_those_units(scale: float) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 2))
+    unit, tiny = from_samples(rows), from_samples(scale * rows)
+    x = torch.from_numpy(rows[:5])[..., None]
+    expected = unit.log_prob(x) - 2 * math.log(scale)
+    assert tiny.log_prob(scale * x).tolist() == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+def test_float32_oracles_agree_with_float64_at_3072_dimensions_and_little_noise() -> None:
+    # The acceptance line: 1e-4 relative. Queries lie next to data rows, where distances cancel.
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 3072, 1))
+    scales = torch.full((3072, 1), 0.01).double()
+    double = ProductMixture(tensor(rows), scales)
+    single = double.to(device="cpu", dtype=torch.float32)
+    t = 0.01
+    x = tensor((1 - t) * rows[:20] + t * rng.normal(size=(20, 3072, 1)))
+    levels = torch.full((20, 3072), t).double()
+    for path in PATHS.values():
+        wide = double.denoise(x, levels, path)
+        narrow = single.denoise(x.float(), levels.float(), path).double()
+        assert float((narrow - wide).norm() / wide.norm()) < 1e-4
+    wide, narrow = double.log_prob(x), single.log_prob(x.float()).double()
+    assert float(((narrow - wide) / wide).abs().max()) < 1e-4
+    # The plain expanded square in float32 is not so exact.
+    a, b = x[..., 0].float(), tensor(rows[..., 0]).float()
+    plain = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).double()
+    exact = (x[:, None, :, 0] - tensor(rows[None, :20, :, 0])).square().sum(2)
+    error = (plain[:, :20].diagonal() - exact.diagonal()).abs() / exact.diagonal()
+    assert float(error.max()) > 1e-4
+
+
+def test_pairs_of_sequences_that_would_take_minutes_are_not_summed() -> None:
+    table = torch.rand(20, 20, 20, 20, generator=torch.Generator().manual_seed(0)).double()
+    lower = [table[0, 0, 0], table[0, 0], table[0], table]
+    slow = MarkovChain([t / t.sum(-1, keepdim=True) for t in lower], tokens=16)
+    assert slow.kernel_self_mean(3.0) is None
+    wide = torch.rand(3000, generator=torch.Generator().manual_seed(0)).double()
+    assert MarkovChain([wide / wide.sum()], tokens=4).kernel_self_mean(3.0) is None
