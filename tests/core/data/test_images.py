@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +194,9 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     )
     refuse(tmp_path / "none", "cannot be opened as a folder of images .*No such file")
     refuse(tmp_path / "below" / "a.png", "cannot be opened as a folder of images")
+
+
+def test_a_pipe_among_images_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", GREY)
+    os.mkfifo(tmp_path / "b.png")
+    refuse(tmp_path, "must be an image file, got something else; remove it")

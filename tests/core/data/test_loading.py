@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -485,3 +486,11 @@ def test_bad_text_is_refused_in_one_sentence(tmp_path: Path, raw: bytes, message
     with pytest.raises(InputError, match=message) as caught:
         load_target(str(tmp_path / "bad.txt"), Layout())
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_name_that_is_no_text_still_names_the_data(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.npy")
+    np.save(path, np.random.default_rng(0).normal(size=(20, 2)))
+    provenance = load_target(path, Layout()).provenance
+    assert provenance.source == r"\xff.npy"
+    provenance.model_dump_json()  # surrogates would be refused here

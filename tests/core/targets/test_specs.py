@@ -30,6 +30,7 @@ def test_built_in_targets_are_the_laws_they_name() -> None:
         ("gaussian:ar1,structure=ar1", "is given structure twice"),
         ("gaussian:std=inf", "gaussian.std: .*, got 'inf'"),
         ("gaussian:rho=1", "gaussian.rho: .* less than 1, got '1'"),
+        ("gaussian:tokens=4,rho=0.9", "correlates ar1 or equicorrelated tokens, got 0.9"),
         ("gaussian:wave", "'independent', 'ar1' or 'equicorrelated', got 'wave'"),
         ("parity:6,7", "takes at most 1 values, got '7'"),
         ("sudoku:4", "takes at most 0 values, got '4'"),
