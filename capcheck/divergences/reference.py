@@ -120,7 +120,7 @@ class Reference:
 
     @property
     def bandwidths(self) -> tuple[float, ...]:
-        """H of each kernel of MMD, in token units."""
+        """Bandwidths h of the kernels of MMD, in token units."""
         return self._mmd.bandwidths
 
     @functools.cached_property

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from capcheck.budget import Budget
-from capcheck.completion import complete
+from capcheck.completion import completed_run
 from capcheck.errors import CapcheckError
 from capcheck.exact.sequence_law import (
     SequenceLaw,
@@ -35,7 +35,7 @@ from capcheck.exact.sequence_law import (
 from capcheck.probe import AnyProbe, Unavailable
 from capcheck.randomness import CounterRandomness, Randomness
 from capcheck.sequences import SequenceSpec
-from capcheck.signatures import Calls, TokenPredictor, TokenPredictorSignature, counted
+from capcheck.signatures import TokenPredictor
 
 LEAVES = 1 << 18  # rows of a branching run: seconds
 NUMBERS = 1 << 24  # probabilities of one draw of all its rows, 128 MiB
@@ -150,15 +150,15 @@ class _Procedure:
 
     def _result(self, tree: _Tree) -> Tensor:
         """What the rows of a tree return, (n, N), completed as in a sweep."""
-        probe, rng, calls = self.probe, _Branching(tree, self.spec.mean.device), Calls()
-        network = counted(self.network, probe.signature, calls)
-        state = None
-        for state in probe.run(network, self.spec, self.budget, len(tree.log_p), rng):  # noqa: B007
-            pass
-        if state is None:
-            raise CapcheckError(f"{probe.family}: run() yielded no state at {self.budget}.")
-        predictor = counted(self.completion, TokenPredictorSignature(), calls)
-        return complete(state, predictor, rng.stream("completion")).cpu()
+        return completed_run(
+            self.probe,
+            self.network,
+            completion=self.completion,
+            spec=self.spec,
+            budget=self.budget,
+            n=len(tree.log_p),
+            rng=_Branching(tree, self.spec.mean.device),
+        ).cpu()
 
 
 _Key = tuple[str, int]  # stream, and number of the draw in it

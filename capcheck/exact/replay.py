@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from capcheck.budget import Budget
-from capcheck.completion import complete
+from capcheck.completion import completed_run
 from capcheck.exact.gaussian import ROUNDINGS, GaussianLaw, MixtureLaw
 from capcheck.probe import AnyProbe, Unavailable
 from capcheck.randomness import CounterRandomness, Randomness
 from capcheck.sequences import SequenceSpec
-from capcheck.signatures import Calls, TokenPredictor, TokenPredictorSignature, counted
+from capcheck.signatures import TokenPredictor
 
 DIMENSIONS = 1024  # largest D: a covariance is 8 MiB, and its eigenvectors take a second
 DRAWS = 16_384  # most normal numbers of one sample row
@@ -223,15 +223,15 @@ class _Procedure:
         return tokens.flatten(1).detach().to("cpu", torch.float64)
 
     def _run(self, rows: _Rows) -> Tensor:
-        probe, calls, rng = self.probe, Calls(), _Replay(self.tape, rows)
-        network = counted(self.network, probe.signature, calls)
-        state = None
-        for state in probe.run(network, self.spec, self.budget, rows.n, rng):  # noqa: B007
-            pass
-        if state is None:
-            raise _RefusedError("run() yielded no state")
-        predictor = counted(self.completion, TokenPredictorSignature(), calls)
-        return complete(state, predictor, rng.stream("completion"))
+        return completed_run(
+            self.probe,
+            self.network,
+            completion=self.completion,
+            spec=self.spec,
+            budget=self.budget,
+            n=rows.n,
+            rng=_Replay(self.tape, rows),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
