@@ -245,6 +245,8 @@ class Estimate(BaseModel):
         highs = [term.interval(each)[1] for term in self.above]
         if self.terms:
             highs.append(_largest(term.interval(each)[1] for term in self.terms))
+            if self.below and highs[-1] < low:  # the estimate falls short of a proof
+                highs[-1] = _largest(term.interval(each)[1] for term in self.below)
         high = float(np.min(highs or [math.inf]))
         return min(low, high), high
 
