@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from capcheck.errors import InputError
+from capcheck.paths import NoisePath
 from capcheck.randomness import Randomness, inverse_cdf
 
 LOG_2PI = math.log(2 * math.pi)
@@ -50,6 +51,77 @@ class TokenLaw(ABC):
     @abstractmethod
     def select(self, tokens: Sequence[int]) -> TokenLaw:
         """The laws of those tokens only, in that order."""
+
+    def rows(self, index: Tensor) -> TokenLaw:
+        """The laws of some rows only, by their indices (r,).
+
+        Their draws are those that the whole law would make there: a source is still asked for n
+        rows.
+        """
+        return _SomeRows(self, index)
+
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        """E[x_0 | x_t] of every token by itself, where x_0 has this law: (n, N, d).
+
+        Args:
+            x_t: (n, N, d), every token alpha(t) x_0 + sigma(t) e.
+            t: (n, N) levels in [0, 1].
+            path: The noise path of the levels.
+
+        Raises:
+            InputError: The tokens are categorical.
+        """
+        raise InputError("TokenLaw.denoise needs continuous tokens, got categorical ones.")
+
+    def coordinate(self, j: int, x: Tensor) -> TokenLaw:
+        """The law of coordinate j of every token given the token's earlier coordinates.
+
+        Args:
+            j: Which coordinate, 0..d-1.
+            x: (n, N, d) tokens, of which the coordinates before j count.
+
+        Returns:
+            An (n, N) law of tokens of dimension 1.
+
+        Raises:
+            InputError: The tokens are categorical.
+        """
+        raise InputError("TokenLaw.coordinate needs continuous tokens, got categorical ones.")
+
+
+class _SomeRows(TokenLaw):
+    """Some rows of a law, which is asked about all of them."""
+
+    def __init__(self, law: TokenLaw, index: Tensor) -> None:
+        self._law, self._index = law, index
+
+    def _whole(self, x: Tensor) -> Tensor:
+        whole = x.new_zeros(len(self._law.mean()), *x.shape[1:])
+        whole[self._index] = x
+        return whole
+
+    def sample(self, rng: Randomness) -> Tensor:
+        return self._law.sample(rng)[self._index]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._law.log_prob(self._whole(x))[self._index]
+
+    def mean(self) -> Tensor:
+        return self._law.mean()[self._index]
+
+    def variance(self) -> Tensor:
+        return self._law.variance()[self._index]
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return self._law.cdf(self._whole(x))[self._index]
+
+    def icdf(self, u: Tensor) -> Tensor:
+        whole = torch.full_like(self._whole(u), 0.5)
+        whole[self._index] = u
+        return self._law.icdf(whole)[self._index]
+
+    def select(self, tokens: Sequence[int]) -> TokenLaw:
+        return _SomeRows(self._law.select(tokens), self._index)
 
 
 class Categorical(TokenLaw):
@@ -215,17 +287,68 @@ class MixtureOfGaussians(TokenLaw):
         """P(token <= x) for x (n, N, 1): (n, N)."""
         require_scalar_tokens("cdf", self.means.shape[-1])
         z = (x[:, :, None, 0] - self.means[..., 0]) / self._along[..., 0].sqrt()
-        probability: Tensor = (self._w * torch.special.ndtr(z)).sum(-1)
-        return probability
+        return (self._w * normal_cdf(z)).sum(-1)
 
     def icdf(self, u: Tensor) -> Tensor:
-        """The quantile of u (n, N), by Newton's method inside a shrinking bracket: (n, N, 1)."""
+        """The quantile of u (n, N), by Halley's method inside a shrinking bracket: (n, N, 1)."""
         require_scalar_tokens("icdf", self.means.shape[-1])
-        quantiles = self.means[..., 0] + self._along[..., 0].sqrt() * torch.special.ndtri(
-            u[..., None]
-        )
+        m, s = self.means[..., 0], self._along[..., 0].sqrt()  # (n|1, N, K|1)
+        z = torch.special.ndtri(u)
+        quantiles = m + s * z[..., None]
         low, high = quantiles.amin(-1), quantiles.amax(-1)  # a mixture's quantile lies between
-        return invert_cdf(self.cdf, self.log_prob, u, low, high)
+        start = self.mean()[..., 0] + self.variance()[..., 0].sqrt() * z
+        start = torch.minimum(torch.maximum(start, low), high)
+
+        def distribution(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            z = (x[..., None] - m) / s  # (n, N, K)
+            density = self._w / s * (-0.5 * (z.square() + LOG_2PI)).exp()
+            F = (self._w * normal_cdf(z)).sum(-1)
+            return F, density.sum(-1), -(z / s * density).sum(-1)
+
+        return invert_cdf(distribution, u, start=start, low=low, high=high)[..., None]
+
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        """Sum_c r_c (m_c + alpha C_c V_c^-1 (x_t - alpha m_c)), V_c = alpha^2 C_c + sigma^2.
+
+        r_c is component c's share of the density of x_t; at sigma = 0 the answer is x_t itself.
+        """
+        alpha = path.alpha(t).to(self.means)[:, :, None, None]  # (n, N, 1, 1)
+        sigma = path.sigma(t).to(self.means)[:, :, None, None]
+        residual = x_t.to(self.means)[:, :, None, :] - alpha * self.means  # (n, N, K, d)
+        if self._axes is not None:
+            residual = (residual[..., None, :] @ self._axes).squeeze(-2)
+        V = alpha.square() * self._along + sigma.square()
+        safe = torch.where(V > 0, V, 1)
+        log_r = self.log_weights - 0.5 * (residual.square() / safe + safe.log()).sum(-1)
+        step = alpha * self._along / safe * residual
+        if self._axes is not None:
+            step = (self._axes @ step[..., None]).squeeze(-1)
+        clean = (log_r.softmax(-1)[..., None] * (self.means + step)).sum(2)
+        return torch.where(sigma[:, :, 0] > 0, clean, x_t.to(clean))
+
+    def coordinate(self, j: int, x: Tensor) -> MixtureOfGaussians:
+        """Again a mixture, whose weights have seen the earlier coordinates, as their means have.
+
+        With S the covariance of those and c theirs with coordinate j, component by component, it is
+        N(m_j + c^T S^-1 (x - m), C_jj - c^T S^-1 c).
+        """
+        own = self.means[..., [j]]  # (n|1, N, K, 1)
+        if j == 0 and self._axes is None:
+            return MixtureOfGaussians(self.log_weights, own, self.variances[..., [0]])
+        residual = x[:, :, None, :j] - self.means[..., :j]  # (n, N, K, j)
+        if self._axes is None:
+            before = self.variances[..., :j]
+            seen = -0.5 * (residual.square() / before + before.log()).sum(-1)
+            return MixtureOfGaussians(self.log_weights + seen, own, self.variances[..., [j]])
+        root = torch.linalg.cholesky(self.variances[..., :j, :j])  # of S
+        innovation = torch.linalg.solve_triangular(root, residual[..., None], upper=False)
+        gain = torch.linalg.solve_triangular(root, self.variances[..., :j, [j]], upper=False)
+        seen = -0.5 * innovation.square().sum((-1, -2))
+        seen = seen - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        left = self.variances[..., [j], j] - gain.square().sum(-2)
+        return MixtureOfGaussians(
+            self.log_weights + seen, own + (gain * innovation).sum(-2), left.clamp(min=0)
+        )
 
     def select(self, tokens: Sequence[int]) -> MixtureOfGaussians:
         """The laws of those tokens only."""
@@ -237,6 +360,61 @@ class MixtureOfGaussians(TokenLaw):
         return MixtureOfGaussians(
             chosen(self.log_weights), self.means[:, index], chosen(self.variances)
         )
+
+
+class SideBySide(TokenLaw):
+    """Laws of one token each, made one by one.
+
+    Args:
+        laws: For each token an (n, 1) law.
+    """
+
+    def __init__(self, laws: Sequence[TokenLaw]) -> None:
+        self._laws = list(laws)
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """(n, N, V), nats, of categorical laws."""
+        return torch.cat([law.log_probabilities for law in self._laws], 1)  # type: ignore[attr-defined]
+
+    def sample(self, rng: Randomness) -> Tensor:
+        """One draw per row and token, token by token."""
+        return torch.cat([law.sample(rng) for law in self._laws], 1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density (nats) of x: (n, N)."""
+        return self._each(lambda law, i: law.log_prob(x[:, i]))
+
+    def mean(self) -> Tensor:
+        """As of each token."""
+        return self._each(lambda law, i: law.mean())
+
+    def variance(self) -> Tensor:
+        """As of each token."""
+        return self._each(lambda law, i: law.variance())
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(token <= x), (n, N)."""
+        return self._each(lambda law, i: law.cdf(x[:, i]))
+
+    def icdf(self, u: Tensor) -> Tensor:
+        """The quantile of u (n, N)."""
+        return self._each(lambda law, i: law.icdf(u[:, i]))
+
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        """E[x_0 | x_t] of every token by itself, (n, N, d)."""
+        return self._each(lambda law, i: law.denoise(x_t[:, i], t[:, i], path))
+
+    def coordinate(self, j: int, x: Tensor) -> SideBySide:
+        """The law of coordinate j of every token given the token's earlier coordinates."""
+        return SideBySide([law.coordinate(j, x[:, [i]]) for i, law in enumerate(self._laws)])
+
+    def select(self, tokens: Sequence[int]) -> SideBySide:
+        """The laws of those tokens only."""
+        return SideBySide([self._laws[i] for i in tokens])
+
+    def _each(self, of: Callable[[TokenLaw, list[int]], Tensor]) -> Tensor:
+        return torch.cat([of(law, [i]) for i, law in enumerate(self._laws)], 1)
 
 
 class TiledMixture(TokenLaw):
@@ -291,6 +469,19 @@ class TiledMixture(TokenLaw):
         """The quantile of u (n, N): (n, N, 1)."""
         return self._each(lambda law, rows: law.icdf(u[rows]))
 
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        """E[x_0 | x_t] of every token by itself, (n, N, d)."""
+        return self._each(lambda law, rows: law.denoise(x_t[rows], t[rows], path))
+
+    def coordinate(self, j: int, x: Tensor) -> TiledMixture:
+        """The law of coordinate j given the token's earlier ones, likewise by tiles."""
+
+        def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
+            columns = [self._tokens.index(i) for i in tokens]
+            return self._tile(rows, tokens).coordinate(j, x[rows][:, columns])
+
+        return TiledMixture(tile, rows=self._n, tokens=self._tokens, dim=1, size=self._size)
+
     def select(self, tokens: Sequence[int]) -> TiledMixture:
         """The laws of those tokens only."""
         return TiledMixture(
@@ -316,35 +507,48 @@ def require_scalar_tokens(what: str, dim: int) -> None:
         )
 
 
+def normal_cdf(z: Tensor) -> Tensor:
+    """P(Z <= z) of a standard normal Z; to all digits below the mean, and twice as fast as ndtr."""
+    tail: Tensor = torch.special.erfc(z * -math.sqrt(0.5))
+    return 0.5 * tail
+
+
 def invert_cdf(
-    cdf: Callable[[Tensor], Tensor],
-    log_prob: Callable[[Tensor], Tensor],
+    distribution: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     u: Tensor,
+    *,
+    start: Tensor,
     low: Tensor,
     high: Tensor,
 ) -> Tensor:
-    """Solve cdf(x) = u by Newton steps that fall back to bisection.
+    """Solve F(x) = u by Halley's steps, x - 2 e f / (2 f^2 - e f') with e = F - u, or by bisection.
+
+    No answer depends on the other rows.
 
     Args:
-        cdf: Takes (n, N, 1), returns (n, N).
-        log_prob: Logarithm of its derivative, likewise.
+        distribution: x (n, N) -> F, its derivative f and the derivative f' of that, (n, N) each.
         u: (n, N) in (0, 1).
-        low: (n, N), where cdf <= u.
-        high: (n, N), where cdf >= u.
+        start: (n, N), first guess.
+        low: (n, N), where F <= u.
+        high: (n, N), where F >= u.
 
     Returns:
-        (n, N, 1), to 14 digits of x or of the bracket's width.
+        (n, N), to 14 digits of x, of the bracket's width or of u.
     """
-    x = 0.5 * (low + high)
+    x = start
     resolution = 1e-14 * torch.maximum(high - low, torch.maximum(low.abs(), high.abs()))
+    rounding = 64 * torch.finfo(u.dtype).eps * u  # closer to u, steps are noise
+    settled = torch.zeros_like(x, dtype=torch.bool)
     for _ in range(200):  # bisection alone needs at most about 60 halvings of a sane bracket
-        excess = cdf(x[..., None]) - u
-        low, high = torch.where(excess < 0, x, low), torch.where(excess < 0, high, x)
-        newton = x - excess / log_prob(x[..., None]).exp()
-        inside = (newton > low) & (newton < high)
-        proposal = torch.where(inside, newton, 0.5 * (low + high))
-        settled = bool(((proposal - x).abs() <= resolution).all())
-        x = proposal
-        if settled:
+        F, f, slope = distribution(x)
+        e = F - u
+        low, high = torch.where(e < 0, x, low), torch.where(e < 0, high, x)
+        halley = x - 2 * e * f / (2 * f.square() - e * slope)
+        inside = (halley > low) & (halley < high)
+        settled = settled | (e.abs() <= rounding)
+        moved = torch.where(settled, x, torch.where(inside, halley, 0.5 * (low + high)))
+        settled = settled | ((moved - x).abs() <= resolution)
+        x = moved
+        if bool(settled.all()):
             break
-    return x[..., None]
+    return x

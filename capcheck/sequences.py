@@ -5,6 +5,7 @@ A probe sees this spec and never the target: only oracles see the target.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,9 @@ class SequenceSpec:
         variance: (N, dim), variance of each coordinate, in squared units of the tokens.
         grid: (rows, columns) whose product is N, or None for a plain sequence.
         scored: Tokens that count in the divergences, if not all do: the others are auxiliary.
+        narrowest: Standard deviation of the target's narrowest component along its narrowest axis,
+            in token units, where it has components: what a sampler's step is chosen by.
+        places: (row, column) of each token, where the tokens are a part of a larger grid.
     """
 
     tokens: int
@@ -34,11 +38,30 @@ class SequenceSpec:
     variance: Tensor
     grid: tuple[int, int] | None = None
     scored: tuple[int, ...] | None = None
+    narrowest: float | None = None
+    places: tuple[tuple[int, int], ...] | None = None
 
     @property
     def token_shape(self) -> tuple[int, ...]:
         """Shape of one token in a tensor of sequences: (d,), or () for an integer."""
         return (self.dim,) if self.kind == "continuous" else ()
+
+    @property
+    def layout(self) -> tuple[tuple[int, int], ...]:
+        """(row, column) of each token; without a grid on the most nearly square one (8 = 2 x 4)."""
+        if self.places is not None:
+            return self.places
+        if self.grid is not None:
+            columns = self.grid[1]
+        else:
+            rows = next(r for r in range(math.isqrt(self.tokens), 0, -1) if self.tokens % r == 0)
+            columns = self.tokens // rows
+        return tuple(divmod(i, columns) for i in range(self.tokens))
+
+    @property
+    def smallest_variance(self) -> float:
+        """Of a component along its narrowest axis, or of a token's coordinate if unknown."""
+        return float(self.variance.min()) if self.narrowest is None else self.narrowest**2
 
     @property
     def counted(self) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from capcheck.data.contents import chosen, library, no_choice, real_rows
 from capcheck.data.tables import read_csv, read_parquet
 from capcheck.data.text import existing_file
 from capcheck.errors import InputError
+from capcheck.targets.empirical import as_array
 
 MAPPED_ABOVE = 1 << 28  # bytes of a .npy file that stays on disk until it is needed
 
@@ -45,7 +45,7 @@ def read_array(source: str) -> np.ndarray:
         InputError: No such file, damaged, of another format, ragged, with gaps, of several arrays
             without a choice, or not of real numbers.
     """
-    place, name = _place_and_name(source)
+    place, name = place_and_name(source)
     path = existing_file(place)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -58,7 +58,7 @@ def read_array(source: str) -> np.ndarray:
     return real_rows(reader(path, name, source), source)
 
 
-def _place_and_name(source: str) -> tuple[str, str | None]:
+def place_and_name(source: str) -> tuple[str, str | None]:
     """Cut at the first # that follows a file's path, as file names may hold one."""
     for cut, character in enumerate(source):
         if character == "#" and os.path.isfile(source[:cut]):
@@ -90,8 +90,7 @@ def _pt(path: Path, name: str | None, source: str) -> np.ndarray:
     cure = "save a tensor, or a dict of tensors, with torch.save"
     with library(source, cure):
         try:
-            with warnings.catch_warnings(action="ignore"):  # on pickles that are refused anyway
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             raise InputError(
                 f"data {source!r} must hold nothing but tensors, and what is damaged or holds "
@@ -99,24 +98,20 @@ def _pt(path: Path, name: str | None, source: str) -> np.ndarray:
             ) from None
         if isinstance(loaded, torch.Tensor):
             no_choice(name, source)
-            return _from_tensor(loaded)
+            return as_array(loaded, f"data {source!r}")
         if not isinstance(loaded, dict):
             kind = type(loaded).__name__
             raise InputError(f"data {source!r} must hold a tensor, got a {kind}; {cure}.")
         tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-        return _from_tensor(tensors[chosen(list(tensors), name, source, cure=cure)])
+        tensor = tensors[chosen(list(tensors), name, source, cure=cure)]
+        return as_array(tensor, f"data {source!r}")
 
 
 def _safetensors(path: Path, name: str | None, source: str) -> np.ndarray:
     cure = "save it with safetensors"
     with library(source, cure), safe_open(path, framework="pt") as file:
-        return _from_tensor(file.get_tensor(chosen(list(file.keys()), name, source, cure=cure)))
-
-
-def _from_tensor(tensor: torch.Tensor) -> np.ndarray:
-    if tensor.is_floating_point() and tensor.element_size() < 4:  # NumPy has no bfloat16
-        tensor = tensor.float()
-    return np.asarray(tensor.detach().resolve_conj().resolve_neg().numpy())
+        tensor = file.get_tensor(chosen(list(file.keys()), name, source, cure=cure))
+        return as_array(tensor, f"data {source!r}")
 
 
 READERS: dict[str, Callable[[Path, str | None, str], np.ndarray]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from capcheck.errors import InputError
 
-LARGEST = int(np.iinfo(np.int64).max)
+LARGEST_INTEGER = int(np.iinfo(np.int64).max)
 
 
 def reason(said: object) -> str:
@@ -34,9 +35,9 @@ def real_rows(array: np.ndarray, source: str) -> np.ndarray:
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):  # a long double may become infinity, which is a value
             return array.astype(np.float32 if array.itemsize <= 4 else np.float64, copy=False)
-    if array.dtype == np.uint64 and array.max() > LARGEST:
+    if array.dtype == np.uint64 and array.max() > LARGEST_INTEGER:
         raise InputError(
-            f"data {source!r} must hold integers of at most {LARGEST}, got {array.max()}; "
+            f"data {source!r} must hold integers of at most {LARGEST_INTEGER}, got {array.max()}; "
             "save it as float64."
         )
     return array.astype(np.int64, copy=False)
@@ -46,7 +47,8 @@ def real_rows(array: np.ndarray, source: str) -> np.ndarray:
 def library(source: str, cure: str) -> Iterator[None]:
     """Make an `InputError` of whatever a library raises on a file that it cannot read."""
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):  # on what is refused or converted anyway
+            yield
     except InputError:
         raise
     except Exception as error:  # parsers raise nearly anything on damaged files

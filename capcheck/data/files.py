@@ -7,11 +7,12 @@ whitened or cut into tokens is decided later. What is read is never executed or 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 
-from capcheck.data.arrays import READERS, read_array
+from capcheck.data.arrays import READERS, place_and_name, read_array
 from capcheck.data.images import read_images
 
 
@@ -32,3 +33,15 @@ def read(source: str) -> np.ndarray:
     if os.path.isdir(source) and Path(source).suffix.lower() not in READERS:
         return read_images(Path(source))
     return read_array(source)
+
+
+def name_of(source: str) -> str:
+    """A folder's name for what is made of a source: that of its file, or of its folder.
+
+    Letters, digits and `_.-` only; the array of `file.npz#name` is part of it, as in `file_name`.
+    """
+    place, array = place_and_name(source)
+    path = Path(place)
+    name = path.resolve().name if path.is_dir() else path.stem
+    whole = name if array is None else f"{name}_{array}"
+    return re.sub(r"[^\w.-]+", "_", whole).lstrip(".") or "data"

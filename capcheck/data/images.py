@@ -7,6 +7,7 @@ Every image of the folder is one row, in the order of the file names. Pixels run
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from PIL import Image
 from capcheck.data.contents import reason
 from capcheck.errors import InputError
 
+MOST_NUMBERS = 1 << 29  # of all pixels together, 4 GiB
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # What a file may turn out to be, whatever its name: not EPS, which Pillow hands to an interpreter.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -36,8 +38,9 @@ def read_images(folder: Path) -> np.ndarray:
         float64 (n, H, W, C) of 0..255, C = 1 if every image is grey, else 3.
 
     Raises:
-        InputError: No image, images of several sizes, or one that is damaged, too large, or of
-            pixels without a known range (32-bit integers, floating point).
+        InputError: No image, more pixels than memory should hold, images of several sizes, or one
+            that is damaged, too large, or of pixels without a known range (32-bit integers,
+            floating point).
     """
     files = _image_files(folder)
     heads = [_head(file) for file in files]
@@ -49,6 +52,12 @@ def read_images(folder: Path) -> np.ndarray:
             )
     width, height = heads[0][0]
     channels = 1 if all(grey for _, grey in heads) else 3
+    numbers = len(files) * height * width * channels
+    if numbers > MOST_NUMBERS:
+        raise InputError(
+            f"data {str(folder)!r} must hold at most {MOST_NUMBERS} numbers, got {numbers} in "
+            f"{len(files)} images of {_size((width, height))}; scale them down, or use fewer."
+        )
     pixels = np.empty((len(files), height, width, channels))  # (n, H, W, C)
     for row, file in zip(pixels, files, strict=True):
         row[...] = _pixels(file)  # (H, W, 1) fills all three channels
@@ -73,6 +82,11 @@ def _image_files(folder: Path) -> list[Path]:
             "put them into the folder itself, not below it."
         )
     for path in found:
+        if path.is_symlink() and not path.exists():
+            raise InputError(
+                f"data {str(path)!r} is a link to {os.readlink(path)!r}, which does not exist; "
+                "mend or remove the link."
+            )
         if path.exists() and not path.is_file():
             raise InputError(
                 f"data {str(path)!r} must be an image file, got something else; remove it."

@@ -23,6 +23,7 @@ import numpy as np
 from capcheck.errors import InputError, near
 from capcheck.sequences import Kind
 from capcheck.targets.empirical import from_samples
+from capcheck.targets.empirical_categorical import LARGEST as MOST_NUMBERS
 from capcheck.targets.fitting import (
     fit_diagonal_mixture,
     fit_gaussian,
@@ -88,11 +89,28 @@ def build_law(
     if kind == "categorical":
         facts["vocabulary"] = vocabulary
     if name == "rows":
+        if kind == "categorical":
+            _require_few_symbols(rows, vocabulary or 0)
         given: float | Literal["auto"] = "auto" if bandwidth is None else bandwidth
         return from_samples(rows, bandwidth=given, **facts)
     if name == "gaussian":
         return fit_gaussian(rows, grid=grid)
     return SIZED[kind][name](rows, _size(law) if colon else None, **facts)
+
+
+def _require_few_symbols(ids: np.ndarray, vocabulary: int) -> None:
+    """Raise InputError where the law `rows` would, with what can be done about it from here."""
+    N = ids.shape[1]
+    if vocabulary * N > MOST_NUMBERS:
+        raise InputError(
+            f"law 'rows' must have at most {MOST_NUMBERS // N} different token ids for {N} tokens, "
+            f"got {vocabulary}; choose another law, or cut sequences into fewer tokens."
+        )
+    if not np.ptp(ids, axis=0).any():
+        raise InputError(
+            f"law 'rows' needs at least 2 distinct rows of token ids, got 1 in {len(ids)}; "
+            "add rows that differ."
+        )
 
 
 def _size(law: str) -> int:

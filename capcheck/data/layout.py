@@ -8,6 +8,7 @@ a token is 1: noise paths start from unit noise, and relative divergences do not
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ from capcheck.errors import InputError
 from capcheck.sequences import Kind
 from capcheck.targets.target import Picture
 
+PART = 1 << 20  # numbers that are centred at once
 LARGEST_PICTURE = 1 << 16  # numbers of a picture's basis that are worth storing in a manifest
 
 
@@ -61,11 +63,14 @@ def whitened(rows: np.ndarray, components: int) -> Prepared:
         InputError: More components than the rows have.
     """
     most = min(rows.shape[1], len(rows) - 1)
+    if not np.ptp(rows, axis=0).any():
+        raise InputError(f"pca must be of rows that differ, got {len(rows)} equal; leave pca out.")
     if not 1 <= components <= most:
+        rule = "1" if most == 1 else f"between 1 and {most}"
         raise InputError(
-            f"pca must be between 1 and {most} for {len(rows)} rows of {rows.shape[1]} numbers, "
-            f"got {components}."
+            f"pca must be {rule} for {len(rows)} rows of {rows.shape[1]} numbers, got {components}."
         )
+    rows = rows.astype(np.float64, copy=False)
     fitted = PCA(components, whiten=True, svd_solver="full").fit(rows)
     scale = np.sqrt(fitted.explained_variance_)
     if not scale[-1] > 1e-10 * scale[0]:
@@ -81,11 +86,20 @@ def whitened(rows: np.ndarray, components: int) -> Prepared:
 
 
 def standardised(rows: np.ndarray) -> Prepared:
-    """Rows (n, D), centred and divided by one number that makes the mean variance 1."""
-    mean = rows.mean(0)
-    scale = float(np.sqrt(((rows - mean) ** 2).mean())) or 1.0
+    """Rows (n, D), centred and divided by one number that makes the mean variance 1.
+
+    What is computed is in float64 and in parts, what is kept is of the rows' own precision.
+    """
+    size = max(1, PART // rows.shape[1])
+    parts = [slice(start, start + size) for start in range(0, len(rows), size)]
+    mean = rows.mean(0, dtype=np.float64)
+    squares = sum(float(((rows[part] - mean) ** 2).sum()) for part in parts)
+    scale = math.sqrt(squares / rows.size) or 1.0
+    made = np.empty(rows.shape, dtype=rows.dtype)
+    for part in parts:
+        made[part] = (rows[part] - mean) / scale
     return Prepared(
-        rows=(rows - mean) / scale,
+        rows=made,
         preparation=f"centred and divided by {scale:.4g}",
         offset=mean,
         basis=scale * np.eye(rows.shape[1]) if rows.shape[1] ** 2 <= LARGEST_PICTURE else np.eye(0),

@@ -12,9 +12,9 @@ from capcheck.data import named
 from capcheck.data.files import read
 from capcheck.data.laws import build_law
 from capcheck.data.layout import Layout, picture, standardised, token_shape, whitened
-from capcheck.data.text import read_bytes, read_documents, windows
+from capcheck.data.text import END, read_bytes, read_documents, windows
 from capcheck.errors import InputError, near
-from capcheck.targets.empirical import LARGE
+from capcheck.targets.empirical import require_finite
 from capcheck.targets.target import Target
 
 NAMED = ("digits", "patches", "text")
@@ -41,12 +41,13 @@ def load_target(
         InputError: No such data, unreadable, not finite, or a layout or law that does not fit it.
     """
     if data == "text" or Path(data).suffix.lower() == ".txt":
-        return _of_text(data, layout, law or "markov", bandwidth)
+        return _of_text(data, layout, "markov" if law is None else law, bandwidth)
     _refuse(layout, data, "text", unit="characters", split="file")
+    law = "rows" if law is None else law
     array = _named(data) if data in NAMED else _array(data)
     if layout.kind == "categorical" or (layout.kind is None and array.dtype.kind in "iu"):
-        return _of_token_ids(array, data, layout, law or "rows", bandwidth)
-    return _of_numbers(array, data, layout, law or "rows", bandwidth)
+        return _of_token_ids(array, data, layout, law, bandwidth)
+    return _of_numbers(array, data, layout, law, bandwidth)
 
 
 def _of_text(data: str, layout: Layout, law: str, bandwidth: float | None) -> Target:
@@ -82,12 +83,13 @@ def _of_token_ids(
                 f"kind of data {data!r} cannot be categorical, as not all its numbers are whole."
             )
         array = array.astype(np.int64)
-    relabelled, windows_of = False, ""
+    names: tuple[str, ...] | None = None
+    windows_of = ""
     if array.ndim == 1:
         cut = windows([array.tolist()], layout.tokens or WINDOW)
-        relabelled = cut.vocabulary != tuple(map(str, range(len(cut.vocabulary))))
-        windows_of = f"windows of {cut.ids.shape[1]}; "
-        array = cut.ids
+        padding = ", the last padded with an end symbol" if cut.padded else ""
+        windows_of = f"windows of {cut.ids.shape[1]}{padding}; "
+        array, names = cut.ids, cut.vocabulary
     if array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]
     if array.ndim == 4:
@@ -107,15 +109,20 @@ def _of_token_ids(
         dataclasses.replace(natural, tokens=layout.tokens, grid=layout.grid or natural.grid),
     )
     target = build_law(ids, law, grid=grid, bandwidth=bandwidth, vocabulary=len(symbols))
-    dense = len(symbols) == int(symbols[-1]) + 1 and not relabelled
-    how = f"{len(symbols)} token ids" if dense else f"{len(symbols)} token ids, renumbered"
-    return target.with_provenance(source=_name(data), preparation=windows_of + how)
+    names = names or tuple(map(str, symbols))
+    own = names[:-1] if names[-1] == END else names  # the end symbol has no number to lose
+    renumbered = own != tuple(map(str, range(len(own))))
+    return target.with_provenance(
+        source=_name(data),
+        preparation=f"{windows_of}{len(names)} token ids{', renumbered' if renumbered else ''}",
+        vocabulary=names if renumbered or own is not names else None,
+    )
 
 
 def _of_numbers(
     array: np.ndarray, data: str, layout: Layout, law: str, bandwidth: float | None
 ) -> Target:
-    rows = _finite(array, data)
+    rows = _numbers(array, data)
     shape = rows.shape[1:]
     if data in NAMED:
         shape = (8, 8, 1)
@@ -164,20 +171,11 @@ def _array(data: str) -> np.ndarray:
     return read(data)
 
 
-def _finite(array: np.ndarray, data: str) -> np.ndarray:
-    """(n, ..) float64 rows with at least two dimensions, all of them finite and not huge."""
-    rows = array.astype(np.float64)
-    if rows.ndim == 1:
-        rows = rows[:, None]
-    if np.abs(rows[np.isfinite(rows)]).max(initial=0) >= LARGE:
-        raise InputError(f"data {data!r} must be below {LARGE:g} in size; rescale it.")
-    bad = int((~np.isfinite(rows.reshape(len(rows), -1))).any(axis=1).sum())
-    if bad:
-        raise InputError(
-            f"data {data!r} must be finite, got NaN or infinity in {bad} of {len(rows)} rows; "
-            "drop or repair them."
-        )
-    return rows
+def _numbers(array: np.ndarray, data: str) -> np.ndarray:
+    """(n, ..) float32 or float64 rows with at least two dimensions, all finite and not huge."""
+    rows = array if array.dtype.kind == "f" else array.astype(np.float64)
+    require_finite(rows, f"data {data!r}")
+    return rows[:, None] if rows.ndim == 1 else rows
 
 
 def _renumbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

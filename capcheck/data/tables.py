@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capcheck.data.contents import LARGEST, chosen, library, no_choice, real_rows, reason
+from capcheck.data.contents import LARGEST_INTEGER, chosen, library, no_choice, real_rows, reason
 from capcheck.data.text import utf8
 from capcheck.errors import InputError
 
@@ -62,7 +62,9 @@ def _check_cells(
     cells: Sequence[str], numbers: Sequence[int | float | None], line: int, source: str
 ) -> None:
     for column, (cell, number) in enumerate(zip(cells, numbers, strict=True), 1):
-        if isinstance(number, float) or (number is not None and -LARGEST - 1 <= number <= LARGEST):
+        if isinstance(number, float) or (
+            number is not None and -LARGEST_INTEGER - 1 <= number <= LARGEST_INTEGER
+        ):
             continue
         place = f"on line {line}, column {column}"
         if not cell.strip():
@@ -73,8 +75,8 @@ def _check_cells(
         shown = cell if len(cell) <= 40 else cell[:37] + "..."
         if number is not None:
             raise InputError(
-                f"data {source!r} must hold integers of at most {LARGEST}, got {shown!r} {place}; "
-                "write it with a decimal point."
+                f"data {source!r} must hold integers of at most {LARGEST_INTEGER}, got {shown!r} "
+                f"{place}; write it with a decimal point."
             )
         raise InputError(
             f"data {source!r} must be numbers separated by commas, got {shown!r} {place}; only a "

@@ -8,6 +8,7 @@ ids[w, t] = rank of the symbol s_(w tokens + t) in the sorted vocabulary.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from capcheck.errors import InputError
 
 Split = Literal["file", "lines"]
-LARGEST = 1 << 26  # symbols of all windows, half a GiB
+MOST_SYMBOLS = 1 << 26  # symbols of all windows, half a GiB
 END = "␃"
 
 
@@ -81,11 +82,11 @@ def windows(documents: Sequence[Sequence[Hashable] | str | bytes], tokens: int) 
         got = "bytes and others" if symbols else f"{len(documents)} without any"
         raise InputError(f"documents must hold symbols of one kind, got {got}; give text or bytes.")
     numbers = tokens * sum(-(-len(document) // tokens) for document in documents)
-    if numbers > LARGEST:
+    if numbers > MOST_SYMBOLS:
         longest = max(map(len, documents))
         raise InputError(
-            f"tokens must leave at most {LARGEST} symbols with their padding, got {tokens}, which "
-            f"makes {numbers}; the longest document has {longest}."
+            f"tokens must leave at most {MOST_SYMBOLS} symbols with their padding, got {tokens}, "
+            f"which makes {numbers}; the longest document has {longest}."
         )
     rank = {symbol: i for i, symbol in enumerate(symbols)}
     end = len(symbols)
@@ -113,6 +114,8 @@ def existing_file(data: str) -> Path:
             problem = "is an empty file; save the data to it."
         elif path.is_dir() and data:
             problem = "is a folder; name a file in it."
+        elif path.is_symlink() and not path.exists():
+            problem = f"is a link to {os.readlink(path)!r}, which does not exist; mend the link."
         elif path.exists() and data:
             problem = "is neither a file nor a folder; save what it gives to a file."
         else:

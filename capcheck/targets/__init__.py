@@ -3,6 +3,7 @@
 from capcheck.targets.categorical_mixture import CategoricalMixture
 from capcheck.targets.diagonal_mixture import DiagonalMixture
 from capcheck.targets.empirical import from_samples
+from capcheck.targets.fitting import from_sklearn
 from capcheck.targets.gaussian_mixture import GaussianMixture
 from capcheck.targets.hidden_markov import HiddenMarkov
 from capcheck.targets.markov_chain import MarkovChain
@@ -34,6 +35,7 @@ __all__ = [
     "Target",
     "Windowed",
     "from_samples",
+    "from_sklearn",
     "from_spec",
     "from_table",
     "uniform_over",

@@ -6,6 +6,8 @@ symbol; a strip is a Markov chain whose state is its frontier.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,24 +19,31 @@ from capcheck.targets.target import Provenance
 WIDEST = 8  # columns of an Ising strip: 512 numbers a site
 
 
-def even_parity(tokens: int) -> HiddenMarkov:
-    """All strings of bits with an even number of ones are equally likely.
+def even_parity(tokens: int, *, ones: float = 0.5) -> HiddenMarkov:
+    """Independent bits, each 1 with probability `ones`, given that an even number of them is.
 
-    The state is (parity so far, latest bit), numbered 2 parity + bit.
+    The state is (parity so far, latest bit), numbered 2 parity + bit. With `ones` = 1/2 all strings
+    of even parity are equally likely.
+
+    Raises:
+        InputError: A probability that is not between 0 and 1.
     """
+    if not 0 < ones < 1:
+        raise InputError(f"parity.ones must be between 0 and 1, got {ones:g}.")
     initial, transition = torch.zeros(4).double(), torch.zeros(4, 4).double()
-    for bit in (0, 1):
-        initial[3 * bit] = 1
+    for bit, weight in ((0, 1 - ones), (1, ones)):
+        initial[3 * bit] = weight
         for state in range(4):
-            transition[state, 2 * ((state // 2) ^ bit) + bit] = 1
+            transition[state, 2 * ((state // 2) ^ bit) + bit] = weight
     emission = _emits([state % 2 for state in range(4)]).repeat(tokens, 1, 1)
     emission[-1, 2:] = 0  # the last parity is even
+    law = "uniform over" if ones == 0.5 else f"each 1 with probability {ones:g}, given"
     return HiddenMarkov.from_potentials(
         initial,
         transition,
         emission,
         tokens=tokens,
-        provenance=Provenance(description=f"{tokens} bits, uniform over even parity"),
+        provenance=Provenance(description=f"{tokens} bits, {law} even parity"),
     )
 
 
@@ -46,8 +55,8 @@ def balanced_brackets(tokens: int) -> HiddenMarkov:
     Raises:
         InputError: An odd number of tokens.
     """
-    if tokens % 2:
-        raise InputError(f"brackets.tokens must be even, got {tokens}.")
+    if tokens % 2 or tokens < 2:
+        raise InputError(f"brackets.tokens must be even and at least 2, got {tokens}.")
     states = 2 * (tokens // 2 + 1)
     initial, transition = torch.zeros(states).double(), torch.zeros(states, states).double()
     initial[2] = 1  # depth 1, opened
@@ -65,6 +74,40 @@ def balanced_brackets(tokens: int) -> HiddenMarkov:
         emission,
         tokens=tokens,
         provenance=Provenance(description=f"{tokens} brackets, uniform over balanced strings"),
+    )
+
+
+def composition(
+    name: str, inputs: int, size: int, compose: Callable[[int, int], int], *, scratch: bool
+) -> HiddenMarkov:
+    """Uniform elements g_1..g_n of a group, numbered from 0, the neutral one, and their product.
+
+    The state is (product so far p, latest symbol), numbered size p + symbol. An input g leads from
+    p to p g and shows g; a result leads from p to p and shows p.
+
+    Args:
+        name: What the group composes, for readers of a report.
+        inputs: n.
+        size: Number of elements.
+        compose: p, g -> p g.
+        scratch: Whether the tokens are g_1 p_1 .. g_n p_n, or g_1 .. g_n p_n only.
+    """
+    S = size * size
+    initial, placed, told = (torch.zeros(shape).double() for shape in ((S,), (S, S), (S, S)))
+    for p in range(size):
+        shown = [size * p + symbol for symbol in range(size)]
+        told[shown, size * p + p] = 1
+        initial[size * p + p] = 1  # the first product is the first input
+        for g in range(size):
+            placed[shown, size * compose(p, g) + g] = 1
+    steps = [told, *[placed, told] * (inputs - 1)] if scratch else [placed] * (inputs - 1) + [told]
+    how = "with" if scratch else "without"
+    return HiddenMarkov.from_potentials(
+        initial,
+        torch.stack(steps),
+        _emits([state % size for state in range(S)], size),
+        tokens=len(steps) + 1,
+        provenance=Provenance(description=f"{name} of {inputs} inputs {how} a scratchpad"),
     )
 
 
@@ -116,6 +159,6 @@ def _log_weight(past: int, site: int, columns: int, coupling: float, field: floa
     return total
 
 
-def _emits(symbols: list[int]) -> Tensor:
-    """Emission table (S, 2) of states that each show one symbol."""
-    return torch.nn.functional.one_hot(torch.tensor(symbols), 2).double()
+def _emits(symbols: list[int], size: int = 2) -> Tensor:
+    """Emission table (S, size) of states that each show one symbol."""
+    return torch.nn.functional.one_hot(torch.tensor(symbols), size).double()

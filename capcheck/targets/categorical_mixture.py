@@ -9,25 +9,31 @@ smoothing m_i(v) with the token's marginal m_i); and explicit tables or constrai
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, one_hot
 
-from capcheck.errors import InputError
 from capcheck.laws import Categorical, DeferredCategorical
 from capcheck.paths import PATHS, NoisePath
 from capcheck.randomness import Randomness, inverse_cdf
 from capcheck.sequences import SequenceSpec
+from capcheck.targets.categorical_components import (
+    DenseProducts,
+    ProductComponents,
+    SmoothedRows,
+    laws_of_tokens,
+    token_ids,
+)
 from capcheck.targets.components import earlier
+from capcheck.targets.parameters import mixture_weights, require_precision, require_share
+from capcheck.targets.products import Products
 from capcheck.targets.target import (
     CategoricalTarget,
     Provenance,
     fingerprint,
     require_grid,
-    require_weights,
 )
 
 TILE = 1 << 20  # numbers held at once per intermediate result
@@ -41,7 +47,8 @@ class CategoricalMixture(CategoricalTarget):
     """p(x) = sum_c w_c prod_i p_ci(x_i), in closed form.
 
     Args:
-        probabilities: (K, N, V), each p_ci summing to 1 up to rounding (it is normalised).
+        probabilities: (K, N, V) float32 or float64, which is the precision of every computation;
+            each p_ci sums to 1 up to rounding (it is normalised).
         weights: (K,) non-negative, not all zero; equal by default. They are normalised.
         grid: (rows, columns) of the tokens, if they have any.
         provenance: Where the parameters come from.
@@ -63,8 +70,7 @@ class CategoricalMixture(CategoricalTarget):
         grid: tuple[int, int] | None = None,
         provenance: Provenance | None = None,
     ) -> None:
-        _require_probabilities(probabilities)
-        self._set(_Dense(probabilities / probabilities.sum(-1, keepdim=True)), weights, grid)
+        self._set(DenseProducts(probabilities), weights, grid)
         self.provenance = provenance or Provenance(
             description=f"mixture of {len(self._components)} products of categorical laws"
         )
@@ -85,31 +91,30 @@ class CategoricalMixture(CategoricalTarget):
         """One component per row: the row itself, each token mixed with its marginal.
 
         Args:
-            rows: (K, N) integers in 0..V-1, distinct if smoothing is 0.
+            rows: (K, N) integers in 0..V-1 of any integer type, distinct if smoothing is 0.
             vocabulary: V; by default the largest integer plus 1.
             smoothing: Share of the marginal, at least 0 and below 1.
-            marginals: (N, V) laws to mix with; by default each token's own over the rows.
+            marginals: (N, V) laws to mix with, each summing to 1 up to rounding; by default each
+                token's own over the rows.
             weights: (K,) non-negative, not all zero; equal by default. They are normalised.
             grid: (rows, columns) of the tokens, if they have any.
             provenance: Where the rows come from.
-            dtype: Precision of every computation.
+            dtype: Precision of every computation, float32 or float64.
+
+        Raises:
+            InputError: An id, a law, a weight or a share breaks these rules, or N V is too large.
         """
-        _require_rows(rows, vocabulary)
-        if not 0 <= smoothing < 1:
-            raise InputError(f"smoothing must be at least 0 and below 1, got {smoothing!r}.")
-        V = int(rows.max()) + 1 if vocabulary is None else vocabulary
-        if weights is None:
-            weights = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
-        w = require_weights(weights.to(rows.device, torch.float64), len(rows))
+        rows, V = token_ids(rows, vocabulary)
+        smoothing = require_share("smoothing", smoothing)
+        require_precision("dtype", dtype)
+        N, wide = rows.shape[1], torch.zeros(rows.shape[1], V, dtype=torch.float64).to(rows.device)
+        w = mixture_weights(weights, len(rows), wide)
         if marginals is None:
-            marginals = torch.zeros(rows.shape[1], V, dtype=torch.float64, device=rows.device)
-            marginals.scatter_add_(1, rows.T, w.expand(rows.shape[1], -1))
-        elif tuple(marginals.shape) != (rows.shape[1], V):
-            raise InputError(
-                f"marginals must have shape {(rows.shape[1], V)}, got {tuple(marginals.shape)}."
-            )
+            laws = wide.scatter_add(1, rows.T, w.expand(N, -1))
+        else:
+            laws = laws_of_tokens(marginals, N, V).to(rows.device)
         self = cls.__new__(cls)
-        self._set(_Smoothed(rows, marginals.to(dtype), smoothing), w, grid)
+        self._set(SmoothedRows(rows, laws.to(dtype), smoothing), w, grid)
         self.provenance = provenance or Provenance(
             description=f"{len(self._components)} sequences of known probability",
             exactness="enumerated",
@@ -117,10 +122,9 @@ class CategoricalMixture(CategoricalTarget):
         return self
 
     def _set(
-        self, components: _Components, weights: Tensor | None, grid: tuple[int, int] | None
+        self, components: ProductComponents, weights: Tensor | None, grid: tuple[int, int] | None
     ) -> None:
-        ones = components.marginals.new_ones(len(components))
-        weights = require_weights(ones if weights is None else weights.to(ones), len(components))
+        weights = mixture_weights(weights, len(components), components.marginals)
         kept = weights > 0
         self._components = components if bool(kept.all()) else components[kept]
         self._weights = weights[kept]
@@ -172,6 +176,24 @@ class CategoricalMixture(CategoricalTarget):
         twin.provenance = self.provenance
         return twin
 
+    def products(self) -> Products:
+        """Its components."""
+
+        def law(component: Tensor) -> Categorical:
+            return Categorical(self._components.table(component).permute(2, 0, 1).log())
+
+        def log_likelihood(x: Tensor, tokens: list[int]) -> Tensor:
+            log_p = x.new_zeros(len(x), len(self._components), dtype=self.dtype)
+            for part in self._parts():
+                table = self._components.table(part).log()  # (N, V, c)
+                for column, i in enumerate(tokens):
+                    log_p[:, part] += table[i][x[:, column]]
+            return log_p
+
+        return Products(
+            log_weights=self._weights.log()[None], law=law, log_likelihood=log_likelihood
+        )
+
     def sample(self, n: int, rng: Randomness) -> Tensor:
         """Component by inverse CDF, then its tokens: (n, N) integers."""
         component = rng.categorical(self._weights, (n,))
@@ -186,7 +208,7 @@ class CategoricalMixture(CategoricalTarget):
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
         self._require(x)
         everything = torch.ones_like(x, dtype=torch.bool)
-        return self._log_sum(x, everything, lambda p: p)
+        return self._log_sum(x.long(), everything, lambda p: p)
 
     def marginals(
         self,
@@ -197,7 +219,7 @@ class CategoricalMixture(CategoricalTarget):
     ) -> DeferredCategorical:
         """The law of every token given the known ones; see `Target`."""
         self._require(x, levels)
-        known = levels == 0
+        x, known = x.long(), levels == 0
 
         def make(tokens: list[int]) -> Categorical:
             average = self._causal_average if causal else self._average
@@ -213,7 +235,7 @@ class CategoricalMixture(CategoricalTarget):
         """E exp(-H(x, Y) / bandwidth^2) over the target's Y, with H differing tokens: (n,)."""
         floor = torch.tensor(-1 / bandwidth**2, dtype=torch.float64).exp().item()
         everything = torch.ones_like(x, dtype=torch.bool)
-        return self._log_sum(x, everything, lambda p: floor + (1 - floor) * p).exp()
+        return self._log_sum(x.long(), everything, lambda p: floor + (1 - floor) * p).exp()
 
     def kernel_self_mean(self, bandwidth: float) -> float | None:
         """E exp(-H(Y, Y') / bandwidth^2) over independent Y and Y', or None if too large."""
@@ -296,89 +318,6 @@ class CategoricalMixture(CategoricalTarget):
         return _slices(len(self._components), size)
 
 
-class _Components(ABC):
-    """K products of categorical laws.
-
-    Attributes:
-        marginals: (N, V) in the precision of every computation.
-        smoothing: Share of the marginal in each law, where they are rows of data.
-    """
-
-    marginals: Tensor
-    smoothing: float = 0.0
-
-    @property
-    @abstractmethod
-    def parameters(self) -> tuple[Tensor, ...]:
-        """What they are made from."""
-
-    @abstractmethod
-    def table(self, part: slice | Tensor) -> Tensor:
-        """Probabilities of some components, (N, V, c)."""
-
-    @abstractmethod
-    def to(self, device: torch.device, dtype: torch.dtype) -> _Components:
-        """The same elsewhere or in another precision."""
-
-    @abstractmethod
-    def __getitem__(self, kept: Tensor) -> _Components: ...
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-
-class _Dense(_Components):
-    """Any probabilities (K, N, V)."""
-
-    def __init__(self, p: Tensor) -> None:
-        self._p = p
-        self.marginals = p[0]
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        return (self._p,)
-
-    def table(self, part: slice | Tensor) -> Tensor:
-        return self._p[part].permute(1, 2, 0)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> _Dense:
-        return _Dense(self._p.to(device, dtype))
-
-    def __getitem__(self, kept: Tensor) -> _Dense:
-        return _Dense(self._p[kept])
-
-    def __len__(self) -> int:
-        return len(self._p)
-
-
-class _Smoothed(_Components):
-    """Rows (K, N), each token mixed with its marginal."""
-
-    def __init__(self, rows: Tensor, marginals: Tensor, smoothing: float) -> None:
-        self._rows = rows
-        self.marginals = marginals
-        self.smoothing = smoothing
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        return self._rows, self.marginals
-
-    def table(self, part: slice | Tensor) -> Tensor:
-        rows = self._rows[part].T[:, None]  # (N, 1, c)
-        table = (self.smoothing * self.marginals)[..., None].repeat(1, 1, rows.shape[2])
-        own = table.new_full((), 1 - self.smoothing).expand(rows.shape)
-        return table.scatter_add_(1, rows, own)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> _Smoothed:
-        return _Smoothed(self._rows.to(device), self.marginals.to(device, dtype), self.smoothing)
-
-    def __getitem__(self, kept: Tensor) -> _Smoothed:
-        return _Smoothed(self._rows[kept], self.marginals, self.smoothing)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
 def _index(x: Tensor, known: Tensor, V: int) -> Tensor:
     """Rows of a padded table that hold each token's value: (n, N)."""
     N = x.shape[1]
@@ -394,33 +333,3 @@ def _padded(log_table: Tensor) -> Tensor:
 
 def _slices(total: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
-
-
-def _require_probabilities(p: Tensor) -> None:
-    if p.dim() != 3 or p.numel() == 0 or not p.is_floating_point():
-        raise InputError(
-            "probabilities must be floating-point numbers of shape (components, tokens, "
-            f"vocabulary), none of them 0, got {p.dtype} of {tuple(p.shape)}."
-        )
-    if not bool((p.isfinite() & (p >= 0)).all()):
-        raise InputError("probabilities must be finite and not negative; repair them.")
-    off = float((p.sum(-1) - 1).abs().max())
-    if not off < 1e-4:
-        raise InputError(
-            f"probabilities must sum to 1 over the vocabulary, got a sum that is off by {off:.3g}; "
-            "normalise them."
-        )
-
-
-def _require_rows(rows: Tensor, vocabulary: int | None) -> None:
-    if rows.dim() != 2 or rows.numel() == 0 or rows.is_floating_point() or rows.is_complex():
-        raise InputError(
-            "rows must be integers of shape (rows, tokens), none of them 0, "
-            f"got {rows.dtype} of {tuple(rows.shape)}."
-        )
-    if int(rows.min()) < 0:
-        raise InputError(f"rows must hold token ids of at least 0, got {int(rows.min())}.")
-    if vocabulary is not None and int(rows.max()) >= vocabulary:
-        raise InputError(
-            f"rows must hold token ids below the vocabulary {vocabulary}, got {int(rows.max())}."
-        )

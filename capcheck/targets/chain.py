@@ -17,6 +17,8 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -115,6 +117,46 @@ class Logarithmic(Arithmetic):
     def log_sum(self, messages: Tensor) -> Tensor:
         """Logarithm of the sum of exponentials."""
         return messages.logsumexp(-1)
+
+
+@dataclass(frozen=True)
+class SparseSteps:
+    """Products of logarithms with matrices that are mostly 0: (m T)(s') over few s each.
+
+    Attributes:
+        places: (K, S') the states s from which s' may be reached in some step.
+        logs: (K, S'), or (N - 1, K, S') one per step: log T(s, s'); -inf where it is impossible.
+    """
+
+    places: Tensor
+    logs: Tensor
+
+    @property
+    def degree(self) -> int:
+        """K: states from which one state may be reached, at most."""
+        return len(self.places)
+
+    def product(self, messages: Tensor, i: int) -> Tensor:
+        """Messages (n, S) after step i, (n, S')."""
+        logs = self.logs if self.logs.dim() == 2 else self.logs[i]
+        terms = (messages[:, s] + log for s, log in zip(self.places, logs, strict=True))
+        total: Tensor = reduce(torch.logaddexp, terms)
+        return total
+
+
+def sparse_steps(tables: Tensor) -> tuple[SparseSteps, SparseSteps] | None:
+    """Steps along probabilities (S, S) or (N - 1, S, S), and back; None unless most are 0."""
+    possible = (tables > 0).reshape(-1, *tables.shape[-2:]).any(0)
+    degree = int(torch.maximum(possible.sum(0).max(), possible.sum(1).max()))
+    if 2 * degree > len(possible):
+        return None
+    return _gathered(tables, possible), _gathered(tables.mT, possible.mT)
+
+
+def _gathered(tables: Tensor, possible: Tensor) -> SparseSteps:
+    degree = max(int(possible.sum(0).max()), 1)
+    places = possible.to(torch.uint8).topk(degree, dim=0).indices  # impossible ones fill up
+    return SparseSteps(places, tables.gather(-2, places.expand(*tables.shape[:-2], -1, -1)).log())
 
 
 def arithmetic_for(least_transition: float, memory: int, dtype: torch.dtype) -> Arithmetic:

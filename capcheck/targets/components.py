@@ -35,7 +35,7 @@ class Evidence:
     linear: Tensor
     quadratic: Tensor
 
-    def __getitem__(self, rows: slice) -> Evidence:
+    def __getitem__(self, rows: slice | Tensor) -> Evidence:
         shared = len(self.quadratic) == 1
         return Evidence(self.linear[rows], self.quadratic if shared else self.quadratic[rows])
 

@@ -14,29 +14,38 @@ import torch
 from torch import Tensor
 
 from capcheck.errors import InputError
-from capcheck.laws import LOG_2PI, MixtureOfGaussians, TiledMixture
+from capcheck.laws import LOG_2PI, MixtureOfGaussians, TiledMixture, TokenLaw
 from capcheck.paths import PATHS, NoisePath
 from capcheck.randomness import Randomness
 from capcheck.sequences import SequenceSpec
 from capcheck.targets.components import earlier
+from capcheck.targets.parameters import (
+    mixture_weights,
+    require_deviations,
+    require_reals,
+    require_size,
+    require_tensor,
+)
+from capcheck.targets.products import Products, gaussian_log_likelihood
 from capcheck.targets.target import (
     ContinuousTarget,
     Provenance,
     fingerprint,
     require_grid,
+    require_levels,
     require_orthonormal,
-    require_weights,
 )
 
 TILE = 1 << 20  # numbers held at once per intermediate result
+CORRELATED = 1e-6  # correlation from which on coordinates are not independent
 
 
 class DiagonalMixture(ContinuousTarget):
     """p(x) = sum_c w_c prod_i N(x_i; mu_ci, s_ci^2), in closed form.
 
     Args:
-        means: (K, N, d).
-        scales: (K, N, d) standard deviations, positive.
+        means: (K, N, d) float32 or float64, which is the precision of every computation.
+        scales: (K, N, d) standard deviations, from 1e-100 to 1e100 (1e-15 to 1e15 in float32).
         weights: (K,) non-negative, not all zero; equal by default. They are normalised.
         grid: (rows, columns) of the tokens, if they have any.
         provenance: Where the parameters come from.
@@ -54,19 +63,20 @@ class DiagonalMixture(ContinuousTarget):
         grid: tuple[int, int] | None = None,
         provenance: Provenance | None = None,
     ) -> None:
-        if means.dim() != 3 or means.numel() == 0 or scales.shape != means.shape:
+        means = require_reals("means", means, "(components, tokens, dim)")
+        scales = require_reals("scales", scales, "(components, tokens, dim)").to(means)
+        if scales.shape != means.shape:
             raise InputError(
-                "means and scales must have one shape (components, tokens, dim), none of them 0, "
+                "means and scales must have one shape (components, tokens, dim), "
                 f"got {tuple(means.shape)} and {tuple(scales.shape)}."
             )
-        if not bool((means.isfinite() & scales.isfinite() & (scales > 0)).all()):
-            raise InputError("means must be finite and scales finite and positive; repair them.")
+        require_size("means", means)
+        require_deviations("scales", scales)
         require_grid(grid, means.shape[1])
-        weights = means.new_ones(len(means)) if weights is None else weights.to(means)
-        weights = require_weights(weights, len(means))
+        weights = mixture_weights(weights, len(means), means)
         kept = weights > 0
         self._means, self._weights = means[kept], weights[kept]
-        self._scales = scales[kept].to(means)
+        self._scales = scales[kept]
         mean = torch.einsum("k,knd->nd", self._weights, self._means)
         second = self._scales.square() + (self._means - mean).square()
         self._spec = SequenceSpec(
@@ -76,6 +86,7 @@ class DiagonalMixture(ContinuousTarget):
             mean=mean,
             variance=torch.einsum("k,knd->nd", self._weights, second),
             grid=grid,
+            narrowest=float(self._scales.min()),
         )
         self.provenance = provenance or Provenance(
             description=f"mixture of {len(self._means)} diagonal Gaussians"
@@ -106,6 +117,29 @@ class DiagonalMixture(ContinuousTarget):
         """(K, N, d) their standard deviations."""
         return self._scales
 
+    @property
+    def weights(self) -> Tensor:
+        """(K,) normalised weights."""
+        return self._weights
+
+    def products(self) -> Products:
+        """Its components."""
+        variances = self._scales.square()  # (K, N, d)
+
+        def law(component: Tensor) -> TokenLaw:
+            means = self._means[component][:, :, None]  # (n, N, 1, d)
+            return MixtureOfGaussians(
+                means.new_zeros(1, 1, 1), means, variances[component][:, :, None]
+            )
+
+        return Products(
+            log_weights=self._weights.log()[None],
+            law=law,
+            log_likelihood=lambda x, tokens: gaussian_log_likelihood(
+                x, self._means[:, tokens], variances[:, tokens]
+            ),
+        )
+
     def gaussian(self) -> tuple[Tensor, Tensor] | None:
         """Its mean and covariance if there is one component."""
         if len(self._means) > 1:
@@ -126,22 +160,36 @@ class DiagonalMixture(ContinuousTarget):
 
     def with_noise(self, levels: Tensor, path: NoisePath = PATHS["linear"]) -> DiagonalMixture:
         """Again a diagonal mixture: means alpha mu, variances alpha^2 s^2 + sigma^2."""
+        levels = require_tensor("levels", levels)
+        require_levels(levels, self._spec.tokens)
         levels = levels.to(self._means)
         alpha, sigma = path.alpha(levels)[:, None], path.sigma(levels)[:, None]
         scales = torch.hypot(alpha * self._scales, sigma.expand_as(self._scales))
         return self._with(alpha * self._means, scales)
 
     def transformed(self, matrix: Tensor) -> DiagonalMixture:
-        """The law of matrix @ x; exact where each component has one scale, or an InputError."""
+        """The law of matrix @ x where M diag(s_c^2) M^T is diagonal, or an InputError.
+
+        It is for signed permutations, and for any matrix that mixes coordinates of one scale only.
+        """
         K, N, d = self._means.shape
+        matrix = require_tensor("matrix", matrix)
         require_orthonormal(matrix, N * d)
-        if not bool((self._scales == self._scales[:, :1, :1]).all()):
-            raise InputError(
-                "transformed needs components of one scale each, got scales that differ between "
-                "tokens; use a GaussianMixture with these variances on its diagonals."
-            )
-        means = self._means.flatten(1) @ matrix.to(self._means).T
-        return self._with(means.reshape(K, N, d), self._scales)
+        matrix = matrix.to(self._means)
+        scales = torch.empty_like(self._scales)
+        for c, s in enumerate(self._scales.flatten(1)):
+            root = matrix * s  # M diag(s): the covariance is root root^T, (N d, N d)
+            spread = torch.linalg.vector_norm(root, dim=1)
+            correlation = (root / spread[:, None]) @ (root / spread[:, None]).T
+            if float(correlation.fill_diagonal_(0).abs().max()) > CORRELATED:
+                raise InputError(
+                    "matrix must not mix coordinates of different scales in a DiagonalMixture, got "
+                    f"correlations of {float(correlation.abs().max()):.3g}; use a GaussianMixture "
+                    "with these variances on its diagonals."
+                )
+            scales[c] = spread.reshape(N, d)
+        means = self._means.flatten(1) @ matrix.T
+        return self._with(means.reshape(K, N, d), scales)
 
     def _with(self, means: Tensor, scales: Tensor) -> DiagonalMixture:
         """Other means and scales, and everything else as it is."""

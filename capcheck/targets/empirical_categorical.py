@@ -10,6 +10,7 @@ generalises is measured on occurrences that neither it nor lambda has seen.
 
 from __future__ import annotations
 
+import numbers
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,10 @@ import torch
 from torch import Tensor
 
 from capcheck.errors import InputError
+from capcheck.targets.categorical_components import LARGEST as LARGEST
+from capcheck.targets.categorical_components import require_held
 from capcheck.targets.categorical_mixture import CategoricalMixture
+from capcheck.targets.parameters import require_count
 from capcheck.targets.target import HeldOut, Provenance
 
 QUERIES = 1000  # rows whose left-out likelihood chooses the smoothing
@@ -25,8 +29,8 @@ HELD_OUT = 0.2  # share of the rows that the generalisation score is measured on
 SHARES = np.concatenate([np.geomspace(1e-4, 0.1, 10), np.linspace(0.15, 0.95, 14)])
 INDEPENDENT = 1 - 1e-9  # a share at which nothing but the marginal laws is left
 MOST_OCCURRENCES = 1e8  # that a data set is split by; larger weights are scaled down
+MOST = 1e100  # sum of the weights
 TILE = 1 << 22  # numbers held at once
-LARGEST = 1 << 20  # numbers N V of a sequence's marginal laws
 
 
 def from_token_ids(
@@ -44,13 +48,13 @@ def from_token_ids(
         )
     if ids.min() < 0:
         raise InputError(f"token ids must be at least 0, got {ids.min()}; shift them.")
-    V = int(ids.max()) + 1 if vocabulary is None else vocabulary
-    if ids.max() >= V or V * ids.shape[1] > LARGEST:
-        limit = V if ids.max() >= V else LARGEST // ids.shape[1]
+    V = int(ids.max()) + 1 if vocabulary is None else require_count("vocabulary", vocabulary)
+    if ids.max() >= V:
         raise InputError(
-            f"token ids must be below {limit}, got {ids.max()}; "
-            "renumber those that occur, or choose fewer tokens."
+            f"token ids must be below {V}, got {ids.max()}; "
+            "give a larger vocabulary, or renumber those that occur."
         )
+    require_held(ids.shape[1], V)
     rows, w = distinct_rows(ids.astype(np.int64), row_weights(weights, len(ids)))
     chosen = _chosen(rows, w, smoothing, V)
     return CategoricalMixture.of_rows(
@@ -83,7 +87,7 @@ def leave_one_out_smoothing(rows: np.ndarray, weights: np.ndarray, vocabulary: i
     if len(rows) < 2:
         raise InputError(
             f"smoothing 'auto' needs at least 2 distinct rows, got {len(rows)}; "
-            "give a share of the marginal law."
+            "give rows that differ, or in Python a share of the marginal law, smoothing=0.1."
         )
     keys, total = torch.from_numpy(rows), weights.sum()
     w = torch.from_numpy(weights / total)
@@ -139,12 +143,21 @@ def row_weights(weights: Tensor | np.ndarray | None, count: int) -> np.ndarray:
     Raises:
         InputError: Wrong shape, negative, not finite or all 0.
     """
-    w = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weights is None:
+        return np.ones(count)
+    given = weights.detach().cpu().numpy() if isinstance(weights, Tensor) else np.asarray(weights)
+    if not (np.issubdtype(given.dtype, np.integer) or np.issubdtype(given.dtype, np.floating)):
+        raise InputError(f"weights must be real numbers, got {given.dtype}; convert to float64.")
+    w = given.astype(np.float64)
     if w.shape != (count,):
         raise InputError(f"weights must have one entry per row, ({count},), got {w.shape}.")
-    if not (np.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
+    if not (np.isfinite(w).all() and (w >= 0).all() and w.any()):
         raise InputError(
             "weights must be finite, non-negative and not all 0; drop or fix the rows."
+        )
+    if not w.max() <= MOST / count:
+        raise InputError(
+            f"weights must be at most {MOST:g} in all, got one of {w.max():g}; rescale them."
         )
     return w
 
@@ -154,7 +167,8 @@ def _chosen(
 ) -> float:
     if smoothing == "auto":
         return leave_one_out_smoothing(rows, weights, vocabulary)
-    if not (isinstance(smoothing, (int, float)) and 0 <= smoothing < 1):
+    number = isinstance(smoothing, numbers.Real) and not isinstance(smoothing, bool)
+    if not (number and 0 <= smoothing < 1):
         raise InputError(f"smoothing must be at least 0 and below 1, or 'auto', got {smoothing!r}.")
     return float(smoothing)
 

@@ -19,12 +19,21 @@ from capcheck.randomness import Randomness, inverse_cdf
 from capcheck.sequences import SequenceSpec
 from capcheck.targets.chain import (
     Chain,
+    Logarithmic,
     Scaled,
+    SparseSteps,
     arithmetic_for,
     last_known,
     scaled_evidence,
+    sparse_steps,
 )
-from capcheck.targets.target import Provenance, fingerprint, require_grid
+from capcheck.targets.parameters import require_count
+from capcheck.targets.target import (
+    Provenance,
+    fingerprint,
+    require_grid,
+    require_tables,
+)
 
 LARGEST = 1 << 26  # numbers of a transition table: half a GiB
 
@@ -54,7 +63,7 @@ class HiddenMarkov(Chain):
         grid: tuple[int, int] | None = None,
         provenance: Provenance | None = None,
     ) -> None:
-        _require_shapes(initial, transition, emission, tokens)
+        initial, transition, emission = _require_shapes(initial, transition, emission, tokens)
         for name, table in (
             ("initial", initial),
             ("transition", transition),
@@ -75,8 +84,12 @@ class HiddenMarkov(Chain):
             1,
             initial.dtype,
         )
-        self._stored = self._arithmetic.of(self._transition)
-        self._widest = len(initial) ** 2
+        self._sparse: tuple[SparseSteps, SparseSteps] | None = None  # onward and back
+        if isinstance(self._arithmetic, Logarithmic):
+            self._sparse = sparse_steps(self._transition)
+        self._stored = self._transition if self._sparse else self._arithmetic.of(self._transition)
+        per_state = max(step.degree for step in self._sparse) if self._sparse else len(initial)
+        self._widest = len(initial) * per_state
         state, mean = self._initial, []
         for i in range(tokens):
             mean.append(state @ self._emission_at(i))
@@ -121,7 +134,7 @@ class HiddenMarkov(Chain):
         Raises:
             InputError: A wrong shape, or potentials that leave no sequence possible.
         """
-        _require_shapes(initial, transition, emission, tokens)
+        initial, transition, emission = _require_shapes(initial, transition, emission, tokens)
         S = len(initial)
         emissions = emission.expand(tokens, *emission.shape[-2:])
         transitions = transition.expand(tokens - 1, S, S)
@@ -130,7 +143,7 @@ class HiddenMarkov(Chain):
         for i in reversed(range(tokens - 1)):
             onward = transitions[i] * remaining
             total = onward.sum(-1)
-            steps.append(_laws(onward))
+            steps.append(_laws(torch.where(total[:, None] > 0, onward, transitions[i])))
             remaining = mass[i] * total
             remaining = remaining / remaining.max().clamp(min=torch.finfo(remaining.dtype).tiny)
         start = initial * remaining
@@ -243,14 +256,13 @@ class HiddenMarkov(Chain):
         order = list(range(len(evidence)))[:: -1 if back else 1]
         start = torch.ones_like(self._initial) if back else self._initial
         messages[order[0]] = self._arithmetic.of(start)
-        table = self._stored.mT if back else self._stored
         if isinstance(self._arithmetic, Scaled):
+            table = self._stored.mT if back else self._stored
             self._run_in_place(messages, evidence, table, order, self._arithmetic)
             return messages
+        step = self._retreat if back else self._advance
         for i, j in itertools.pairwise(order):
-            matrix = table if table.dim() == 2 else table[min(i, j)]
-            seen = self._arithmetic.times(messages[i], evidence[i])
-            messages[j] = self._arithmetic.product(seen, matrix)
+            messages[j] = step(self._arithmetic.times(messages[i], evidence[i]), min(i, j))
         return messages
 
     def _run_in_place(
@@ -289,9 +301,13 @@ class HiddenMarkov(Chain):
         return self._arithmetic.of(self._initial)
 
     def _advance(self, message: Tensor, i: int) -> Tensor:
+        if self._sparse:
+            return self._sparse[0].product(message, i)
         return self._arithmetic.product(message, self._stored_at(i))
 
     def _retreat(self, message: Tensor, i: int) -> Tensor:
+        if self._sparse:
+            return self._sparse[1].product(message, i)
         return self._arithmetic.product(message, self._stored_at(i).mT)
 
     def _emitted(self, x: Tensor, i: int) -> Tensor:
@@ -319,9 +335,10 @@ def _laws(potentials: Tensor) -> Tensor:
     return torch.where(total > 0, potentials / total, 1 / potentials.shape[-1])
 
 
-def _require_shapes(initial: Tensor, transition: Tensor, emission: Tensor, tokens: int) -> None:
-    if tokens < 1:
-        raise InputError(f"tokens must be at least 1, got {tokens}.")
+def _require_shapes(
+    initial: Tensor, transition: Tensor, emission: Tensor, tokens: int
+) -> list[Tensor]:
+    require_count("tokens", tokens)
     S = initial.numel()
     if initial.dim() != 1 or S == 0:
         raise InputError(f"initial must have shape (states,), got {tuple(initial.shape)}.")
@@ -330,16 +347,14 @@ def _require_shapes(initial: Tensor, transition: Tensor, emission: Tensor, token
             f"transition must have shape {(S, S)} or {(tokens - 1, S, S)}, "
             f"got {tuple(transition.shape)}."
         )
-    if emission.shape[-2] != S or tuple(emission.shape[:-2]) not in ((), (tokens,)):
+    if tuple(emission.shape[:-1]) not in ((S,), (tokens, S)) or emission.numel() == 0:
         raise InputError(
-            f"emission must have shape ({S}, vocabulary) or ({tokens}, {S}, vocabulary), "
-            f"got {tuple(emission.shape)}."
+            f"emission must have shape ({S}, vocabulary) or ({tokens}, {S}, vocabulary) and a "
+            f"vocabulary of at least 1, got {tuple(emission.shape)}."
         )
     if max(transition.numel(), emission.numel()) > LARGEST:
         raise InputError(
             f"transition and emission must hold at most {LARGEST} numbers, got "
             f"{max(transition.numel(), emission.numel())}; use fewer states or tokens."
         )
-    for name, table in (("initial", initial), ("transition", transition), ("emission", emission)):
-        if not bool((table.isfinite() & (table >= 0)).all()):
-            raise InputError(f"{name} must be finite and not negative; repair it.")
+    return require_tables({"initial": initial, "transition": transition, "emission": emission})

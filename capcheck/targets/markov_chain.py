@@ -17,7 +17,13 @@ from capcheck.errors import InputError
 from capcheck.randomness import Randomness, inverse_cdf
 from capcheck.sequences import SequenceSpec
 from capcheck.targets.chain import Chain, arithmetic_for
-from capcheck.targets.target import Provenance, fingerprint, require_grid
+from capcheck.targets.parameters import require_count
+from capcheck.targets.target import (
+    Provenance,
+    fingerprint,
+    require_grid,
+    require_tables,
+)
 
 LARGEST = 1 << 24  # numbers of the conditional table
 
@@ -46,7 +52,7 @@ class MarkovChain(Chain):
         grid: tuple[int, int] | None = None,
         provenance: Provenance | None = None,
     ) -> None:
-        _require_conditionals(conditionals, tokens)
+        conditionals = _require_conditionals(conditionals, tokens)
         require_grid(grid, tokens)
         self._conditionals = [table / table.sum(-1, keepdim=True) for table in conditionals]
         self._order = conditionals[-1].dim() - 1
@@ -195,9 +201,8 @@ class MarkovChain(Chain):
         return states
 
 
-def _require_conditionals(conditionals: Sequence[Tensor], tokens: int) -> None:
-    if tokens < 1:
-        raise InputError(f"tokens must be at least 1, got {tokens}.")
+def _require_conditionals(conditionals: Sequence[Tensor], tokens: int) -> list[Tensor]:
+    require_count("tokens", tokens)
     if not conditionals or conditionals[0].dim() != 1 or len(conditionals[0]) == 0:
         raise InputError("conditionals must start with the law of the first token, (vocabulary,).")
     V, order = len(conditionals[0]), conditionals[-1].dim() - 1
@@ -212,17 +217,18 @@ def _require_conditionals(conditionals: Sequence[Tensor], tokens: int) -> None:
             raise InputError(
                 f"conditionals[{j}] must have shape {shape}, got {tuple(table.shape)}."
             )
-        if not bool((table.isfinite() & (table >= 0)).all()):
-            raise InputError(f"conditionals[{j}] must be finite and not negative; repair it.")
+    tables = require_tables({f"conditionals[{j}]": t for j, t in enumerate(conditionals)})
+    for j, table in enumerate(tables):
         off = float((table.sum(-1) - 1).abs().max())
         if not off < 1e-4:
             raise InputError(
                 f"conditionals[{j}] must sum to 1 over its last dimension, got a sum that is off "
                 f"by {off:.3g}; normalise it."
             )
-    numbers = sum(table.numel() for table in conditionals)
+    numbers = sum(table.numel() for table in tables)
     if numbers > LARGEST:
         raise InputError(
             f"conditionals must hold at most {LARGEST} numbers, got {numbers} for {V} symbols and "
             f"order {order}; use a lower order or a hidden Markov model."
         )
+    return tables

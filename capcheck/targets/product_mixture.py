@@ -8,29 +8,38 @@ softmax over components followed by a per-token average.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from capcheck.errors import InputError
-from capcheck.laws import LOG_2PI, TokenLaw, invert_cdf, require_scalar_tokens
+from capcheck.laws import (
+    LOG_2PI,
+    MixtureOfGaussians,
+    TiledMixture,
+    TokenLaw,
+    require_scalar_tokens,
+)
 from capcheck.paths import PATHS, NoisePath
 from capcheck.randomness import Randomness, inverse_cdf
 from capcheck.sequences import SequenceSpec
 from capcheck.targets.components import Components, Evidence, Prefix
+from capcheck.targets.products import Products, gaussian_log_likelihood
 from capcheck.targets.target import (
     ContinuousTarget,
     Provenance,
     fingerprint,
     require_grid,
+    require_levels,
     require_orthonormal,
     require_weights,
 )
 
-READ = 4096  # components that are read at once
+READ = 1 << 21  # numbers of the means that are read at once
 QUERIES = 512  # rows that are denoised in one pass over the components
+TILE = 1 << 16  # numbers of laws that are spelled out at once: they are read many times over
 SUMMED = 2e11  # multiply-adds up to which all pairs of components are summed: some ten seconds
 
 
@@ -71,8 +80,9 @@ class ProductMixture(ContinuousTarget):
         self._means, self._weights = means, weights
         self._scales = scales.to(means.device, torch.float64)
         self._dtype = dtype
-        self._centre, between = _moments(means, weights)
+        self._centre, between = moments(means, weights)
         self._components = Components(means, self._centre, weights.log().to(dtype))
+        self._exact = Components(means, self._centre, weights.log())
         self._spec = SequenceSpec(
             tokens=means.shape[1],
             kind="continuous",
@@ -80,6 +90,7 @@ class ProductMixture(ContinuousTarget):
             mean=self._centre.to(dtype),
             variance=(between + self._scales.square()).to(dtype),
             grid=grid,
+            narrowest=float(self._scales.min()),
         )
         self.provenance = provenance or Provenance(
             description=f"mixture of {len(self._means)} products of Gaussians"
@@ -131,10 +142,11 @@ class ProductMixture(ContinuousTarget):
 
     def with_noise(self, levels: Tensor, path: NoisePath = PATHS["linear"]) -> ProductMixture:
         """Again a product mixture: means alpha mu, variances alpha^2 s^2 + sigma^2."""
+        require_levels(levels, self._spec.tokens)
         levels = levels.to(self._scales)
         alpha, sigma = path.alpha(levels)[:, None], path.sigma(levels)[:, None]  # (N, 1)
         scales = torch.hypot(alpha * self._scales, sigma.expand_as(self._scales))
-        return self._with(alpha * self._means, scales, self._dtype)
+        return self._with(self._mapped(lambda mu: alpha * mu), scales, self._dtype)
 
     def transformed(self, matrix: Tensor) -> ProductMixture:
         """The law of matrix @ x; exact because all scales are equal, or else an InputError."""
@@ -146,13 +158,46 @@ class ProductMixture(ContinuousTarget):
                 f"{float(self._scales.min()):.4g} to {float(self._scales.max()):.4g}; "
                 "call rescaled(scales) first."
             )
-        means = self._means.to(self._centre).flatten(1) @ matrix.to(self._centre).T
-        return self._with(means.reshape(-1, N, d), self._scales, self._dtype)
+        rotation = matrix.to(self._centre).T
+        means = self._mapped(lambda mu: (mu.flatten(1) @ rotation).reshape(-1, N, d))
+        return self._with(means, self._scales, self._dtype)
+
+    def in_basis(self, matrix: Tensor) -> tuple[ProductMixture, Tensor]:
+        """The law of matrix @ (x / scales), which is again a product mixture."""
+        return self.rescaled(self._scales).transformed(matrix), self._scales.to(self._dtype)
+
+    def products(self) -> Products:
+        """Its components."""
+        variances = self._scales.square()[None]  # (1, N, d)
+
+        def law(component: Tensor) -> TokenLaw:
+            means = self._means[component].to(self._dtype)[:, :, None]  # (n, N, 1, d)
+            return MixtureOfGaussians(
+                means.new_zeros(1, 1, 1), means, variances.to(self._dtype)[:, :, None]
+            )
+
+        return Products(
+            log_weights=self._weights.log()[None].to(self._dtype),
+            law=law,
+            log_likelihood=lambda x, tokens: gaussian_log_likelihood(
+                x.to(self._scales), self._means[:, tokens].to(self._scales), variances[:, tokens]
+            ).to(self._dtype),
+        )
 
     def rescaled(self, units: Tensor) -> ProductMixture:
         """The law of x / units, for positive units (N, d)."""
         units = units.to(self._scales)
-        return self._with(self._means / units, self._scales / units, self._dtype)
+        means = self._mapped(lambda mu: mu / units)
+        return self._with(means, self._scales / units, self._dtype)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Means that are changed in float64, in parts, and kept in float32 if they were narrow."""
+        kept = torch.promote_types(self._means.dtype, torch.float32)
+        changed = torch.empty_like(self._means, dtype=kept)
+        size = max(1, READ // self._centre.numel())
+        for part, mu in zip(changed.split(size), self._means.split(size), strict=True):
+            part.copy_(change(mu.to(self._centre)))
+        return changed
 
     def _with(self, means: Tensor, scales: Tensor, dtype: torch.dtype) -> ProductMixture:
         """Other means and scales, and everything else as it is."""
@@ -191,7 +236,7 @@ class ProductMixture(ContinuousTarget):
             s2 = self._scales.square()[None]
             view = replace(view, gain=torch.ones_like(s2), offset=self._centre[None], variance=s2)
         prefix: Prefix = "before" if causal else "all"
-        return _PosteriorLaw(self._components, view, prefix, range(self._spec.tokens))
+        return _PosteriorLaw(self._components, self._exact, view, prefix, range(self._spec.tokens))
 
     def denoise(
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
@@ -205,6 +250,13 @@ class ProductMixture(ContinuousTarget):
             average = self._components.average(view.evidence, "through" if causal else "all")
             answer[rows] = view.gain * average + view.offset
         return answer
+
+    def score(self, x: Tensor) -> Tensor:
+        """(E[mu_c | x] - x) / s^2, (n, N, d)."""
+        self._require(x)
+        y, s2 = x.to(self._centre) - self._centre, self._scales.square()
+        average = self._components.average(Evidence(y / s2, -0.5 / s2[None]))
+        return ((average - y) / s2).to(self._dtype)
 
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
         """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
@@ -259,14 +311,50 @@ class _View:
     offset: Tensor
     variance: Tensor
 
+    def __getitem__(self, rows: Tensor) -> _View:
+        def some(x: Tensor) -> Tensor:
+            return x if len(x) == 1 else x[rows]
+
+        return _View(
+            evidence=self.evidence[rows],
+            gain=some(self.gain),
+            offset=some(self.offset),
+            variance=some(self.variance),
+        )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Which of n rows that a source is asked for belong to a law; None for all."""
+
+    n: int
+    index: Tensor | None
+
+    def of(self, draws: Tensor) -> Tensor:
+        return draws if self.index is None else draws[self.index]
+
+    def __getitem__(self, rows: Tensor) -> _Drawn:
+        return _Drawn(self.n, rows if self.index is None else self.index[rows])
+
 
 class _PosteriorLaw(TokenLaw):
-    """The mixture that a view leaves for some tokens, evaluated in tiles and held nowhere."""
+    """The mixture that a view leaves for some tokens, evaluated in tiles and held nowhere.
+
+    `exact` is the components in float64: a variance is a difference of two moments, of which
+    float32 leaves too few digits between near components.
+    """
 
     def __init__(
-        self, components: Components, view: _View, prefix: Prefix, tokens: Sequence[int]
+        self,
+        components: Components,
+        exact: Components,
+        view: _View,
+        prefix: Prefix,
+        tokens: Sequence[int],
+        drawn: _Drawn | None = None,
     ) -> None:
         self._components = components
+        self._exact = exact
         self._view = view
         self._prefix = prefix
         self._tokens = list(tokens)
@@ -274,17 +362,31 @@ class _PosteriorLaw(TokenLaw):
         self._offset = view.offset[:, self._tokens]
         self._variance = view.variance[:, self._tokens]
         self._n = len(view.evidence)
+        self._drawn = drawn or _Drawn(self._n, None)
 
     def select(self, tokens: Sequence[int]) -> _PosteriorLaw:
         """The laws of those tokens only."""
         chosen = [self._tokens[i] for i in tokens]
-        return _PosteriorLaw(self._components, self._view, self._prefix, chosen)
+        return _PosteriorLaw(
+            self._components, self._exact, self._view, self._prefix, chosen, self._drawn
+        )
+
+    def rows(self, index: Tensor) -> _PosteriorLaw:
+        """The laws of those rows only."""
+        return _PosteriorLaw(
+            self._components,
+            self._exact,
+            self._view[index],
+            self._prefix,
+            self._tokens,
+            self._drawn[index],
+        )
 
     def sample(self, rng: Randomness) -> Tensor:
         """Component by inverse CDF, then its Gaussian: (n, S, d)."""
         S, d = self._gain.shape[1:]
-        u = rng.uniform((self._n, S))
-        noise = rng.normal((self._n, S, d)).to(self._gain)
+        u = self._drawn.of(rng.uniform((self._drawn.n, S)))
+        noise = self._drawn.of(rng.normal((self._drawn.n, S, d))).to(self._gain)
         mu = torch.empty_like(noise)
         for rows, weights in self._weights():
             if weights.shape[1] == 1:  # one law of the component serves all tokens
@@ -317,13 +419,55 @@ class _PosteriorLaw(TokenLaw):
 
     def mean(self) -> Tensor:
         """(n, S, d)."""
-        return (self._gain * self._moment(1) + self._offset).to(self._components.dtype)
+        average = self._components.average(self._view.evidence, self._prefix)[:, self._tokens]
+        return (self._gain * average + self._offset).to(self._components.dtype)
 
     def variance(self) -> Tensor:
         """(n, S, d)."""
-        between = self._moment(2) - self._moment(1).square()
+        first, second = (
+            self._exact.average(self._view.evidence, self._prefix, power)[:, self._tokens]
+            for power in (1, 2)
+        )
+        between = second - first.square()
         variance = self._variance + self._gain.square() * between.clamp(min=0)
         return variance.to(self._components.dtype)
+
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        """E[x_0 | x_t] of every token by itself, (n, S, d)."""
+        n, mu = self._n, self._components.of_tokens(self._tokens).transpose(0, 1)  # (S, K, d)
+        shape = (n, *self._gain.shape[1:])
+        gain, offset, variance = (
+            of_tokens.expand(shape)[:, :, None]
+            for of_tokens in (self._gain, self._offset, self._variance)
+        )
+        clean = torch.empty(shape, dtype=self._components.dtype, device=mu.device)
+        for rows, weights in self._weights(heads=4 * self._gain[0].numel()):
+            means = gain[rows] * mu + offset[rows]  # (r, S, K, d)
+            law = MixtureOfGaussians(weights.to(means).log(), means, variance[rows])
+            clean[rows] = law.denoise(x_t[rows], t[rows], path)
+        return clean
+
+    def coordinate(self, j: int, x: Tensor) -> TiledMixture:
+        """The law of coordinate j given the token's earlier ones, by tiles with all components."""
+        return self._tiled().coordinate(j, x)
+
+    def _tiled(self) -> TiledMixture:
+        S, d = self._gain.shape[1:]
+        size = max(8, TILE // (len(self._components) * S * d))  # components are read per tile
+        return TiledMixture(self._mixture, rows=self._n, tokens=range(S), dim=d, size=size)
+
+    def _mixture(self, rows: slice, columns: list[int]) -> MixtureOfGaussians:
+        """The laws of some rows and of some of these tokens, all components spelled out."""
+        gain, offset, variance = (
+            (each if len(each) == 1 else each[rows])[:, columns, None]  # (1|r, S, 1, d)
+            for each in (self._gain, self._offset, self._variance)
+        )
+        tokens = [self._tokens[i] for i in columns]
+        mu = self._components.of_tokens(tokens).transpose(0, 1)  # (S, K, d)
+        tiles = self._components.posterior(self._view.evidence[rows], self._prefix)
+        weights = torch.cat([of_rows for _, of_rows in tiles])  # (r, 1|N, K)
+        weights = weights if weights.shape[1] == 1 else weights[:, tokens]
+        return MixtureOfGaussians(weights.log(), gain * mu + offset, variance)
 
     def cdf(self, x: Tensor) -> Tensor:
         """P(token <= x) for x (n, S, 1): (n, S)."""
@@ -338,13 +482,9 @@ class _PosteriorLaw(TokenLaw):
         return total
 
     def icdf(self, u: Tensor) -> Tensor:
-        """The quantile of u (n, S), by Newton's method inside a shrinking bracket: (n, S, 1)."""
+        """The quantile of u (n, S): (n, S, 1)."""
         require_scalar_tokens("icdf", self._gain.shape[-1])
-        own = self._offset[..., 0] + self._variance[..., 0].sqrt() * torch.special.ndtri(u)
-        mu = self._components.of_tokens(self._tokens)[..., 0]
-        ends = [self._gain[..., 0] * end for end in (mu.amin(0), mu.amax(0))]
-        quantile = invert_cdf(self.cdf, self.log_prob, u, own + ends[0], own + ends[1])
-        return quantile.to(self._components.dtype)
+        return self._tiled().icdf(u).to(self._components.dtype)
 
     def _weights(self, heads: int = 1) -> Iterator[tuple[slice, Tensor]]:
         """Tiles of rows with the weights of all components: (r, 1|S, K)."""
@@ -352,17 +492,19 @@ class _PosteriorLaw(TokenLaw):
         for rows, weights in self._components.posterior(evidence, self._prefix, heads):
             yield rows, weights if weights.shape[1] == 1 else weights[:, self._tokens]
 
-    def _moment(self, power: int) -> Tensor:
-        evidence = self._view.evidence
-        return self._components.average(evidence, self._prefix, power)[:, self._tokens]
 
+def moments(means: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean and variance of rows (K, N, d), (N, d) in float64, read in parts.
 
-def _moments(means: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted mean and variance of the component means, (N, d) in float64, read in parts."""
-    parts = list(zip(means.split(READ), weights.split(READ), strict=True))
+    Args:
+        means: (K, N, d) in any floating-point type.
+        weights: (K,) float64, normalised.
+    """
+    size = max(1, READ // means[0].numel())
+    parts = list(zip(means.split(size), weights.split(size), strict=True))
     mean = sum(torch.einsum("k,knd->nd", w, mu.double()) for mu, w in parts)
     assert isinstance(mean, Tensor)
-    variance = sum(torch.einsum("k,knd->nd", w, (mu.double() - mean).square()) for mu, w in parts)
+    variance = sum(torch.einsum("k,knd->nd", w, (mu.double() - mean).square_()) for mu, w in parts)
     assert isinstance(variance, Tensor)
     return mean, variance
 
@@ -378,7 +520,8 @@ def _require_parameters(means: Tensor, scales: Tensor, grid: tuple[int, int] | N
             f"scales must have shape {tuple(means.shape[1:])} to fit the means, "
             f"got {tuple(scales.shape)}; components with their own scales are a DiagonalMixture."
         )
-    if not (all(bool(part.isfinite().all()) for part in means.split(READ))):
+    size = max(1, READ // scales.numel())
+    if not all(bool(part.isfinite().all()) for part in means.split(size)):
         raise InputError("means must be finite, got NaN or infinity.")
     if not bool(((scales > 0) & scales.isfinite()).all()):
         raise InputError(f"scales must be positive and finite, got {float(scales.min())}.")

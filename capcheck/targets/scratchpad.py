@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,7 +22,9 @@ from capcheck.laws import Categorical, DeferredCategorical
 from capcheck.paths import PATHS, NoisePath
 from capcheck.randomness import Randomness
 from capcheck.sequences import SequenceSpec
-from capcheck.targets.tables import LARGEST, uniform_over
+from capcheck.targets.automata import composition
+from capcheck.targets.hidden_markov import HiddenMarkov
+from capcheck.targets.parameters import require_count
 from capcheck.targets.target import CategoricalTarget, fingerprint
 
 
@@ -39,9 +40,13 @@ class Windowed(CategoricalTarget):
     def __init__(
         self, law: CategoricalTarget, *, window: int, scored: tuple[int, ...] | None = None
     ) -> None:
-        if window < 0:
-            raise InputError(f"window must be at least 0, got {window}.")
-        inside = set(range(law.spec.tokens))
+        if not isinstance(law, CategoricalTarget):
+            raise InputError(
+                f"law must be of categorical tokens, got a {type(law).__name__}; "
+                "pass one of token ids, such as a MarkovChain."
+            )
+        require_count("window", window, least=0)
+        inside, scored = set(range(law.spec.tokens)), None if scored is None else tuple(scored)
         if scored is not None and not (
             scored and set(scored) <= inside and sorted(set(scored)) == list(scored)
         ):
@@ -124,7 +129,8 @@ class Windowed(CategoricalTarget):
 
 def running_parity(inputs: int, *, scratch: bool, window: int) -> Windowed:
     """Uniform bits, and whether an odd number of them is set."""
-    return _composition("parity", inputs, 2, lambda p, g: p ^ g, scratch, window)
+    law = composition("parity", inputs, 2, lambda p, g: p ^ g, scratch=scratch)
+    return _composition(law, scratch, window)
 
 
 def running_permutation(inputs: int, *, scratch: bool, window: int) -> Windowed:
@@ -134,31 +140,11 @@ def running_permutation(inputs: int, *, scratch: bool, window: int) -> Windowed:
     def compose(p: int, g: int) -> int:
         return group.index(tuple(group[p][j] for j in group[g]))
 
-    return _composition("permutation composition", inputs, 6, compose, scratch, window)
+    law = composition("permutation composition", inputs, 6, compose, scratch=scratch)
+    return _composition(law, scratch, window)
 
 
-def _composition(
-    name: str,
-    inputs: int,
-    size: int,
-    compose: Callable[[int, int], int],
-    scratch: bool,
-    window: int,
-) -> Windowed:
-    """Running composition over a group of `size` elements, 0 being the neutral one."""
-    if size**inputs > LARGEST:
-        raise InputError(
-            f"inputs must leave at most {LARGEST} sequences, got {size}^{inputs}; use fewer."
-        )
-    rows = []
-    for drawn in itertools.product(range(size), repeat=inputs):
-        running = list(itertools.accumulate(drawn, compose, initial=0))[1:]
-        pairs = [value for pair in zip(drawn, running, strict=True) for value in pair]
-        rows.append(pairs if scratch else [*drawn, running[-1]])
-    tokens = len(rows[0])
-    scored = (*range(0, tokens, 2), tokens - 1) if scratch else None
-    how = "with" if scratch else "without"
-    law = uniform_over(
-        rows, vocabulary=size, description=f"{name} of {inputs} inputs {how} a scratchpad"
-    )
-    return Windowed(law, window=window, scored=scored)
+def _composition(law: HiddenMarkov, scratch: bool, window: int) -> Windowed:
+    """Inputs and the last result count; without a scratchpad these are all tokens."""
+    N = law.spec.tokens
+    return Windowed(law, window=window, scored=(*range(0, N, 2), N - 1) if scratch else None)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import torch
+from annotated_types import Ge, Le, MultipleOf
 from pydantic import Field, ValidationError, validate_call
 
 from capcheck.errors import InputError, near
-from capcheck.targets.automata import balanced_brackets, even_parity
+from capcheck.targets.automata import WIDEST, balanced_brackets, even_parity
 from capcheck.targets.automata import ising as ising_strip
 from capcheck.targets.gaussian_mixture import GaussianMixture
 from capcheck.targets.product_mixture import ProductMixture
@@ -25,10 +26,13 @@ from capcheck.targets.tables import latin_squares, small_sudokus, uniform_over
 from capcheck.targets.target import Provenance, Target
 
 Tokens = Annotated[int, Field(ge=1, le=65_536, description="tokens of a sequence")]
-Dense = Annotated[int, Field(ge=1, le=2048, description="tokens of a sequence")]
-Bits = Annotated[int, Field(ge=1, le=4096, description="tokens of a sequence")]
-Positive = Annotated[float, Field(gt=0, le=1e100, allow_inf_nan=False)]
-Window = Annotated[int, Field(ge=0, description="distance up to which the predictor sees tokens")]
+Window = Annotated[
+    int, Field(ge=0, le=65_536, description="distance up to which the predictor sees tokens")
+]
+CORRELATED = 2048  # tokens of a full covariance, 32 MiB
+EQUAL = 0.9999  # share of the lowest correlation that many tokens can all have, -1 / (tokens - 1)
+PLACES = 1 << 24  # numbers of all modes, 128 MiB
+COPIED = 1 << 22  # tokens times symbols squared: numbers that an oracle call reads
 
 
 def gaussian(
@@ -36,9 +40,12 @@ def gaussian(
         Literal["independent", "ar1", "equicorrelated"], Field(description="what correlates")
     ] = "independent",
     tokens: Tokens = 8,
-    std: Annotated[Positive, Field(description="standard deviation of a token")] = 1.0,
+    std: Annotated[
+        float, Field(ge=1e-6, le=1e6, description="standard deviation of a token")
+    ] = 1.0,
     rho: Annotated[
-        float | None, Field(gt=-1, lt=1, description="correlation of neighbours, 0.9 if any")
+        float | None,
+        Field(ge=-0.9999, le=0.9999, description="correlation, 0.9 if there is any"),
     ] = None,
 ) -> Target:
     """Tokens N(0, std^2): independent, or with correlations rho^|i-j| (ar1) or rho throughout."""
@@ -53,9 +60,16 @@ def gaussian(
             torch.full((tokens, 1), std, dtype=torch.float64),
             provenance=Provenance(description=f"{tokens} independent tokens N(0, {std:g}^2)"),
         )
-    if tokens > 2048:
-        raise InputError(f"gaussian.tokens must be at most 2048 if they correlate, got {tokens}.")
+    if tokens > CORRELATED:
+        raise InputError(
+            f"gaussian.tokens must be at most {CORRELATED} if they correlate, got {tokens}."
+        )
     rho = 0.9 if rho is None else rho
+    if structure == "equicorrelated" and tokens > 1 and (tokens - 1) * rho <= -EQUAL:
+        raise InputError(
+            f"gaussian.rho must be above {-EQUAL / (tokens - 1):.6g}, near -1 / (tokens - 1), "
+            f"for {tokens} equicorrelated tokens, got {rho:g}; raise it, or use fewer tokens."
+        )
     place = torch.arange(tokens, dtype=torch.float64)
     distance = (place - place[:, None]).abs()
     correlation = torch.tensor(rho, dtype=torch.float64) ** (
@@ -74,9 +88,15 @@ def gaussian(
 def modes(
     tokens: Tokens = 4,
     modes: Annotated[int, Field(ge=1, le=10_000, description="number of modes")] = 2,
-    gap: Annotated[Positive, Field(description="standard deviations between modes")] = 4.0,
+    gap: Annotated[
+        float, Field(ge=1e-6, le=1e6, description="standard deviations between modes")
+    ] = 4.0,
 ) -> Target:
     """Equally likely modes of unit variance; all tokens of a sequence sit in the same mode."""
+    if tokens * modes > PLACES:
+        raise InputError(
+            f"modes.tokens x modes must be at most {PLACES}, got {tokens} x {modes}; use fewer."
+        )
     places = gap * (torch.arange(modes, dtype=torch.float64) - (modes - 1) / 2)
     return ProductMixture(
         places[:, None, None].expand(modes, tokens, 1).contiguous(),
@@ -87,9 +107,14 @@ def modes(
 
 def copy(
     tokens: Tokens = 8,
-    symbols: Annotated[int, Field(ge=1, le=4096, description="symbols to choose from")] = 4,
+    symbols: Annotated[int, Field(ge=1, le=2048, description="symbols to choose from")] = 4,
 ) -> Target:
     """One uniform symbol, repeated throughout: the tokens share ln(symbols) nats each."""
+    if tokens * symbols**2 > COPIED:
+        raise InputError(
+            f"copy.tokens x symbols^2 must be at most {COPIED}, got {tokens} x {symbols}^2; "
+            "use fewer symbols."
+        )
     return uniform_over(
         [[symbol] * tokens for symbol in range(symbols)],
         vocabulary=symbols,
@@ -97,9 +122,14 @@ def copy(
     )
 
 
-def parity(tokens: Bits = 6) -> Target:
-    """Bit strings with an even number of ones: any proper subset of the tokens is independent."""
-    return even_parity(tokens)
+def parity(
+    tokens: Annotated[int, Field(ge=1, le=4096, description="tokens of a sequence")] = 6,
+    ones: Annotated[
+        float, Field(ge=0.001, le=0.999, description="probability of a 1 without the constraint")
+    ] = 0.5,
+) -> Target:
+    """Bits, an even number of which is 1: if fair, any proper subset of them is independent."""
+    return even_parity(tokens, ones=ones)
 
 
 def shuffle(
@@ -143,14 +173,18 @@ def sudoku() -> Target:
     )
 
 
-def brackets(tokens: Annotated[Bits, Field(le=256)] = 8) -> Target:
+def brackets(
+    tokens: Annotated[
+        int, Field(ge=2, le=256, multiple_of=2, description="tokens of a sequence")
+    ] = 8,
+) -> Target:
     """Balanced strings of opening (0) and closing (1) brackets."""
     return balanced_brackets(tokens)
 
 
 def ising(
     rows: Annotated[int, Field(ge=1, le=1024, description="rows of sites")] = 4,
-    columns: Annotated[int, Field(ge=1, description="columns of sites, at most 8")] = 4,
+    columns: Annotated[int, Field(ge=1, le=WIDEST, description="columns of sites")] = 4,
     coupling: Annotated[float, Field(ge=-20, le=20, description="of neighbouring spins")] = 0.4,
     field: Annotated[float, Field(ge=-20, le=20, description="on every spin")] = 0.0,
 ) -> Target:
@@ -159,7 +193,7 @@ def ising(
 
 
 def chain_parity(
-    inputs: Annotated[int, Field(ge=1, le=17, description="bits whose parity is asked")] = 6,
+    inputs: Annotated[int, Field(ge=1, le=64, description="bits whose parity is asked")] = 6,
     scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
     window: Window = 2,
 ) -> Target:
@@ -168,7 +202,7 @@ def chain_parity(
 
 
 def chain_permutation(
-    inputs: Annotated[int, Field(ge=1, le=6, description="permutations to compose")] = 3,
+    inputs: Annotated[int, Field(ge=1, le=16, description="permutations to compose")] = 3,
     scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
     window: Window = 2,
 ) -> Target:
@@ -213,8 +247,13 @@ def from_spec(spec: str) -> Target:
         raise InputError(f"target has no built-in named {name!r}; {near(name, BUILT_IN)}")
     known = list(inspect.signature(BUILT_IN[name]).parameters)
     arguments: dict[str, str] = {}
-    for place, item in enumerate(filter(None, rest.split(","))):
+    for place, item in enumerate(rest.split(",") if rest else ()):
         key, equals, value = item.partition("=")
+        if not (value if equals else key).strip():
+            raise InputError(
+                f"target {name!r} must be given a value in every item, got {item!r} in {spec!r}; "
+                "leave it out to keep the default."
+            )
         if not equals:
             if place >= len(known):
                 raise InputError(
@@ -240,13 +279,24 @@ def from_spec(spec: str) -> Target:
 
 
 def parameters(name: str) -> dict[str, tuple[Any, str]]:
-    """Default and description of every parameter of a built-in, by name."""
+    """Default of every parameter of a built-in, by name; and what it is, with its range."""
     found = {}
     for key, parameter in inspect.signature(BUILT_IN[name], eval_str=True).parameters.items():
-        fields = getattr(parameter.annotation, "__metadata__", ())
-        texts = [field.description for field in fields if field.description]
-        found[key] = (parameter.default, texts[-1] if texts else "")
+        (kind, field) = get_args(parameter.annotation)
+        found[key] = (parameter.default, f"{field.description}: {_range(kind, field.metadata)}")
     return found
+
+
+def _range(kind: Any, rules: list[Any]) -> str:
+    """The values that an annotation allows, in words."""
+    if get_origin(kind) is Literal:
+        return " or ".join(", ".join(get_args(kind)).rsplit(", ", 1))
+    if kind is bool:
+        return "yes or no"
+    low = next(rule.ge for rule in rules if isinstance(rule, Ge))
+    high = next(rule.le for rule in rules if isinstance(rule, Le))
+    even = ", even" if MultipleOf(2) in rules else ""
+    return f"{low:g} to {high:g}{even}"
 
 
 def _checked(build: Callable[..., Target]) -> Callable[..., Target]:

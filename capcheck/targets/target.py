@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
 import torch
@@ -22,6 +22,9 @@ from capcheck.laws import TokenLaw
 from capcheck.paths import PATHS, NoisePath
 from capcheck.randomness import Randomness
 from capcheck.sequences import SequenceSpec
+from capcheck.targets.products import Products
+
+NARROW = 1e-4  # noise that a score is found through, in units of the narrowest component
 
 
 class HeldOut(BaseModel):
@@ -179,6 +182,8 @@ class Target(ABC):
             )
         if x.is_floating_point() != (spec.kind == "continuous") or x.is_complex():
             raise InputError(f"x must hold {spec.kind} tokens, got {x.dtype}; convert it.")
+        if spec.kind == "categorical" and x.dtype not in (torch.int64, torch.int32):
+            raise InputError(f"x must hold token ids as int64 or int32, got {x.dtype}; convert it.")
         seen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         if levels is not None:
             if levels.shape != x.shape[:2]:
@@ -211,6 +216,15 @@ class Target(ABC):
         The kernel is exp(-|x - y|^2 / (2 bandwidth^2)); categorical tokens are one-hot vectors in
         it, which makes it the product of exp(-[x_i != y_i] / bandwidth^2).
         """
+
+    @property
+    def rows(self) -> int | None:
+        """Rows that it must be asked about, where each has a law of its own; else None."""
+        return None
+
+    def products(self) -> Products | None:
+        """The law as a mixture of products of token laws, or None if it is not given as one."""
+        return None
 
 
 class ContinuousTarget(Target):
@@ -249,6 +263,42 @@ class ContinuousTarget(Target):
             InputError: The matrix is not orthonormal, or the result leaves the class of laws.
         """
 
+    def in_basis(self, matrix: Tensor) -> tuple[ContinuousTarget, Tensor]:
+        """The law of `matrix @ (x / units)`, and the (N, d) units that make it exact.
+
+        Args:
+            matrix: (N d, N d), orthonormal.
+
+        Raises:
+            InputError: The matrix is not orthonormal, or the result leaves the class of laws.
+        """
+        return self.transformed(matrix), torch.ones_like(self.spec.mean)
+
+    def score(self, x: Tensor) -> Tensor:
+        """The gradient of the log-density, in nats per token unit: (n, N, d).
+
+        Of one Gaussian -C^-1 (x - m); otherwise by Tweedie's formula, (E[x_0 | x] - x) / s^2 with x
+        seen through noise of a ten-thousandth of the narrowest component: right to about 1e-7 of
+        its largest values.
+
+        Args:
+            x: (n, N, d).
+        """
+        wide = self.to(device=self.device, dtype=torch.float64)
+        if (moments := wide.gaussian()) is not None:
+            mean, covariance = moments
+            residual = x.to(mean).flatten(1) - mean
+            pull: Tensor = torch.linalg.solve(covariance, residual.T).T
+            return -pull.reshape(x.shape).to(x.dtype)
+        s = NARROW * wide.spec.smallest_variance**0.5
+        path = PATHS["linear"]
+        t = torch.full(x.shape[:2], s / (1 + s), dtype=torch.float64, device=x.device)
+        alpha = path.alpha(t)[..., None]
+        noisy = x.to(torch.float64) * alpha
+        clean = wide.denoise(noisy, t, path)
+        score: Tensor = (clean - x) / s**2
+        return score.to(x.dtype)
+
     def gaussian(self) -> tuple[Tensor, Tensor] | None:
         """Mean (N d,) and covariance (N d, N d) if the law is a single Gaussian, else None."""
         return None
@@ -276,6 +326,8 @@ def require_orthonormal(matrix: Tensor, size: int) -> None:
             f"matrix must have shape {(size, size)} for the flat sequence, "
             f"got {tuple(matrix.shape)}."
         )
+    if matrix.is_complex():
+        raise InputError(f"matrix must be real, got {matrix.dtype}.")
     wide = matrix.double()
     error = float((wide @ wide.T - torch.eye(size).to(wide)).abs().max())
     if not error < 1e-6:
@@ -300,7 +352,58 @@ def require_weights(weights: Tensor, count: int) -> Tensor:
     return weights / weights.sum()
 
 
+def require_tables(tables: Mapping[str, Tensor]) -> list[Tensor]:
+    """Tables of probabilities or potentials, cut from any graph they were computed in.
+
+    Raises:
+        InputError: One is not of floating-point numbers, its type or device is not that of the
+            first, or a number is negative, infinite or NaN.
+    """
+    first, like = next(iter(tables.items()))
+    for name, table in tables.items():
+        if not table.is_floating_point():
+            raise InputError(
+                f"{name} must hold floating-point numbers, got {table.dtype}; call its double()."
+            )
+        if (table.dtype, table.device) != (like.dtype, like.device):
+            raise InputError(
+                f"{name} must have the type and device of {first}, {like.dtype} on {like.device}, "
+                f"got {table.dtype} on {table.device}; convert it with to({first})."
+            )
+        if not bool((table.isfinite() & (table >= 0)).all()):
+            raise InputError(f"{name} must be finite and not negative; repair it.")
+    return [table.detach() for table in tables.values()]
+
+
 def require_grid(grid: tuple[int, int] | None, tokens: int) -> None:
     """Raise InputError unless the grid, if there is one, holds the tokens."""
-    if grid is not None and grid[0] * grid[1] != tokens:
-        raise InputError(f"grid must hold the {tokens} tokens, got {grid[0]}x{grid[1]}.")
+    if grid is None:
+        return
+    whole = len(grid) == 2 and all(isinstance(side, int) and side > 0 for side in grid)
+    if not whole or grid[0] * grid[1] != tokens:
+        raise InputError(
+            f"grid must be whole numbers (rows, columns) that hold the {tokens} tokens, "
+            f"got {grid!r}."
+        )
+
+
+def require_levels(levels: Tensor, tokens: int) -> None:
+    """Raise InputError unless the noise levels are one in [0, 1] for each token, (N,)."""
+    if tuple(levels.shape) != (tokens,):
+        raise InputError(
+            f"levels must have shape ({tokens},), one for each token, got {tuple(levels.shape)}."
+        )
+    if levels.is_complex():
+        raise InputError(f"levels must be real and in [0, 1], got {levels.dtype}; convert them.")
+    allowed = (levels >= 0) & (levels <= 1)
+    if not bool(allowed.all()):
+        worst = float(levels[~allowed][0])
+        raise InputError(f"levels must be in [0, 1], got {worst:g}; 0 is known and 1 is unseen.")
+
+
+def require_one_law(target: Target, field: str) -> None:
+    """Raise InputError if the rows of a target have laws of their own, as given tokens make."""
+    if target.rows is not None:
+        raise InputError(
+            f"{field} needs one law for all rows, got tokens that are given; leave either out."
+        )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capcheck.data import images
 from capcheck.data.files import read
 from capcheck.data.images import read_images
 from capcheck.errors import InputError
@@ -157,7 +158,7 @@ def test_damaged_images_are_refused(tmp_path: Path) -> None:
     refuse(tmp_path, "cannot be read")
     (tmp_path / "a.png").unlink()
     (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
-    refuse(tmp_path, "cannot be read .*No such file")
+    refuse(tmp_path, "a.png. is a link to .*nowhere.png., which does not exist; mend or remove")
 
 
 @pytest.mark.parametrize("kind", ["eps", "ppm"])
@@ -178,6 +179,18 @@ def test_images_of_too_many_pixels_are_refused(
     assert read_images(tmp_path).shape == (1, 5, 4, 1)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)  # Pillow: a warning, from twice an error
     refuse(tmp_path, rf"^data .*a\.png' must have at most {most} pixels, got more; scale")
+
+
+def test_folders_of_too_many_pixels_are_refused_before_memory_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        save(tmp_path / f"{name}.png", COLOUR)  # 3 images of 60 numbers
+    monkeypatch.setattr(images, "MOST_NUMBERS", 180)
+    assert read_images(tmp_path).shape == (3, 5, 4, 3)
+    monkeypatch.setattr(images, "MOST_NUMBERS", 179)
+    monkeypatch.setattr(np, "empty", None)  # what would take the memory is not reached
+    refuse(tmp_path, "at most 179 numbers, got 180 in 3 images of 4x5 pixels; scale them down")
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])

@@ -121,12 +121,12 @@ def test_a_bandwidth_that_is_none_is_refused(bandwidth: float) -> None:
         ("hmm:2.5", True, "must have a whole number as its size, got '2.5'"),
         ("hmm:-1", True, "must have a whole number as its size, got '-1'"),
         ("classes:²", True, "must have a whole number as its size, got '²'"),
-        ("mixture:0", False, "between 1 and 50 for 100 rows, got 0"),
-        ("diagonal:51", False, "between 1 and 50 for 100 rows, got 51"),
-        ("classes:51", True, "between 1 and 50 for 100 rows, got 51"),
-        ("hmm:0", True, "between 1 and 50 for 100 rows, got 0"),
-        ("markov:51", True, "must be between 0 and .*, got 51"),
-        ("markov:4", True, "must be .*3, got 4"),  # a window has 4 tokens: 3 of the past
+        ("mixture:0", False, "a whole number of at least 1, got 0"),
+        ("diagonal:51", False, "50 .*got 51"),
+        ("classes:51", True, "50 .*got 51"),
+        ("hmm:0", True, "a whole number of at least 1, got 0"),
+        ("markov:51", True, "below the 4 tokens .*, got 51"),
+        ("markov:4", True, "below the 4 tokens .*, got 4"),  # a window has 4 tokens: 3 of the past
     ],
 )
 def test_wrong_names_and_sizes_are_refused_in_one_sentence(
@@ -141,3 +141,15 @@ def test_wrong_names_and_sizes_are_refused_in_one_sentence(
 def test_a_bandwidth_for_another_law_is_refused(name: str, ids: bool) -> None:
     with pytest.raises(InputError, match="bandwidth smooths the rows of continuous data"):
         law(name, ids=ids, bandwidth=0.3)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_equal_rows_of_ids_are_refused_with_a_cure_that_there_is(n: int) -> None:
+    with pytest.raises(InputError, match=f"2 distinct rows of token ids, got 1 in {n}; add rows"):
+        build_law(np.repeat(IDS[:1], n, 0), "rows", grid=None, vocabulary=3)
+    assert build_law(np.eye(2, dtype=int), "rows", grid=None, vocabulary=2).spec.tokens == 2
+
+
+def test_ids_of_too_many_symbols_are_told_how_many_there_may_be() -> None:
+    with pytest.raises(InputError, match=r"at most 262144 .* for 4 tokens, got 262145; choose"):
+        build_law(IDS, "rows", grid=None, vocabulary=262145)  # 2^20 / 4 = 262144

@@ -86,12 +86,56 @@ def test_rows_are_standardised_by_one_number(tmp_path: Path, rows: np.ndarray) -
         (Layout(tokens=2, token_dim=3), "got 2 x 3"),
         (Layout(grid=(3, 3)), "got 9 x 1"),
         (Layout(grid=(2, 2), tokens=2), "hold the 2 tokens, got 2x2"),
-        (Layout(pca=9), "pca must be between 1 and 4"),
+        (Layout(pca=9), "pca must be between 1 and 4 for 60 rows of 4 numbers, got 9"),
     ],
 )
 def test_layouts_that_do_not_fit_are_refused(file: str, layout: Layout, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_target(file, layout)
+
+
+@pytest.mark.parametrize(
+    ("array", "pca", "message"),
+    [
+        (np.ones((5, 3)), 2, "pca must be of rows that differ, got 5 equal; leave pca out"),
+        (np.ones((1, 3)), 1, "pca must be of rows that differ, got 1 equal"),
+        (np.arange(10.0)[:, None], 2, "pca must be 1 for 10 rows of 1 numbers, got 2"),
+        (np.arange(6.0).reshape(3, 2), 2, "pca must be at most the rank 1 of the data, got 2"),
+    ],
+)
+def test_components_that_there_are_not_are_refused(
+    tmp_path: Path, array: np.ndarray, pca: int, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):  # and no warning of a library
+        load_target(saved(tmp_path, array), Layout(pca=pca))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_float32_rows_stay_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool
+) -> None:
+    monkeypatch.setattr("capcheck.data.arrays.MAPPED_ABOVE", 0 if mapped else 1 << 28)
+    monkeypatch.setattr("capcheck.data.layout.PART", 16)  # several parts
+    rows = (1000 + np.random.default_rng(3).normal(size=(60, 4))).astype(np.float32)
+    target = load_target(saved(tmp_path, rows), Layout(), bandwidth=0.5)
+    assert isinstance(target, ProductMixture)
+    assert (target.means.dtype, target.dtype) == (torch.float32, torch.float64)
+    wide = rows.astype(np.float64)
+    centred = wide - wide.mean(0)
+    expected = centred / np.sqrt((centred**2).mean())
+    assert target.means[..., 0].numpy() == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    narrow = (rows - rows.mean(0, dtype=np.float32)) / np.sqrt((centred**2).mean())
+    assert np.abs(narrow - expected).max() > 1e-6  # what float32 alone would make of them
+    components = load_target(saved(tmp_path, rows), Layout(pca=2), bandwidth=0.5)
+    assert isinstance(components, ProductMixture)
+    assert components.means.dtype == torch.float64
+
+
+def test_a_law_without_a_name_is_none(file: str, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text(3 * SENTENCE)
+    for data in (file, str(tmp_path / "x.txt")):
+        with pytest.raises(InputError, match="law '' is unknown; known are"):
+            load_target(data, Layout(), law="")
 
 
 @pytest.mark.parametrize(
@@ -295,8 +339,15 @@ def test_a_padded_stream_says_what_its_ids_became(tmp_path: Path, seen: list[np.
     target = load_target(saved(tmp_path, stream), Layout(tokens=10))
     assert seen[0].ravel()[:95].tolist() == (stream // 10).tolist()
     assert seen[0].ravel()[95:].tolist() == 5 * [5]  # the end symbol
-    assert "renumbered" in str(target.provenance.preparation)
-    assert "windows of 10" in str(target.provenance.preparation)
+    assert target.provenance.vocabulary == ("0", "10", "20", "30", "40", "␃")
+    how = "windows of 10, the last padded with an end symbol; 6 token ids"
+    assert target.provenance.preparation == f"{how}, renumbered"
+    target = load_target(saved(tmp_path, stream // 10), Layout(tokens=10))
+    assert target.provenance.vocabulary == ("0", "1", "2", "3", "4", "␃")
+    assert target.provenance.preparation == how  # their numbers are what they were
+    target = load_target(saved(tmp_path, stream[:90] // 10), Layout(tokens=10))
+    assert target.provenance.vocabulary is None
+    assert target.provenance.preparation == "windows of 10; 5 token ids"
 
 
 @pytest.mark.parametrize("shape", [(60, 3, 4), (60, 3, 4, 1)])
@@ -324,6 +375,7 @@ def test_sparse_and_negative_ids_are_renumbered_in_their_order(
         assert seen[-1].tolist() == dense.tolist()
         assert target.spec.dim == 4
         assert target.provenance.preparation == "4 token ids, renumbered"
+        assert target.provenance.vocabulary == tuple(map(str, symbols))
 
 
 def test_ids_that_are_nearly_dense_keep_their_numbers(

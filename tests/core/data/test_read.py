@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from capcheck.data.files import read
+from capcheck.data.files import name_of, read
 from capcheck.errors import InputError
 
 ROWS = np.arange(6.0).reshape(2, 3)
@@ -82,3 +82,24 @@ def test_other_files_are_refused(tmp_path: Path, name: str, message: str) -> Non
 def test_what_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npy")
     refuse(f"{tmp_path}/pipe.npy", "pipe.npy' is neither a file nor a folder")
+
+
+def test_a_link_to_nothing_is_named_with_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "rows.npy").symlink_to(tmp_path / "gone.npy")
+    refuse(f"{tmp_path}/rows.npy", r"rows.npy' is a link to '.*gone.npy', which does not exist")
+    np.save(tmp_path / "gone.npy", ROWS)
+    assert np.array_equal(read(f"{tmp_path}/rows.npy"), ROWS)
+
+
+def test_arrays_of_one_file_have_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my.faces").mkdir()
+    monkeypatch.chdir(tmp_path / "my.faces")
+    np.savez("x.npz", a=ROWS, b=ROWS)
+    assert name_of("x.npz") == name_of("there/x.npy") == "x"
+    assert (name_of("x.npz#a"), name_of("x.npz#b")) == ("x_a", "x_b")
+    assert name_of("x.npz#../../b c") == "x_.._.._b_c"
+    assert name_of(".") == name_of("../my.faces") == name_of("../my.faces/") == "my.faces"
+    assert name_of("digits") == "digits"
+    assert name_of("/") == name_of("...") == "data"

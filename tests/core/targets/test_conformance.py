@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from typing import Any, cast
 
@@ -37,9 +37,12 @@ from capcheck.targets import (
     MarkovChain,
     ProductMixture,
     Target,
+    Windowed,
     from_spec,
     from_table,
+    uniform_over,
 )
+from capcheck.targets.fitting import fit_diagonal_mixture, fit_gaussian_mixture, fit_latent_class
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -104,6 +107,13 @@ def turned(seed: int, pair: tuple[ContinuousTarget, Gaussians]) -> Any:
     return pair[0].transformed(tensor(Q)), pair[1].transformed(Q)
 
 
+def permuted(pair: tuple[ContinuousTarget, Gaussians]) -> Any:
+    """Tokens in another order, every other one with its sign changed."""
+    D = pair[1].N * pair[1].d
+    P = np.roll(np.eye(D), 1, axis=0) * (-1.0) ** np.arange(D)
+    return pair[0].transformed(tensor(P)), pair[1].transformed(P)
+
+
 def shared() -> tuple[ContinuousTarget, Gaussians]:
     return product(1.5 * normal(1, 4, 4, 1), uniform(2, 4, 1), [0.1, 0.4, 0.3, 0.2])
 
@@ -139,6 +149,25 @@ def two_modes() -> tuple[ContinuousTarget, Gaussians]:
     return target, Gaussians.product([[[-2.0]] * 4, [[2.0]] * 4], np.ones((4, 1)))
 
 
+def fitted_rows() -> Array:
+    """Sixty rows of three tokens in two clusters."""
+    rows: Array = normal(53, 60, 3, 1) + normal(54, 60, 1, 1)
+    rows[:20] += 4
+    return rows
+
+
+def fitted_gaussians(components: int) -> tuple[ContinuousTarget, Gaussians]:
+    target = fit_gaussian_mixture(fitted_rows(), components)
+    means, C, w = (p.numpy().copy() for p in (target.means, target.covariances, target.weights))
+    return target, Gaussians(means, C, w)
+
+
+def fitted_diagonal() -> tuple[ContinuousTarget, Gaussians]:
+    target = fit_diagonal_mixture(fitted_rows(), 3)
+    means, scales, w = (p.numpy().copy() for p in (target.means, target.scales, target.weights))
+    return target, Gaussians.product(means, scales, w)
+
+
 CONTINUOUS: dict[str, Callable[[], tuple[ContinuousTarget, Gaussians]]] = {
     "product mixture, shared scales": shared,
     "diagonal mixture": varied,
@@ -163,6 +192,9 @@ CONTINUOUS: dict[str, Callable[[], tuple[ContinuousTarget, Gaussians]]] = {
     ),
     "full gaussians": correlated,
     "full gaussians, vectors": vectors,
+    "gaussian mixture, fitted": lambda: fitted_gaussians(2),
+    "diagonal mixture, fitted": fitted_diagonal,
+    "diagonal mixture, permuted": lambda: permuted(varied()),
     "product mixture, noisy": lambda: seen_at([0.3, 0, 0.05, 1], "linear", shared()),
     "diagonal mixture, noisy": lambda: seen_at([0.2, 0.9, 0.5, 1e-3], "cosine", varied()),
     "gaussian, autoregressive, noisy": lambda: seen_at([0, 0.1, 0.4, 0.9], "linear", chain()),
@@ -191,6 +223,14 @@ def sparse() -> tuple[CategoricalTarget, Sequences]:
     p[0, :, 0], p[1, 1:, 1], p[2, 2] = 0, 0, [0, 0, 1]
     p /= p.sum(-1, keepdims=True)
     return CategoricalMixture(tensor(p), weights=tensor(w)), sequences.product_mixture(p, w)
+
+
+def fitted_classes() -> tuple[CategoricalTarget, Sequences]:
+    ids = np.random.default_rng(55).integers(0, 3, size=(30, 4))
+    ids[:20] = ids[:20, :1]
+    target = fit_latent_class(ids, 2, vocabulary=3)
+    p, w = target._components.parameters[0].numpy().copy(), target.weights.numpy().copy()
+    return target, sequences.product_mixture(p, w)
 
 
 def rows(smoothing: float, weights: Array | None) -> tuple[CategoricalTarget, Sequences]:
@@ -247,6 +287,41 @@ def table() -> tuple[CategoricalTarget, Sequences]:
     return from_table(tensor(joint)), Sequences(listed, 3)
 
 
+class Seen(Sequences):
+    """A law whose tokens are told the known ones at most `window` places away."""
+
+    def __init__(self, law: Sequences, window: int) -> None:
+        self.__dict__.update(vars(law))
+        self.window = window
+
+    def given(self, x: Integers, known: Iterable[int], i: int) -> Array:
+        return super().given(x, [j for j in known if abs(i - j) <= self.window], i)
+
+
+def seen(reference: Callable[[], Sequences], window: int) -> Callable[[], Sequences]:
+    return lambda: Seen(reference(), window)
+
+
+def windowed_chain() -> tuple[CategoricalTarget, Sequences]:
+    target, reference = markov(1, zeros=True)
+    return Windowed(target, window=1), Seen(reference, 1)
+
+
+def has_running_parity(x: sequences.Symbols) -> bool:
+    return all(x[2 * i + 1] == sum(x[0 : 2 * i + 1 : 2]) % 2 for i in range(len(x) // 2))
+
+
+def weighted_set() -> tuple[CategoricalTarget, Sequences]:
+    listed = np.random.default_rng(56).integers(0, 3, size=(9, 4))
+    listed[5:] = listed[:4]  # listed twice: their weights are added
+    w = np.random.default_rng(57).uniform(0.2, 3, size=9)
+    target = uniform_over(tensor(listed), vocabulary=3, description="set", weights=tensor(w))
+    masses: dict[sequences.Symbols, float] = {}
+    for row, weight in zip(listed.tolist(), w, strict=True):
+        masses[tuple(row)] = masses.get(tuple(row), 0.0) + float(weight)
+    return target, Sequences(masses, 3)
+
+
 def named(spec: str, reference: Callable[[], Sequences]) -> Any:
     return lambda: (from_spec(spec), reference())
 
@@ -258,6 +333,7 @@ def valid(rule: Callable[[sequences.Symbols], bool], N: int, V: int) -> Callable
 CATEGORICAL: dict[str, Callable[[], tuple[CategoricalTarget, Sequences]]] = {
     "mixture of categoricals": dense,
     "mixture of categoricals with zeros": sparse,
+    "latent classes, fitted": fitted_classes,
     "smoothed rows": lambda: rows(0.2, None),
     "smoothed weighted rows": lambda: rows(0.05, simplex(50, 12)),
     "explicit table": lambda: rows(0.0, None),
@@ -276,6 +352,18 @@ CATEGORICAL: dict[str, Callable[[], tuple[CategoricalTarget, Sequences]]] = {
     "markov, order 3": lambda: markov(3),
     "markov, order 1, with zeros": lambda: markov(1, zeros=True),
     "markov, order 2, with zeros": lambda: markov(2, zeros=True),
+    "weighted set": weighted_set,
+    "weighted parity": named(
+        "parity:5,ones=0.3",
+        lambda: sequences.weighed(
+            lambda x: 0.3 ** sum(x) * 0.7 ** (5 - sum(x)) * sequences.has_even_parity(x), 5, 2
+        ),
+    ),
+    "scratchpad": named("chain-parity:3", seen(valid(has_running_parity, 6, 2), 2)),
+    "no scratchpad": named(
+        "chain-parity:4,scratch=no,window=4", seen(valid(sequences.has_even_parity, 5, 2), 4)
+    ),
+    "windowed chain": windowed_chain,
     "copy": named("copy:tokens=5,symbols=3", valid(sequences.is_one_symbol, 5, 3)),
     "parity": named("parity:6", valid(sequences.has_even_parity, 6, 2)),
     "shuffle": named("shuffle:symbols=4", valid(sequences.is_permutation, 4, 4)),
@@ -1025,6 +1113,13 @@ def test_a_denoiser_of_slightly_different_parameters_is_caught(check: Check) -> 
         target, reference = continuous_pair(case)
         with pytest.raises(AssertionError):
             check(target, nudged(reference, 1e-6))
+
+
+def test_a_window_that_is_a_token_wider_or_narrower_is_caught() -> None:
+    target, reference = windowed_chain()
+    for window in (0, 2):
+        with pytest.raises(AssertionError):
+            check_marginals(target, Seen(reference, window))
 
 
 def test_samples_of_another_law_are_caught() -> None:

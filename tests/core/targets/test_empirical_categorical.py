@@ -247,7 +247,7 @@ def test_the_rows_that_are_given_are_left_alone() -> None:
         (np.zeros((4, 3, 2), dtype=int), {}, "shape"),
         (np.array([[0, -1], [1, 1]]), {}, "at least 0, got -1; shift them"),
         (np.array([[0, 5], [1, 1]]), {"vocabulary": 4}, "below 4, got 5"),
-        (np.array([[0, 2**40], [1, 1]]), {}, "below 524288, got 1099511627776; renumber"),
+        (np.array([[0, 2**40], [1, 1]]), {}, "at most 1048576, got 1099511627777 x 2"),
         (np.zeros((4, 3), dtype=int), {}, "at least 2 distinct rows, got 1"),
         (tied(5), {"bandwidth": 0.5}, "bandwidth smooths real numbers, got 0.5 for integers"),
         (tied(5), {"smoothing": 1.0}, "below 1, or 'auto', got 1.0"),
@@ -256,6 +256,15 @@ def test_the_rows_that_are_given_are_left_alone() -> None:
         (tied(5), {"smoothing": "much"}, "got 'much'"),
         (tied(5), {"weights": np.ones(4)}, r"\(5,\), got \(4,\)"),
         (tied(5), {"weights": -np.ones(5)}, "non-negative and not all 0"),
+        (tied(5), {"weights": np.array(["1"] * 5)}, "weights must be real numbers, got <U1"),
+        (tied(5), {"weights": np.full(5, 1j)}, "weights must be real numbers, got complex128"),
+        (tied(5), {"weights": np.full(5, 1e308)}, "at most 1e.100 in all, got one of 1e.308"),
+        (tied(5), {"vocabulary": 1 << 20}, "symbols x tokens must be at most 1048576, got 1048576"),
+        (tied(5), {"vocabulary": 3.0}, "vocabulary must be a whole number"),
+        (tied(5), {"vocabulary": True}, "vocabulary must be a whole number"),
+        (tied(5), {"smoothing": True}, "below 1, or 'auto', got True"),
+        (tied(5), {"smoothing": False}, "below 1, or 'auto', got False"),
+        (np.zeros((4, 3), dtype=int), {}, "rows that differ, or in Python a share"),
         (tied(5).astype(float), {"vocabulary": 3}, "belong to token ids, got float64"),
         (tied(5).astype(float), {"smoothing": 0.1}, "belong to token ids, got float64"),
     ],
@@ -263,3 +272,13 @@ def test_the_rows_that_are_given_are_left_alone() -> None:
 def test_bad_token_ids_are_refused(ids: np.ndarray, facts: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_samples(ids, **facts)
+
+
+def test_numbers_of_any_type_are_shares_and_weights() -> None:
+    ids = tied(20)
+    for share in (np.float32(0.25), np.float64(0.25)):
+        expected = from_samples(ids, smoothing=0.25).fingerprint
+        assert from_samples(ids, smoothing=share).fingerprint == expected  # type: ignore[arg-type]
+    expected = from_samples(ids, weights=np.full(20, 2.0)).fingerprint
+    for weights in (np.full(20, 2), torch.full((20,), 2.0, requires_grad=True)):
+        assert from_samples(ids, weights=weights).fingerprint == expected

@@ -16,7 +16,7 @@ from sklearn.mixture import GaussianMixture as FittedMixture
 
 from capcheck.errors import InputError
 from capcheck.randomness import CounterRandomness
-from capcheck.targets import HeldOut, HiddenMarkov, MarkovChain, fitting
+from capcheck.targets import HeldOut, HiddenMarkov, MarkovChain, fitting, maximisation
 from capcheck.targets.fitting import (
     fit_diagonal_mixture,
     fit_gaussian,
@@ -395,10 +395,10 @@ def fitted_after(
     rows: np.ndarray, rounds: int, monkeypatch: pytest.MonkeyPatch, *, prior: float = 1.0
 ) -> HiddenMarkov:
     """The model after `rounds` rounds of EM from the same start."""
-    monkeypatch.setattr(fitting, "STARTS", 1)
-    monkeypatch.setattr(fitting, "ROUNDS", rounds + 1)
-    monkeypatch.setattr(fitting, "CONVERGED", -math.inf)
-    monkeypatch.setattr(fitting, "PRIOR", prior)
+    monkeypatch.setattr(maximisation, "STARTS", 1)
+    monkeypatch.setattr(maximisation, "ROUNDS", rounds + 1)
+    monkeypatch.setattr(maximisation, "CONVERGED", -math.inf)
+    monkeypatch.setattr(maximisation, "PRIOR", prior)
     return fit_hidden_markov(rows, 2, vocabulary=2)
 
 
@@ -523,16 +523,13 @@ def test_symbols_that_never_occur_stay_possible(fit: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fit", "rows"),
-    [
-        (fit_gaussian, np.ones((1, 2, 1))),
-        (fit_gaussian_mixture, np.ones((1, 2, 1))),
-        (fit_diagonal_mixture, np.ones((1, 2, 1))),
-    ],
+    ("fit", "rows", "least"),
+    [(fit_gaussian, 1, 2), (fit_gaussian_mixture, 2, 3), (fit_diagonal_mixture, 2, 3)],
 )
-def test_one_row_is_too_few(fit: Any, rows: np.ndarray) -> None:
-    with pytest.raises(InputError, match="at least 2 rows to fit a law to, got 1"):
-        fit(rows)
+def test_one_row_to_fit_to_is_too_few(fit: Any, rows: int, least: int) -> None:
+    with pytest.raises(InputError, match=f"at least {least} rows to fit a law to, got {rows}"):
+        fit(np.arange(2.0 * rows).reshape(rows, 2, 1))
+    fit(np.arange(2.0 * least).reshape(least, 2, 1))  # what the message asks for is enough
 
 
 @pytest.mark.parametrize("fit", [fit_latent_class, fit_markov_chain, fit_hidden_markov])
@@ -576,3 +573,140 @@ def test_rows_that_are_not_finite_are_refused(fit: Any) -> None:
         fit(rows)
     with pytest.raises(InputError, match="shape"):
         fit(rows[..., 0])
+
+
+# Hard data.
+
+GAUSSIANS = [fit_gaussian, fit_gaussian_mixture, fit_diagonal_mixture]
+gaussians = pytest.mark.parametrize("fit", GAUSSIANS)
+
+
+@gaussians
+@pytest.mark.parametrize("offset", [1e6, 1e9])
+def test_data_far_from_zero_are_fitted_like_data_around_it(fit: Any, offset: float) -> None:
+    rows = two_modes(200, full=True)
+    near, far = fit(rows), fit(rows + offset)
+    assert len(far.means) == len(near.means)
+    x = torch.tensor(rows[:50])
+    expected = near.log_prob(x).numpy()
+    assert far.log_prob(x + offset).numpy() == pytest.approx(expected, abs=1e-9 * offset**0.9)
+    assert np.abs(expected - near.log_prob(x + 0.1).numpy()).max() > 0.02  # a shift is seen
+    if fit is fit_diagonal_mixture and offset == 1e9:  # scikit-learn subtracts squares
+        with pytest.raises(ValueError, match="ill-defined"):
+            FittedMixture(2, covariance_type="diag", reg_covar=1e-4).fit(rows[..., 0] + offset)
+
+
+@gaussians
+@pytest.mark.parametrize("unit", [1e-80, 1e-9, 1e9, 1e80])
+def test_the_unit_of_data_with_a_constant_column_changes_nothing(fit: Any, unit: float) -> None:
+    rows = np.concatenate([two_modes(200, full=True), np.full((200, 1, 1), 0.5)], 1)
+    one, other = fit(rows), fit(unit * rows)
+    x = torch.tensor(rows[:20])
+    expected = (one.log_prob(x) - 3 * math.log(unit)).tolist()
+    assert other.log_prob(unit * x).tolist() == pytest.approx(expected, rel=1e-6)
+    before, after = one.provenance.held_out, other.provenance.held_out
+    assert before is not None
+    assert after is not None
+    assert after.baseline + 3 * math.log(unit) == pytest.approx(before.baseline, rel=1e-6)
+
+
+@gaussians
+def test_columns_of_very_different_size_keep_their_spread(fit: Any) -> None:
+    # One is 1e15 times the other, and not constant for that.
+    rows = two_modes(200, full=True)
+    factors = np.array([1e15, 1.0])[:, None]
+    x = torch.tensor(rows[:20])
+    expected = (fit(rows).log_prob(x) - 15 * math.log(10)).tolist()
+    found = fit(rows * factors).log_prob(x * torch.tensor(factors))
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("fit", [fit_gaussian_mixture, fit_diagonal_mixture])
+def test_a_fit_that_did_not_converge_says_so(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 3, 1))
+    assert "EM" not in fit(rows, 2).provenance.description
+    monkeypatch.setattr(fitting, "ROUNDS", 2)
+    description = fit(rows, 4).provenance.description  # and scikit-learn's warning is no error
+    assert description.endswith("(EM stopped after 2 rounds), fitted to 60 rows")
+
+
+@pytest.mark.parametrize("fit", [fit_gaussian_mixture, fit_diagonal_mixture])
+def test_rows_that_repeat_allow_fewer_components(fit: Any) -> None:
+    rng = np.random.default_rng(0)
+    few = np.concatenate([np.zeros((90, 2, 1)), rng.normal(size=(9, 2, 1))])
+    with pytest.raises(InputError, match="between 1 and 5 for 99 rows, 10 of them distinct, got 6"):
+        fit(few, 6)
+    assert bool(fit(few, 5).log_prob(torch.tensor(few)).isfinite().all())
+
+
+@gaussians
+@pytest.mark.parametrize("unit", [1e-95, 1e-200, 1e101, 1e200])
+def test_data_whose_squares_are_no_numbers_are_refused(fit: Any, unit: float) -> None:
+    rows = unit * np.random.default_rng(0).normal(size=(20, 2, 1))
+    with pytest.raises(InputError, match="rescale"):
+        fit(rows)
+
+
+@gaussians
+def test_other_real_numbers_are_fitted_as_float64(fit: Any) -> None:
+    rows = np.random.default_rng(0).integers(-9, 9, size=(40, 2, 1))
+    expected = fit(rows.astype(np.float64)).fingerprint
+    for dtype in (np.int16, np.float32, np.float16):
+        assert fit(rows.astype(dtype)).fingerprint == expected
+    for other in (rows.astype(complex), rows > 0, rows.astype(str)):
+        with pytest.raises(InputError, match="data must be"):
+            fit(other)
+
+
+SIZED = [
+    (fit_gaussian_mixture, np.random.default_rng(0).normal(size=(9, 2, 1)), {}),
+    (fit_diagonal_mixture, np.random.default_rng(0).normal(size=(9, 2, 1)), {}),
+    (fit_latent_class, np.random.default_rng(0).integers(0, 3, (9, 4)), {"vocabulary": 3}),
+    (fit_hidden_markov, np.random.default_rng(0).integers(0, 3, (9, 4)), {"vocabulary": 3}),
+]
+
+
+@pytest.mark.parametrize(("fit", "rows", "facts"), SIZED)
+def test_sizes_that_cannot_be_are_refused(fit: Any, rows: np.ndarray, facts: Any) -> None:
+    for size in (0, -1, 2.0, True, "2"):
+        with pytest.raises(InputError, match=f"whole number of at least 1, got {size!r}"):
+            fit(rows, size, **facts)
+    with pytest.raises(InputError, match="must be between 1 and 4 for 9 rows, got 5; choose"):
+        fit(rows, 5, **facts)
+    fit(rows, np.int64(4), **facts)  # what the message allows
+    with pytest.raises(InputError, match="must be 1 for 3 rows, got 2"):
+        fit(rows[:3], 2, **facts)
+    fit(rows[:3], 1, **facts)
+
+
+def test_orders_that_cannot_be_are_refused() -> None:
+    ids = np.array([[0, 1, 2]] * 2)
+    for order in (-1, 1.0, True):
+        with pytest.raises(InputError, match=f"whole number of at least 0, got {order!r}"):
+            fit_markov_chain(ids, order, vocabulary=3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="below the 3 tokens of a sequence, got 3; choose a lower"):
+        fit_markov_chain(ids, 3, vocabulary=3)
+    assert fit_markov_chain(ids, 2, vocabulary=3).order == 2  # two rows are enough for any order
+    with pytest.raises(InputError, match="below the 1 tokens"):
+        fit_markov_chain(ids[:, :1], 1, vocabulary=3)
+    assert fit_markov_chain(ids[:, :1], 0, vocabulary=3).order == 0
+
+
+@pytest.mark.parametrize("fit", [fit_latent_class, fit_markov_chain, fit_hidden_markov])
+def test_ids_of_any_integer_type_are_the_same_data(fit: Any) -> None:
+    ids = np.random.default_rng(0).integers(0, 3, (20, 3))
+    expected = fit(ids, vocabulary=3).fingerprint
+    for dtype in (np.uint8, np.int16, np.uint64):
+        assert fit(ids.astype(dtype), vocabulary=3).fingerprint == expected
+    with pytest.raises(InputError, match="integers of shape"):
+        fit(ids > 0, vocabulary=3)
+    for vocabulary in (0, 3.0, True):
+        with pytest.raises(InputError, match="vocabulary must be a whole number"):
+            fit(ids, vocabulary=vocabulary)
+
+
+def test_a_number_of_tokens_must_be_whole() -> None:
+    model = FittedMixture(1).fit(np.random.default_rng(0).normal(size=(20, 4)))
+    for tokens in (2.0, -2, True):
+        with pytest.raises(InputError, match=f"tokens must .*got {tokens}"):
+            from_sklearn(model, tokens=tokens)  # type: ignore[arg-type]

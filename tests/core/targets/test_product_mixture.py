@@ -140,6 +140,48 @@ def test_vector_tokens_agree_with_an_explicit_mixture() -> None:
     assert (law.variance() - explicit.variance()).abs().max() < 1e-12
 
 
+def test_float32_variances_keep_their_digits_between_near_components() -> None:
+    # Two components lie 1e-3 apart, and a third keeps the centre away from both. By hand: the
+    # gain times the variance of one, and gain^2 w (1 - w) times their squared distance.
+    means = torch.tensor([30.0, 30.001, -60.0], dtype=torch.float64)[:, None, None]
+    scale, t = 1e-5, 2.0**-10  # a level that float32 holds
+    target = ProductMixture(means, torch.full((1, 1), scale).double(), dtype=torch.float32)
+    x = torch.full((1, 1, 1), 30.0 * (1 - t))
+    law = target.marginals(x, torch.full((1, 1), t))
+    V = (1 - t) ** 2 * scale**2 + t**2
+    odds = stats.norm.pdf(float(x), (1 - t) * means[:2, 0, 0].numpy(), np.sqrt(V))
+    w, gain = odds[0] / odds.sum(), t**2 / V
+    between = w * (1 - w) * 1e-6
+    expected = gain * scale**2 + gain**2 * between
+    assert float(law.variance()) == pytest.approx(expected, rel=1e-6)
+    first, second = (
+        target._components.average(law._view.evidence, "all", power)  # type: ignore[attr-defined]
+        for power in (1, 2)
+    )
+    assert float(second - first.square()) != pytest.approx(between, rel=0.1)  # float32 moments
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_changed_means_keep_their_precision(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capcheck.targets.product_mixture.READ", 12)  # several parts
+    means = torch.tensor(RANDOM.normal(size=(5, 3, 2))).to(dtype)
+    target = ProductMixture(means, torch.full((3, 2), 0.5).double(), dtype=torch.float64)
+    Q = np.linalg.qr(RANDOM.normal(size=(6, 6)))[0]
+    units, t = RANDOM.uniform(0.5, 2, (3, 2)), np.array([0.1, 0.5, 0.9])
+    wide = means.double().numpy()
+    for changed, expected in (
+        (target.with_noise(torch.tensor(t)), (1 - t)[:, None] * wide),
+        (target.rescaled(torch.tensor(units)), wide / units),
+        (target.transformed(torch.tensor(Q)), (wide.reshape(5, 6) @ Q.T).reshape(5, 3, 2)),
+    ):
+        kept = torch.float64 if dtype == torch.float64 else torch.float32
+        assert (changed.means.dtype, changed.dtype) == (kept, torch.float64)
+        error = 1e-14 if kept == torch.float64 else 1e-6
+        assert changed.means.double().numpy() == pytest.approx(expected, abs=error)
+
+
 @pytest.mark.parametrize("h", [0.3, 2.0])
 def test_kernel_means_agree_with_quadrature(three: ProductMixture, h: float) -> None:
     weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)

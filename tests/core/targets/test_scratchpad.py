@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from capcheck import check
 from capcheck.divergences.reference import ModelEvidence, Reference
@@ -86,7 +88,7 @@ def test_with_a_scratchpad_the_answer_can_be_produced_at_full_length() -> None:
     result = check("gpt", from_spec("chain-parity:inputs=4"), lengths=[0, 4, 8], samples=SAMPLES)
     by_length = {cell.budget.length: cell for cell in result.cells if cell.budget.steps == 1}
     assert by_length[8].outcome is Outcome.REPRESENTABLE
-    assert by_length[8].estimates["kl"].value == 0
+    assert by_length[8].estimates["kl"].value == pytest.approx(0, abs=1e-12)
     assert by_length[0].outcome is Outcome.NOT_REPRESENTABLE
     assert by_length[4].outcome is Outcome.NOT_REPRESENTABLE
     assert result.smallest_budget is not None
@@ -213,18 +215,39 @@ def test_windows_and_scored_tokens_are_part_of_the_identity() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("chain-parity:inputs=18", "less than or equal to 17, got '18'"),
+        ("chain-parity:inputs=65", "less than or equal to 64, got '65'"),
         ("chain-parity:inputs=0", "greater than or equal to 1"),
         ("chain-parity:scratch=maybe", "scratch: .*got 'maybe'"),
-        ("chain-permutation:inputs=7", "less than or equal to 6, got '7'"),
+        ("chain-permutation:inputs=17", "less than or equal to 16, got '17'"),
         ("chain-parity:window=-1", "greater than or equal to 0"),
     ],
 )
 def test_bad_scratchpads_are_refused(spec: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_spec(spec)
-    with pytest.raises(InputError, match="window must be at least 0, got -1"):
-        Windowed(from_table(torch.ones(2, 2)), window=-1)
+
+
+@pytest.mark.parametrize("window", [-1, 1.5, True])
+def test_windows_that_are_no_distance_are_refused(window: Any) -> None:
+    with pytest.raises(InputError, match=f"window must be a whole number .*, got {window}"):
+        Windowed(from_table(torch.ones(2, 2)), window=window)
+
+
+def test_numbers_are_not_seen_through_a_window() -> None:
+    with pytest.raises(InputError, match="law must be of categorical tokens, got a ProductMixture"):
+        Windowed(cast(Any, from_spec("gaussian:tokens=3")), window=1)
+
+
+def test_forty_inputs_are_composed_as_numpy_composes_them() -> None:
+    # Too many to enumerate: p(x) = 2^-40 where the results are the running parity, else 0.
+    target = windowed("chain-parity:40,window=3")
+    x = target.sample(300, CounterRandomness(0))
+    bits = x[:, 0::2].numpy()
+    assert (x[:, 1::2].numpy() == bits.cumsum(1) % 2).all()
+    assert stats.binomtest(int(bits.sum()), bits.size).pvalue > 1e-4
+    assert target.log_prob(x).numpy() == pytest.approx(-40 * math.log(2))
+    x[:, 41] = 1 - x[:, 41]
+    assert (target.log_prob(x) == -math.inf).all()
 
 
 @pytest.mark.parametrize("scored", [(0, 9), (), (-1,), (0, 0)])

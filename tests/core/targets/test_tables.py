@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from capcheck.errors import InputError
 from capcheck.randomness import CounterRandomness
 from capcheck.targets import CategoricalMixture, from_spec, from_table, uniform_over
+from capcheck.targets.automata import balanced_brackets, even_parity
 from capcheck.targets.tables import latin_squares, small_sudokus
 from capcheck.targets.target import Target
 
@@ -154,6 +159,7 @@ def test_a_table_of_counts_is_normalised_and_keeps_its_vocabulary() -> None:
         (torch.tensor([0.5, torch.nan]), "finite"),
         (torch.tensor([0.5, torch.inf]), "finite"),
         (torch.zeros(2, 2), "not all 0"),
+        (torch.ones(2, dtype=torch.complex64), "real numbers, got torch.complex64"),
     ],
 )
 def test_bad_tables_are_refused(joint: torch.Tensor, message: str) -> None:
@@ -178,9 +184,14 @@ def test_a_table_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -
         ([(0, 1), (1, 0), (0, 1)], "pairs must list every sequence once, got one twice"),
         ([(0, 3)], "below the vocabulary 3, got 3"),
         ([(0, -1)], "at least 0, got -1"),
+        ([[]], "sequences of at least 1 token"),
+        ([(0.0, 1.7)], r"sequences of integers, got \(0.0, 1.7\)"),
+        ([("a", "b")], "sequences of integers, got"),
+        ([0, 1], "sequences of integers, got 0"),
+        ([[[0]]], "sequences of integers, got"),
     ],
 )
-def test_bad_sets_of_sequences_are_refused(sequences: list[tuple[int, ...]], message: str) -> None:
+def test_bad_sets_of_sequences_are_refused(sequences: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         uniform_over(sequences, vocabulary=3, description="pairs")
 
@@ -188,3 +199,124 @@ def test_bad_sets_of_sequences_are_refused(sequences: list[tuple[int, ...]], mes
 def test_sequences_of_several_lengths_are_refused() -> None:
     with pytest.raises(InputError, match=r"length|tokens"):
         uniform_over([(0, 1), (1,)], vocabulary=2, description="ragged")
+
+
+# Constraint sets with weights, against sums over a list that is spelled out here.
+
+LISTED = [(0, 1, 2), (2, 1, 0), (1, 1, 1), (0, 1, 2), (0, 0, 2)]
+WEIGHTS = [0.5, 3.0, 1.25, 2.0, 0.25]
+
+
+def masses(listed: Sequence[tuple[int, ...]], weights: Sequence[float]) -> dict[Any, float]:
+    """The share of every sequence."""
+    total: dict[Any, float] = {}
+    for row, weight in zip(listed, weights, strict=True):
+        total[row] = total.get(row, 0.0) + weight / sum(weights)
+    return total
+
+
+def check_conditionals(target: Target, law: dict[Any, float]) -> None:
+    """Each token's law given every set of known tokens and every value of them, to 1e-10."""
+    N, V = target.spec.tokens, target.spec.dim
+    rows = list(itertools.product(range(V), repeat=N))
+    x, listed, p = torch.tensor(rows), np.array(list(law)), np.array(list(law.values()))
+    shares = np.array([law.get(row, 0.0) for row in rows])
+    assert target.log_prob(x).exp().numpy() == pytest.approx(shares, abs=1e-10)
+    for hidden in itertools.product((0.0, 1.0), repeat=N):
+        levels = torch.tensor([hidden]).expand(len(rows), N)
+        found = target.marginals(x, levels).mean().numpy()  # (V^N, N, V)
+        for row, laws in zip(rows, found, strict=True):
+            mass = p * ((listed == row) | (np.array(hidden) == 1)).all(1)
+            if mass.sum() > 0:
+                expected = [np.bincount(column, mass, V) / mass.sum() for column in listed.T]
+                assert laws == pytest.approx(np.array(expected), abs=1e-10)
+
+
+def check_frequencies(target: Target, law: dict[Any, float], draws: int = 4000) -> None:
+    """Chi-square of the sequences that are drawn; every one of the law expects at least 5."""
+    drawn = Counter(map(tuple, target.sample(draws, CounterRandomness(3)).tolist()))
+    assert set(drawn) <= set(law)
+    expected = np.array([draws * p for p in law.values()])
+    assert expected.min() >= 5
+    assert stats.chisquare([drawn[row] for row in law], expected).pvalue > 1e-4
+
+
+def test_a_weighted_set_is_the_list_it_was_made_of_and_weights_of_equal_rows_add_up() -> None:
+    target = uniform_over(LISTED, vocabulary=3, description="few", weights=WEIGHTS)
+    law = masses(LISTED, WEIGHTS)
+    check_conditionals(target, law)
+    check_frequencies(target, law)
+    assert len(target.weights) == 4
+    assert target.provenance.exactness == "enumerated"
+
+
+def test_an_automaton_takes_weights_of_its_symbols() -> None:
+    # p(x) ~ 0.2^k 0.8^(5-k) over the strings whose number k of ones is even.
+    every = list(itertools.product((0, 1), repeat=5))
+    rows = [row for row in every if sum(row) % 2 == 0]
+    law = masses(rows, [0.2 ** sum(row) * 0.8 ** (5 - sum(row)) for row in rows])
+    target = from_spec("parity:5,ones=0.2")
+    check_conditionals(target, law)
+    check_frequencies(target, law)
+    table = uniform_over(list(law), vocabulary=2, description="same", weights=list(law.values()))
+    check_conditionals(table, law)
+
+
+def test_other_weights_are_caught() -> None:
+    target = uniform_over(LISTED, vocabulary=3, description="few", weights=WEIGHTS)
+    unweighted = masses(LISTED, [1.0] * 5)
+    with pytest.raises(AssertionError):
+        check_conditionals(target, unweighted)
+    with pytest.raises(AssertionError):
+        check_frequencies(target, unweighted)
+    nearly = masses(LISTED, [0.5, 3.0, 1.25, 2.0, 0.25 + 1e-8])
+    with pytest.raises(AssertionError):
+        check_conditionals(target, nearly)
+    with pytest.raises(AssertionError):
+        check_frequencies(from_spec("parity:5"), masses(*biased()))
+
+
+def biased() -> tuple[list[tuple[int, ...]], list[float]]:
+    """Strings of even parity, each one twice as likely for two ones more."""
+    rows = [row for row in itertools.product((0, 1), repeat=5) if sum(row) % 2 == 0]
+    return rows, [2.0 ** (sum(row) / 2) for row in rows]
+
+
+def test_weights_may_be_large_and_have_gradients_and_equal_ones_change_nothing() -> None:
+    rows = torch.tensor([[0, 1], [1, 0]])
+    plain = uniform_over(rows, vocabulary=2, description="two")
+    for weights in (
+        torch.tensor([7, 7]),
+        torch.full((2,), 1e308, dtype=torch.float64, requires_grad=True),
+    ):
+        target = uniform_over(rows, vocabulary=2, description="two", weights=weights)
+        assert target.fingerprint == plain.fingerprint
+        assert not target.log_prob(rows).requires_grad
+    assert not from_table(torch.ones(2, 2).requires_grad_()).log_prob(rows).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, 2.0], r"weights must be 3 real numbers, .* shape \(2,\)"),
+        ([1.0, 2.0, 0.0], "finite and positive, got 0; leave out"),
+        ([1.0, 2.0, -1.0], "finite and positive, got -1"),
+        ([1.0, 2.0, math.inf], "finite and positive, got inf"),
+        ([1.0, 2.0, math.nan], "finite and positive, got nan"),
+        ([1j, 2.0, 1.0], "real numbers"),
+        (["a", "b", "c"], "weights must be numbers"),
+        (3.0, "weights must be numbers"),
+    ],
+)
+def test_bad_weights_are_refused(weights: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        uniform_over([(0,), (1,), (2,)], vocabulary=3, description="three", weights=weights)
+
+
+def test_parities_that_are_no_law_are_refused() -> None:
+    for ones in (0.0, 1.0, math.nan):
+        with pytest.raises(InputError, match=r"parity.ones must be between 0 and 1, got"):
+            even_parity(4, ones=ones)
+    for tokens in (0, 3):
+        with pytest.raises(InputError, match=f"even and at least 2, got {tokens}"):
+            balanced_brackets(tokens)

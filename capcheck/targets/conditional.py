@@ -1,0 +1,219 @@
+"""The law of some tokens given the others: p(x_rest | x_given), with values for every row.
+
+Row r of whatever it is asked is conditioned on row r of the given values, so that each row of a
+batch may have a prompt of its own. All of its answers are the target's, with more tokens known.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from capcheck.errors import InputError
+from capcheck.laws import SideBySide, TokenLaw
+from capcheck.paths import PATHS, NoisePath
+from capcheck.randomness import Randomness
+from capcheck.sequences import SequenceSpec
+from capcheck.targets.products import Products
+from capcheck.targets.target import CategoricalTarget, ContinuousTarget, Target
+
+
+def conditional(target: Target, given: Sequence[int], values: Tensor) -> Target:
+    """The law of the tokens that are not given.
+
+    Args:
+        target: The law of all tokens.
+        given: Indices of the tokens that are known, in rising order; not all of them.
+        values: (n, g, d) or (n, g), their values, row by row.
+    """
+    kind = _Continuous if isinstance(target, ContinuousTarget) else _Categorical
+    return kind(target, given, values)
+
+
+def rest_of(spec: SequenceSpec, given: Sequence[int]) -> SequenceSpec:
+    """The spec of the tokens that are not given, each at its place in the whole."""
+    rest = [i for i in range(spec.tokens) if i not in given]
+    return replace(
+        spec,
+        tokens=len(rest),
+        mean=spec.mean[rest],
+        variance=spec.variance[rest],
+        grid=None,
+        scored=None,
+        places=tuple(spec.layout[i] for i in rest),
+    )
+
+
+def log_prob_of(target: Target, given: Sequence[int], values: Tensor) -> Tensor:
+    """Log-density (nats) of the given tokens alone, by the chain rule: (n,)."""
+    spec = target.spec
+    x = values.new_zeros(len(values), spec.tokens, *spec.token_shape)
+    x[:, list(given)] = values
+    levels = torch.ones(x.shape[:2], dtype=target.dtype, device=x.device)
+    total = levels.new_zeros(len(x))
+    for i in given:
+        total = total + target.marginals(x, levels).select([i]).log_prob(x[:, [i]])[:, 0]
+        levels = levels.clone()
+        levels[:, i] = 0
+    return total
+
+
+class _Conditional(Target):
+    """What both kinds of tokens share."""
+
+    def __init__(self, target: Any, given: Sequence[int], values: Tensor) -> None:
+        self._whole = target
+        self._given = list(given)
+        self._rest = [i for i in range(target.spec.tokens) if i not in self._given]
+        self._values = values
+        self._spec = rest_of(target.spec, given)
+        self.provenance = target.provenance
+
+    @property
+    def spec(self) -> SequenceSpec:
+        """Of the tokens that are not given; mean and variance are not conditioned."""
+        return self._spec
+
+    @property
+    def rows(self) -> int | None:
+        """One for each row of given values."""
+        return len(self._values)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the whole."""
+        dtype: torch.dtype = self._whole.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        """That of the whole."""
+        device: torch.device = self._whole.device
+        return device
+
+    @property
+    def fingerprint(self) -> str:
+        """It is made for one batch, and never compared."""
+        raise InputError("a conditional law has no fingerprint; take that of the whole.")
+
+    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> Self:
+        """The same elsewhere."""
+        values = self._values.to(device)
+        if values.is_floating_point():
+            values = values.to(dtype)
+        return type(self)(self._whole.to(device=device, dtype=dtype), self._given, values)
+
+    def sample(self, n: int, rng: Randomness) -> Tensor:
+        """One draw for each of the n rows of values, token by token."""
+        x = self._values.new_zeros(n, self._spec.tokens, *self._spec.token_shape)
+        levels = torch.ones(x.shape[:2], dtype=self.dtype, device=x.device)
+        for i in range(self._spec.tokens):
+            x[:, i] = self.marginals(x, levels).select([i]).sample(rng)[:, 0]
+            levels[:, i] = 0
+        return x
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log p(x_rest | x_given), nats, (n,)."""
+        joint: Tensor = self._whole.log_prob(self._joined(x))
+        return joint - self._log_evidence
+
+    def marginals(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath = PATHS["linear"],
+        causal: bool = False,
+    ) -> TokenLaw:
+        """Of the rest, given what is seen of it and the given tokens; see `Target`."""
+        if causal and max(self._given) > min(self._rest):
+            return SideBySide([self._given_before(x, levels, path, i) for i in range(x.shape[1])])
+        law: TokenLaw = self._whole.marginals(
+            self._joined(x), self._levels(levels), path, causal=causal
+        )
+        return law.select(self._rest)
+
+    def _given_before(self, x: Tensor, levels: Tensor, path: NoisePath, i: int) -> TokenLaw:
+        """Of token i of the rest, given the ones before it and all given tokens."""
+        seen = levels.clone()
+        seen[:, i:] = 1
+        return self.marginals(x, seen, path).select([i])
+
+    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
+        """Not needed: divergences are taken of the joint law."""
+        raise InputError("a conditional law has no kernel mean; compare joint laws.")
+
+    def kernel_self_mean(self, bandwidth: float) -> float | None:
+        """Not needed either."""
+        return None
+
+    def products(self) -> Products | None:
+        """The same components, weighted by what the given tokens say of them."""
+        whole: Products | None = self._whole.products()
+        if whole is None:
+            return None
+        evidence = whole.log_likelihood(self._values, self._given)
+        rest = self._rest
+        return Products(
+            log_weights=(whole.log_weights + evidence).log_softmax(-1),
+            law=lambda component: whole.law(component).select(rest),
+            log_likelihood=lambda x, tokens: whole.log_likelihood(x, [rest[i] for i in tokens]),
+        )
+
+    @functools.cached_property
+    def _log_evidence(self) -> Tensor:
+        return log_prob_of(self._whole, self._given, self._values)
+
+    def _joined(self, x: Tensor) -> Tensor:
+        whole = x.new_zeros(len(x), self._whole.spec.tokens, *x.shape[2:])
+        whole[:, self._rest] = x
+        whole[:, self._given] = self._values.to(x)
+        return whole
+
+    def _levels(self, levels: Tensor) -> Tensor:
+        whole = levels.new_zeros(len(levels), self._whole.spec.tokens)
+        whole[:, self._rest] = levels
+        return whole
+
+
+class _Categorical(_Conditional, CategoricalTarget):
+    """Of integers."""
+
+
+class _Continuous(_Conditional, ContinuousTarget):
+    """Of vectors."""
+
+    def denoise(
+        self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
+    ) -> Tensor:
+        """E[x_0 | what is seen, the given tokens]; a causal one sees all given tokens, too."""
+        if not causal:
+            return self._denoised(x, levels, path)
+        answer = torch.empty_like(x)
+        for i in range(x.shape[1]):
+            seen = levels.clone()
+            seen[:, i + 1 :] = 1
+            answer[:, i] = self._denoised(x, seen, path)[:, i]
+        return answer
+
+    def _denoised(self, x: Tensor, levels: Tensor, path: NoisePath) -> Tensor:
+        whole: Tensor = self._whole.denoise(self._joined(x), self._levels(levels), path)
+        return whole[:, self._rest]
+
+    def with_noise(self, levels: Tensor, path: NoisePath = PATHS["linear"]) -> ContinuousTarget:
+        """The law of the noisy rest given the clean values."""
+        noisy = self._whole.with_noise(self._levels(levels[None])[0], path)
+        return _Continuous(noisy, self._given, self._values)
+
+    def transformed(self, matrix: Tensor) -> ContinuousTarget:
+        """It would mix rows of different values."""
+        raise InputError("a conditional law cannot be transformed; transform the whole.")
+
+    def score(self, x: Tensor) -> Tensor:
+        """That of the joint law, along the rest."""
+        whole: Tensor = self._whole.score(self._joined(x))
+        return whole[:, self._rest]

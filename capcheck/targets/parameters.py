@@ -1,0 +1,133 @@
+"""What the parameters of a mixture may be: real tensors whose squares their precision can hold.
+
+A standard deviation s enters densities as s^2 and as 1 / s^2, so a law is refused unless every s is
+in 1/LIMIT..LIMIT and every |mean| at most LIMIT, where LIMIT^2 and 1/LIMIT^2 are ordinary numbers
+of the precision in which the law is computed. Weights are brought to sum_c w_c = 1 in float64.
+"""
+
+from __future__ import annotations
+
+import numbers
+
+import torch
+from torch import Tensor
+
+from capcheck.errors import InputError
+from capcheck.targets.target import require_weights
+
+LIMITS = {torch.float64: 1e100, torch.float32: 1e15}
+EVEN = 1e100  # sums of weights that are divided by at once; beyond it, by the largest first
+
+
+def require_tensor(name: str, value: object) -> Tensor:
+    """The value without its gradient.
+
+    Raises:
+        InputError: It is not a tensor of real numbers.
+    """
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"{name} must be a tensor, got {type(value).__name__}; make one with torch.tensor."
+        )
+    if value.is_complex():
+        raise InputError(f"{name} must be real numbers, got {value.dtype}; take the real part.")
+    return value.detach()
+
+
+def require_precision(name: str, dtype: object) -> None:
+    """Raise InputError unless laws can be computed in that precision."""
+    if dtype not in LIMITS:
+        raise InputError(f"{name} must be float32 or float64, got {dtype}; convert to float64.")
+
+
+def require_reals(name: str, value: object, axes: str) -> Tensor:
+    """A floating-point tensor of three axes, none of them empty, without its gradient.
+
+    Args:
+        name: What messages call it.
+        value: The tensor.
+        axes: What messages call its axes.
+
+    Raises:
+        InputError: Not a tensor, another precision or shape.
+    """
+    tensor = require_tensor(name, value)
+    if tensor.dim() != 3 or tensor.numel() == 0 or tensor.dtype not in LIMITS:
+        raise InputError(
+            f"{name} must be floating-point numbers (float32 or float64) of shape {axes}, none of "
+            f"them 0, got {tensor.dtype} of {tuple(tensor.shape)}."
+        )
+    return tensor
+
+
+def require_size(name: str, values: Tensor) -> None:
+    """Raise InputError unless finite, and small enough for squares."""
+    if not bool(values.isfinite().all()):
+        raise InputError(f"{name} must be finite, got NaN or infinity; repair them.")
+    limit = LIMITS[values.dtype]
+    if not float(values.abs().max()) <= limit:
+        raise InputError(
+            f"{name} must be at most {limit:g} in size, got {float(values.abs().max()):g}; "
+            "rescale the tokens."
+        )
+
+
+def require_deviations(name: str, values: Tensor) -> None:
+    """Raise InputError unless standard deviations are positive and their squares are numbers."""
+    if not bool((values.isfinite() & (values > 0)).all()):
+        broken = values[~(values.isfinite() & (values > 0))]
+        raise InputError(
+            f"{name} must be finite and positive, got {float(broken[0]):g}; repair them."
+        )
+    limit = LIMITS[values.dtype]
+    low, high = float(values.min()), float(values.max())
+    if not (1 / limit <= low and high <= limit):
+        raise InputError(
+            f"{name} must be from {1 / limit:g} to {limit:g} in {values.dtype}, got "
+            f"{high if high > limit else low:g}; rescale the tokens."
+        )
+
+
+def mixture_weights(weights: object, count: int, like: Tensor) -> Tensor:
+    """Weights of components, (count,), normalised, in the precision and place of `like`.
+
+    Args:
+        weights: (count,) real numbers, or None for equal ones.
+        count: Number of components.
+        like: A tensor of the law.
+
+    Raises:
+        InputError: Wrong kind or shape, negative, not finite or all 0.
+    """
+    if weights is None:
+        return require_weights(like.new_ones(count, dtype=torch.float64), count).to(like)
+    given = require_tensor("weights", weights)
+    if given.dtype == torch.bool:
+        raise InputError(f"weights must be real numbers, got {given.dtype}; convert to float64.")
+    w = given.to(like.device, torch.float64)
+    if w.numel() > 0 and bool(w.isfinite().all()) and not 1 / EVEN < float(w.sum()) < EVEN:
+        w = w / w.abs().max().clamp(min=torch.finfo(w.dtype).tiny)
+    return require_weights(w, count).to(like)
+
+
+def require_share(name: str, value: object) -> float:
+    """A number that is at least 0 and below 1.
+
+    Raises:
+        InputError: It is not.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and 0 <= float(value) < 1):  # type: ignore[arg-type]
+        raise InputError(f"{name} must be at least 0 and below 1, got {value!r}.")
+    return float(value)  # type: ignore[arg-type]
+
+
+def require_count(name: str, value: object, *, least: int = 1) -> int:
+    """A whole number that is at least `least`.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    return int(value)
