@@ -147,7 +147,7 @@ def hamming_marginals(model: np.ndarray, probabilities: np.ndarray) -> Term:
     return term.model_copy(update={"standard_error": math.sqrt(2) * term.standard_error})
 
 
-def coupling_squared(model: np.ndarray, exact: np.ndarray) -> Term:
+def coupling_squared(model: np.ndarray, exact: np.ndarray, *, resolution: float = 0.0) -> Term:
     """E|x - x_exact|^2 over pairs that were made from the same random numbers.
 
     Only the upper end certifies: any joint law of x ~ Q and x_exact ~ P costs at least W2^2. Costs
@@ -160,6 +160,8 @@ def coupling_squared(model: np.ndarray, exact: np.ndarray) -> Term:
     Args:
         model: (n, D) draws of Q, n at least 2.
         exact: (n, D) draws of P, each from the random numbers of the model's.
+        resolution: Costs below it are taken to be it, which keeps the bound one, and keeps the
+            errors of an integrator from passing for a heavy tail.
 
     Raises:
         InputError: Shapes that do not fit, too few draws, or draws that are not finite.
@@ -170,7 +172,7 @@ def coupling_squared(model: np.ndarray, exact: np.ndarray) -> Term:
         )
     origin = np.zeros(exact.shape[1:])
     pairs = (_centred(model, origin, "model", 2), _centred(exact, origin, "exact", 2))
-    costs = _squares(pairs[0] - pairs[1])  # (n,)
+    costs = np.maximum(_squares(pairs[0] - pairs[1]), resolution)  # (n,)
     term = Term.from_influence("coupling", float(costs.mean()), [costs])
     if np.ptp(costs) == 0:
         return term

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capcheck.divergences.mmd import TILE, kernel_tiles
+from capcheck.divergences.kernels import TILE, kernel_tiles
 from capcheck.errors import InputError
 from capcheck.randomness import Randomness
 

@@ -7,9 +7,12 @@ samples, then its exact log-density, then certificates and estimates from its dr
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +54,29 @@ class ModelEvidence:
     log_density: LogDensity | Unavailable = NOT_ASKED
     own_log_density: LogDensity | Unavailable = NOT_ASKED
     limit: Tensor | None = None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all of it: equal evidence has equal estimates."""
+        digest = hashlib.sha256()
+        _feed(digest, self)
+        return digest.hexdigest()
+
+
+def _feed(digest: hashlib._Hash, fact: object) -> None:
+    """Add a fact, and everything in it, to a digest."""
+    if isinstance(fact, Tensor):
+        digest.update(repr(tuple(fact.shape)).encode())
+        digest.update(fact.detach().cpu().contiguous().numpy().tobytes())
+    elif dataclasses.is_dataclass(fact):
+        digest.update(type(fact).__name__.encode())
+        for field in dataclasses.fields(fact):
+            _feed(digest, getattr(fact, field.name))
+    elif isinstance(fact, tuple):
+        for part in fact:
+            _feed(digest, part)
+    else:
+        digest.update(repr(fact).encode())
 
 
 class Reference:
@@ -240,31 +266,46 @@ class Reference:
         density = _of_mixture(model.law, self.draws) or model.log_density
         if isinstance(density, Unavailable):
             return self._unavailable("kl", density.reason)
-        return self._averaged("kl", self.log_prob - density.values, density, over="target draws")
+        return self._averaged(
+            "kl",
+            self.log_prob - density.values,
+            density,
+            of_bound="upper bound",
+            over="target draws",
+        )
 
     def _reverse_kl(self, model: ModelEvidence) -> Estimate:
         density = _of_mixture(model.law, model.samples) or model.own_log_density
         if isinstance(density, Unavailable):
             return self._unavailable("reverse_kl", density.reason)
-        if density.bound:
-            return self._unavailable(
-                "reverse_kl", f"only a bound on the density can be had: {density.method}"
-            )
         log_ratio = density.values - self._target.log_prob(model.samples)
-        return self._averaged("reverse_kl", log_ratio, density, over="the model's draws")
+        return self._averaged(
+            "reverse_kl", log_ratio, density, of_bound="lower bound", over="the model's draws"
+        )
 
     def _averaged(
-        self, name: str, log_ratio: Tensor, density: LogDensity, *, over: str
+        self,
+        name: str,
+        log_ratio: Tensor,
+        density: LogDensity,
+        *,
+        of_bound: Literal["upper bound", "lower bound"],
+        over: str,
     ) -> Estimate:
+        """The mean log-ratio; `of_bound` is what it is where the density is a lower bound."""
         # What auxiliary tokens add to the divergence can only make it larger.
         auxiliary = self._target.spec.scored is not None
         notes = ", of all tokens with the auxiliary ones" if auxiliary else ""
-        kind: Kind = "upper bound" if density.bound or auxiliary else "estimate"
+        kind: Kind = "upper bound" if auxiliary else "estimate"
+        if density.bound:
+            kind = of_bound
+            if auxiliary and of_bound == "lower bound":
+                return self._unavailable(name, f"a bound on each side{notes}")
         tail = tail_index(log_ratio.double().cpu().numpy())
         if tail > HEAVY:
             kind = "lower bound"
             notes += f"; the tail index of the log-ratios is {tail:.2g}: their mean falls short"
-            if density.bound or auxiliary:
+            if auxiliary or (density.bound and of_bound == "upper bound"):
                 return self._unavailable(name, f"a bound whose mean falls short{notes}")
         return self._estimate(
             name,

@@ -58,6 +58,9 @@ class Measured:
     above: Sequence[Term] = ()
 
 
+RESOLUTION = 1e-5  # share of the squared spread below which coupled draws are not told apart
+
+
 class SampledMeasure(ABC):
     """An estimator bound to a target."""
 
@@ -100,7 +103,9 @@ class SampledWasserstein(SampledMeasure):
         x = _flat(samples, self._spec.counted)
         above: list[Term] = []
         if limit is not None and self._spec.kind == "continuous":
-            above = [coupling_squared(x, _flat(limit, self._spec.counted))]
+            resolution = RESOLUTION * self._spec.spread**2
+            y = _flat(limit, self._spec.counted)
+            above = [coupling_squared(x, y, resolution=resolution)]
         coupled = ", and from above by draws that share their random numbers" if above else ""
         below = self._from_below(x)
         if not self._by_transport:

@@ -18,7 +18,7 @@ small integers) and make up for the gain under the Euclidean one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import ot
@@ -26,7 +26,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from capcheck.divergences.estimate import Term
-from capcheck.errors import CapcheckError
+from capcheck.errors import CapcheckError, InputError
 
 FAITHFUL = 8  # dimensions up to which E[T] is close enough to W2^2 to be an upper end, too
 LARGEST = 8000  # rows of a transport problem: half a GiB of costs, and minutes
@@ -55,6 +55,8 @@ def transport(x: np.ndarray, y: np.ndarray, ground: Ground = "squared Euclidean"
         ground: Cost of moving a row.
 
     Raises:
+        InputError: Shapes that do not match, no rows, values that are not finite, squared
+            distances that overflow, or a ground that is none.
         CapcheckError: The network simplex did not finish.
     """
     costs = _costs(x, y, ground)
@@ -73,9 +75,35 @@ def transport_cost(x: np.ndarray, y: np.ndarray, ground: Ground = "squared Eucli
 
 def _costs(x: np.ndarray, y: np.ndarray, ground: Ground) -> np.ndarray:
     """Costs of moving rows of x to rows of y, (m, m'); whole numbers under the Hamming distance."""
+    _require_rows(x, y, ground)
     if ground == "Hamming":
         return np.asarray(np.rint(cdist(x, y, "hamming") * x.shape[1]))
-    return np.asarray(ot.dist(x, y, metric="sqeuclidean"))
+    with np.errstate(over="ignore", invalid="ignore"):
+        costs = np.asarray(ot.dist(x, y, metric="sqeuclidean"))
+    if not np.isfinite(costs).all():
+        largest = max(float(np.abs(x).max()), float(np.abs(y).max()))
+        raise InputError(
+            f"transport needs squared distances below 1e308, got values of up to {largest:.3g}; "
+            "divide both samples by one number."
+        )
+    return costs
+
+
+def _require_rows(x: np.ndarray, y: np.ndarray, ground: Ground) -> None:
+    if ground not in get_args(Ground):
+        raise InputError(f"ground must be one of {', '.join(get_args(Ground))}, got {ground!r}.")
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in (*x.shape, *y.shape):
+        raise InputError(
+            f"transport needs samples (m, D) and (m', D) with one D and at least one row, got "
+            f"{x.shape} and {y.shape}; flatten the tokens of a sequence."
+        )
+    for z in (x, y):
+        broken = int((~np.isfinite(z)).any(1).sum())
+        if broken:
+            raise InputError(
+                f"transport needs finite rows, got NaN or infinity in {broken} of {len(z)}; "
+                "leave them out."
+            )
 
 
 def _simplex(costs: np.ndarray) -> Transport:
@@ -124,7 +152,16 @@ def corrected_transport(
         q: (m, D) rows of the model.
         q_other: (m, D) further independent rows q' of the model.
         ground: Cost of moving a row.
+
+    Raises:
+        InputError: Sets of different sizes, fewer than two rows, or rows that `transport` refuses.
     """
+    rows = [len(z) for z in (p, p_floor.of_y, q, q_other)]
+    if len(p_floor.of_x) != len(p) or len(set(rows)) > 1 or rows[0] < 2:
+        raise InputError(
+            f"corrected transport needs four sets of one size of at least 2 rows, got {rows}; "
+            "cut them to the smallest."
+        )
     across, floor = transport(p, q, ground), transport(q, q_other, ground)
     value = across.cost - 0.5 * p_floor.cost - 0.5 * floor.cost
     return Term.from_influence(

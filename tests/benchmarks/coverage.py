@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import stats
 
 from capcheck.divergences.certificates import (
     coupling_squared,
@@ -26,6 +27,7 @@ from capcheck.divergences.certificates import (
 from capcheck.divergences.estimate import Term
 from capcheck.divergences.kl import kl_term
 from capcheck.divergences.mmd import mmd_squared, mmd_squared_to_known
+from capcheck.divergences.stein import ksd_squared
 from capcheck.divergences.wasserstein import corrected_transport, transport
 from capcheck.targets import CategoricalMixture
 
@@ -169,6 +171,26 @@ def gaussian_cases(D: int, what: str, shift: float, scale: float) -> Iterator[Ca
         )
 
 
+def stein() -> Iterator[Case]:
+    """KSD^2 of N(m, I) from N(0, I): s_p - s_q = -m, so that it is |m|^2 E k(X, X')."""
+    for D in DIMENSIONS:
+        c = math.sqrt(2 * D)
+        # |X - X'|^2 / 2 is chi-square with D degrees of freedom.
+        kernel = float(stats.chi2.expect(lambda u, c=c: (1 + 2 * u / c**2) ** -0.5, args=(D,)))
+        for what, (shift, _) in DIFFERENCES.items():
+
+            def discrepancy(run: int, shift: float = shift, D: int = D, c: float = c) -> Term:
+                x = torch.from_numpy(shift + normal(run, "q", N, D))
+                return ksd_squared(x, -x, c=c)
+
+            yield Case(
+                name=f"KSD, {what}, D = {D}",
+                run=discrepancy,
+                estimand=D * shift**2 * kernel,
+                conservative=True,
+            )
+
+
 def categorical() -> Iterator[Case]:
     """Three independent bits against others, by enumeration."""
     p = np.array([0.5, 0.2, 0.9])
@@ -214,6 +236,7 @@ def categorical() -> Iterator[Case]:
 def cases() -> Iterator[Case]:
     """Every row of the table."""
     yield from continuous()
+    yield from stein()
     yield from categorical()
 
 

@@ -412,3 +412,15 @@ def test_input_that_has_no_answer_is_one_error() -> None:
         coupling_squared(x, nan)
     with pytest.raises(InputError, match="model must have at least 2 draws"):
         coupling_squared(x[:1], y[:1])
+
+
+def test_errors_of_an_integrator_do_not_pass_for_a_heavy_tail() -> None:
+    rng = np.random.default_rng(0)
+    exact = rng.normal(size=(2000, 8))
+    errors = 1e-5 * rng.standard_t(1, size=(2000, 8)).clip(-1e5, 1e5)  # of Cauchy's law
+    assert math.isinf(high(coupling_squared(exact + errors, exact)))
+    bound = high(coupling_squared(exact + errors, exact, resolution=8e-5))
+    assert 8e-5 <= bound < 2e-4
+    far = exact + errors
+    far[:20] += 1.0  # a hundredth of the draws is elsewhere, by a W2^2 of 8 there
+    assert high(coupling_squared(far, exact, resolution=8e-5)) > 0.08

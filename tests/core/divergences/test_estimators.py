@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
 
-from capcheck.divergences import mmd as mmd_module
+from capcheck.divergences import kernels as kernels_module
 from capcheck.divergences.estimate import Estimate, Term
 from capcheck.divergences.kl import is_same_law, kl_term
 from capcheck.divergences.mmd import (
@@ -41,7 +41,7 @@ def covered(terms: list[Term], estimand: float) -> float:
 
 
 def test_mmd_is_the_u_statistic_of_scikit_learns_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mmd_module, "TILE", 16)
+    monkeypatch.setattr(kernels_module, "TILE", 16)
     x, y = normal(0, (50, 3)), 1.3 * normal(1, (37, 3))
     gamma = 1 / (2 * 0.9**2)
     xx, yy, xy = (rbf_kernel(a, b, gamma) for a, b in ((x, x), (y, y), (x, y)))

@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
+from capcheck.divergences import kernels as kernels_module
 from capcheck.divergences import mmd as mmd_module
 from capcheck.divergences.mmd import (
     kernel_means,
@@ -55,7 +56,7 @@ def u_statistic(x: np.ndarray, y: np.ndarray, h: float) -> float:
 def test_kernels_of_one_pass_are_those_of_scikit_learn(
     bandwidths: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mmd_module, "TILE", 16)
+    monkeypatch.setattr(kernels_module, "TILE", 16)
     x, y = normal(0, (50, 3)), 1.3 * normal(1, (37, 3))
     rows, columns = kernel_means(x, y, bandwidths=bandwidths)
     within = kernel_row_means(x, x, bandwidths, same=True)
@@ -88,7 +89,7 @@ def test_float32_tiles_move_the_statistic_by_far_less_than_its_noise(
     assert abs(single.value - expected) < 1e-3 * single.standard_error
     narrow = mmd_squared_terms(x, y, bandwidths=(4.0, 1.0))[1]  # by four squarings
     assert narrow.value == pytest.approx(u_statistic(x.numpy(), y.numpy(), 1.0), abs=1e-8)
-    monkeypatch.setattr(mmd_module, "DOUBLE", len(x) ** 2)
+    monkeypatch.setattr(kernels_module, "DOUBLE", len(x) ** 2)
     assert mmd_squared(x, y, 4.0).value == pytest.approx(expected, abs=1e-13)
 
 
@@ -99,7 +100,7 @@ def test_rows_too_far_out_for_float32_are_met_in_float64(monkeypatch: pytest.Mon
     some = rbf_kernel(x[:50], x, gamma=0.5)
     expected = (some.sum(1) - 1) / 2099
     assert np.allclose(means[:50], expected, rtol=1e-5)
-    monkeypatch.setattr(mmd_module, "FARTHEST", math.inf)
+    monkeypatch.setattr(kernels_module, "FARTHEST", math.inf)
     (single,) = kernel_row_means(x, x, (1.0,), same=True)
     assert not np.allclose(single[:50], expected, rtol=1e-2)
 

@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
-from capcheck.divergences import mmd as mmd_module
+from capcheck.divergences import kernels as kernels_module
 from capcheck.divergences import permutation as permutation_module
 from capcheck.divergences.permutation import permutation_test
 from capcheck.errors import InputError
@@ -58,7 +58,7 @@ def test_relabellings_are_uniform_over_all_of_them(bandwidths: tuple[float, ...]
 def test_every_relabelling_is_measured_by_brute_force(
     n: int, m: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mmd_module, "TILE", 16)
+    monkeypatch.setattr(kernels_module, "TILE", 16)
     monkeypatch.setattr(permutation_module, "TILE", 16)
     x, y = normal(0, (n, 3)), 1.2 * normal(1, (m, 3))
     rng = CounterRandomness(3)
