@@ -1,29 +1,37 @@
 """GPT: token after token from left to right, x_i ~ p(x_i | x_<i) for i = 1..l.
 
 Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training".
-Signature: token predictor; it is shown the tokens before i, or the last `window` of them.
-Assumption: none without a window; with one, x_i is independent of what lies before the window.
+Signature: token predictor; it is shown the tokens before i, or the last `window` of them. With a
+`softmax_rank` its logits, over all contexts, form a matrix of at most that rank.
+Assumption: none without these; with a window, x_i is independent of what lies before it.
 Budgets: `length` places that many tokens from the left; `steps` is ignored.
 Known: KL(l) is the conditional total correlation of what was not placed,
 E[log p(x_>l | x_<=l)] - sum_{i>l} E[log p(x_i | x_<=l)]; a window of w tokens costs
-sum_i I(x_i; x_{<i-w} | x_{i-w..i-1}).
+sum_i I(x_i; x_{<i-w} | x_{i-w..i-1}); a softmax of rank r is exact iff r is at least the rank of
+log p(v | x_<i), one row for each context, after each row's mean is subtracted.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.budget import Axis, Budget
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State
+from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
 from capcheck.randomness import Randomness
 from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.signatures import (
+    LowRankPredictorSignature,
+    Signature,
+    TokenPredictor,
+    TokenPredictorSignature,
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -38,11 +46,24 @@ class GPT(Probe[TokenPredictor]):
     window: Annotated[
         int | None, Field(ge=0, description="tokens of the past that are seen; all if not given")
     ] = None
+    softmax_rank: Annotated[
+        int | None,
+        Field(ge=1, description="rank of the logits of all contexts; full if not given"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        """The best softmax of some rank is known for whole prefixes only."""
+        if self.window is not None and self.softmax_rank is not None:
+            raise ValueError("window and softmax_rank exclude each other; give one of them")
+        return self
 
     @property
-    def signature(self) -> TokenPredictorSignature:
-        """Known tokens -> the law of every token."""
-        return TokenPredictorSignature()
+    def signature(self) -> Signature[TokenPredictor]:
+        """Known tokens -> the law of every token, or of the next one where its rank is bounded."""
+        if self.softmax_rank is None:
+            return TokenPredictorSignature()
+        return LowRankPredictorSignature(self.softmax_rank)
 
     def run(
         self,
@@ -63,6 +84,14 @@ class GPT(Probe[TokenPredictor]):
             at_i[:, i] = True
             state = state.write(tokens, at_i)
             yield state
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The window or the rank of the softmax, if there is one."""
+        unlimited = dataclasses.replace(self, window=None, softmax_rank=None)
+        if self == unlimited:
+            return ()
+        cure = "a softmax of full rank" if self.window is None else "the whole past in the window"
+        return (Suspect(failure="limited emission", cure=cure, probe=unlimited),)
 
     def log_density(
         self,

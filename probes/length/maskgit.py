@@ -16,6 +16,7 @@ mean over orders; confidence order is biased even when the tokens are independen
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ from torch import Tensor
 
 from capcheck.budget import Budget
 from capcheck.laws import TokenLaw
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Unavailable
+from capcheck.orders import commit_schedule, random_ranks
+from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
 from capcheck.randomness import Randomness
 from capcheck.sequences import Kind, SequenceSpec
 from capcheck.signatures import TokenPredictor, TokenPredictorSignature
@@ -62,17 +64,7 @@ class MaskGIT(Probe[TokenPredictor]):
 
     def schedule(self, tokens: int) -> list[int]:
         """Tokens placed after each round, starting with 0 and ending with all of them."""
-        placed = [0]
-        while placed[-1] < tokens:
-            if self.tokens_per_round is not None:
-                after = placed[-1] + self.tokens_per_round
-            else:
-                # The epsilon keeps products that are whole numbers whole.
-                r = len(placed)
-                masked = tokens * math.cos(0.5 * math.pi * min(r / self.rounds, 1))
-                after = max(tokens - math.floor(masked + 1e-9), placed[-1] + 1)
-            placed.append(min(after, tokens))
-        return placed
+        return commit_schedule(tokens, rounds=self.rounds, per_round=self.tokens_per_round)
 
     def run(
         self,
@@ -86,10 +78,8 @@ class MaskGIT(Probe[TokenPredictor]):
         state = State.blank(spec, n)
         yield state
         N = spec.tokens
-        if self.order == "random":
-            rank = rng.permutation(n, N).argsort(1)
-        else:
-            rank = torch.arange(N).expand(n, N)
+        drawn = self.order == "random"
+        rank = random_ranks(n, N, rng) if drawn else torch.arange(N).expand(n, N)
         rank = rank.to(state.placed.device)
         schedule = self.schedule(N)
         for r, (before, after) in enumerate(itertools.pairwise(schedule), start=1):
@@ -105,6 +95,16 @@ class MaskGIT(Probe[TokenPredictor]):
                 chosen = (rank >= before) & (rank < after)
             state = state.write(draws, chosen)
             yield state
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Tokens that a round draws independently, and an order that depends on what was drawn."""
+        one_by_one = dataclasses.replace(self, tokens_per_round=1, order="random")
+        by_order = Suspect(
+            failure="wrong factorisation",
+            cure="one token per round in random order",
+            probe=one_by_one,
+        )
+        return () if self == one_by_one else (by_order,)
 
     def log_density(
         self,
@@ -127,7 +127,7 @@ class MaskGIT(Probe[TokenPredictor]):
         if sum(math.comb(N, m) for m in sizes) <= ENUMERATED_CALLS:
             values = self._over_orders(network, completion, sizes, x)
             return LogDensity(values=values, method="mixture over all orders of commitment")
-        rank = rng.permutation(len(x), N).argsort(1)
+        rank = random_ranks(len(x), N, rng)
         values = self._along_order(network, completion, sizes, x, rank.to(x.device))
         return LogDensity(
             values=values, bound=True, method="mean over orders, one drawn for each row"

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from reference.mixtures import Mixture
+from scipy import optimize, special
 
 from capcheck import check
 from capcheck.budget import Budget
+from capcheck.errors import InputError
+from capcheck.probe import LogDensity
 from capcheck.randomness import CounterRandomness
 from capcheck.registry import build_probe
 from capcheck.signatures import TokenPredictorSignature
-from capcheck.targets import ProductMixture
+from capcheck.targets import ProductMixture, Target, from_spec, from_table
+
+Array = NDArray[np.float64]
 
 
 def log_marginal(reference: Mixture, rows: np.ndarray, tokens: list[int]) -> np.ndarray:
@@ -79,3 +87,120 @@ def test_samples_at_full_length_follow_the_target(three: ProductMixture) -> None
     for i in range(3):
         assert stats.kstest(u[:, i].numpy(), "uniform").pvalue > 1e-3
     assert abs(np.corrcoef(u.T.numpy())[np.triu_indices(3, 1)]).max() < 5 / np.sqrt(n)
+
+
+def table_of_rank_two() -> tuple[Array, Array]:
+    """p(x_1, x_2) over 5 symbols whose six laws p(x_1), p(x_2 | x_1) have logits of rank 2."""
+    rng = np.random.default_rng(4)
+    logits = 1.5 * rng.normal(size=(6, 2)) @ rng.normal(size=(2, 5))
+    laws = special.softmax(logits, axis=1)
+    return laws[0][:, None] * laws[1:], laws
+
+
+def least_divergence(laws: Array, weights: Array, rank: int) -> float:
+    """min over H, W of sum_c w_c KL(p_c || softmax(h_c W^T)), by scipy from many starts."""
+    C, V = laws.shape
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        H, W = flat[: C * rank].reshape(C, rank), flat[C * rank :].reshape(V, rank)
+        log_q = special.log_softmax(H @ W.T, axis=1)
+        value = (weights[:, None] * (special.xlogy(laws, laws) - laws * log_q)).sum()
+        slope = weights[:, None] * (np.exp(log_q) - laws)
+        return value, np.concatenate([(slope @ W).ravel(), (slope.T @ H).ravel()])
+
+    rng = np.random.default_rng(0)
+    starts = rng.normal(size=(25, (C + V) * rank))
+    return min(float(optimize.minimize(loss, x, jac=True, method="BFGS").fun) for x in starts)
+
+
+def log_q_of_all(target: Target, rank: int) -> Array:
+    """Log q(x) of every sequence, the last token fastest."""
+    probe, N, V = build_probe("gpt", {"softmax_rank": rank}), target.spec.tokens, target.spec.dim
+    x = torch.tensor(list(itertools.product(range(V), repeat=N)))
+    exact = TokenPredictorSignature().oracle(target)
+    budget = Budget(length=N, steps=1)
+    network = probe.signature.oracle(target)
+    found = probe.log_density(network, exact, target.spec, budget, x, CounterRandomness(0))
+    assert isinstance(found, LogDensity)
+    log_q: Array = found.values.numpy()
+    return log_q
+
+
+def test_a_softmax_is_exact_iff_its_rank_is_that_of_the_centred_log_probabilities() -> None:
+    p, laws = table_of_rank_two()
+    centred = np.log(laws) - np.log(laws).mean(1, keepdims=True)
+    assert np.linalg.matrix_rank(centred) == 2
+    assert np.linalg.matrix_rank(np.log(laws)) == 3  # rows' means count for nothing
+    kl = [(p.ravel() * (np.log(p.ravel()) - log_q_of_all(from_table(torch.tensor(p)), r))).sum()
+          for r in (1, 2)]  # fmt: skip
+    weights = np.array([1.0, *laws[0]])
+    assert kl[0] == pytest.approx(least_divergence(laws, weights, 1), rel=0.01)
+    assert kl[0] > 0.05
+    assert kl[1] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_softmax_of_low_rank_is_the_best_of_its_rank() -> None:
+    p = np.random.default_rng(1).random((4, 4, 4)) ** 3
+    p /= p.sum()
+    first, second = p.sum((1, 2)), p.sum(2)
+    laws = np.concatenate(
+        [first[None], second / first[:, None], (p / second[..., None]).reshape(16, 4)]
+    )
+    weights = np.concatenate([[1.0], first, second.ravel()])
+    log_q = log_q_of_all(from_table(torch.tensor(p)), 2)
+    assert np.exp(log_q).sum() == pytest.approx(1, abs=1e-9)
+    kl = float((p.ravel() * (np.log(p.ravel()) - log_q)).sum())
+    assert kl == pytest.approx(least_divergence(laws, weights, 2), rel=0.01)
+    assert kl < 0.9 * least_divergence(laws, weights, 1)
+
+
+def test_points_on_a_circle_tell_any_number_of_symbols_apart() -> None:
+    # Copying needs the logits of V point masses: two dimensions do, one only tells two ends apart.
+    target = from_spec("copy:tokens=3,symbols=5")
+    copies = [symbol * (25 + 5 + 1) for symbol in range(5)]
+    two, one = log_q_of_all(target, 2), log_q_of_all(target, 1)
+    assert np.exp(two).sum() == pytest.approx(1, abs=1e-9)  # other prefixes have laws, too
+    assert -np.log(5) - two[copies].mean() == pytest.approx(0, abs=1e-6)
+    assert -np.log(5) - one[copies].mean() > 0.5
+
+
+def test_the_rank_is_named_and_lifting_it_is_exact() -> None:
+    p, _ = table_of_rank_two()
+    target = from_table(torch.tensor(p))
+    settings = {"lengths": [0, 2], "steps": [1], "samples": 200, "divergences": ["kl"]}
+    low = check("gpt", target, options={"softmax_rank": "1"}, **settings)  # type: ignore[arg-type]
+    (suspect,) = build_probe("gpt", {"softmax_rank": 1}).suspects()
+    assert (suspect.failure, suspect.cure) == ("limited emission", "a softmax of full rank")
+    assert suspect.probe == build_probe("gpt")
+    full = check("gpt", target, options={"softmax_rank": 4}, **settings)  # type: ignore[arg-type]
+    assert (low.cells[1].estimates["kl"].value or 0) > 0.05
+    assert full.cells[1].estimates["kl"].value == pytest.approx(0, abs=1e-12)
+    assert build_probe("gpt").suspects() == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "words"),
+    [
+        ("modes:tokens=2", (), "categorical tokens, got continuous"),
+        ("copy:tokens=8,symbols=400", (), "got at least 2801 x 400"),
+        ("shuffle:symbols=4", (0,), "conditioned row by row"),
+    ],
+)
+def test_targets_that_no_softmax_is_fitted_to_are_refused(
+    target: str, given: tuple[int, ...], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        check("gpt", from_spec(target), options={"softmax_rank": 1}, given=given, samples=200)
+
+
+def test_what_a_softmax_of_low_rank_is_not_asked_for() -> None:
+    with pytest.raises(InputError, match="window and softmax_rank exclude each other"):
+        build_probe("gpt", {"window": 1, "softmax_rank": 1})
+    with pytest.raises(InputError, match="greater than or equal to 1"):
+        build_probe("gpt", {"softmax_rank": 0})
+    network = build_probe("gpt", {"softmax_rank": 1}).signature.oracle(from_spec("shuffle:4"))
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    with pytest.raises(InputError, match="known must be the first tokens"):
+        network(tokens, torch.tensor([[False, True, False, False]]))
+    law = network(tokens, torch.tensor([[True, False, False, False]]))
+    assert law.mean().isnan().all(2).tolist() == [[True, False, True, True]]

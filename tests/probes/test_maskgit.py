@@ -8,11 +8,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from reference.information import (
+    Array,
+    Entropy,
+    information,
+    of_blocks,
+    of_table,
+    total_correlation,
+)
 from reference.mixtures import Mixture
 from scipy import stats
 
 from capcheck import check
 from capcheck.budget import Budget
+from capcheck.exact.enumeration import sampled_law
+from capcheck.exact.sequence_law import SequenceLaw
 from capcheck.laws import Categorical, TokenLaw
 from capcheck.probe import LogDensity
 from capcheck.probes.length import maskgit as module
@@ -20,7 +30,7 @@ from capcheck.probes.length.maskgit import MaskGIT
 from capcheck.randomness import CounterRandomness
 from capcheck.registry import build_probe
 from capcheck.sequences import SequenceSpec
-from capcheck.targets import ProductMixture
+from capcheck.targets import ProductMixture, from_spec, from_table
 
 
 def reference_of(target: ProductMixture, weights: np.ndarray) -> Mixture:
@@ -123,6 +133,141 @@ def test_where_orders_cannot_be_summed_the_mean_over_them_bounds_kl_from_above(
     assert bound.values.mean() < mixture.values.mean()
 
 
+ORDERS = list(itertools.permutations(range(4)))
+
+
+class EveryOrder(CounterRandomness):
+    """Row r of a permutation is order r mod 24."""
+
+    def permutation(self, n: int, size: int) -> torch.Tensor:
+        return torch.tensor([ORDERS[row % len(ORDERS)] for row in range(n)])
+
+
+def four_bits() -> Array:
+    """A joint table of four dependent bits."""
+    p = np.random.default_rng(2).random((2, 2, 2, 2)) ** 3
+    table: Array = p / p.sum()
+    return table
+
+
+def q_of_order(p: Array, order: tuple[int, ...], sizes: list[int]) -> Array:
+    """The law of blocks of an order, each token given the earlier blocks: a table."""
+    q = np.ones_like(p)
+    for before, after in itertools.pairwise(sizes):
+        known = order[:before]
+        past = p.sum(axis=tuple(i for i in range(4) if i not in known), keepdims=True)
+        for i in order[before:after]:
+            others = tuple(j for j in range(4) if j not in (*known, i))
+            q = q * p.sum(axis=others, keepdims=True) / past
+    return q
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"rounds": "1"}, [0, 4]),
+        ({"rounds": "2"}, [0, 2, 4]),  # floor(4 cos(pi / 4)) = 2 are left masked
+        ({"tokens_per_round": "3"}, [0, 3, 4]),
+    ],
+)
+def test_the_law_sampled_is_the_mixture_over_orders_and_beats_their_mean(
+    options: dict[str, str], sizes: list[int]
+) -> None:
+    p = four_bits()
+    laws = np.stack([q_of_order(p, order, sizes) for order in ORDERS])
+    assert np.allclose(laws.sum((1, 2, 3, 4)), 1, rtol=0, atol=1e-12)
+    of_mixture = (p * np.log(p / laws.mean(0))).sum()
+    mean_over_orders = (p * np.log(p / laws)).sum() / len(ORDERS)
+    found = check(
+        "maskgit", from_table(torch.tensor(p)), options=options, lengths=[4], steps=[1],
+        samples=200, divergences=["kl"],
+    )  # fmt: skip
+    kl = found.cells[0].estimates["kl"].value
+    assert kl == pytest.approx(of_mixture, abs=1e-9)
+    assert mean_over_orders == pytest.approx(mean_of_orders(p, sizes), abs=1e-12)
+    # With all tokens in one round there is one law, whatever the order.
+    assert (mean_over_orders > of_mixture + 1e-3) == (len(sizes) > 2)
+
+
+def mean_of_orders(p: Array, sizes: list[int]) -> float:
+    """KL of one order, averaged over all: sum over rounds of TC given the known tokens."""
+    H = of_table(p)
+    blocks = [[order[a:b] for a, b in itertools.pairwise(sizes)] for order in ORDERS]
+    return float(np.mean([of_blocks(H, each) for each in blocks]))
+
+
+def mean_information(H: Entropy, j: int, tokens: int) -> float:
+    """Z_j: the mean of I(x_i; x_S) over all i and all sets S of j - 1 other tokens."""
+    found = [
+        information(H, [i], S)
+        for i in range(tokens)
+        for S in itertools.combinations([k for k in range(tokens) if k != i], j - 1)
+    ]
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize("per_round", [1, 2, 3, 4])
+def test_the_mean_over_orders_is_a_sum_of_mean_informations(
+    per_round: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p, places = four_bits(), list(itertools.product(range(2), repeat=4))
+    target = from_table(torch.tensor(p))
+    probe = build_probe("maskgit", {"tokens_per_round": per_round})
+    oracle = probe.signature.oracle(target)
+    monkeypatch.setattr(module, "ENUMERATED_CALLS", 0)
+    x = torch.tensor(places).repeat_interleave(len(ORDERS), 0)
+    budget = Budget(length=4, steps=1)
+    bound = probe.log_density(oracle, oracle, target.spec, budget, x, EveryOrder(0))
+    assert isinstance(bound, LogDensity)
+    assert bound.bound
+    log_q = bound.values.reshape(2, 2, 2, 2, len(ORDERS)).mean(-1).numpy()
+    H = of_table(p)
+    Z = [mean_information(H, j, 4) for j in range(1, 5)]
+    starts = range(0, 4, per_round)
+    expected = sum(Z[j] - Z[a] for a in starts for j in range(a, min(a + per_round, 4)))
+    assert (p * (np.log(p) - log_q)).sum() == pytest.approx(expected, abs=1e-9)
+    assert (expected > 0.01) == (per_round > 1)
+    assert sorted(Z) == Z
+    assert Z[-1] * 4 != pytest.approx(total_correlation(H, range(4)), abs=0.01)
+
+
+@pytest.mark.parametrize(("per_round", "kl"), [(3, 0.0), (2, math.log(2)), (4, math.log(2))])
+def test_parity_needs_its_last_token_alone(per_round: int, kl: float) -> None:
+    # Any three bits are independent: only the last round's tokens depend on each other.
+    found = check(
+        "maskgit", from_spec("parity:4"), options={"tokens_per_round": per_round}, lengths=[4],
+        steps=[1], samples=200, divergences=["kl"],
+    )  # fmt: skip
+    assert found.cells[0].estimates["kl"].value == pytest.approx(kl, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("target", "kl"),
+    [
+        ("copy:tokens=4,symbols=3", 3 * math.log(3)),  # (N - 1) ln V
+        ("shuffle:4", 4 * math.log(4) - math.log(24)),  # N ln N - ln N!
+        ("replacement:5", 4 * math.log(5 / 4)),  # (N - 1) ln(N / (N - 1))
+    ],
+)
+def test_one_round_costs_the_total_correlation(target: str, kl: float) -> None:
+    law = from_spec(target)
+    found = check(
+        "maskgit", law, options={"rounds": 1}, lengths=[law.spec.tokens], steps=[1],
+        samples=200, divergences=["kl"],
+    )  # fmt: skip
+    assert found.cells[0].estimates["kl"].value == pytest.approx(kl, abs=1e-9)
+
+
+def test_the_suspect_is_exact() -> None:
+    (suspect,) = build_probe("maskgit", {"rounds": 1, "order": "confidence"}).suspects()
+    assert suspect.failure == "wrong factorisation"
+    assert isinstance(suspect.probe, MaskGIT)
+    target = from_table(torch.tensor(four_bits()))
+    options = {"tokens_per_round": suspect.probe.tokens_per_round, "order": suspect.probe.order}
+    found = check("maskgit", target, options=options, lengths=[4], steps=[1], samples=200)
+    assert found.cells[0].estimates["kl"].value == pytest.approx(0, abs=1e-9)
+
+
 def test_random_order_is_exact_at_one_token_per_round(digits: ProductMixture) -> None:
     x = digits.sample(20, CounterRandomness(0))
     found = log_q(digits, x, 8, tokens_per_round="1")
@@ -144,6 +289,27 @@ def test_confidence_order_is_biased_even_for_independent_tokens() -> None:
     expected = sum(p**m for m in range(1, N + 1))
     assert abs(ones.mean() - expected) < 4 * ones.std() / math.sqrt(n)
     assert abs(ones.mean() - N * p) > 20 * ones.std() / math.sqrt(n)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.49])
+@pytest.mark.parametrize("N", [1, 2, 3])
+def test_confidence_order_by_enumeration_is_the_geometric_sum(p: float, N: int) -> None:
+    # A one stays only where all m masked tokens were drawn as ones, m = N .. 1.
+    one = np.array([1 - p, p])
+    joint = one
+    for _ in range(N - 1):
+        joint = np.multiply.outer(joint, one)
+    target = from_table(torch.tensor(joint))
+    probe = build_probe("maskgit", {"order": "confidence", "tokens_per_round": 1})
+    oracle = probe.signature.oracle(target)
+    law = sampled_law(
+        probe, oracle, completion=oracle, spec=target.spec, budget=Budget(length=N, steps=1)
+    )
+    assert isinstance(law, SequenceLaw)
+    ones = np.array([sum(x) for x in itertools.product(range(2), repeat=N)])
+    expected = sum(p**m for m in range(1, N + 1))
+    assert float(law.probabilities.numpy() @ ones) == pytest.approx(expected, abs=1e-9)
+    assert (abs(expected - N * p) > 0.01) == (N > 1)
 
 
 def test_a_cut_round_commits_only_what_the_budget_allows(three: ProductMixture) -> None:

@@ -1,0 +1,149 @@
+"""PixelCNN: a grid in raster order, where token i sees its causal receptive field only.
+
+Source: van den Oord et al. 2016, "Pixel Recurrent Neural Networks", section 3.5; the field without
+a blind spot is that of "Conditional Image Generation with PixelCNN Decoders", section 2.3.
+Signature: token predictor; for token i it is shown the tokens of the field of i.
+Assumption: x_i is independent of the earlier tokens that `layers` masked convolutions of size
+`kernel` do not reach. Stacked masks leave a blind spot above and to the right; a vertical and a
+horizontal stack leave none.
+Budgets: `length` places that many tokens in raster order; `steps` is ignored.
+Known: the field costs sum_i I(x_i; unseen earlier tokens | seen ones); what was not placed costs
+its conditional total correlation, as in gpt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field, field_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Axis, Budget
+from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import TokenPredictor, TokenPredictorSignature
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class PixelCNN(Probe[TokenPredictor]):
+    """Raster order with a causal receptive field."""
+
+    family: ClassVar[str] = "pixelcnn"
+    row: ClassVar[Row] = "length"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    anytime: ClassVar[frozenset[Axis]] = frozenset({"length"})
+
+    kernel: Annotated[int, Field(ge=3, description="odd size of a masked convolution")] = 3
+    layers: Annotated[int, Field(ge=1, description="masked convolutions on top of each other")] = 5
+    blind_spot: Annotated[
+        bool, Field(description="the original's masks, which miss tokens above and to the right")
+    ] = False
+
+    @field_validator("kernel")
+    @classmethod
+    def _centred(cls, kernel: int) -> int:
+        """A mask is centred on its own token."""
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd; {kernel - 1} and {kernel + 1} are")
+        return kernel
+
+    @property
+    def signature(self) -> TokenPredictorSignature:
+        """Known tokens -> the law of every token."""
+        return TokenPredictorSignature()
+
+    def run(
+        self,
+        network: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        n: int,
+        rng: Randomness,
+    ) -> Iterator[State]:
+        """x_i ~ p(x_i | the placed tokens of its field), one token per state."""
+        state = State.blank(spec, n)
+        yield state
+        field = self.field(spec)
+        for i in range(budget.length):
+            law = network(state.tokens, field[i].expand(n, -1)).select([i])
+            tokens = state.tokens.clone()
+            tokens[:, i] = law.sample(rng)[:, 0]
+            at_i = torch.zeros_like(state.placed)
+            at_i[:, i] = True
+            state = state.write(tokens, at_i)
+            yield state
+
+    def log_density(
+        self,
+        network: TokenPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity:
+        """sum_{i<=l} log p(x_i | field of i) + sum_{i>l} log p(x_i | x_<=l)."""
+        n, N = x.shape[:2]
+        field = self.field(spec)
+        log_q = x.new_zeros(n, dtype=spec.mean.dtype)
+        for i in range(budget.length):
+            law = network(x, field[i].expand(n, -1)).select([i])
+            log_q = log_q + law.log_prob(x[:, [i]])[:, 0]
+        if budget.length < N:
+            rest = list(range(budget.length, N))
+            placed = torch.arange(N, device=x.device).expand(n, N) < budget.length
+            log_q = log_q + completion(x, placed).select(rest).log_prob(x[:, rest]).sum(1)
+        return LogDensity(values=log_q, method="chain rule, completed by marginals")
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The field."""
+        whole = dataclasses.replace(self, layers=1024, blind_spot=False)
+        cure = "a receptive field that holds every earlier token"
+        return (
+            () if self == whole else (Suspect(failure="limited emission", cure=cure, probe=whole),)
+        )
+
+    def field(self, spec: SequenceSpec) -> Tensor:
+        """(N, N) bool: token i sees token j, which comes before it."""
+        field = receptive_field(spec.layout, self.kernel, self.layers, self.blind_spot)
+        return field.to(spec.mean.device)
+
+
+@functools.lru_cache(maxsize=8)
+def receptive_field(
+    layout: tuple[tuple[int, int], ...], kernel: int, layers: int, blind_spot: bool
+) -> Tensor:
+    """What masked convolutions let each token see, (N, N) bool; nothing passes outside the grid.
+
+    Args:
+        layout: (row, column) of each token, in raster order.
+        kernel: Odd size of a convolution.
+        layers: How many are stacked; the first one does not see its own token.
+        blind_spot: One stack of masks, or a vertical and a horizontal one.
+    """
+    rows, columns = (max(place[axis] for place in layout) + 1 for axis in (0, 1))
+    cells = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # (cells, 2)
+    down, right = (cells[None] - cells[:, None]).unbind(-1)  # of cell j as seen from cell i
+    reach = kernel // 2
+    near = (down.abs() <= reach) & (right.abs() <= reach)
+    above, left = near & (down < 0), near & (down == 0) & (right < 0)
+    itself = torch.eye(len(cells), dtype=torch.bool)
+
+    def through(step: Tensor, seen: Tensor) -> Tensor:
+        return (step.double() @ seen.double()) > 0
+
+    upper, seen = above, above | left
+    for _ in range(min(layers, rows + columns) - 1):
+        if blind_spot:
+            seen = through(above | left | itself, seen)
+        else:
+            upper = through(near & (down <= 0), upper)
+            seen = through(left | itself, seen) | upper
+    index = torch.tensor([row * columns + column for row, column in layout])
+    return seen[index][:, index]

@@ -1,0 +1,250 @@
+"""Blockwise parallel decoding: heads draft a block, the base model verifies the draft.
+
+Source: Stern et al. 2018, "Blockwise Parallel Decoding for Deep Autoregressive Models"; lossless
+rule of Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding".
+Signature: prefix predictor; one call drafts q_i = p(x_i | x_<j) for all tokens i >= j of a block,
+one scores them with p_i = p(x_i | x_<i).
+Assumption: none where rounds suffice; the last round's draft, of independent tokens, stays as it is
+behind its first refusal.
+Budgets: `length` places blocks of `block` tokens from the left, the last one cut; `steps` is how
+often a block may be drafted, verified and accepted (k rounds). A round is counted as its two calls:
+drafts need the token that the verification has put right, which published heads save one for.
+`rule=lossless` accepts a draft x with probability min(1, p(x) / q(x)), and in place of the first
+one refused draws from norm(max(p - q, 0)); the token that comes free where all are accepted is the
+next block's first draft, which never is refused. `rule=greedy` accepts argmax matches: the same
+rule on point masses.
+Known: KL follows from F_r(j) = sum_m [prod_{j<=i<m} min(p_i, q_i)] (p_m - q_m)_+ F_{r-1}(m+1) +
+prod_{i>=j} min(p_i, q_i), F_0 = product of the last draft's q_i; a round fixes two tokens at least,
+so ceil(b / 2) rounds are exact; where drafts are accepted with probability a each, g of them and
+the base model's own token make (1 - a^{g+1}) / (1 - a) tokens; greedy results are one point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Budget
+from capcheck.errors import InputError
+from capcheck.laws import Categorical, TokenLaw
+from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
+
+PROPOSALS = 64  # of a continuous residual; more are needed with probability 0.006 at most
+TRIED = 8  # of them at once
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class Blockwise(Probe[PrefixPredictor]):
+    """Blocks of tokens by rounds of drafting, verification and acceptance."""
+
+    family: ClassVar[str] = "blockwise"
+    row: ClassVar[Row] = "length_outer"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+
+    block: Annotated[int, Field(ge=1, description="tokens b of a block")] = 4
+    rule: Annotated[
+        Literal["lossless", "greedy"], Field(description="which drafts are accepted")
+    ] = "lossless"
+
+    @property
+    def signature(self) -> PrefixPredictorSignature:
+        """Known tokens -> the law of every token given the known ones before it."""
+        return PrefixPredictorSignature()
+
+    def run(
+        self, network: PrefixPredictor, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+    ) -> Iterator[State]:
+        """One state per round; it writes what of the block is not fixed yet."""
+        self._require_kind(spec)
+        state = State.blank(spec, n)
+        yield state
+        place = torch.arange(spec.tokens, device=spec.mean.device).expand(n, -1)  # (n, N)
+        for block in self._blocks(budget.length):
+            fixed = torch.full((n, 1), block[0], device=place.device)  # tokens that stay
+            for r in range(self._rounds(block, budget)):
+                to_come = (place >= fixed) & (place <= block[-1])
+                q = self._asked(network, state.tokens, place < fixed, block)
+                drafted = state.tokens.clone()
+                drafted[:, block] = q.sample(rng)
+                drafted = state.write(drafted, to_come).tokens
+                p = self._asked(network, drafted, place <= block[-1], block)
+                refused = self._first_refused(p, q, drafted[:, block], fixed - block[0], rng)
+                stream = rng.stream(f"residual {block[0]} {r}")
+                residual = _residual(p, q, refused, stream, spec.kind)
+                at = (place == block[0] + refused) & to_come  # nowhere if all are accepted
+                mended = torch.where(
+                    at.reshape(*at.shape, *[1] * len(spec.token_shape)), residual, drafted
+                )
+                state = state.write(mended, to_come)
+                fixed = block[0] + (refused + 1).clamp(max=len(block))
+                if bool(to_come.any()):
+                    yield state
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Drafts that stay unverified, and the greedy rule."""
+        found = []
+        if self.rule == "greedy":
+            lossless = dataclasses.replace(self, rule="lossless")
+            cure = "the lossless rule of acceptance"
+            found.append(Suspect(failure="limited emission", cure=cure, probe=lossless))
+        if self.block > 1:
+            one = dataclasses.replace(self, block=1)
+            cure = "blocks of one token"
+            found.append(Suspect(failure="wrong factorisation", cure=cure, probe=one))
+        return tuple(found)
+
+    def log_density(
+        self,
+        network: PrefixPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity:
+        """Sum of log F_k over the blocks, and the completion's marginals."""
+        self._require_kind(spec)
+        N, length = spec.tokens, budget.length
+        place = torch.arange(N, device=x.device).expand(len(x), N)
+        log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
+        for block in self._blocks(length):
+            p = self._asked(network, x, place <= block[-1], block).log_prob(x[:, block])
+            drafts = [
+                self._asked(network, x, place < j, block).log_prob(x[:, block]) for j in block
+            ]
+            log_q = log_q + _log_density_of_block(p, drafts, self._rounds(block, budget))
+        if length < N:
+            rest = list(range(length, N))
+            law = completion(x, place < length).select(rest)
+            log_q = log_q + law.log_prob(x[:, rest]).sum(1)
+        return LogDensity(values=log_q, method="sum over the places of refusal in each block")
+
+    def _blocks(self, length: int) -> list[list[int]]:
+        starts = range(0, length, self.block)
+        return [list(range(start, min(start + self.block, length))) for start in starts]
+
+    def _rounds(self, block: list[int], budget: Budget) -> int:
+        """As many as there may be, or as all rows need: each round fixes two tokens at least."""
+        return min(budget.steps, -(-len(block) // 2))
+
+    def _asked(
+        self, network: PrefixPredictor, tokens: Tensor, known: Tensor, block: list[int]
+    ) -> TokenLaw:
+        """The laws of a block's tokens, as point masses where the rule is greedy."""
+        law = network(tokens, known).select(block)
+        if self.rule == "lossless":
+            return law
+        p = law.mean()
+        return Categorical(torch.zeros_like(p).scatter_(-1, p.argmax(-1, keepdim=True), 1).log())
+
+    def _first_refused(
+        self, p: TokenLaw, q: TokenLaw, draft: Tensor, fixed: Tensor, rng: Randomness
+    ) -> Tensor:
+        """Place in the block of the first draft refused, b if there is none: (n, 1)."""
+        accepted = (p.log_prob(draft) - q.log_prob(draft)).clamp(max=0).exp()  # (n, b)
+        place = torch.arange(draft.shape[1], device=draft.device)
+        # The first draft's law is the base model's own, whatever rounding says.
+        accepted = torch.where(place <= fixed, 1, accepted)
+        reached = accepted.cumprod(1)
+        before = torch.cat([torch.ones_like(reached[:, :1]), reached[:, :-1]], 1)
+        at = torch.cat([before * (1 - accepted), reached[:, -1:]], 1)  # (n, b + 1)
+        return rng.categorical(at, (len(at), 1))
+
+    def _require_kind(self, spec: SequenceSpec) -> None:
+        if self.rule == "greedy" and spec.kind != "categorical":
+            raise InputError(
+                "rule=greedy needs categorical tokens, whose laws have an argmax that can match, "
+                f"got {spec.kind} ones; use rule=lossless."
+            )
+
+
+def _residual(p: TokenLaw, q: TokenLaw, refused: Tensor, rng: Randomness, kind: Kind) -> Tensor:
+    """Draws from norm(max(p - q, 0)) of the tokens refused.
+
+    Args:
+        p: The base model's laws of a block, (n, b).
+        q: The drafts' laws.
+        refused: (n, 1), the token's place in the block; where it is b, none is needed.
+        rng: A stream of its own.
+        kind: Of the tokens.
+
+    Returns:
+        (n, 1, d), or (n, 1) integers.
+    """
+    b = p.mean().shape[1]
+    if kind == "categorical":
+        at = refused.clamp(max=b - 1)[..., None]  # (n, 1, 1)
+        P, Q = (law.mean().take_along_dim(at, 1)[:, 0] for law in (p, q))  # (n, V)
+        excess = (P - Q).clamp(min=0)
+        some = excess.sum(1, keepdim=True) > 0  # rounding may refuse where there is none
+        return rng.categorical(torch.where(some, excess, P), (len(P), 1))
+    found = p.select([0]).mean()
+    for i in range(b):
+        there = refused == i
+        if bool(there.any()):
+            kept = _kept_proposal(
+                p.select([i] * TRIED), q.select([i] * TRIED), there, rng.stream(f"{i}")
+            )
+            found = torch.where(there[..., None], kept, found)
+    return found
+
+
+def _kept_proposal(p: TokenLaw, q: TokenLaw, wanted: Tensor, rng: Randomness) -> Tensor:
+    """The first proposal from p that is kept with probability 1 - min(1, q / p): (n, 1, d).
+
+    The last of PROPOSALS stays in any case. Where drafts are refused with probability D, that
+    happens in a share D (1 - D)^PROPOSALS of all draws, at most 0.37 / PROPOSALS.
+
+    Args:
+        p: The law of one token, as often as proposals are tried at once, (n, TRIED).
+        q: The law of its draft, likewise.
+        wanted: (n, 1), rows that need one.
+        rng: A stream of its own: how long it is read depends on the rows.
+    """
+    found = p.select([0]).mean()
+    open_rows = wanted[:, 0].nonzero()[:, 0]  # (r,)
+    for _ in range(PROPOSALS // TRIED):
+        if len(open_rows) == 0:
+            break
+        p_open, q_open = p.rows(open_rows), q.rows(open_rows)
+        proposals = p_open.sample(rng)  # (r, TRIED, d)
+        ratio = (q_open.log_prob(proposals) - p_open.log_prob(proposals)).clamp(max=0).exp()
+        kept = rng.uniform((len(wanted), TRIED))[open_rows].to(ratio) >= ratio  # (r, TRIED)
+        some = kept.any(1, keepdim=True)
+        first = torch.where(some, kept.int().argmax(1, keepdim=True), TRIED - 1)
+        found[open_rows] = proposals.take_along_dim(first[..., None], 1)
+        open_rows = open_rows[~some[:, 0]]
+    return found
+
+
+def _log_density_of_block(p: Tensor, drafts: Sequence[Tensor], rounds: int) -> Tensor:
+    """Log F_rounds of a block from its first token on, (n,).
+
+    Args:
+        p: (n, b), log p(x_i | x_<i).
+        drafts: For each j of the block (n, b), log p(x_i | x_<j); what stands before j is ignored.
+        rounds: At least 1.
+    """
+    b = p.shape[1]
+    log_F = [[p.new_zeros(len(p))] * (b + 1) for _ in range(rounds + 1)]
+    for r in range(1, rounds + 1):
+        for j in range(b):
+            q = torch.cat([p[:, : j + 1], drafts[j][:, j + 1 :]], 1)  # the first is p itself
+            excess = torch.where(p > q, p + torch.log1p(-(q - p).exp()), -torch.inf)
+            accepted = p.new_zeros(len(p))
+            paths = []
+            for m in range(j, b):
+                behind = q[:, m + 1 :].sum(1) if r == 1 else log_F[r - 1][m + 1]
+                paths.append(accepted + excess[:, m] + behind)
+                accepted = accepted + torch.minimum(p, q)[:, m]
+            log_F[r][j] = torch.stack([*paths, accepted]).logsumexp(0)
+    return log_F[rounds][0]

@@ -1,0 +1,129 @@
+"""MAR: masked tokens in random groups, every token drawn by a diffusion of its own.
+
+Source: Li et al. 2024, "Autoregressive Image Generation without Vector Quantization", section 3.4.
+Signature: denoiser E[x_i^0 | x_i^t, known tokens]: token i sees itself at its level, and the tokens
+at level 0.
+Assumption: the tokens of one group are independent given the known ones, and the denoiser's answer
+does not change along a step.
+Budgets: `length` cuts the schedule of groups for N tokens inside its group; `steps` is the k DDIM
+steps, uniform in t, that draw each token of a group.
+The order is random and drawn up front; groups are the rounds of MaskGIT's cosine schedule, or of a
+fixed size.
+Known: given the order, a token whose conditional law is N(m, v) comes out as N(m, f^2 v), f the
+product of the k DDIM factors of diffusion; with the number of steps unlimited KL is that of MaskGIT
+in random order, zero for groups of one token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Budget
+from capcheck.flow import ddim_step, probability_flow
+from capcheck.orders import commit_schedule, random_ranks, rounds_within
+from capcheck.paths import PATHS, PathName
+from capcheck.probe import OPTIONS, Probe, Row, State, Suspect, Unavailable
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import Denoiser, DenoiserSignature, TokenPredictor
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class MAR(Probe[Denoiser]):
+    """Groups of tokens in random order, each token by its own diffusion."""
+
+    family: ClassVar[str] = "mar"
+    row: ClassVar[Row] = "length_outer"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+
+    rounds: Annotated[int, Field(ge=1, description="rounds R of the cosine schedule")] = 4
+    tokens_per_round: Annotated[
+        int | None, Field(ge=1, description="a fixed number per round, instead of the schedule")
+    ] = None
+    path: Annotated[PathName, Field(description="noise path")] = "cosine"
+
+    @property
+    def signature(self) -> DenoiserSignature:
+        """(x_t, t) -> E[x_i^0 | x_i^t, tokens at level 0]."""
+        return DenoiserSignature(self.path, view="own")
+
+    def schedule(self, tokens: int) -> list[int]:
+        """Tokens placed after each group, starting with 0 and ending with all of them."""
+        return commit_schedule(tokens, rounds=self.rounds, per_round=self.tokens_per_round)
+
+    def run(
+        self, network: Denoiser, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+    ) -> Iterator[State]:
+        """K states for each group; every one writes the group's tokens."""
+        rank, noise = self._draws(spec, n, rng)
+        state = State.start(noise)
+        yield state
+        levels = torch.linspace(
+            1, 0, budget.steps + 1, dtype=spec.mean.dtype, device=spec.mean.device
+        )
+        for before, after in rounds_within(self.schedule(spec.tokens), budget.length):
+            group = (rank >= before) & (rank < after)
+            for t, s in itertools.pairwise(levels):
+                seen = torch.where(group, t, (rank >= after).to(t))  # the later ones are unseen
+                x0 = network(state.tokens, seen)
+                x_s = ddim_step(state.tokens, x0, t, s, PATHS[self.path])
+                state = state.write(x_s, group)
+                yield state
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Tokens that a group draws independently."""
+        one_by_one = dataclasses.replace(self, tokens_per_round=1)
+        by_group = Suspect(
+            failure="wrong factorisation", cure="one token per round", probe=one_by_one
+        )
+        return () if self.tokens_per_round == 1 else (by_group,)
+
+    def log_density(
+        self,
+        network: Denoiser,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> Unavailable:
+        """Not to be had: every token's k-step map would have to be inverted."""
+        return Unavailable(
+            reason="each token is a deterministic map of its starting noise, "
+            "and the density of its image needs the map's inverse"
+        )
+
+    def limit(self, oracle: Denoiser, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor | None:
+        """Token by token the probability flow from the same noise, for groups of one."""
+        N = spec.tokens
+        if len(self.schedule(N)) <= N:
+            return None
+        rank, x = self._draws(spec, n, rng)
+        for r in range(N):
+            token = rank == r  # one in each row
+
+            def own(
+                y: Tensor, t: Tensor, x: Tensor = x, token: Tensor = token, r: int = r
+            ) -> Tensor:
+                x_t = torch.where(token[..., None], y, x)
+                seen = torch.where(token, t, (rank > r).to(t))
+                return oracle(x_t, seen)[token][:, None]
+
+            found = probability_flow(own, x[token][:, None], PATHS[self.path])
+            if found is None:
+                return None
+            x = torch.where(token[..., None], found, x)
+        return x
+
+    def _draws(self, spec: SequenceSpec, n: int, rng: Randomness) -> tuple[Tensor, Tensor]:
+        """The order's ranks (n, N), and every token's starting noise (n, N, d)."""
+        rank = random_ranks(n, spec.tokens, rng).to(spec.mean.device)
+        return rank, rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)

@@ -1,0 +1,1 @@
+"""Families that scale in neither budget: one call makes the whole sequence."""

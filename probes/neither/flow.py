@@ -1,0 +1,82 @@
+"""Normalising flow: an invertible map of normals, x = f(z), whose density is exact.
+
+Source: Rezende & Mohamed 2015, "Variational Inference with Normalizing Flows".
+Signature: bijection z -> x with log q(x) = log N(f^-1(x)) - log |det df/dz|.
+Assumption: none with triangular layers, which can be any triangular map; a single affine layer
+makes a Gaussian.
+Budgets: both are ignored: the whole sequence is placed by one call.
+The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i), whose density is the target's; or
+the affine map with the target's mean and covariance.
+Known: a triangular flow is exact; one affine layer leaves the negentropy, 1/2 ln(2 pi e Var) - h(p)
+in one dimension, and 0 on a Gaussian.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Axis, Budget
+from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import Bijection, BijectionSignature, Layer, TokenPredictor
+from capcheck.signatures.generator import normals_for
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class Flow(Probe[Bijection]):
+    """One call of an invertible map."""
+
+    family: ClassVar[str] = "flow"
+    row: ClassVar[Row] = "neither"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    anytime: ClassVar[frozenset[Axis]] = frozenset({"steps"})
+
+    layer: Annotated[Layer, Field(description="what the map may be")] = "triangular"
+
+    @property
+    def signature(self) -> BijectionSignature:
+        """Normals -> a sequence, and the density of sequences."""
+        return BijectionSignature(self.layer)
+
+    def run(
+        self, network: Bijection, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+    ) -> Iterator[State]:
+        """The whole sequence in one iteration."""
+        state = State.blank(spec, n)
+        yield state
+        yield state.write(network(normals_for(spec, n, rng)))
+
+    def log_density(
+        self,
+        network: Bijection,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity | Unavailable:
+        """What the map states."""
+        if not isinstance(network, Bijection):
+            return Unavailable(reason="the network has no method log_prob(x), as a flow's has")
+        return LogDensity(values=network.log_prob(x), method="change of variables")
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The affine layer, if it is one."""
+        if self.layer == "triangular":
+            return ()
+        free = dataclasses.replace(self, layer="triangular")
+        cure = "triangular layers in place of an affine one"
+        return (Suspect(failure="limited emission", cure=cure, probe=free),)
+
+    def limit(
+        self, oracle: Bijection, spec: SequenceSpec, n: int, rng: Randomness
+    ) -> Tensor | None:
+        """The triangular oracle's image of the same normals."""
+        return oracle(normals_for(spec, n, rng)) if self.layer == "triangular" else None

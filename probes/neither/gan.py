@@ -1,0 +1,85 @@
+"""GAN: one call of a generator, x = g(z) with z ~ N(0, I).
+
+Source: Goodfellow et al. 2014, "Generative Adversarial Nets"; Arjovsky et al. 2017, "Wasserstein
+GAN" (bounded slope).
+Signature: generator z -> x; of every token as many normals as it has coordinates.
+Assumption: none without a bound on the slope; with one, the target has no steep places, that is no
+regions of small probability between regions of large.
+Budgets: both are ignored: the whole sequence is placed by one call.
+The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i); a bound of the slope is for targets
+of one number, where the nearest map in W2 is known.
+Known: 1/2 N(-m, s^2) + 1/2 N(m, s^2) needs a slope of at least s exp(m^2 / (2 s^2)); between atoms
+at -m and m a slope of L leaves W1 >= m (2 Phi(m/L) - 1) - 2 L (phi(0) - phi(m/L)) and total
+variation >= Phi(2 m/L) - 1/2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Axis, Budget
+from capcheck.probe import OPTIONS, Probe, Row, State, Suspect, Unavailable
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import Generator, GeneratorSignature, TokenPredictor
+from capcheck.signatures.generator import normals_for
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class GAN(Probe[Generator]):
+    """One call of a generator."""
+
+    family: ClassVar[str] = "gan"
+    row: ClassVar[Row] = "neither"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    anytime: ClassVar[frozenset[Axis]] = frozenset({"steps"})
+
+    lipschitz: Annotated[
+        float | None,
+        Field(gt=0, allow_inf_nan=False, description="bound on the generator's slope"),
+    ] = None
+
+    @property
+    def signature(self) -> GeneratorSignature:
+        """Normals -> a sequence."""
+        return GeneratorSignature(self.lipschitz)
+
+    def run(
+        self, network: Generator, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+    ) -> Iterator[State]:
+        """The whole sequence in one iteration."""
+        state = State.blank(spec, n)
+        yield state
+        yield state.write(network(normals_for(spec, n, rng)))
+
+    def log_density(
+        self,
+        network: Generator,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> Unavailable:
+        """Not to be had from the generator alone."""
+        return Unavailable(reason="the density of what a generator makes needs its inverse")
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The bound on the slope, if there is one."""
+        if self.lipschitz is None:
+            return ()
+        free = dataclasses.replace(self, lipschitz=None)
+        cure = "no bound on the generator's slope"
+        return (Suspect(failure="limited emission", cure=cure, probe=free),)
+
+    def limit(
+        self, oracle: Generator, spec: SequenceSpec, n: int, rng: Randomness
+    ) -> Tensor | None:
+        """The oracle's image of the same normals, unless its slope is bounded."""
+        return oracle(normals_for(spec, n, rng)) if self.lipschitz is None else None

@@ -1,0 +1,131 @@
+"""VAE: a latent z ~ N(0, I_q), one decoder call, and tokens independent given z.
+
+Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes"; Burda et al. 2016, "Importance
+Weighted Autoencoders" (the bound on the density).
+Signature: decoder z -> one law per token, with an encoder that proposes z given x.
+Assumption: the tokens are independent given what the decoder may read off its latent.
+Budgets: both are ignored: the whole sequence is placed by one call.
+The latent is unlimited, or limited to `classes` values, or to `latent` numbers that a linear
+decoder adds to noise of one variance (`shared`) or of a variance for each coordinate (`token`).
+Classes that are not the target's own are fitted to its table, or to 20,000 draws if that is too
+large. With M draws of the encoder log q(x) >= E[log 1/M sum p(x|z) N(z) / q(z|x)], and equal where
+all weights are.
+Known: an unlimited decoder is exact on mixtures of products, where it reads the component off z; on
+a Gaussian of eigenvalues l_1 >= .. >= l_D a linear one of shared noise leaves
+1/2 [(D-q) ln(mean of l_{q+1..D}) - sum_{i>q} ln l_i], and one with noise for each token (factor
+analysis) less; K classes leave (N-1) ln(V/K) of a copied symbol, if K divides V.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Axis, Budget
+from capcheck.laws import LOG_2PI
+from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import AutoEncoder, Decoder, DecoderSignature, Noise, TokenPredictor
+
+ROUNDINGS = 1024  # of a log-weight by which constant weights may differ
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class VAE(Probe[Decoder]):
+    """One call of a decoder, and one draw of every token."""
+
+    family: ClassVar[str] = "vae"
+    row: ClassVar[Row] = "neither"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    anytime: ClassVar[frozenset[Axis]] = frozenset({"steps"})
+
+    classes: Annotated[
+        int | None, Field(ge=1, description="values K that the decoder may read off its latent")
+    ] = None
+    latent: Annotated[
+        int | None, Field(ge=1, description="numbers q in the latent of a linear decoder")
+    ] = None
+    noise: Annotated[
+        Noise, Field(description="a linear decoder's variance: one for all numbers, or for each")
+    ] = "token"
+    importance_samples: Annotated[
+        int, Field(ge=1, description="draws M of the encoder per sequence, for its density")
+    ] = 16
+
+    @property
+    def signature(self) -> DecoderSignature:
+        """Latent -> the law of every token."""
+        return DecoderSignature(latent=self.latent, noise=self.noise, classes=self.classes)
+
+    def run(
+        self, network: Decoder, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+    ) -> Iterator[State]:
+        """The whole sequence in one iteration."""
+        state = State.blank(spec, n)
+        yield state
+        yield state.write(network(self._prior(spec, n, rng)).sample(rng))
+
+    def log_density(
+        self,
+        network: Decoder,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity:
+        """Log of the mean of M importance weights, exact where they are all alike."""
+        M = self.importance_samples
+        found: list[Tensor] = []
+        for m in range(M):
+            found.append(self._log_weight(network, spec, x, rng))
+            log_w = torch.stack(found)  # (m + 1, n)
+            if m == 1 and isinstance(network, AutoEncoder) and _alike(log_w):
+                method = "the exact posterior of the latent"
+                return LogDensity(values=log_w.logsumexp(0) - math.log(2), method=method)
+        values = log_w.logsumexp(0) - math.log(M)
+        return LogDensity(values=values, method=f"{M} importance weights", bound=True)
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The limit of the latent, if there is one."""
+        if self.classes is None and self.latent is None:
+            return ()
+        free = dataclasses.replace(self, classes=None, latent=None)
+        cure = "an unlimited latent and decoder"
+        return (Suspect(failure="limited emission", cure=cure, probe=free),)
+
+    def _log_weight(
+        self, network: Decoder, spec: SequenceSpec, x: Tensor, rng: Randomness
+    ) -> Tensor:
+        """Log p(x | z) + log N(z) - log q(z | x) at one proposal for every row, (n,)."""
+        if isinstance(network, AutoEncoder):
+            z, log_proposal = network.encode(x, rng)
+        else:
+            z = self._prior(spec, len(x), rng)
+            log_proposal = _log_normal(z)
+        log_w = network(z).log_prob(x).sum(1) + _log_normal(z) - log_proposal
+        return torch.where(log_w.isnan(), -torch.inf, log_w)
+
+    def _prior(self, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
+        """(n, q); without a limit as many numbers as a sequence has."""
+        numbers = spec.tokens * (spec.dim if spec.kind == "continuous" else 1)
+        return rng.normal((n, self.latent or numbers)).to(spec.mean)
+
+
+def _alike(log_w: Tensor) -> bool:
+    """Whether two proposals of every row weigh the same: the encoder is the posterior."""
+    widest, narrowest = log_w.amax(0), log_w.amin(0)
+    rounding = ROUNDINGS * torch.finfo(log_w.dtype).eps * (1 + widest.abs())
+    return bool(((widest == narrowest) | (widest - narrowest <= rounding)).all())
+
+
+def _log_normal(z: Tensor) -> Tensor:
+    return -0.5 * (z.square() + LOG_2PI).sum(1)

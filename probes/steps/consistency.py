@@ -1,0 +1,96 @@
+"""Consistency: a function that ends the probability flow in one call, applied k times.
+
+Source: Song, Dhariwal, Chen & Sutskever 2023, "Consistency Models", algorithm 1.
+Signature: consistency function (x_t, t) -> x_0; all tokens share a level.
+Assumption: the function is that of the flow; one distilled from m = `solver_steps` DDIM steps is
+that of those steps instead.
+Budgets: `steps` is k calls, at levels 1, (k-1)/k, .., 1/k; `length` is ignored.
+From noise x = f(e, 1); then again and again x = f(alpha_t x + sigma_t e, t) with fresh noise e.
+The map of m steps goes from t to the next level j/m below it, and then along these.
+Known: the exact function is exact at every k. At k = 1 a distilled one is m steps of DDIM, so that
+m = 1 returns the mean; on N(0, v) more calls are a recursion of variances, F_t^2 (alpha_t^2 V +
+sigma_t^2) with F_t the product of the DDIM factors from t on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Budget
+from capcheck.paths import PATHS, PathName
+from capcheck.probe import OPTIONS, Probe, Row, State, Suspect, Unavailable
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import ConsistencyFunction, ConsistencySignature, TokenPredictor
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class Consistency(Probe[ConsistencyFunction]):
+    """Multistep consistency sampling."""
+
+    family: ClassVar[str] = "consistency"
+    row: ClassVar[Row] = "steps"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+
+    solver_steps: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["exact"],
+        Field(description="DDIM steps over [0, 1] whose map the network learned, or `exact`"),
+    ] = 2
+    path: Annotated[PathName, Field(description="noise path")] = "cosine"
+
+    @property
+    def signature(self) -> ConsistencySignature:
+        """(x_t, t) -> x_0."""
+        m = self.solver_steps
+        return ConsistencySignature(self.path, solver_steps=None if m == "exact" else m)
+
+    def run(
+        self,
+        network: ConsistencyFunction,
+        spec: SequenceSpec,
+        budget: Budget,
+        n: int,
+        rng: Randomness,
+    ) -> Iterator[State]:
+        """K calls, with noise added again between them; every one writes all tokens."""
+        path, k = PATHS[self.path], budget.steps
+        shape = (n, spec.tokens, spec.dim)
+        x_t = rng.normal(shape).to(spec.mean)
+        state = State.start(x_t)
+        yield state
+        for j in range(k, 0, -1):
+            t = x_t.new_full(shape[:2], j / k)
+            state = state.write(network(x_t, t))
+            yield state
+            s = x_t.new_tensor((j - 1) / k)
+            if j > 1:
+                x_t = path.alpha(s) * state.tokens + path.sigma(s) * rng.normal(shape).to(x_t)
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The few steps that the network was distilled from."""
+        if self.solver_steps == "exact":
+            return ()
+        exact = dataclasses.replace(self, solver_steps="exact")
+        cure = "the exact map of the flow for the network"
+        return (Suspect(failure="limited emission", cure=cure, probe=exact),)
+
+    def log_density(
+        self,
+        network: ConsistencyFunction,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> Unavailable:
+        """Not to be had: the last call's map would have to be inverted."""
+        return Unavailable(
+            reason="the result is a deterministic map of noisy tokens, "
+            "and the density of its image needs the map's inverse"
+        )

@@ -1,0 +1,81 @@
+"""Flow map: the whole sequence at once, in k steps of a network that is told where to land.
+
+Source: Boffi, Albergo & Vanden-Eijnden 2024, "Flow Map Matching"; Kim et al. 2024, "Consistency
+Trajectory Models".
+Signature: flow map (x_t, t, s) -> x_s along the probability flow; all tokens share a level.
+Assumption: none; the flow carries N(0, I) to the law of the data exactly.
+Budgets: `steps` is k, on levels uniform in t; `length` is ignored.
+Known: one step is exact, and so is every other number of them: the map from t to s followed by that
+from s to 0 is the map from t to 0. On N(0, v) it multiplies by
+sqrt((alpha_s^2 v + sigma_s^2) / (alpha_t^2 v + sigma_t^2)).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Budget
+from capcheck.paths import PathName
+from capcheck.probe import OPTIONS, Probe, Row, State, Unavailable
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import FlowMap, FlowMapSignature, TokenPredictor
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class FlowMapSampler(Probe[FlowMap]):
+    """Sampling with a flow map."""
+
+    family: ClassVar[str] = "flow_map"
+    row: ClassVar[Row] = "steps"
+    in_paper: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+
+    path: Annotated[PathName, Field(description="noise path")] = "cosine"
+
+    @property
+    def signature(self) -> FlowMapSignature:
+        """(x_t, t, s) -> x_s."""
+        return FlowMapSignature(self.path)
+
+    def run(
+        self, network: FlowMap, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+    ) -> Iterator[State]:
+        """K steps from t = 1 to t = 0; every one writes all tokens."""
+        state = State.start(self._noise(spec, n, rng))
+        yield state
+        levels = torch.linspace(1, 0, budget.steps + 1).to(state.tokens)
+        for t, s in itertools.pairwise(levels.expand(n, spec.tokens, -1).unbind(2)):
+            state = state.write(network(state.tokens, t, s))
+            yield state
+
+    def log_density(
+        self,
+        network: FlowMap,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> Unavailable:
+        """Not to be had: the map would have to be inverted."""
+        return Unavailable(
+            reason="the result is a deterministic map of the starting noise, "
+            "and the density of its image needs the map's inverse"
+        )
+
+    def limit(self, oracle: FlowMap, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
+        """The whole flow from the same noise, in one call."""
+        noise = self._noise(spec, n, rng)
+        levels = noise.new_ones(n, spec.tokens)
+        return oracle(noise, levels, torch.zeros_like(levels))
+
+    def _noise(self, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
+        return rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)

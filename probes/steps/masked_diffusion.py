@@ -1,0 +1,168 @@
+"""Masked diffusion: the whole sequence is predicted k times, and masked again ever less.
+
+Source: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models"; remasking as in
+Wang et al. 2025, "Remasking Discrete Diffusion Models with Inference-Time Scaling", with
+sigma_t = 1 - alpha_s; one token at a time as in Zheng et al. 2024, "Masked Diffusion Models are
+Secretly Time-Agnostic Masked Models" (first-hitting sampler).
+Signature: token predictor, shown the tokens that are not masked.
+Assumption: the tokens revealed in one step are independent given the known ones.
+Budgets: `steps` is k, on levels t uniform in [0, 1], of which a share t of the tokens is masked;
+`length` is ignored.
+A step from t to s draws every token from the network's answer, which for a known token is that
+token. With `remask` every token is then masked with chance s, whether it was known or not; without,
+a masked one is revealed with chance (t - s) / t and a known one stays.
+`reveal=one` reveals one token per step in random order, in as many steps as there are tokens.
+Known: one step is the product of the marginals; without remasking the law is a sum over the sets
+revealed, q_j(S) = sum_{S' in S} q_{j-1}(S') c^|S-S'| (1-c)^(N-|S|) prod p(x_i | x_S') with
+c = (t - s) / t, and its distance from the target falls as 1/k; with exact marginals remasking has
+nothing to mend, and is slower; one token at a time is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Budget
+from capcheck.orders import random_ranks
+from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import TokenPredictor, TokenPredictorSignature
+
+MOST_TOKENS = 6  # whose sets are summed, by 64 calls
+ROWS = 256  # whose 64 x 64 pairs of sets are held at once
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class MaskedDiffusion(Probe[TokenPredictor]):
+    """Discrete diffusion with masks, and with remasking."""
+
+    family: ClassVar[str] = "masked_diffusion"
+    row: ClassVar[Row] = "steps"
+    in_paper: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"categorical"})
+
+    remask: Annotated[bool, Field(description="known tokens may be masked again")] = True
+    reveal: Annotated[
+        Literal["independent", "one"], Field(description="tokens that a step reveals")
+    ] = "independent"
+
+    @property
+    def signature(self) -> TokenPredictorSignature:
+        """Known tokens -> the law of every token."""
+        return TokenPredictorSignature()
+
+    def run(
+        self, network: TokenPredictor, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+    ) -> Iterator[State]:
+        """One state per step; every one writes all tokens."""
+        state = State.blank(spec, n)
+        yield state
+        known = state.placed
+        if self.reveal == "one":
+            rank = random_ranks(n, spec.tokens, rng).to(known.device)
+            for r in range(spec.tokens):
+                state = state.write(network(state.tokens, known).sample(rng))
+                known = rank <= r
+                yield state
+            return
+        for j in range(budget.steps):
+            state = state.write(network(state.tokens, known).sample(rng))
+            chance = torch.full(known.shape, self._chance(j, budget.steps), dtype=torch.float64)
+            chance = chance.to(known.device)
+            if not self.remask:
+                chance = torch.where(known, 1, chance)
+            weights = torch.stack([1 - chance, chance], -1)
+            known = rng.categorical(weights, (*known.shape, 1)).squeeze(-1).bool()
+            yield state
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Tokens that a step reveals together."""
+        one = dataclasses.replace(self, reveal="one")
+        found = Suspect(
+            failure="wrong factorisation", cure="one token revealed per step", probe=one
+        )
+        return () if self.reveal == "one" else (found,)
+
+    def log_density(
+        self,
+        network: TokenPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity | Unavailable:
+        """A sum over the sets of known tokens where they are few; otherwise a bound."""
+        N = spec.tokens
+        if self.reveal == "independent" and self.remask:
+            return Unavailable(reason="a remasked token's value may be any before its last")
+        if N <= MOST_TOKENS:
+            sets = (torch.arange(2**N)[:, None] >> torch.arange(N) & 1).bool().to(x.device)
+            log_ways = self._log_ways(sets, budget.steps).to(spec.mean)
+            parts = [_over_sets(network, rows, sets, log_ways) for rows in x.split(ROWS)]
+            return LogDensity(values=torch.cat(parts), method="sum over all sets revealed")
+        if self.reveal == "one":
+            when, count = random_ranks(len(x), N, rng), N
+        else:
+            count = budget.steps
+            even = torch.ones(count, dtype=torch.float64)
+            when = rng.categorical(even, (len(x), N))  # each step reveals the same share
+        values = _along(network, x, when.to(x.device), count)
+        method = "mean over the orders of revelation, one drawn for each row"
+        return LogDensity(values=values, bound=True, method=method)
+
+    def _chance(self, j: int, k: int) -> float:
+        """That step j of k leaves a token known: masked before it, or any if remasked."""
+        return (j + 1) / k if self.remask else 1 / (k - j)
+
+    def _log_ways(self, sets: Tensor, k: int) -> Tensor:
+        """Log-chance that a step turns set S into S', but for values: (steps, 2^N, 2^N)."""
+        N = sets.shape[1]
+        inside = (sets[:, None] <= sets[None]).all(2)
+        size = sets.sum(1).double()
+        added = size[None] - size[:, None]
+        if self.reveal == "one":
+            log_chance = torch.where(added == 1, -(N - size[:, None]).log(), -torch.inf)
+            ways = log_chance.expand(N, -1, -1)
+        else:
+            chances = [torch.tensor(self._chance(j, k), dtype=torch.float64) for j in range(k)]
+            ways = torch.stack(
+                [
+                    torch.special.xlogy(added, c) + torch.special.xlogy(N - size[None], 1 - c)
+                    for c in chances
+                ]
+            )
+        return torch.where(inside, ways, -torch.inf)
+
+
+def _over_sets(network: TokenPredictor, x: Tensor, sets: Tensor, log_ways: Tensor) -> Tensor:
+    """Log q(x) for x (n, N), by the recursion over the sets (2^N, N) of known tokens."""
+    answers = [network(x, S.expand(x.shape)).log_prob(x) for S in sets]  # log p(x_i | x_S)
+    log_p = torch.stack(answers, 1)  # (n, 2^N, N)
+    log_path = log_p.new_zeros(())
+    for i in range(x.shape[1]):
+        added = ~sets[:, None, i] & sets[None, :, i]
+        log_path = log_path + torch.where(added, log_p[:, :, None, i], 0)  # (n, 2^N, 2^N)
+    log_F = log_p.new_full(log_p.shape[:2], -torch.inf)
+    log_F[:, 0] = 0  # nothing is known
+    for of_step in log_ways:
+        log_F = (log_F[:, :, None] + log_path + of_step).logsumexp(1)
+    everything: Tensor = log_F[:, -1]
+    return everything
+
+
+def _along(network: TokenPredictor, x: Tensor, when: Tensor, count: int) -> Tensor:
+    """Log-density of x (n, N) if token i is revealed in step when_i < count."""
+    log_q = torch.zeros((), device=x.device)
+    for j in range(count):
+        log_p = network(x, when < j).log_prob(x)
+        log_q = log_q + torch.where(when == j, log_p, 0).sum(1)
+    return log_q

@@ -1,0 +1,117 @@
+"""Parallel solve: an autoregressive sample as the fixed point of k parallel updates.
+
+Source: Song, Meng, Liao & Ermon 2021, "Accelerating Feedforward Computation via Parallel Nonlinear
+Equation Solving", algorithms 1 (Jacobi) and 4 (Jacobi-GS).
+Signature: causal predictor, which returns every p(x_i | x_<i) in one call.
+Assumption: the tokens before i have settled; true of the first k tokens after k iterations.
+Budgets: `steps` is k; `length` is ignored.
+Iteration: x_i <- h_i(u_i, x_<i) for all i at once, with noise u that stays the same. h is the
+component by inverse CDF and then its Gaussian; of integers the inverse CDF. It starts at the means
+of the tokens; of integers at each one's most probable value. With `block` = b an iteration makes b
+calls: inside each block of b tokens one after the other is updated, all blocks at once.
+Known: after k iterations the first b k tokens are the autoregressive ones, exactly, so ceil(N / b)
+iterations suffice; on a symmetric binary chain so does 1 + the longest run of tokens whose map
+depends on the token before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Axis, Budget
+from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Unavailable
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import CausalPredictor, CausalPredictorSignature, TokenPredictor
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class ParallelSolve(Probe[CausalPredictor]):
+    """Jacobi iterations of an autoregressive model with fixed noise."""
+
+    family: ClassVar[str] = "parallel_solve"
+    row: ClassVar[Row] = "steps"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    anytime: ClassVar[frozenset[Axis]] = frozenset({"steps"})
+
+    block: Annotated[
+        int, Field(ge=1, description="tokens that an iteration updates one after the other")
+    ] = 1
+
+    @property
+    def signature(self) -> CausalPredictorSignature:
+        """Tokens -> the law of every token given those before it."""
+        return CausalPredictorSignature()
+
+    def run(
+        self,
+        network: CausalPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        n: int,
+        rng: Randomness,
+    ) -> Iterator[State]:
+        """One state per iteration; every one writes all tokens."""
+        state = State.start(self._start(spec, n))
+        yield state
+        for _ in range(budget.steps):
+            state = state.write(self._iterate(network, state.tokens, rng))
+            yield state
+
+    def log_density(
+        self,
+        network: CausalPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity | Unavailable:
+        """Of the autoregressive law once all tokens have settled, and of a single iteration."""
+        if budget.steps * self.block >= spec.tokens:
+            values = network(x).log_prob(x).sum(1)
+            return LogDensity(values=values, method="chain rule, all tokens settled")
+        if budget.steps > 1:
+            return Unavailable(
+                reason="tokens that have not settled are drawn from laws that depend on draws made "
+                "from the same noise"
+            )
+        log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
+        shown = self._start(spec, len(x))
+        for now in self._turns(spec.tokens, x.device):
+            log_q = log_q + torch.where(now, network(shown).log_prob(x), 0).sum(1)
+            shown = _where(now, x, shown)
+        return LogDensity(values=log_q, method="product over tokens, each drawn once")
+
+    def limit(self, oracle: CausalPredictor, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
+        """The autoregressive sample from the same noise, token by token."""
+        x = self._start(spec, n)
+        for i in range(spec.tokens):
+            x[:, i] = oracle(x).sample(rng.stream("noise"))[:, i]
+        return x
+
+    def _start(self, spec: SequenceSpec, n: int) -> Tensor:
+        mean = spec.mean if spec.kind == "continuous" else spec.mean.argmax(1)
+        return mean.expand(n, *mean.shape).clone()
+
+    def _turns(self, tokens: int, device: torch.device) -> list[Tensor]:
+        """(N,) masks of the tokens that each call of an iteration updates."""
+        place = torch.arange(tokens, device=device) % self.block
+        return [place == j for j in range(min(self.block, tokens))]
+
+    def _iterate(self, network: CausalPredictor, x: Tensor, rng: Randomness) -> Tensor:
+        for now in self._turns(x.shape[1], x.device):
+            # A stream that is opened again starts again: the noise stays the same.
+            x = _where(now, network(x).sample(rng.stream("noise")), x)
+        return x
+
+
+def _where(tokens: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` at the tokens of an (N,) mask."""
+    return torch.where(tokens.reshape(-1, *[1] * (new.dim() - 2)), new, old)

@@ -1,0 +1,1 @@
+"""Families that scale in both, with the refinement loop outside."""

@@ -1,0 +1,202 @@
+"""Autoregressive distribution smoothing: k passes from left to right, each less noisy.
+
+Source: Meng et al. 2021, "Improved Autoregressive Modeling with Distribution Smoothing".
+Signature: transition predictor: token i at noise s_j, given the tokens before it at that noise and
+the tokens of the pass before at s_{j+1}.
+Assumption: what the heads emit; by default a token's law is Gaussian given what the network sees.
+Budgets: `steps` is the k passes; `length` is the tokens l, from the left, that exist in them.
+Noise: x^(j+1) = x^(j) + independent noise, s_{k-1} > .. > s_1 > s_0 = 0 with s_1 = 0.3 of a token's
+standard deviation, doubling upwards; passes that could tell nothing from noise are not made. The
+first one made draws x_i^(j) ~ p(. | x_<i^(j)), the others x_i^(j) ~ p(. | x_<i^(j), x^(j+1)).
+Tokens are kept on the linear path, (x + s e) / (1 + s).
+Heads: `gaussian` (mean and variance of every coordinate), `mixture` of some Gaussians, `exact`.
+Last pass: `sample`; `tweedie`, the posterior mean; `factorised`, all tokens at once.
+Known: exact heads give 0 at every k; k = 1 is the autoregressive model with these heads; on N(0, v)
+the posterior mean has variance v^2 / (v + s_1^2); a factorised last pass leaves
+E[total correlation of x given noisy x].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.budget import Budget
+from capcheck.heads import HeadName, emitted
+from capcheck.laws import LOG_2PI, TokenLaw
+from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
+from capcheck.randomness import Randomness
+from capcheck.sequences import Kind, SequenceSpec
+from capcheck.signatures import TokenPredictor, TransitionPredictor, TransitionPredictorSignature
+from capcheck.signatures.transition import added_noise
+
+FIRST = 0.3  # s_1 in standard deviations of a token
+ROUNDINGS = 64  # by which a noise level must stay below 1
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class ARSmoothing(Probe[TransitionPredictor]):
+    """Autoregressive passes over ever less noisy sequences."""
+
+    family: ClassVar[str] = "ar_smoothing"
+    row: ClassVar[Row] = "steps_outer"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+
+    heads: Annotated[HeadName, Field(description="what the network emits for a token")] = "gaussian"
+    components: Annotated[int, Field(ge=2, description="Gaussians of a mixture head")] = 2
+    last: Annotated[
+        Literal["sample", "tweedie", "factorised"], Field(description="how the last pass ends")
+    ] = "sample"
+
+    @property
+    def signature(self) -> TransitionPredictorSignature:
+        """(x, t, s) -> the law of every token at level s."""
+        return TransitionPredictorSignature()
+
+    def run(
+        self,
+        network: TransitionPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        n: int,
+        rng: Randomness,
+    ) -> Iterator[State]:
+        """One state per token and pass, or one for a last pass that is not drawn in turn."""
+        state = State.blank(spec, n)
+        yield state
+        length = budget.length
+        place = torch.arange(spec.tokens, device=spec.mean.device)
+        levels = self._levels(spec, budget)
+        for t, s in itertools.pairwise(levels):
+            if self._at_once(s, levels) and length > 0:
+                law = self._emitted(network, state.tokens, self._seen(t, s, 0, length), s)
+                tokens = law.mean() if self.last == "tweedie" else law.sample(rng)
+                state = state.write(tokens, (place < length).expand(n, -1))
+                yield state
+                continue
+            for i in range(length):
+                seen = self._seen(t, s, i, length)
+                tokens = state.tokens.clone()
+                law = self._emitted(network, tokens, seen, s, i)
+                tokens[:, i] = law.sample(rng)[:, 0]
+                state = state.write(tokens, (place == i).expand(n, -1))
+                yield state
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """The heads, and a last pass that is not drawn token by token."""
+        found = []
+        if self.heads != "exact":
+            exact = dataclasses.replace(self, heads="exact")
+            cure = "heads that emit the exact conditional law"
+            found.append(Suspect(failure="limited emission", cure=cure, probe=exact))
+        if self.last != "sample":
+            drawn = dataclasses.replace(self, last="sample")
+            cure = "a last pass drawn token by token"
+            found.append(Suspect(failure="wrong factorisation", cure=cure, probe=drawn))
+        return tuple(found)
+
+    def log_density(
+        self,
+        network: TransitionPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity | Unavailable:
+        """Exact for one pass; otherwise E log [q(x, noisy x) / p(noisy x | x)], one draw each."""
+        N, length = spec.tokens, budget.length
+        levels = self._levels(spec, budget)
+        if self.last == "tweedie" and len(levels) > 2:
+            return Unavailable(reason="the posterior mean is a deterministic map of noisy tokens")
+        place = torch.arange(N, device=x.device)
+        y, log_q = x, x.new_zeros(len(x), dtype=spec.mean.dtype)
+        for s, t in itertools.pairwise(reversed(levels)):  # from the clean tokens upwards
+            y_t, log_noise = (y, 0) if t is levels[0] else self._noised(y, s, t, length, rng)
+            log_q = log_q + self._log_pass(network, y, y_t, t, s, levels, length) - log_noise
+            y = y_t
+        if length < N:
+            rest = list(range(length, N))
+            law = completion(x, (place < length).expand(len(x), -1)).select(rest)
+            log_q = log_q + law.log_prob(x[:, rest]).sum(1)
+        if len(levels) == 2 or length == 0:
+            return LogDensity(values=log_q, method="chain rule, completed by marginals")
+        method = "evidence bound with the noise of the passes as proposal, one draw for each row"
+        return LogDensity(values=log_q, method=method, bound=True)
+
+    def _levels(self, spec: SequenceSpec, budget: Budget) -> list[Tensor]:
+        """Levels of all tokens from pure noise to the clean last pass, (N,) each."""
+        deviation = spec.variance.mean(1).sqrt()
+        largest = 1 - ROUNDINGS * torch.finfo(deviation.dtype).eps
+        levels = [torch.zeros_like(deviation)]
+        for j in range(1, budget.steps):
+            noise = FIRST * 2.0 ** (j - 1) * deviation
+            if bool((noise / (1 + noise) > largest).any()):
+                break
+            levels.append(noise / (1 + noise))
+        return [torch.ones_like(deviation), *reversed(levels)]
+
+    def _at_once(self, s: Tensor, levels: list[Tensor]) -> bool:
+        """Whether the pass to levels s is a last one that writes all tokens together."""
+        return self.last != "sample" and s is levels[-1] and len(levels) > 2
+
+    def _seen(self, t: Tensor, s: Tensor, i: int, length: int) -> Tensor:
+        """Levels (N,) seen for token i: new ones before it, old from it on, none past length."""
+        place = torch.arange(len(t), device=t.device)
+        return torch.where(place < i, s, torch.where(place < length, t, 1))
+
+    def _emitted(
+        self,
+        network: TransitionPredictor,
+        x: Tensor,
+        seen: Tensor,
+        s: Tensor,
+        token: int | None = None,
+    ) -> TokenLaw:
+        law = network(x, seen.expand(x.shape[:2]), s)
+        if token is not None:
+            law = law.select([token])
+        return emitted(law, self.heads, components=self.components)
+
+    def _noised(
+        self,
+        y: Tensor,
+        s: Tensor,
+        t: Tensor,
+        length: int,
+        rng: Randomness,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens with the noise from level s to t, and its log-density over the length, (n,)."""
+        r, q = added_noise(t, s)  # (N,)
+        e = rng.normal(tuple(y.shape)).to(y)
+        log_p = -0.5 * (e.square() + 2 * q.log()[:, None] + LOG_2PI)
+        return r[:, None] * y + q[:, None] * e, log_p[:, :length].sum((1, 2))
+
+    def _log_pass(
+        self,
+        network: TransitionPredictor,
+        y: Tensor,
+        y_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        levels: list[Tensor],
+        length: int,
+    ) -> Tensor:
+        """Log-density of the placed tokens y at levels s, drawn after those y_t at t: (n,)."""
+        log_q = y.new_zeros(len(y))
+        if self._at_once(s, levels):
+            law = self._emitted(network, y_t, self._seen(t, s, 0, length), s)
+            return log_q + law.log_prob(y)[:, :length].sum(1)
+        place = torch.arange(len(t), device=t.device)
+        for i in range(length):
+            shown = torch.where((place < i)[:, None], y, y_t)
+            law = self._emitted(network, shown, self._seen(t, s, i, length), s, i)
+            log_q = log_q + law.log_prob(y[:, [i]])[:, 0]
+        return log_q

@@ -1,0 +1,174 @@
+"""AR-Diffusion: where its published schedule stops short, and what a sequential one makes of it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reference import levels as reference
+from reference.diffusion import ddim_variance
+from reference.gaussians import autoregressive
+
+from capcheck import check
+from capcheck.budget import Budget
+from capcheck.exact.gaussian import GaussianLaw
+from capcheck.exact.replay import exact_law
+from capcheck.probe import State
+from capcheck.randomness import CounterRandomness
+from capcheck.registry import build_probe
+from capcheck.signatures import TokenPredictorSignature
+from capcheck.targets import ProductMixture, Target, from_spec
+from capcheck.trace import classify
+
+S = autoregressive(4, 0.9).covariances[0]
+AR1 = from_spec("gaussian:ar1,tokens=4,rho=0.9")
+
+
+def covariance(target: Target, k: int, **options: Any) -> np.ndarray:
+    """Exact covariance of what is sampled."""
+    probe = build_probe("ar_diffusion", options)
+    law = exact_law(
+        probe,
+        probe.signature.oracle(target),
+        completion=TokenPredictorSignature().oracle(target),
+        spec=target.spec,
+        budget=Budget(length=target.spec.tokens, steps=k),
+    )
+    assert isinstance(law, GaussianLaw), law
+    found: np.ndarray = law.covariance.numpy()
+    return found
+
+
+def states(target: Target, length: int, k: int, **options: Any) -> list[State]:
+    probe = build_probe("ar_diffusion", options)
+    oracle = probe.signature.oracle(target)
+    budget = Budget(length=length, steps=k)
+    return list(probe.run(oracle, target.spec, budget, 4, CounterRandomness(0)))
+
+
+def published_limit(S: np.ndarray, path: str) -> np.ndarray:
+    """Covariance as T grows: N - 1 passes from the exact law at levels n / 2N.
+
+    Before token 0 is clean, jumps go to 0, and that part becomes exact. From then on anchor m puts
+    token n at (n - m) / (2N - m), for m = 0..N-1, however many steps there are.
+    """
+    N = len(S)
+    rows = [tuple(Fraction(max(n - m, 0), 2 * N - m) for n in range(N)) for m in range(N)]
+    start = reference.noisy(S, rows[0], path)
+    return reference.carried(S, reference.passes(rows), path, start=start)
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+@pytest.mark.parametrize("k", [1, 2, 5, 9])
+def test_the_published_schedule_samples_the_law_of_explicit_matrices(path: str, k: int) -> None:
+    found = covariance(AR1, k, path=path)
+    steps = reference.passes(reference.anchors(4, k))
+    np.testing.assert_allclose(found, reference.carried(S, steps, path), rtol=0, atol=1e-11)
+    later = reference.passes(reference.anchors(4, k + 1))
+    assert np.abs(found - reference.carried(S, later, path)).max() > 1e-3
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+def test_the_published_schedule_does_not_converge(path: str) -> None:
+    limit = published_limit(S, path)
+    # Of order 1/T, and that by halves: twice the steps, half the distance from the limit.
+    misses = [np.abs(covariance(AR1, k, path=path) - limit).max() for k in (32, 64, 128)]
+    assert misses[0] / misses[1] == pytest.approx(2, rel=0.3)
+    assert misses[1] / misses[2] == pytest.approx(2, rel=0.3)
+    floor = reference.kl(S, limit)
+    assert floor == pytest.approx({"cosine": 0.157, "linear": 0.0769}[path], rel=0.02)
+
+
+def test_its_floor_per_token_falls_as_sequences_grow() -> None:
+    # N - 1 passes for the second half of the noise: more tokens, more passes.
+    floors = {}
+    for N in (2, 4, 8, 16, 32):
+        chain = autoregressive(N, 0.9).covariances[0]
+        floors[N] = reference.kl(chain, published_limit(chain, "cosine")) / N
+    values = list(floors.values())
+    assert values == sorted(values, reverse=True)
+    assert floors[2] > 0.06
+    assert floors[8] > 0.01 > floors[16]  # nats per token; 0.01 is the default tolerance
+    # The twin: independent tokens do not escape it either; only one token does.
+    one = reference.kl(np.eye(4), published_limit(np.eye(4), "cosine"))
+    assert one > 1e-3
+    assert reference.kl(np.eye(1), published_limit(np.eye(1), "cosine")) == pytest.approx(0)
+
+
+def test_the_sequential_schedule_converges() -> None:
+    ks = [8, 16, 32]
+    found = [covariance(AR1, k, schedule="sequential") for k in ks]
+    gaps = [reference.kl(S, C) for C in found]
+    assert -np.polyfit(np.log(ks), np.log(gaps), 1)[0] == pytest.approx(2, abs=0.2)
+    rows = reference.pyramid(4, 8, lambda i: 8 * i)
+    expected = reference.carried(S, reference.passes(rows))
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-11)
+    assert gaps[-1] < 0.1 * reference.kl(S, covariance(AR1, 32))
+
+
+def test_one_token_is_plain_ddim() -> None:
+    target = from_spec("gaussian:tokens=1,std=2")
+    for k in (1, 3, 16):
+        assert covariance(target, k)[0, 0] == pytest.approx(
+            ddim_variance(4.0, k, "cosine"), abs=1e-10
+        )
+
+
+def test_left_tokens_finish_first() -> None:
+    target = from_spec("gaussian:tokens=8")
+    _, *later = states(target, 8, 16)
+    written = torch.stack([state.written for state in later])
+    assert classify(written).finish_first == 4
+    last = [int(written[:, 0, i].nonzero().max()) for i in range(8)]
+    assert last == sorted(set(last))
+    assert len(later) == 16 + 8 - 1
+    _, *in_turn = states(target, 8, 16, schedule="sequential")
+    assert len(in_turn) == 16 * 8
+    assert classify(torch.stack([state.written for state in in_turn])).finish_first == 4
+
+
+@pytest.mark.parametrize("schedule", ["published", "sequential"])
+def test_tokens_that_may_not_be_placed_are_never_shown(
+    three: ProductMixture, schedule: str
+) -> None:
+    probe = build_probe("ar_diffusion", {"schedule": schedule})
+    oracle, levels = probe.signature.oracle(three), []
+
+    def network(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        levels.append(t)
+        answer: torch.Tensor = oracle(x_t, t)
+        return answer
+
+    budget = Budget(length=2, steps=5)
+    *_, last = probe.run(network, three.spec, budget, 3, CounterRandomness(0))
+    shown = torch.stack(levels)
+    assert bool((shown[..., 2] == 1).all())
+    assert bool((shown[..., 1] < 1).any())
+    assert last.placed.tolist() == [[True, True, False]] * 3
+
+
+def test_its_floor_is_that_of_steps_whose_landing_the_network_is_not_told() -> None:
+    found = check("ar_diffusion", AR1, lengths=[4], steps=[32], samples=200, divergences=["kl"])
+    assert found.failure == "missing argument"
+    assert build_probe("ar_diffusion", {"schedule": "sequential"}).suspects() == ()
+
+
+def test_only_the_sequential_schedule_has_a_limit(three: ProductMixture) -> None:
+    published, sequential = (
+        build_probe("ar_diffusion", {"schedule": name}) for name in ("published", "sequential")
+    )
+    oracle = published.signature.oracle(three)
+    assert published.limit(oracle, three.spec, 8, CounterRandomness(0)) is None
+    limit = sequential.limit(oracle, three.spec, 4, CounterRandomness(0))
+    assert limit is not None
+    last = states(three, 3, 128, schedule="sequential")[-1]
+    assert (last.tokens - limit).abs().max() < 0.04
+
+
+def test_digits_use_both_axes_and_the_length_is_outside(digits: ProductMixture) -> None:
+    found = check("ar_diffusion", digits, samples=400, divergences=["wasserstein", "mmd"])
+    assert (found.axes.length, found.axes.steps) == ("used", "used")
+    assert found.loop_order == "length_outer"

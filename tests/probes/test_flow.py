@@ -1,0 +1,237 @@
+"""The triangular map against scipy, finite differences and quadrature; what one layer leaves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from reference.gaussians import Gaussians
+from scipy import integrate, stats
+from scipy.special import ndtr
+
+from capcheck import Outcome, check
+from capcheck.budget import Budget
+from capcheck.errors import InputError
+from capcheck.exact.gaussian import GaussianLaw
+from capcheck.exact.replay import exact_law
+from capcheck.laws import Categorical
+from capcheck.moments import mean_and_covariance
+from capcheck.probe import LogDensity, Unavailable
+from capcheck.probes.neither.flow import Flow
+from capcheck.randomness import CounterRandomness
+from capcheck.rosenblatt import Rosenblatt, uniform_of
+from capcheck.signatures import Bijection, BijectionSignature, TokenPredictorSignature
+from capcheck.targets import (
+    DiagonalMixture,
+    GaussianMixture,
+    ProductMixture,
+    Target,
+    from_spec,
+)
+from capcheck.targets.target import ContinuousTarget
+
+GENERATOR = np.random.default_rng(4)
+MEANS = GENERATOR.normal(size=(3, 2, 2)) * 1.5  # K = 3, N = 2, d = 2
+SCALES = GENERATOR.uniform(0.4, 1.2, size=(3, 2, 2))
+ROOTS = GENERATOR.normal(size=(3, 4, 4))
+COVARIANCES = ROOTS @ ROOTS.transpose(0, 2, 1) + 0.3 * np.eye(4)
+WEIGHTS = np.array([0.2, 0.5, 0.3])
+
+
+def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
+    return [torch.tensor(array) for array in arrays]
+
+
+CASES: dict[str, tuple[ContinuousTarget, Gaussians]] = {
+    "product": (
+        ProductMixture(*tensors(MEANS, SCALES[0], WEIGHTS)),
+        Gaussians.product(MEANS, SCALES[0], WEIGHTS),
+    ),
+    "diagonal": (
+        DiagonalMixture(*tensors(MEANS, SCALES, WEIGHTS)),
+        Gaussians.product(MEANS, SCALES, WEIGHTS),
+    ),
+    "full": (
+        GaussianMixture(*tensors(MEANS, COVARIANCES, WEIGHTS)),
+        Gaussians(MEANS, COVARIANCES, WEIGHTS),
+    ),
+    "one number per token": (
+        GaussianMixture(*tensors(MEANS.reshape(3, 4, 1), COVARIANCES, WEIGHTS)),
+        Gaussians(MEANS.reshape(3, 4, 1), COVARIANCES, WEIGHTS),
+    ),
+}
+
+
+@pytest.mark.parametrize(("target", "reference"), CASES.values(), ids=CASES.keys())
+def test_the_map_is_the_conditional_quantiles(
+    target: ContinuousTarget, reference: Gaussians
+) -> None:
+    z = CounterRandomness(0).normal((30, target.spec.tokens, target.spec.dim))
+    x = Rosenblatt(target=target)(z)
+    u = reference.rosenblatt(x.numpy())
+    assert np.abs(u - ndtr(z.flatten(1).numpy())).max() < 1e-12
+    swapped = Gaussians(reference.means[:, ::-1], reference.covariances, reference.weights)
+    assert np.abs(swapped.rosenblatt(x.numpy()) - u).max() > 0.01  # twin: another law's map
+
+
+@pytest.mark.parametrize(("target", "reference"), CASES.values(), ids=CASES.keys())
+def test_the_inverse_and_the_density_are_those_of_the_map(
+    target: ContinuousTarget, reference: Gaussians
+) -> None:
+    f = Rosenblatt(target=target)
+    shape = (6, target.spec.tokens, target.spec.dim)
+    z = CounterRandomness(1).normal(shape)
+    x = f(z)
+    assert (f.inverse(x) - z).abs().max() < 1e-10
+    # log q(x) = log N(z) - log |det df/dz|, the derivative by central differences.
+    columns, h = [], 1e-5
+    for k in range(4):
+        step = torch.zeros(4, dtype=torch.float64)
+        step[k] = h
+        moved = [f(z + sign * step.reshape(shape[1:])) for sign in (1, -1)]
+        columns.append((moved[0] - moved[1]).flatten(1) / (2 * h))
+    log_det = np.linalg.slogdet(torch.stack(columns, 2).numpy())[1]
+    expected = stats.norm.logpdf(z.flatten(1).numpy()).sum(1) - log_det
+    assert f.log_prob(x).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    joint = [reference.log_prob(row) for row in x.numpy()]
+    assert f.log_prob(x).tolist() == pytest.approx(joint, abs=1e-10)
+
+
+def test_tails_keep_their_digits() -> None:
+    f = Rosenblatt(target=from_spec("gaussian:tokens=1,std=1"))
+    z = torch.tensor([-30.0, -8.0, -5.0, 0.0, 5.0, 8.0]).double()[:, None, None]
+    assert (f(z) - z)[:5].abs().max() < 1e-9
+    assert bool(f(10 * z).isfinite().all())
+    assert float(uniform_of(z).max()) < 1
+
+
+def test_one_row_is_mapped_as_it_is_among_others(digits: ProductMixture) -> None:
+    f, z = Rosenblatt(target=digits), CounterRandomness(2).normal((40, 8, 1))
+    assert (f(z)[17:18] - f(z[17:18])).abs().max() < 1e-12
+
+
+def test_a_gaussian_is_made_by_its_cholesky_factor() -> None:
+    C = 0.8 ** np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
+    target = from_spec("gaussian:ar1,tokens=4,rho=0.8")
+    root = Rosenblatt(target=target)(torch.eye(4).double()[:, :, None])[..., 0].T
+    assert root.numpy() == pytest.approx(np.linalg.cholesky(C), abs=1e-9)
+    for layer in ("triangular", "affine"):
+        law = law_of(Flow(layer=layer), target)
+        assert law.covariance.numpy() == pytest.approx(C, abs=1e-9)
+
+
+def law_of(probe: Flow, target: Target) -> GaussianLaw:
+    found = exact_law(
+        probe,
+        probe.signature.oracle(target),
+        completion=TokenPredictorSignature().oracle(target),
+        spec=target.spec,
+        budget=Budget(length=0, steps=1),
+    )
+    assert isinstance(found, GaussianLaw)
+    return found
+
+
+def test_a_triangular_flow_is_exact_on_vectors() -> None:
+    found = check("flow", CASES["full"][0], lengths=[0, 2], steps=[1, 4], samples=300)
+    assert found.outcome is Outcome.REPRESENTABLE
+    assert [cell.estimates["kl"].value for cell in found.cells] == [0] * 4
+    assert {cell.model_calls for cell in found.cells} == {1}
+    assert (found.axes.length, found.axes.steps, found.loop_order) == ("flat", "flat", "none")
+
+
+def bimodal(x: float) -> float:
+    return float(0.5 * stats.norm.pdf(x, -2) + 0.5 * stats.norm.pdf(x, 2))
+
+
+def kl_of_affine(mean: float, variance: float) -> float:
+    """KL of the bimodal law to N(mean, variance), nats, by quadrature."""
+
+    def integrand(x: float) -> float:
+        log_q = stats.norm.logpdf(x, mean, np.sqrt(variance))
+        return float(bimodal(x) * (np.log(bimodal(x)) - log_q))
+
+    return float(integrate.quad(integrand, -14, 14, points=[-2, 0, 2], epsabs=1e-12)[0])
+
+
+def test_an_affine_layer_leaves_the_negentropy() -> None:
+    target = from_spec("modes:tokens=1,modes=2,gap=4")
+    layer = BijectionSignature("affine").oracle(target)
+
+    def integrand(x: float) -> float:
+        log_q = float(layer.log_prob(torch.full((1, 1, 1), x, dtype=torch.float64)))
+        return float(bimodal(x) * (np.log(bimodal(x)) - log_q))
+
+    found = integrate.quad(integrand, -14, 14, points=[-2, 0, 2], epsabs=1e-12)[0]
+    entropy = -integrate.quad(lambda x: bimodal(x) * np.log(bimodal(x)), -14, 14)[0]
+    negentropy = 0.5 * np.log(2 * np.pi * np.e * 5) - entropy  # Var = 1 + 2^2
+    assert found == pytest.approx(negentropy, abs=1e-9)
+    assert found > 0.1
+    for other in ((0.1, 5.0), (0.0, 5.5), (0.0, 4.5)):
+        assert kl_of_affine(*other) > negentropy + 1e-3  # twin: any other layer leaves more
+
+
+def test_the_affine_floor_is_a_limited_emission() -> None:
+    target = from_spec("modes:tokens=2,modes=2,gap=5")
+    found = check("flow", target, options={"layer": "affine"}, lengths=[2], steps=[1], samples=400)
+    assert found.outcome is Outcome.NOT_REPRESENTABLE
+    assert found.failure == "limited emission"
+    assert Flow().suspects() == ()
+
+
+@pytest.mark.parametrize("D", [1, 2, 5, 6])
+def test_moments_of_any_mixture(D: int) -> None:
+    rng = np.random.default_rng(D)
+    means, weights = rng.normal(size=(2, D, 1)), np.array([0.3, 0.7])
+    roots = rng.normal(size=(2, D, D))
+    full = roots @ roots.transpose(0, 2, 1) + np.eye(D)
+    scales = rng.uniform(0.5, 2, size=(2, D, 1))
+    diagonal = np.stack([np.diag(s**2) for s in scales[..., 0]])
+    m = weights @ means[..., 0]
+    between = sum(
+        w * np.outer(mu - m, mu - m) for w, mu in zip(weights, means[..., 0], strict=True)
+    )
+    for target, within in (
+        (GaussianMixture(*tensors(means, full, weights)), full),
+        (DiagonalMixture(*tensors(means, scales, weights)), diagonal),
+    ):
+        mean, covariance = mean_and_covariance(target)
+        assert mean[0].numpy() == pytest.approx(m, abs=1e-12)
+        expected = np.einsum("k,kij->ij", weights, within) + between
+        assert covariance[0].numpy() == pytest.approx(expected, abs=1e-11)
+
+
+def test_given_tokens_leave_a_flow_exact() -> None:
+    target = from_spec("modes:tokens=3,modes=2,gap=3")
+    found = check("flow", target, given=[1], lengths=[2], steps=[1], samples=300)
+    assert found.cells[0].estimates["kl"].value == pytest.approx(0, abs=1e-10)
+    affine = check(
+        "flow", target, options={"layer": "affine"}, given=[1], lengths=[2], steps=[1], samples=300
+    )
+    assert affine.cells[0].estimates["kl"].value > 0.05  # type: ignore[operator]
+
+
+def test_what_is_no_bijection_is_told_so() -> None:
+    target = from_spec("gaussian:tokens=2")
+    x = target.sample(3, CounterRandomness(0))
+
+    def without_density(z: torch.Tensor) -> torch.Tensor:
+        return z
+
+    found = density(Flow(), without_density, target, x)  # type: ignore[arg-type]
+    assert isinstance(found, Unavailable)
+    assert isinstance(density(Flow(), Flow().signature.oracle(target), target, x), LogDensity)
+    with pytest.raises(InputError, match="sequence for every row"):
+        Flow().signature.require(Categorical(torch.zeros(1, 1, 2)), x)
+    with pytest.raises(InputError, match="continuous"):
+        Flow().signature.oracle(from_spec("copy:tokens=2,symbols=2"))
+    with pytest.raises(InputError, match="continuous"):
+        Rosenblatt(target=from_spec("copy:tokens=2,symbols=2")).inverse(x)
+
+
+def density(
+    probe: Flow, network: Bijection, target: Target, x: torch.Tensor
+) -> LogDensity | Unavailable:
+    completion = TokenPredictorSignature().oracle(target)
+    budget = Budget(length=0, steps=1)
+    return probe.log_density(network, completion, target.spec, budget, x, CounterRandomness(0))

@@ -1,0 +1,86 @@
+"""Blocks from independent heads against entropies of an enumerated law."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from reference.information import of_blocks, of_gaussian, of_table
+
+from capcheck import check
+from capcheck.budget import Budget
+from capcheck.randomness import CounterRandomness
+from capcheck.registry import build_probe
+from capcheck.targets import GaussianMixture, ProductMixture, from_spec, from_table
+
+
+def blocks(heads: int, length: int, tokens: int) -> list[list[int]]:
+    """The first `length` tokens by `heads`, then everything else at once."""
+    placed = [list(range(a, min(a + heads, length))) for a in range(0, length, heads)]
+    return [*placed, list(range(length, tokens))]
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 4, 7])
+def test_kl_is_the_sum_of_the_blocks_total_correlations(heads: int) -> None:
+    p = np.random.default_rng(0).random((2, 2, 2, 2, 2)) ** 2
+    p /= p.sum()
+    found = check(
+        "multi_token",
+        from_table(torch.tensor(p)),
+        options={"heads": heads},
+        lengths=range(6),
+        steps=[1],
+        samples=200,
+        divergences=["kl"],
+    )
+    for cell in found.cells:
+        length = cell.budget.length
+        expected = of_blocks(of_table(p), blocks(heads, length, 5))
+        assert cell.estimates["kl"].value == pytest.approx(expected, abs=1e-9)
+        assert cell.model_calls == -(-length // heads) + (length < 5)
+    assert ((found.cells[-1].estimates["kl"].value or 0) > 0.01) == (heads > 1)
+
+
+def test_on_a_gaussian_kl_is_that_of_determinants() -> None:
+    C = 0.8 ** np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
+    target = GaussianMixture(torch.zeros(1, 5, 1).double(), torch.tensor(C)[None])
+    options = {"heads": 2}
+    found = check("multi_token", target, options=options, lengths=[5], steps=[1], samples=200)
+    expected = of_blocks(of_gaussian(C), blocks(2, 5, 5))
+    # AR(1): two blocks of two, each of correlation 0.8 given the past's last token, whose
+    # residual covariance is [[0.36, 0.288], [0.288, 0.5904]]; and the first block's ln 1/0.36 / 2.
+    by_hand = -0.5 * np.log(0.36) - 0.5 * np.log(1 - 0.288**2 / (0.36 * 0.5904))
+    assert expected == pytest.approx(by_hand, abs=1e-12)
+    assert found.cells[0].estimates["kl"].value == pytest.approx(expected, abs=1e-9)
+
+
+def test_copies_drawn_at_once_disagree() -> None:
+    # Every block after the first knows the symbol: (heads - 1) ln V.
+    found = check(
+        "multi_token", from_spec("copy:tokens=6,symbols=3"), options={"heads": 3}, samples=200,
+        lengths=[6], steps=[1], divergences=["kl"],
+    )  # fmt: skip
+    assert found.cells[0].estimates["kl"].value == pytest.approx(2 * np.log(3), abs=1e-9)
+
+
+def test_one_head_is_gpt(three: ProductMixture) -> None:
+    one, gpt = build_probe("multi_token", {"heads": 1}), build_probe("gpt")
+    two = build_probe("multi_token", {"heads": 2})
+    oracle, budget = gpt.signature.oracle(three), Budget(length=3, steps=1)
+    ends = [
+        list(probe.run(oracle, three.spec, budget, 20, CounterRandomness(0)))
+        for probe in (one, gpt, two)
+    ]
+    assert [len(states) for states in ends] == [4, 4, 3]
+    for state, other in zip(ends[0], ends[1], strict=True):
+        assert torch.equal(state.tokens, other.tokens)
+        assert torch.equal(state.written, other.written)
+    assert not torch.equal(ends[1][-1].tokens, ends[2][-1].tokens)
+
+
+def test_the_suspect_is_one_head() -> None:
+    probe = build_probe("multi_token", {"heads": 3})
+    (suspect,) = probe.suspects()
+    assert suspect.failure == "wrong factorisation"
+    assert suspect.probe == build_probe("multi_token", {"heads": 1})
+    assert suspect.probe.suspects() == ()

@@ -1,0 +1,170 @@
+"""Parallel fixed-point iterations against sequential sampling and laws written out."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from capcheck.budget import Budget
+from capcheck.exact.gaussian import GaussianLaw
+from capcheck.exact.replay import exact_law
+from capcheck.probe import LogDensity, State, Unavailable
+from capcheck.probes.steps.parallel_solve import ParallelSolve
+from capcheck.randomness import CounterRandomness
+from capcheck.signatures import CausalPredictorSignature, TokenPredictorSignature
+from capcheck.targets import Target, from_spec, from_table
+from capcheck.trace import Recorder
+
+TARGETS: dict[str, Target] = {
+    "modes": from_spec("modes:tokens=5,modes=3,gap=3"),
+    "correlated": from_spec("gaussian:ar1,tokens=5,rho=0.8"),
+    "brackets": from_spec("brackets:6"),
+}
+
+
+def run(target: Target, k: int, n: int, block: int = 1) -> list[State]:
+    probe = ParallelSolve(block=block)
+    network, budget = probe.signature.oracle(target), Budget(length=0, steps=k)
+    return list(probe.run(network, target.spec, budget, n, CounterRandomness(4)))
+
+
+def in_turn(target: Target, n: int) -> torch.Tensor:
+    """Token after token from the bidirectional predictor, which is shown the past only."""
+    predict = TokenPredictorSignature().oracle(target)
+    state = State.blank(target.spec, n)
+    for i in range(target.spec.tokens):
+        draws = predict(state.tokens, state.placed).sample(CounterRandomness(4).stream("noise"))
+        state = state.write(draws, torch.arange(target.spec.tokens).expand(n, -1) == i)
+    return state.tokens
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_the_first_tokens_are_the_autoregressive_ones(name: str, block: int) -> None:
+    target = TARGETS[name]
+    N, expected = target.spec.tokens, in_turn(TARGETS[name], 200)
+    states = run(target, N, 200, block)
+    for k, state in enumerate(states):
+        miss = (state.tokens - expected).abs().double().reshape(200, N, -1).amax((0, 2))
+        assert float(miss[: k * block].max() if k else 0) < 1e-9
+        if k == 1:
+            assert bool((miss[block:] > 0.1).any())  # what follows has not settled
+    probe = ParallelSolve(block=block)
+    limit = probe.limit(probe.signature.oracle(target), target.spec, 200, CounterRandomness(4))
+    assert (limit - expected).abs().max() < 1e-9
+
+
+def test_a_binary_chain_needs_one_iteration_more_than_its_longest_run_of_copies() -> None:
+    # P(x_i differs from x_{i-1}) = e. With inverse CDFs, u < e gives 0, u > 1 - e gives 1, whatever
+    # came before; in between x_i copies x_{i-1}.
+    N, e, n = 8, 0.2, 300
+    table = torch.zeros([2] * N, dtype=torch.float64)
+    for x in itertools.product((0, 1), repeat=N):
+        changes = sum(a != b for a, b in itertools.pairwise(x))
+        table[x] = 0.5 * e**changes * (1 - e) ** (N - 1 - changes)
+    states = run(from_table(table), N, n)
+    tokens = torch.stack([state.tokens for state in states]).numpy()  # (N + 1, n, N)
+    settled = (tokens == tokens[-1]).all(2)  # (N + 1, n)
+    needed = settled.argmax(0)
+    u = CounterRandomness(4).stream("noise").uniform((n, N, 1))[..., 0].numpy()
+    copies = (u > e) & (u < 1 - e)
+    copies[:, 0] = False  # the first token has nothing to copy
+    runs = [
+        max((len(list(g)) for copied, g in itertools.groupby(row) if copied), default=0)
+        for row in copies.tolist()
+    ]
+    assert bool((needed <= 1 + np.array(runs)).all())
+    assert bool((needed == 1 + np.array(runs)).any())  # with one iteration less it is wrong
+    assert needed.mean() < N / 2
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 5])
+def test_on_a_gaussian_chain_the_past_reaches_k_tokens_back(k: int) -> None:
+    # From x = 0, x_i = sum_{j < min(k, i)} rho^j s_{i-j} u_{i-j}; s_1 = 1, s_i^2 = 1 - rho^2.
+    rho, N = 0.8, 5
+    A = np.zeros((N, N))
+    for i, j in itertools.product(range(N), range(k)):
+        if i >= j:
+            A[i, i - j] = rho**j * (1 if i == j else (1 - rho**2) ** 0.5)
+    target, probe = TARGETS["correlated"], ParallelSolve()
+    law = exact_law(
+        probe,
+        probe.signature.oracle(target),
+        completion=TokenPredictorSignature().oracle(target),
+        spec=target.spec,
+        budget=Budget(length=0, steps=k),
+    )
+    assert isinstance(law, GaussianLaw)
+    assert law.covariance.numpy() == pytest.approx(A @ A.T, abs=1e-9)
+    exact = rho ** np.abs(np.subtract.outer(np.arange(N), np.arange(N)))
+    assert (np.abs(law.covariance.numpy() - exact).max() < 1e-9) == (k == N)
+
+
+def density(target: Target, k: int, block: int, x: torch.Tensor) -> LogDensity | Unavailable:
+    probe = ParallelSolve(block=block)
+    return probe.log_density(
+        probe.signature.oracle(target),
+        TokenPredictorSignature().oracle(target),
+        target.spec,
+        Budget(length=0, steps=k),
+        x,
+        CounterRandomness(0),
+    )
+
+
+def test_after_one_iteration_every_token_is_drawn_given_the_start() -> None:
+    p = np.array([0.3, 0.1, 0.05, 0.2, 0.02, 0.13, 0.15, 0.05]).reshape(2, 2, 2)
+    start = (0, 0, 0)  # P(x_1 = 0) = 0.65, P(x_2 = 0) = 0.55, P(x_3 = 0) = 0.52
+    states = list(itertools.product((0, 1), repeat=3))
+    first, second = p.sum((1, 2)), p.sum(2)
+    given = np.array(
+        [
+            first[a] * second[start[0], b] / first[start[0]] * p[0, 0, c] / second[0, 0]
+            for a, b, c in states
+        ]
+    )
+    target = from_table(torch.tensor(p))
+    found = density(target, 1, 1, torch.tensor(states))
+    assert isinstance(found, LogDensity)
+    assert found.values.exp().numpy() == pytest.approx(given, abs=1e-12)
+    n = 8000
+    drawn = run(target, 1, n)[-1].tokens.numpy()
+    counts = np.bincount(drawn @ [4, 2, 1], minlength=8)
+    assert stats.chisquare(counts, n * given).pvalue > 1e-3
+    assert stats.chisquare(counts, n * p.ravel()).pvalue < 1e-6
+
+
+def test_the_density_is_the_targets_once_all_have_settled() -> None:
+    target = TARGETS["modes"]
+    x = target.sample(40, CounterRandomness(1))
+    for k, block in ((5, 1), (9, 1), (2, 3)):
+        found = density(target, k, block, x)
+        assert isinstance(found, LogDensity)
+        assert (found.values - target.log_prob(x)).abs().max() < 1e-9
+    assert isinstance(density(target, 4, 1, x), Unavailable)
+    once = density(target, 1, 3, x)
+    assert isinstance(once, LogDensity)
+    assert (once.values - target.log_prob(x)).abs().max() > 0.1
+
+
+def test_it_sweeps() -> None:
+    recorder = Recorder("parallel_solve")
+    for state in run(TARGETS["modes"], 4, 20):
+        recorder.record(state)
+    assert recorder.traces(4).highest == "sweep"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_causal_predictor_is_told_nothing_of_what_follows(name: str) -> None:
+    target = TARGETS[name]
+    predict = CausalPredictorSignature().oracle(target)
+    x = target.sample(40, CounterRandomness(0))
+    changed = x.clone()
+    changed[:, 2] = x[:, 2].roll(1, 0)
+    before, after = predict(x).mean(), predict(changed).mean()
+    assert (before - after)[:, :3].abs().max() < 1e-12
+    assert (before - after)[:, 3:].abs().max() > 1e-3

@@ -1,0 +1,234 @@
+"""KL of next-scale prediction: determinants, quadrature and enumeration."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reference.information import Array, of_blocks, of_gaussian, of_table
+from scipy import integrate, special
+
+from capcheck import check
+from capcheck.budget import Budget
+from capcheck.chart import chart_of
+from capcheck.probe import AnyProbe
+from capcheck.probes.length.var import VAR
+from capcheck.randomness import CounterRandomness
+from capcheck.registry import build_probe
+from capcheck.results import CheckResult
+from capcheck.targets import GaussianMixture, ProductMixture, Target, from_spec, from_table
+
+ROOT = math.sqrt(0.5)
+FOUR = np.array(  # the Haar pyramid of four numbers, by hand
+    [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, -0.5, -0.5], [ROOT, -ROOT, 0, 0], [0, 0, ROOT, -ROOT]]
+)
+SCALES = [[0], [1], [2, 3]]
+
+
+def blocks_at(length: int, scales: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The scales that fit into the length, and all other tokens together."""
+    fit: list[list[int]] = []
+    for scale in scales:
+        if sum(map(len, fit)) + len(scale) > length:
+            break
+        fit.append(list(scale))
+    rest = set(itertools.chain(*scales)) - set(itertools.chain(*fit))
+    return [*fit, sorted(rest)]
+
+
+def measured(target: Target, **options: str) -> CheckResult:
+    return check(
+        "var", target, options=options, lengths=range(target.spec.tokens + 1), steps=[1],
+        samples=400, divergences=["kl"],
+    )  # fmt: skip
+
+
+def kl_at(found: CheckResult, length: int) -> Any:
+    return found.cell(Budget(length=length, steps=1)).estimates["kl"].value
+
+
+@pytest.mark.parametrize("rho", [0.9, -0.5])
+@pytest.mark.parametrize("pyramid", ["haar", "interlaced"])
+def test_on_an_autoregression_kl_is_that_of_determinants(rho: float, pyramid: str) -> None:
+    target = from_spec(f"gaussian:ar1,tokens=4,std=2,rho={rho}")
+    C = 4 * rho ** np.abs(np.subtract.outer(np.arange(4.0), np.arange(4.0)))
+    C = FOUR @ C @ FOUR.T if pyramid == "haar" else C
+    scales = SCALES if pyramid == "haar" else [[0], [2], [1, 3]]
+    found = measured(target, pyramid=pyramid)
+    for length in range(5):
+        expected = of_blocks(of_gaussian(C), blocks_at(length, scales))
+        assert kl_at(found, length) == pytest.approx(expected, abs=1e-9), length
+    assert kl_at(found, 0) > 0.05
+    # Two coefficients that differ in place only are still correlated given the coarser ones; the
+    # tokens beside the middle one of a Markov chain are not.
+    assert (kl_at(found, 4) > 1e-4) == (pyramid == "haar")
+
+
+def test_the_pyramid_of_a_grid_has_square_scales() -> None:
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(4, 4))
+    C = root @ root.T + np.eye(4)
+    target = GaussianMixture(torch.zeros(1, 4, 1).double(), torch.tensor(C)[None], grid=(2, 2))
+    H = 0.5 * np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])
+    found = measured(target)
+    for length in range(5):
+        expected = of_blocks(of_gaussian(H @ C @ H.T), blocks_at(length, [[0], [1, 2, 3]]))
+        assert kl_at(found, length) == pytest.approx(expected, abs=1e-9)
+    as_a_row = of_blocks(of_gaussian(FOUR @ C @ FOUR.T), SCALES)
+    assert abs(kl_at(found, 4) - as_a_row) > 0.01
+
+
+def test_coordinates_of_a_token_are_transformed_each_by_itself() -> None:
+    rng = np.random.default_rng(3)
+    root = rng.normal(size=(8, 8))
+    C = root @ root.T + np.eye(8)
+    target = GaussianMixture(torch.zeros(1, 4, 2).double(), torch.tensor(C)[None])
+    H = np.kron(FOUR, np.eye(2))
+    entropy = of_gaussian(H @ C @ H.T)
+
+    def of_tokens(tokens: Any) -> float:
+        return entropy([2 * i + j for i in tokens for j in (0, 1)])
+
+    found = measured(target)
+    for length in range(5):
+        expected = of_blocks(of_tokens, blocks_at(length, SCALES))
+        assert kl_at(found, length) == pytest.approx(expected, abs=1e-9)
+
+
+def uneven() -> ProductMixture:
+    """Four tokens of unequal bandwidths."""
+    means = np.random.default_rng(5).normal(size=(3, 4, 1)) * 2
+    scales = torch.tensor([[0.3], [1.0], [0.6], [2.0]], dtype=torch.float64)
+    return ProductMixture(
+        torch.tensor(means), scales, torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    )
+
+
+def log_normals(c: Array, means: Array, weights: Array, tokens: Sequence[int]) -> Array:
+    """Log-density of some coefficients (n, D) of sum_k w_k N(means_k, 1): (n,)."""
+    at = list(tokens)
+    square = (c[:, None, at] - means[None][..., at]) ** 2 + math.log(2 * math.pi)
+    found: Array = special.logsumexp(-0.5 * square.sum(2), b=weights, axis=1)
+    return found
+
+
+@pytest.mark.parametrize("length", [0, 2, 4])
+def test_tokens_of_unequal_bandwidths_are_divided_by_them_first(length: int) -> None:
+    target = uneven()
+    x = target.sample(400, CounterRandomness(0, name="target"))[..., 0].numpy()
+    u = np.array([0.3, 1.0, 0.6, 2.0])
+    c, means = x / u @ FOUR.T, target.means[..., 0].numpy() / u @ FOUR.T
+    weights = np.array([0.5, 0.3, 0.2])
+    log_p = log_normals(c, means, weights, range(4))
+    known: list[int] = []
+    log_q = np.zeros(400)
+    for block in blocks_at(length, SCALES):
+        past = log_normals(c, means, weights, known)
+        log_q += sum((log_normals(c, means, weights, [*known, i]) - past for i in block), 0 * past)
+        known += block
+    found = kl_at(measured(target), length)
+    assert found == pytest.approx((log_p - log_q).mean(), abs=1e-9)
+    assert found > 0.001
+
+
+def test_unequal_bandwidths_by_quadrature() -> None:
+    # KL(0) of two tokens is the mutual information of (y_1 + y_2, y_1 - y_2) / sqrt 2, y = x / u.
+    mu, u, weights = (
+        np.array([[1.0, -1.0], [-0.5, 3.0]]),
+        np.array([0.5, 2.0]),
+        np.array([0.4, 0.6]),
+    )
+    target = ProductMixture(
+        torch.tensor(mu)[..., None], torch.tensor(u)[:, None], torch.tensor(weights)
+    )
+    H = ROOT * np.array([[1, 1], [1, -1]])
+    found = check("var", target, lengths=[0, 1, 2], steps=[1], samples=4000, divergences=["kl"])
+    exact = mutual_information(mu / u @ H.T, np.eye(2), weights)
+    without = mutual_information(mu @ H.T, H @ np.diag(u**2) @ H.T, weights)
+    estimate = found.cells[0].estimates["kl"]
+    assert estimate.value is not None
+    assert estimate.low is not None
+    assert estimate.high is not None
+    width = estimate.high - estimate.low
+    assert abs(estimate.value - exact) < 2 * width
+    assert abs(without - exact) > 5 * width
+    for cell in found.cells[1:]:
+        assert cell.estimates["kl"].value == pytest.approx(0, abs=1e-12)
+
+
+def mutual_information(means: Array, covariance: Array, weights: Array) -> float:
+    """I(c_1; c_2) of sum_k w_k N(means_k, covariance), by Simpson's rule on a grid."""
+    s = np.sqrt(np.diag(covariance))
+    axes = [
+        np.linspace(means[:, j].min() - 8 * s[j], means[:, j].max() + 8 * s[j], 801) for j in (0, 1)
+    ]
+    c = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    r = c[:, :, None] - means  # (801, 801, K, 2)
+    square = np.einsum("abki,ij,abkj->abk", r, np.linalg.inv(covariance), r)
+    p = np.exp(-0.5 * square) @ weights / (2 * math.pi * math.sqrt(np.linalg.det(covariance)))
+    one = integrate.simpson(p, x=axes[1], axis=1)
+    two = integrate.simpson(p, x=axes[0], axis=0)
+    integrand = special.xlogy(p, p) - special.xlogy(p, one[:, None] * two)
+    return float(integrate.simpson(integrate.simpson(integrand, x=axes[1]), x=axes[0]))
+
+
+@pytest.mark.parametrize(
+    ("grid", "scales"), [(None, [[0], [2], [1, 3]]), ((2, 2), [[0], [1, 2, 3]])]
+)
+def test_ids_come_in_interlaced_subsets(
+    grid: tuple[int, int] | None, scales: list[list[int]]
+) -> None:
+    p = np.random.default_rng(0).random((3, 3, 3, 3)) ** 3
+    p /= p.sum()
+    found = measured(from_table(torch.tensor(p), grid=grid))
+    for length in range(5):
+        expected = of_blocks(of_table(p), blocks_at(length, scales))
+        assert kl_at(found, length) == pytest.approx(expected, abs=1e-9)
+    left_to_right = of_blocks(of_table(p), blocks_at(2, [[0], [1], [2, 3]]))
+    assert abs(kl_at(found, 2) - left_to_right) > 0.01
+
+
+def placed(probe: AnyProbe, target: Target, length: int) -> list[int]:
+    """Tokens placed in each state of a run."""
+    inside = chart_of(probe, target).target
+    network = probe.signature.oracle(inside)
+    budget = Budget(length=length, steps=1)
+    states = probe.run(network, inside.spec, budget, 3, CounterRandomness(0))
+    return [int(state.placed[0].sum()) for state in states]
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(0, [0]), (1, [0, 1]), (3, [0, 1, 2]), (7, [0, 1, 2, 4]), (8, [0, 1, 2, 4, 8])],
+)
+def test_a_scale_that_does_not_fit_is_left_out(length: int, expected: list[int]) -> None:
+    assert placed(VAR(), from_spec("gaussian:ar1,tokens=8"), length) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "pyramid", "expected"),
+    [
+        ("modes:tokens=6", "haar", [0, 1, 2, 3, 6]),  # 6 is no power of two: 0, 4, 2, then odd
+        ("copy:tokens=8", "haar", [0, 1, 2, 4, 8]),
+        ("modes:tokens=1", "haar", [0, 1]),
+        ("modes:tokens=8", "interlaced", [0, 1, 2, 4, 8]),
+    ],
+)
+def test_what_has_no_pyramid_takes_subsets(target: str, pyramid: str, expected: list[int]) -> None:
+    law = from_spec(target)
+    probe = build_probe("var", {"pyramid": pyramid})
+    assert placed(probe, law, law.spec.tokens) == expected
+    assert (probe.basis(law.spec) is None) == (target != "modes:tokens=1")
+
+
+def test_the_suspect_is_exact() -> None:
+    (suspect,) = VAR().suspects()
+    assert suspect.failure == "wrong factorisation"
+    target = from_spec("gaussian:ar1,tokens=4")
+    found = check(suspect.probe.family, target, lengths=[4], steps=[1], samples=200)
+    assert found.cells[0].estimates["kl"].value == pytest.approx(0, abs=1e-9)
