@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Unpack
 
-from capcheck.engine import Engine, Measuring, plan_of
+from capcheck.engine import Engine, Measuring
 from capcheck.errors import InputError
-from capcheck.findings import unsupported
+from capcheck.findings import plan_of, unsupported
 from capcheck.registry import build_probe
 from capcheck.registry import families as registered
 from capcheck.results import (
@@ -49,7 +49,9 @@ def check(
     """
     probe = build_probe(family, options)
     if target.spec.kind not in probe.kinds:
-        raise InputError(unsupported(probe, plan_of(probe, network), target.spec.kind).reason)
+        raise InputError(
+            unsupported(probe, plan_of(probe, given=network is not None), target.spec.kind).reason
+        )
     if network is not None and measuring.get("out") is not None:
         raise InputError(
             "out cannot resume a network given as an object, got both; "

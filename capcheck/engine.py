@@ -13,11 +13,13 @@ from typing import Any, SupportsIndex, TypedDict
 import torch
 
 from capcheck.budget import Budget, Grid
+from capcheck.diagnosis import chosen_diagnoses
 from capcheck.divergences import DEFAULT, chosen, tolerances
 from capcheck.divergences.reference import Reference
 from capcheck.errors import InputError, near
-from capcheck.findings import failed, find, unsupported
-from capcheck.probe import AnyProbe
+from capcheck.findings import failed, find, has_floor, plan_of, unsupported
+from capcheck.given import require_given
+from capcheck.probe import AnyProbe, Suspect
 from capcheck.randomness import CounterRandomness
 from capcheck.results import (
     FamilyPlan,
@@ -61,7 +63,11 @@ class Measuring(TypedDict, total=False):
         divergences: Which to measure of `kl`, `wasserstein`, `mmd`, `reverse_kl` and
             `total_variation`; the first three by default.
         tolerance: Tolerance of each, in the units of `capcheck.divergences`.
+        diagnose: Further tests of the draws at each family's largest budget, of `classifier`,
+            `stein`, `permutation` and `neighbours`; none by default, and no verdict hears them.
         samples: Draws of target and model in every cell, at least 200; 2,000 by default.
+        given: Indices of tokens that are known from the start, with values drawn from the target;
+            lengths count the others, and divergences are of the joint law.
         looks: Times that an undecided family may be drawn, each with twice the samples of the time
             before; 1 by default. The error of the verdicts is shared by all looks.
         seed: Seed of all draws, 0 by default.
@@ -76,7 +82,9 @@ class Measuring(TypedDict, total=False):
     steps: Iterable[int] | None
     divergences: Sequence[str]
     tolerance: Mapping[str, float] | None
+    diagnose: Sequence[str]
     samples: int
+    given: Sequence[int]
     looks: int
     seed: int
     level: float
@@ -114,6 +122,11 @@ class Engine:
         self._settings = _settings(target, measuring, device, dtype)
         self._summary = _summary(target, self._settings.seed)
         self._probes = probes
+        if network is not None and self._settings.given:
+            raise InputError(
+                "given needs the oracle of a conditional law, got a network; wrap the network so "
+                "that it is shown the tokens, and leave given out."
+            )
         self._network = network
         self._batch = _whole("batch", measuring.get("batch", 1024), 1)
         self._progress = measuring.get("progress")
@@ -125,7 +138,7 @@ class Engine:
         """Measure every probe; one that fails becomes a result with an error, or raises."""
         found: list[FamilyResult] = []
         for probe in self._probes:
-            plan = plan_of(probe, self._network)
+            plan = plan_of(probe, given=self._network is not None)
             try:
                 found.append(self._family(probe, plan))
             except InputError:
@@ -152,6 +165,25 @@ class Engine:
                 skipped = self._settings.looks - 1 - look
                 self._advance(skipped * len(cells), f"{probe.family}, decided")
                 break
+        if not has_floor(found):
+            return found
+        return find(probe, plan, cells, self._settings, self._cured(probe, self._settings.at(look)))
+
+    def _cured(self, probe: AnyProbe, settings: Settings) -> list[tuple[Suspect, Measurement]]:
+        """What a probe with a floor does at the largest budget without each of its suspects."""
+        found: list[tuple[Suspect, Measurement]] = []
+        if self._network is not None:
+            return found  # another procedure may need another network
+        for suspect in probe.suspects():
+            grid = Grid.model_validate(
+                {"lengths": settings.grid.lengths[-1:], "steps": settings.grid.steps[-1:]}
+            )
+            largest = settings.model_copy(update={"grid": grid})
+            try:
+                (cell,) = self._look(suspect.probe, plan_of(suspect.probe), largest)
+            except InputError:
+                continue  # its network has no oracle on this target
+            found.append((suspect, cell))
         return found
 
     def _look(self, probe: AnyProbe, plan: FamilyPlan, settings: Settings) -> list[Measurement]:
@@ -217,18 +249,11 @@ class Engine:
             environment=environment(),
             target=self._summary,
             settings=self._settings,
-            families=tuple(plan_of(probe, self._network) for probe in self._probes),
+            families=tuple(
+                plan_of(probe, given=self._network is not None) for probe in self._probes
+            ),
         )
         return Store.create(Path(out), manifest)
-
-
-def plan_of(probe: AnyProbe, network: Callable[..., Any] | None) -> FamilyPlan:
-    """What will be measured of a probe: its options, and whose network it gets."""
-    return FamilyPlan(
-        family=probe.family,
-        options=dataclasses.asdict(probe),
-        network="oracle" if network is None else "given",
-    )
 
 
 def _summary(target: Target, seed: int) -> TargetSummary:
@@ -252,8 +277,11 @@ def _settings(
     level = measuring.get("level", 0.95)
     if not isinstance(level, float) or not 0.5 <= level < 1:
         raise InputError(f"level must be at least 0.5 and below 1, got {level!r}.")
+    given = require_given(measuring.get("given", ()), target.spec.tokens)
+    free = target.spec.tokens - len(given)
     return Settings(
-        grid=Grid.over(target.spec.tokens, measuring.get("lengths"), measuring.get("steps")),
+        grid=Grid.over(free, measuring.get("lengths"), measuring.get("steps")),
+        given=given,
         samples=_whole("samples", measuring.get("samples", 2000), LEAST_SAMPLES),
         looks=_whole("looks", measuring.get("looks", 1), 1, MOST_LOOKS),
         seed=_whole("seed", measuring.get("seed", 0), 0),
@@ -261,6 +289,7 @@ def _settings(
         tolerances=tolerances(names, measuring.get("tolerance"), target.spec.kind),
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
+        diagnose=chosen_diagnoses(measuring.get("diagnose", ())),
     )
 
 

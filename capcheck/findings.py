@@ -6,19 +6,34 @@ whenever a run is read.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from capcheck.budget import AXES
-from capcheck.probe import AnyProbe
-from capcheck.results import Axes, FamilyPlan, FamilyResult, Measurement, Outcome, Settings
+from capcheck.probe import AnyProbe, Suspect
+from capcheck.rates import measured_rates
+from capcheck.results import (
+    Axes,
+    Cause,
+    Cell,
+    FamilyPlan,
+    FamilyResult,
+    Measurement,
+    Outcome,
+    Settings,
+)
 from capcheck.scaling import loop_order, measured_axes, worse_with_more
 from capcheck.sequences import Kind
-from capcheck.verdict import family_outcome, judge, smallest
+from capcheck.verdict import family_outcome, judge, smallest, worst
 
 
 def find(
-    probe: AnyProbe, plan: FamilyPlan, measurements: Sequence[Measurement], settings: Settings
+    probe: AnyProbe,
+    plan: FamilyPlan,
+    measurements: Sequence[Measurement],
+    settings: Settings,
+    cured: Sequence[tuple[Suspect, Measurement]] = (),
 ) -> FamilyResult:
     """Judge a family.
 
@@ -27,6 +42,7 @@ def find(
         plan: What was measured.
         measurements: All cells of the grid, steps changing fastest.
         settings: How they were measured, and the tolerances.
+        cured: What the procedure does at the largest budget with each suspect switched off.
     """
     tolerances, level = settings.tolerances, settings.level_of_a_look
     cells = judge(measurements, tolerances, level=level)
@@ -40,13 +56,55 @@ def find(
     return FamilyResult(
         **_facts(plan),
         row=probe.row,
+        in_paper=probe.in_paper,
         outcome=outcome,
         reason=reason,
         smallest_budget=passed.budget if passed else None,
         axes=axes,
         loop_order=loop_order(cells[-1].traces.highest, axes),
         cells=cells,
+        causes=tuple(
+            _cause(suspect, measurement, largest, settings) for suspect, measurement in cured
+        ),
         notes=tuple(note for note in notes if note),
+        rates=measured_rates(cells, tolerances, axes, level=settings.level),
+    )
+
+
+def has_floor(found: FamilyResult) -> bool:
+    """Whether even the largest budget is refused, so that there is a cause to look for."""
+    return bool(found.cells) and found.cells[-1].outcome is Outcome.NOT_REPRESENTABLE
+
+
+def _cause(suspect: Suspect, measurement: Measurement, floor: Cell, settings: Settings) -> Cause:
+    """Judge a suspect by what the procedure does without it."""
+    level = settings.level_of_a_look
+    (cell,) = judge([measurement], settings.tolerances, level=level)
+    removed = cell.outcome is not Outcome.NOT_REPRESENTABLE
+    name = worst(floor, settings.tolerances)
+    before, after = (c.estimates[name] for c in (floor, cell))
+    verb = "falls" if removed else "stays refused, going"
+    return Cause(
+        failure=suspect.failure,
+        cure=suspect.cure,
+        plan=plan_of(suspect.probe),
+        cell=cell,
+        removed=removed,
+        sentence=f"with {suspect.cure} {name} {verb} from {before} to {after}",
+    )
+
+
+def plan_of(probe: AnyProbe, *, given: bool = False) -> FamilyPlan:
+    """What is measured of a probe: its options, and whose network it gets.
+
+    Args:
+        probe: The procedure.
+        given: Whether the caller's network is in the oracle's place.
+    """
+    return FamilyPlan(
+        family=probe.family,
+        options=dataclasses.asdict(probe),
+        network="given" if given else "oracle",
     )
 
 
@@ -62,6 +120,7 @@ def failed(probe: AnyProbe, plan: FamilyPlan, error: str) -> FamilyResult:
     return FamilyResult(
         **_facts(plan),
         row=probe.row,
+        in_paper=probe.in_paper,
         outcome=Outcome.INCONCLUSIVE,
         reason=error,
         smallest_budget=None,

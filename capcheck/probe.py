@@ -32,6 +32,14 @@ ROW_TITLES: dict[Row, str] = {
     "steps_outer": "both, steps outside",
 }
 
+Failure = Literal["missing argument", "wrong factorisation", "limited emission", "unadjusted step"]
+"""Why a procedure cannot produce a law that its network knows perfectly.
+
+The network lacks an argument (where a step must land, tokens that it is not shown); tokens are
+drawn independently that are not; what the network may emit is limited (a latent, a head, a window);
+a Markov step leaves another law in place than the one it was made for.
+"""
+
 OPTIONS = ConfigDict(extra="forbid")
 """Configuration of the pydantic dataclass that a probe is: its fields are the family's options."""
 
@@ -99,12 +107,28 @@ class Unavailable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """A possible cause of a family's floor, and the procedure with that cause switched off.
+
+    Attributes:
+        failure: Class of the cause.
+        cure: What was changed, to follow "with": "the target time told to the network".
+        probe: The changed procedure; its floor tells whether this is the cause.
+    """
+
+    failure: Failure
+    cure: str
+    probe: Probe[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Probe(ABC, Generic[NetworkT]):
     """One family's inference procedure; subclasses are frozen pydantic dataclasses.
 
     Attributes:
         family: Name of the family.
         row: Where the paper's table puts it; the report shows it beside what was measured.
+        in_paper: Whether that table has it; if not, `row` is where its procedure belongs.
         kinds: Kinds of tokens that the procedure is defined for.
         anytime: Axes along which one run at the largest budget holds every smaller one: for
             `length` the last state with at most l placed tokens, for `steps` the k-th iteration.
@@ -112,6 +136,7 @@ class Probe(ABC, Generic[NetworkT]):
 
     family: ClassVar[str]
     row: ClassVar[Row]
+    in_paper: ClassVar[bool] = True
     kinds: ClassVar[frozenset[Kind]]
     anytime: ClassVar[frozenset[Axis]] = frozenset()
 
@@ -154,6 +179,22 @@ class Probe(ABC, Generic[NetworkT]):
             rng: Random numbers for Monte Carlo bounds.
         """
         return Unavailable(reason=f"{self.family} has no tractable density")
+
+    def basis(self, spec: SequenceSpec) -> Tensor | None:
+        """The orthonormal coordinates that the procedure works in, (N d, N d), if not the tokens.
+
+        The engine then gives it the spec and the network of `basis @ (x / units)`, where the units
+        are the target's own (see `ContinuousTarget.in_basis`), and carries its results back.
+        Placed, written and length count coefficients.
+
+        Args:
+            spec: Of the target's tokens.
+        """
+        return None
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """What may keep this procedure from the target, each with a procedure that lacks it."""
+        return ()
 
     def limit(self, oracle: NetworkT, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor | None:
         """What `run` converges to as its budget grows, made from the same draws.

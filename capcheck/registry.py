@@ -65,7 +65,7 @@ def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyPro
         InputError: Unknown family or option, or a value that the option does not take.
     """
     probe = probe_class(family)
-    options = dict(options or {})
+    options = {name: None if value == "none" else value for name, value in (options or {}).items()}
     known = probe.__dataclass_fields__
     for name in options:
         if name not in known:
@@ -78,7 +78,8 @@ def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyPro
         field = ".".join(str(part) for part in problem["loc"][:1]) or "options"
         given = options.get(field, options)
         raise InputError(
-            f"{family}.{field}: {problem['msg']}, got {given!r}; see `capcheck families {family}`."
+            f"{family}.{field}: {problem['msg'].removeprefix('Value error, ')}, got {given!r}; "
+            f"see `capcheck families {family}`."
         ) from None
 
 

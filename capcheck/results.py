@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from capcheck.budget import Budget, Grid
+from capcheck.budget import Axis, Budget, Grid
+from capcheck.diagnosis import Diagnosis
 from capcheck.divergences.estimate import Estimate
 from capcheck.errors import CapcheckError
-from capcheck.probe import Row
+from capcheck.probe import ROW_TITLES, Failure, Row
 from capcheck.sequences import Kind
 from capcheck.targets.target import Provenance
 from capcheck.trace import Traces
@@ -92,8 +93,10 @@ class Settings(_Record):
         replicate: Independent repetition.
         level: Confidence of intervals and verdicts.
         tolerances: Tolerance of each measured divergence, in its tolerance unit.
+        given: Tokens that are known from the start; lengths count the others.
         device: `cpu` or the kind of accelerator.
         dtype: Floating-point type of procedure and oracle.
+        diagnose: Diagnoses of the largest budget; no verdict depends on them.
     """
 
     grid: Grid
@@ -103,8 +106,10 @@ class Settings(_Record):
     replicate: int = 0
     level: float
     tolerances: dict[str, float]
+    given: tuple[int, ...] = ()
     device: str
     dtype: str
+    diagnose: tuple[str, ...] = ()
 
     def at(self, look: int) -> Settings:
         """The settings of one look, which is 0 for the first."""
@@ -127,6 +132,7 @@ class Measurement(_Record):
         estimates: Divergence from the target, by name.
         traces: Loop structure of the samples.
         witness: Where the samples differ from the target's draws.
+        diagnoses: Further tests of the samples, at the largest budget if they were asked for.
         examples: A few samples, (rows, N, d) or (rows, N).
     """
 
@@ -137,6 +143,7 @@ class Measurement(_Record):
     estimates: dict[str, Estimate]
     traces: Traces
     witness: Witness | None = None
+    diagnoses: tuple[Diagnosis, ...] = ()
     examples: Any = Field(default=(), repr=False)
 
 
@@ -159,6 +166,35 @@ class Axes(_Record):
     steps: AxisUse
 
 
+class Rate(_Record):
+    """How fast a divergence falls along one axis: like budget ** -value.
+
+    Attributes:
+        axis: The axis; the other one is at its largest budget.
+        divergence: Its name. A rate is that of its unit: of W2 squared, twice the rate of W2.
+        value: The rate, or None if there is none.
+        low: Lower end of its interval.
+        high: Upper end of it.
+        level: Confidence of [low, high]; of exact numbers, the range of slopes within the tail.
+        budgets: Budgets that it is fitted to, or that are clearly above the null floor.
+        reason: Which budgets these are, or why there is no rate.
+    """
+
+    axis: Axis
+    divergence: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float
+    budgets: int
+    reason: str
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"none: {self.reason}"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
 class FamilyPlan(_Record):
     """Which procedure is measured.
 
@@ -173,41 +209,104 @@ class FamilyPlan(_Record):
     network: Literal["oracle", "given"] = "oracle"
 
 
+class Cause(_Record):
+    """A suspected cause of a floor, and what the procedure does without it.
+
+    Attributes:
+        failure: Class of the cause.
+        cure: What was changed, to follow "with".
+        plan: The changed procedure.
+        cell: What it does at the largest budget.
+        removed: Whether the floor is gone: the cell is no longer refused.
+        sentence: The same in words, with figures.
+    """
+
+    failure: Failure
+    cure: str
+    plan: FamilyPlan
+    cell: Cell
+    removed: bool
+    sentence: str
+
+
 class FamilyResult(FamilyPlan):
     """What was found of one family.
 
     Attributes:
-        row: Where the paper's table puts it.
+        row: Where the paper's table puts it, or where it belongs if the table does not have it.
+        in_paper: Whether the table has it.
         outcome: Verdict over the grid.
         reason: One sentence.
         smallest_budget: The cheapest budget that suffices, or None.
         axes: Measured use of the axes.
         loop_order: Measured loop order, or None if nothing ran.
         cells: One per budget, steps changing fastest.
+        causes: Suspected causes of a floor at the largest budget, each switched off and measured.
         notes: What else a reader should know.
         error: Why the family could not be measured, or None.
         supported: Whether the procedure is defined for the target's tokens.
+        rates: How fast each divergence falls along each axis.
     """
 
     row: Row
+    in_paper: bool = True
     outcome: Outcome
     reason: str
     smallest_budget: Budget | None
     axes: Axes
     loop_order: LoopOrder | None
     cells: tuple[Cell, ...]
+    causes: tuple[Cause, ...] = ()
     notes: tuple[str, ...] = ()
     error: str | None = None
     supported: bool = True
+    rates: tuple[Rate, ...] = ()
+
+    @property
+    def measured_row(self) -> Row | None:
+        """Where the measurements put it in the paper's table, or None if they are undecided."""
+        uses = (self.axes.length, self.axes.steps)
+        if "undecided" in uses or self.loop_order is None:
+            return None
+        if uses == ("used", "used"):
+            return self.loop_order if self.loop_order in ("length_outer", "steps_outer") else None
+        rows: dict[tuple[AxisUse, AxisUse], Row] = {
+            ("flat", "flat"): "neither",
+            ("used", "flat"): "length",
+            ("flat", "used"): "steps",
+        }
+        return rows[uses]
+
+    @property
+    def disagreement(self) -> str | None:
+        """Why the measured row is not the paper's, in words, or None if it is."""
+        if self.error is not None or self.measured_row == self.row:
+            return None
+        measured = f"length {self.axes.length}, steps {self.axes.steps}"
+        if self.loop_order is not None:
+            measured += f", loop order {self.loop_order.replace('_', ' ')}"
+        place = "the paper puts it" if self.in_paper else "its procedure belongs"
+        return f"{place} under {ROW_TITLES[self.row]}, and measured is {measured}"
+
+    @property
+    def failure(self) -> Failure | None:
+        """Class of the floor at the largest budget, where switching it off removes the floor."""
+        return next((cause.failure for cause in self.causes if cause.removed), None)
 
     def cell(self, budget: Budget) -> Cell:
         """The cell of that budget."""
         return next(cell for cell in self.cells if cell.budget == budget)
 
+    @property
+    def diagnoses(self) -> tuple[Diagnosis, ...]:
+        """Diagnoses of the largest budget, if they were asked for."""
+        return self.cells[-1].diagnoses if self.cells else ()
+
 
 # What runs store for reports and later comparisons, and the result schema leaves out.
 _TERMS = {"__all__": {"terms": True, "below": True, "above": True}}
-_CELLS: dict[str, Any] = {"__all__": {"examples": True, "estimates": _TERMS}}
+_CELL: dict[str, Any] = {"examples": True, "estimates": _TERMS}
+_FAMILY: dict[str, Any] = {"cells": {"__all__": _CELL}, "causes": {"__all__": {"cell": _CELL}}}
 _TARGET: dict[str, Any] = {"examples": True, "provenance": {"picture": True}}
 
 
@@ -235,7 +334,7 @@ class CheckResult(_Header, FamilyResult):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data of the result schema."""
-        return self.model_dump(mode="json", exclude={"cells": _CELLS, "target": _TARGET})
+        return self.model_dump(mode="json", exclude=_FAMILY | {"target": _TARGET})
 
     def save(self, folder: str | Path) -> Path:
         """Write the run folder (manifest and cells) that `capcheck report` reads."""
@@ -279,7 +378,7 @@ class SurveyResult(_Header):
         """JSON-ready data of the result schema."""
         return self.model_dump(
             mode="json",
-            exclude={"families": {"__all__": {"cells": _CELLS}}, "target": _TARGET},
+            exclude={"families": {"__all__": _FAMILY}, "target": _TARGET},
         )
 
     def save(self, folder: str | Path) -> Path:

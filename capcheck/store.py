@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capcheck.errors import InputError
-from capcheck.findings import failed, find, unsupported
+from capcheck.findings import failed, find, plan_of, unsupported
+from capcheck.probe import AnyProbe, Suspect
 from capcheck.registry import build_probe
 from capcheck.results import (
     SCHEMA_VERSION,
@@ -85,7 +86,7 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> Store:
-        """Start a run, or continue the one of the same manifest that the folder holds.
+        """Start a run, or continue the same one that the folder holds; diagnoses may change.
 
         Raises:
             InputError: The folder holds another run, or files that are no run.
@@ -95,6 +96,9 @@ class Store:
             if (folder / MANIFEST).exists():
                 held = read_manifest(folder)
                 _require_same(held, manifest, folder)
+                if held.settings != manifest.settings:  # other diagnoses; the cells can stay
+                    held = held.model_copy(update={"settings": manifest.settings})
+                    write_atomically(folder / MANIFEST, held.model_dump_json(indent=2) + "\n")
                 return cls(folder, held)
             if any(not name.match(PARTIAL) for name in folder.iterdir()):
                 raise InputError(
@@ -169,12 +173,25 @@ class Store:
         if kind not in probe.kinds:
             return unsupported(probe, plan, kind)
         looks = [self._look(plan, look) for look in range(manifest.settings.looks)]
-        complete = [cells for cells in looks if None not in cells]
+        complete = [(look, cells) for look, cells in enumerate(looks) if None not in cells]
         if not complete:
             lack = f"{looks[0].count(None)} of its {len(looks[0])} cells"
             return failed(probe, plan, f"{plan.family} lacks {lack}; run the command again.")
-        cells = [cell for cell in complete[-1] if cell is not None]
-        return find(probe, plan, cells, manifest.settings)
+        look, held = complete[-1]
+        cells = [cell for cell in held if cell is not None]
+        return find(probe, plan, cells, manifest.settings, self._cured(probe, look))
+
+    def _cured(self, probe: AnyProbe, look: int) -> list[tuple[Suspect, Measurement]]:
+        """The largest budget of a probe without each suspect, where it was measured."""
+        settings, fingerprint = self.manifest.settings.at(look), self.manifest.target.fingerprint
+        keys = [
+            (
+                suspect,
+                cell_key(plan_of(suspect.probe), settings.grid.largest, settings, fingerprint),
+            )
+            for suspect in probe.suspects()
+        ]
+        return [(suspect, self._cells[key]) for suspect, key in keys if key in self._cells]
 
     def _look(self, plan: FamilyPlan, look: int) -> list[Measurement | None]:
         """The cells of one look, in the order of the grid; None where one is missing."""
@@ -201,9 +218,10 @@ def save(result: SurveyResult, folder: Path) -> Path:
     )
     store = Store.create(folder, manifest)
     for plan, found in zip(plans, result.families, strict=True):
-        for cell in found.cells:
+        of_causes = [(cause.plan, cause.cell) for cause in found.causes]
+        for own, cell in [*((plan, cell) for cell in found.cells), *of_causes]:
             settings = result.settings.model_copy(update={"samples": cell.samples})
-            key = cell_key(plan, cell.budget, settings, result.target.fingerprint)
+            key = cell_key(own, cell.budget, settings, result.target.fingerprint)
             store.append(
                 key, Measurement(**{n: getattr(cell, n) for n in Measurement.model_fields})
             )
@@ -278,9 +296,10 @@ def _last_byte(file: BinaryIO) -> bytes:
 
 
 def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
-    drawn = {"target": {"examples"}}  # a function of the rest
+    # Examples are a function of the rest; no other number depends on diagnoses.
+    free: dict[str, Any] = {"target": {"examples"}, "settings": {"diagnose"}}
     for field, here, there in _differences(
-        held.model_dump(mode="json", exclude=drawn), asked.model_dump(mode="json", exclude=drawn)
+        held.model_dump(mode="json", exclude=free), asked.model_dump(mode="json", exclude=free)
     ):
         raise InputError(
             f"out {str(folder)!r} holds another run: its {field} is {reprlib.repr(here)}, and now "

@@ -18,12 +18,16 @@ import torch
 from torch import Tensor
 
 from capcheck.budget import AXES, Budget
+from capcheck.chart import chart_of
 from capcheck.completion import complete
+from capcheck.diagnosis import Diagnoser, Diagnosis
 from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.reference import ExactLaw, ModelEvidence, Reference
 from capcheck.errors import CapcheckError
+from capcheck.exact.change_of_variables import own_log_density
 from capcheck.exact.enumeration import sampled_law
 from capcheck.exact.replay import exact_law
+from capcheck.given import Given
 from capcheck.probe import AnyProbe, LogDensity, State, Unavailable
 from capcheck.randomness import CounterRandomness
 from capcheck.results import SCHEMA_VERSION, FamilyPlan, Measurement, Settings
@@ -69,13 +73,16 @@ class Sweep:
         batch: int,
         network: Callable[..., Any] | None = None,
     ) -> None:
+        if settings.given:
+            probe = Given(inner=probe, target=target, given=settings.given)
         self._probe = probe
         self._target = target
+        self._chart = chart_of(probe, target)
         self._reference = reference
         self._settings = settings
         self._batch = batch
-        self._network = network or probe.signature.oracle(target)
-        self._predictor: TokenPredictor = TokenPredictorSignature().oracle(target)
+        self._network = network or probe.signature.oracle(self._chart.target)
+        self._predictor: TokenPredictor = TokenPredictorSignature().oracle(self._chart.target)
         self._measured: dict[str, tuple[dict[str, Estimate], Witness]] = {}
 
     def runs(self, budgets: Sequence[Budget]) -> list[list[Budget]]:
@@ -108,18 +115,19 @@ class Sweep:
                 estimates=estimates,
                 traces=snapshot.traces,
                 witness=witness,
+                diagnoses=self._diagnoses(budget, samples),
                 examples=examples(samples),
             )
 
     def _run_batch(self, snapshots: dict[Budget, _Snapshot], start: int, n: int) -> None:
         """Run some sample rows at the largest budget, and add to every budget's snapshot."""
-        probe, spec = self._probe, self._target.spec
+        probe, spec = self._probe, self._chart.target.spec
         largest = Budget(
             length=max(budget.length for budget in snapshots),
             steps=max(budget.steps for budget in snapshots),
         )
         rng = self._rng("model", start)
-        calls, recorder = Calls(), Recorder(probe.family)
+        calls, recorder = Calls(), Recorder(probe.family, given=self._settings.given)
         network = counted(self._network, probe.signature, calls)
         latest: dict[Budget, tuple[State, Calls, int]] = {}
         for iteration, state in enumerate(probe.run(network, spec, largest, n, rng)):
@@ -132,7 +140,8 @@ class Sweep:
                 raise CapcheckError(f"{probe.family}: run() yielded no state at {budget}.")
             state, spent, iterations = latest[budget]
             predictor = counted(self._predictor, TokenPredictorSignature(), spent)
-            snapshot.tokens.append(complete(state, predictor, rng.stream("completion")))
+            completed = complete(state, predictor, rng.stream("completion"))
+            snapshot.tokens.append(self._chart.tokens(completed))
             snapshot.calls = max(snapshot.calls, spent.sequential)
             snapshot.tokens_processed += spent.tokens
             snapshot.traces = snapshot.traces + recorder.traces(iterations)
@@ -145,17 +154,32 @@ class Sweep:
                     f"{self._probe.family}: rows that place different numbers of tokens at once "
                     "cannot share snapshots along the length; drop it from `anytime`."
                 )
-            if int(placed[0]) > budget.length:
+            if int(placed[0]) - len(self._settings.given) > budget.length:
                 return False
         return "steps" not in self._probe.anytime or iteration <= budget.steps
 
     def _compare(self, budget: Budget, samples: Tensor) -> tuple[dict[str, Estimate], Witness]:
-        # Budgets at which every draw is bit for bit the same have one law: it is measured once.
-        digest = hashlib.sha256(samples.cpu().contiguous().numpy().tobytes()).hexdigest()
-        if digest not in self._measured:
-            estimates = self._reference.estimates(self._evidence(budget, samples))
-            self._measured[digest] = estimates, self._reference.observer.compare(samples)
-        return self._measured[digest]
+        # Budgets along an axis that does nothing have the same evidence: it is weighed once.
+        evidence = self._evidence(budget, samples)
+        if evidence.fingerprint not in self._measured:
+            estimates = self._reference.estimates(evidence)
+            self._measured[evidence.fingerprint] = (
+                estimates,
+                self._reference.observer.compare(samples),
+            )
+        return self._measured[evidence.fingerprint]
+
+    def _diagnoses(self, budget: Budget, samples: Tensor) -> tuple[Diagnosis, ...]:
+        names = diagnosed(self._settings, budget)
+        if not names:
+            return ()
+        return Diagnoser(
+            self._target,
+            self._reference.draws,
+            names=names,
+            level=self._settings.level,
+            rng=self._rng("diagnosis", 0),
+        ).diagnose(samples)
 
     def _evidence(self, budget: Budget, samples: Tensor) -> ModelEvidence:
         """What there is to know of the law at a budget, and no more than is asked for."""
@@ -168,7 +192,7 @@ class Sweep:
             log_density=self._log_density(budget, self._reference.draws)
             if "kl" in asked and not known
             else Unavailable(reason="KL was not asked for"),
-            own_log_density=self._log_density(budget, samples)
+            own_log_density=self._own_log_density(budget, samples)
             if "reverse_kl" in asked and not known
             else Unavailable(reason="reverse KL was not asked for"),
             limit=self._limit if "wasserstein" in asked and not known else None,
@@ -177,26 +201,23 @@ class Sweep:
     def _law(self, budget: Budget) -> ExactLaw | Unavailable:
         if not self._reference.has_law:
             return Unavailable(reason="the target is neither Gaussian nor small")
-        spec, completion = self._target.spec, self._predictor
-        if spec.kind == "continuous":
-            return exact_law(
-                self._probe, self._network, completion=completion, spec=spec, budget=budget
-            )
-        return sampled_law(
-            self._probe, self._network, completion=completion, spec=spec, budget=budget
-        )
+        spec, completion = self._chart.target.spec, self._predictor
+        route = exact_law if spec.kind == "continuous" else sampled_law
+        law = route(self._probe, self._network, completion=completion, spec=spec, budget=budget)
+        return self._chart.law_of_tokens(law)
 
     @functools.cached_property
     def _limit(self) -> Tensor | None:
         """What the procedure converges to, row by row; draws of the target itself."""
-        oracle = self._probe.signature.oracle(self._target)
+        inside = self._chart.target
+        oracle = self._probe.signature.oracle(inside)
         parts: list[Tensor] = []
         for start in range(0, self._settings.samples, self._batch):
             n = min(self._batch, self._settings.samples - start)
-            part = self._probe.limit(oracle, self._target.spec, n, self._rng("model", start))
+            part = self._probe.limit(oracle, inside.spec, n, self._rng("model", start))
             if part is None:
                 return None
-            parts.append(part)
+            parts.append(self._chart.tokens(part))
         limit = torch.cat(parts)
         self._reference.require_target_draws(limit, self._probe.family)
         return limit
@@ -210,22 +231,50 @@ class Sweep:
             device=self._target.device,
         )
 
+    def _own_log_density(self, budget: Budget, samples: Tensor) -> LogDensity | Unavailable:
+        """At the cell's own samples: the probe's, or a bound by change of variables."""
+        stated = self._log_density(budget, samples)
+        if isinstance(stated, LogDensity) or self._target.spec.kind == "categorical":
+            return stated
+        parts: list[LogDensity] = []
+        for start in range(0, len(samples), self._batch):
+            found = own_log_density(
+                self._probe,
+                self._network,
+                completion=self._predictor,
+                spec=self._chart.target.spec,
+                budget=budget,
+                n=min(self._batch, len(samples) - start),
+                source=functools.partial(self._rng, "model", start),
+            )
+            part = self._chart.density_of_tokens(found)
+            if isinstance(part, Unavailable):
+                return Unavailable(reason=f"{stated.reason}; {part.reason}")
+            parts.append(part)
+        return dataclasses.replace(parts[0], values=torch.cat([part.values for part in parts]))
+
     def _log_density(self, budget: Budget, x: Tensor) -> LogDensity | Unavailable:
         parts: list[LogDensity] = []
         for start in range(0, len(x), self._batch):
-            part = self._probe.log_density(
+            found = self._probe.log_density(
                 self._network,
                 self._predictor,
-                self._target.spec,
+                self._chart.target.spec,
                 budget,
-                x[start : start + self._batch],
+                self._chart.coordinates(x[start : start + self._batch]),
                 self._rng("density", start),
             )
+            part = self._chart.density_of_tokens(found)
             if isinstance(part, Unavailable):
                 return part
             parts.append(part)
         values = torch.cat([part.values for part in parts])
         return LogDensity(values=values, method=parts[0].method, bound=parts[0].bound)
+
+
+def diagnosed(settings: Settings, budget: Budget) -> tuple[str, ...]:
+    """The diagnoses of a budget's draws: those that were asked for, at the largest budget."""
+    return settings.diagnose if budget == settings.grid.largest else ()
 
 
 def cell_key(plan: FamilyPlan, budget: Budget, settings: Settings, fingerprint: str) -> str:
@@ -236,9 +285,11 @@ def cell_key(plan: FamilyPlan, budget: Budget, settings: Settings, fingerprint: 
         "target": fingerprint,
         "plan": plan.model_dump(include=set(FamilyPlan.model_fields)),
         "budget": budget.model_dump(),
-        "settings": settings.model_dump(exclude={"grid", "tolerances", "looks"}),
+        "settings": settings.model_dump(exclude={"grid", "tolerances", "looks", "diagnose"}),
         "divergences": sorted(settings.tolerances),
     }
+    if names := diagnosed(settings, budget):  # other cells are the same with and without
+        facts["diagnose"] = names
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,6 +8,7 @@ once < in turn < sweep < finish-first that at least 5% of the samples show.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -48,10 +49,12 @@ class Recorder:
 
     Args:
         family: Named in errors.
+        given: Tokens that are known, and thus placed, from the start.
     """
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, family: str, *, given: Sequence[int] = ()) -> None:
         self._family = family
+        self._given = list(given)
         self._tokens: Tensor | None = None
         self._written: list[Tensor] = []
 
@@ -62,7 +65,9 @@ class Recorder:
             CapcheckError: A token moved without a write, or the start claims to have written.
         """
         if self._tokens is None:
-            if bool(state.written.any() or state.placed.any()):
+            placed = state.placed.clone()
+            placed[:, self._given] = False
+            if bool(state.written.any() or placed.any()):
                 raise CapcheckError(
                     f"{self._family}: the first state is the start, and must have "
                     "nothing placed and nothing written."

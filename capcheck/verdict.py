@@ -148,6 +148,17 @@ def family_outcome(cells: Sequence[Cell]) -> tuple[Outcome, str]:
     return Outcome.INCONCLUSIVE, f"undecided from {cheapest.budget} on: {undecided[-1].reason}"
 
 
+def worst(cell: Measurement, tolerances: Mapping[str, float]) -> str:
+    """The divergence whose lower end exceeds its tolerance most."""
+
+    def times(name: str) -> float:
+        estimate = cell.estimates[name]
+        low = estimate.interval(estimate.level)[0]
+        return low / limit(estimate, tolerances[name])
+
+    return max(_available(cell), key=times)
+
+
 def smallest(cells: Sequence[Cell]) -> Cell | None:
     """The cell of fewest model calls, then of least budget, that is representable."""
     passed = [cell for cell in cells if cell.outcome is Outcome.REPRESENTABLE]
