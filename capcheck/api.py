@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 from capcheck.engine import Engine, Measuring
 from capcheck.errors import InputError
-from capcheck.findings import plan_of, unsupported
+from capcheck.findings import wrong_kind
 from capcheck.registry import build_probe
 from capcheck.registry import families as registered
 from capcheck.results import (
@@ -49,9 +49,7 @@ def check(
     """
     probe = build_probe(family, options)
     if target.spec.kind not in probe.kinds:
-        raise InputError(
-            unsupported(probe, plan_of(probe, given=network is not None), target.spec.kind).reason
-        )
+        raise InputError(wrong_kind(probe, target.spec.kind))
     if network is not None and measuring.get("out") is not None:
         raise InputError(
             "out cannot resume a network given as an object, got both; "

@@ -7,14 +7,15 @@ between 0 (nothing may be placed: the product of the marginals) and the number o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, SupportsIndex
+from typing import Any, Generic, Literal, SupportsIndex, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from capcheck.errors import InputError
 
 Axis = Literal["length", "steps"]
 AXES: tuple[Axis, Axis] = ("length", "steps")
+ResultT = TypeVar("ResultT")
 
 
 class Budget(BaseModel):
@@ -32,6 +33,47 @@ class Budget(BaseModel):
 
     def __str__(self) -> str:
         return f"length {self.length}, steps {self.steps}"
+
+
+class WatchedBudget(Budget):
+    """A budget that notes which of its axes are looked at.
+
+    What never looks at an axis does the same at all of its budgets. This is seen, not declared.
+    """
+
+    _read: set[Axis] = PrivateAttr(default_factory=set)
+
+    def __getattribute__(self, name: str) -> Any:
+        """Note a look at an axis; a copy or a dump looks at both."""
+        if name in AXES or name.startswith("model_"):
+            private = object.__getattribute__(self, "__pydantic_private__")
+            if private is not None:
+                private["_read"].update({name} if name in AXES else AXES)
+        return super().__getattribute__(name)
+
+    @property
+    def read(self) -> frozenset[Axis]:
+        """The axes that were looked at so far."""
+        return frozenset(self._read)
+
+
+class Memory(Generic[ResultT]):
+    """Results of one function of a budget, each with the axes that it was found from."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[frozenset[Axis], Budget, ResultT]] = []
+
+    def recall(self, budget: Budget) -> ResultT | None:
+        """The result at another budget that this one does not differ from, or None."""
+        for read, other, result in self._held:
+            if all(getattr(budget, axis) == getattr(other, axis) for axis in read):
+                return result
+        return None
+
+    def keep(self, budget: Budget, read: frozenset[Axis], result: ResultT) -> ResultT:
+        """Hold a result for later budgets, and return it."""
+        self._held.append((read, budget, result))
+        return result
 
 
 class Grid(BaseModel):

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from capcheck import api
 from capcheck.data import LAWS, NAMED, Layout, load_target
+from capcheck.data.files import name_of
+from capcheck.diagnosis import DIAGNOSES
 from capcheck.divergences import DEFAULT, NAMES
 from capcheck.engine import Measuring, Progress
 from capcheck.errors import CapcheckError, InputError, near
@@ -31,6 +31,7 @@ from capcheck.targets.specs import from_spec
 from capcheck.targets.target import Target
 from capcheck.terminal import (
     families_table,
+    family_card,
     live_progress,
     output,
     print_check,
@@ -38,6 +39,10 @@ from capcheck.terminal import (
     targets_table,
 )
 from capcheck.version import __version__
+
+DRAWS = 2000  # per cell
+# Where an answer in a minute or two is worth more undecided cells; two ends tell a used axis.
+QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
 
 
 class _List(click.ParamType[Any]):
@@ -149,7 +154,12 @@ _MEASURING_OPTIONS: Sequence[Callable[[Any], Any]] = (
     click.option(
         "--tolerance", type=_Pairs(), multiple=True, help="For example kl=0.01,mmd=0.004."
     ),
-    click.option("--samples", type=int, default=2000, show_default=True, help="Draws per cell."),
+    click.option(
+        "--diagnose",
+        metavar="NAME,...",
+        help=f"Further tests at the largest budget, of {', '.join(DIAGNOSES)}; no verdict",
+    ),
+    click.option("--samples", type=int, help=f"Draws per cell  [default: {DRAWS}]"),
     click.option(
         "--looks",
         type=int,
@@ -157,6 +167,7 @@ _MEASURING_OPTIONS: Sequence[Callable[[Any], Any]] = (
         show_default=True,
         help="Times an undecided family is drawn, each with twice the samples.",
     ),
+    click.option("--given", type=_List(), help="Tokens known from the start, e.g. 0,1."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of all draws."),
     click.option("--level", type=float, default=0.95, show_default=True, help="Confidence."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda[:N]."),
@@ -188,11 +199,7 @@ def families(name: str | None) -> None:
     if name is None:
         output().print(families_table([probe_class(family) for family in registered()]))
         return
-    probe = probe_class(name)
-    click.echo(sys.modules[probe.__module__].__doc__)
-    defaults = build_probe(name)
-    for option, field in _option_fields(probe).items():
-        click.echo(f"--option {option}={getattr(defaults, option)}   {field.description}")
+    output().print(family_card(build_probe(name)))
 
 
 @cli.command()
@@ -222,23 +229,29 @@ def check(family: str, options: Sequence[dict[str, str]], as_json: bool, **given
 @cli.command()
 @click.option("--family", "names", metavar="NAME,...", help="Which families  [default: all]")
 @click.option("--strict", is_flag=True, help="Exit 1 or 3 unless every family is representable.")
+@click.option(
+    "--quick", is_flag=True, help="500 draws per cell and --steps 1,16, unless they are given."
+)
 @_with(_TARGET_OPTIONS)
 @_with(_MEASURING_OPTIONS)
-def survey(names: str | None, strict: bool, as_json: bool, **given: Any) -> None:
+def survey(names: str | None, strict: bool, quick: bool, as_json: bool, **given: Any) -> None:
     """Measure every family on one target, and write the report.
 
-    The run is kept in --out, by default runs/NAME for --data NAME; the same command continues a run
-    that was interrupted.
+    The run is kept in --out, by default runs/NAME for --data NAME (runs/NAME_ARRAY for
+    NAME.npz#ARRAY), with -quick behind it for --quick; the same command continues a run that was
+    interrupted.
     """
     chosen = names.split(",") if names else None
     for name in chosen or ():
         probe_class(name)
+    if quick:
+        given |= {name: value for name, value in QUICK.items() if given[name] is None}
     if given["out"] is None and given["data"] is not None:
-        given["out"] = Path("runs") / re.sub(r"[^\w.-]+", "_", Path(given["data"]).stem)
+        given["out"] = Path("runs") / (name_of(given["data"]) + ("-quick" if quick else ""))
     target = _target(given)
     with live_progress() as progress:
         result = api.survey(target, chosen, **_measuring(given, progress))
-    _deliver(result, result, given["out"], as_json)
+    _deliver(result, result, given["out"], as_json, quick=quick)
     if any(found.error and found.supported for found in result.families):
         raise SystemExit(CapcheckError.exit_code)
     codes = [found.outcome.exit_code for found in result.families if not found.error]
@@ -258,7 +271,7 @@ def _target(given: dict[str, Any]) -> Target:
     data, spec = given["data"], given["spec"]
     layout = Layout(**{field.name: given[field.name] for field in dataclasses.fields(Layout)})
     if (data is None) == (spec is None):
-        got = "both" if data else "neither"
+        got = "neither" if data is None else "both"
         raise InputError(f"give one of --data FILE and --target SPEC, got {got}.")
     if spec is not None:
         of_data = [given["law"], given["bandwidth"]]
@@ -278,7 +291,9 @@ def _measuring(given: dict[str, Any], progress: Callable[[Progress], None]) -> M
         steps=given["steps"],
         divergences=DEFAULT if divergences is None else divergences.split(","),
         tolerance=_numbers(_merged("--tolerance", given["tolerance"])),
-        samples=given["samples"],
+        diagnose=given["diagnose"].split(",") if given["diagnose"] else (),
+        samples=DRAWS if given["samples"] is None else given["samples"],
+        given=given["given"] or (),
         looks=given["looks"],
         seed=given["seed"],
         level=given["level"],
@@ -308,7 +323,12 @@ def _numbers(pairs: dict[str, str]) -> dict[str, float]:
 
 
 def _deliver(
-    result: CheckResult | SurveyResult, whole: SurveyResult, out: Path | None, as_json: bool
+    result: CheckResult | SurveyResult,
+    whole: SurveyResult,
+    out: Path | None,
+    as_json: bool,
+    *,
+    quick: bool = False,
 ) -> None:
     """Print the result, and write the report beside the run."""
     if as_json:
@@ -316,16 +336,11 @@ def _deliver(
     elif isinstance(result, CheckResult):
         print_check(result)
     else:
-        print_survey(result)
+        print_survey(result, quick=quick)
     if out is not None:
         path = whole.report(out / "report.html")
         console = Console(stderr=as_json)
         console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _option_fields(probe: type[Any]) -> dict[str, FieldInfo]:
-    fields: dict[str, FieldInfo] = getattr(probe, "__pydantic_fields__", {})
-    return fields
 
 
 def main() -> None:

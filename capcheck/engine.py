@@ -6,7 +6,7 @@ It places the target, opens the store, measures the cells that the store lacks a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, TypedDict
 
@@ -16,8 +16,8 @@ from capcheck.budget import Budget, Grid
 from capcheck.diagnosis import chosen_diagnoses
 from capcheck.divergences import DEFAULT, chosen, tolerances
 from capcheck.divergences.reference import Reference
-from capcheck.errors import InputError, near
-from capcheck.findings import failed, find, has_floor, plan_of, unsupported
+from capcheck.errors import InputError, UnfitError, near
+from capcheck.findings import failed, find, has_floor, plan_of, unsupported, wrong_kind
 from capcheck.given import require_given
 from capcheck.probe import AnyProbe, Suspect
 from capcheck.randomness import CounterRandomness
@@ -141,6 +141,12 @@ class Engine:
             plan = plan_of(probe, given=self._network is not None)
             try:
                 found.append(self._family(probe, plan))
+            except UnfitError as unfit:
+                if not errors_are_results:
+                    raise
+                if self._store is not None:
+                    self._store.note(plan, str(unfit))
+                found.append(unsupported(probe, plan, str(unfit)))
             except InputError:
                 raise
             except Exception as error:
@@ -157,7 +163,7 @@ class Engine:
 
     def _family(self, probe: AnyProbe, plan: FamilyPlan) -> FamilyResult:
         if self._target.spec.kind not in probe.kinds:
-            return unsupported(probe, plan, self._target.spec.kind)
+            return unsupported(probe, plan, wrong_kind(probe, self._target.spec.kind))
         for look in range(self._settings.looks):
             cells = self._look(probe, plan, self._settings.at(look))
             found = find(probe, plan, cells, self._settings)
@@ -179,10 +185,13 @@ class Engine:
                 {"lengths": settings.grid.lengths[-1:], "steps": settings.grid.steps[-1:]}
             )
             largest = settings.model_copy(update={"grid": grid})
+            done = self._done
             try:
                 (cell,) = self._look(suspect.probe, plan_of(suspect.probe), largest)
-            except InputError:
+            except UnfitError:
                 continue  # its network has no oracle on this target
+            finally:
+                self._done = done  # it is no cell of the grid
             found.append((suspect, cell))
         return found
 
@@ -221,19 +230,27 @@ class Engine:
                 replicate=settings.replicate,
                 level=settings.level,
             )
-        sweep = Sweep(
-            probe,
-            self._target,
-            self._references[settings.samples],
-            settings,
-            batch=self._batch,
-            network=self._network,
-        )
-        for group in sweep.runs(budgets):
-            self._advance(0, f"{probe.family}, {group[-1]}")
-            for cell in sweep.measure(group):
-                yield cell.budget, cell
-                self._advance(1, f"{probe.family}, {cell.budget}")
+        for cell in self._cells(probe, budgets, settings):
+            yield cell.budget, cell
+            self._advance(1, f"{probe.family}, {cell.budget}")
+
+    def _cells(
+        self, probe: AnyProbe, budgets: Sequence[Budget], settings: Settings
+    ) -> Iterator[Measurement]:
+        try:
+            sweep = Sweep(
+                probe,
+                self._target,
+                self._references[settings.samples],
+                settings,
+                batch=self._batch,
+                network=self._network,
+            )
+            for group in sweep.runs(budgets):
+                self._advance(0, f"{probe.family}, {group[-1]}")
+                yield from sweep.measure(group)
+        except InputError as error:  # of an oracle, a basis or an option on this target
+            raise UnfitError(str(error)) from error
 
     def _advance(self, cells: int, running: str) -> None:
         self._done += cells

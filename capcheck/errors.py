@@ -22,6 +22,10 @@ class InputError(CapcheckError, ValueError):
     exit_code = 2
 
 
+class UnfitError(InputError):
+    """A family cannot be measured on this target; the sentence says why."""
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """Say which of `known` was probably meant, as the last clause of an error sentence."""
     known = sorted(known)

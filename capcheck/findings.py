@@ -108,10 +108,14 @@ def plan_of(probe: AnyProbe, *, given: bool = False) -> FamilyPlan:
     )
 
 
-def unsupported(probe: AnyProbe, plan: FamilyPlan, kind: Kind) -> FamilyResult:
-    """The result of a family whose procedure is not defined for such tokens."""
+def wrong_kind(probe: AnyProbe, kind: Kind) -> str:
+    """Why a family cannot take tokens of a kind that its procedure is not defined for."""
     kinds = " and ".join(sorted(probe.kinds))
-    reason = f"{probe.family} is defined for {kinds} tokens, not {kind} ones."
+    return f"{probe.family} is defined for {kinds} tokens, not {kind} ones."
+
+
+def unsupported(probe: AnyProbe, plan: FamilyPlan, reason: str) -> FamilyResult:
+    """The result of a family that a target rules out."""
     return failed(probe, plan, reason).model_copy(update={"supported": False})
 
 

@@ -6,10 +6,12 @@ A law is an n x N array of independent distributions of one token each, either c
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +21,22 @@ from capcheck.paths import NoisePath
 from capcheck.randomness import Randomness, inverse_cdf
 
 LOG_2PI = math.log(2 * math.pi)
+TILE = 1 << 18  # numbers of a mixture that are worked on at once
+
+
+@dataclass(frozen=True)
+class DrawnRows:
+    """Which of n rows that a source is asked for belong to a law; None for all."""
+
+    n: int
+    index: Tensor | None
+
+    def of(self, draws: Tensor) -> Tensor:
+        """The law's part of n rows of draws."""
+        return draws if self.index is None else draws[self.index]
+
+    def __getitem__(self, rows: Tensor) -> DrawnRows:
+        return DrawnRows(self.n, rows if self.index is None else self.index[rows])
 
 
 class TokenLaw(ABC):
@@ -51,6 +69,10 @@ class TokenLaw(ABC):
     @abstractmethod
     def select(self, tokens: Sequence[int]) -> TokenLaw:
         """The laws of those tokens only, in that order."""
+
+    def held(self) -> TokenLaw:
+        """The same law with its parameters written out, for a caller that asks it many times."""
+        return self
 
     def rows(self, index: Tensor) -> TokenLaw:
         """The laws of some rows only, by their indices (r,).
@@ -224,9 +246,17 @@ class MixtureOfGaussians(TokenLaw):
         means: (n|1, N, K, d).
         variances: Diagonals of C, (n|1, N|1, K|1, d), in squared units of the tokens; or the whole
             of it, (n|1, N|1, K|1, d, d).
+        drawn: The rows of a larger law that these are, if they are.
     """
 
-    def __init__(self, log_weights: Tensor, means: Tensor, variances: Tensor) -> None:
+    def __init__(
+        self,
+        log_weights: Tensor,
+        means: Tensor,
+        variances: Tensor,
+        drawn: DrawnRows | None = None,
+    ) -> None:
+        self._drawn = drawn
         self.log_weights = log_weights.log_softmax(-1)
         self.means = means
         self.variances = variances
@@ -245,7 +275,20 @@ class MixtureOfGaussians(TokenLaw):
     def sample(self, rng: Randomness) -> Tensor:
         """Component by inverse CDF, then its Gaussian: (n, N, d)."""
         n, N = self._shape
-        return self.at(rng.uniform((n, N)), rng.normal((n, N, self.means.shape[-1])))
+        drawn = self._drawn or DrawnRows(n, None)
+        u, z = rng.uniform((drawn.n, N)), rng.normal((drawn.n, N, self.means.shape[-1]))
+        return self.at(drawn.of(u), drawn.of(z))
+
+    def rows(self, index: Tensor) -> MixtureOfGaussians:
+        """The laws of those rows only."""
+        drawn = self._drawn or DrawnRows(self._shape[0], None)
+
+        def some(x: Tensor) -> Tensor:
+            return x if len(x) == 1 < drawn.n else x[index]
+
+        # One of the parameters has a row for each, so that the number of rows stays known.
+        means = self.means.expand(self._shape[0], *self.means.shape[1:])[index]
+        return MixtureOfGaussians(some(self.log_weights), means, some(self.variances), drawn[index])
 
     def at(self, u: Tensor, z: Tensor) -> Tensor:
         """The draw that uniforms u (n, N) and standard normals z (n, N, d) make: (n, N, d)."""
@@ -264,14 +307,31 @@ class MixtureOfGaussians(TokenLaw):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density (nats) of x (n, N, d): (n, N); +-infinite on and off a point mass."""
+        size = max(1, TILE // max(1, self.means[0].numel()))
+        if len(x) > size:  # large temporaries cost more than what is done with them
+            parts = zip(x.split(size), self._split(size, len(x)), strict=True)
+            return torch.cat([law.log_prob(of_rows) for of_rows, law in parts])
         residual = x[:, :, None, :] - self.means  # (n, N, K, d)
         if self._axes is not None:
             residual = (residual[..., None, :] @ self._axes).squeeze(-2)
-        square = torch.where(self._along > 0, residual.square() / self._along, 0)
-        log_density = -0.5 * (square + self._along.log() + LOG_2PI)
-        off_atom = (self._along == 0) & (residual != 0)
-        log_density = torch.where(off_atom, -torch.inf, log_density)
+        atoms = self._along == 0
+        along = torch.where(atoms, 1, self._along)
+        log_density = (residual.square() / along).mul_(-0.5)
+        if bool(atoms.any()):
+            off_atom = torch.where(residual == 0, torch.inf, -torch.inf)
+            log_density = torch.where(atoms, off_atom, log_density)
+        log_density = log_density - 0.5 * (along.log() + LOG_2PI)
         return (self.log_weights + log_density.sum(-1)).logsumexp(-1)
+
+    def _split(self, size: int, n: int) -> Iterator[MixtureOfGaussians]:
+        """The laws of so many rows at a time, as views."""
+        for start in range(0, n, size):
+            part = copy.copy(self)
+            for name in ("log_weights", "means", "variances", "_w", "_along", "_axes"):
+                whole = getattr(self, name)
+                if whole is not None and len(whole) > 1:
+                    setattr(part, name, whole[start : start + size])
+            yield part
 
     def mean(self) -> Tensor:
         """(n, N, d)."""
@@ -358,7 +418,7 @@ class MixtureOfGaussians(TokenLaw):
             return tensor if tensor.shape[1] == 1 else tensor[:, index]
 
         return MixtureOfGaussians(
-            chosen(self.log_weights), self.means[:, index], chosen(self.variances)
+            chosen(self.log_weights), self.means[:, index], chosen(self.variances), self._drawn
         )
 
 

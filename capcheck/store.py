@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capcheck.errors import InputError
-from capcheck.findings import failed, find, plan_of, unsupported
+from capcheck.findings import failed, find, plan_of, unsupported, wrong_kind
 from capcheck.probe import AnyProbe, Suspect
 from capcheck.registry import build_probe
 from capcheck.results import (
@@ -82,7 +82,7 @@ class Store:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._cells = _read_cells(folder / CELLS)
+        self._cells, self._unfit = _read_cells(folder / CELLS)
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> Store:
@@ -136,14 +136,23 @@ class Store:
                     "give another folder."
                 )
             return
-        line = json.dumps({"key": key, "cell": measurement.model_dump(mode="json")})
+        self._write({"key": key, "cell": measurement.model_dump(mode="json")})
+        self._cells[key] = measurement
+
+    def note(self, plan: FamilyPlan, reason: str) -> None:
+        """Keep why a family cannot be measured on the target."""
+        if self._unfit.get(_identity(plan)) != reason:
+            self._write({"unfit": _identity(plan), "reason": reason})
+            self._unfit[_identity(plan)] = reason
+
+    def _write(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record)
         with (self.folder / CELLS).open("ab+") as file:
             # A killed process may have left half a line behind.
             torn = file.tell() > 0 and _last_byte(file) != b"\n"
             file.write((b"\n" if torn else b"") + line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        self._cells[key] = measurement
 
     def result(self) -> SurveyResult:
         """The run's result, judged anew from its cells.
@@ -171,9 +180,11 @@ class Store:
         probe = build_probe(plan.family, plan.options)
         kind = manifest.target.kind
         if kind not in probe.kinds:
-            return unsupported(probe, plan, kind)
+            return unsupported(probe, plan, wrong_kind(probe, kind))
         looks = [self._look(plan, look) for look in range(manifest.settings.looks)]
         complete = [(look, cells) for look, cells in enumerate(looks) if None not in cells]
+        if not complete and (reason := self._unfit.get(_identity(plan))) is not None:
+            return unsupported(probe, plan, reason)
         if not complete:
             lack = f"{looks[0].count(None)} of its {len(looks[0])} cells"
             return failed(probe, plan, f"{plan.family} lacks {lack}; run the command again.")
@@ -218,6 +229,8 @@ def save(result: SurveyResult, folder: Path) -> Path:
     )
     store = Store.create(folder, manifest)
     for plan, found in zip(plans, result.families, strict=True):
+        if not found.supported:
+            store.note(plan, found.reason)
         of_causes = [(cause.plan, cause.cell) for cause in found.causes]
         for own, cell in [*((plan, cell) for cell in found.cells), *of_causes]:
             settings = result.settings.model_copy(update={"samples": cell.samples})
@@ -276,18 +289,26 @@ def write_atomically(path: Path, text: str) -> Path:
     return path
 
 
-def _read_cells(path: Path) -> dict[str, Measurement]:
-    """Every whole line; torn and foreign ones are as good as missing, and are measured again."""
+def _identity(plan: FamilyPlan) -> str:
+    return json.dumps(plan.model_dump(mode="json", include=set(FamilyPlan.model_fields)))
+
+
+def _read_cells(path: Path) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """Cells, and why families have none; torn and foreign lines are as good as missing."""
     cells: dict[str, Measurement] = {}
+    unfit: dict[str, str] = {}
     if not path.is_file():
-        return cells
+        return cells, unfit
     for line in path.read_bytes().splitlines():
         try:
             record = json.loads(line)
+            if "unfit" in record:
+                unfit[str(record["unfit"])] = str(record["reason"])
+                continue
             cells[record["key"]] = Measurement.model_validate(record["cell"])
         except (ValueError, KeyError, TypeError):
             continue
-    return cells
+    return cells, unfit
 
 
 def _last_byte(file: BinaryIO) -> bytes:

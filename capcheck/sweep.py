@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capcheck.budget import AXES, Budget
+from capcheck.budget import AXES, Axis, Budget, Memory, WatchedBudget
 from capcheck.chart import chart_of
 from capcheck.completion import complete
 from capcheck.diagnosis import Diagnoser, Diagnosis
@@ -83,6 +83,9 @@ class Sweep:
         self._batch = batch
         self._network = network or probe.signature.oracle(self._chart.target)
         self._predictor: TokenPredictor = TokenPredictorSignature().oracle(self._chart.target)
+        self._ran: Memory[tuple[frozenset[Axis], dict[Budget, _Snapshot]]] = Memory()
+        self._laws: Memory[ExactLaw | Unavailable] = Memory()
+        self._densities: Memory[LogDensity | Unavailable] = Memory()
         self._measured: dict[str, tuple[dict[str, Estimate], Witness]] = {}
 
     def runs(self, budgets: Sequence[Budget]) -> list[list[Budget]]:
@@ -100,11 +103,7 @@ class Sweep:
         Args:
             budgets: One group of `runs`.
         """
-        snapshots = {budget: _Snapshot() for budget in budgets}
-        for start in range(0, self._settings.samples, self._batch):
-            n = min(self._batch, self._settings.samples - start)
-            self._run_batch(snapshots, start, n)
-        for budget, snapshot in snapshots.items():
+        for budget, snapshot in self._snapshots(budgets).items():
             samples = torch.cat(snapshot.tokens)
             estimates, witness = self._compare(budget, samples)
             yield Measurement(
@@ -119,13 +118,32 @@ class Sweep:
                 examples=examples(samples),
             )
 
-    def _run_batch(self, snapshots: dict[Budget, _Snapshot], start: int, n: int) -> None:
+    def _snapshots(self, budgets: Sequence[Budget]) -> dict[Budget, _Snapshot]:
+        """What each budget has of one run at the largest of them."""
+        largest = WatchedBudget(
+            length=max(budget.length for budget in budgets),
+            steps=max(budget.steps for budget in budgets),
+        )
+        held = self._ran.recall(largest)
+        if held is not None:
+            read, found = held
+            axes = [axis for axis in AXES if axis in read or axis in self._probe.anytime]
+            places = {tuple(getattr(b, axis) for axis in axes): s for b, s in found.items()}
+            keys = {b: tuple(getattr(b, axis) for axis in axes) for b in budgets}
+            if all(key in places for key in keys.values()):
+                return {budget: places[key] for budget, key in keys.items()}
+        snapshots = {budget: _Snapshot() for budget in budgets}
+        for start in range(0, self._settings.samples, self._batch):
+            n = min(self._batch, self._settings.samples - start)
+            self._run_batch(snapshots, largest, start, n)
+        self._ran.keep(largest, largest.read, (largest.read, snapshots))
+        return snapshots
+
+    def _run_batch(
+        self, snapshots: dict[Budget, _Snapshot], largest: Budget, start: int, n: int
+    ) -> None:
         """Run some sample rows at the largest budget, and add to every budget's snapshot."""
         probe, spec = self._probe, self._chart.target.spec
-        largest = Budget(
-            length=max(budget.length for budget in snapshots),
-            steps=max(budget.steps for budget in snapshots),
-        )
         rng = self._rng("model", start)
         calls, recorder = Calls(), Recorder(probe.family, given=self._settings.given)
         network = counted(self._network, probe.signature, calls)
@@ -189,22 +207,25 @@ class Sweep:
         return ModelEvidence(
             samples=samples,
             law=law,
-            log_density=self._log_density(budget, self._reference.draws)
+            log_density=self._density_of_draws(budget)
             if "kl" in asked and not known
             else Unavailable(reason="KL was not asked for"),
             own_log_density=self._own_log_density(budget, samples)
             if "reverse_kl" in asked and not known
             else Unavailable(reason="reverse KL was not asked for"),
-            limit=self._limit if "wasserstein" in asked and not known else None,
+            limit=lambda: self._limit if "wasserstein" in asked and not known else None,
         )
 
     def _law(self, budget: Budget) -> ExactLaw | Unavailable:
         if not self._reference.has_law:
             return Unavailable(reason="the target is neither Gaussian nor small")
+        if (held := self._laws.recall(budget)) is not None:
+            return held
         spec, completion = self._chart.target.spec, self._predictor
         route = exact_law if spec.kind == "continuous" else sampled_law
-        law = route(self._probe, self._network, completion=completion, spec=spec, budget=budget)
-        return self._chart.law_of_tokens(law)
+        watched = WatchedBudget(length=budget.length, steps=budget.steps)
+        law = route(self._probe, self._network, completion=completion, spec=spec, budget=watched)
+        return self._laws.keep(budget, watched.read, self._chart.law_of_tokens(law))
 
     @functools.cached_property
     def _limit(self) -> Tensor | None:
@@ -252,6 +273,14 @@ class Sweep:
                 return Unavailable(reason=f"{stated.reason}; {part.reason}")
             parts.append(part)
         return dataclasses.replace(parts[0], values=torch.cat([part.values for part in parts]))
+
+    def _density_of_draws(self, budget: Budget) -> LogDensity | Unavailable:
+        """At the reference's draws."""
+        if (held := self._densities.recall(budget)) is not None:
+            return held
+        watched = WatchedBudget(length=budget.length, steps=budget.steps)
+        found = self._log_density(watched, self._reference.draws)
+        return self._densities.keep(budget, watched.read, found)
 
     def _log_density(self, budget: Budget, x: Tensor) -> LogDensity | Unavailable:
         parts: list[LogDensity] = []

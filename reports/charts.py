@@ -17,15 +17,31 @@ from plotly.subplots import make_subplots
 from capcheck.budget import AXES, Axis
 from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.divergences.estimate import Estimate
+from capcheck.front import Front, Point
+from capcheck.probe import ROW_TITLES, ROWS, Row
 from capcheck.results import Cell, FamilyResult, SurveyResult, TargetSummary
 from capcheck.scaling import along
 from capcheck.targets.target import Picture
 from capcheck.verdict import limit
 
-COLOURS = {"kl": "#2455a4", "wasserstein": "#b4531f", "mmd": "#3b7d4f"}
-FAMILIES = ("#2455a4", "#b4531f", "#3b7d4f", "#7a3f91", "#8c6d1f", "#1f7a8c", "#a02c4a")
-MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
+COLOURS = {
+    "kl": "#2455a4",
+    "wasserstein": "#b4531f",
+    "mmd": "#3b7d4f",
+    "reverse_kl": "#7a3f91",
+    "total_variation": "#8c6d1f",
+}
+GROUPS = ("#6b6b6b", "#2455a4", "#b4531f", "#3b7d4f", "#7a3f91")  # of the paper's rows, in order
+PLACES: dict[Row, str] = {  # of names on the fronts, which start close together
+    "neither": "bottom right",
+    "length": "bottom right",
+    "steps": "top right",
+    "length_outer": "top right",
+    "steps_outer": "bottom left",
+}
+MARKERS = ("circle", "square", "diamond", "triangle-up", "cross")
 TICKS = (-1, 0, 1, 10, 100, 1000, 10_000)
+SHADES = 99  # of grey: two digits
 TOP = 1e5  # where an infinite divergence is drawn
 LAYOUT = {
     "template": "plotly_white",
@@ -55,43 +71,76 @@ def family_chart(found: FamilyResult, result: SurveyResult) -> go.Figure:
     return figure.update_layout(**LAYOUT)
 
 
-def calls_chart(result: SurveyResult) -> go.Figure:
-    """Divergence against counted model calls, all families, one panel per divergence."""
-    names = list(result.settings.tolerances)
-    titles = [DIVERGENCES[result.target.kind][name].label for name in names]
-    figure = make_subplots(cols=len(names), shared_yaxes=True, subplot_titles=titles)
-    for column, name in enumerate(names, start=1):
-        for index, found in enumerate(result.families):
-            points = sorted(
-                {
-                    (cell.model_calls, _multiple(name, cell, result.settings.tolerances[name]))
-                    for cell in found.cells
-                    if cell.estimates[name].value is not None
-                }
+def front_chart(found: Front, result: SurveyResult) -> go.Figure:
+    """Upper ends of a divergence against counted model calls: every cell, and each group's front.
+
+    Args:
+        found: What the families achieve at which cost.
+        result: Whose divergence it is.
+    """
+    figure = go.Figure()
+    for row, colour, symbol in zip(ROWS, GROUPS, MARKERS, strict=True):
+        best = found.of_groups.get(row, ())
+        points = [point for point in found.points if point.row == row]
+        if not points:
+            continue
+        figure.add_trace(
+            go.Scatter(
+                x=[point.calls for point in points],
+                y=[_scaled(point.multiple) for point in points],
+                customdata=[
+                    f"{point.family}, {point.cell.budget}: {_shown(point.multiple)} x tolerance"
+                    for point in points
+                ],
+                hovertemplate="%{customdata}, %{x} calls<extra></extra>",
+                legendgroup=row,
+                showlegend=False,
+                mode="markers",
+                opacity=0.35,
+                marker={"symbol": symbol, "size": 7, "color": colour},
             )
-            if not points:
-                continue
-            figure.add_trace(
-                go.Scatter(
-                    x=[calls for calls, _ in points],
-                    y=[_scaled(multiple) for _, multiple in points],
-                    customdata=[_shown(multiple) for _, multiple in points],
-                    hovertemplate="%{x} calls: %{customdata} x tolerance",
-                    name=found.family,
-                    legendgroup=found.family,
-                    showlegend=column == 1 or not _drawn(figure, found.family),
-                    mode="lines+markers",
-                    line={"color": FAMILIES[index % len(FAMILIES)]},
-                    marker={"symbol": MARKERS[index % len(MARKERS)], "size": 8},
-                ),
-                row=1,
-                col=column,
-            )
-        figure.add_hline(y=_scaled(1), line={"color": "#222", "dash": "dash"}, row=1, col=column)
-    figure.update_xaxes(title_text="model calls", type="log", dtick="D2")
-    figure.update_yaxes(**_divergence_axis())
-    figure.update_yaxes(title_text="multiples of the tolerance", row=1, col=1)
-    return figure.update_layout(**LAYOUT)
+        )
+        figure.add_trace(_front_line(best, row, colour, symbol))
+    figure.add_hline(y=_scaled(1), line={"color": "#222", "dash": "dash"})
+    label = DIVERGENCES[result.target.kind][found.divergence].label
+    most = max(1, *(point.calls for point in found.points))
+    doublings = [2**i for i in range(most.bit_length())]
+    ends = [math.log10(0.6), math.log10(2 * most)]  # room for names
+    figure.update_xaxes(title_text="model calls", type="log", tickvals=doublings, range=ends)
+    figure.update_yaxes(title_text=f"{label} at most, x tolerance", **_divergence_axis())
+    return figure.update_layout(**LAYOUT | {"height": 420})
+
+
+def _front_line(best: Sequence[Point], row: Row, colour: str, symbol: str) -> go.Scatter:
+    """A group's front: nothing is gained between its cells, so that it is a staircase."""
+    places: dict[tuple[int, float], list[Point]] = {}
+    for point in best:
+        places.setdefault((point.calls, point.multiple), []).append(point)
+    names = [_names(tied) for tied in places.values()]
+    return go.Scatter(
+        x=[calls for calls, _ in places],
+        y=[_scaled(multiple) for _, multiple in places],
+        # A name stands where the front passes to that family.
+        text=["" if i and name == names[i - 1] else name for i, name in enumerate(names)],
+        textposition=PLACES[row],
+        cliponaxis=False,
+        textfont={"size": 11, "color": colour},
+        customdata=[
+            f"{name} at {tied[0].cell.budget}"
+            for name, tied in zip(names, places.values(), strict=True)
+        ],
+        hovertemplate="front: %{customdata}, %{x} calls<extra></extra>",
+        name=ROW_TITLES[row],
+        legendgroup=row,
+        mode="lines+markers+text",
+        line={"color": colour, "shape": "hv"},
+        marker={"symbol": symbol, "size": 9},
+    )
+
+
+def _names(tied: Sequence[Point]) -> str:
+    more = f" and {len(tied) - 1} more" if len(tied) > 1 else ""
+    return f"{tied[0].family}{more}"
 
 
 def samples_chart(groups: Sequence[tuple[str, Any]], target: TargetSummary) -> go.Figure:
@@ -222,8 +271,7 @@ def _mosaic(rows: Any, target: TargetSummary) -> go.Heatmap:
     if picture is not None:
         images = [_pixels(tokens, picture) for tokens in rows[:36]]
         height, width = picture.rows, picture.columns
-        low, high = min(picture.offset), max(picture.offset)
-        high += 0.25 * (high - low)
+        low, high = 0.0, float(SHADES)
     else:
         images = rows[:36]
         height, width = target.grid or (1, target.tokens)
@@ -248,12 +296,16 @@ def _mosaic(rows: Any, target: TargetSummary) -> go.Heatmap:
     )
 
 
-def _pixels(tokens: Any, picture: Picture) -> list[float]:
+def _pixels(tokens: Any, picture: Picture) -> list[int]:
+    """Shades of an image; whole numbers, as most of a page with many families is pixels."""
+    low, high = min(picture.offset), max(picture.offset)
+    unit = 1.25 * (high - low) / SHADES or 1.0  # single images are darker than their mean
     flat = [number for token in tokens for number in token]
-    return [
-        round(offset + sum(x * axis[place] for x, axis in zip(flat, picture.basis, strict=True)), 3)
+    pixels = (
+        offset + sum(x * axis[place] for x, axis in zip(flat, picture.basis, strict=True))
         for place, offset in enumerate(picture.offset)
-    ]
+    )
+    return [round(max(0, min((pixel - low) / unit, SHADES))) for pixel in pixels]
 
 
 def _scatter(rows: Any) -> go.Scatter:
@@ -294,11 +346,6 @@ def _divergence_axis() -> dict[str, Any]:
     }
 
 
-def _multiple(name: str, cell: Cell, tolerance: float) -> float:
-    estimate = cell.estimates[name]
-    return _ratio(estimate.value, limit(estimate, tolerance))
-
-
 def _ratio(value: float | None, bound: float) -> float:
     assert value is not None
     if bound == 0:  # a law of one sequence has no spread: any distance is beyond every tolerance
@@ -315,10 +362,6 @@ def _scaled(multiple: float) -> float | None:
 
 def _shown(multiple: float) -> str:
     return "infinite" if math.isinf(multiple) else f"{multiple:.3g}"
-
-
-def _drawn(figure: go.Figure, family: str) -> bool:
-    return any(trace.name == family for trace in figure.data)
 
 
 def divergence_label(divergence: Divergence) -> str:

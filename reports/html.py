@@ -6,25 +6,28 @@ policy forbids it to fetch anything. Every text from outside is escaped by the t
 
 from __future__ import annotations
 
+import itertools
 import json
-from typing import Any
+from typing import Any, get_args
 
 import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from capcheck.divergences import DIVERGENCES
-from capcheck.probe import ROW_TITLES
+from capcheck.front import Front, front
+from capcheck.probe import ROW_TITLES, ROWS, Failure
 from capcheck.reports.charts import (
-    calls_chart,
     divergence_label,
     family_chart,
+    front_chart,
     samples_chart,
 )
-from capcheck.results import Cell, FamilyResult, SurveyResult
+from capcheck.results import Cell, FamilyResult, Outcome, SurveyResult
 from capcheck.sequences import Kind
 
 TEXTS = 10  # samples of text in a group
+USUAL = 2000  # draws per cell unless others are asked for
 WORDS = {
     "representable": "can",
     "not_representable": "cannot",
@@ -36,8 +39,9 @@ def render(result: SurveyResult) -> str:
     """The report of a run, as the text of one HTML file."""
     figures: dict[str, go.Figure] = {}
     measured = [found for found in result.families if found.cells]
-    if measured:
-        figures["calls"] = calls_chart(result)
+    fronts = front(result)
+    if fronts.points:
+        figures["front"] = front_chart(fronts, result)
     for found in measured:
         figures[f"chart-{found.family}"] = family_chart(found, result)
         if result.target.provenance.vocabulary is None:
@@ -45,6 +49,7 @@ def render(result: SurveyResult) -> str:
                 _sample_groups(found, result), result.target
             )
     divergences = DIVERGENCES[result.target.kind]
+    families = [_family(found, result) for found in result.families]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("capcheck.reports"),
         autoescape=True,
@@ -54,7 +59,14 @@ def render(result: SurveyResult) -> str:
     )
     return environment.get_template("report.html.j2").render(
         result=result,
-        families=[_family(found, result) for found in result.families],
+        families=families,
+        groups=_groups(families),
+        summary=_summary(families),
+        failures=_failures(result),
+        front=_front(fronts),
+        front_label=divergences[fronts.divergence].label,
+        front_absent=fronts.absent,
+        few=result.settings.samples < USUAL,
         tolerances=[
             (divergence_label(divergences[name]), tolerance)
             for name, tolerance in result.settings.tolerances.items()
@@ -62,7 +74,8 @@ def render(result: SurveyResult) -> str:
         names=[(name, divergences[name].label) for name in result.settings.tolerances],
         unavailable=_unavailable(measured, result.target.kind),
         plotly=get_plotlyjs(),
-        figures=_script_safe({name: json.loads(f.to_json()) for name, f in figures.items()}),
+        data=_script_safe(_data(figures)),
+        figures=list(figures),
     )
 
 
@@ -72,17 +85,55 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
         "result": found,
         "verdict": WORDS[found.outcome.value] if not found.error else "not measured",
         "row": ROW_TITLES[found.row],
-        "loop": _loop(found),
+        "measured": None if found.measured_row is None else ROW_TITLES[found.measured_row],
         "calls": found.cell(smallest).model_calls if smallest else None,
         "texts": _texts(found, result),
         "options": ", ".join(f"{k} = {v}" for k, v in found.options.items() if v is not None),
     }
 
 
-def _loop(found: FamilyResult) -> str:
-    if found.loop_order is None or found.loop_order == "none":
-        return found.loop_order or "not measured"
-    return ROW_TITLES[found.loop_order]
+def _groups(families: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Families by their row of the paper's table, in its order."""
+    groups = [(row, [f for f in families if f["result"].row == row]) for row in ROWS]
+    return [(ROW_TITLES[row], members) for row, members in groups if members]
+
+
+def _summary(families: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Names of the families by verdict; verdicts that none has are left out."""
+    verdicts = [*WORDS.values(), "not measured"]
+    named = [(v, [f["result"].family for f in families if f["verdict"] == v]) for v in verdicts]
+    return [(verdict, names) for verdict, names in named if names]
+
+
+def _failures(result: SurveyResult) -> list[tuple[str, list[FamilyResult]]]:
+    """Families whose largest budget is refused, by the class of what their floor comes from."""
+    refused = [
+        found
+        for found in result.families
+        if found.cells and found.cells[-1].outcome is Outcome.NOT_REPRESENTABLE
+    ]
+    order: list[str | None] = [*get_args(Failure), None]
+    classes = [(name, [found for found in refused if found.failure == name]) for name in order]
+    return [(name or "not found", members) for name, members in classes if members]
+
+
+def _front(found: Front) -> list[dict[str, Any]]:
+    """Rows of the table of fronts: cells that tie share one."""
+    rows: list[dict[str, Any]] = []
+    for row, best in found.of_groups.items():
+        for (calls, multiple), tied in itertools.groupby(best, lambda p: (p.calls, p.multiple)):
+            points = list(tied)
+            rows.append(
+                {
+                    "group": ROW_TITLES[row],
+                    "calls": calls,
+                    "estimate": str(points[0].cell.estimates[found.divergence]),
+                    "multiple": f"{multiple:.3g}",
+                    "best": points[0] in found.best,
+                    "families": [(point.family, str(point.cell.budget)) for point in points],
+                }
+            )
+    return rows
 
 
 def _sample_groups(found: FamilyResult, result: SurveyResult) -> list[tuple[str, Any]]:
@@ -121,6 +172,18 @@ def _unavailable(families: list[FamilyResult], kind: Kind) -> list[tuple[str, st
     ]
 
 
+def _data(figures: dict[str, go.Figure]) -> dict[str, Any]:
+    """The figures as JSON values, with the template that all of them share only once."""
+    data = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
+    templates = [figure["layout"].pop("template") for figure in data.values()]
+    return {"template": templates[0] if templates else {}, "figures": data}
+
+
 def _script_safe(data: Any) -> str:
     """JSON that cannot end the script element it stands in."""
-    return json.dumps(data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return (
+        json.dumps(data, separators=(",", ":"))
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("&", "\\u0026")
+    )

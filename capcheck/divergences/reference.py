@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,20 +46,22 @@ class ModelEvidence:
         law: The exact law, or why there is none.
         log_density: Log-density at the reference's `draws`, or why it cannot be had.
         own_log_density: Log-density at `samples`, likewise.
-        limit: Draws of the target from the same random numbers as `samples`, if there are.
+        limit: Makes draws of the target from the same random numbers as `samples`, if it can; the
+            same ones for all evidence of a procedure.
     """
 
     samples: Tensor
     law: ExactLaw | Unavailable = NOT_ASKED
     log_density: LogDensity | Unavailable = NOT_ASKED
     own_log_density: LogDensity | Unavailable = NOT_ASKED
-    limit: Tensor | None = None
+    limit: Callable[[], Tensor | None] = lambda: None
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all of it: equal evidence has equal estimates."""
         digest = hashlib.sha256()
-        _feed(digest, self)
+        for fact in (self.samples, self.law, self.log_density, self.own_log_density):
+            _feed(digest, fact)
         return digest.hexdigest()
 
 
@@ -327,7 +329,7 @@ class Reference:
         null = self._null[name].terms or self._null[name].below
         return self._estimate(
             name,
-            self._measures[name].of(samples, model.limit),
+            self._measures[name].of(samples, model.limit()),
             null=max(term.value for term in null),
             null_error=max(term.standard_error for term in null),
         )

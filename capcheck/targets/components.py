@@ -145,6 +145,20 @@ class Components:
             refined = logits.double().scatter_(-1, best, self._refined(tile, best)[0])
             yield rows, refined.softmax(-1)[:, None]
 
+    def log_posterior(self, evidence: Evidence, prefix: Prefix, tokens: Sequence[int]) -> Tensor:
+        """Normalised log-weights of all components at once, in float64: (n, 1|S, K).
+
+        Args:
+            evidence: Of the row about its component, (n, N, d).
+            prefix: Whose evidence counts.
+            tokens: S tokens whose weights are wanted, where each has its own.
+        """
+        parts = []
+        for part in self._parts():
+            logits = self._logits(evidence, self.centred(part), part, prefix)
+            parts.append(logits if prefix == "all" else logits[:, list(tokens)])
+        return torch.cat(parts, -1).log_softmax(-1)
+
     def _logits(self, evidence: Evidence, mu: Tensor, part: slice, prefix: Prefix) -> Tensor:
         """Log-evidence of some components: (r, 1, c) for all tokens together or (r, N, c)."""
         log_weights = self._log_weights[part].to(mu.dtype)

@@ -17,6 +17,7 @@ from torch import Tensor
 from capcheck.errors import InputError
 from capcheck.laws import (
     LOG_2PI,
+    DrawnRows,
     MixtureOfGaussians,
     TiledMixture,
     TokenLaw,
@@ -40,6 +41,7 @@ from capcheck.targets.target import (
 READ = 1 << 21  # numbers of the means that are read at once
 QUERIES = 512  # rows that are denoised in one pass over the components
 TILE = 1 << 16  # numbers of laws that are spelled out at once: they are read many times over
+HELD = 1 << 24  # numbers of a law that is written out whole, 128 MiB
 SUMMED = 2e11  # multiply-adds up to which all pairs of components are summed: some ten seconds
 
 
@@ -323,20 +325,6 @@ class _View:
         )
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Which of n rows that a source is asked for belong to a law; None for all."""
-
-    n: int
-    index: Tensor | None
-
-    def of(self, draws: Tensor) -> Tensor:
-        return draws if self.index is None else draws[self.index]
-
-    def __getitem__(self, rows: Tensor) -> _Drawn:
-        return _Drawn(self.n, rows if self.index is None else self.index[rows])
-
-
 class _PosteriorLaw(TokenLaw):
     """The mixture that a view leaves for some tokens, evaluated in tiles and held nowhere.
 
@@ -351,7 +339,7 @@ class _PosteriorLaw(TokenLaw):
         view: _View,
         prefix: Prefix,
         tokens: Sequence[int],
-        drawn: _Drawn | None = None,
+        drawn: DrawnRows | None = None,
     ) -> None:
         self._components = components
         self._exact = exact
@@ -362,7 +350,7 @@ class _PosteriorLaw(TokenLaw):
         self._offset = view.offset[:, self._tokens]
         self._variance = view.variance[:, self._tokens]
         self._n = len(view.evidence)
-        self._drawn = drawn or _Drawn(self._n, None)
+        self._drawn = drawn or DrawnRows(self._n, None)
 
     def select(self, tokens: Sequence[int]) -> _PosteriorLaw:
         """The laws of those tokens only."""
@@ -370,6 +358,21 @@ class _PosteriorLaw(TokenLaw):
         return _PosteriorLaw(
             self._components, self._exact, self._view, self._prefix, chosen, self._drawn
         )
+
+    def held(self) -> TokenLaw:
+        """All weights and means written out, if they fit; tails lose no digits in float64 only."""
+        S, d = self._gain.shape[1:]
+        if self._n * S * len(self._components) * d > HELD:
+            return self
+        if self._components.dtype != torch.float64:
+            return self
+        log_weights = self._components.log_posterior(
+            self._view.evidence, self._prefix, self._tokens
+        )
+        mu = self._components.of_tokens(self._tokens).transpose(0, 1)  # (S, K, d)
+        means = self._gain[:, :, None] * mu + self._offset[:, :, None]
+        means = means.expand(self._n, *means.shape[1:])
+        return MixtureOfGaussians(log_weights, means, self._variance[:, :, None], self._drawn)
 
     def rows(self, index: Tensor) -> _PosteriorLaw:
         """The laws of those rows only."""

@@ -140,7 +140,7 @@ class Blockwise(Probe[PrefixPredictor]):
         self, network: PrefixPredictor, tokens: Tensor, known: Tensor, block: list[int]
     ) -> TokenLaw:
         """The laws of a block's tokens, as point masses where the rule is greedy."""
-        law = network(tokens, known).select(block)
+        law = network(tokens, known).select(block).held()
         if self.rule == "lossless":
             return law
         p = law.mean()
@@ -191,9 +191,7 @@ def _residual(p: TokenLaw, q: TokenLaw, refused: Tensor, rng: Randomness, kind: 
     for i in range(b):
         there = refused == i
         if bool(there.any()):
-            kept = _kept_proposal(
-                p.select([i] * TRIED), q.select([i] * TRIED), there, rng.stream(f"{i}")
-            )
+            kept = _kept_proposal(p.select([i]), q.select([i]), there, rng.stream(f"{i}"))
             found = torch.where(there[..., None], kept, found)
     return found
 
@@ -205,17 +203,17 @@ def _kept_proposal(p: TokenLaw, q: TokenLaw, wanted: Tensor, rng: Randomness) ->
     happens in a share D (1 - D)^PROPOSALS of all draws, at most 0.37 / PROPOSALS.
 
     Args:
-        p: The law of one token, as often as proposals are tried at once, (n, TRIED).
+        p: The law of one token, (n, 1).
         q: The law of its draft, likewise.
         wanted: (n, 1), rows that need one.
         rng: A stream of its own: how long it is read depends on the rows.
     """
-    found = p.select([0]).mean()
+    found, tried = p.mean(), [0] * TRIED
     open_rows = wanted[:, 0].nonzero()[:, 0]  # (r,)
     for _ in range(PROPOSALS // TRIED):
         if len(open_rows) == 0:
             break
-        p_open, q_open = p.rows(open_rows), q.rows(open_rows)
+        p_open, q_open = (law.rows(open_rows).select(tried) for law in (p, q))
         proposals = p_open.sample(rng)  # (r, TRIED, d)
         ratio = (q_open.log_prob(proposals) - p_open.log_prob(proposals)).clamp(max=0).exp()
         kept = rng.uniform((len(wanted), TRIED))[open_rows].to(ratio) >= ratio  # (r, TRIED)

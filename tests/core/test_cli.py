@@ -13,6 +13,7 @@ from capcheck.cli import main
 from capcheck.targets.specs import BUILT_IN
 
 SMALL = ["--target", "modes:tokens=3", "--samples", "200", "--steps", "1,2"]
+FEW = ["--family", "gpt,maskgit,diffusion"]
 
 
 class Ran(NamedTuple):
@@ -39,7 +40,11 @@ def test_families_are_listed_and_explained(run) -> None:  # type: ignore[no-unty
     assert all(name in listed.out for name in ("gpt", "maskgit", "diffusion"))
     card = run("families", "maskgit")
     assert "Chang et al. 2022" in card.out
-    assert "--option order=random" in card.out
+    assert "random, fixed, confidence" in card.out
+    assert (
+        run("families", "maskgti").err
+        == "error: family 'maskgti' is not registered; did you mean 'maskgit'?\n"
+    )
 
 
 def test_json_is_all_that_standard_output_holds(run) -> None:  # type: ignore[no-untyped-def]
@@ -50,7 +55,7 @@ def test_json_is_all_that_standard_output_holds(run) -> None:  # type: ignore[no
     assert result["smallest_budget"] == {"length": 3, "steps": 1}
     assert [cell["budget"]["length"] for cell in result["cells"]] == [0, 0, 3, 3]
     assert "[4/4]" in found.err
-    surveyed = run("survey", *SMALL, "--json")
+    surveyed = run("survey", *SMALL, *FEW, "--json")
     names = [found["family"] for found in json.loads(surveyed.out)["families"]]
     assert names == ["gpt", "maskgit", "diffusion"]
 
@@ -61,8 +66,8 @@ def test_exit_codes_tell_the_verdict(run) -> None:  # type: ignore[no-untyped-de
     # The order of confidence has no density here, and 200 draws do not resolve transport.
     undecided = ["--family", "maskgit", *SMALL[:4], "--option", "order=confidence"]
     assert run("check", *undecided, "--steps", "1", "--length", "3").code == 3
-    assert run("survey", *SMALL).code == 0
-    assert run("survey", *SMALL, "--strict").code == 1
+    assert run("survey", *SMALL, *FEW).code == 0
+    assert run("survey", *SMALL, *FEW, "--strict").code == 1
     assert run("survey", *SMALL, "--strict", "--family", "gpt").code == 0
 
 
@@ -78,7 +83,7 @@ def test_options_reach_the_probe(run) -> None:  # type: ignore[no-untyped-def]
 
 def test_a_saved_run_can_be_reported_again(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path / "a run <b>&'\"; $(x)"
-    assert run("survey", *SMALL, "--out", str(folder)).code == 0
+    assert run("survey", *SMALL, *FEW, "--out", str(folder)).code == 0
     assert {p.name for p in folder.iterdir()} == {"manifest.json", "cells.jsonl", "report.html"}
     first = (folder / "report.html").read_text()
     misplaced = run("report", str(folder), "--out", str(tmp_path))
@@ -152,7 +157,11 @@ def test_wrong_use_is_one_sentence_and_exit_code_two(run, arguments, message) ->
         ("rows.npy", ["--law", "markov"], "law 'markov' is for categorical tokens"),
         ("rows.npy", ["--law", "norm"], "law 'norm' is unknown"),
         ("rows.npy", ["--law", "gaussian:3"], "has no size, got '3'"),
-        ("rows.npy", ["--law", "mixture:99"], "between 1 and 30 for 60 rows, got 99"),
+        (
+            "rows.npy",
+            ["--law", "mixture:99"],
+            "size of the law must be between 1 and 30 for 60 rows, got 99",
+        ),
         ("rows.npy", ["--law", "gaussian", "--bandwidth", "1"], "bandwidth smooths the rows"),
         ("rows.npy", ["--bandwidth", "0"], "bandwidth must be positive"),
         ("rows.npy", ["--bandwidth", "nan"], "bandwidth must be positive"),
@@ -161,7 +170,11 @@ def test_wrong_use_is_one_sentence_and_exit_code_two(run, arguments, message) ->
         ("rows.npy", ["--split", "lines"], "split lays out text"),
         ("ids.npy", ["--bandwidth", "0.3"], "bandwidth smooths the rows of continuous data"),
         ("ids.npy", ["--pca", "2"], "pca lays out real numbers"),
-        ("ids.npy", ["--law", "hmm:99"], "between 1 and 30 for 60 rows, got 99"),
+        (
+            "ids.npy",
+            ["--law", "hmm:99"],
+            "size of the law must be between 1 and 30 for 60 rows, got 99",
+        ),
         ("ids.npy", ["--tokens", "3"], "tokens must be the 4 ids of a row, got 3"),
         ("x.mat", [], "must be a file that ends in"),
         ("folder", [], "must be a folder of images"),
@@ -200,7 +213,8 @@ def test_the_built_in_targets_are_listed_with_their_parameters(run) -> None:  # 
 
 
 def test_a_survey_of_tokens_lists_what_is_not_defined_for_them(run) -> None:  # type: ignore[no-untyped-def]
-    surveyed = run("survey", "--target", "parity:4", "--samples", "300", "--json")
+    parity = ["--target", "parity:4", "--samples", "300", *FEW]
+    surveyed = run("survey", *parity, "--json")
     assert surveyed.code == 0
     found = {family["family"]: family for family in json.loads(surveyed.out)["families"]}
     assert found["gpt"]["outcome"] == "representable"
@@ -209,7 +223,7 @@ def test_a_survey_of_tokens_lists_what_is_not_defined_for_them(run) -> None:  # 
     assert not found["diffusion"]["supported"]
     reason = "diffusion is defined for continuous tokens, not categorical ones."
     assert found["diffusion"]["error"] == reason
-    shown = run("survey", "--target", "parity:4", "--samples", "300")
+    shown = run("survey", *parity)
     assert shown.code == 0
     assert "diffusion is defined for continuous tokens" in " ".join(shown.out.split())
 
@@ -231,6 +245,47 @@ def test_a_survey_of_text_says_whose_tokens_they_are(  # type: ignore[no-untyped
     assert json.loads(checked.out)["target"]["provenance"]["source"] == "tale.txt"
 
 
+def test_a_quick_survey_takes_fewer_draws_and_says_so(  # type: ignore[no-untyped-def]
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gpt = ["--family", "gpt"]
+    asked = ["survey", "--target", "modes:tokens=2", *gpt]
+    quick = run(*asked, "--quick", "--json")
+    settings = json.loads(quick.out)["settings"]
+    assert (settings["samples"], settings["grid"]["steps"]) == (500, [1, 16])
+    chosen = run(*asked, "--quick", "--samples", "300", "--steps", "1,2")
+    assert "quick: 300 draws per cell at steps 1, 2;" in chosen.out
+    usual = run(*asked, "--samples", "300")
+    assert "quick" not in usual.out
+    # A quick run of some data does not stand in the way of the whole one.
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 2)))
+    data = ["survey", "--data", "x.npy", "--law", "gaussian", *gpt]
+    assert run(*data, "--quick").code == 0
+    assert run(*data, "--samples", "300").code == 0
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["x", "x-quick"]
+
+
+def test_a_run_can_be_diagnosed_later(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = ["--family", "gpt", *SMALL, "--length", "0,3", "--out", str(tmp_path / "run")]
+    plain = json.loads(run("check", *out, "--json").out)
+    later = run("check", *out, "--diagnose", "classifier", "--json")
+    assert later.code == 0
+    assert "[3/4] gpt" in later.err  # three cells were kept
+    diagnosed = json.loads(later.out)
+    assert [test["name"] for test in diagnosed["cells"][-1]["diagnoses"]] == ["classifier"]
+    assert [cell["estimates"] for cell in diagnosed["cells"]] == [
+        cell["estimates"] for cell in plain["cells"]
+    ]
+    page = tmp_path / "run" / "report.html"
+    page.unlink()
+    assert run("report", str(tmp_path / "run")).code in (0, None)
+    assert "classifier accuracy" in page.read_text()
+    other = run("check", *out, "--seed", "1")
+    assert other.code == 2  # every other setting still tells two runs apart
+    assert "settings.seed" in other.err
+
+
 def test_an_internal_failure_is_told_and_coded(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
@@ -239,7 +294,7 @@ def test_an_internal_failure_is_told_and_coded(run, monkeypatch: pytest.MonkeyPa
     failed = run("check", "--family", "gpt", *SMALL)
     assert failed.code == 4
     assert "ZeroDivisionError: oops" in failed.err
-    surveyed = run("survey", *SMALL)
+    surveyed = run("survey", *SMALL, *FEW)
     assert surveyed.code == 4
     assert "not measured" in surveyed.out
     assert "diffusion" in surveyed.out

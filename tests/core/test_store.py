@@ -23,7 +23,9 @@ def cells_of(folder: Path) -> list[str]:
 def test_a_run_resumes_without_computing_a_finished_cell_again(
     three: ProductMixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = survey(three, samples=200, steps=[1, 2]).to_dict()
+    undisturbed = survey(
+        three, ["gpt", "maskgit", "diffusion"], samples=200, steps=[1, 2]
+    ).to_dict()
     measured = Sweep.measure
     count = 0
 
@@ -37,13 +39,17 @@ def test_a_run_resumes_without_computing_a_finished_cell_again(
 
     monkeypatch.setattr(Sweep, "measure", measure)
     with pytest.raises(KeyboardInterrupt):
-        survey(three, samples=200, steps=[1, 2], out=tmp_path)
+        survey(three, ["gpt", "maskgit", "diffusion"], samples=200, steps=[1, 2], out=tmp_path)
     assert len(cells_of(tmp_path)) == 7
-    resumed = survey(three, samples=200, steps=[1, 2], out=tmp_path).to_dict()
+    resumed = survey(
+        three, ["gpt", "maskgit", "diffusion"], samples=200, steps=[1, 2], out=tmp_path
+    ).to_dict()
     assert count - 8 == 3 * 6 - 7
     assert resumed == undisturbed
     assert Store.open(tmp_path).result().to_dict() == undisturbed
-    again = survey(three, samples=200, steps=[1, 2], out=tmp_path).to_dict()
+    again = survey(
+        three, ["gpt", "maskgit", "diffusion"], samples=200, steps=[1, 2], out=tmp_path
+    ).to_dict()
     assert (again, count - 8) == (undisturbed, 3 * 6 - 7)
 
 

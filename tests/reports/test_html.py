@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ import torch
 
 from capcheck import check, survey
 from capcheck.data import Layout, load_target
+from capcheck.front import front
 from capcheck.laws import Categorical
 from capcheck.registry import report_writer
-from capcheck.results import SurveyResult
+from capcheck.results import Axes, SurveyResult
 from capcheck.targets import ProductMixture, from_spec, from_table
 
+FEW = ("gpt", "maskgit", "diffusion")
 HOSTILE = "<script>alert('x')</script>&\"'.npy"
 
 
 @pytest.fixture(scope="module")
 def result(digits: ProductMixture) -> SurveyResult:
-    return survey(digits, samples=400, lengths=[0, 8], steps=[1, 8])
+    return survey(digits, FEW, samples=400, lengths=[0, 8], steps=[1, 8])
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +49,12 @@ def test_the_page_is_complete_and_of_bounded_size(page: str) -> None:
 def test_the_page_says_what_the_result_says(page: str, result: SurveyResult) -> None:
     own = outside_library(page)
     words = {
-        "representable": ">can<",
-        "not_representable": ">cannot<",
-        "inconclusive": ">undecided<",
+        "representable": "can",
+        "not_representable": "cannot",
+        "inconclusive": "undecided",
     }
     for found in result.families:
-        assert words[found.outcome.value] in own
+        assert f">{words[found.outcome.value]}<" in own
         assert found.reason in own
         assert f'id="chart-{found.family}"' in own
         for cell in found.cells:
@@ -110,9 +113,9 @@ def test_samples_of_text_replace_the_pictures_of_samples(tmp_path: Path) -> None
 
 
 def test_families_that_tokens_do_not_suit_are_listed_with_the_reason() -> None:
-    result = survey(from_spec("parity:4"), samples=200, steps=[1])
+    result = survey(from_spec("parity:4"), FEW, samples=200, steps=[1])
     page = outside_library(report_writer()(result))
-    assert "was not measured" in page
+    assert ">not measured<" in page
     assert "diffusion is defined for continuous tokens, not categorical ones." in page
     assert 'id="chart-diffusion"' not in page
     assert "W1" in page
@@ -121,9 +124,9 @@ def test_families_that_tokens_do_not_suit_are_listed_with_the_reason() -> None:
 
 def figures(page: str) -> dict[str, Any]:
     """The data of the charts, as a browser reads them."""
-    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.S)
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
     assert found is not None
-    data: dict[str, Any] = json.loads(found.group(1))
+    data: dict[str, Any] = json.loads(found.group(1))["figures"]
     return data
 
 
@@ -167,7 +170,7 @@ def test_long_sequences_do_not_make_large_pages(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", ["copy:tokens=3,symbols=1", "latin:1", "brackets:2"])
 def test_laws_of_one_sequence_have_a_report(spec: str) -> None:
-    page = report_writer()(survey(from_spec(spec), samples=200, steps=[1]))
+    page = report_writer()(survey(from_spec(spec), FEW, samples=200, steps=[1]))
     assert "NaN" not in outside_library(page)
 
 
@@ -180,3 +183,92 @@ def test_a_refused_law_of_one_sequence_has_a_report() -> None:
     checked = check("gpt", target, network=fair, samples=200, lengths=[2], steps=[1])
     page = outside_library(report_writer()(checked.survey()))
     assert ">cannot<" in page
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """Texts of the cells of the first table below a heading, row by row."""
+    section = page[page.index(f"<h2>{heading}</h2>") :]
+    rows = re.findall(r"<tr.*?</tr>", section[: section.index("</table>")], re.S)
+    cells = [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row, re.S) for row in rows]
+    return [[" ".join(re.sub(r"<.*?>", " ", cell).split()) for cell in row] for row in cells]
+
+
+def test_the_papers_table_stands_beside_what_was_measured(result: SurveyResult) -> None:
+    gpt, maskgit, diffusion = result.families
+    contrary = gpt.model_copy(
+        update={"axes": Axes(length="flat", steps="flat"), "loop_order": "none"}
+    )
+    open_question = diffusion.model_copy(update={"axes": Axes(length="flat", steps="undecided")})
+    beyond = maskgit.model_copy(update={"in_paper": False})
+    families = (contrary, beyond, open_question)
+    page = outside_library(report_writer()(result.model_copy(update={"families": families})))
+    head, length, first, second, steps, third = table(page, "The paper's table, measured")
+    assert (length, steps) == (["length"], ["steps"])
+    assert [first[0], second[0], third[0]] == ["gpt", "maskgit +", "diffusion"]
+    assert len(head) == len(first) == len(third)
+    assert first[-1] == "≠ neither axis"
+    assert second[-1] == "= length"
+    assert third[-1] == "? undecided"
+    told = " ".join(re.sub(r"<.*?>", " ", page).split())
+    sentence = "the paper puts it under length, and measured is length flat, steps flat"
+    assert f"gpt differs: {sentence}" in told
+    assert "diffusion is undecided: the paper puts it under steps" in told
+    assert "maskgit differs" not in told
+
+
+def test_floors_stand_with_their_causes(page: str, result: SurveyResult) -> None:
+    rows = table(outside_library(page), "What the floors come from")[1:]
+    refused = [found for found in result.families if found.cells[-1].outcome == "not_representable"]
+    assert [row[1] for row in rows] == [found.family for found in refused] == ["maskgit"]
+    assert rows[0][0] == refused[0].failure == "wrong factorisation"
+    assert rows[0][2] == refused[0].causes[0].sentence
+    bare = tuple(found.model_copy(update={"causes": ()}) for found in result.families)
+    without = outside_library(report_writer()(result.model_copy(update={"families": bare})))
+    assert table(without, "What the floors come from")[1][0] == "not found"
+
+
+def test_the_front_chart_shows_every_cell_once_and_each_front_as_a_staircase(
+    page: str, result: SurveyResult
+) -> None:
+    found = front(result)
+    traces = figures(page)["front"]["data"]
+    marks = [trace for trace in traces if trace["mode"] == "markers"]
+    lines = {trace["name"]: trace for trace in traces if "lines" in trace["mode"]}
+    drawn = sorted((x, y) for trace in marks for x, y in zip(trace["x"], trace["y"], strict=True))
+    there = [(p.calls, math.asinh(min(p.multiple, 1e5))) for p in found.points]
+    np.testing.assert_allclose(drawn, sorted(there))
+    assert set(lines) == {"length", "steps"}
+    for trace in lines.values():
+        assert trace["line"]["shape"] == "hv"
+        assert trace["x"] == sorted(set(trace["x"]))  # ties share a mark
+        assert trace["y"] == sorted(set(trace["y"]), reverse=True)
+
+
+def test_few_draws_are_told(page: str, result: SurveyResult) -> None:
+    few = "draws per cell are few"
+    assert f"{result.settings.samples} {few}" in outside_library(page)
+    many = result.settings.model_copy(update={"samples": 2000})
+    assert few not in outside_library(report_writer()(result.model_copy(update={"settings": many})))
+
+
+def test_twenty_families_are_still_a_small_page(result: SurveyResult) -> None:
+    families = tuple(
+        found.model_copy(update={"family": f"{found.family}{copy}"})
+        for copy in range(7)
+        for found in result.families
+    )
+    page = report_writer()(result.model_copy(update={"families": families}))
+    assert len(page) < 8e6
+    own = outside_library(page)
+    assert len(own) < 1e6
+    assert own.count('<script type="application/json"') == 1
+    assert len(set(re.findall(r'<h2 id="family-(\w+)"', own))) == 21
+    for name in re.findall(r'href="#(.*?)"', own):
+        assert f'id="{name}"' in own
+
+
+def test_divergences_of_choice_have_colours() -> None:
+    asked = ["reverse_kl", "total_variation"]
+    result = survey(from_spec("parity:3"), ["gpt"], divergences=asked, samples=200, steps=[1])
+    chart = figures(report_writer()(result))["chart-gpt"]["data"]
+    assert {"reverse KL", "total variation"} <= {trace.get("name") for trace in chart}

@@ -1,0 +1,20 @@
+"""Fitting: real networks in the oracle's place, as near to it as their architecture comes."""
+
+from capcheck.fitting.architecture import Architecture
+from capcheck.fitting.fit import Fitted, fit
+from capcheck.fitting.modules import build, module_for
+from capcheck.fitting.networks import as_network
+from capcheck.fitting.objectives import Objective
+from capcheck.fitting.registry import Run, objective_for
+
+__all__ = [
+    "Architecture",
+    "Fitted",
+    "Objective",
+    "Run",
+    "as_network",
+    "build",
+    "fit",
+    "module_for",
+    "objective_for",
+]

@@ -1,0 +1,76 @@
+"""Architecture: which default module to build, and how large, as one line of text.
+
+`mlp:width=128,depth=3` is a residual perceptron over the whole sequence, `transformer:...` one that
+attends over tokens; `depth=0` leaves an affine map. `components` counts the Gaussians of the head
+of a continuous token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from capcheck.errors import InputError, near
+from capcheck.targets.parameters import require_count
+
+Trunk = Literal["mlp", "transformer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Kind and size of a default module.
+
+    Attributes:
+        trunk: What joins the tokens.
+        width: Numbers of a hidden layer, at least 1.
+        depth: Residual blocks, at least 0.
+        components: Gaussians m of a continuous token's head, at least 1.
+    """
+
+    trunk: Trunk = "mlp"
+    width: int = 128
+    depth: int = 3
+    components: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, least in (("width", 1), ("depth", 0), ("components", 1)):
+            require_count(f"network {name}", getattr(self, name), least=least)
+
+    @classmethod
+    def parse(cls, text: str) -> Architecture:
+        """Read `trunk:key=value,...`; what is left out keeps its default.
+
+        Raises:
+            InputError: Unknown trunk or key, or a value that is no whole number in its range.
+
+        Example:
+            >>> Architecture.parse("mlp:width=8,depth=1").width
+            8
+        """
+        trunk, _, rest = text.partition(":")
+        trunks = {name: name for name in get_args(Trunk)}
+        if trunk not in trunks:
+            raise InputError(
+                f"network must start with a known architecture, got {trunk!r}; "
+                f"{near(trunk, trunks)}"
+            )
+        sizes = [field.name for field in dataclasses.fields(cls) if field.name != "trunk"]
+        given: dict[str, int] = {}
+        for item in rest.split(",") if rest else ():
+            key, _, value = (part.strip() for part in item.partition("="))
+            if key not in sizes:
+                raise InputError(
+                    f"network {trunk} must be given sizes that it has, got {item!r}; "
+                    f"{near(key, sizes)}"
+                )
+            if not value.isdecimal():
+                raise InputError(
+                    f"network {key} must be a whole number, got {value!r}; write {key}=3."
+                )
+            given[key] = int(value)
+        return cls(trunk=trunks[trunk], **given)
+
+    def __str__(self) -> str:
+        return f"{self.trunk}:width={self.width},depth={self.depth}"

@@ -1,0 +1,124 @@
+"""Checkpoint: everything that a fit needs to go on as if it had not been stopped, in safetensors.
+
+One file holds the weights, the best weights so far, Adam's moments, and as text the plan and the
+step. It is written beside its place and moved there, so that a killed process leaves an old file or
+a new one. Batches are functions of the seed and the step, so that there is no other state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from capcheck.errors import InputError
+
+FORMAT = "capcheck fit 1"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A fit, stopped at a step.
+
+    Attributes:
+        tensors: Named `weights.*`, `best.*` and `adam.*`.
+        facts: Plain numbers and words, as JSON holds them.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        """Replace the file at that path.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        own = {name: x.detach().cpu().contiguous().clone() for name, x in self.tensors.items()}
+        metadata = {"format": FORMAT, "facts": json.dumps(self.facts)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(own, partial, metadata=metadata)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            raise InputError(
+                f"folder must be writable for checkpoints, got {path.parent} ({error}); choose "
+                "another one."
+            ) from None
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint | None:
+        """The checkpoint at that path, or None if there is none.
+
+        Raises:
+            InputError: The file is none of ours.
+        """
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata.get("format") != FORMAT:
+                raise ValueError("another format")
+            return cls(tensors=tensors, facts=json.loads(metadata["facts"]))
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"folder must hold checkpoints of this version only, got {path} ({error}); delete "
+                "that file."
+            ) from None
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix.`, by the rest of their names."""
+    start = f"{prefix}."
+    return {name[len(start) :]: x for name, x in tensors.items() if name.startswith(start)}
+
+
+def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with `prefix.` before their names."""
+    return {f"{prefix}.{name}": x for name, x in tensors.items()}
+
+
+def adam_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Its moments and steps, `parameter.quantity` -> tensor."""
+    state = optimiser.state_dict()["state"]
+    return {f"{i}.{key}": x for i, of_one in state.items() for key, x in of_one.items()}
+
+
+def restore_adam(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `adam_state` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, x in tensors.items():
+        i, _, key = name.partition(".")
+        state.setdefault(int(i), {})[key] = x
+    whole = optimiser.state_dict()
+    optimiser.load_state_dict({**whole, "state": state})
+
+
+def content_key(module: nn.Module, facts: Sequence[object]) -> str:
+    """SHA-256 of a module's kind, structure and weights, and of what else a fit depends on."""
+    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    digest = hashlib.sha256(repr((FORMAT, kind, str(module), *facts)).encode())
+    for part in _parts(module):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(module: nn.Module) -> Iterator[bytes]:
+    for name, x in module.state_dict().items():
+        yield repr((name, tuple(x.shape), x.dtype)).encode()
+        wide = x.detach().double() if x.is_floating_point() else x
+        yield wide.cpu().numpy().tobytes()

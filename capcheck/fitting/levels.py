@@ -1,0 +1,52 @@
+"""Levels: how a module is shown noisy tokens and their noise levels.
+
+A noisy token alpha x_0 + sigma e has mean alpha m and variance S^2 = alpha^2 v + sigma^2, by which
+it is standardised; its level t is shown as t and as cosines and sines of (pi / 2) 2^k t.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from capcheck.fitting.heads import positive
+from capcheck.paths import PATHS, PathName
+from capcheck.sequences import SequenceSpec
+
+OCTAVES = 6
+LEVEL_CHANNELS = 1 + 2 * OCTAVES
+
+
+def level_features(t: Tensor) -> Tensor:
+    """(n, N) levels -> (n, N, LEVEL_CHANNELS)."""
+    angle = t[..., None] * (0.5 * math.pi * 2.0 ** torch.arange(OCTAVES).to(t))
+    return torch.cat([t[..., None], angle.cos(), angle.sin()], -1)
+
+
+class NoisyTokens(nn.Module):
+    """The first two moments of tokens on a noise path.
+
+    Args:
+        spec: Of the clean tokens.
+        path: The noise path.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, spec: SequenceSpec, path: PathName) -> None:
+        super().__init__()
+        self.path = PATHS[path]
+        self.register_buffer("mean", spec.mean.float())
+        self.register_buffer("variance", positive(spec.variance))
+
+    def amplitudes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha and sigma of levels (n, N), (n, N, 1) each."""
+        return self.path.alpha(t)[..., None], self.path.sigma(t)[..., None]
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean alpha m and deviation S at levels (n, N), both (n, N, d)."""
+        alpha, sigma = self.amplitudes(t)
+        return alpha * self.mean, (alpha.square() * self.variance + sigma.square()).sqrt()

@@ -1,0 +1,153 @@
+"""Default modules: the torch module that stands for a signature's network, in the size asked for.
+
+They are near-oracles: each starts as the exact network of independent Gaussian tokens wherever
+there is one, and learns what is left. A signature that is not here needs a module of the user's.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+
+from capcheck.errors import InputError
+from capcheck.fitting.architecture import Architecture
+from capcheck.fitting.denoisers import (
+    ConsistencyModule,
+    DenoiserModule,
+    FlowMapModule,
+    TransitionModule,
+)
+from capcheck.fitting.generators import (
+    AffineModule,
+    ChoiceModule,
+    DecoderModule,
+    FlowModule,
+    GeneratorModule,
+)
+from capcheck.fitting.predictors import CausalModule, EnergyModule, PredictorModule
+from capcheck.sequences import SequenceSpec
+from capcheck.signatures import (
+    BijectionSignature,
+    CausalPredictorSignature,
+    ConsistencySignature,
+    DecoderSignature,
+    DenoiserSignature,
+    EnergySignature,
+    FlowMapSignature,
+    GeneratorSignature,
+    LowRankPredictorSignature,
+    PrefixPredictorSignature,
+    TokenPredictorSignature,
+    TransitionPredictorSignature,
+)
+
+
+def build(signature: object, spec: SequenceSpec, network: str, *, seed: int = 0) -> nn.Module:
+    """A module of that signature, in float32 on the CPU, untrained.
+
+    Args:
+        signature: Of the family's network.
+        spec: Of the sequences in the coordinates that the family works in (see `chart_of`).
+        network: Architecture and size, as in `mlp:width=128,depth=3`; see `Architecture`.
+        seed: Of the first weights; the global seed is left alone.
+
+    Raises:
+        InputError: The text cannot be read, or the signature has no default module.
+    """
+    size = Architecture.parse(network)
+    on_cpu = SequenceSpec(
+        tokens=spec.tokens,
+        kind=spec.kind,
+        dim=spec.dim,
+        mean=spec.mean.cpu(),
+        variance=spec.variance.cpu(),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return module_for(signature, on_cpu, size)
+
+
+@functools.singledispatch
+def module_for(signature: object, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    """The module of a signature; register a function for another kind of signature."""
+    raise InputError(
+        f"network {size} has no default module for {type(signature).__name__}; "
+        "bring a module of your own."
+    )
+
+
+@module_for.register
+def _(signature: DenoiserSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    return DenoiserModule(spec, size, path=signature.path, view=signature.view)
+
+
+@module_for.register
+def _(signature: FlowMapSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    return FlowMapModule(spec, size, path=signature.path)
+
+
+@module_for.register
+def _(signature: ConsistencySignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    return ConsistencyModule(spec, size, path=signature.path)
+
+
+@module_for.register
+def _(signature: TransitionPredictorSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    return TransitionModule(spec, size)
+
+
+@module_for.register
+def _(signature: TokenPredictorSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    return PredictorModule(spec, size)
+
+
+@module_for.register
+def _(signature: LowRankPredictorSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    return PredictorModule(spec, size, rank=signature.rank)
+
+
+@module_for.register
+def _(signature: PrefixPredictorSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    return PredictorModule(spec, size, prefix=True)
+
+
+@module_for.register
+def _(signature: CausalPredictorSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    return CausalModule(spec, size)
+
+
+@module_for.register
+def _(signature: EnergySignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    return EnergyModule(spec, size)
+
+
+@module_for.register
+def _(signature: GeneratorSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    if signature.lipschitz is not None:
+        raise InputError(
+            f"network {size} has no bound on its slope, got lipschitz={signature.lipschitz:g}; "
+            "leave out the bound, or bring a module of your own."
+        )
+    kind = GeneratorModule if spec.kind == "continuous" else ChoiceModule
+    return kind(spec, size)
+
+
+@module_for.register
+def _(signature: BijectionSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    affine = signature.layer == "affine" or size.depth == 0
+    return AffineModule(spec) if affine else FlowModule(spec, size)
+
+
+@module_for.register
+def _(signature: DecoderSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    if signature.classes is not None:
+        raise InputError(
+            f"network {size} reads no classes off its latent, got classes={signature.classes}; "
+            "leave out classes, or bring a module of your own."
+        )
+    if signature.latent is not None:  # such a decoder is linear, whatever its encoder
+        size = Architecture(trunk=size.trunk, width=size.width, depth=0)
+    numbers = spec.tokens * (spec.dim if spec.kind == "continuous" else 1)
+    return DecoderModule(spec, size, latent=signature.latent or numbers, noise=signature.noise)

@@ -1,0 +1,94 @@
+"""Network: a module in its own precision, shown and answering in the precision of a procedure.
+
+Modules are usually float32 and procedures float64: what the procedure shows is rounded on the way
+in, and the answer widened on the way out. A bijection stays one, and so does an auto-encoder.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from capcheck.laws import Categorical, DeferredCategorical, MixtureOfGaussians, TokenLaw
+from capcheck.randomness import Randomness
+from capcheck.signatures import AutoEncoder, Bijection
+
+ValueT = TypeVar("ValueT")
+
+
+def as_network(module: nn.Module, dtype: torch.dtype) -> Network:
+    """A network of the module's signature for a procedure of that precision.
+
+    Args:
+        module: Of any signature, in any precision; it is not copied.
+        dtype: Of the procedure's tokens.
+    """
+    if isinstance(module, AutoEncoder):
+        return AutoEncoderNetwork(module, dtype)
+    if isinstance(module, Bijection):
+        return BijectionNetwork(module, dtype)
+    return Network(module, dtype)
+
+
+class Network:
+    """A module between two casts.
+
+    Args:
+        module: The module.
+        dtype: Of what goes in and comes out.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        self.module = module
+        self._dtype = dtype
+        floating = (p.dtype for p in module.parameters() if p.is_floating_point())
+        self._own = next(floating, dtype)
+
+    def __call__(self, *shown: Tensor) -> Any:
+        """What the module answers."""
+        return self._out(self.module(*(cast(x, self._own) for x in shown)))
+
+    def _out(self, answer: ValueT) -> ValueT:
+        return cast(answer, self._dtype)
+
+
+class BijectionNetwork(Network):
+    """A bijection between two casts."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density (nats) of x (n, N, d): (n,)."""
+        density: Tensor = self.module.log_prob(cast(x, self._own))  # type: ignore[operator]
+        return self._out(density)
+
+
+class AutoEncoderNetwork(Network):
+    """A decoder with its encoder between two casts."""
+
+    def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
+        """A latent for every sequence, (n, r), and log q(z | x), nats, (n,)."""
+        z, log_q = self.module.encode(cast(x, self._own), rng)  # type: ignore[operator]
+        return self._out(z), self._out(log_q)
+
+
+def cast(value: ValueT, dtype: torch.dtype) -> ValueT:
+    """A tensor of floating-point numbers, or a token law made of them, in that precision.
+
+    Anything else is returned as it is.
+    """
+    found: object = value
+    if isinstance(value, Tensor):
+        found = value.to(dtype) if value.is_floating_point() else value
+    elif isinstance(value, TokenLaw):
+        found = _cast_law(value, dtype)
+    return found  # type: ignore[return-value]
+
+
+def _cast_law(law: TokenLaw, dtype: torch.dtype) -> TokenLaw:
+    if isinstance(law, (Categorical, DeferredCategorical)):
+        return Categorical(law.log_probabilities.to(dtype))
+    if isinstance(law, MixtureOfGaussians):
+        w, m, v = (x.to(dtype) for x in (law.log_weights, law.means, law.variances))
+        return MixtureOfGaussians(w, m, v)
+    return law

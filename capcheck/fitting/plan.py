@@ -1,0 +1,83 @@
+"""Plan: how many steps a fit makes and how many draws of the oracle it makes them with.
+
+Where no number of steps is given, one draw and one step are timed, and what fits into the time is
+kept from then on. An oracle that is dearer than a step is asked for as many draws as a part of the
+time allows, which are then used again.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from capcheck.fitting.objectives import Batch
+from capcheck.fitting.supply import Supply
+
+CHECKS = 20  # validations of a fit
+MOST_STEPS = 20_000
+DESCENT = 0.7  # share of the time that is for steps and draws
+SMALLEST_POOL = 4
+TIMED = 3  # draws and steps, of which the first is not timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a fit will do.
+
+    Attributes:
+        steps: Of Adam.
+        pool: Draws that are used again, or None if every step has its own.
+    """
+
+    steps: int
+    pool: int | None = None
+
+    @property
+    def every(self) -> int:
+        """Steps between two validations."""
+        return max(1, self.steps // CHECKS)
+
+
+def planned(supply: Supply, module: nn.Module, *, seconds: float, dtype: torch.dtype) -> Plan:
+    """The plan that takes about so many seconds.
+
+    Args:
+        supply: Of the fit.
+        module: It is copied.
+        seconds: That are left.
+        dtype: Of the module.
+    """
+    scratch = copy.deepcopy(module)
+    batches: list[Batch] = []
+    draw = _timed(lambda k: batches.append(supply.try_out(k)))
+
+    def one(k: int) -> None:
+        supply.loss(scratch, batches[k], k, dtype=dtype).backward()
+
+    step = 1.3 * _timed(one)  # with the optimiser and the validations
+    available = max(0.0, DESCENT * seconds - TIMED * (draw + step))
+    if draw <= step:
+        return Plan(steps=_within(available / (draw + step)))
+    pool = max(SMALLEST_POOL, int(0.5 * available / draw))
+    for_steps = max(0.5 * available, available - (pool - TIMED) * draw)
+    return Plan(steps=_within(for_steps / step), pool=pool)
+
+
+def _within(steps: float) -> int:
+    return int(min(max(steps, CHECKS), MOST_STEPS))
+
+
+def _timed(do: Callable[[int], object]) -> float:
+    """Seconds of one, the first not counted."""
+    do(0)
+    began = time.monotonic()
+    for k in range(1, TIMED):
+        do(k)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.monotonic() - began) / (TIMED - 1)

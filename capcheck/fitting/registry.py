@@ -1,0 +1,171 @@
+"""Which objective each signature has: the loss that its networks are trained with.
+
+| network | objective |
+|---|---|
+| denoiser, flow map, consistency function | squared error to the oracle |
+| token laws | cross-entropy against the oracle's |
+| energy | score matching; pseudo-likelihood of token ids |
+| generator | energy distance |
+| bijection, decoder | likelihood, ELBO |
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from capcheck.budget import Budget
+from capcheck.errors import InputError
+from capcheck.fitting.likelihoods import (
+    EvidenceBound,
+    Likelihood,
+    PseudoLikelihood,
+    ScoreMatching,
+    looking_back,
+    masked,
+    transitions,
+)
+from capcheck.fitting.objectives import (
+    Objective,
+    SampleDistance,
+    denoising,
+    distilling,
+    mapping,
+)
+from capcheck.fitting.recording import Call, Pool, record
+from capcheck.probe import AnyProbe
+from capcheck.randomness import CounterRandomness
+from capcheck.signatures import (
+    BijectionSignature,
+    CausalPredictorSignature,
+    ConsistencySignature,
+    DecoderSignature,
+    DenoiserSignature,
+    EnergySignature,
+    FlowMapSignature,
+    GeneratorSignature,
+    LowRankPredictorSignature,
+    PrefixPredictorSignature,
+    TokenPredictorSignature,
+    TransitionPredictorSignature,
+)
+from capcheck.signatures.denoiser import require_continuous
+from capcheck.targets.target import ContinuousTarget, Target
+
+
+class Run:
+    """A procedure over some budgets on a target, recorded when it is asked for.
+
+    Args:
+        probe: The procedure.
+        target: In the procedure's own coordinates.
+        budgets: At least one.
+        seed: Of the recorded runs.
+    """
+
+    def __init__(
+        self, probe: AnyProbe, target: Target, *, budgets: Sequence[Budget], seed: int
+    ) -> None:
+        self.probe, self.target, self.budgets = probe, target, budgets
+        self._seed = seed
+
+    @functools.cached_property
+    def oracle(self) -> Any:
+        """The exact network; of a softmax of bounded rank the free one, which it is fitted to."""
+        signature = self.probe.signature
+        bounded = isinstance(signature, LowRankPredictorSignature)
+        return (TokenPredictorSignature() if bounded else signature).oracle(self.target)
+
+    @functools.cached_property
+    def calls(self) -> list[Call]:
+        """What the procedure shows its oracle."""
+        rng = CounterRandomness(self._seed, name="fit", device=self.target.device)
+        spec, budgets = self.target.spec, self.budgets
+        return record(self.probe, self.oracle, spec=spec, budgets=budgets, rng=rng)
+
+    @property
+    def continuous(self) -> ContinuousTarget:
+        """The target, whose tokens are continuous."""
+        return require_continuous(self.target, "this objective")
+
+
+def end_to_end(run: Run) -> Objective:
+    """The distance of the procedure's result from the target at its one budget.
+
+    Raises:
+        InputError: Several budgets, or a procedure through which there is no gradient.
+    """
+    if len(run.budgets) != 1:
+        raise InputError(
+            f"budgets must be one for objective end_to_end, got {len(run.budgets)}; fit once for "
+            "each."
+        )
+    return SampleDistance(target=run.target, probe=run.probe, budget=run.budgets[0])
+
+
+@functools.singledispatch
+def objective_for(signature: object, run: Run) -> Objective:
+    """The objective of a signature; register a function for another kind of signature."""
+    raise InputError(
+        f"fit has no objective for {type(signature).__name__}; register one with "
+        "capcheck.fitting.objective_for."
+    )
+
+
+@objective_for.register
+def _(signature: DenoiserSignature, run: Run) -> Objective:
+    return denoising(run.continuous, run.oracle, run.calls, signature.path)
+
+
+@objective_for.register
+def _(signature: FlowMapSignature, run: Run) -> Objective:
+    return mapping(run.continuous, run.oracle, run.calls, lands=True)
+
+
+@objective_for.register
+def _(signature: ConsistencySignature, run: Run) -> Objective:
+    if signature.solver_steps is not None:
+        return distilling(run.continuous, run.oracle, run.calls, signature.path)
+    carry = FlowMapSignature(signature.path).oracle(run.target)
+    return mapping(run.continuous, carry, run.calls, lands=False)
+
+
+@objective_for.register
+def _(signature: TransitionPredictorSignature, run: Run) -> Objective:
+    return transitions(run.continuous, run.oracle, run.calls)
+
+
+@objective_for.register(TokenPredictorSignature)
+@objective_for.register(LowRankPredictorSignature)
+def _(signature: object, run: Run) -> Objective:
+    return masked(run.target, run.oracle, run.calls)
+
+
+@objective_for.register(PrefixPredictorSignature)
+@objective_for.register(CausalPredictorSignature)
+def _(signature: object, run: Run) -> Objective:
+    return looking_back(run.target, run.oracle, run.calls)
+
+
+@objective_for.register
+def _(signature: EnergySignature, run: Run) -> Objective:
+    states = Pool.of(run.calls, lambda call: call.shown)
+    if isinstance(run.target, ContinuousTarget):
+        return ScoreMatching.of(run.target, states)
+    return PseudoLikelihood(target=run.target, states=states)
+
+
+@objective_for.register
+def _(signature: GeneratorSignature, run: Run) -> Objective:
+    return SampleDistance(target=run.target, probe=run.probe, budget=run.budgets[-1])
+
+
+@objective_for.register
+def _(signature: BijectionSignature, run: Run) -> Objective:
+    return Likelihood(target=run.target)
+
+
+@objective_for.register
+def _(signature: DecoderSignature, run: Run) -> Objective:
+    return EvidenceBound(target=run.target)
