@@ -10,6 +10,7 @@ from capcheck.api import check, require, survey
 from capcheck.budget import Budget
 from capcheck.engine import Progress
 from capcheck.errors import CapcheckError, InputError
+from capcheck.fitting import Fitted, fit
 from capcheck.results import CapacityError, CheckResult, Outcome, SurveyResult
 from capcheck.version import __version__
 
@@ -18,12 +19,14 @@ __all__ = [
     "CapacityError",
     "CapcheckError",
     "CheckResult",
+    "Fitted",
     "InputError",
     "Outcome",
     "Progress",
     "SurveyResult",
     "__version__",
     "check",
+    "fit",
     "require",
     "survey",
     "targets",

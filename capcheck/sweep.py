@@ -308,13 +308,16 @@ def diagnosed(settings: Settings, budget: Budget) -> tuple[str, ...]:
 
 def cell_key(plan: FamilyPlan, budget: Budget, settings: Settings, fingerprint: str) -> str:
     """Content hash of everything that a cell's numbers depend on."""
+    unlike = {"grid", "tolerances", "looks", "diagnose"}
+    if not settings.given:  # runs from before tokens could be given go on
+        unlike.add("given")
     facts = {
         "schema": SCHEMA_VERSION,
         "capcheck": __version__,
         "target": fingerprint,
         "plan": plan.model_dump(include=set(FamilyPlan.model_fields)),
         "budget": budget.model_dump(),
-        "settings": settings.model_dump(exclude={"grid", "tolerances", "looks", "diagnose"}),
+        "settings": settings.model_dump(exclude=unlike),
         "divergences": sorted(settings.tolerances),
     }
     if names := diagnosed(settings, budget):  # other cells are the same with and without

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,9 @@ import torch
 from capcheck.data import Layout, load_target
 from capcheck.randomness import CounterRandomness, Randomness
 from capcheck.targets import ProductMixture
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers are as many as the cores
 
 
 class UnitDraws(Randomness):

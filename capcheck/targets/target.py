@@ -24,6 +24,7 @@ from capcheck.randomness import Randomness
 from capcheck.sequences import SequenceSpec
 from capcheck.targets.products import Products
 
+IDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 NARROW = 1e-4  # noise that a score is found through, in units of the narrowest component
 
 
@@ -182,8 +183,8 @@ class Target(ABC):
             )
         if x.is_floating_point() != (spec.kind == "continuous") or x.is_complex():
             raise InputError(f"x must hold {spec.kind} tokens, got {x.dtype}; convert it.")
-        if spec.kind == "categorical" and x.dtype not in (torch.int64, torch.int32):
-            raise InputError(f"x must hold token ids as int64 or int32, got {x.dtype}; convert it.")
+        if spec.kind == "categorical" and x.dtype not in IDS:
+            raise InputError(f"x must hold token ids as int64, got {x.dtype}; convert it.")
         seen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         if levels is not None:
             if levels.shape != x.shape[:2]:

@@ -183,7 +183,7 @@ def test_the_rank_is_named_and_lifting_it_is_exact() -> None:
     [
         ("modes:tokens=2", (), "categorical tokens, got continuous"),
         ("copy:tokens=8,symbols=400", (), "got at least 2801 x 400"),
-        ("shuffle:symbols=4", (0,), "conditioned row by row"),
+        ("shuffle:symbols=4", (0,), "one law for all rows"),
     ],
 )
 def test_targets_that_no_softmax_is_fitted_to_are_refused(
