@@ -8,14 +8,13 @@ a new one. Batches are functions of the seed and the step, so that there is no o
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,17 +24,51 @@ from capcheck.errors import InputError
 FORMAT = "capcheck fit 1"
 
 
+class Facts(BaseModel):
+    """How far a fit is.
+
+    Attributes:
+        step: Steps made.
+        steps: Steps planned.
+        stale: Checks without progress.
+        pool: Draws that are used again, or None if every step has its own.
+        start: Validation before the first step.
+        best: Lowest validation so far.
+        latest: Validation at the last check.
+        mark: Validation that progress is measured from.
+        floor: The oracle's own loss.
+        seconds: Wall-clock time of all sittings.
+        diverged: Whether the fit was given up.
+        reason: How it ended; empty while it goes on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    step: int
+    steps: int
+    stale: int
+    pool: int | None
+    start: float
+    best: float
+    latest: float
+    mark: float
+    floor: float
+    seconds: float
+    diverged: bool
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
     """A fit, stopped at a step.
 
     Attributes:
         tensors: Named `weights.*`, `best.*` and `adam.*`.
-        facts: Plain numbers and words, as JSON holds them.
+        facts: How far it is.
     """
 
     tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    facts: Facts
 
     def write(self, path: Path) -> None:
         """Replace the file at that path.
@@ -45,7 +78,7 @@ class Checkpoint:
         """
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         own = {name: x.detach().cpu().contiguous().clone() for name, x in self.tensors.items()}
-        metadata = {"format": FORMAT, "facts": json.dumps(self.facts)}
+        metadata = {"format": FORMAT, "facts": self.facts.model_dump_json()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(own, partial, metadata=metadata)
@@ -59,11 +92,15 @@ class Checkpoint:
             ) from None
 
     @classmethod
-    def read(cls, path: Path) -> Checkpoint | None:
+    def read(cls, path: Path, module: nn.Module) -> Checkpoint | None:
         """The checkpoint at that path, or None if there is none.
 
+        Args:
+            path: A safetensors file; it holds numbers and text, and nothing of it is run.
+            module: What its weights must fit.
+
         Raises:
-            InputError: The file is none of ours.
+            InputError: The file is none of ours, or its weights are not this module's.
         """
         if not path.exists():
             return None
@@ -73,12 +110,28 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if metadata.get("format") != FORMAT:
                 raise ValueError("another format")
-            return cls(tensors=tensors, facts=json.loads(metadata["facts"]))
+            _require_weights_of(module, tensors)
+            return cls(tensors=tensors, facts=Facts.model_validate_json(metadata["facts"]))
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"folder must hold checkpoints of this version only, got {path} ({error}); delete "
                 "that file."
             ) from None
+
+
+def _require_weights_of(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError unless the tensors are weights, and moments, of this module."""
+    shapes = {name: x.shape for name, x in module.state_dict().items()}
+    for prefix in ("weights", "best"):
+        if {name: x.shape for name, x in under(prefix, tensors).items()} != shapes:
+            raise ValueError(f"its {prefix} are not the module's")
+    trained = [p.shape for p in module.parameters() if p.requires_grad]
+    for name, x in under("adam", tensors).items():
+        i, _, key = name.partition(".")
+        if not (i.isdigit() and int(i) < len(trained)) or (
+            key != "step" and x.shape != trained[int(i)]
+        ):
+            raise ValueError(f"its moments {name!r} are not the module's")
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

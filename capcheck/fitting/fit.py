@@ -121,9 +121,9 @@ def fit(
         *([str(budget) for budget in budgets], limit, steps, batch, seed, learning_rate),
     )
     path = None if folder is None else Path(folder) / f"{content_key(module, facts)}.safetensors"
-    found = None if path is None else Checkpoint.read(path)
     module = copy.deepcopy(module).to(target.device)
-    if found is not None and found.facts["reason"]:
+    found = None if path is None else Checkpoint.read(path, module)
+    if found is not None and found.facts.reason:
         return _fitted(module, found, target.dtype)
     devices = [target.device] if target.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
@@ -173,12 +173,12 @@ def _fitted(module: nn.Module, held: Checkpoint, dtype: torch.dtype) -> Fitted:
     count = sum(p.numel() for p in module.parameters() if p.requires_grad)
     return Fitted(
         network=as_network(module.eval().requires_grad_(False), dtype),
-        loss=facts["best"] + facts["floor"],
-        validation=facts["best"],
-        start=facts["start"],
+        loss=facts.best + facts.floor,
+        validation=facts.best,
+        start=facts.start,
         parameters=count,
-        steps=facts["step"],
-        seconds=facts["seconds"],
-        diverged=facts["diverged"],
-        reason=facts["reason"],
+        steps=facts.step,
+        seconds=facts.seconds,
+        diverged=facts.diverged,
+        reason=facts.reason,
     )

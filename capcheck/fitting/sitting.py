@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from capcheck.fitting.checkpoint import Checkpoint, adam_state, named, restore_adam, under
+from capcheck.fitting.checkpoint import Checkpoint, Facts, adam_state, named, restore_adam, under
 from capcheck.fitting.plan import CHECKS, Plan, planned
 from capcheck.fitting.polish import can_polish, polished
 from capcheck.fitting.supply import Supply
@@ -74,27 +74,27 @@ class Sitting:
             name: x.to(self.supply.device) for name, x in under("best", held.tensors).items()
         }
         facts = held.facts
-        self.plan = Plan(steps=facts["steps"], pool=facts["pool"])
-        self.step, self.stale, self.earlier = facts["step"], facts["stale"], facts["seconds"]
-        self.start, self.best, self.latest = facts["start"], facts["best"], facts["latest"]
-        self.mark = facts["mark"]
+        self.plan = Plan(steps=facts.steps, pool=facts.pool)
+        self.step, self.stale, self.earlier = facts.step, facts.stale, facts.seconds
+        self.start, self.best, self.latest = facts.start, facts.best, facts.latest
+        self.mark = facts.mark
 
     def save(self) -> Checkpoint:
         """Everything there is to know, written if there is a place for it."""
-        facts = {
-            "step": self.step,
-            "stale": self.stale,
-            "steps": self.plan.steps,
-            "pool": self.plan.pool,
-            "start": self.start,
-            "best": self.best,
-            "latest": self.latest,
-            "mark": self.mark,
-            "floor": self.supply.floor,
-            "seconds": self._elapsed(),
-            "diverged": self.diverged,
-            "reason": self.reason,
-        }
+        facts = Facts(
+            step=self.step,
+            stale=self.stale,
+            steps=self.plan.steps,
+            pool=self.plan.pool,
+            start=self.start,
+            best=self.best,
+            latest=self.latest,
+            mark=self.mark,
+            floor=self.supply.floor,
+            seconds=self._elapsed(),
+            diverged=self.diverged,
+            reason=self.reason,
+        )
         tensors = {
             **named("weights", self.module.state_dict()),
             **named("best", self.best_weights),

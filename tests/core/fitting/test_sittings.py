@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from capcheck.budget import Budget
@@ -139,6 +142,27 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     fitted(folder=tmp_path, steps=2)
     (file,) = tmp_path.iterdir()
     file.write_bytes(pickle.dumps({"weights": 1}))
+    with pytest.raises(InputError, match="delete that file"):
+        fitted(folder=tmp_path, steps=2)
+
+
+@pytest.mark.parametrize("damage", ["facts", "weights", "moments", "missing"])
+def test_a_checkpoint_that_was_tampered_with_is_refused(tmp_path: Path, damage: str) -> None:
+    fitted(folder=tmp_path, steps=2)
+    (file,) = tmp_path.iterdir()
+    with safe_open(file, framework="pt") as held:
+        metadata = held.metadata()
+        tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+    first = next(name for name in tensors if name.startswith("weights."))
+    if damage == "facts":
+        metadata["facts"] = json.dumps(json.loads(metadata["facts"]) | {"best": "low"})
+    elif damage == "weights":
+        tensors[first] = torch.zeros(7)
+    elif damage == "moments":
+        tensors["adam.99.exp_avg"] = torch.zeros(1)
+    else:
+        del tensors[first]
+    save_file(tensors, file, metadata=metadata)
     with pytest.raises(InputError, match="delete that file"):
         fitted(folder=tmp_path, steps=2)
 
