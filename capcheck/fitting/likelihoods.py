@@ -101,22 +101,19 @@ def masked(target: Target, oracle: Callable[..., TokenLaw], calls: Sequence[Call
 def looking_back(
     target: Target, oracle: Callable[..., TokenLaw], calls: Sequence[Call]
 ) -> CrossEntropy:
-    """Fresh draws under recorded masks, if there are any, where a known token is scored as well."""
-    N, takes_mask = target.spec.tokens, bool(calls[0].more)
+    """Fresh draws under recorded masks, where a known token is scored as well."""
+    N = target.spec.tokens
 
     def mask_and_use(call: Call) -> Tensor:
-        known = call.more[0] if takes_mask else torch.ones_like(call.used)
-        return torch.cat(
-            [known.expand(len(call.shown), N), call.used.expand(len(call.shown), N)], 1
-        )
+        n = len(call.shown)
+        return torch.cat([call.more[0].expand(n, N), call.used.expand(n, N)], 1)
 
     pool = Pool.of(calls, mask_and_use)
 
     def questions(n: int, rng: Randomness) -> tuple[tuple[Tensor, ...], TokenLaw, Tensor, Tensor]:
         x = target.sample(n, rng.stream("target"))
         known, used = pool.draw(n, rng.stream("masks")).split([N, N], 1)
-        inputs = (x, known) if takes_mask else (x,)
-        return inputs, oracle(*inputs), x, used
+        return (x, known), oracle(x, known), x, used
 
     return CrossEntropy(questions=questions, exact=target.spec.kind == "categorical")
 

@@ -26,11 +26,10 @@ from capcheck.fitting.generators import (
     FlowModule,
     GeneratorModule,
 )
-from capcheck.fitting.predictors import CausalModule, EnergyModule, PredictorModule
+from capcheck.fitting.predictors import EnergyModule, PredictorModule
 from capcheck.sequences import SequenceSpec
 from capcheck.signatures import (
     BijectionSignature,
-    CausalPredictorSignature,
     ConsistencySignature,
     DecoderSignature,
     DenoiserSignature,
@@ -111,11 +110,6 @@ def _(signature: LowRankPredictorSignature, spec: SequenceSpec, size: Architectu
 @module_for.register
 def _(signature: PrefixPredictorSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
     return PredictorModule(spec, size, prefix=True)
-
-
-@module_for.register
-def _(signature: CausalPredictorSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
-    return CausalModule(spec, size)
 
 
 @module_for.register

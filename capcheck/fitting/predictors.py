@@ -80,25 +80,6 @@ class PredictorModule(nn.Module):
         return law
 
 
-class CausalModule(nn.Module):
-    """tokens -> one law per token, given the tokens before it.
-
-    Args:
-        spec: Of the sequences.
-        size: Of the trunk.
-    """
-
-    def __init__(self, spec: SequenceSpec, size: Architecture) -> None:
-        super().__init__()
-        self.predictor = PredictorModule(spec, size, prefix=True)
-
-    def forward(self, tokens: Tensor) -> TokenLaw:
-        """The (n, N) laws."""
-        known = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        law: TokenLaw = self.predictor(tokens, known)
-        return law
-
-
 class EnergyModule(nn.Module):
     """x -> E(x) = |x'|^2 / 2 + sum_i F_i(x') of standardised x'; of token ids the sum only.
 

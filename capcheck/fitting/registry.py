@@ -38,7 +38,6 @@ from capcheck.probe import AnyProbe
 from capcheck.randomness import CounterRandomness
 from capcheck.signatures import (
     BijectionSignature,
-    CausalPredictorSignature,
     ConsistencySignature,
     DecoderSignature,
     DenoiserSignature,
@@ -142,9 +141,8 @@ def _(signature: object, run: Run) -> Objective:
     return masked(run.target, run.oracle, run.calls)
 
 
-@objective_for.register(PrefixPredictorSignature)
-@objective_for.register(CausalPredictorSignature)
-def _(signature: object, run: Run) -> Objective:
+@objective_for.register
+def _(signature: PrefixPredictorSignature, run: Run) -> Objective:
     return looking_back(run.target, run.oracle, run.calls)
 
 

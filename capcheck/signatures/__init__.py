@@ -1,6 +1,5 @@
 """Signatures: what each family's network is shown and returns, one module for each."""
 
-from capcheck.signatures.causal_predictor import CausalPredictor, CausalPredictorSignature
 from capcheck.signatures.decoder import AutoEncoder, Decoder, DecoderSignature, Noise
 from capcheck.signatures.denoiser import Denoiser, DenoiserSignature
 from capcheck.signatures.energy import Energy, EnergySignature
@@ -28,8 +27,6 @@ __all__ = [
     "Bijection",
     "BijectionSignature",
     "Calls",
-    "CausalPredictor",
-    "CausalPredictorSignature",
     "ConsistencyFunction",
     "ConsistencySignature",
     "Decoder",

@@ -2,7 +2,7 @@
 
 Source: Song, Meng, Liao & Ermon 2021, "Accelerating Feedforward Computation via Parallel Nonlinear
 Equation Solving", algorithms 1 (Jacobi) and 4 (Jacobi-GS).
-Signature: causal predictor, which returns every p(x_i | x_<i) in one call.
+Signature: prefix predictor; shown all tokens, one call returns every p(x_i | x_<i).
 Assumption: the tokens before i have settled; true of the first k tokens after k iterations.
 Budgets: `steps` is k; `length` is ignored.
 Iteration: x_i <- h_i(u_i, x_<i) for all i at once, with noise u that stays the same. h is the
@@ -25,14 +25,15 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.budget import Axis, Budget
+from capcheck.laws import TokenLaw
 from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Unavailable
 from capcheck.randomness import Randomness
 from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import CausalPredictor, CausalPredictorSignature, TokenPredictor
+from capcheck.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class ParallelSolve(Probe[CausalPredictor]):
+class ParallelSolve(Probe[PrefixPredictor]):
     """Jacobi iterations of an autoregressive model with fixed noise."""
 
     family: ClassVar[str] = "parallel_solve"
@@ -45,13 +46,13 @@ class ParallelSolve(Probe[CausalPredictor]):
     ] = 1
 
     @property
-    def signature(self) -> CausalPredictorSignature:
-        """Tokens -> the law of every token given those before it."""
-        return CausalPredictorSignature()
+    def signature(self) -> PrefixPredictorSignature:
+        """Known tokens -> the law of every token given the known ones before it."""
+        return PrefixPredictorSignature()
 
     def run(
         self,
-        network: CausalPredictor,
+        network: PrefixPredictor,
         spec: SequenceSpec,
         budget: Budget,
         n: int,
@@ -66,7 +67,7 @@ class ParallelSolve(Probe[CausalPredictor]):
 
     def log_density(
         self,
-        network: CausalPredictor,
+        network: PrefixPredictor,
         completion: TokenPredictor,
         spec: SequenceSpec,
         budget: Budget,
@@ -75,7 +76,7 @@ class ParallelSolve(Probe[CausalPredictor]):
     ) -> LogDensity | Unavailable:
         """Of the autoregressive law once all tokens have settled, and of a single iteration."""
         if budget.steps * self.block >= spec.tokens:
-            values = network(x).log_prob(x).sum(1)
+            values = _conditionals(network, x).log_prob(x).sum(1)
             return LogDensity(values=values, method="chain rule, all tokens settled")
         if budget.steps > 1:
             return Unavailable(
@@ -85,15 +86,15 @@ class ParallelSolve(Probe[CausalPredictor]):
         log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
         shown = self._start(spec, len(x))
         for now in self._turns(spec.tokens, x.device):
-            log_q = log_q + torch.where(now, network(shown).log_prob(x), 0).sum(1)
+            log_q = log_q + torch.where(now, _conditionals(network, shown).log_prob(x), 0).sum(1)
             shown = _where(now, x, shown)
         return LogDensity(values=log_q, method="product over tokens, each drawn once")
 
-    def limit(self, oracle: CausalPredictor, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
+    def limit(self, oracle: PrefixPredictor, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
         """The autoregressive sample from the same noise, token by token."""
         x = self._start(spec, n)
         for i in range(spec.tokens):
-            x[:, i] = oracle(x).sample(rng.stream("noise"))[:, i]
+            x[:, i] = _conditionals(oracle, x).sample(rng.stream("noise"))[:, i]
         return x
 
     def _start(self, spec: SequenceSpec, n: int) -> Tensor:
@@ -105,11 +106,16 @@ class ParallelSolve(Probe[CausalPredictor]):
         place = torch.arange(tokens, device=device) % self.block
         return [place == j for j in range(min(self.block, tokens))]
 
-    def _iterate(self, network: CausalPredictor, x: Tensor, rng: Randomness) -> Tensor:
+    def _iterate(self, network: PrefixPredictor, x: Tensor, rng: Randomness) -> Tensor:
         for now in self._turns(x.shape[1], x.device):
             # A stream that is opened again starts again: the noise stays the same.
-            x = _where(now, network(x).sample(rng.stream("noise")), x)
+            x = _where(now, _conditionals(network, x).sample(rng.stream("noise")), x)
         return x
+
+
+def _conditionals(network: PrefixPredictor, x: Tensor) -> TokenLaw:
+    """p(x_i | x_<i) of every token, (n, N)."""
+    return network(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
 
 def _where(tokens: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from capcheck.exact.replay import exact_law
 from capcheck.probe import LogDensity, State, Unavailable
 from capcheck.probes.steps.parallel_solve import ParallelSolve
 from capcheck.randomness import CounterRandomness
-from capcheck.signatures import CausalPredictorSignature, TokenPredictorSignature
+from capcheck.signatures import PrefixPredictorSignature, TokenPredictorSignature
 from capcheck.targets import Target, from_spec, from_table
 from capcheck.trace import Recorder
 
@@ -161,10 +161,11 @@ def test_it_sweeps() -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_causal_predictor_is_told_nothing_of_what_follows(name: str) -> None:
     target = TARGETS[name]
-    predict = CausalPredictorSignature().oracle(target)
+    predict = PrefixPredictorSignature().oracle(target)
     x = target.sample(40, CounterRandomness(0))
     changed = x.clone()
     changed[:, 2] = x[:, 2].roll(1, 0)
-    before, after = predict(x).mean(), predict(changed).mean()
+    known = torch.ones(x.shape[:2], dtype=torch.bool)
+    before, after = predict(x, known).mean(), predict(changed, known).mean()
     assert (before - after)[:, :3].abs().max() < 1e-12
     assert (before - after)[:, 3:].abs().max() > 1e-3
