@@ -16,14 +16,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from scipy.integrate import RK45
 from torch import Tensor
 
-from capcheck.flow import LAST, MOST_CALLS, PRECISION, ddim_step, velocity
+from capcheck.flow import ddim_step
 from capcheck.paths import NoisePath
 from capcheck.probe import State
 from capcheck.randomness import Randomness
@@ -145,36 +142,6 @@ def denoised_along(
         yield state
 
 
-def flow_along(
-    schedule: Tensor, network: Denoiser, *, noise: Tensor, path: NoisePath
-) -> Tensor | None:
-    """What `denoised_along` converges to as passes are added between the rows of a schedule.
-
-    Between two rows every level changes at a constant rate, and each token moves by
-    dx_i = dt_i velocity(x_i, x0_i, t_i): the probability flow of tokens with levels of their own.
-
-    Args:
-        schedule: (rows, N) levels at the corners of the way from 1 to 0.
-        network: Denoiser of that path.
-        noise: (n, N, d), every token at level 1.
-        path: The noise path.
-
-    Returns:
-        (n, N, d), or None if the flow takes too many evaluations.
-    """
-    x, calls = noise, 0
-    for t, s in itertools.pairwise(schedule.to(noise)):
-        segment = _Segment(t, s, network, path, like=noise)
-        solver = RK45(segment.slope, 0.0, segment.flat(x), 1 - LAST, rtol=PRECISION, atol=PRECISION)
-        while solver.status == "running" and calls + solver.nfev <= MOST_CALLS:
-            solver.step()
-        if solver.status != "finished":
-            return None
-        calls += solver.nfev
-        x = segment.end(solver.y)
-    return x
-
-
 def _levels(numerators: Tensor, whole: int) -> Tensor:
     return _without_idle_rows(numerators.double() / whole)
 
@@ -182,39 +149,3 @@ def _levels(numerators: Tensor, whole: int) -> Tensor:
 def _without_idle_rows(schedule: Tensor) -> Tensor:
     moved = (schedule[1:] != schedule[:-1]).any(1)
     return torch.cat([schedule[:1], schedule[1:][moved]])
-
-
-@dataclass(frozen=True)
-class _Segment:
-    """The flow from the levels of row t to those of row s, for times tau from 0 to 1."""
-
-    t: Tensor  # (N,)
-    s: Tensor  # (N,)
-    network: Denoiser
-    path: NoisePath
-    like: Tensor = field(kw_only=True)  # (n, N, d)
-
-    def flat(self, x: Tensor) -> np.ndarray:
-        """For the solver, which works in float64 on the CPU."""
-        flat: np.ndarray = x.double().cpu().numpy().ravel()
-        return flat
-
-    def slope(self, tau: float, flat: np.ndarray) -> np.ndarray:
-        """The derivative dx / dtau; 0 for tokens that keep their level."""
-        x, x0, level = self._at(tau, flat)
-        rate = (self.s - self.t)[:, None]
-        return self.flat(torch.where(rate != 0, rate * velocity(x, x0, level, self.path), 0))
-
-    def end(self, flat: np.ndarray) -> Tensor:
-        """At tau = 1, by one DDIM step from where the solver stops."""
-        x, x0, level = self._at(1 - LAST, flat)
-        moved = ddim_step(x, x0, level, self.s[:, None], self.path)
-        return torch.where((self.s != self.t)[:, None], moved, x)
-
-    def _at(self, tau: float, flat: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, what the network says they are, and levels (N, 1), above 0 where they move."""
-        x = torch.from_numpy(flat).to(self.like).reshape(self.like.shape)
-        level = self.t + tau * (self.s - self.t)
-        with torch.no_grad():
-            x0 = self.network(x, level.expand(x.shape[:2]))
-        return x, x0, torch.where(self.s != self.t, level, 1)[:, None]

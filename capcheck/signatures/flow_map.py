@@ -17,7 +17,8 @@ from typing import Protocol
 from torch import Tensor
 
 from capcheck.errors import InputError
-from capcheck.flow import ddim_step, flow_map, gaussian_flow_map
+from capcheck.flow import ddim_step
+from capcheck.flow_map import flow_map, gaussian_flow_map
 from capcheck.paths import PATHS, PathName
 from capcheck.signatures.denoiser import require_continuous
 from capcheck.signatures.signature import Signature, require_like

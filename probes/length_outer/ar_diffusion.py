@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.budget import Budget
+from capcheck.flow import flow_along
 from capcheck.paths import PATHS, PathName
 from capcheck.probe import OPTIONS, Probe, Row, State, Suspect
 from capcheck.randomness import Randomness
@@ -32,7 +33,6 @@ from capcheck.schedules import (
     anchors,
     autoregressive,
     denoised_along,
-    flow_along,
     starting_noise,
     within,
 )

@@ -27,10 +27,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.budget import Budget
+from capcheck.flow import flow_along
 from capcheck.paths import PATHS, PathName
 from capcheck.probe import OPTIONS, Probe, Row, State, Suspect
 from capcheck.randomness import Randomness
-from capcheck.schedules import denoised_along, flow_along, rolling, starting_noise, within
+from capcheck.schedules import denoised_along, rolling, starting_noise, within
 from capcheck.sequences import Kind, SequenceSpec
 from capcheck.signatures import Denoiser, DenoiserSignature
 

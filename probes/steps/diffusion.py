@@ -32,7 +32,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.budget import Budget
-from capcheck.flow import ddim_step, level_of, probability_flow, ratios, velocity
+from capcheck.flow import ddim_step, probability_flow, velocity
+from capcheck.flow_map import level_of, ratios
 from capcheck.laws import LOG_2PI
 from capcheck.paths import PATHS, NoisePath, PathName
 from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable

@@ -27,13 +27,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.budget import Budget
+from capcheck.flow import flow_along
 from capcheck.paths import PATHS, PathName
 from capcheck.probe import OPTIONS, Probe, Row, State, Suspect
 from capcheck.randomness import Randomness
 from capcheck.schedules import (
     autoregressive,
     denoised_along,
-    flow_along,
     full_sequence,
     pyramid,
     starting_noise,
