@@ -14,17 +14,15 @@ log p(v | x_<i), one row for each context, after each row's mean is subtracted.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
-from capcheck.budget import Axis, Budget
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
-from capcheck.randomness import Randomness
+from capcheck.budget import Axis
+from capcheck.groups import Group, Groupwise
+from capcheck.probe import OPTIONS, Row, Suspect
 from capcheck.sequences import Kind, SequenceSpec
 from capcheck.signatures import (
     LowRankPredictorSignature,
@@ -35,7 +33,7 @@ from capcheck.signatures import (
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class GPT(Probe[TokenPredictor]):
+class GPT(Groupwise):
     """Autoregressive sampling from left to right."""
 
     family: ClassVar[str] = "gpt"
@@ -65,25 +63,13 @@ class GPT(Probe[TokenPredictor]):
             return TokenPredictorSignature()
         return LowRankPredictorSignature(self.softmax_rank)
 
-    def run(
-        self,
-        network: TokenPredictor,
-        spec: SequenceSpec,
-        budget: Budget,
-        n: int,
-        rng: Randomness,
-    ) -> Iterator[State]:
-        """x_i ~ p(x_i | x_<i), one token per state."""
-        state = State.blank(spec, n)
-        yield state
-        for i in range(budget.length):
-            law = network(state.tokens, self._seen(state.placed, i)).select([i])
-            tokens = state.tokens.clone()
-            tokens[:, i] = law.sample(rng)[:, 0]
-            at_i = torch.zeros_like(state.placed)
-            at_i[:, i] = True
-            state = state.write(tokens, at_i)
-            yield state
+    def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
+        """x_i ~ p(x_i | x_<i), or given the last `window` of them, for i = 1..l."""
+        place = torch.arange(spec.tokens, device=spec.mean.device)
+        return [
+            Group(tokens=[i], shown=None if self.window is None else place >= i - self.window)
+            for i in range(length)
+        ]
 
     def suspects(self) -> tuple[Suspect, ...]:
         """The window or the rank of the softmax, if there is one."""
@@ -92,32 +78,3 @@ class GPT(Probe[TokenPredictor]):
             return ()
         cure = "a softmax of full rank" if self.window is None else "the whole past in the window"
         return (Suspect(failure="limited emission", cure=cure, probe=unlimited),)
-
-    def log_density(
-        self,
-        network: TokenPredictor,
-        completion: TokenPredictor,
-        spec: SequenceSpec,
-        budget: Budget,
-        x: Tensor,
-        rng: Randomness,
-    ) -> LogDensity:
-        """sum_{i<=l} log p(x_i | x_<i) + sum_{i>l} log p(x_i | x_<=l)."""
-        N, l = spec.tokens, budget.length  # noqa: E741
-        placed = torch.arange(N, device=x.device).expand(len(x), N)
-        log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
-        for i in range(l):
-            law = network(x, self._seen(placed < i, i)).select([i])
-            log_q = log_q + law.log_prob(x[:, [i]])[:, 0]
-        if l < N:
-            rest = list(range(l, N))
-            law = completion(x, placed < l).select(rest)
-            log_q = log_q + law.log_prob(x[:, rest]).sum(1)
-        return LogDensity(values=log_q, method="chain rule, completed by marginals")
-
-    def _seen(self, placed: Tensor, i: int) -> Tensor:
-        if self.window is None:
-            return placed
-        seen = placed.clone()
-        seen[:, : max(0, i - self.window)] = False
-        return seen

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import torch
@@ -23,15 +22,14 @@ from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Axis, Budget
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
-from capcheck.randomness import Randomness
+from capcheck.budget import Axis
+from capcheck.groups import Group, Groupwise
+from capcheck.probe import OPTIONS, Row, Suspect
 from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import TokenPredictor, TokenPredictorSignature
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class PixelCNN(Probe[TokenPredictor]):
+class PixelCNN(Groupwise):
     """Raster order with a causal receptive field."""
 
     family: ClassVar[str] = "pixelcnn"
@@ -53,53 +51,10 @@ class PixelCNN(Probe[TokenPredictor]):
             raise ValueError(f"kernel must be odd; {kernel - 1} and {kernel + 1} are")
         return kernel
 
-    @property
-    def signature(self) -> TokenPredictorSignature:
-        """Known tokens -> the law of every token."""
-        return TokenPredictorSignature()
-
-    def run(
-        self,
-        network: TokenPredictor,
-        spec: SequenceSpec,
-        budget: Budget,
-        n: int,
-        rng: Randomness,
-    ) -> Iterator[State]:
-        """x_i ~ p(x_i | the placed tokens of its field), one token per state."""
-        state = State.blank(spec, n)
-        yield state
+    def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
+        """x_i ~ p(x_i | the placed tokens of its field), in raster order."""
         field = self.field(spec)
-        for i in range(budget.length):
-            law = network(state.tokens, field[i].expand(n, -1)).select([i])
-            tokens = state.tokens.clone()
-            tokens[:, i] = law.sample(rng)[:, 0]
-            at_i = torch.zeros_like(state.placed)
-            at_i[:, i] = True
-            state = state.write(tokens, at_i)
-            yield state
-
-    def log_density(
-        self,
-        network: TokenPredictor,
-        completion: TokenPredictor,
-        spec: SequenceSpec,
-        budget: Budget,
-        x: Tensor,
-        rng: Randomness,
-    ) -> LogDensity:
-        """sum_{i<=l} log p(x_i | field of i) + sum_{i>l} log p(x_i | x_<=l)."""
-        n, N = x.shape[:2]
-        field = self.field(spec)
-        log_q = x.new_zeros(n, dtype=spec.mean.dtype)
-        for i in range(budget.length):
-            law = network(x, field[i].expand(n, -1)).select([i])
-            log_q = log_q + law.log_prob(x[:, [i]])[:, 0]
-        if budget.length < N:
-            rest = list(range(budget.length, N))
-            placed = torch.arange(N, device=x.device).expand(n, N) < budget.length
-            log_q = log_q + completion(x, placed).select(rest).log_prob(x[:, rest]).sum(1)
-        return LogDensity(values=log_q, method="chain rule, completed by marginals")
+        return [Group(tokens=[i], shown=field[i]) for i in range(length)]
 
     def suspects(self) -> tuple[Suspect, ...]:
         """The field."""

@@ -14,7 +14,7 @@ Known: KL is the sum over scales of E[total correlation of the scale given the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -22,17 +22,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Axis, Budget
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
+from capcheck.budget import Axis
+from capcheck.groups import Group, Groupwise
+from capcheck.probe import OPTIONS, Row, Suspect
 from capcheck.probes.length.gpt import GPT
-from capcheck.randomness import Randomness
 from capcheck.scales import haar, interlaced, is_dyadic
 from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import TokenPredictor, TokenPredictorSignature
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class VAR(Probe[TokenPredictor]):
+class VAR(Groupwise):
     """Scale after scale, each in parallel."""
 
     family: ClassVar[str] = "var"
@@ -43,11 +42,6 @@ class VAR(Probe[TokenPredictor]):
     pyramid: Annotated[
         Literal["haar", "interlaced"], Field(description="scales of continuous tokens")
     ] = "haar"
-
-    @property
-    def signature(self) -> TokenPredictorSignature:
-        """Known tokens -> the law of every token."""
-        return TokenPredictorSignature()
 
     def basis(self, spec: SequenceSpec) -> Tensor | None:
         """The Haar pyramid, each coordinate of a token by itself."""
@@ -64,60 +58,20 @@ class VAR(Probe[TokenPredictor]):
         plain = spec.grid is None and spec.places is None
         return interlaced(tuple((0, i) for i in range(spec.tokens)) if plain else spec.layout)
 
-    def run(
-        self,
-        network: TokenPredictor,
-        spec: SequenceSpec,
-        budget: Budget,
-        n: int,
-        rng: Randomness,
-    ) -> Iterator[State]:
-        """One scale per state."""
-        state = State.blank(spec, n)
-        yield state
-        for scale in self._placed(spec, budget):
-            tokens = state.tokens.clone()
-            tokens[:, scale] = network(state.tokens, state.placed).select(scale).sample(rng)
-            where = torch.zeros_like(state.placed)
-            where[:, scale] = True
-            state = state.write(tokens, where)
-            yield state
-
-    def log_density(
-        self,
-        network: TokenPredictor,
-        completion: TokenPredictor,
-        spec: SequenceSpec,
-        budget: Budget,
-        x: Tensor,
-        rng: Randomness,
-    ) -> LogDensity:
-        """The sum over placed scales, and over what is completed."""
-        known = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-        log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
-        for scale in self._placed(spec, budget):
-            law = network(x, known).select(scale)
-            log_q = log_q + law.log_prob(x[:, scale]).sum(1)
-            known = known.clone()
-            known[:, scale] = True
-        if not bool(known.all()):
-            rest = (~known[0]).nonzero()[:, 0].tolist()
-            log_q = log_q + completion(x, known).select(rest).log_prob(x[:, rest]).sum(1)
-        return LogDensity(values=log_q, method="chain rule over scales, completed by marginals")
+    def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
+        """The scales that fit into the length, coarse to fine."""
+        ends = itertools.accumulate(len(scale) for scale in self.scales(spec))
+        return [
+            Group(tokens=scale)
+            for scale, end in zip(self.scales(spec), ends, strict=True)
+            if end <= length
+        ]
 
     def suspects(self) -> tuple[Suspect, ...]:
         """Tokens of a scale, drawn independently."""
         return (
             Suspect(failure="wrong factorisation", cure="one token after another", probe=GPT()),
         )
-
-    def _placed(self, spec: SequenceSpec, budget: Budget) -> Iterator[list[int]]:
-        left = budget.length
-        for scale in self.scales(spec):
-            if len(scale) > left:
-                return
-            left -= len(scale)
-            yield scale
 
     def _in_coefficients(self, spec: SequenceSpec) -> bool:
         whole = spec.kind == "continuous" and spec.places is None
