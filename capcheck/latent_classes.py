@@ -16,6 +16,7 @@ from capcheck.probe import Unavailable
 from capcheck.randomness import CounterRandomness
 from capcheck.targets.categorical_mixture import CategoricalMixture
 from capcheck.targets.fitting import fit_diagonal_mixture, fit_latent_class
+from capcheck.targets.maximisation import maximised
 from capcheck.targets.products import Products
 from capcheck.targets.target import Target
 
@@ -59,14 +60,21 @@ def weighted_classes(x: Tensor, p: Tensor, K: int, *, vocabulary: int) -> Catego
         K: Classes.
         vocabulary: V.
     """
-    generator = torch.Generator().manual_seed(0)
-    best, best_score = torch.empty(0), -torch.inf
-    for _ in range(STARTS):
-        shares, score = _maximised(x, p, _cut(p, K, generator), vocabulary, WARM)
-        if score > best_score:
-            best, best_score = shares, score
-    shares, _ = _maximised(x, p, best, vocabulary, ROUNDS)
-    laws, weights = _laws(x, p, shares, vocabulary)
+
+    def improve(shares: Tensor) -> tuple[tuple[Tensor, Tensor], float, Tensor]:
+        laws, weights = _laws(x, p, shares, vocabulary)
+        log_joint = weights.log() + sum(laws[:, i].log().T[x[:, i]] for i in range(x.shape[1]))
+        return (laws, weights), float(p @ log_joint.logsumexp(1)), log_joint.softmax(1)
+
+    laws, weights = maximised(
+        lambda generator: _cut(p, K, generator),
+        improve,
+        seed=0,
+        starts=STARTS,
+        warm=WARM,
+        rounds=ROUNDS,
+        converged=CONVERGED,
+    )
     alive = weights > 0
     return CategoricalMixture(laws[alive], weights[alive])
 
@@ -80,21 +88,6 @@ def _cut(p: Tensor, K: int, generator: torch.Generator) -> Tensor:
     shares[order, part] = 1
     # A little of every class keeps one that got no sequence alive.
     return 0.98 * shares + 0.02 / K
-
-
-def _maximised(
-    x: Tensor, p: Tensor, shares: Tensor, vocabulary: int, rounds: int
-) -> tuple[Tensor, float]:
-    """Posteriors of the classes (R, K) and E[log q] after some rounds."""
-    score = -torch.inf
-    for _ in range(rounds):
-        laws, weights = _laws(x, p, shares, vocabulary)
-        log_joint = weights.log() + sum(laws[:, i].log().T[x[:, i]] for i in range(x.shape[1]))
-        before, score = score, float(p @ log_joint.logsumexp(1))
-        shares = log_joint.softmax(1)
-        if score - before < CONVERGED:
-            break
-    return shares, score
 
 
 def _laws(x: Tensor, p: Tensor, shares: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:

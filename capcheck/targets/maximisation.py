@@ -17,7 +17,6 @@ from torch import Tensor
 
 from capcheck.targets.categorical_mixture import CategoricalMixture
 from capcheck.targets.hidden_markov import HiddenMarkov
-from capcheck.targets.target import Target
 
 ROUNDS = 60
 STARTS = 4
@@ -25,7 +24,7 @@ WARM = 20  # rounds after which the best start is known
 CONVERGED = 1e-5  # gain per token, in nats, below which they stop
 PRIOR = 1.0  # pseudo-counts per class or state, spread like the marginal law
 
-TargetT = TypeVar("TargetT", bound=Target)
+ModelT = TypeVar("ModelT")
 StateT = TypeVar("StateT")
 Grid = tuple[int, int] | None
 _Tables = tuple[Tensor, Tensor, Tensor]
@@ -59,7 +58,7 @@ def latent_classes(
         model = CategoricalMixture(p, weights, grid=grid)
         return model, float(log_joint.logsumexp(1).mean()) / N, log_joint.softmax(1)
 
-    return _maximised(start, improve, seed=seed, starts=STARTS if size > 1 else 1)
+    return _from_several_starts(start, improve, size=size, seed=seed)
 
 
 def hidden_states(x: Tensor, size: int, prior: Tensor, *, seed: int, grid: Grid) -> HiddenMarkov:
@@ -92,36 +91,60 @@ def hidden_states(x: Tensor, size: int, prior: Tensor, *, seed: int, grid: Grid)
         transition = _laws(model.expected_transitions(x) + PRIOR / size)
         return model, gain, (initial, transition, _laws(counts.T))
 
-    return _maximised(start, improve, seed=seed, starts=STARTS if size > 1 else 1)
+    return _from_several_starts(start, improve, size=size, seed=seed)
 
 
-def _maximised(
+def _from_several_starts(
     start: Callable[[torch.Generator], StateT],
-    improve: Callable[[StateT], tuple[TargetT, float, StateT]],
+    improve: Callable[[StateT], tuple[ModelT, float, StateT]],
+    *,
+    size: int,
+    seed: int,
+) -> ModelT:
+    return maximised(
+        start,
+        improve,
+        seed=seed,
+        starts=STARTS if size > 1 else 1,
+        warm=WARM,
+        rounds=ROUNDS,
+        converged=CONVERGED,
+    )
+
+
+def maximised(
+    start: Callable[[torch.Generator], StateT],
+    improve: Callable[[StateT], tuple[ModelT, float, StateT]],
     *,
     seed: int,
     starts: int,
-) -> TargetT:
-    """The law that rounds from the best of some starts lead to.
+    warm: int,
+    rounds: int,
+    converged: float,
+) -> ModelT:
+    """The model that rounds from the best of some starts lead to.
 
     Args:
         start: Draws a start.
-        improve: One round: the model of a state, its log-likelihood per token, the next state.
+        improve: One round: the model of a state, its log-likelihood, the next state.
         seed: Seed of the starts.
         starts: How many there are.
+        warm: Rounds after which the best start is known.
+        rounds: Most rounds from there.
+        converged: Gain below which they stop.
     """
     generator = torch.Generator().manual_seed(seed)
     best_state, best_gain = start(generator), -np.inf
     for attempt in range(starts if starts > 1 else 0):
         state = start(generator) if attempt else best_state
-        for _ in range(WARM):
+        for _ in range(warm):
             _, gain, state = improve(state)
         if gain > best_gain:
             best_state, best_gain = state, gain
     before = -np.inf
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         model, gain, best_state = improve(best_state)
-        if gain - before < CONVERGED:
+        if gain - before < converged:
             break
         before = gain
     return model

@@ -21,7 +21,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Axis, Budget
+from capcheck.budget import Budget
 from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
 from capcheck.randomness import Randomness
 from capcheck.sequences import Kind, SequenceSpec
@@ -36,7 +36,6 @@ class Flow(Probe[Bijection]):
     family: ClassVar[str] = "flow"
     row: ClassVar[Row] = "neither"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
-    anytime: ClassVar[frozenset[Axis]] = frozenset({"steps"})
 
     layer: Annotated[Layer, Field(description="what the map may be")] = "triangular"
 

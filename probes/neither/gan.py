@@ -23,7 +23,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Axis, Budget
+from capcheck.budget import Budget
 from capcheck.probe import OPTIONS, Probe, Row, State, Suspect, Unavailable
 from capcheck.randomness import Randomness
 from capcheck.sequences import Kind, SequenceSpec
@@ -38,7 +38,6 @@ class GAN(Probe[Generator]):
     family: ClassVar[str] = "gan"
     row: ClassVar[Row] = "neither"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
-    anytime: ClassVar[frozenset[Axis]] = frozenset({"steps"})
 
     lipschitz: Annotated[
         float | None,

@@ -28,7 +28,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Axis, Budget
+from capcheck.budget import Budget
 from capcheck.laws import LOG_2PI
 from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
 from capcheck.randomness import Randomness
@@ -45,7 +45,6 @@ class VAE(Probe[Decoder]):
     family: ClassVar[str] = "vae"
     row: ClassVar[Row] = "neither"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
-    anytime: ClassVar[frozenset[Axis]] = frozenset({"steps"})
 
     classes: Annotated[
         int | None, Field(ge=1, description="values K that the decoder may read off its latent")
