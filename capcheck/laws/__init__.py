@@ -1,0 +1,20 @@
+"""Token laws: what a token predictor returns for every token of every row."""
+
+from capcheck.laws.categorical import Categorical, DeferredCategorical
+from capcheck.laws.inversion import invert_cdf, normal_cdf
+from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, TiledMixture
+from capcheck.laws.token_law import DrawnRows, SideBySide, TokenLaw, require_scalar_tokens
+
+__all__ = [
+    "LOG_2PI",
+    "Categorical",
+    "DeferredCategorical",
+    "DrawnRows",
+    "MixtureOfGaussians",
+    "SideBySide",
+    "TiledMixture",
+    "TokenLaw",
+    "invert_cdf",
+    "normal_cdf",
+    "require_scalar_tokens",
+]

@@ -1,0 +1,101 @@
+"""Categorical token laws: p(x = v) = softmax(logits)_v on 0..V-1, held or made when asked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from capcheck.laws.token_law import TokenLaw
+from capcheck.randomness import Randomness, inverse_cdf
+
+
+class Categorical(TokenLaw):
+    """p(x = v) = softmax(logits)_v on 0..V-1.
+
+    Args:
+        logits: (n, N, V), unnormalised; -inf is probability 0.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.log_probabilities = logits.log_softmax(-1)  # (n, N, V)
+        self._p = self.log_probabilities.exp()
+
+    def sample(self, rng: Randomness) -> Tensor:
+        """One draw per row and token, (n, N) integers."""
+        return rng.categorical(self._p, (*self._p.shape[:2], 1)).squeeze(-1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability (nats) of the integers x (n, N)."""
+        return self.log_probabilities.gather(-1, x[..., None]).squeeze(-1)
+
+    def mean(self) -> Tensor:
+        """Mean of the one-hot vector: the probabilities (n, N, V)."""
+        return self._p
+
+    def variance(self) -> Tensor:
+        """Variance of each entry of the one-hot vector, (n, N, V)."""
+        return self._p * (1 - self._p)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(token <= x) for integers x (n, N)."""
+        return self._p.cumsum(-1).gather(-1, x[..., None]).squeeze(-1)
+
+    def icdf(self, u: Tensor) -> Tensor:
+        """Smallest integer whose cumulative probability reaches u (n, N)."""
+        return inverse_cdf(self._p, u[..., None]).squeeze(-1)
+
+    def select(self, tokens: Sequence[int]) -> Categorical:
+        """The laws of those tokens only."""
+        return Categorical(self.log_probabilities[:, list(tokens)])
+
+
+class DeferredCategorical(TokenLaw):
+    """Categorical laws that are made when they are asked for, and only of the tokens selected.
+
+    Args:
+        make: Makes the laws of some tokens.
+        tokens: Which tokens.
+    """
+
+    def __init__(self, make: Callable[[list[int]], Categorical], tokens: Sequence[int]) -> None:
+        self._make = make
+        self._tokens = list(tokens)
+
+    @functools.cached_property
+    def _law(self) -> Categorical:
+        return self._make(self._tokens)
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """(n, N, V), nats."""
+        return self._law.log_probabilities
+
+    def sample(self, rng: Randomness) -> Tensor:
+        """One draw per row and token, (n, N) integers."""
+        return self._law.sample(rng)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability (nats) of the integers x (n, N)."""
+        return self._law.log_prob(x)
+
+    def mean(self) -> Tensor:
+        """Mean of the one-hot vector: the probabilities (n, N, V)."""
+        return self._law.mean()
+
+    def variance(self) -> Tensor:
+        """Variance of each entry of the one-hot vector, (n, N, V)."""
+        return self._law.variance()
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(token <= x) for integers x (n, N)."""
+        return self._law.cdf(x)
+
+    def icdf(self, u: Tensor) -> Tensor:
+        """Smallest integer whose cumulative probability reaches u (n, N)."""
+        return self._law.icdf(u)
+
+    def select(self, tokens: Sequence[int]) -> DeferredCategorical:
+        """The laws of those tokens only."""
+        return DeferredCategorical(self._make, [self._tokens[i] for i in tokens])

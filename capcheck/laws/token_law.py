@@ -1,0 +1,204 @@
+"""A token law: an n x N array of independent laws of one token each, and views of such arrays.
+
+Procedures draw from it, densities are evaluated under it, and a noisy token is denoised by it. A
+view holds some of its rows, or single tokens side by side.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capcheck.errors import InputError
+from capcheck.paths import NoisePath
+from capcheck.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class DrawnRows:
+    """Which of n rows that a source is asked for belong to a law; None for all."""
+
+    n: int
+    index: Tensor | None
+
+    def of(self, draws: Tensor) -> Tensor:
+        """The law's part of n rows of draws."""
+        return draws if self.index is None else draws[self.index]
+
+    def __getitem__(self, rows: Tensor) -> DrawnRows:
+        return DrawnRows(self.n, rows if self.index is None else self.index[rows])
+
+
+class TokenLaw(ABC):
+    """An (n, N) array of independent laws, one per row and token."""
+
+    @abstractmethod
+    def sample(self, rng: Randomness) -> Tensor:
+        """One draw per row and token: (n, N, d), or (n, N) integers."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density (nats) of x, shaped as `sample` returns it: (n, N)."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """(n, N, d); for a categorical token the mean of its one-hot vector, (n, N, V)."""
+
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """Variance of each coordinate, shaped as `mean`."""
+
+    @abstractmethod
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(token <= x), (n, N); for tokens of one dimension only."""
+
+    @abstractmethod
+    def icdf(self, u: Tensor) -> Tensor:
+        """Smallest x with P(token <= x) >= u, for u (n, N) in (0, 1); shaped as `sample`."""
+
+    @abstractmethod
+    def select(self, tokens: Sequence[int]) -> TokenLaw:
+        """The laws of those tokens only, in that order."""
+
+    def held(self) -> TokenLaw:
+        """The same law with its parameters written out, for a caller that asks it many times."""
+        return self
+
+    def rows(self, index: Tensor) -> TokenLaw:
+        """The laws of some rows only, by their indices (r,).
+
+        Their draws are those that the whole law would make there: a source is still asked for n
+        rows.
+        """
+        return _SomeRows(self, index)
+
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        """E[x_0 | x_t] of every token by itself, where x_0 has this law: (n, N, d).
+
+        Args:
+            x_t: (n, N, d), every token alpha(t) x_0 + sigma(t) e.
+            t: (n, N) levels in [0, 1].
+            path: The noise path of the levels.
+
+        Raises:
+            InputError: The tokens are categorical.
+        """
+        raise InputError("TokenLaw.denoise needs continuous tokens, got categorical ones.")
+
+    def coordinate(self, j: int, x: Tensor) -> TokenLaw:
+        """The law of coordinate j of every token given the token's earlier coordinates.
+
+        Args:
+            j: Which coordinate, 0..d-1.
+            x: (n, N, d) tokens, of which the coordinates before j count.
+
+        Returns:
+            An (n, N) law of tokens of dimension 1.
+
+        Raises:
+            InputError: The tokens are categorical.
+        """
+        raise InputError("TokenLaw.coordinate needs continuous tokens, got categorical ones.")
+
+
+class _SomeRows(TokenLaw):
+    """Some rows of a law, which is asked about all of them."""
+
+    def __init__(self, law: TokenLaw, index: Tensor) -> None:
+        self._law, self._index = law, index
+
+    def _whole(self, x: Tensor) -> Tensor:
+        whole = x.new_zeros(len(self._law.mean()), *x.shape[1:])
+        whole[self._index] = x
+        return whole
+
+    def sample(self, rng: Randomness) -> Tensor:
+        return self._law.sample(rng)[self._index]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._law.log_prob(self._whole(x))[self._index]
+
+    def mean(self) -> Tensor:
+        return self._law.mean()[self._index]
+
+    def variance(self) -> Tensor:
+        return self._law.variance()[self._index]
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return self._law.cdf(self._whole(x))[self._index]
+
+    def icdf(self, u: Tensor) -> Tensor:
+        whole = torch.full_like(self._whole(u), 0.5)
+        whole[self._index] = u
+        return self._law.icdf(whole)[self._index]
+
+    def select(self, tokens: Sequence[int]) -> TokenLaw:
+        return _SomeRows(self._law.select(tokens), self._index)
+
+
+class SideBySide(TokenLaw):
+    """Laws of one token each, made one by one.
+
+    Args:
+        laws: For each token an (n, 1) law.
+    """
+
+    def __init__(self, laws: Sequence[TokenLaw]) -> None:
+        self._laws = list(laws)
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """(n, N, V), nats, of categorical laws."""
+        return torch.cat([law.log_probabilities for law in self._laws], 1)  # type: ignore[attr-defined]
+
+    def sample(self, rng: Randomness) -> Tensor:
+        """One draw per row and token, token by token."""
+        return torch.cat([law.sample(rng) for law in self._laws], 1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density (nats) of x: (n, N)."""
+        return self._each(lambda law, i: law.log_prob(x[:, i]))
+
+    def mean(self) -> Tensor:
+        """As of each token."""
+        return self._each(lambda law, i: law.mean())
+
+    def variance(self) -> Tensor:
+        """As of each token."""
+        return self._each(lambda law, i: law.variance())
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(token <= x), (n, N)."""
+        return self._each(lambda law, i: law.cdf(x[:, i]))
+
+    def icdf(self, u: Tensor) -> Tensor:
+        """The quantile of u (n, N)."""
+        return self._each(lambda law, i: law.icdf(u[:, i]))
+
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        """E[x_0 | x_t] of every token by itself, (n, N, d)."""
+        return self._each(lambda law, i: law.denoise(x_t[:, i], t[:, i], path))
+
+    def coordinate(self, j: int, x: Tensor) -> SideBySide:
+        """The law of coordinate j of every token given the token's earlier coordinates."""
+        return SideBySide([law.coordinate(j, x[:, [i]]) for i, law in enumerate(self._laws)])
+
+    def select(self, tokens: Sequence[int]) -> SideBySide:
+        """The laws of those tokens only."""
+        return SideBySide([self._laws[i] for i in tokens])
+
+    def _each(self, of: Callable[[TokenLaw, list[int]], Tensor]) -> Tensor:
+        return torch.cat([of(law, [i]) for i, law in enumerate(self._laws)], 1)
+
+
+def require_scalar_tokens(what: str, dim: int) -> None:
+    """Raise InputError unless tokens have dimension 1, as CDFs need."""
+    if dim != 1:
+        raise InputError(
+            f"TokenLaw.{what} needs tokens of dimension 1, got {dim}; "
+            "split the token into its coordinates."
+        )
