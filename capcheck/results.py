@@ -18,7 +18,7 @@ from capcheck.divergences.estimate import Estimate
 from capcheck.errors import CapcheckError
 from capcheck.probe import ROW_TITLES, Failure, Row
 from capcheck.sequences import Kind
-from capcheck.targets.target import Provenance
+from capcheck.targets.provenance import Provenance
 from capcheck.trace import Traces
 from capcheck.witness import Witness
 

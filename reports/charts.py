@@ -21,7 +21,7 @@ from capcheck.front import Front, Point
 from capcheck.probe import ROW_TITLES, ROWS, Row
 from capcheck.results import Cell, FamilyResult, SurveyResult, TargetSummary
 from capcheck.scaling import along
-from capcheck.targets.target import Picture
+from capcheck.targets.provenance import Picture
 from capcheck.verdict import limit
 
 COLOURS = {

@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 
 from capcheck.errors import InputError
 from capcheck.sequences import Kind
-from capcheck.targets.target import Picture
+from capcheck.targets.provenance import Picture
 
 PART = 1 << 20  # numbers that are centred at once
 LARGEST_PICTURE = 1 << 16  # numbers of a picture's basis that are worth storing in a manifest

@@ -8,17 +8,11 @@ from capcheck.targets.gaussian_mixture import GaussianMixture
 from capcheck.targets.hidden_markov import HiddenMarkov
 from capcheck.targets.markov_chain import MarkovChain
 from capcheck.targets.product_mixture import ProductMixture
+from capcheck.targets.provenance import HeldOut, Picture, Provenance
 from capcheck.targets.scratchpad import Windowed
 from capcheck.targets.specs import from_spec
 from capcheck.targets.tables import from_table, uniform_over
-from capcheck.targets.target import (
-    CategoricalTarget,
-    ContinuousTarget,
-    HeldOut,
-    Picture,
-    Provenance,
-    Target,
-)
+from capcheck.targets.target import CategoricalTarget, ContinuousTarget, Target
 
 __all__ = [
     "CategoricalMixture",

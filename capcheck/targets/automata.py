@@ -14,7 +14,7 @@ from torch import Tensor
 from capcheck.errors import InputError
 from capcheck.targets.hidden_markov import HiddenMarkov
 from capcheck.targets.markov_chain import MarkovChain
-from capcheck.targets.target import Provenance
+from capcheck.targets.provenance import Provenance
 
 WIDEST = 8  # columns of an Ising strip: 512 numbers a site
 

@@ -27,14 +27,15 @@ from capcheck.targets.categorical_components import (
     token_ids,
 )
 from capcheck.targets.components import earlier
-from capcheck.targets.parameters import mixture_weights, require_precision, require_share
-from capcheck.targets.products import Products
-from capcheck.targets.target import (
-    CategoricalTarget,
-    Provenance,
-    fingerprint,
+from capcheck.targets.parameters import (
+    mixture_weights,
     require_grid,
+    require_precision,
+    require_share,
 )
+from capcheck.targets.products import Products
+from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import CategoricalTarget, fingerprint
 
 TILE = 1 << 20  # numbers held at once per intermediate result
 SUMMED = 5e10  # multiply-adds up to which all pairs of components are summed: a few seconds

@@ -22,19 +22,16 @@ from capcheck.targets.components import earlier
 from capcheck.targets.parameters import (
     mixture_weights,
     require_deviations,
+    require_grid,
+    require_levels,
+    require_orthonormal,
     require_reals,
     require_size,
     require_tensor,
 )
 from capcheck.targets.products import Products, gaussian_log_likelihood
-from capcheck.targets.target import (
-    ContinuousTarget,
-    Provenance,
-    fingerprint,
-    require_grid,
-    require_levels,
-    require_orthonormal,
-)
+from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import ContinuousTarget, fingerprint
 
 TILE = 1 << 20  # numbers held at once per intermediate result
 CORRELATED = 1e-6  # correlation from which on coordinates are not independent

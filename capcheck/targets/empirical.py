@@ -27,7 +27,7 @@ from capcheck.targets.empirical_categorical import (
     row_weights,
 )
 from capcheck.targets.product_mixture import ProductMixture, moments
-from capcheck.targets.target import HeldOut, Provenance
+from capcheck.targets.provenance import HeldOut, Provenance
 
 LARGE = 1e100  # magnitudes whose squares might overflow are refused
 LARGEST_SCALE = 1e150  # standard deviations likewise, and the inverse of those that vanish

@@ -22,7 +22,7 @@ from capcheck.targets.categorical_components import LARGEST as LARGEST
 from capcheck.targets.categorical_components import require_held
 from capcheck.targets.categorical_mixture import CategoricalMixture
 from capcheck.targets.parameters import require_count
-from capcheck.targets.target import HeldOut, Provenance
+from capcheck.targets.provenance import HeldOut, Provenance
 
 QUERIES = 1000  # rows whose left-out likelihood chooses the smoothing
 HELD_OUT = 0.2  # share of the rows that the generalisation score is measured on

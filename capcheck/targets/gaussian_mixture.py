@@ -23,18 +23,15 @@ from capcheck.targets.noisy_gaussians import NoisyGaussians, amplitudes, symmetr
 from capcheck.targets.parameters import (
     mixture_weights,
     require_deviations,
+    require_grid,
+    require_levels,
+    require_orthonormal,
     require_reals,
     require_size,
     require_tensor,
 )
-from capcheck.targets.target import (
-    ContinuousTarget,
-    Provenance,
-    fingerprint,
-    require_grid,
-    require_levels,
-    require_orthonormal,
-)
+from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import ContinuousTarget, fingerprint
 
 TILE = 1 << 18  # numbers held at once per intermediate result
 ROUNDINGS = 4  # of a correlation that leave a covariance positive definite

@@ -27,13 +27,9 @@ from capcheck.targets.chain import (
     scaled_evidence,
     sparse_steps,
 )
-from capcheck.targets.parameters import require_count
-from capcheck.targets.target import (
-    Provenance,
-    fingerprint,
-    require_grid,
-    require_tables,
-)
+from capcheck.targets.parameters import require_count, require_grid, require_tables
+from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import fingerprint
 
 LARGEST = 1 << 26  # numbers of a transition table: half a GiB
 

@@ -17,13 +17,9 @@ from capcheck.errors import InputError
 from capcheck.randomness import Randomness, inverse_cdf
 from capcheck.sequences import SequenceSpec
 from capcheck.targets.chain import Chain, arithmetic_for
-from capcheck.targets.parameters import require_count
-from capcheck.targets.target import (
-    Provenance,
-    fingerprint,
-    require_grid,
-    require_tables,
-)
+from capcheck.targets.parameters import require_count, require_grid, require_tables
+from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import fingerprint
 
 LARGEST = 1 << 24  # numbers of the conditional table
 

@@ -1,4 +1,4 @@
-"""What the parameters of a mixture may be: real tensors whose squares their precision can hold.
+"""What the parameters of a law may be: real tensors whose squares their precision can hold.
 
 A standard deviation s enters densities as s^2 and as 1 / s^2, so a law is refused unless every s is
 in 1/LIMIT..LIMIT and every |mean| at most LIMIT, where LIMIT^2 and 1/LIMIT^2 are ordinary numbers
@@ -8,12 +8,12 @@ of the precision in which the law is computed. Weights are brought to sum_c w_c 
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from capcheck.errors import InputError
-from capcheck.targets.target import require_weights
 
 LIMITS = {torch.float64: 1e100, torch.float32: 1e15}
 EVEN = 1e100  # sums of weights that are divided by at once; beyond it, by the largest first
@@ -131,3 +131,85 @@ def require_count(name: str, value: object, *, least: int = 1) -> int:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}.")
     return int(value)
+
+
+def require_orthonormal(matrix: Tensor, size: int) -> None:
+    """Raise InputError unless the matrix is orthonormal of that size."""
+    if tuple(matrix.shape) != (size, size):
+        raise InputError(
+            f"matrix must have shape {(size, size)} for the flat sequence, "
+            f"got {tuple(matrix.shape)}."
+        )
+    if matrix.is_complex():
+        raise InputError(f"matrix must be real, got {matrix.dtype}.")
+    wide = matrix.double()
+    error = float((wide @ wide.T - torch.eye(size).to(wide)).abs().max())
+    if not error < 1e-6:
+        raise InputError(
+            f"matrix must be orthonormal, got one whose M M^T is off by {error:.3g}; "
+            "use for example the Q of a QR decomposition."
+        )
+
+
+def require_weights(weights: Tensor, count: int) -> Tensor:
+    """Normalised weights of mixture components.
+
+    Raises:
+        InputError: Wrong shape, negative, not finite or all 0.
+    """
+    if tuple(weights.shape) != (count,):
+        raise InputError(f"weights must have shape ({count},), got {tuple(weights.shape)}.")
+    if not bool(weights.isfinite().all()):
+        raise InputError("weights must be finite, got NaN or infinity.")
+    if not (bool((weights >= 0).all()) and float(weights.sum()) > 0):
+        raise InputError("weights must be non-negative and not all zero; drop or fix the rows.")
+    return weights / weights.sum()
+
+
+def require_tables(tables: Mapping[str, Tensor]) -> list[Tensor]:
+    """Tables of probabilities or potentials, cut from any graph they were computed in.
+
+    Raises:
+        InputError: One is not of floating-point numbers, its type or device is not that of the
+            first, or a number is negative, infinite or NaN.
+    """
+    first, like = next(iter(tables.items()))
+    for name, table in tables.items():
+        if not table.is_floating_point():
+            raise InputError(
+                f"{name} must hold floating-point numbers, got {table.dtype}; call its double()."
+            )
+        if (table.dtype, table.device) != (like.dtype, like.device):
+            raise InputError(
+                f"{name} must have the type and device of {first}, {like.dtype} on {like.device}, "
+                f"got {table.dtype} on {table.device}; convert it with to({first})."
+            )
+        if not bool((table.isfinite() & (table >= 0)).all()):
+            raise InputError(f"{name} must be finite and not negative; repair it.")
+    return [table.detach() for table in tables.values()]
+
+
+def require_grid(grid: tuple[int, int] | None, tokens: int) -> None:
+    """Raise InputError unless the grid, if there is one, holds the tokens."""
+    if grid is None:
+        return
+    whole = len(grid) == 2 and all(isinstance(side, int) and side > 0 for side in grid)
+    if not whole or grid[0] * grid[1] != tokens:
+        raise InputError(
+            f"grid must be whole numbers (rows, columns) that hold the {tokens} tokens, "
+            f"got {grid!r}."
+        )
+
+
+def require_levels(levels: Tensor, tokens: int) -> None:
+    """Raise InputError unless the noise levels are one in [0, 1] for each token, (N,)."""
+    if tuple(levels.shape) != (tokens,):
+        raise InputError(
+            f"levels must have shape ({tokens},), one for each token, got {tuple(levels.shape)}."
+        )
+    if levels.is_complex():
+        raise InputError(f"levels must be real and in [0, 1], got {levels.dtype}; convert them.")
+    allowed = (levels >= 0) & (levels <= 1)
+    if not bool(allowed.all()):
+        worst = float(levels[~allowed][0])
+        raise InputError(f"levels must be in [0, 1], got {worst:g}; 0 is known and 1 is unseen.")

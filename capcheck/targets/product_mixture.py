@@ -24,17 +24,16 @@ from capcheck.paths import PATHS, NoisePath
 from capcheck.randomness import Randomness
 from capcheck.sequences import SequenceSpec
 from capcheck.targets.components import Components, Evidence, Prefix
-from capcheck.targets.posterior_law import PosteriorLaw, View
-from capcheck.targets.products import Products, gaussian_log_likelihood
-from capcheck.targets.target import (
-    ContinuousTarget,
-    Provenance,
-    fingerprint,
+from capcheck.targets.parameters import (
     require_grid,
     require_levels,
     require_orthonormal,
     require_weights,
 )
+from capcheck.targets.posterior_law import PosteriorLaw, View
+from capcheck.targets.products import Products, gaussian_log_likelihood
+from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import ContinuousTarget, fingerprint
 
 READ = 1 << 21  # numbers of the means that are read at once
 QUERIES = 512  # rows that are denoised in one pass over the components

@@ -16,7 +16,8 @@ import torch
 from capcheck.errors import InputError
 from capcheck.targets.empirical_categorical import HELD_OUT
 from capcheck.targets.parameters import require_count
-from capcheck.targets.target import HeldOut, Target
+from capcheck.targets.provenance import HeldOut
+from capcheck.targets.target import Target
 
 SCORED = 2000  # rows that a score is the mean of
 LEAST = 2  # rows: one to hold out, and one to fit to

@@ -21,9 +21,10 @@ from capcheck.targets.automata import WIDEST, balanced_brackets, even_parity
 from capcheck.targets.automata import ising as ising_strip
 from capcheck.targets.gaussian_mixture import GaussianMixture
 from capcheck.targets.product_mixture import ProductMixture
+from capcheck.targets.provenance import Provenance
 from capcheck.targets.scratchpad import running_parity, running_permutation
 from capcheck.targets.tables import latin_squares, small_sudokus, uniform_over
-from capcheck.targets.target import Provenance, Target
+from capcheck.targets.target import Target
 
 Tokens = Annotated[int, Field(ge=1, le=65_536, description="tokens of a sequence")]
 Window = Annotated[

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from capcheck.errors import InputError
 from capcheck.targets.categorical_mixture import CategoricalMixture
-from capcheck.targets.target import Provenance
+from capcheck.targets.provenance import Provenance
 
 LARGEST = 1 << 18  # sequences that are spelled out
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Literal, Self
+from collections.abc import Iterable
+from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from capcheck.errors import InputError
@@ -23,79 +22,10 @@ from capcheck.paths import PATHS, NoisePath
 from capcheck.randomness import Randomness
 from capcheck.sequences import SequenceSpec
 from capcheck.targets.products import Products
+from capcheck.targets.provenance import Provenance
 
 IDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 NARROW = 1e-4  # noise that a score is found through, in units of the narrowest component
-
-
-class HeldOut(BaseModel):
-    """How well a target built from most of the user's rows predicts the others.
-
-    Attributes:
-        rows: Rows held out.
-        log_likelihood: Their mean log-likelihood under such a target, in nats per sequence.
-        in_sample: The same for the rows that the target was built from.
-        baseline: The held-out score of a law that no row is remembered by.
-        baseline_name: Which law that is.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rows: int
-    log_likelihood: float
-    in_sample: float
-    baseline: float
-    baseline_name: str
-
-    @property
-    def memorises(self) -> bool:
-        """Whether the baseline predicts unseen rows better than this target does."""
-        return not self.log_likelihood >= self.baseline
-
-
-class Picture(BaseModel):
-    """How to show a sequence as an image: pixels = offset + tokens (flat) @ basis.
-
-    Attributes:
-        rows: Height in pixels.
-        columns: Width in pixels.
-        offset: (rows x columns,) pixel values of the sequence of zeros.
-        basis: (N d, rows x columns).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rows: int
-    columns: int
-    offset: tuple[float, ...]
-    basis: tuple[tuple[float, ...], ...]
-
-
-class Provenance(BaseModel):
-    """Where a target comes from, and how exact it is.
-
-    Attributes:
-        description: One line for readers of a report.
-        exactness: How the law relates to what the user asked for: `analytic` (in closed form),
-            `enumerated`, or `fitted surrogate` (built from the user's rows).
-        bandwidth: Smoothing of the rows, in standard deviations of each token, if there is one.
-        held_out: How far a surrogate is from the user's data, if rows could be held out.
-        source: Name of the data, if it was loaded.
-        preparation: What was done to the data before it became tokens.
-        picture: How to show a sequence as an image, if it is one.
-        vocabulary: What each value of a categorical token stands for, if it has a name.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    description: str
-    exactness: Literal["analytic", "enumerated", "fitted surrogate"] = "analytic"
-    bandwidth: float | None = None
-    held_out: HeldOut | None = None
-    source: str | None = None
-    preparation: str | None = None
-    picture: Picture | None = None
-    vocabulary: tuple[str, ...] | None = None
 
 
 class Target(ABC):
@@ -318,88 +248,6 @@ def fingerprint(name: str, facts: object, tensors: Iterable[Tensor]) -> str:
             wide = part.double() if part.is_floating_point() else part
             digest.update(wide.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def require_orthonormal(matrix: Tensor, size: int) -> None:
-    """Raise InputError unless the matrix is orthonormal of that size."""
-    if tuple(matrix.shape) != (size, size):
-        raise InputError(
-            f"matrix must have shape {(size, size)} for the flat sequence, "
-            f"got {tuple(matrix.shape)}."
-        )
-    if matrix.is_complex():
-        raise InputError(f"matrix must be real, got {matrix.dtype}.")
-    wide = matrix.double()
-    error = float((wide @ wide.T - torch.eye(size).to(wide)).abs().max())
-    if not error < 1e-6:
-        raise InputError(
-            f"matrix must be orthonormal, got one whose M M^T is off by {error:.3g}; "
-            "use for example the Q of a QR decomposition."
-        )
-
-
-def require_weights(weights: Tensor, count: int) -> Tensor:
-    """Normalised weights of mixture components.
-
-    Raises:
-        InputError: Wrong shape, negative, not finite or all 0.
-    """
-    if tuple(weights.shape) != (count,):
-        raise InputError(f"weights must have shape ({count},), got {tuple(weights.shape)}.")
-    if not bool(weights.isfinite().all()):
-        raise InputError("weights must be finite, got NaN or infinity.")
-    if not (bool((weights >= 0).all()) and float(weights.sum()) > 0):
-        raise InputError("weights must be non-negative and not all zero; drop or fix the rows.")
-    return weights / weights.sum()
-
-
-def require_tables(tables: Mapping[str, Tensor]) -> list[Tensor]:
-    """Tables of probabilities or potentials, cut from any graph they were computed in.
-
-    Raises:
-        InputError: One is not of floating-point numbers, its type or device is not that of the
-            first, or a number is negative, infinite or NaN.
-    """
-    first, like = next(iter(tables.items()))
-    for name, table in tables.items():
-        if not table.is_floating_point():
-            raise InputError(
-                f"{name} must hold floating-point numbers, got {table.dtype}; call its double()."
-            )
-        if (table.dtype, table.device) != (like.dtype, like.device):
-            raise InputError(
-                f"{name} must have the type and device of {first}, {like.dtype} on {like.device}, "
-                f"got {table.dtype} on {table.device}; convert it with to({first})."
-            )
-        if not bool((table.isfinite() & (table >= 0)).all()):
-            raise InputError(f"{name} must be finite and not negative; repair it.")
-    return [table.detach() for table in tables.values()]
-
-
-def require_grid(grid: tuple[int, int] | None, tokens: int) -> None:
-    """Raise InputError unless the grid, if there is one, holds the tokens."""
-    if grid is None:
-        return
-    whole = len(grid) == 2 and all(isinstance(side, int) and side > 0 for side in grid)
-    if not whole or grid[0] * grid[1] != tokens:
-        raise InputError(
-            f"grid must be whole numbers (rows, columns) that hold the {tokens} tokens, "
-            f"got {grid!r}."
-        )
-
-
-def require_levels(levels: Tensor, tokens: int) -> None:
-    """Raise InputError unless the noise levels are one in [0, 1] for each token, (N,)."""
-    if tuple(levels.shape) != (tokens,):
-        raise InputError(
-            f"levels must have shape ({tokens},), one for each token, got {tuple(levels.shape)}."
-        )
-    if levels.is_complex():
-        raise InputError(f"levels must be real and in [0, 1], got {levels.dtype}; convert them.")
-    allowed = (levels >= 0) & (levels <= 1)
-    if not bool(allowed.all()):
-        worst = float(levels[~allowed][0])
-        raise InputError(f"levels must be in [0, 1], got {worst:g}; 0 is known and 1 is unseen.")
 
 
 def require_one_law(target: Target, field: str) -> None:

@@ -1,0 +1,77 @@
+"""Provenance: where a target comes from, how exact it is, and how to show its sequences."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class HeldOut(BaseModel):
+    """How well a target built from most of the user's rows predicts the others.
+
+    Attributes:
+        rows: Rows held out.
+        log_likelihood: Their mean log-likelihood under such a target, in nats per sequence.
+        in_sample: The same for the rows that the target was built from.
+        baseline: The held-out score of a law that no row is remembered by.
+        baseline_name: Which law that is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    log_likelihood: float
+    in_sample: float
+    baseline: float
+    baseline_name: str
+
+    @property
+    def memorises(self) -> bool:
+        """Whether the baseline predicts unseen rows better than this target does."""
+        return not self.log_likelihood >= self.baseline
+
+
+class Picture(BaseModel):
+    """How to show a sequence as an image: pixels = offset + tokens (flat) @ basis.
+
+    Attributes:
+        rows: Height in pixels.
+        columns: Width in pixels.
+        offset: (rows x columns,) pixel values of the sequence of zeros.
+        basis: (N d, rows x columns).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    columns: int
+    offset: tuple[float, ...]
+    basis: tuple[tuple[float, ...], ...]
+
+
+class Provenance(BaseModel):
+    """Where a target comes from, and how exact it is.
+
+    Attributes:
+        description: One line for readers of a report.
+        exactness: How the law relates to what the user asked for: `analytic` (in closed form),
+            `enumerated`, or `fitted surrogate` (built from the user's rows).
+        bandwidth: Smoothing of the rows, in standard deviations of each token, if there is one.
+        held_out: How far a surrogate is from the user's data, if rows could be held out.
+        source: Name of the data, if it was loaded.
+        preparation: What was done to the data before it became tokens.
+        picture: How to show a sequence as an image, if it is one.
+        vocabulary: What each value of a categorical token stands for, if it has a name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str
+    exactness: Literal["analytic", "enumerated", "fitted surrogate"] = "analytic"
+    bandwidth: float | None = None
+    held_out: HeldOut | None = None
+    source: str | None = None
+    preparation: str | None = None
+    picture: Picture | None = None
+    vocabulary: tuple[str, ...] | None = None
