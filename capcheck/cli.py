@@ -17,27 +17,21 @@ import click
 from rich.console import Console
 
 from capcheck import api
+from capcheck.catalogue import families_table, family_card, targets_table
 from capcheck.data import LAWS, NAMED, Layout, load_target
 from capcheck.data.files import name_of
 from capcheck.diagnosis import DIAGNOSES
 from capcheck.divergences import DEFAULT, NAMES
 from capcheck.engine import Measuring, Progress
 from capcheck.errors import CapcheckError, InputError, near
+from capcheck.progress_bar import live_progress
 from capcheck.registry import build_probe, probe_class
 from capcheck.registry import families as registered
 from capcheck.results import CheckResult, SurveyResult
 from capcheck.store import Store
 from capcheck.targets.specs import from_spec
 from capcheck.targets.target import Target
-from capcheck.terminal import (
-    families_table,
-    family_card,
-    live_progress,
-    output,
-    print_check,
-    print_survey,
-    targets_table,
-)
+from capcheck.terminal import output, print_check, print_survey
 from capcheck.version import __version__
 
 DRAWS = 2000  # per cell

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from capcheck.errors import InputError
-from capcheck.factor_analysis import factor_analysis, probabilistic_pca
-from capcheck.latent_index import index_of, latent_of
 from capcheck.laws import LOG_2PI, Categorical, MixtureOfGaussians, TokenLaw
-from capcheck.moments import mean_and_covariance
+from capcheck.oracles.factor_analysis import factor_analysis, probabilistic_pca
+from capcheck.oracles.latent_index import index_of, latent_of
+from capcheck.oracles.moments import mean_and_covariance
+from capcheck.oracles.rosenblatt import Rosenblatt
 from capcheck.randomness import Randomness
-from capcheck.rosenblatt import Rosenblatt
 from capcheck.signatures.denoiser import require_continuous
 from capcheck.signatures.signature import Signature
 from capcheck.signatures.token_predictor import require_law
@@ -96,7 +96,7 @@ class DecoderSignature(Signature[Decoder]):
             return _linear(require_continuous(target, "a linear decoder"), self.latent, self.noise)
         if self.classes is not None:
             # What spells a target out imports signatures.
-            from capcheck.latent_classes import best_classes
+            from capcheck.oracles.latent_classes import best_classes
 
             require_one_law(target, "vae.classes")
             return ComponentDecoder(best_classes(target, self.classes))

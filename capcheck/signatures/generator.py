@@ -12,11 +12,11 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from capcheck.affine import best_affine
-from capcheck.bounded_slope import bounded_slope
 from capcheck.errors import InputError
+from capcheck.oracles.affine import best_affine
+from capcheck.oracles.bounded_slope import bounded_slope
+from capcheck.oracles.rosenblatt import Rosenblatt
 from capcheck.randomness import Randomness
-from capcheck.rosenblatt import Rosenblatt
 from capcheck.sequences import SequenceSpec
 from capcheck.signatures.denoiser import require_continuous
 from capcheck.signatures.signature import Signature

@@ -15,11 +15,11 @@ from capcheck.errors import InputError
 from capcheck.exact.gaussian import GaussianLaw
 from capcheck.exact.replay import exact_law
 from capcheck.laws import Categorical
-from capcheck.moments import mean_and_covariance
+from capcheck.oracles.moments import mean_and_covariance
+from capcheck.oracles.rosenblatt import Rosenblatt, uniform_of
 from capcheck.probe import LogDensity, Unavailable
 from capcheck.probes.neither.flow import Flow
 from capcheck.randomness import CounterRandomness
-from capcheck.rosenblatt import Rosenblatt, uniform_of
 from capcheck.signatures import Bijection, BijectionSignature, TokenPredictorSignature
 from capcheck.targets import (
     DiagonalMixture,

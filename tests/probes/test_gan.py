@@ -9,14 +9,14 @@ from scipy import optimize
 from scipy.special import ndtr
 
 from capcheck import Outcome, check
-from capcheck import bounded_slope as module
-from capcheck.bounded_slope import BoundedSlope, bounded_slope
 from capcheck.budget import Budget
 from capcheck.errors import InputError
+from capcheck.oracles import bounded_slope as module
+from capcheck.oracles.bounded_slope import BoundedSlope, bounded_slope
+from capcheck.oracles.rosenblatt import Rosenblatt
 from capcheck.probe import Unavailable
 from capcheck.probes.neither.gan import GAN
 from capcheck.randomness import CounterRandomness
-from capcheck.rosenblatt import Rosenblatt
 from capcheck.signatures import TokenPredictorSignature
 from capcheck.targets import ProductMixture, Target, from_spec, from_table
 

@@ -16,9 +16,9 @@ from sklearn.decomposition import FactorAnalysis
 from capcheck import Outcome, check
 from capcheck.budget import Budget
 from capcheck.errors import InputError
-from capcheck.factor_analysis import factor_analysis, probabilistic_pca
-from capcheck.latent_index import index_of, latent_of
 from capcheck.laws import TokenLaw
+from capcheck.oracles.factor_analysis import factor_analysis, probabilistic_pca
+from capcheck.oracles.latent_index import index_of, latent_of
 from capcheck.probe import LogDensity
 from capcheck.probes.neither.vae import VAE
 from capcheck.randomness import CounterRandomness, Randomness

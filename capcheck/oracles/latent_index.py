@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from capcheck.laws import LOG_2PI
+from capcheck.oracles.rosenblatt import uniform_of
 from capcheck.randomness import inverse_cdf
-from capcheck.rosenblatt import uniform_of
 
 LARGEST = 1 - 2.0**-53  # of a uniform number
 

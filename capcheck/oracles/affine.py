@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from capcheck.laws import LOG_2PI
-from capcheck.moments import mean_and_covariance
+from capcheck.oracles.moments import mean_and_covariance
 from capcheck.targets.target import ContinuousTarget
 
 

@@ -15,7 +15,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from capcheck.errors import InputError
-from capcheck.rosenblatt import Rosenblatt
+from capcheck.oracles.rosenblatt import Rosenblatt
 from capcheck.targets.target import Target, require_one_law
 
 REACH = 6.0  # of the knots: beyond it Phi(z) has too few digits, and one draw in 10^9 lies

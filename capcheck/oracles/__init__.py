@@ -1,0 +1,1 @@
+"""Closed forms and optima that the oracles of signatures are made of."""
