@@ -11,7 +11,8 @@ from capcheck.budget import Budget
 from capcheck.engine import Progress
 from capcheck.errors import CapcheckError, InputError
 from capcheck.fitting import Fitted, fit
-from capcheck.results import CapacityError, CheckResult, Outcome, SurveyResult
+from capcheck.records import Outcome
+from capcheck.results import CapacityError, CheckResult, SurveyResult
 from capcheck.version import __version__
 
 __all__ = [

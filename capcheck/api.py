@@ -5,21 +5,24 @@ All three take the same keywords; a survey is a check of each family on the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Unpack
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Unpack, get_args
 
-from capcheck.engine import Engine, Measuring
-from capcheck.errors import InputError
-from capcheck.findings import wrong_kind
+from capcheck.engine import Contender, Engine, Measuring
+from capcheck.errors import InputError, near
+from capcheck.findings import plan_of, wrong_kind
+from capcheck.network import Named, require_named
+from capcheck.probe import AnyProbe
+from capcheck.records import Objective, Outcome
 from capcheck.registry import build_probe
 from capcheck.registry import families as registered
-from capcheck.results import (
-    CapacityError,
-    CheckResult,
-    Outcome,
-    SurveyResult,
-)
+from capcheck.results import CapacityError, CheckResult, SurveyResult
 from capcheck.targets.target import Target
+
+FIT_SECONDS = 60.0
+SURVEY_FIT_SECONDS = 20.0
+NEAR_ORACLE = "mlp:width=128,depth=3"
 
 
 def check(
@@ -27,7 +30,9 @@ def check(
     target: Target,
     *,
     options: Mapping[str, Any] | None = None,
-    network: Callable[..., Any] | None = None,
+    network: Named | Sequence[Named] | None = None,
+    objective: Objective | Literal["none"] | None = None,
+    fit_seconds: float = FIT_SECONDS,
     **measuring: Unpack[Measuring],
 ) -> CheckResult:
     """Measure whether a family's procedure can produce a target, and at which budget.
@@ -36,7 +41,14 @@ def check(
         family: Name of a registered family.
         target: What it should produce.
         options: The probe's own options, as values or text.
-        network: A network of the probe's signature in the oracle's place.
+        network: What to measure in the oracle's place, beside the oracle: an architecture
+            (`mlp:width=128,depth=3`, `transformer:width=64,depth=2`), a function of a signature and
+            a spec that returns a module (`package.module:factory`), or a network of the probe's
+            signature; several for a capacity curve.
+        objective: What networks are fitted to: the `oracle`, the target `end_to_end` through the
+            procedure at its one budget, or `none` for networks as they are. By default those with
+            a name are fitted to the oracle, and an object is taken as it is.
+        fit_seconds: Time of each fit, above 0.
         **measuring: See `Measuring`.
 
     Raises:
@@ -50,12 +62,20 @@ def check(
     probe = build_probe(family, options)
     if target.spec.kind not in probe.kinds:
         raise InputError(wrong_kind(probe, target.spec.kind))
-    if network is not None and measuring.get("out") is not None:
+    networks = _networks(network)
+    objects = [one for one in networks if not isinstance(one, str)]
+    if objects and measuring.get("out") is not None:
         raise InputError(
             "out cannot resume a network given as an object, got both; "
             "omit out and call save(folder) on the result."
         )
-    engine = Engine(target, [probe], measuring, network)
+    if len(objects) > 1:
+        raise InputError(
+            f"network may hold one object, got {len(objects)}; measure them one by one, or name "
+            "factories."
+        )
+    contenders = _contenders(probe, networks, objective, fit_seconds)
+    engine = Engine(target, contenders, measuring)
     return engine.run(errors_are_results=False).check_result(family)
 
 
@@ -64,16 +84,22 @@ def survey(
     families: Iterable[str] | None = None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    network: str | Sequence[str] | None = None,
+    fit_seconds: float = SURVEY_FIT_SECONDS,
     **measuring: Unpack[Measuring],
 ) -> SurveyResult:
     """Measure several families on one target.
 
-    A family that cannot take such tokens, or that fails, is listed with the reason.
+    A family that cannot take such tokens, or that fails, is listed with the reason. Families whose
+    oracles say little of what can be trained (`Probe.near_oracle`) are also measured with a fitted
+    network.
 
     Args:
         target: What they should produce.
         families: Names of registered families; all by default.
         options: The probes' own options, by family.
+        network: Names of networks to fit for every family, or `none` for no family.
+        fit_seconds: Time of each fit, above 0.
         **measuring: See `Measuring`.
 
     Raises:
@@ -84,8 +110,15 @@ def survey(
     for name in options:
         if name not in names:
             raise InputError(f"options name {name!r}, which is not surveyed; it is not in {names}.")
-    probes = [build_probe(name, options.get(name)) for name in dict.fromkeys(names)]
-    return Engine(target, probes, measuring).run(errors_are_results=True)
+    contenders: list[Contender] = []
+    for name in dict.fromkeys(names):
+        probe = build_probe(name, options.get(name))
+        by_default = NEAR_ORACLE if probe.near_oracle and not measuring.get("given") else None
+        if target.spec.kind not in probe.kinds:
+            by_default = None
+        networks = [] if network == "none" else _networks(network or by_default)
+        contenders += _contenders(probe, networks, None, fit_seconds)
+    return Engine(target, contenders, measuring).run(errors_are_results=True)
 
 
 def require(
@@ -93,17 +126,66 @@ def require(
     target: Target,
     *,
     options: Mapping[str, Any] | None = None,
-    network: Callable[..., Any] | None = None,
+    network: Named | Sequence[Named] | None = None,
+    objective: Objective | Literal["none"] | None = None,
+    fit_seconds: float = FIT_SECONDS,
     **measuring: Unpack[Measuring],
 ) -> CheckResult:
     """Like `check`, but raise unless the family is representable.
 
     Raises:
-        CapacityError: It is not representable, or the evidence is missing.
+        CapacityError: It is not representable, or not in a precision that was asked for, or the
+            evidence is missing.
         InputError: Something was asked for that is not possible; the sentence says what.
     """
-    result = check(family, target, options=options, network=network, **measuring)
+    result = check(
+        family,
+        target,
+        options=options,
+        network=network,
+        objective=objective,
+        fit_seconds=fit_seconds,
+        **measuring,
+    )
     if result.outcome is not Outcome.REPRESENTABLE:
         words = result.outcome.value.replace("_", " ")
-        raise CapacityError(f"{family} is {words} on this target: {result.reason}.", result)
+        raise CapacityError(f"{result.title} is {words} on this target: {result.reason}.", result)
+    for rounded in result.precisions:
+        if rounded.holding == "numerics":
+            raise CapacityError(f"{result.title} breaks by its numerics: {rounded.reason}.", result)
     return result
+
+
+def _networks(network: Named | Sequence[Named] | None) -> list[Named]:
+    """What was named, each once."""
+    if network is None:
+        return []
+    if isinstance(network, str) or not isinstance(network, Sequence):
+        network = [network]
+    return list(dict.fromkeys(require_named(one) for one in network))
+
+
+def _contenders(
+    probe: AnyProbe,
+    networks: Sequence[Named],
+    objective: Objective | Literal["none"] | None,
+    seconds: float,
+) -> list[Contender]:
+    """A probe with its oracle and with each of the networks."""
+    if not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
+        raise InputError(f"fit_seconds must be above 0 and finite, got {seconds!r}.")
+    known = (*get_args(Objective), "none", None)
+    if objective not in known:
+        hint = near(str(objective), [str(name) for name in known[:-1]])
+        raise InputError(f"objective {objective!r} is unknown; {hint}")
+    plan = plan_of(probe)
+    contenders = [Contender(probe=probe, plan=plan)]
+    for network in networks:
+        by_name = isinstance(network, str)
+        to: Objective | Literal["none"] = objective or ("oracle" if by_name else "none")
+        update: dict[str, Any] = {"network": network if by_name else "given"}
+        if to != "none":
+            update |= {"objective": to, "fit_seconds": float(seconds)}
+        own = plan.model_copy(update=update)
+        contenders.append(Contender(probe=probe, plan=own, network=network))
+    return contenders

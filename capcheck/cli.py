@@ -24,10 +24,12 @@ from capcheck.diagnosis import DIAGNOSES
 from capcheck.divergences import DEFAULT, NAMES
 from capcheck.engine import Measuring, Progress
 from capcheck.errors import CapcheckError, InputError, near
+from capcheck.precision import PRECISIONS
 from capcheck.progress_bar import live_progress
 from capcheck.registry import build_probe, probe_class
 from capcheck.registry import families as registered
 from capcheck.results import CheckResult, SurveyResult
+from capcheck.sensitivity import SIZES
 from capcheck.store import Store
 from capcheck.targets.specs import from_spec
 from capcheck.targets.target import Target
@@ -37,6 +39,7 @@ from capcheck.version import __version__
 DRAWS = 2000  # per cell
 # Where an answer in a minute or two is worth more undecided cells; two ends tell a used axis.
 QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
+QUICK_FIT_SECONDS = 5.0
 
 
 class _List(click.ParamType[Any]):
@@ -153,6 +156,19 @@ _MEASURING_OPTIONS: Sequence[Callable[[Any], Any]] = (
         metavar="NAME,...",
         help=f"Further tests at the largest budget, of {', '.join(DIAGNOSES)}; no verdict",
     ),
+    click.option(
+        "--precision",
+        metavar="NAME,...",
+        help=f"Run everything again in fewer digits, of {', '.join(PRECISIONS)}",
+    ),
+    click.option(
+        "--sensitivity",
+        metavar="SIZE,...",
+        is_flag=False,
+        flag_value=",".join(map(str, SIZES)),
+        help="Try out errors of the oracle of these sizes"
+        f"  [without sizes: {','.join(map(str, SIZES))}]",
+    ),
     click.option("--samples", type=int, help=f"Draws per cell  [default: {DRAWS}]"),
     click.option(
         "--looks",
@@ -169,6 +185,19 @@ _MEASURING_OPTIONS: Sequence[Callable[[Any], Any]] = (
     click.option("--out", type=click.Path(path_type=Path), help="Folder to keep the run in."),
     click.option("--json", "as_json", is_flag=True, help="Print the result schema."),
 )
+
+
+_NETWORK = click.option(
+    "--network",
+    metavar="NAME",
+    multiple=True,
+    help="A network to fit beside the oracle: mlp:width=128,depth=3, transformer:width=64,depth=2 "
+    "or your package.module:factory; several make a capacity curve.",
+)
+
+
+def _fit_seconds(default: str) -> Callable[[Any], Any]:
+    return click.option("--fit-seconds", type=float, help=f"Time of each fit  [default: {default}]")
 
 
 def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
@@ -206,15 +235,39 @@ def targets() -> None:
 @cli.command()
 @click.option("--family", required=True, help="Name of a family; see `capcheck families`.")
 @click.option("--option", "options", type=_Pairs(), multiple=True, help="A probe's own option.")
+@_NETWORK
+@click.option(
+    "--objective",
+    type=click.Choice(["oracle", "end_to_end", "none"]),
+    default="oracle",
+    show_default=True,
+    help="What networks are fitted to: the oracle's answers, the target through the procedure at "
+    "one budget, or nothing (your weights as they are).",
+)
+@_fit_seconds(f"{api.FIT_SECONDS:g}")
 @_with(_TARGET_OPTIONS)
 @_with(_MEASURING_OPTIONS)
-def check(family: str, options: Sequence[dict[str, str]], as_json: bool, **given: Any) -> None:
+def check(
+    family: str,
+    options: Sequence[dict[str, str]],
+    network: Sequence[str],
+    objective: Any,
+    fit_seconds: float | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Check whether one family can produce a target, and at which budget."""
     probe_class(family)  # an unknown name fails before the data is read
     target = _target(given)
     with live_progress() as progress:
         result = api.check(
-            family, target, options=_merged("--option", options), **_measuring(given, progress)
+            family,
+            target,
+            options=_merged("--option", options),
+            network=network,
+            objective=objective,
+            fit_seconds=api.FIT_SECONDS if fit_seconds is None else fit_seconds,
+            **_measuring(given, progress),
         )
     _deliver(result, result.survey(), given["out"], as_json)
     raise SystemExit(result.exit_code)
@@ -226,10 +279,23 @@ def check(family: str, options: Sequence[dict[str, str]], as_json: bool, **given
 @click.option(
     "--quick", is_flag=True, help="500 draws per cell and --steps 1,16, unless they are given."
 )
+@_NETWORK
+@_fit_seconds(f"{api.SURVEY_FIT_SECONDS:g}, {QUICK_FIT_SECONDS:g} with --quick")
 @_with(_TARGET_OPTIONS)
 @_with(_MEASURING_OPTIONS)
-def survey(names: str | None, strict: bool, quick: bool, as_json: bool, **given: Any) -> None:
+def survey(
+    names: str | None,
+    strict: bool,
+    quick: bool,
+    network: Sequence[str],
+    fit_seconds: float | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Measure every family on one target, and write the report.
+
+    Families whose oracle says little of what can be trained are shown with a fitted network, too;
+    --network fits one for every family, and --network none for no family.
 
     The run is kept in --out, by default runs/NAME for --data NAME (runs/NAME_ARRAY for
     NAME.npz#ARRAY), with -quick behind it for --quick; the same command continues a run that was
@@ -243,12 +309,21 @@ def survey(names: str | None, strict: bool, quick: bool, as_json: bool, **given:
     if given["out"] is None and given["data"] is not None:
         given["out"] = Path("runs") / (name_of(given["data"]) + ("-quick" if quick else ""))
     target = _target(given)
+    if fit_seconds is None:
+        fit_seconds = QUICK_FIT_SECONDS if quick else api.SURVEY_FIT_SECONDS
     with live_progress() as progress:
-        result = api.survey(target, chosen, **_measuring(given, progress))
+        result = api.survey(
+            target,
+            chosen,
+            network="none" if "none" in network else network or None,
+            fit_seconds=fit_seconds,
+            **_measuring(given, progress),
+        )
     _deliver(result, result, given["out"], as_json, quick=quick)
     if any(found.error and found.supported for found in result.families):
         raise SystemExit(CapcheckError.exit_code)
-    codes = [found.outcome.exit_code for found in result.families if not found.error]
+    gated = [found for found in result.families if network or found.network == "oracle"]
+    codes = [found.outcome.exit_code for found in gated if not found.error]
     raise SystemExit((1 if 1 in codes else max(codes, default=3)) if strict else 0)
 
 
@@ -286,6 +361,8 @@ def _measuring(given: dict[str, Any], progress: Callable[[Progress], None]) -> M
         divergences=DEFAULT if divergences is None else divergences.split(","),
         tolerance=_numbers(_merged("--tolerance", given["tolerance"])),
         diagnose=given["diagnose"].split(",") if given["diagnose"] else (),
+        precision=given["precision"].split(",") if given["precision"] else (),
+        sensitivity=_sizes(given["sensitivity"]),
         samples=DRAWS if given["samples"] is None else given["samples"],
         given=given["given"] or (),
         looks=given["looks"],
@@ -296,6 +373,15 @@ def _measuring(given: dict[str, Any], progress: Callable[[Progress], None]) -> M
         out=given["out"],
         progress=progress,
     )
+
+
+def _sizes(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise InputError(
+            f"--sensitivity must be numbers separated by commas, got {text!r}."
+        ) from None
 
 
 def _merged(option: str, given: Sequence[dict[str, str]]) -> dict[str, str]:

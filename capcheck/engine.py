@@ -5,33 +5,36 @@ It places the target, opens the store, measures the cells that the store lacks a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, TypedDict
 
 import torch
 
+from capcheck.assembly import Assembly, sensitive_budget
 from capcheck.budget import Budget, Grid
+from capcheck.cells import PLAIN, Cells, Variant
+from capcheck.chart import chart_of
 from capcheck.diagnosis import chosen_diagnoses
 from capcheck.divergences import DEFAULT, chosen, tolerances
 from capcheck.divergences.reference import Reference
 from capcheck.errors import InputError, UnfitError, near
-from capcheck.findings import failed, find, has_floor, plan_of, unsupported, wrong_kind
+from capcheck.findings import failed, has_floor, plan_of, unsupported, wrong_kind
+from capcheck.fitting import Fitted, fit
 from capcheck.given import require_given
-from capcheck.probe import AnyProbe, Suspect
+from capcheck.network import Named, facts_of, make, placed, require_signature
+from capcheck.precision import chosen_precisions
+from capcheck.probe import AnyProbe
 from capcheck.randomness import CounterRandomness
-from capcheck.results import (
-    FamilyPlan,
-    FamilyResult,
-    Measurement,
-    Outcome,
-    Settings,
-    SurveyResult,
-    TargetSummary,
-)
-from capcheck.store import Manifest, Store, environment
-from capcheck.sweep import EXAMPLES, Sweep, cell_key, examples
+from capcheck.records import FamilyPlan, Outcome, Settings, TargetSummary
+from capcheck.results import FamilyResult, SurveyResult
+from capcheck.rounded import RoundedSweep
+from capcheck.sensitivity import PERTURBATIONS, SIZES, NotPerturbed, perturbed
+from capcheck.store import FITS, Manifest, Store, environment
+from capcheck.sweep import EXAMPLES, Sweep, examples
 from capcheck.targets.target import Target
 from capcheck.version import __version__
 
@@ -63,6 +66,9 @@ class Measuring(TypedDict, total=False):
         divergences: Which to measure of `kl`, `wasserstein`, `mmd`, `reverse_kl` and
             `total_variation`; the first three by default.
         tolerance: Tolerance of each, in the units of `capcheck.divergences`.
+        precision: In which of `float32`, `bfloat16`, `float16` and `float8` (of answers only) every
+            budget is run again; none by default.
+        sensitivity: Sizes of errors of the oracle to try out, or True for 0.03, 0.1 and 0.3.
         diagnose: Further tests of the draws at each family's largest budget, of `classifier`,
             `stein`, `permutation` and `neighbours`; none by default, and no verdict hears them.
         samples: Draws of target and model in every cell, at least 200; 2,000 by default.
@@ -82,6 +88,8 @@ class Measuring(TypedDict, total=False):
     steps: Iterable[int] | None
     divergences: Sequence[str]
     tolerance: Mapping[str, float] | None
+    precision: Sequence[str]
+    sensitivity: bool | Sequence[float]
     diagnose: Sequence[str]
     samples: int
     given: Sequence[int]
@@ -94,25 +102,36 @@ class Measuring(TypedDict, total=False):
     progress: Callable[[Progress], None] | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A probe with a network, to be measured.
+
+    Attributes:
+        probe: The procedure.
+        plan: What is measured of it.
+        network: Where the plan's network comes from, or None for the oracle.
+    """
+
+    probe: AnyProbe
+    plan: FamilyPlan
+    network: Named | None = None
+
+
 class Engine:
     """One run over some probes.
 
     Args:
         target: What they should produce.
-        probes: The families' procedures.
+        contenders: The families' procedures with their networks. One with a network of its own
+            comes behind the same one with the oracle.
         measuring: How to measure.
-        network: A network in the oracle's place, for all probes.
 
     Raises:
         InputError: Something was asked for that is not possible.
     """
 
     def __init__(
-        self,
-        target: Target,
-        probes: Sequence[AnyProbe],
-        measuring: Measuring,
-        network: Callable[..., Any] | None = None,
+        self, target: Target, contenders: Sequence[Contender], measuring: Measuring
     ) -> None:
         for name in measuring:
             if name not in Measuring.__annotations__:
@@ -121,31 +140,31 @@ class Engine:
         self._target = target.to(device=device, dtype=dtype)
         self._settings = _settings(target, measuring, device, dtype)
         self._summary = _summary(target, self._settings.seed)
-        self._probes = probes
-        if network is not None and self._settings.given:
-            raise InputError(
-                "given needs the oracle of a conditional law, got a network; wrap the network so "
-                "that it is shown the tokens, and leave given out."
-            )
-        self._network = network
+        self._contenders = contenders
+        self._require_possible()
         self._batch = _whole("batch", measuring.get("batch", 1024), 1)
         self._progress = measuring.get("progress")
         self._done = 0
-        self._store = self._open(measuring.get("out"))
+        out = measuring.get("out")
+        self._folder = None if out is None else Path(out)
+        self._cells = self._open()
+        self._assembly = Assembly(self._cells, self._settings, self._summary)
         self._references: dict[int, Reference] = {}  # by number of samples
 
     def run(self, *, errors_are_results: bool) -> SurveyResult:
-        """Measure every probe; one that fails becomes a result with an error, or raises."""
+        """Measure every contender; one that fails becomes a result with an error, or raises.
+
+        An oracle that a target rules out is a result of its own where a network stands beside it.
+        """
         found: list[FamilyResult] = []
-        for probe in self._probes:
-            plan = plan_of(probe, given=self._network is not None)
+        for contender in self._contenders:
+            probe, plan = contender.probe, contender.plan
             try:
-                found.append(self._family(probe, plan))
+                found.append(self._family(contender))
             except UnfitError as unfit:
-                if not errors_are_results:
+                if not (errors_are_results or self._stands_beside(contender)):
                     raise
-                if self._store is not None:
-                    self._store.note(plan, str(unfit))
+                self._cells.note(plan, str(unfit))
                 found.append(unsupported(probe, plan, str(unfit)))
             except InputError:
                 raise
@@ -161,65 +180,149 @@ class Engine:
             families=tuple(found),
         )
 
-    def _family(self, probe: AnyProbe, plan: FamilyPlan) -> FamilyResult:
+    def _stands_beside(self, contender: Contender) -> bool:
+        plans = [other.plan.oracle for other in self._contenders if other.network is not None]
+        return contender.network is None and contender.plan in plans
+
+    def _family(self, contender: Contender) -> FamilyResult:
+        probe, plan = contender.probe, contender.plan
         if self._target.spec.kind not in probe.kinds:
             return unsupported(probe, plan, wrong_kind(probe, self._target.spec.kind))
+        network = self._network(contender)
         for look in range(self._settings.looks):
-            cells = self._look(probe, plan, self._settings.at(look))
-            found = find(probe, plan, cells, self._settings)
+            self._look(probe, plan, look, network)
+            found = self._assembly.judged(probe, plan, look)
             if found.outcome is not Outcome.INCONCLUSIVE:
                 skipped = self._settings.looks - 1 - look
-                self._advance(skipped * len(cells), f"{probe.family}, decided")
+                self._advance(skipped * len(found.cells), f"{plan.title}, decided")
                 break
-        if not has_floor(found):
-            return found
-        return find(probe, plan, cells, self._settings, self._cured(probe, self._settings.at(look)))
+        done = self._done
+        if network is not None:
+            self._oracle_of(contender, look)
+        elif has_floor(found):
+            self._cure(probe, look)
+        self._round(probe, plan, look, network)
+        if network is None:
+            self._perturb(probe, plan, look, sensitive_budget(found))
+        self._done = done  # these are no cells of the grid
+        return self._assembly.judged(probe, plan, look)
 
-    def _cured(self, probe: AnyProbe, settings: Settings) -> list[tuple[Suspect, Measurement]]:
-        """What a probe with a floor does at the largest budget without each of its suspects."""
-        found: list[tuple[Suspect, Measurement]] = []
-        if self._network is not None:
-            return found  # another procedure may need another network
-        for suspect in probe.suspects():
-            grid = Grid.model_validate(
-                {"lengths": settings.grid.lengths[-1:], "steps": settings.grid.steps[-1:]}
+    def _network(self, contender: Contender) -> Callable[..., Any] | None:
+        """What stands in the oracle's place: fitted, or as it is."""
+        if contender.network is None:
+            return None
+        probe, plan = contender.probe, contender.plan
+        try:
+            spec = chart_of(probe, self._target).target.spec
+            made = make(contender.network, probe, spec, seed=self._settings.seed)
+            name = plan.network if isinstance(contender.network, str) else type(made).__name__
+            network = placed(made, spec)
+            budgets = self._settings.grid.budgets()
+            require_signature(network, probe, spec, budgets, name=name)
+            fitted = None if plan.objective is None else self._fit(contender, made, name)
+        except InputError as error:  # a survey goes on without it
+            raise UnfitError(str(error)) from error
+        if fitted is not None:
+            network = fitted.network
+        self._cells.keep_network(plan, facts_of(network, fitted))
+        return network
+
+    def _fit(self, contender: Contender, module: Any, name: str) -> Fitted:
+        probe, plan = contender.probe, contender.plan
+        if not isinstance(module, torch.nn.Module):
+            raise InputError(
+                f"network {name} must be an nn.Module to be fitted, got {type(module).__name__}; "
+                "measure it as it is."
             )
-            largest = settings.model_copy(update={"grid": grid})
-            done = self._done
+
+        def progress(step: int, steps: int, validation: float) -> None:
+            self._advance(
+                0, f"{plan.title}, step {step:,} of {steps:,}, validation {validation:.3g}"
+            )
+
+        self._advance(0, f"{plan.title}, fitting")
+        return fit(
+            probe,
+            self._target,
+            module,
+            budgets=self._settings.grid.budgets(),
+            seconds=plan.fit_seconds or 0.0,
+            seed=self._settings.seed,
+            folder=None if self._folder is None else self._folder / FITS,
+            progress=progress,
+            objective=plan.objective or "oracle",
+        )
+
+    def _oracle_of(self, contender: Contender, look: int) -> None:
+        """What a network's gap is measured from, with as many draws."""
+        probe, plan = contender.probe, contender.plan.oracle
+        if self._cells.unfit(plan) is None:
+            with contextlib.suppress(UnfitError):  # then there is no gap
+                self._look(probe, plan, look, None)
+
+    def _cure(self, probe: AnyProbe, look: int) -> None:
+        """Measure a probe with a floor at the largest budget without each of its suspects."""
+        for suspect in probe.suspects():
+            with contextlib.suppress(UnfitError):  # its network has no oracle on this target
+                plan = plan_of(suspect.probe)
+                self._look(suspect.probe, plan, look, None, [self._settings.grid.largest])
+
+    def _round(self, probe: AnyProbe, plan: FamilyPlan, look: int, network: Any) -> None:
+        """Measure everything again in fewer digits, as was asked for."""
+        for precision in self._settings.precisions:
+            variant = Variant(precision=precision)
             try:
-                (cell,) = self._look(suspect.probe, plan_of(suspect.probe), largest)
-            except UnfitError:
-                continue  # its network has no oracle on this target
-            finally:
-                self._done = done  # it is no cell of the grid
-            found.append((suspect, cell))
-        return found
+                self._look(probe, plan, look, network, variant=variant)
+            except Exception as error:  # what was measured before is not lost
+                self._cells.note(plan, f"{type(error).__name__}: {error}", variant)
 
-    def _look(self, probe: AnyProbe, plan: FamilyPlan, settings: Settings) -> list[Measurement]:
-        """All cells of a family at one number of samples, from the store where it has them."""
-        budgets = settings.grid.budgets()
-        keys = {
-            budget: cell_key(plan, budget, settings, self._summary.fingerprint)
-            for budget in budgets
-        }
-        cells: dict[Budget, Measurement] = {}
-        if self._store is not None:
-            held = {b: self._store[key] for b, key in keys.items() if key in self._store}
-            cells.update(held)
-            if held:
-                self._advance(len(held), f"{probe.family}, from the store")
-        missing = [budget for budget in budgets if budget not in cells]
-        for budget, cell in self._measure(probe, missing, settings):
-            if self._store is not None:
-                self._store.append(keys[budget], cell)
-            cells[budget] = cell
-        return [cells[budget] for budget in budgets]
-
-    def _measure(
-        self, probe: AnyProbe, budgets: Sequence[Budget], settings: Settings
-    ) -> Iterable[tuple[Budget, Measurement]]:
-        if not budgets:
+    def _perturb(self, probe: AnyProbe, plan: FamilyPlan, look: int, budget: Budget) -> None:
+        """Measure a budget with errors of the oracle, as was asked for."""
+        if not self._settings.sensitivity:
             return
+        inside = chart_of(probe, self._target).target
+        oracle = probe.signature.oracle(inside)
+        for kind, size in itertools.product(PERTURBATIONS, self._settings.sensitivity):
+            variant = Variant(perturbation=kind, size=size)
+            network = perturbed(oracle, kind, size, inside.spec)
+            try:
+                self._look(probe, plan, look, network, [budget], variant=variant)
+            except NotPerturbed:
+                continue
+            except Exception as error:
+                self._cells.note(plan, f"{type(error).__name__}: {error}", variant)
+
+    def _look(
+        self,
+        probe: AnyProbe,
+        plan: FamilyPlan,
+        look: int,
+        network: Callable[..., Any] | None,
+        budgets: Sequence[Budget] | None = None,
+        *,
+        variant: Variant = PLAIN,
+    ) -> None:
+        """Measure what the run lacks of a look: the grid, or the budgets that are named."""
+        budgets = self._settings.grid.budgets() if budgets is None else budgets
+        places = {b: self._assembly.place(plan, b, look, variant) for b in budgets}
+        missing = [b for b, place in places.items() if self._cells.get(place) is None]
+        if len(missing) < len(budgets):
+            self._advance(len(budgets) - len(missing), f"{plan.title}, from the store")
+        if not missing:
+            return
+        settings = self._settings.at(look)
+        words = plan.title if variant == PLAIN else f"{plan.title}, {variant}"
+        try:
+            sweep = self._sweep(probe, settings, network, variant)
+            for group in sweep.runs(missing):
+                self._advance(0, f"{words}, {group[-1]}")
+                for cell in sweep.measure(group):
+                    self._cells.keep(places[cell.budget], cell)
+                    self._advance(1, f"{words}, {cell.budget}")
+        except InputError as error:  # of an oracle, a basis or an option on this target
+            raise UnfitError(str(error)) from error
+
+    def _sweep(self, probe: AnyProbe, settings: Settings, network: Any, variant: Variant) -> Sweep:
         if settings.samples not in self._references:
             self._advance(0, "target draws and null floors")
             self._references[settings.samples] = Reference(
@@ -230,47 +333,44 @@ class Engine:
                 replicate=settings.replicate,
                 level=settings.level,
             )
-        for cell in self._cells(probe, budgets, settings):
-            yield cell.budget, cell
-            self._advance(1, f"{probe.family}, {cell.budget}")
-
-    def _cells(
-        self, probe: AnyProbe, budgets: Sequence[Budget], settings: Settings
-    ) -> Iterator[Measurement]:
-        try:
-            sweep = Sweep(
-                probe,
-                self._target,
-                self._references[settings.samples],
-                settings,
-                batch=self._batch,
-                network=self._network,
-            )
-            for group in sweep.runs(budgets):
-                self._advance(0, f"{probe.family}, {group[-1]}")
-                yield from sweep.measure(group)
-        except InputError as error:  # of an oracle, a basis or an option on this target
-            raise UnfitError(str(error)) from error
+        what = (probe, self._target, self._references[settings.samples], settings)
+        if variant.precision is not None:
+            return RoundedSweep(variant.precision, *what, batch=self._batch, network=network)
+        diagnosed = variant == PLAIN
+        return Sweep(*what, batch=self._batch, network=network, diagnosed=diagnosed)
 
     def _advance(self, cells: int, running: str) -> None:
         self._done += cells
         if self._progress is not None:
             cells = len(self._settings.grid.budgets())
-            total = len(self._probes) * cells * self._settings.looks
-            self._progress(Progress(done=self._done, total=total, running=running))
+            total = len(self._contenders) * cells * self._settings.looks
+            self._progress(Progress(done=min(self._done, total), total=total, running=running))
 
-    def _open(self, out: str | Path | None) -> Store | None:
-        if out is None:
-            return None
+    def _require_possible(self) -> None:
+        if not self._settings.given:
+            return
+        if any(contender.network is not None for contender in self._contenders):
+            raise InputError(
+                "given needs the oracle of a conditional law, got a network; wrap the network so "
+                "that it is shown the tokens, and leave given out."
+            )
+        for name in ("precisions", "sensitivity"):
+            if getattr(self._settings, name):
+                raise InputError(
+                    f"{name.removesuffix('s')} is measured of whole sequences, got given as well; "
+                    "leave one of them out."
+                )
+
+    def _open(self) -> Cells:
+        if self._folder is None:
+            return Cells()
         manifest = Manifest(
             environment=environment(),
             target=self._summary,
             settings=self._settings,
-            families=tuple(
-                plan_of(probe, given=self._network is not None) for probe in self._probes
-            ),
+            families=tuple(contender.plan for contender in self._contenders),
         )
-        return Store.create(Path(out), manifest)
+        return Store.create(self._folder, manifest)
 
 
 def _summary(target: Target, seed: int) -> TargetSummary:
@@ -307,7 +407,21 @@ def _settings(
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
         diagnose=chosen_diagnoses(measuring.get("diagnose", ())),
+        precisions=chosen_precisions(measuring.get("precision", ())),
+        sensitivity=_sizes(measuring.get("sensitivity", ())),
     )
+
+
+def _sizes(given: bool | Sequence[float]) -> tuple[float, ...]:
+    """Sizes of perturbations in rising order."""
+    if isinstance(given, bool):
+        return SIZES if given else ()
+    for size in given:
+        if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < 1:
+            raise InputError(
+                f"sensitivity must be sizes above 0 and below 1, got {size!r}; write 0.03,0.1."
+            )
+    return tuple(sorted({float(size) for size in given}))
 
 
 def _whole(field: str, value: Any, least: int, most: int | None = None) -> int:

@@ -13,16 +13,8 @@ from typing import Any
 from capcheck.budget import AXES
 from capcheck.probe import AnyProbe, Suspect
 from capcheck.rates import measured_rates
-from capcheck.results import (
-    Axes,
-    Cause,
-    Cell,
-    FamilyPlan,
-    FamilyResult,
-    Measurement,
-    Outcome,
-    Settings,
-)
+from capcheck.records import Axes, Cause, Cell, FamilyPlan, Measurement, Outcome, Settings
+from capcheck.results import FamilyResult
 from capcheck.scaling import loop_order, measured_axes, worse_with_more
 from capcheck.sequences import Kind
 from capcheck.verdict import family_outcome, judge, smallest, worst
@@ -94,18 +86,23 @@ def _cause(suspect: Suspect, measurement: Measurement, floor: Cell, settings: Se
     )
 
 
-def plan_of(probe: AnyProbe, *, given: bool = False) -> FamilyPlan:
-    """What is measured of a probe: its options, and whose network it gets.
+def plan_of(probe: AnyProbe) -> FamilyPlan:
+    """What is measured of a probe with its oracle."""
+    return FamilyPlan(family=probe.family, options=dataclasses.asdict(probe))
 
-    Args:
-        probe: The procedure.
-        given: Whether the caller's network is in the oracle's place.
-    """
-    return FamilyPlan(
-        family=probe.family,
-        options=dataclasses.asdict(probe),
-        network="given" if given else "oracle",
+
+def without_blame(found: FamilyResult, reason: str) -> FamilyResult:
+    """The same result, in which what was refused is undecided: its network proves nothing."""
+    cells = tuple(
+        cell.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "reason": reason})
+        if cell.outcome is Outcome.NOT_REPRESENTABLE
+        else cell
+        for cell in found.cells
     )
+    update: dict[str, Any] = {"cells": cells}
+    if found.outcome is not Outcome.REPRESENTABLE:
+        update |= {"outcome": Outcome.INCONCLUSIVE, "reason": reason}
+    return found.model_copy(update=update)
 
 
 def wrong_kind(probe: AnyProbe, kind: Kind) -> str:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from capcheck.divergences import DIVERGENCES
 from capcheck.probe import ROWS, Row
-from capcheck.results import Cell, SurveyResult
+from capcheck.records import Cell
+from capcheck.results import SurveyResult
 from capcheck.verdict import limit
 
 
@@ -25,7 +26,7 @@ class Point:
     """One cell of a family.
 
     Attributes:
-        family: Its name.
+        family: Its name, with that of its network if it is not the oracle.
         row: Its group in the paper's table.
         cell: The cell; of those alike in both numbers, the one of the least budget.
         multiple: r, in tolerances; may be infinite.
@@ -73,7 +74,7 @@ def front(result: SurveyResult) -> Front:
     of_groups = {
         row: non_dominated(point for point in points.values() if point.row == row) for row in ROWS
     }
-    measured = [family.family for family in result.families if family.cells]
+    measured = [family.title for family in result.families if family.cells]
     placed = {point.family for point in found[name]}
     return Front(
         divergence=name,
@@ -102,7 +103,7 @@ def _points(result: SurveyResult, name: str) -> list[Point]:
         for cell in family.cells:
             multiple = _multiple(cell, name, result.settings.tolerances[name])
             if multiple is not None and not math.isnan(multiple):
-                point = Point(family=family.family, row=family.row, cell=cell, multiple=multiple)
+                point = Point(family=family.title, row=family.row, cell=cell, multiple=multiple)
                 points.append(point)
     return points
 

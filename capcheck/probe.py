@@ -132,6 +132,8 @@ class Probe(ABC, Generic[NetworkT]):
         kinds: Kinds of tokens that the procedure is defined for.
         anytime: Axes along which one run at the largest budget holds every smaller one: for
             `length` the last state with at most l placed tokens, for `steps` the k-th iteration.
+        near_oracle: Whether a survey shows it with a fitted network, too: where the oracle is a map
+            of the whole sequence that says little of what can be trained.
     """
 
     family: ClassVar[str]
@@ -139,6 +141,7 @@ class Probe(ABC, Generic[NetworkT]):
     in_paper: ClassVar[bool] = True
     kinds: ClassVar[frozenset[Kind]]
     anytime: ClassVar[frozenset[Axis]] = frozenset()
+    near_oracle: ClassVar[bool] = False
 
     @property
     @abstractmethod

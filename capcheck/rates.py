@@ -19,7 +19,7 @@ import numpy as np
 
 from capcheck.budget import AXES, Axis
 from capcheck.divergences.estimate import GROUPS, Estimate, Term, t_quantile
-from capcheck.results import Axes, Cell, Rate
+from capcheck.records import Axes, Cell, Rate
 from capcheck.scaling import ROUNDING, along
 from capcheck.verdict import limit
 

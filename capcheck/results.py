@@ -1,232 +1,36 @@
-"""The result schema: what a check found, as data. JSON of the same words.
-
-Infinite and broken numbers are the strings `Infinity`, `-Infinity` and `NaN` in JSON; a number that
-could not be had is null. `SCHEMA_VERSION` changes whenever a reader could notice.
-"""
+"""The result schema: what a check or a survey found, as data. JSON of the same words."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from capcheck.budget import Axis, Budget, Grid
+from capcheck.budget import Budget
+from capcheck.capacity import CapacityCurve, capacity_curves
 from capcheck.diagnosis import Diagnosis
-from capcheck.divergences.estimate import Estimate
 from capcheck.errors import CapcheckError
+from capcheck.gap import Gap
 from capcheck.probe import ROW_TITLES, Failure, Row
-from capcheck.sequences import Kind
-from capcheck.targets.provenance import Provenance
-from capcheck.trace import Traces
-from capcheck.witness import Witness
+from capcheck.records import (
+    SCHEMA_VERSION,
+    Axes,
+    AxisUse,
+    Cause,
+    Cell,
+    FamilyPlan,
+    LoopOrder,
+    NetworkFacts,
+    Outcome,
+    PrecisionResult,
+    Rate,
+    Record,
+    Sensitivity,
+    Settings,
+    TargetSummary,
+)
 
-SCHEMA_VERSION = 2
-
-AxisUse = Literal["used", "flat", "undecided"]
-LoopOrder = Literal["none", "length", "steps", "length_outer", "steps_outer"]
-
-
-class Outcome(StrEnum):
-    """Whether the procedure can produce the target."""
-
-    REPRESENTABLE = "representable"
-    NOT_REPRESENTABLE = "not_representable"
-    INCONCLUSIVE = "inconclusive"
-
-    @property
-    def exit_code(self) -> int:
-        """0, 1 or 3."""
-        return {"representable": 0, "not_representable": 1, "inconclusive": 3}[self.value]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class TargetSummary(_Record):
-    """What was measured against.
-
-    Attributes:
-        fingerprint: Content hash of the law.
-        tokens: N.
-        dim: Size of a token.
-        kind: Kind of the tokens.
-        grid: (rows, columns) of the tokens, if they have any.
-        spread: sqrt(tr Cov), in token units.
-        provenance: Where the law comes from and how exact it is.
-        examples: A few draws, (rows, N, d) or (rows, N).
-    """
-
-    fingerprint: str
-    tokens: int
-    dim: int
-    kind: Kind
-    grid: tuple[int, int] | None
-    spread: float
-    provenance: Provenance
-    examples: Any = Field(default=(), repr=False)
-
-    @property
-    def size(self) -> str:
-        """How many tokens of which kind, in words."""
-        if self.kind == "categorical":
-            return f"{self.tokens} tokens over {self.dim} symbols"
-        return f"{self.tokens} tokens of dimension {self.dim}"
-
-    @property
-    def name(self) -> str:
-        """What to call it in a heading."""
-        return self.provenance.source or self.provenance.description
-
-
-class Settings(_Record):
-    """How every cell was measured.
-
-    Attributes:
-        grid: Budgets of every family.
-        samples: Draws of target and model in every cell, at the first look.
-        looks: Times that a family may be drawn anew, each with twice the samples of the one
-            before, until it is decided. The error of the verdicts is shared by all looks.
-        seed: Seed of all draws.
-        replicate: Independent repetition.
-        level: Confidence of intervals and verdicts.
-        tolerances: Tolerance of each measured divergence, in its tolerance unit.
-        given: Tokens that are known from the start; lengths count the others.
-        device: `cpu` or the kind of accelerator.
-        dtype: Floating-point type of procedure and oracle.
-        diagnose: Diagnoses of the largest budget; no verdict depends on them.
-    """
-
-    grid: Grid
-    samples: int
-    seed: int
-    looks: int = 1
-    replicate: int = 0
-    level: float
-    tolerances: dict[str, float]
-    given: tuple[int, ...] = ()
-    device: str
-    dtype: str
-    diagnose: tuple[str, ...] = ()
-
-    def at(self, look: int) -> Settings:
-        """The settings of one look, which is 0 for the first."""
-        return self.model_copy(update={"samples": self.samples << look})
-
-    @property
-    def level_of_a_look(self) -> float:
-        """Confidence at which every look is judged, so that all of them hold together."""
-        return 1 - (1 - self.level) / self.looks
-
-
-class Measurement(_Record):
-    """One cell as measured, before any verdict.
-
-    Attributes:
-        budget: What the procedure was allowed.
-        samples: Draws of target and model.
-        model_calls: Sequential network evaluations, counted, completion included.
-        tokens_processed: Tokens shown to the network, per sample.
-        estimates: Divergence from the target, by name.
-        traces: Loop structure of the samples.
-        witness: Where the samples differ from the target's draws.
-        diagnoses: Further tests of the samples, at the largest budget if they were asked for.
-        examples: A few samples, (rows, N, d) or (rows, N).
-    """
-
-    budget: Budget
-    samples: int
-    model_calls: int
-    tokens_processed: float
-    estimates: dict[str, Estimate]
-    traces: Traces
-    witness: Witness | None = None
-    diagnoses: tuple[Diagnosis, ...] = ()
-    examples: Any = Field(default=(), repr=False)
-
-
-class Cell(Measurement):
-    """One cell with its verdict.
-
-    Attributes:
-        outcome: Whether this budget suffices.
-        reason: One sentence.
-    """
-
-    outcome: Outcome
-    reason: str
-
-
-class Axes(_Record):
-    """Measured use of the two budget axes."""
-
-    length: AxisUse
-    steps: AxisUse
-
-
-class Rate(_Record):
-    """How fast a divergence falls along one axis: like budget ** -value.
-
-    Attributes:
-        axis: The axis; the other one is at its largest budget.
-        divergence: Its name. A rate is that of its unit: of W2 squared, twice the rate of W2.
-        value: The rate, or None if there is none.
-        low: Lower end of its interval.
-        high: Upper end of it.
-        level: Confidence of [low, high]; of exact numbers, the range of slopes within the tail.
-        budgets: Budgets that it is fitted to, or that are clearly above the null floor.
-        reason: Which budgets these are, or why there is no rate.
-    """
-
-    axis: Axis
-    divergence: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    level: float
-    budgets: int
-    reason: str
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return f"none: {self.reason}"
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
-
-
-class FamilyPlan(_Record):
-    """Which procedure is measured.
-
-    Attributes:
-        family: Its name.
-        options: Its options, defaults included.
-        network: What stands behind its signature: the oracle, or one that the caller gave.
-    """
-
-    family: str
-    options: dict[str, Any]
-    network: Literal["oracle", "given"] = "oracle"
-
-
-class Cause(_Record):
-    """A suspected cause of a floor, and what the procedure does without it.
-
-    Attributes:
-        failure: Class of the cause.
-        cure: What was changed, to follow "with".
-        plan: The changed procedure.
-        cell: What it does at the largest budget.
-        removed: Whether the floor is gone: the cell is no longer refused.
-        sentence: The same in words, with figures.
-    """
-
-    failure: Failure
-    cure: str
-    plan: FamilyPlan
-    cell: Cell
-    removed: bool
-    sentence: str
+Blame = Literal["procedure", "network", "numerics"]
 
 
 class FamilyResult(FamilyPlan):
@@ -246,6 +50,11 @@ class FamilyResult(FamilyPlan):
         error: Why the family could not be measured, or None.
         supported: Whether the procedure is defined for the target's tokens.
         rates: How fast each divergence falls along each axis.
+        facts: What stands in the oracle's place, if something does.
+        oracle_outcome: Verdict of the same procedure with its oracle, if another network is here.
+        gaps: Every divergence of every cell in parts, likewise.
+        precisions: What fewer digits do, if that was asked for.
+        sensitivities: What errors of the oracle do, likewise.
     """
 
     row: Row
@@ -261,6 +70,11 @@ class FamilyResult(FamilyPlan):
     error: str | None = None
     supported: bool = True
     rates: tuple[Rate, ...] = ()
+    facts: NetworkFacts | None = None
+    oracle_outcome: Outcome | None = None
+    gaps: tuple[Gap, ...] = ()
+    precisions: tuple[PrecisionResult, ...] = ()
+    sensitivities: tuple[Sensitivity, ...] = ()
 
     @property
     def measured_row(self) -> Row | None:
@@ -289,6 +103,18 @@ class FamilyResult(FamilyPlan):
         return f"{place} under {ROW_TITLES[self.row]}, and measured is {measured}"
 
     @property
+    def blame(self) -> Blame | None:
+        """Whose fault a failure is, where that is known: a verdict's, or that of fewer digits."""
+        if self.outcome is Outcome.REPRESENTABLE:
+            broken = any(found.holding == "numerics" for found in self.precisions)
+            return "numerics" if broken else None
+        if self.outcome is Outcome.INCONCLUSIVE:
+            return None
+        if self.network == "oracle" or self.oracle_outcome is Outcome.NOT_REPRESENTABLE:
+            return "procedure"
+        return "network" if self.oracle_outcome is Outcome.REPRESENTABLE else None
+
+    @property
     def failure(self) -> Failure | None:
         """Class of the floor at the largest budget, where switching it off removes the floor."""
         return next((cause.failure for cause in self.causes if cause.removed), None)
@@ -306,11 +132,17 @@ class FamilyResult(FamilyPlan):
 # What runs store for reports and later comparisons, and the result schema leaves out.
 _TERMS = {"__all__": {"terms": True, "below": True, "above": True}}
 _CELL: dict[str, Any] = {"examples": True, "estimates": _TERMS}
-_FAMILY: dict[str, Any] = {"cells": {"__all__": _CELL}, "causes": {"__all__": {"cell": _CELL}}}
+_MOVED: dict[str, Any] = _CELL | {"moved": _TERMS["__all__"]}
+_FAMILY: dict[str, Any] = {
+    "cells": {"__all__": _CELL},
+    "causes": {"__all__": {"cell": _CELL}},
+    "precisions": {"__all__": {"cells": {"__all__": _MOVED}}},
+    "sensitivities": {"__all__": {"cells": {"__all__": _CELL}}},
+}
 _TARGET: dict[str, Any] = {"examples": True, "provenance": {"picture": True}}
 
 
-class _Header(_Record):
+class _Header(Record):
     schema_version: int = SCHEMA_VERSION
     capcheck_version: str
     environment: dict[str, str]
@@ -319,22 +151,34 @@ class _Header(_Record):
 
 
 class CheckResult(_Header, FamilyResult):
-    """What `capcheck.check` found: a family's result and what it was measured against."""
+    """What `capcheck.check` found: a family's result and what it was measured against.
+
+    Attributes:
+        beside: The same procedure with its oracle and with other networks, where a network was
+            named: this result is of the smallest one that suffices, or of the largest.
+    """
+
+    beside: tuple[FamilyResult, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0 representable, 1 not representable, 3 inconclusive."""
-        return self.outcome.exit_code
+        """0 representable, 1 not representable (or not in a precision that was asked for), 3 else.
+
+        Missing evidence is inconclusive.
+        """
+        return 1 if self.blame == "numerics" else self.outcome.exit_code
 
     def survey(self) -> SurveyResult:
-        """The same as a survey of one family."""
+        """The same as a survey, of this result behind those that it stands beside."""
         own = {name: getattr(self, name) for name in type(self).model_fields}
         header = {name: own.pop(name) for name in _Header.model_fields}
-        return SurveyResult(**header, families=(FamilyResult(**own),))
+        beside = own.pop("beside")
+        return SurveyResult(**header, families=(*beside, FamilyResult(**own)))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data of the result schema."""
-        return self.model_dump(mode="json", exclude=_FAMILY | {"target": _TARGET})
+        beside = {"beside": {"__all__": _FAMILY}}
+        return self.model_dump(mode="json", exclude=_FAMILY | beside | {"target": _TARGET})
 
     def save(self, folder: str | Path) -> Path:
         """Write the run folder (manifest and cells) that `capcheck report` reads."""
@@ -367,19 +211,27 @@ class SurveyResult(_Header):
 
     families: tuple[FamilyResult, ...]
 
+    @property
+    def curves(self) -> tuple[CapacityCurve, ...]:
+        """Divergence against size, of each family that was measured with several networks."""
+        return capacity_curves(self)
+
     def check_result(self, family: str) -> CheckResult:
         """One family's result with its header."""
-        found = next(result for result in self.families if result.family == family)
+        found = [result for result in self.families if result.family == family]
+        named = [result for result in found if result.network != "oracle"]
+        chosen = _chosen(named) if named else found[0]
         header = {name: getattr(self, name) for name in _Header.model_fields}
-        own = {name: getattr(found, name) for name in FamilyResult.model_fields}
-        return CheckResult(**header, **own)
+        own = {name: getattr(chosen, name) for name in FamilyResult.model_fields}
+        beside = tuple(result for result in found if result is not chosen)
+        return CheckResult(**header, **own, beside=beside)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data of the result schema."""
         return self.model_dump(
             mode="json",
             exclude={"families": {"__all__": _FAMILY}, "target": _TARGET},
-        )
+        ) | {"curves": [curve.model_dump(mode="json") for curve in self.curves]}
 
     def save(self, folder: str | Path) -> Path:
         """Write the run folder (manifest and cells) that `capcheck report` reads."""
@@ -393,3 +245,14 @@ class SurveyResult(_Header):
         from capcheck.store import write_atomically
 
         return write_atomically(Path(path), report_writer()(self))
+
+
+def _chosen(results: Sequence[FamilyResult]) -> FamilyResult:
+    """Of several networks, the smallest that suffices, or the largest."""
+
+    def size(result: FamilyResult) -> int:
+        return (result.facts.parameters or 0) if result.facts else 0
+
+    rising = sorted(results, key=size)
+    sufficient = [found for found in rising if found.outcome is Outcome.REPRESENTABLE]
+    return sufficient[0] if sufficient else rising[-1]

@@ -17,7 +17,7 @@ import numpy as np
 
 from capcheck.budget import AXES, Axis
 from capcheck.divergences.estimate import GROUPS, Estimate, Term, t_quantile
-from capcheck.results import Axes, AxisUse, Cell, LoopOrder
+from capcheck.records import Axes, AxisUse, Cell, LoopOrder
 from capcheck.trace import TraceClass
 from capcheck.verdict import limit
 

@@ -19,23 +19,22 @@ from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from capcheck.assembly import Assembly
+from capcheck.cells import Cells, Place, Variant
 from capcheck.errors import InputError
-from capcheck.findings import failed, find, plan_of, unsupported, wrong_kind
-from capcheck.probe import AnyProbe, Suspect
-from capcheck.registry import build_probe
-from capcheck.results import (
+from capcheck.records import (
     SCHEMA_VERSION,
+    Cell,
     FamilyPlan,
-    FamilyResult,
     Measurement,
     Settings,
-    SurveyResult,
     TargetSummary,
 )
-from capcheck.sweep import cell_key
+from capcheck.registry import build_probe
+from capcheck.results import FamilyResult, SurveyResult
 from capcheck.version import __version__
 
-MANIFEST, CELLS = "manifest.json", "cells.jsonl"
+MANIFEST, CELLS, FITS = "manifest.json", "cells.jsonl", "fits"
 PARTIAL = ".*.partial"  # what a process killed while writing a file leaves behind
 
 
@@ -71,7 +70,7 @@ def environment() -> dict[str, str]:
     }
 
 
-class Store:
+class Store(Cells):
     """A run folder, open for reading and appending.
 
     Args:
@@ -80,13 +79,15 @@ class Store:
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
+        super().__init__()
         self.folder = folder
         self.manifest = manifest
-        self._cells, self._unfit = _read_cells(folder / CELLS)
+        for record in _read_records(folder / CELLS):
+            self.take(record)
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> Store:
-        """Start a run, or continue the same one that the folder holds; diagnoses may change.
+        """Start a run, or continue the same one that the folder holds; what is added may change.
 
         Raises:
             InputError: The folder holds another run, or files that are no run.
@@ -96,7 +97,7 @@ class Store:
             if (folder / MANIFEST).exists():
                 held = read_manifest(folder)
                 _require_same(held, manifest, folder)
-                if held.settings != manifest.settings:  # other diagnoses; the cells can stay
+                if held.settings != manifest.settings:  # more or less is added; the cells can stay
                     held = held.model_copy(update={"settings": manifest.settings})
                     write_atomically(folder / MANIFEST, held.model_dump_json(indent=2) + "\n")
                 return cls(folder, held)
@@ -121,29 +122,18 @@ class Store:
         """
         return cls(folder, read_manifest(folder))
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._cells
+    def keep(self, place: Place, measurement: Measurement) -> None:
+        """Add a cell; when this returns, it survives a crash.
 
-    def __getitem__(self, key: str) -> Measurement:
-        return self._cells[key]
-
-    def append(self, key: str, measurement: Measurement) -> None:
-        """Add a cell; when this returns, it survives a crash."""
-        if key in self._cells:
-            if self._cells[key] != measurement:
-                raise InputError(
-                    f"out {str(self.folder)!r} holds other numbers for {measurement.budget}; "
-                    "give another folder."
-                )
-            return
-        self._write({"key": key, "cell": measurement.model_dump(mode="json")})
-        self._cells[key] = measurement
-
-    def note(self, plan: FamilyPlan, reason: str) -> None:
-        """Keep why a family cannot be measured on the target."""
-        if self._unfit.get(_identity(plan)) != reason:
-            self._write({"unfit": _identity(plan), "reason": reason})
-            self._unfit[_identity(plan)] = reason
+        Raises:
+            InputError: The folder holds other numbers for it.
+        """
+        if (held := self.get(place)) is not None and held != measurement:
+            raise InputError(
+                f"out {str(self.folder)!r} holds other numbers for {measurement.budget}; "
+                "give another folder."
+            )
+        super().keep(place, measurement)
 
     def _write(self, record: dict[str, Any]) -> None:
         line = json.dumps(record)
@@ -163,7 +153,11 @@ class Store:
             InputError: No family is complete.
         """
         manifest = self.manifest
-        families = tuple(self._family(plan) for plan in manifest.families)
+        assembly = Assembly(self, manifest.settings, manifest.target)
+        families = tuple(
+            assembly.result(build_probe(plan.family, plan.options), plan)
+            for plan in manifest.families
+        )
         if not any(found.cells for found in families):
             reasons = "; ".join(found.reason for found in families)
             raise InputError(f"run {str(self.folder)!r} has no complete family: {reasons}")
@@ -175,41 +169,6 @@ class Store:
             families=families,
         )
 
-    def _family(self, plan: FamilyPlan) -> FamilyResult:
-        manifest = self.manifest
-        probe = build_probe(plan.family, plan.options)
-        kind = manifest.target.kind
-        if kind not in probe.kinds:
-            return unsupported(probe, plan, wrong_kind(probe, kind))
-        looks = [self._look(plan, look) for look in range(manifest.settings.looks)]
-        complete = [(look, cells) for look, cells in enumerate(looks) if None not in cells]
-        if not complete and (reason := self._unfit.get(_identity(plan))) is not None:
-            return unsupported(probe, plan, reason)
-        if not complete:
-            lack = f"{looks[0].count(None)} of its {len(looks[0])} cells"
-            return failed(probe, plan, f"{plan.family} lacks {lack}; run the command again.")
-        look, held = complete[-1]
-        cells = [cell for cell in held if cell is not None]
-        return find(probe, plan, cells, manifest.settings, self._cured(probe, look))
-
-    def _cured(self, probe: AnyProbe, look: int) -> list[tuple[Suspect, Measurement]]:
-        """The largest budget of a probe without each suspect, where it was measured."""
-        settings, fingerprint = self.manifest.settings.at(look), self.manifest.target.fingerprint
-        keys = [
-            (
-                suspect,
-                cell_key(plan_of(suspect.probe), settings.grid.largest, settings, fingerprint),
-            )
-            for suspect in probe.suspects()
-        ]
-        return [(suspect, self._cells[key]) for suspect, key in keys if key in self._cells]
-
-    def _look(self, plan: FamilyPlan, look: int) -> list[Measurement | None]:
-        """The cells of one look, in the order of the grid; None where one is missing."""
-        settings, fingerprint = self.manifest.settings.at(look), self.manifest.target.fingerprint
-        keys = [cell_key(plan, budget, settings, fingerprint) for budget in settings.grid.budgets()]
-        return [self._cells.get(key) for key in keys]
-
 
 def save(result: SurveyResult, folder: Path) -> Path:
     """Write a result as a run folder; returns the folder.
@@ -217,10 +176,7 @@ def save(result: SurveyResult, folder: Path) -> Path:
     Raises:
         InputError: The folder holds something else, or cannot be written.
     """
-    plans = tuple(
-        FamilyPlan(family=found.family, options=found.options, network=found.network)
-        for found in result.families
-    )
+    plans = tuple(_plan(found) for found in result.families)
     manifest = Manifest(
         environment=result.environment,
         target=result.target,
@@ -228,17 +184,40 @@ def save(result: SurveyResult, folder: Path) -> Path:
         families=plans,
     )
     store = Store.create(folder, manifest)
+    fingerprint = result.target.fingerprint
     for plan, found in zip(plans, result.families, strict=True):
         if not found.supported:
             store.note(plan, found.reason)
-        of_causes = [(cause.plan, cause.cell) for cause in found.causes]
-        for own, cell in [*((plan, cell) for cell in found.cells), *of_causes]:
+        if found.facts is not None:
+            store.keep_network(plan, found.facts)
+        cells: list[tuple[FamilyPlan, Cell, Variant]] = [
+            *((plan, cell, Variant()) for cell in found.cells),
+            *((cause.plan, cause.cell, Variant()) for cause in found.causes),
+        ]
+        for rounded in found.precisions:
+            variant = Variant(precision=rounded.precision)
+            cells += [(plan, cell, variant) for cell in rounded.cells]
+            if not rounded.cells:
+                store.note(plan, rounded.reason, variant)
+        for sensitivity in found.sensitivities:
+            kind = sensitivity.perturbation
+            cells += [
+                (plan, cell, Variant(perturbation=kind, size=cell.size))
+                for cell in sensitivity.cells
+            ]
+            for size in result.settings.sensitivity if not sensitivity.cells else ():
+                variant = Variant(perturbation=kind, size=size)
+                store.note(plan, sensitivity.reason, variant)
+        for own, cell, variant in cells:
             settings = result.settings.model_copy(update={"samples": cell.samples})
-            key = cell_key(own, cell.budget, settings, result.target.fingerprint)
-            store.append(
-                key, Measurement(**{n: getattr(cell, n) for n in Measurement.model_fields})
-            )
+            place = Place(own, cell.budget, settings, fingerprint, variant)
+            facts = {name: getattr(cell, name) for name in Measurement.model_fields}
+            store.keep(place, Measurement(**facts))
     return folder
+
+
+def _plan(found: FamilyResult) -> FamilyPlan:
+    return FamilyPlan(**{name: getattr(found, name) for name in FamilyPlan.model_fields})
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -289,26 +268,15 @@ def write_atomically(path: Path, text: str) -> Path:
     return path
 
 
-def _identity(plan: FamilyPlan) -> str:
-    return json.dumps(plan.model_dump(mode="json", include=set(FamilyPlan.model_fields)))
-
-
-def _read_cells(path: Path) -> tuple[dict[str, Measurement], dict[str, str]]:
-    """Cells, and why families have none; torn and foreign lines are as good as missing."""
-    cells: dict[str, Measurement] = {}
-    unfit: dict[str, str] = {}
+def _read_records(path: Path) -> Iterator[Any]:
+    """Its lines; torn and foreign ones are as good as missing."""
     if not path.is_file():
-        return cells, unfit
+        return
     for line in path.read_bytes().splitlines():
         try:
-            record = json.loads(line)
-            if "unfit" in record:
-                unfit[str(record["unfit"])] = str(record["reason"])
-                continue
-            cells[record["key"]] = Measurement.model_validate(record["cell"])
-        except (ValueError, KeyError, TypeError):
+            yield json.loads(line)
+        except ValueError:
             continue
-    return cells, unfit
 
 
 def _last_byte(file: BinaryIO) -> bytes:
@@ -317,8 +285,9 @@ def _last_byte(file: BinaryIO) -> bytes:
 
 
 def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
-    # Examples are a function of the rest; no other number depends on diagnoses.
-    free: dict[str, Any] = {"target": {"examples"}, "settings": {"diagnose"}}
+    # Examples are a function of the rest; no other number depends on what is added to a run.
+    added = {"diagnose", "precisions", "sensitivity"}
+    free: dict[str, Any] = {"target": {"examples"}, "settings": added}
     for field, here, there in _differences(
         held.model_dump(mode="json", exclude=free), asked.model_dump(mode="json", exclude=free)
     ):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from capcheck.budget import AXES, Axis, Budget, Memory, WatchedBudget
+from capcheck.cells import diagnosed
 from capcheck.chart import chart_of
 from capcheck.completion import complete
 from capcheck.diagnosis import Diagnoser, Diagnosis
@@ -30,11 +29,10 @@ from capcheck.exact.replay import exact_law
 from capcheck.given import Given
 from capcheck.probe import AnyProbe, LogDensity, State, Unavailable
 from capcheck.randomness import CounterRandomness
-from capcheck.results import SCHEMA_VERSION, FamilyPlan, Measurement, Settings
+from capcheck.records import Measurement, Settings
 from capcheck.signatures import Calls, TokenPredictor, TokenPredictorSignature, counted
 from capcheck.targets.target import Target
 from capcheck.trace import Recorder, Traces
-from capcheck.version import __version__
 from capcheck.witness import Witness
 
 EXAMPLES = 200  # most samples of a cell that are kept for the report
@@ -61,6 +59,7 @@ class Sweep:
         settings: How to measure.
         batch: Sample rows per batch.
         network: A network in the oracle's place, of the probe's signature.
+        diagnosed: Whether the diagnoses of the settings are made.
     """
 
     def __init__(
@@ -72,12 +71,15 @@ class Sweep:
         *,
         batch: int,
         network: Callable[..., Any] | None = None,
+        diagnosed: bool = True,
     ) -> None:
+        self._diagnosed = diagnosed
         if settings.given:
             probe = Given(inner=probe, target=target, given=settings.given)
         self._probe = probe
         self._target = target
         self._chart = chart_of(probe, target)
+        self._spec = self._chart.target.spec
         self._reference = reference
         self._settings = settings
         self._batch = batch
@@ -115,8 +117,13 @@ class Sweep:
                 traces=snapshot.traces,
                 witness=witness,
                 diagnoses=self._diagnoses(budget, samples),
+                moved=self._moved(budget, samples),
                 examples=examples(samples),
             )
+
+    def samples(self, budget: Budget) -> Tensor:
+        """What a run at that budget makes: (n, N, d), or (n, N) integers."""
+        return torch.cat(self._snapshots([budget])[budget].tokens)
 
     def _snapshots(self, budgets: Sequence[Budget]) -> dict[Budget, _Snapshot]:
         """What each budget has of one run at the largest of them."""
@@ -143,7 +150,7 @@ class Sweep:
         self, snapshots: dict[Budget, _Snapshot], largest: Budget, start: int, n: int
     ) -> None:
         """Run some sample rows at the largest budget, and add to every budget's snapshot."""
-        probe, spec = self._probe, self._chart.target.spec
+        probe, spec = self._probe, self._spec
         rng = self._rng("model", start)
         calls, recorder = Calls(), Recorder(probe.family, given=self._settings.given)
         network = counted(self._network, probe.signature, calls)
@@ -158,11 +165,20 @@ class Sweep:
                 raise CapcheckError(f"{probe.family}: run() yielded no state at {budget}.")
             state, spent, iterations = latest[budget]
             predictor = counted(self._predictor, TokenPredictorSignature(), spent)
+            state = dataclasses.replace(state, tokens=self._widened(state.tokens))
             completed = complete(state, predictor, rng.stream("completion"))
             snapshot.tokens.append(self._chart.tokens(completed))
             snapshot.calls = max(snapshot.calls, spent.sequential)
             snapshot.tokens_processed += spent.tokens
             snapshot.traces = snapshot.traces + recorder.traces(iterations)
+
+    def _widened(self, tokens: Tensor) -> Tensor:
+        """Tokens in the precision of the target; a procedure may work in another."""
+        return tokens.to(self._target.dtype) if tokens.is_floating_point() else tokens
+
+    def _moved(self, budget: Budget, samples: Tensor) -> Estimate | None:
+        """How far draws are from those of a more precise run, if this is not the precise one."""
+        return None
 
     def _affords(self, budget: Budget, state: State, iteration: int) -> bool:
         if "length" in self._probe.anytime:
@@ -189,7 +205,7 @@ class Sweep:
 
     def _diagnoses(self, budget: Budget, samples: Tensor) -> tuple[Diagnosis, ...]:
         names = diagnosed(self._settings, budget)
-        if not names:
+        if not names or not self._diagnosed:
             return ()
         return Diagnoser(
             self._target,
@@ -299,30 +315,6 @@ class Sweep:
             parts.append(part)
         values = torch.cat([part.values for part in parts])
         return LogDensity(values=values, method=parts[0].method, bound=parts[0].bound)
-
-
-def diagnosed(settings: Settings, budget: Budget) -> tuple[str, ...]:
-    """The diagnoses of a budget's draws: those that were asked for, at the largest budget."""
-    return settings.diagnose if budget == settings.grid.largest else ()
-
-
-def cell_key(plan: FamilyPlan, budget: Budget, settings: Settings, fingerprint: str) -> str:
-    """Content hash of everything that a cell's numbers depend on."""
-    unlike = {"grid", "tolerances", "looks", "diagnose"}
-    if not settings.given:  # runs from before tokens could be given go on
-        unlike.add("given")
-    facts = {
-        "schema": SCHEMA_VERSION,
-        "capcheck": __version__,
-        "target": fingerprint,
-        "plan": plan.model_dump(include=set(FamilyPlan.model_fields)),
-        "budget": budget.model_dump(),
-        "settings": settings.model_dump(exclude=unlike),
-        "divergences": sorted(settings.tolerances),
-    }
-    if names := diagnosed(settings, budget):  # other cells are the same with and without
-        facts["diagnose"] = names
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def examples(samples: Tensor) -> list[Any]:

@@ -13,8 +13,19 @@ from capcheck.budget import Budget
 from capcheck.catalogue import caption, grouped, heading, named
 from capcheck.divergences import DIVERGENCES
 from capcheck.front import Front, Point, front
+from capcheck.parts_tables import (
+    allowed_sentence,
+    blame_sentence,
+    curve_table,
+    gap_table,
+    network_sentence,
+    precision_lines,
+    sensitivity_table,
+    survey_gap_table,
+)
 from capcheck.probe import ROW_TITLES
-from capcheck.results import Cell, CheckResult, FamilyResult, Outcome, SurveyResult
+from capcheck.records import Cell, Outcome
+from capcheck.results import CheckResult, FamilyResult, SurveyResult
 
 _COLOURS = {
     Outcome.REPRESENTABLE: "green",
@@ -37,8 +48,14 @@ def print_survey(result: SurveyResult, *, quick: bool = False) -> None:
     for found in result.families:
         _print_sentences(console, found)
     _print_front(console, front(result), result)
+    parts = survey_gap_table(result.families, result.settings.grid.largest)
+    if parts is not None:
+        console.print(parts)
     for found in result.families:
+        _print_digits_and_errors(console, found)
         _print_diagnoses(console, found)
+    for curve in result.curves:
+        console.print(curve_table(curve))
     if quick:
         _print_line(
             console,
@@ -69,7 +86,11 @@ def _survey_table(result: SurveyResult) -> Table:
 
 def _print_sentences(console: Console, found: FamilyResult) -> None:
     """Its reason, and below it where the paper differs and what the floor comes from."""
-    _print_line(console, f"{found.family}: {found.reason}")
+    _print_line(console, f"{found.title}: {found.reason}")
+    if found.facts is not None:
+        _print_line(console, f"    {network_sentence(found.facts)}")
+    if found.network != "oracle" and (blame := blame_sentence(found)) is not None:
+        _print_line(console, f"    {blame}")
     if found.disagreement is not None:
         open_question = found.measured_row is None
         lead = "undecided" if open_question else "differs"
@@ -115,8 +136,31 @@ def print_check(result: CheckResult) -> None:
     console = output()
     _print_target(console, result)
     names = list(result.settings.tolerances)
+    for found in (*result.beside, result):
+        if result.beside:
+            standing = "with the oracle" if found.network == "oracle" else f"with {found.network}"
+            facts = f", {network_sentence(found.facts)}" if found.facts is not None else ""
+            _print_line(console, f"{standing}{facts}")
+        if found.cells:
+            console.print(_cells_table(found, names))
+    for name in names:
+        divergence = DIVERGENCES[result.target.kind][name]
+        tolerance = f"tolerance {result.settings.tolerances[name]:g} ({divergence.tolerance_unit})"
+        _print_line(console, f"{name}: {divergence.unit}; {tolerance}")
+    for found in (*result.beside, result):
+        _print_conclusion(console, found)
+    for found in (*result.beside, result):
+        if (parts := gap_table(found)) is not None:
+            console.print(parts)
+        _print_digits_and_errors(console, found)
+    for curve in result.survey().curves:
+        console.print(curve_table(curve))
+    _print_diagnoses(console, result)
+
+
+def _cells_table(found: FamilyResult, names: Sequence[str]) -> Table:
     table = Table("length", "steps", "calls", *names, Column("verdict", no_wrap=True))
-    for cells in equal_cells(result.cells):
+    for cells in equal_cells(found.cells):
         table.add_row(
             _listed(cell.budget.length for cell in cells),
             _listed(cell.budget.steps for cell in cells),
@@ -124,21 +168,30 @@ def print_check(result: CheckResult) -> None:
             *(escape(str(cells[0].estimates[name])) for name in names),
             _coloured(cells[0].outcome),
         )
-    console.print(table)
-    for name in names:
-        divergence = DIVERGENCES[result.target.kind][name]
-        tolerance = f"tolerance {result.settings.tolerances[name]:g} ({divergence.tolerance_unit})"
-        console.print(f"{name}: {divergence.unit}; {tolerance}", markup=False, highlight=False)
-    console.print(
-        f"length {result.axes.length}, steps {result.axes.steps}, loop order {result.loop_order}",
-        highlight=False,
-    )
-    verdict = result.outcome.value.replace("_", " ")
-    console.print(f"{result.family} is {verdict}: {result.reason}", markup=False, highlight=False)
-    for line in [*_causes(result), *result.notes]:
-        console.print(line, markup=False, highlight=False)
-    _print_rates(console, result, "")
-    _print_diagnoses(console, result)
+    return table
+
+
+def _print_conclusion(console: Console, found: FamilyResult) -> None:
+    """The verdict in words, what it comes from, and whose fault it is."""
+    if not found.cells:
+        _print_line(console, f"{found.title} was not measured: {found.reason}")
+        return
+    axes = f"length {found.axes.length}, steps {found.axes.steps}, loop order {found.loop_order}"
+    _print_line(console, axes)
+    verdict = found.outcome.value.replace("_", " ")
+    _print_line(console, f"{found.title} is {verdict}: {found.reason}")
+    blame = blame_sentence(found)
+    for line in [*_causes(found), *found.notes, *([blame] if blame else [])]:
+        _print_line(console, line)
+    _print_rates(console, found, "")
+
+
+def _print_digits_and_errors(console: Console, found: FamilyResult) -> None:
+    """What fewer digits and errors of the oracle do, if that was asked for."""
+    if (table := sensitivity_table(found)) is not None:
+        console.print(table)
+    for line in [*precision_lines(found), *map(allowed_sentence, found.sensitivities)]:
+        _print_line(console, f"{found.title}, {line}")
 
 
 def _causes(found: FamilyResult) -> list[str]:
@@ -188,12 +241,12 @@ def _print_diagnoses(console: Console, found: FamilyResult) -> None:
         ends = escape(f"[{test.low:.3g}, {test.high:.3g}]")
         null, p = f"{test.null:.3g}", f"{test.p_value:.2g}"
         table.add_row(test.label, f"{test.value:.3g}", ends, null, p, str(test.samples))
-    table.title, table.title_justify = f"{found.family}, {found.cells[-1].budget}", "left"
+    table.title, table.title_justify = f"{found.title}, {found.cells[-1].budget}", "left"
     console.print(table)
 
 
 def _family_row(found: FamilyResult) -> list[str]:
-    name = named(found.family, found)
+    name = named(found.family, found) if found.network == "oracle" else f"    {found.network}"
     if found.error:
         return [name, "not measured"]
     budget, calls = "-", "-"

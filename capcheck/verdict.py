@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
-from capcheck.results import Cell, Measurement, Outcome
+from capcheck.records import Cell, Measurement, Outcome
 
 TRAITS = DIVERGENCES["continuous"]  # what verdicts use of them is the same for all tokens
 RESOLVED = 0.25  # largest null standard error of a resolved divergence, in tolerances

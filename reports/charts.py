@@ -15,11 +15,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from capcheck.budget import AXES, Axis
+from capcheck.capacity import CapacityCurve
 from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.divergences.estimate import Estimate
 from capcheck.front import Front, Point
+from capcheck.gap import PartName
+from capcheck.parts_tables import alike
 from capcheck.probe import ROW_TITLES, ROWS, Row
-from capcheck.results import Cell, FamilyResult, SurveyResult, TargetSummary
+from capcheck.records import Cell, TargetSummary
+from capcheck.results import FamilyResult, SurveyResult
 from capcheck.scaling import along
 from capcheck.targets.provenance import Picture
 from capcheck.verdict import limit
@@ -40,6 +44,12 @@ PLACES: dict[Row, str] = {  # of names on the fronts, which start close together
     "steps_outer": "bottom left",
 }
 MARKERS = ("circle", "square", "diamond", "triangle-up", "cross")
+PART_COLOURS: dict[PartName, str] = {
+    "structural": "#6b6b6b",
+    "network": "#2455a4",
+    "objective": "#7a3f91",
+    "numerics": "#b4531f",
+}
 TICKS = (-1, 0, 1, 10, 100, 1000, 10_000)
 SHADES = 99  # of grey: two digits
 TOP = 1e5  # where an infinite divergence is drawn
@@ -174,6 +184,80 @@ def samples_chart(groups: Sequence[tuple[str, Any]], target: TargetSummary) -> g
         "margin": {"l": 50, "r": 8, "t": 30, "b": 40},
     }
     return figure.update_layout(**layout)
+
+
+def gap_chart(found: FamilyResult, result: SurveyResult) -> go.Figure:
+    """The parts of each divergence on top of each other, budget by budget."""
+    gaps = [gap for gap in found.gaps if gap.parts]
+    names = [name for name in result.settings.tolerances if any(g.divergence == name for g in gaps)]
+    labels = [DIVERGENCES[result.target.kind][name].label for name in names]
+    figure = make_subplots(cols=len(names), subplot_titles=labels, horizontal_spacing=0.07)
+    for column, name in enumerate(names, start=1):
+        own = list(alike([gap for gap in gaps if gap.divergence == name]))
+        bound = limit(found.cells[-1].estimates[name], result.settings.tolerances[name]) or 1.0
+        places = [f"{lengths} / {steps}" for lengths, steps, _ in own]
+        for part, colour in PART_COLOURS.items():
+            parts = [
+                (place, gap.part(part)) for place, (_, _, gap) in zip(places, own, strict=True)
+            ]
+            shown = [(place, p) for place, p in parts if p is not None and math.isfinite(p.value)]
+            if not shown:
+                continue
+            figure.add_trace(
+                go.Bar(
+                    x=[place for place, _ in shown],
+                    y=[p.value / bound for _, p in shown],
+                    customdata=[f"{p}" for _, p in shown],
+                    hovertemplate=f"{part} %{{customdata}}<extra></extra>",
+                    name=part,
+                    legendgroup=part,
+                    showlegend=column == 1,
+                    marker={"color": colour},
+                ),
+                row=1,
+                col=column,
+            )
+        figure.add_hline(y=1, line={"color": "#222", "dash": "dash"}, row=1, col=column)
+        figure.update_xaxes(title_text="length / steps", type="category", row=1, col=column)
+    figure.update_yaxes(title_text="multiples of the tolerance", row=1, col=1)
+    return figure.update_layout(**LAYOUT, barmode="relative")
+
+
+def curve_chart(curve: CapacityCurve, result: SurveyResult) -> go.Figure:
+    """Divergences against the number of parameters."""
+    figure = go.Figure()
+    for name, tolerance in result.settings.tolerances.items():
+        divergence = DIVERGENCES[result.target.kind][name]
+        points = [(p, p.totals[name]) for p in curve.points if name in p.totals]
+        if not points:
+            continue
+        any_of_it = next(f for f in result.families if f.family == curve.family and f.facts)
+        bound = limit(any_of_it.cells[-1].estimates[name], tolerance)
+        middle, low, high = (
+            [_scaled(_ratio(getattr(part, end), bound)) for _, part in points]
+            for end in ("value", "low", "high")
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=[point.parameters for point, _ in points],
+                y=middle,
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [b - a for a, b in zip(middle, high, strict=True)],
+                    "arrayminus": [b - a for a, b in zip(low, middle, strict=True)],
+                },
+                customdata=[f"{point.network}: {part}" for point, part in points],
+                hovertemplate=f"{divergence.label}, %{{customdata}}<extra></extra>",
+                name=divergence.label,
+                mode="lines+markers",
+                line={"color": COLOURS[name]},
+            )
+        )
+    figure.add_hline(y=_scaled(1), line={"color": "#222", "dash": "dash"})
+    figure.update_xaxes(title_text="parameters", type="log")
+    figure.update_yaxes(title_text="multiples of the tolerance", **_divergence_axis())
+    return figure.update_layout(**LAYOUT)
 
 
 def _add_estimates(
@@ -353,10 +437,10 @@ def _ratio(value: float | None, bound: float) -> float:
     return value / bound
 
 
-def _scaled(multiple: float) -> float | None:
+def _scaled(multiple: float) -> float:
     """Place on the asinh axis; a broken number is not drawn."""
     if math.isnan(multiple):
-        return None
+        return math.nan
     return math.asinh(max(min(multiple, TOP), -TOP))
 
 

@@ -16,14 +16,26 @@ from plotly.offline import get_plotlyjs
 
 from capcheck.divergences import DIVERGENCES
 from capcheck.front import Front, front
+from capcheck.parts_tables import (
+    alike,
+    allowed_sentence,
+    blame_sentence,
+    by_precision,
+    network_sentence,
+    parts_used,
+    precision_lines,
+)
 from capcheck.probe import ROW_TITLES, ROWS, Failure
+from capcheck.records import Cell, Outcome
 from capcheck.reports.charts import (
+    curve_chart,
     divergence_label,
     family_chart,
     front_chart,
+    gap_chart,
     samples_chart,
 )
-from capcheck.results import Cell, FamilyResult, Outcome, SurveyResult
+from capcheck.results import FamilyResult, SurveyResult
 from capcheck.sequences import Kind
 
 TEXTS = 10  # samples of text in a group
@@ -43,11 +55,14 @@ def render(result: SurveyResult) -> str:
     if fronts.points:
         figures["front"] = front_chart(fronts, result)
     for found in measured:
-        figures[f"chart-{found.family}"] = family_chart(found, result)
+        name = _anchor(found, result)
+        figures[f"chart-{name}"] = family_chart(found, result)
         if result.target.provenance.vocabulary is None:
-            figures[f"samples-{found.family}"] = samples_chart(
-                _sample_groups(found, result), result.target
-            )
+            figures[f"samples-{name}"] = samples_chart(_sample_groups(found, result), result.target)
+        if any(gap.parts for gap in found.gaps):
+            figures[f"gaps-{name}"] = gap_chart(found, result)
+    for curve in result.curves:
+        figures[f"curve-{curve.family}"] = curve_chart(curve, result)
     divergences = DIVERGENCES[result.target.kind]
     families = [_family(found, result) for found in result.families]
     environment = jinja2.Environment(
@@ -61,7 +76,10 @@ def render(result: SurveyResult) -> str:
         result=result,
         families=families,
         groups=_groups(families),
-        summary=_summary(families),
+        summary=_summary([f for f in families if f["result"].network == "oracle"]),
+        fitted=_summary([f for f in families if f["result"].network != "oracle"]),
+        curves=result.curves,
+        broken=_broken(families),
         failures=_failures(result),
         front=_front(fronts),
         front_label=divergences[fronts.divergence].label,
@@ -83,6 +101,16 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
     smallest = found.smallest_budget
     return {
         "result": found,
+        "anchor": _anchor(found, result),
+        "network": network_sentence(found.facts) if found.facts is not None else None,
+        "blame": blame_sentence(found),
+        "gaps": [
+            ("" if precision == "-" else precision, list(alike(gaps)))
+            for precision, gaps in by_precision(found)
+        ],
+        "parts": parts_used(found),
+        "precisions": precision_lines(found),
+        "sensitivities": [(one, allowed_sentence(one)) for one in found.sensitivities],
         "verdict": WORDS[found.outcome.value] if not found.error else "not measured",
         "row": ROW_TITLES[found.row],
         "measured": None if found.measured_row is None else ROW_TITLES[found.measured_row],
@@ -92,17 +120,35 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
     }
 
 
+def _broken(families: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Families whose verdict changes with a precision, by the precision."""
+    named: dict[str, list[dict[str, Any]]] = {}
+    for family in families:
+        for rounded in family["result"].precisions:
+            if rounded.holding == "numerics":
+                named.setdefault(rounded.precision, []).append(family)
+    return list(named.items())
+
+
 def _groups(families: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Families by their row of the paper's table, in its order."""
     groups = [(row, [f for f in families if f["result"].row == row]) for row in ROWS]
     return [(ROW_TITLES[row], members) for row, members in groups if members]
 
 
-def _summary(families: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Names of the families by verdict; verdicts that none has are left out."""
+def _anchor(found: FamilyResult, result: SurveyResult) -> str:
+    """What its section is called: the family, and a number if it is with another network."""
+    own = [other.network for other in result.families if other.family == found.family]
+    return (
+        found.family if found.network == "oracle" else f"{found.family}-{own.index(found.network)}"
+    )
+
+
+def _summary(families: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Families by verdict; verdicts that none has are left out."""
     verdicts = [*WORDS.values(), "not measured"]
-    named = [(v, [f["result"].family for f in families if f["verdict"] == v]) for v in verdicts]
-    return [(verdict, names) for verdict, names in named if names]
+    named = [(v, [f for f in families if f["verdict"] == v]) for v in verdicts]
+    return [(verdict, members) for verdict, members in named if members]
 
 
 def _failures(result: SurveyResult) -> list[tuple[str, list[FamilyResult]]]:
@@ -110,7 +156,9 @@ def _failures(result: SurveyResult) -> list[tuple[str, list[FamilyResult]]]:
     refused = [
         found
         for found in result.families
-        if found.cells and found.cells[-1].outcome is Outcome.NOT_REPRESENTABLE
+        if found.network == "oracle"
+        and found.cells
+        and found.cells[-1].outcome is Outcome.NOT_REPRESENTABLE
     ]
     order: list[str | None] = [*get_args(Failure), None]
     classes = [(name, [found for found in refused if found.failure == name]) for name in order]
@@ -165,7 +213,7 @@ def _texts(found: FamilyResult, result: SurveyResult) -> list[tuple[str, list[st
 def _unavailable(families: list[FamilyResult], kind: Kind) -> list[tuple[str, str, str]]:
     """Family, divergence and reason of every number that could not be had."""
     return [
-        (found.family, DIVERGENCES[kind][name].label, estimate.method)
+        (found.title, DIVERGENCES[kind][name].label, estimate.method)
         for found in families
         for name, estimate in found.cells[-1].estimates.items()
         if estimate.value is None

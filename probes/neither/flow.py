@@ -36,6 +36,7 @@ class Flow(Probe[Bijection]):
     family: ClassVar[str] = "flow"
     row: ClassVar[Row] = "neither"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    near_oracle: ClassVar[bool] = True
 
     layer: Annotated[Layer, Field(description="what the map may be")] = "triangular"
 

@@ -38,6 +38,7 @@ class GAN(Probe[Generator]):
     family: ClassVar[str] = "gan"
     row: ClassVar[Row] = "neither"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    near_oracle: ClassVar[bool] = True
 
     lipschitz: Annotated[
         float | None,

@@ -45,6 +45,7 @@ class VAE(Probe[Decoder]):
     family: ClassVar[str] = "vae"
     row: ClassVar[Row] = "neither"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    near_oracle: ClassVar[bool] = True
 
     classes: Annotated[
         int | None, Field(ge=1, description="values K that the decoder may read off its latent")

@@ -37,6 +37,7 @@ class Consistency(Probe[ConsistencyFunction]):
     family: ClassVar[str] = "consistency"
     row: ClassVar[Row] = "steps"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    near_oracle: ClassVar[bool] = True
 
     solver_steps: Annotated[
         Annotated[int, Field(ge=1)] | Literal["exact"],

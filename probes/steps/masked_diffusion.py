@@ -12,17 +12,21 @@ A step from t to s draws every token from the network's answer, which for a know
 token. With `remask` every token is then masked with chance s, whether it was known or not; without,
 a masked one is revealed with chance (t - s) / t and a known one stays.
 `reveal=one` reveals one token per step in random order, in as many steps as there are tokens.
+`draw=gumbel` draws a token and whether it is masked at once, as published: the largest of the
+logarithms of their chances plus Gumbel noise, which is made in the working precision.
 Known: one step is the product of the marginals; without remasking the law is a sum over the sets
 revealed, q_j(S) = sum_{S' in S} q_{j-1}(S') c^|S-S'| (1-c)^(N-|S|) prod p(x_i | x_S') with
 c = (t - s) / t, and its distance from the target falls as 1/k; with exact marginals remasking has
-nothing to mend, and is slower; one token at a time is exact.
+nothing to mend, and is slower; one token at a time is exact. Uniforms of p bits make Gumbel noise
+of at most p ln 2: what has less than a chance of 2^-p in a step is never drawn in it, and in fewer
+digits, more steps lose the rarer symbols.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -53,6 +57,10 @@ class MaskedDiffusion(Probe[TokenPredictor]):
     reveal: Annotated[
         Literal["independent", "one"], Field(description="tokens that a step reveals")
     ] = "independent"
+    draw: Annotated[
+        Literal["inverse_cdf", "gumbel"],
+        Field(description="how what a step reveals is drawn; gumbel in the working precision"),
+    ] = "inverse_cdf"
 
     @property
     def signature(self) -> TokenPredictorSignature:
@@ -74,13 +82,18 @@ class MaskedDiffusion(Probe[TokenPredictor]):
                 yield state
             return
         for j in range(budget.steps):
-            state = state.write(network(state.tokens, known).sample(rng))
+            law = network(state.tokens, known)
             chance = torch.full(known.shape, self._chance(j, budget.steps), dtype=torch.float64)
             chance = chance.to(known.device)
             if not self.remask:
                 chance = torch.where(known, 1, chance)
-            weights = torch.stack([1 - chance, chance], -1)
-            known = rng.categorical(weights, (*known.shape, 1)).squeeze(-1).bool()
+            if self.draw == "gumbel":
+                tokens, known = _by_gumbel(law, chance, spec, rng)
+            else:
+                tokens = law.sample(rng)
+                weights = torch.stack([1 - chance, chance], -1)
+                known = rng.categorical(weights, (*known.shape, 1)).squeeze(-1).bool()
+            state = state.write(tokens)
             yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
@@ -141,6 +154,20 @@ class MaskedDiffusion(Probe[TokenPredictor]):
                 ]
             )
         return torch.where(inside, ways, -torch.inf)
+
+
+def _by_gumbel(
+    law: Any, chance: Tensor, spec: SequenceSpec, rng: Randomness
+) -> tuple[Tensor, Tensor]:
+    """Values (n, N), and which of them are revealed, each with its chance (n, N)."""
+    dtype = spec.mean.dtype
+    revealed = law.log_probabilities.double() + chance.log()[..., None]
+    choices = torch.cat([revealed, (1 - chance).log()[..., None]], -1).to(dtype)
+    # Uniforms as libraries make them: multiples of 2^-p below 1.
+    grid = 2 / torch.finfo(dtype).eps
+    u = (rng.uniform(tuple(choices.shape)) * grid).floor().div(grid).to(dtype)
+    noisy = choices - (-u.log()).log()
+    return noisy[..., :-1].argmax(-1), noisy.argmax(-1) < spec.dim
 
 
 def _over_sets(network: TokenPredictor, x: Tensor, sets: Tensor, log_ways: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from capcheck.budget import Budget
 from capcheck.divergences import DIVERGENCES, tolerances
 from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.probe import LogDensity
-from capcheck.results import Measurement, Outcome
+from capcheck.records import Measurement, Outcome
 from capcheck.sequences import Kind
 from capcheck.targets import CategoricalMixture, GaussianMixture, Target
 from capcheck.trace import Traces

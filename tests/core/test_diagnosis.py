@@ -14,12 +14,12 @@ from torch import Tensor
 
 from capcheck import InputError, check, survey
 from capcheck.budget import Budget, Grid
+from capcheck.cells import Place, cell_key
 from capcheck.cli import cli
 from capcheck.diagnosis import DIAGNOSES, Diagnoser, Diagnosis, chosen_diagnoses
 from capcheck.randomness import CounterRandomness
-from capcheck.results import FamilyPlan, Settings
+from capcheck.records import FamilyPlan, Settings
 from capcheck.store import Store
-from capcheck.sweep import cell_key
 from capcheck.targets import ProductMixture, from_spec
 from capcheck.targets.target import Target
 
@@ -141,7 +141,7 @@ def test_the_key_of_a_cell_tells_diagnoses_only_where_they_are_made() -> None:
     asked = settings.model_copy(update={"diagnose": ("stein",)})
     plan = FamilyPlan(family="gpt", options={})
     keys = {
-        budget: [cell_key(plan, budget, s, "f") for s in (settings, asked)]
+        budget: [cell_key(Place(plan, budget, s, "f")) for s in (settings, asked)]
         for budget in settings.grid.budgets()
     }
     changed = [budget for budget, (plain, other) in keys.items() if plain != other]

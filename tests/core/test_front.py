@@ -10,7 +10,8 @@ from capcheck import survey
 from capcheck.budget import Budget
 from capcheck.divergences.estimate import GROUPS, Estimate, Term
 from capcheck.front import Point, front, non_dominated
-from capcheck.results import Cell, Outcome, SurveyResult
+from capcheck.records import Cell, Outcome
+from capcheck.results import SurveyResult
 from capcheck.targets import from_spec
 from capcheck.trace import Traces
 

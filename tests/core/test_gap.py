@@ -7,10 +7,23 @@ import math
 import numpy as np
 import pytest
 
+from capcheck.budget import Budget
 from capcheck.divergences.estimate import Estimate, Term
-from capcheck.gap import difference
+from capcheck.gap import Gap, Part, decompose
 
 UNIT = "nats per sequence"
+BUDGET = Budget(length=1, steps=1)
+
+
+def gap(before: Estimate, after: Estimate) -> Gap:
+    stages = [("structural", before), ("network", after)]
+    return decompose("kl", stages, budget=BUDGET, level=0.95)  # type: ignore[arg-type]
+
+
+def network(before: Estimate, after: Estimate) -> Part:
+    part = gap(before, after).part("network")
+    assert part is not None
+    return part
 
 
 def estimate(rows: np.ndarray) -> Estimate:
@@ -26,8 +39,7 @@ def test_paired_parts_cover_and_are_narrower_than_their_ends() -> None:
     for _ in range(200):
         shared = rng.normal(1, 3, 1000)
         before, after = shared, shared + rng.normal(0.2, 0.3, 1000)
-        part = difference("kl", estimate(before), estimate(after), level=0.95)
-        assert part is not None
+        part = network(estimate(before), estimate(after))
         covered += part.low <= 0.2 <= part.high
         end = estimate(after)
         assert end.high is not None
@@ -36,17 +48,48 @@ def test_paired_parts_cover_and_are_narrower_than_their_ends() -> None:
     assert 182 <= covered <= 198  # 95% of 200, within three standard errors
 
 
+def test_parts_follow_the_term_that_decides_the_total_and_add_up_to_it() -> None:
+    rng = np.random.default_rng(2)
+
+    def largest_of(first: float, second: float) -> Estimate:
+        rows = [rng.normal(mean, 1, 400) for mean in (first, second)]
+        terms = [Term.from_influence(str(i), float(r.mean()), [r]) for i, r in enumerate(rows)]
+        return Estimate.of(
+            terms, level=0.95, kind="estimate", method="test", samples=400, unit=UNIT
+        )
+
+    before, after = largest_of(1, 0), largest_of(2, 5)
+    found = gap(before, after)
+    values = {part.name: part.value for part in found.parts}
+    assert values["structural"] == before.terms[1].value  # not the largest one before
+    assert values["total"] == after.value
+    assert values["structural"] + values["network"] == pytest.approx(values["total"], abs=1e-12)
+
+
 def test_an_exact_end_stands_for_every_term_and_infinities_cancel() -> None:
     rows = np.random.default_rng(1).normal(1, 1, 500)
     zero = Estimate.exact(0.0, level=0.95, method="test", unit=UNIT, scale=1, power=1)
-    part = difference("kl", zero, estimate(rows), level=0.95)
-    assert part is not None
-    assert part.value == pytest.approx(rows.mean())
+    assert network(zero, estimate(rows)).value == pytest.approx(rows.mean())
     infinite = Estimate.exact(math.inf, level=0.95, method="test", unit=UNIT, scale=1, power=1)
-    worse = difference("kl", zero, infinite, level=0.95)
-    same = difference("kl", infinite, infinite, level=0.95)
-    assert worse is not None
-    assert same is not None
-    assert (worse.value, same.value) == (math.inf, 0.0)
+    assert network(zero, infinite).value == math.inf
+    assert network(infinite, infinite).value == 0.0
+    assert str(network(zero, infinite)) == "+inf"
+
+
+def test_what_cannot_be_told_says_why() -> None:
+    zero = Estimate.exact(0.0, level=0.95, method="test", unit=UNIT, scale=1, power=1)
     missing = Estimate.unavailable("no density", level=0.95, unit=UNIT)
-    assert difference("kl", missing, zero, level=0.95) is None
+    assert gap(missing, zero).parts == ()
+    assert gap(missing, zero).reason == "structural: no density"
+    (bound,) = estimate(np.random.default_rng(0).normal(1, 1, 100)).terms
+    bounds = Estimate.of(
+        [],
+        below=[bound],
+        above=[bound.scaled(2)],
+        level=0.95,
+        kind="two bounds",
+        method="test",
+        samples=100,
+        unit=UNIT,
+    )
+    assert gap(zero, bounds).reason == "it is known between two bounds only"

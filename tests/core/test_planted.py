@@ -19,7 +19,7 @@ from capcheck.divergences import tolerances
 from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.probe import LogDensity
 from capcheck.randomness import CounterRandomness
-from capcheck.results import Measurement
+from capcheck.records import Measurement
 from capcheck.sequences import Kind
 from capcheck.targets import CategoricalMixture, GaussianMixture, from_spec
 from capcheck.targets.target import Target

@@ -30,12 +30,14 @@ def require_the_same_findings(single: SurveyResult, double: SurveyResult) -> Non
 def test_float32_gives_the_same_findings(
     digits: ProductMixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    double = survey(digits, samples=600, steps=[1, 8])
+    double = survey(digits, network="none", samples=600, steps=[1, 8])
     monkeypatch.setattr(engine, "_placement", lambda _: (torch.device("cpu"), torch.float32))
-    require_the_same_findings(survey(digits, samples=600, steps=[1, 8]), double)
+    require_the_same_findings(survey(digits, network="none", samples=600, steps=[1, 8]), double)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 def test_a_gpu_gives_the_same_findings(digits: ProductMixture) -> None:
-    double = survey(digits, samples=600, steps=[1, 8], device="cpu")
-    require_the_same_findings(survey(digits, samples=600, steps=[1, 8], device="cuda"), double)
+    double = survey(digits, network="none", samples=600, steps=[1, 8], device="cpu")
+    require_the_same_findings(
+        survey(digits, network="none", samples=600, steps=[1, 8], device="cuda"), double
+    )

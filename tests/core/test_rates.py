@@ -14,7 +14,7 @@ from capcheck import check
 from capcheck.budget import Budget
 from capcheck.divergences.estimate import Estimate, Term
 from capcheck.rates import measured_rates
-from capcheck.results import Axes, Cell, Outcome, Rate
+from capcheck.records import Axes, Cell, Outcome, Rate
 from capcheck.targets import from_spec
 from capcheck.trace import Traces
 

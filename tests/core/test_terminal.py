@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from capcheck import survey
-from capcheck.results import Axes, FamilyResult, SurveyResult
+from capcheck.records import Axes
+from capcheck.results import FamilyResult, SurveyResult
 from capcheck.targets import from_spec
 from capcheck.terminal import print_survey
 

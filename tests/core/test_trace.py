@@ -5,7 +5,7 @@ import torch
 
 from capcheck.errors import CapcheckError
 from capcheck.probe import State
-from capcheck.results import Axes
+from capcheck.records import Axes
 from capcheck.scaling import loop_order
 from capcheck.trace import Recorder, Traces, classify
 

@@ -11,7 +11,8 @@ from capcheck import Outcome, check, require
 from capcheck.budget import Budget
 from capcheck.divergences.estimate import GROUPS, Estimate, Term
 from capcheck.laws import MixtureOfGaussians, TokenLaw
-from capcheck.results import CapacityError, Cell, Measurement
+from capcheck.records import Cell, Measurement
+from capcheck.results import CapacityError
 from capcheck.scaling import measured_axes, worse_with_more
 from capcheck.targets import from_spec
 from capcheck.trace import Traces

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from benchmarks.verdicts import Verdict, summary, verdicts
 
-from capcheck.results import Outcome
+from capcheck.records import Outcome
 
 
 @pytest.mark.slow

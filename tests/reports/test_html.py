@@ -15,8 +15,9 @@ from capcheck import check, survey
 from capcheck.data import Layout, load_target
 from capcheck.front import front
 from capcheck.laws import Categorical
+from capcheck.records import Axes
 from capcheck.registry import report_writer
-from capcheck.results import Axes, SurveyResult
+from capcheck.results import SurveyResult
 from capcheck.targets import ProductMixture, from_spec, from_table
 
 FEW = ("gpt", "maskgit", "diffusion")

@@ -21,7 +21,7 @@ from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.divergences.wasserstein import corrected_transport, transport
 from capcheck.laws import Categorical
 from capcheck.randomness import CounterRandomness
-from capcheck.results import Outcome
+from capcheck.records import Outcome
 from capcheck.signatures import TokenPredictorSignature
 from capcheck.targets import CategoricalMixture, from_spec, from_table
 from capcheck.targets.target import Target
@@ -388,9 +388,9 @@ def test_float32_gives_the_same_findings_on_these_laws_too(
     spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = from_spec(spec)
-    double = survey(target, samples=400, steps=[1, 8])
+    double = survey(target, network="none", samples=400, steps=[1, 8])
     monkeypatch.setattr(engine, "_placement", lambda _: (torch.device("cpu"), torch.float32))
-    require_the_same_findings(survey(target, samples=400, steps=[1, 8]), double)
+    require_the_same_findings(survey(target, network="none", samples=400, steps=[1, 8]), double)
 
 
 def require_the_same_findings(single: SurveyResult, double: SurveyResult) -> None:

@@ -15,7 +15,7 @@ from capcheck import check
 from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.errors import InputError
 from capcheck.randomness import CounterRandomness
-from capcheck.results import Outcome
+from capcheck.records import Outcome
 from capcheck.targets import Windowed, from_spec, from_table
 
 SAMPLES = 1000

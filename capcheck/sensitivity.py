@@ -1,0 +1,191 @@
+"""Sensitivity: how good a network must be, told by oracles with errors of a known size.
+
+| answer | noise e | shrinkage e | temperature e |
+|---|---|---|---|
+| tokens a of deviation s | a + e s f(a) | a - e (a - m) | |
+| law of continuous tokens | its mean moves by e s f | its mean m_i moves by -e (m_i - m) | |
+| law of token ids | log p + e f(log p) | | p^(1 / (1 + e)) |
+| energy E | | | E / (1 + e) |
+
+f(a) = sqrt(2) cos(2 a / s + b) has mean square 1 over the coordinates of a token sequence, whose
+phases b are spread evenly over half a turn. It is a function of what the oracle answers, as a
+network's error is, and sees no more than the oracle does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from capcheck.laws import Categorical, DeferredCategorical, SideBySide, TokenLaw
+from capcheck.paths import NoisePath
+from capcheck.randomness import CounterRandomness, Randomness
+from capcheck.sequences import SequenceSpec
+from capcheck.signatures import AutoEncoder, Bijection
+
+Perturbation = Literal["noise", "shrinkage", "temperature"]
+MEANINGS: dict[Perturbation, str] = {
+    "noise": "an error as large as a token's deviation, or one nat of every log-probability",
+    "shrinkage": "every answer at its unconditional mean",
+    "temperature": "temperature 2 in place of 1",
+}
+PERTURBATIONS: tuple[Perturbation, ...] = tuple(MEANINGS)
+SIZES = (0.03, 0.1, 0.3)
+
+
+class NotPerturbed(Exception):  # noqa: N818
+    """An answer has no perturbation of that kind."""
+
+
+def perturbed(
+    network: Callable[..., Any], kind: Perturbation, size: float, spec: SequenceSpec
+) -> Callable[..., Any]:
+    """The network with errors of a size.
+
+    Args:
+        network: The oracle of a signature.
+        kind: Of the errors.
+        size: e, above 0.
+        spec: Of the sequences in the coordinates of the network.
+
+    Raises:
+        NotPerturbed: When it is called, if its answers have no such perturbation.
+    """
+    error = _Error(kind, size, spec)
+    for protocol, wrapper in ((Bijection, _Bijection), (AutoEncoder, _AutoEncoder)):
+        if isinstance(network, protocol):
+            return wrapper(network, error)
+    return _Network(network, error)
+
+
+class _Error:
+    """What is added to an answer."""
+
+    def __init__(self, kind: Perturbation, size: float, spec: SequenceSpec) -> None:
+        self.kind, self.size, self.spec = kind, size, spec
+        numbers = spec.tokens * spec.dim
+        turns = CounterRandomness(0, name="phases").permutation(1, numbers)[0] + 0.5
+        self._phase = (math.pi / numbers * turns.double()).reshape(spec.tokens, spec.dim)
+        self._deviation = spec.variance.sqrt()
+
+    def of_tokens(self, a: Tensor) -> Tensor:
+        """Of numbers that stand for tokens, shaped (n, N, d)."""
+        if self.kind == "temperature":
+            raise NotPerturbed
+        if self.kind == "shrinkage":
+            return -self.size * (a - self.spec.mean.to(a))
+        deviation = self._deviation.to(a)
+        angle = 2 * a / torch.where(deviation > 0, deviation, 1) + self._phase.to(a)
+        return self.size * deviation * math.sqrt(2) * angle.cos()
+
+    def of_logits(self, log_p: Tensor) -> Tensor:
+        """Of log-probabilities (n, N, V)."""
+        if self.kind == "temperature":
+            return -self.size / (1 + self.size) * log_p
+        if self.kind == "shrinkage":
+            raise NotPerturbed
+        finite = torch.where(log_p.isinf(), 0, log_p)
+        field: Tensor = math.sqrt(2) * (2 * finite + self._phase.to(log_p)).cos()
+        return self.size * field
+
+    def of_energy(self, energy: Tensor) -> Tensor:
+        """Of energies (n,)."""
+        if self.kind != "temperature":
+            raise NotPerturbed
+        return -self.size / (1 + self.size) * energy
+
+
+class _Network:
+    """A network whose answers are off."""
+
+    def __init__(self, network: Any, error: _Error) -> None:
+        self._network, self._error = network, error
+
+    def __call__(self, *shown: Tensor) -> Any:
+        answer = self._network(*shown)
+        if isinstance(answer, TokenLaw):
+            return self._law(answer)
+        if answer.dim() == 1:
+            return answer + self._error.of_energy(answer)
+        if not answer.is_floating_point():
+            raise NotPerturbed
+        return answer + self._error.of_tokens(answer)
+
+    def _law(self, law: TokenLaw) -> TokenLaw:
+        if self._error.spec.kind == "continuous":
+            return _Shifted(law, self._error.of_tokens(law.mean()))
+        log_p = (
+            law.log_probabilities
+            if isinstance(law, (Categorical, DeferredCategorical, SideBySide))
+            else law.mean().log()
+        )
+        return Categorical(log_p + torch.where(log_p.isinf(), 0, self._error.of_logits(log_p)))
+
+
+class _AutoEncoder(_Network):
+    """A decoder that is off; the encoder stays as it is."""
+
+    def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
+        """A latent for every sequence, (n, r), and its log-density, nats, (n,)."""
+        encoded: tuple[Tensor, Tensor] = self._network.encode(x, rng)
+        return encoded
+
+
+class _Bijection(_Network):
+    """A bijection that shrinks towards the mean; other errors would not be invertible."""
+
+    def __call__(self, *shown: Tensor) -> Any:
+        if self._error.kind != "shrinkage":
+            raise NotPerturbed
+        return super().__call__(*shown)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density (nats), (n,)."""
+        scale, mean = 1 - self._error.size, self._error.spec.mean.to(x)
+        inner: Tensor = self._network.log_prob(mean + (x - mean) / scale)
+        return inner - mean.numel() * math.log(scale)
+
+
+class _Shifted(TokenLaw):
+    """Laws of continuous tokens that are moved."""
+
+    def __init__(self, law: TokenLaw, shift: Tensor) -> None:
+        self._law, self._shift = law, shift
+
+    def sample(self, rng: Randomness) -> Tensor:
+        return self._law.sample(rng) + self._shift
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._law.log_prob(x - self._shift)
+
+    def mean(self) -> Tensor:
+        return self._law.mean() + self._shift
+
+    def variance(self) -> Tensor:
+        return self._law.variance()
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return self._law.cdf(x - self._shift)
+
+    def icdf(self, u: Tensor) -> Tensor:
+        return self._law.icdf(u) + self._shift
+
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        moved = path.alpha(t)[..., None] * self._shift
+        return self._law.denoise(x_t - moved, t, path) + self._shift
+
+    def coordinate(self, j: int, x: Tensor) -> TokenLaw:
+        return _Shifted(self._law.coordinate(j, x - self._shift), self._shift[..., j : j + 1])
+
+    def held(self) -> TokenLaw:
+        return _Shifted(self._law.held(), self._shift)
+
+    def rows(self, index: Tensor) -> TokenLaw:
+        return _Shifted(self._law.rows(index), self._shift[index])
+
+    def select(self, tokens: Sequence[int]) -> TokenLaw:
+        return _Shifted(self._law.select(tokens), self._shift[:, list(tokens)])
