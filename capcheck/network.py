@@ -7,6 +7,7 @@ for by name; a name never comes from a data file.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import re
@@ -84,10 +85,11 @@ def make(network: Named, probe: AnyProbe, spec: SequenceSpec, *, seed: int) -> C
 
 
 def placed(network: Callable[..., Any], spec: SequenceSpec) -> Callable[..., Any]:
-    """The network as a procedure calls it: a module gets its own precision, and evaluates."""
+    """The network as a procedure calls it: of a module a copy, which evaluates and never learns."""
     if not isinstance(network, nn.Module):
         return network
-    return as_network(network.to(spec.mean.device).eval(), spec.mean.dtype)
+    own = copy.deepcopy(network).to(spec.mean.device).eval().requires_grad_(False)
+    return as_network(own, spec.mean.dtype)
 
 
 def require_signature(

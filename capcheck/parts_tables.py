@@ -10,7 +10,7 @@ from rich.table import Table
 
 from capcheck.budget import Budget
 from capcheck.capacity import CapacityCurve
-from capcheck.gap import Gap, Part, PartName
+from capcheck.gap import Gap, PartName
 from capcheck.records import NetworkFacts, PrecisionResult, Sensitivity
 from capcheck.results import FamilyResult
 
@@ -164,24 +164,27 @@ def _slopes(one: Sensitivity) -> str:
 
 def curve_table(curve: CapacityCurve) -> Table:
     """Divergence against size."""
-    names = list(curve.points[-1].totals)
-    heads = [head for name in names for head in (name, "gain")]
-    table = Table("network", "parameters", "validation", *heads, "verdict")
+    table = Table(
+        "network",
+        "parameters",
+        "validation",
+        "verdict",
+        "divergence",
+        "total",
+        "gain over the last",
+    )
     table.title = f"{curve.family}, {curve.budget}: which size suffices?"
     table.title_justify = "left"
     for point in curve.points:
         validation = "-" if point.fit is None else f"{point.fit.validation:.3g}"
-        numbers = [
-            _shown(part)
-            for name in names
-            for part in (point.totals.get(name), point.gains.get(name))
-        ]
         verdict = point.outcome.value.replace("_", " ")
-        table.add_row(point.network, f"{point.parameters:,}", validation, *numbers, verdict)
+        facts = [point.network, f"{point.parameters:,}", validation, verdict]
+        for i, (name, total) in enumerate(point.totals.items()):
+            gain = point.gains.get(name)
+            own = facts if i == 0 else [""] * len(facts)
+            numbers = [escape(str(total)), "-" if gain is None else escape(str(gain))]
+            table.add_row(*own, name, *numbers)
+        table.add_section()
     smallest = curve.smallest or "none of them suffices"
     table.caption = f"smallest that suffices: {smallest}"
     return table
-
-
-def _shown(part: Part | None) -> str:
-    return "-" if part is None else escape(str(part))

@@ -222,7 +222,7 @@ def _print_rates(console: Console, found: FamilyResult, lead: str) -> None:
     rates = [
         f"{rate.divergence} like {rate.axis}^-{rate}"
         for rate in found.rates
-        if rate.value is not None
+        if rate.value is not None and rate.value > 0
     ]
     if rates:
         line = f"{lead}rates: {', '.join(rates)}"

@@ -8,6 +8,7 @@ time allows, which are then used again.
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ CHECKS = 20  # validations of a fit
 MOST_STEPS = 20_000
 DESCENT = 0.7  # share of the time that is for steps and draws
 SMALLEST_POOL = 4
-TIMED = 3  # draws and steps, of which the first is not timed
+MOST_TIMED = 3.0  # seconds for it, if two are timed
+TIMED = 6  # draws and steps, of which the first is not timed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +54,20 @@ def planned(supply: Supply, module: nn.Module, *, seconds: float, dtype: torch.d
         seconds: That are left.
         dtype: Of the module.
     """
+    began = time.monotonic()
     scratch = copy.deepcopy(module)
     batches: list[Batch] = []
     draw = _timed(lambda k: batches.append(supply.try_out(k)))
 
     def one(k: int) -> None:
-        supply.loss(scratch, batches[k], k, dtype=dtype).backward()
+        supply.loss(scratch, batches[k % len(batches)], k, dtype=dtype).backward()
 
     step = 1.3 * _timed(one)  # with the optimiser and the validations
-    available = max(0.0, DESCENT * seconds - TIMED * (draw + step))
+    available = max(0.0, DESCENT * seconds - (time.monotonic() - began))
     if draw <= step:
         return Plan(steps=_within(available / (draw + step)))
     pool = max(SMALLEST_POOL, int(0.5 * available / draw))
-    for_steps = max(0.5 * available, available - (pool - TIMED) * draw)
+    for_steps = max(0.5 * available, available - (pool - len(batches)) * draw)
     return Plan(steps=_within(for_steps / step), pool=pool)
 
 
@@ -73,11 +76,14 @@ def _within(steps: float) -> int:
 
 
 def _timed(do: Callable[[int], object]) -> float:
-    """Seconds of one, the first not counted."""
-    do(0)
-    began = time.monotonic()
-    for k in range(1, TIMED):
+    """Seconds of one, the first not counted; the median, which other work disturbs little."""
+    spent = []
+    for k in range(TIMED):
+        began = time.monotonic()
         do(k)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.monotonic() - began) / (TIMED - 1)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        spent.append(time.monotonic() - began)
+        if k and sum(spent) > MOST_TIMED:
+            break
+    return statistics.median(spent[1:])

@@ -18,10 +18,11 @@ from capcheck.fitting.supply import Supply
 
 SMALL = 20_000  # parameters below which a module is polished
 ROWS_PER_PARAMETER = 16  # at least, where rows carry noise that could be learned by heart
-ITERATIONS = 25  # at a time
+ITERATIONS = 5  # of a round
+LAST = 5  # rounds without progress that end it
 MOST = 400  # of them
-SETTLED = 1e-3  # share of an exact objective's loss that a last round lowers it by
-NOISE = 1e-7  # fall of any other loss, which is estimated, in a last round
+SETTLED = 1e-3  # share of an exact objective's loss that these rounds lower it by
+NOISE = 1e-7  # fall of any other loss, which is estimated, in these rounds
 
 
 def can_polish(objective: Objective, parameters: int) -> bool:
@@ -39,14 +40,15 @@ def polished(
         supply: Of the fit.
         module: Of fewer than SMALL parameters.
         iterations: At most so many, and at most MOST.
-        deadline: Of `time.monotonic`, after which no round begins; None for no limit.
+        deadline: Of `time.monotonic`, after which nothing more is evaluated; None for no limit.
     """
     own = {name: x.dtype for name, x in module.state_dict().items()}
     wide = copy.deepcopy(module).double()
-    batches = supply.large()
+    batches = supply.large(deadline)
     descent = torch.optim.LBFGS(
         [p for p in wide.parameters() if p.requires_grad],
         max_iter=ITERATIONS,
+        max_eval=2 * ITERATIONS,
         history_size=30,
         tolerance_grad=1e-10,
         tolerance_change=1e-14,
@@ -54,6 +56,8 @@ def polished(
     )
 
     def closure() -> Tensor:
+        if deadline is not None and time.monotonic() > deadline:
+            raise _TimeOverError
         descent.zero_grad()
         total = torch.zeros((), dtype=torch.float64)
         for k, batch in enumerate(batches):
@@ -62,14 +66,23 @@ def polished(
             total += loss.detach().cpu()
         return total
 
-    before = float("inf")
-    for _ in range(0, min(iterations, MOST), ITERATIONS):
-        if deadline is not None and time.monotonic() > deadline:
+    losses: list[float] = []
+    reached = copy.deepcopy(wide.state_dict())
+    for _ in range(0, min(iterations, MOST) if batches else 0, ITERATIONS):
+        try:
+            losses.append(float(descent.step(closure)))
+        except _TimeOverError:  # in the middle of a search along a line
+            wide.load_state_dict(reached)
             break
-        loss = float(descent.step(closure))
-        if not before - loss > (SETTLED * loss if supply.objective.exact else NOISE):
+        reached = copy.deepcopy(wide.state_dict())
+        if len(losses) > LAST and not losses[-1 - LAST] - losses[-1] > (
+            SETTLED * losses[-1] if supply.objective.exact else NOISE
+        ):
             break
-        before = loss
     narrow = copy.deepcopy(module)
     narrow.load_state_dict({name: x.to(own[name]) for name, x in wide.state_dict().items()})
     return narrow
+
+
+class _TimeOverError(Exception):
+    """There is no time for another evaluation."""

@@ -112,7 +112,8 @@ class Sitting:
         self.supply.fill(self.plan.pool)
         while self.step < self.plan.steps and not self.reason:
             self._make_step()
-            if self.step % self.plan.every == 0 or self.step == self.plan.steps:
+            late = self._is_late()
+            if self.step % self.plan.every == 0 or self.step == self.plan.steps or late:
                 self._check()
                 if progress is not None:
                     progress(self.step, self.plan.steps, self.latest)
@@ -174,10 +175,14 @@ class Sitting:
             self._end("there was nothing left to learn")
         elif self.stale >= PATIENCE:
             self._end("the validation stopped falling")
-        elif self.limit is not None and self._elapsed() > self.limit and self.step >= CHECKS:
+        elif self._is_late() and self.step < self.plan.steps:
             self._end("the time was over before all steps were made")
         elif self.path is not None and self.step < self.plan.steps:
             self.save()
+
+    def _is_late(self) -> bool:
+        """Whether the time is over, and the fewest steps are made."""
+        return self.limit is not None and self._elapsed() > self.limit and self.step >= CHECKS
 
     def _validate(self) -> float:
         return self.supply.validate(self.module.eval(), self.dtype)

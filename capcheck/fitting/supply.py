@@ -7,6 +7,7 @@ are used again and again. The rows held out are draws of their own.
 from __future__ import annotations
 
 import functools
+import time
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from capcheck.fitting.objectives import Batch, Objective
 from capcheck.randomness import CounterRandomness
 
 HELD_OUT = {True: 2, False: 16}  # batches, by whether the objective is exact
-CHUNK = 8192  # rows of one draw of a large batch
+CHUNK = 512  # rows of one draw of a large batch; the oracle holds much for each
 
 
 class Supply:
@@ -61,11 +62,20 @@ class Supply:
         whole = self._whole
         return {name: x[chosen.to(x.device)] for name, x in whole.items()}
 
-    def large(self) -> list[Batch]:
-        """As many rows as the objective wants in one batch, none of them in any other."""
-        rows = self.objective.large
-        parts = range(max(1, rows // CHUNK))
-        return [self.objective.draw(min(rows, CHUNK), self.rng("polish", k)) for k in parts]
+    def large(self, deadline: float | None = None) -> list[Batch]:
+        """As many rows as the objective wants in one batch, none of them in any other.
+
+        Args:
+            deadline: Of `time.monotonic`, by which they must be there; otherwise there are none.
+        """
+        rows, parts = self.objective.large, []
+        for k in range(max(1, rows // CHUNK)):
+            if deadline is not None and time.monotonic() > deadline:
+                return []
+            parts.append(self.objective.draw(min(rows, CHUNK), self.rng("polish", k)))
+        if not self.objective.mixes:
+            return parts
+        return [{name: torch.cat([part[name] for part in parts]) for name in parts[0]}]
 
     @functools.cached_property
     def held_out(self) -> list[Batch]:

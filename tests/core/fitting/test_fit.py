@@ -76,7 +76,7 @@ def test_a_linear_denoiser_reaches_the_oracle_of_a_gaussian() -> None:
         return math.sqrt(missed / size)
 
     assert error(fitted.network) < 1e-3
-    assert fitted.validation < 1e-6 < fitted.start
+    assert fitted.validation < 1e-5 < fitted.start
     # Untrained, it is the denoiser of independent tokens.
     assert error(untrained(module)) > 0.1
 
