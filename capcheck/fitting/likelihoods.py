@@ -46,7 +46,7 @@ class CrossEntropy(Objective):
         self.mixes = not self.shares
         self.large = 1 << 12 if self.exact else 1 << 15
 
-    def draw(self, n: int, rng: Randomness) -> Batch:
+    def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
         """Inputs `0`, `1`, .., the oracle's law or its draw, and which tokens count."""
         inputs, law, x, counts = self.questions(n, rng)
         batch = {str(i): value for i, value in enumerate(inputs)}
@@ -54,11 +54,12 @@ class CrossEntropy(Objective):
             p = law.mean()
             counts = counts & p.isfinite().all(-1)
             batch["p"] = torch.where(counts[..., None], p, 0)
-            floor = -torch.special.xlogy(batch["p"], batch["p"]).sum((1, 2))
+            batch["floor"] = -torch.special.xlogy(batch["p"], batch["p"]).sum((1, 2))
         else:
             batch["x"] = x
-            floor = -torch.where(counts, law.log_prob(x), 0).sum(1)
-        return {**batch, "counts": counts, "floor": floor}
+            if floor:
+                batch["floor"] = -torch.where(counts, law.log_prob(x), 0).sum(1)
+        return {**batch, "counts": counts}
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
         """Cross-entropy, nats."""
@@ -156,10 +157,10 @@ class Likelihood(Objective):
     mixed, large = False, 1 << 16
     target: Target
 
-    def draw(self, n: int, rng: Randomness) -> Batch:
+    def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
         """Target draws."""
         x = self.target.sample(n, rng.stream("target"))
-        return {"x": x, "floor": -self.target.log_prob(x)}
+        return {"x": x, "floor": -self.target.log_prob(x)} if floor else {"x": x}
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
         """Nats per sequence."""
@@ -215,7 +216,7 @@ class ScoreMatching(Objective):
         score = unit.draw(CALIBRATION, CounterRandomness(0, device=target.device))["score"]
         return cls(target=target, states=states, size=float(score.square().mean()))
 
-    def draw(self, n: int, rng: Randomness) -> Batch:
+    def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
         """Points and their scores."""
         drawn = self.target.sample(n - n // 2, rng.stream("target"))
         x = torch.cat([drawn, self.states.draw(n // 2, rng.stream("states")).to(drawn)])
@@ -249,7 +250,7 @@ class PseudoLikelihood(Objective):
     target: Target
     states: Pool
 
-    def draw(self, n: int, rng: Randomness) -> Batch:
+    def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
         """The V variants of each sequence and their shares."""
         spec = self.target.spec
         drawn = self.target.sample(n - n // 2, rng.stream("target"))

@@ -62,8 +62,14 @@ class Objective(ABC):
     mixed: bool = True
 
     @abstractmethod
-    def draw(self, n: int, rng: Randomness) -> Batch:
-        """A batch of n rows; `floor`, where there is one, is the oracle's loss on each, (n,)."""
+    def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
+        """A batch of n rows; `floor`, where there is one, is the oracle's loss on each, (n,).
+
+        Args:
+            n: Rows.
+            rng: Source of all of it.
+            floor: Whether it is asked for; steps can do without.
+        """
 
     @abstractmethod
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
@@ -89,7 +95,7 @@ class Regression(Objective):
     spec: SequenceSpec
     questions: Callable[[int, Randomness], tuple[tuple[Tensor, ...], Tensor]]
 
-    def draw(self, n: int, rng: Randomness) -> Batch:
+    def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
         """Inputs `0`, `1`, .. and the answer."""
         inputs, answer = self.questions(n, rng)
         return {**{str(i): x for i, x in enumerate(inputs)}, "answer": answer}
@@ -223,7 +229,7 @@ class SampleDistance(Objective):
             )
         self._relaxed = tokens == "categorical"
 
-    def draw(self, n: int, rng: Randomness) -> Batch:
+    def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
         """Target draws."""
         return {"x": self.target.sample(n, rng.stream("target"))}
 

@@ -44,7 +44,7 @@ class Supply:
 
     def draw(self, k: int) -> Batch:
         """Fresh batch k."""
-        return self.objective.draw(self.batch, self.rng("train", k))
+        return self.objective.draw(self.batch, self.rng("train", k), floor=False)
 
     def try_out(self, k: int) -> Batch:
         """Batch k, kept until the pool is filled."""
@@ -72,7 +72,8 @@ class Supply:
         for k in range(max(1, rows // CHUNK)):
             if deadline is not None and time.monotonic() > deadline:
                 return []
-            parts.append(self.objective.draw(min(rows, CHUNK), self.rng("polish", k)))
+            rng = self.rng("polish", k)
+            parts.append(self.objective.draw(min(rows, CHUNK), rng, floor=False))
         if not self.objective.mixes:
             return parts
         return [{name: torch.cat([part[name] for part in parts]) for name in parts[0]}]
