@@ -39,7 +39,6 @@ from capcheck.version import __version__
 DRAWS = 2000  # per cell
 # Where an answer in a minute or two is worth more undecided cells; two ends tell a used axis.
 QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
-QUICK_FIT_SECONDS = 5.0
 
 
 class _List(click.ParamType[Any]):
@@ -196,8 +195,15 @@ _NETWORK = click.option(
 )
 
 
-def _fit_seconds(default: str) -> Callable[[Any], Any]:
-    return click.option("--fit-seconds", type=float, help=f"Time of each fit  [default: {default}]")
+def _fits(default: str) -> Sequence[Callable[[Any], Any]]:
+    return (
+        click.option("--fit-seconds", type=float, help=f"Time of each fit  [default: {default}]"),
+        click.option(
+            "--fit-steps",
+            type=click.IntRange(1),
+            help="Steps of each fit, in place of a time that machines fill differently.",
+        ),
+    )
 
 
 def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
@@ -239,12 +245,10 @@ def targets() -> None:
 @click.option(
     "--objective",
     type=click.Choice(["oracle", "end_to_end", "none"]),
-    default="oracle",
-    show_default=True,
     help="What networks are fitted to: the oracle's answers, the target through the procedure at "
-    "one budget, or nothing (your weights as they are).",
+    "one budget, or nothing (your weights as they are)  [default: oracle]",
 )
-@_fit_seconds(f"{api.FIT_SECONDS:g}")
+@_with(_fits(f"{api.FIT_SECONDS:g}"))
 @_with(_TARGET_OPTIONS)
 @_with(_MEASURING_OPTIONS)
 def check(
@@ -253,6 +257,7 @@ def check(
     network: Sequence[str],
     objective: Any,
     fit_seconds: float | None,
+    fit_steps: int | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -266,7 +271,8 @@ def check(
             options=_merged("--option", options),
             network=network,
             objective=objective,
-            fit_seconds=api.FIT_SECONDS if fit_seconds is None else fit_seconds,
+            fit_seconds=fit_seconds,
+            fit_steps=fit_steps,
             **_measuring(given, progress),
         )
     _deliver(result, result.survey(), given["out"], as_json)
@@ -280,7 +286,7 @@ def check(
     "--quick", is_flag=True, help="500 draws per cell and --steps 1,16, unless they are given."
 )
 @_NETWORK
-@_fit_seconds(f"{api.SURVEY_FIT_SECONDS:g}, {QUICK_FIT_SECONDS:g} with --quick")
+@_with(_fits(f"{api.SURVEY_FIT_SECONDS:g}, {api.QUICK_FIT_SECONDS:g} with --quick"))
 @_with(_TARGET_OPTIONS)
 @_with(_MEASURING_OPTIONS)
 def survey(
@@ -289,6 +295,7 @@ def survey(
     quick: bool,
     network: Sequence[str],
     fit_seconds: float | None,
+    fit_steps: int | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -309,14 +316,15 @@ def survey(
     if given["out"] is None and given["data"] is not None:
         given["out"] = Path("runs") / (name_of(given["data"]) + ("-quick" if quick else ""))
     target = _target(given)
-    if fit_seconds is None:
-        fit_seconds = QUICK_FIT_SECONDS if quick else api.SURVEY_FIT_SECONDS
+    if quick and fit_seconds is None and fit_steps is None:
+        fit_seconds = api.QUICK_FIT_SECONDS
     with live_progress() as progress:
         result = api.survey(
             target,
             chosen,
-            network="none" if "none" in network else network or None,
+            network="none" if network == ("none",) else network or None,
             fit_seconds=fit_seconds,
+            fit_steps=fit_steps,
             **_measuring(given, progress),
         )
     _deliver(result, result, given["out"], as_json, quick=quick)

@@ -25,7 +25,7 @@ from capcheck.errors import InputError, UnfitError, near
 from capcheck.findings import failed, has_floor, plan_of, unsupported, wrong_kind
 from capcheck.fitting import Fitted, fit
 from capcheck.given import require_given
-from capcheck.network import Named, facts_of, make, placed, require_signature
+from capcheck.network import Named, answers_of, facts_of, is_architecture, make, placed
 from capcheck.precision import chosen_precisions
 from capcheck.probe import AnyProbe
 from capcheck.randomness import CounterRandomness
@@ -117,6 +117,23 @@ class Contender:
     network: Named | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A network before it is fitted.
+
+    Attributes:
+        module: What a fit begins with.
+        network: As a procedure calls it.
+        name: For sentences.
+        answers: What tells it from others of the same structure and weights.
+    """
+
+    module: Any
+    network: Callable[..., Any]
+    name: str
+    answers: str
+
+
 class Engine:
     """One run over some probes.
 
@@ -147,8 +164,7 @@ class Engine:
         self._done = 0
         out = measuring.get("out")
         self._folder = None if out is None else Path(out)
-        self._cells = self._open()
-        self._assembly = Assembly(self._cells, self._settings, self._summary)
+        self._made: dict[str, _Made] = {}  # by title of the plan
         self._references: dict[int, Reference] = {}  # by number of samples
 
     def run(self, *, errors_are_results: bool) -> SurveyResult:
@@ -156,6 +172,11 @@ class Engine:
 
         An oracle that a target rules out is a result of its own where a network stands beside it.
         """
+        if not errors_are_results:  # before a folder is begun for nothing
+            for contender in self._contenders:
+                self._network(contender)
+        self._cells = self._open()
+        self._assembly = Assembly(self._cells, self._settings, self._summary)
         found: list[FamilyResult] = []
         for contender in self._contenders:
             probe, plan = contender.probe, contender.plan
@@ -188,7 +209,7 @@ class Engine:
         probe, plan = contender.probe, contender.plan
         if self._target.spec.kind not in probe.kinds:
             return unsupported(probe, plan, wrong_kind(probe, self._target.spec.kind))
-        network = self._network(contender)
+        network = self._fitted(contender)
         for look in range(self._settings.looks):
             self._look(probe, plan, look, network)
             found = self._assembly.judged(probe, plan, look)
@@ -207,33 +228,44 @@ class Engine:
         self._done = done  # these are no cells of the grid
         return self._assembly.judged(probe, plan, look)
 
-    def _network(self, contender: Contender) -> Callable[..., Any] | None:
-        """What stands in the oracle's place: fitted, or as it is."""
-        if contender.network is None:
-            return None
-        probe, plan = contender.probe, contender.plan
+    def _network(self, contender: Contender) -> _Made | None:
+        """What a contender's network is made of, once it was tried out."""
+        title = contender.plan.title
+        if contender.network is None or title in self._made:
+            return self._made.get(title)
+        probe, named = contender.probe, contender.network
         try:
             spec = chart_of(probe, self._target).target.spec
-            made = make(contender.network, probe, spec, seed=self._settings.seed)
-            name = plan.network if isinstance(contender.network, str) else type(made).__name__
-            network = placed(made, spec)
+            module = make(named, probe, spec, seed=self._settings.seed)
+            name = contender.plan.network if isinstance(named, str) else type(module).__name__
+            network = placed(module, spec, name=name)
             budgets = self._settings.grid.budgets()
-            require_signature(network, probe, spec, budgets, name=name)
-            fitted = None if plan.objective is None else self._fit(contender, made, name)
+            answers = answers_of(network, probe, spec, budgets, name=name)
+            if contender.plan.objective is not None and not isinstance(module, torch.nn.Module):
+                raise InputError(
+                    f"network {name} must be an nn.Module to be fitted, got "
+                    f"{type(module).__name__}; measure it as it is, with objective none."
+                )
         except InputError as error:  # a survey goes on without it
             raise UnfitError(str(error)) from error
-        if fitted is not None:
-            network = fitted.network
-        self._cells.keep_network(plan, facts_of(network, fitted))
+        # Of our own modules the weights say everything, to the last digit.
+        answers = "" if is_architecture(named) else answers
+        self._made[title] = _Made(module=module, network=network, name=name, answers=answers)
+        return self._made[title]
+
+    def _fitted(self, contender: Contender) -> Callable[..., Any] | None:
+        """What stands in the oracle's place: fitted, or as it is."""
+        made = self._network(contender)
+        if made is None:
+            return None
+        fitted = None if contender.plan.objective is None else self._fit(contender, made)
+        network = made.network if fitted is None else fitted.network
+        facts = facts_of(network, fitted, answers=made.answers)
+        self._cells.keep_network(contender.plan, facts)
         return network
 
-    def _fit(self, contender: Contender, module: Any, name: str) -> Fitted:
+    def _fit(self, contender: Contender, made: _Made) -> Fitted:
         probe, plan = contender.probe, contender.plan
-        if not isinstance(module, torch.nn.Module):
-            raise InputError(
-                f"network {name} must be an nn.Module to be fitted, got {type(module).__name__}; "
-                "measure it as it is."
-            )
 
         def progress(step: int, steps: int, validation: float) -> None:
             self._advance(
@@ -241,23 +273,37 @@ class Engine:
             )
 
         self._advance(0, f"{plan.title}, fitting")
-        return fit(
-            probe,
-            self._target,
-            module,
-            budgets=self._settings.grid.budgets(),
-            seconds=plan.fit_seconds or 0.0,
-            seed=self._settings.seed,
-            folder=None if self._folder is None else self._folder / FITS,
-            progress=progress,
-            objective=plan.objective or "oracle",
-        )
+        limit: dict[str, Any] = {"steps": plan.fit_steps}
+        if plan.fit_seconds is not None:
+            limit = {"seconds": plan.fit_seconds}
+        try:
+            return fit(
+                probe,
+                self._target,
+                made.module,
+                budgets=self._settings.grid.budgets(),
+                seed=self._settings.seed,
+                folder=None if self._folder is None else self._folder / FITS,
+                progress=progress,
+                objective=plan.objective or "oracle",
+                distinction=made.answers,
+                **limit,
+            )
+        except InputError as error:
+            raise UnfitError(str(error)) from error
+        except Exception as error:
+            if is_architecture(contender.network or ""):
+                raise
+            raise UnfitError(
+                f"network {made.name} could not be fitted, and raised {type(error).__name__}: "
+                f"{error}."
+            ) from error
 
     def _oracle_of(self, contender: Contender, look: int) -> None:
         """What a network's gap is measured from, with as many draws."""
         probe, plan = contender.probe, contender.plan.oracle
         if self._cells.unfit(plan) is None:
-            with contextlib.suppress(UnfitError):  # then there is no gap
+            with contextlib.suppress(Exception):  # then there is no gap; it has its own result
                 self._look(probe, plan, look, None)
 
     def _cure(self, probe: AnyProbe, look: int) -> None:
@@ -274,7 +320,7 @@ class Engine:
             try:
                 self._look(probe, plan, look, network, variant=variant)
             except Exception as error:  # what was measured before is not lost
-                self._cells.note(plan, f"{type(error).__name__}: {error}", variant)
+                self._cells.note(plan, _told(error), variant)
 
     def _perturb(self, probe: AnyProbe, plan: FamilyPlan, look: int, budget: Budget) -> None:
         """Measure a budget with errors of the oracle, as was asked for."""
@@ -290,7 +336,7 @@ class Engine:
             except NotPerturbed:
                 continue
             except Exception as error:
-                self._cells.note(plan, f"{type(error).__name__}: {error}", variant)
+                self._cells.note(plan, _told(error), variant)
 
     def _look(
         self,
@@ -371,6 +417,11 @@ class Engine:
             families=tuple(contender.plan for contender in self._contenders),
         )
         return Store.create(self._folder, manifest)
+
+
+def _told(error: Exception) -> str:
+    """A sentence as it is, and another failure with its kind."""
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
 def _summary(target: Target, seed: int) -> TargetSummary:

@@ -216,7 +216,8 @@ class FamilyPlan(Record):
         network: What stands behind its signature: `oracle`, `given` (an object of the caller's), an
             architecture (`mlp:width=128,depth=3`) or a factory (`package.module:name`).
         objective: What the network is fitted to, or None if it is measured as it is.
-        fit_seconds: Time that the fit may take.
+        fit_seconds: Time that the fit may take, or None if its steps are counted.
+        fit_steps: Steps that it makes, or None if its time is limited.
     """
 
     family: str
@@ -224,6 +225,7 @@ class FamilyPlan(Record):
     network: str = "oracle"
     objective: Objective | None = None
     fit_seconds: float | None = None
+    fit_steps: int | None = None
 
     @property
     def title(self) -> str:
@@ -244,7 +246,7 @@ class FitFacts(Record):
         start: The same before the fit.
         steps: Of the optimiser.
         seconds: Wall-clock time.
-        diverged: The loss rose or broke.
+        diverged: The loss rose or broke, or never fell.
         reason: How it ended.
     """
 

@@ -189,6 +189,11 @@ def save(result: SurveyResult, folder: Path) -> Path:
         if not found.supported:
             store.note(plan, found.reason)
         if found.facts is not None:
+            if store.network(plan) not in (None, found.facts):
+                raise InputError(
+                    f"folder {str(folder)!r} holds another network for {plan.title}; give another "
+                    "folder."
+                )
             store.keep_network(plan, found.facts)
         cells: list[tuple[FamilyPlan, Cell, Variant]] = [
             *((plan, cell, Variant()) for cell in found.cells),

@@ -22,7 +22,7 @@ from capcheck.completion import complete
 from capcheck.diagnosis import Diagnoser, Diagnosis
 from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.reference import ExactLaw, ModelEvidence, Reference
-from capcheck.errors import CapcheckError
+from capcheck.errors import CapcheckError, InputError
 from capcheck.exact.change_of_variables import own_log_density
 from capcheck.exact.enumeration import sampled_law
 from capcheck.exact.replay import exact_law
@@ -83,7 +83,11 @@ class Sweep:
         self._reference = reference
         self._settings = settings
         self._batch = batch
-        self._network = network or probe.signature.oracle(self._chart.target)
+        self._network = (
+            probe.signature.oracle(self._chart.target)
+            if network is None
+            else probe.signature.blind(network, self._spec)
+        )
         self._predictor: TokenPredictor = TokenPredictorSignature().oracle(self._chart.target)
         self._ran: Memory[tuple[frozenset[Axis], dict[Budget, _Snapshot]]] = Memory()
         self._laws: Memory[ExactLaw | Unavailable] = Memory()
@@ -247,7 +251,10 @@ class Sweep:
     def _limit(self) -> Tensor | None:
         """What the procedure converges to, row by row; draws of the target itself."""
         inside = self._chart.target
-        oracle = self._probe.signature.oracle(inside)
+        try:
+            oracle = self._probe.signature.oracle(inside)
+        except InputError:  # a network stands where there is no oracle
+            return None
         parts: list[Tensor] = []
         for start in range(0, self._settings.samples, self._batch):
             n = min(self._batch, self._settings.samples - start)

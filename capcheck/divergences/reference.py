@@ -34,7 +34,8 @@ from capcheck.witness import Observer
 ExactLaw = GaussianLaw | MixtureLaw | SequenceLaw
 ENUMERATED = 4096  # sequences up to which laws are spelled out in every cell
 NOT_ASKED = Unavailable(reason="it was not asked for")
-SURE = 0.9999  # level at which draws contradict a law that a probe claims
+SURE = 0.9999  # level at which draws contradict a law or a density that is claimed
+ROUNDED = 1e-3  # nats below 0 that a divergence may seem to be by rounding
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -309,13 +310,18 @@ class Reference:
             notes += f"; the tail index of the log-ratios is {tail:.2g}: their mean falls short"
             if auxiliary or (density.bound and of_bound == "upper bound"):
                 return self._unavailable(name, f"a bound whose mean falls short{notes}")
+        term = kl_term(log_ratio)
+        if kind != "lower bound" and term.p_within(-ROUNDED) <= 1 - SURE:
+            return self._unavailable(
+                name, f"the log-density does not integrate to 1: KL {term.value:.3g} is below 0"
+            )
         return self._estimate(
             name,
             Measured(
                 kind=kind,
                 method=f"log-density by {density.method}, averaged over {over}{notes}",
                 rows=len(log_ratio),
-                terms=[kl_term(log_ratio)],
+                terms=[term],
             ),
             null=0.0,  # the target's own density gives exactly 0 at every draw
             null_error=0.0,

@@ -15,6 +15,7 @@ from capcheck.errors import InputError, near
 from capcheck.targets.parameters import require_count
 
 Trunk = Literal["mlp", "transformer"]
+LIMITS = {"width": (1, 4096), "depth": (0, 64), "components": (1, 256)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,9 @@ class Architecture:
 
     Attributes:
         trunk: What joins the tokens.
-        width: Numbers of a hidden layer, at least 1.
-        depth: Residual blocks, at least 0.
-        components: Gaussians m of a continuous token's head, at least 1.
+        width: Numbers of a hidden layer, 1..4096.
+        depth: Residual blocks, 0..64.
+        components: Gaussians m of a continuous token's head, 1..256.
     """
 
     trunk: Trunk = "mlp"
@@ -35,8 +36,10 @@ class Architecture:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, least in (("width", 1), ("depth", 0), ("components", 1)):
-            require_count(f"network {name}", getattr(self, name), least=least)
+        for name, (least, most) in LIMITS.items():
+            count = require_count(f"network {name}", getattr(self, name), least=least)
+            if count > most:
+                raise InputError(f"network {name} must be at most {most}, got {count}.")
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
@@ -53,7 +56,7 @@ class Architecture:
         trunks = {name: name for name in get_args(Trunk)}
         if trunk not in trunks:
             raise InputError(
-                f"network must start with a known architecture, got {trunk!r}; "
+                f"network must be a known architecture or package.module:function, got {text!r}; "
                 f"{near(trunk, trunks)}"
             )
         sizes = [field.name for field in dataclasses.fields(cls) if field.name != "trunk"]
@@ -73,4 +76,6 @@ class Architecture:
         return cls(trunk=trunks[trunk], **given)
 
     def __str__(self) -> str:
-        return f"{self.trunk}:width={self.width},depth={self.depth}"
+        standard = Architecture()
+        heads = f",components={self.components}" if self.components != standard.components else ""
+        return f"{self.trunk}:width={self.width},depth={self.depth}{heads}"

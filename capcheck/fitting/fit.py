@@ -2,8 +2,8 @@
 
 Adam with a warm-up and a cosine to 0, then, for small modules whose loss is a mean over rows,
 L-BFGS in float64 on one large batch. Batches are functions of the seed and the step alone: a fit
-with the same arguments ends in the same weights on the CPU, killed and resumed or not. The
-validation is
+of a number of steps ends in the same weights on the CPU, killed and resumed or not. One of some
+seconds makes as many as fit. The validation is
 
     loss - floor
 
@@ -58,8 +58,8 @@ class Fitted:
         parameters: Numbers that were fitted.
         steps: Of Adam.
         seconds: Wall-clock time, of all sittings.
-        diverged: The loss rose or broke; the best weights met are returned, and they say nothing
-            about what the module could represent.
+        diverged: The loss rose or broke, or never fell; the best weights met are returned, and they
+            say nothing about what the module could represent.
         reason: How the fit ended, in a few words.
     """
 
@@ -88,6 +88,7 @@ def fit(
     folder: Path | None = None,
     progress: Progress | None = None,
     objective: Literal["oracle", "end_to_end"] = "oracle",
+    distinction: str = "",
 ) -> Fitted:
     """Fit a module to the oracle on what the procedure shows it, or to the target through it.
 
@@ -97,7 +98,8 @@ def fit(
         module: Of the probe's signature, in the probe's coordinates (see `chart_of`); it is copied.
         budgets: Those that the network will be used at; one for `end_to_end`.
         seconds: Wall-clock time, above 0; how many steps fit into it is measured first, and then
-            the plan is kept. Some 20 steps are made even if they take longer.
+            the plan is kept. Some 20 steps are made even if they take longer. What a fit comes to
+            within some seconds depends on the machine.
         steps: Of Adam, in place of what fits into the seconds; a fit is then the same everywhere.
         batch: Rows of a step, at least 2.
         seed: Of all draws.
@@ -107,6 +109,8 @@ def fit(
         progress: Told the step, the number of steps and the validation, some 20 times.
         objective: `oracle`: see `registry`; `end_to_end`: the energy distance of the procedure's
             result from the target.
+        distinction: What else tells the module from others of its structure and weights, where a
+            finished fit is looked for.
 
     Raises:
         InputError: A number out of its range, a signature without objective, a module of another
@@ -119,6 +123,7 @@ def fit(
     facts = (
         *(repr(probe), target.fingerprint, str(target.dtype), str(target.device), objective),
         *([str(budget) for budget in budgets], limit, steps, batch, seed, learning_rate),
+        distinction,
     )
     path = None if folder is None else Path(folder) / f"{content_key(module, facts)}.safetensors"
     module = copy.deepcopy(module).to(target.device)

@@ -19,6 +19,7 @@ from capcheck.fitting.recording import Call, Pool
 from capcheck.laws import LOG_2PI, Categorical, DeferredCategorical, TokenLaw
 from capcheck.randomness import CounterRandomness, Randomness
 from capcheck.signatures import AutoEncoder, Bijection
+from capcheck.signatures.token_predictor import hidden
 from capcheck.signatures.transition import added_noise
 from capcheck.targets.target import ContinuousTarget, Target
 
@@ -94,7 +95,7 @@ def masked(target: Target, oracle: Callable[..., TokenLaw], calls: Sequence[Call
     def questions(n: int, rng: Randomness) -> tuple[tuple[Tensor, ...], TokenLaw, Tensor, Tensor]:
         x = target.sample(n, rng.stream("target"))
         known, used = pool.draw(n, rng.stream("masks")).split([N, N], 1)
-        return (x, known), oracle(x, known), x, used & ~known
+        return (hidden(x, known, target.spec), known), oracle(x, known), x, used & ~known
 
     return CrossEntropy(questions=questions, exact=target.spec.kind == "categorical")
 
@@ -114,7 +115,7 @@ def looking_back(
     def questions(n: int, rng: Randomness) -> tuple[tuple[Tensor, ...], TokenLaw, Tensor, Tensor]:
         x = target.sample(n, rng.stream("target"))
         known, used = pool.draw(n, rng.stream("masks")).split([N, N], 1)
-        return (x, known), oracle(x, known), x, used
+        return (hidden(x, known, target.spec), known), oracle(x, known), x, used
 
     return CrossEntropy(questions=questions, exact=target.spec.kind == "categorical")
 
@@ -140,7 +141,7 @@ def transitions(
         r, scale = added_noise(torch.where(unseen, wide, t), wide)
         noise = more.normal(tuple(x_0.shape)).to(x_0)
         y_t = r[..., None] * y_s + scale.nan_to_num()[..., None] * noise
-        y_t = torch.where(unseen[..., None], noise, y_t)
+        y_t = torch.where(unseen[..., None], 0, y_t)
         return (y_t, t, wide), oracle(y_t, t, s), y_s, call.used & (t > wide)
 
     return CrossEntropy(questions=questions, shares=True)

@@ -2,7 +2,7 @@
 
 The learning rate is l min(1, (k + 1) / w) (1 + cos(pi k / K)) / 2 at step k of K, with a warm-up of
 w = K / 20 steps. A fit has diverged if a loss is no number, or if the validation ends above where
-it started; the best weights met are kept either way.
+it started or never was below it; the best weights met are kept either way.
 """
 
 from __future__ import annotations
@@ -112,18 +112,22 @@ class Sitting:
         self.supply.fill(self.plan.pool)
         while self.step < self.plan.steps and not self.reason:
             self._make_step()
+            if self.reason:
+                break
             late = self._is_late()
             if self.step % self.plan.every == 0 or self.step == self.plan.steps or late:
                 self._check()
                 if progress is not None:
                     progress(self.step, self.plan.steps, self.latest)
-        if not self.reason:
-            allowed = self.start + RISEN * (1 + abs(self.start))
-            if self.latest > allowed:
-                rose = f"the loss rose from {self.start:.3g} to {self.latest:.3g}"
-                self._end(f"{rose}; lower the learning rate", diverged=True)
-            else:
-                self._end("all steps were made")
+        if self.diverged:
+            return
+        rose = f"the loss rose from {self.start:.3g} to {self.latest:.3g}"
+        if self.latest > self.start + RISEN * (1 + abs(self.start)):
+            self._end(f"{rose}; lower the learning rate", diverged=True)
+        elif self.best == self.start and not (self.supply.objective.exact and self.best < NEAR):
+            self._end("no step made it better; give it more time", diverged=True)
+        elif not self.reason:
+            self._end("all steps were made")
 
     def finish(self) -> None:
         """Polish the best weights, if that can be done and does them good."""

@@ -23,10 +23,12 @@ from torch import Tensor
 
 from capcheck.errors import InputError
 from capcheck.laws import Categorical, DeferredCategorical, TokenLaw
+from capcheck.sequences import SequenceSpec
 from capcheck.signatures.signature import Signature
 from capcheck.signatures.token_predictor import (
     TokenPredictor,
     TokenPredictorSignature,
+    blind,
     require_law,
 )
 from capcheck.targets.target import Target, require_one_law
@@ -71,6 +73,10 @@ class LowRankPredictorSignature(Signature[TokenPredictor]):
             return TokenPredictorSignature().oracle(target)
         require_one_law(target, "softmax_rank")
         return _LowRankPredictor(target, self.rank)
+
+    def blind(self, network: TokenPredictor, spec: SequenceSpec) -> TokenPredictor:
+        """The network, to which all unknown values look the same."""
+        return blind(network, spec)
 
     def require(self, answer: object, shown: Tensor) -> None:
         """Raise InputError unless `answer` is a TokenLaw."""

@@ -13,8 +13,9 @@ from typing import Protocol
 from torch import Tensor
 
 from capcheck.laws import TokenLaw
+from capcheck.sequences import SequenceSpec
 from capcheck.signatures.signature import Signature
-from capcheck.signatures.token_predictor import require_law
+from capcheck.signatures.token_predictor import blind, require_law
 from capcheck.targets.target import Target
 
 
@@ -29,7 +30,8 @@ class PrefixPredictor(Protocol):
             known: (n, N) bool.
 
         Returns:
-            The law of every token i of every row; token i and what follows have no say in it.
+            The law of every token i of every row; token i and what follows have no say in it, even
+            where they are known.
         """
 
 
@@ -44,6 +46,10 @@ class PrefixPredictorSignature(Signature[PrefixPredictor]):
             return target.marginals(tokens, (~known).to(target.dtype), causal=True)
 
         return predict
+
+    def blind(self, network: PrefixPredictor, spec: SequenceSpec) -> PrefixPredictor:
+        """The network, to which all unknown values look the same."""
+        return blind(network, spec)
 
     def require(self, answer: object, shown: Tensor) -> None:
         """Raise InputError unless `answer` is a TokenLaw."""

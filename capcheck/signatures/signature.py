@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from capcheck.errors import InputError
+from capcheck.sequences import SequenceSpec
 from capcheck.targets.target import Target
 
 NetworkT = TypeVar("NetworkT", bound=Callable[..., Any])
@@ -31,6 +32,15 @@ class Signature(ABC, Generic[NetworkT]):
         Raises:
             InputError: There is none for such a target; the sentence says why.
         """
+
+    def blind(self, network: NetworkT, spec: SequenceSpec) -> NetworkT:
+        """The network, shown no more than the signature means it to see; the oracle needs none.
+
+        Args:
+            network: Of this signature.
+            spec: Of the sequences in the procedure's coordinates.
+        """
+        return network
 
     @abstractmethod
     def require(self, answer: object, shown: Tensor) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from capcheck.errors import InputError
 from capcheck.laws import TokenLaw
+from capcheck.sequences import SequenceSpec
 from capcheck.signatures.signature import Signature
 from capcheck.targets.target import Target
 
@@ -44,9 +46,43 @@ class TokenPredictorSignature(Signature[TokenPredictor]):
 
         return predict
 
+    def blind(self, network: TokenPredictor, spec: SequenceSpec) -> TokenPredictor:
+        """The network, to which all unknown values look the same."""
+        return blind(network, spec)
+
     def require(self, answer: object, shown: Tensor) -> None:
         """Raise InputError unless `answer` is a TokenLaw."""
         require_law(answer)
+
+
+def blind(network: TokenPredictor, spec: SequenceSpec) -> TokenPredictor:
+    """A predictor that cannot read what it is to predict.
+
+    A density is evaluated with the true values in place, which a network that looks at them would
+    hand back.
+
+    Args:
+        network: (tokens, known) -> token law.
+        spec: Of the sequences.
+    """
+
+    def predict(tokens: Tensor, known: Tensor) -> TokenLaw:
+        return network(hidden(tokens, known, spec), known)
+
+    return predict
+
+
+def hidden(tokens: Tensor, known: Tensor, spec: SequenceSpec) -> Tensor:
+    """The tokens, where unknown ones have the mean for a value, or symbol 0.
+
+    Args:
+        tokens: (n, N, d), or (n, N) integers.
+        known: (n, N) bool.
+        spec: Of the sequences.
+    """
+    if spec.kind == "categorical":
+        return torch.where(known, tokens, 0)
+    return torch.where(known[..., None], tokens, spec.mean.to(tokens))
 
 
 def require_law(answer: object) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from capcheck.errors import InputError
 from capcheck.laws import TokenLaw
+from capcheck.sequences import SequenceSpec
 from capcheck.signatures.denoiser import require_continuous
 from capcheck.signatures.signature import Signature
 from capcheck.signatures.token_predictor import require_law
@@ -56,6 +57,14 @@ class TransitionPredictorSignature(Signature[TransitionPredictor]):
                 noisy[key] = clean.with_noise(s)
             relative, scale = relative_level(t, s)
             return noisy[key].marginals(scale[..., None] * x, relative)
+
+        return predict
+
+    def blind(self, network: TransitionPredictor, spec: SequenceSpec) -> TransitionPredictor:
+        """The network, which is shown 0 for every token at level 1."""
+
+        def predict(x: Tensor, t: Tensor, s: Tensor) -> TokenLaw:
+            return network(torch.where(t[..., None] == 1, 0, x), t, s)
 
         return predict
 

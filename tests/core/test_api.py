@@ -178,7 +178,7 @@ def test_a_network_that_breaks_is_inconclusive(three: ProductMixture) -> None:
         law = MixtureOfGaussians(
             broken[:, :1, :, 0], broken.expand(len(tokens), -1, -1, -1), broken
         )
-        return law if bool(known.any()) else oracle(tokens, known)
+        return law if bool(known.any()) and len(tokens) > 100 else oracle(tokens, known)
 
     found = check("gpt", three, network=breaks, lengths=[2, 3], steps=[1], samples=200)
     assert found.outcome is Outcome.INCONCLUSIVE
@@ -206,7 +206,7 @@ def test_results_of_two_networks_do_not_share_a_folder(
         return check("gpt", three, network=oracle, lengths=[3], steps=[1], samples=200)
 
     result(three).save(tmp_path)
-    with pytest.raises(InputError, match="holds other numbers"):
+    with pytest.raises(InputError, match="holds another network for gpt, given"):
         result(from_spec("gaussian:tokens=3")).save(tmp_path)
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from capcheck import InputError, Outcome, check
+from capcheck import CheckResult, InputError, Outcome, check
 from capcheck.budget import Budget
 from capcheck.fitting import build
-from capcheck.laws import Categorical
-from capcheck.network import make, placed, require_named, require_signature
+from capcheck.laws import Categorical, MixtureOfGaussians
+from capcheck.network import answers_of, make, placed, require_named
 from capcheck.registry import build_probe
 from capcheck.targets import ProductMixture, from_spec
 from capcheck.targets.target import Target
@@ -51,6 +51,28 @@ def raises(signature, spec):
 
 def none(signature, spec):
     return None
+
+def scaled(signature, spec):
+    return Scaled(trained(signature, spec))
+
+class Scaled(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.scale = inner, 1.0
+
+    def forward(self, *shown):
+        return self.inner(*shown) * self.scale
+
+def drawn(signature, spec):
+    return Drawn(spec)
+
+class Drawn(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        self.mean = nn.Parameter(torch.randn(spec.tokens, spec.dim))
+
+    def forward(self, x_t, t):
+        return self.mean.expand(x_t.shape)
 
 def function(signature, spec):
     return lambda x_t, t: torch.zeros_like(x_t)
@@ -88,6 +110,7 @@ def test_names_have_one_spelling() -> None:
         ("mpl:width=8", "did you mean 'mlp'"),
         ("mlp:widht=8", "did you mean 'width'"),
         ("mlp:width=0", "network width"),
+        ("mlp:width=100000", "at most 4096"),
         ("mlp:width=-1", "whole number"),
         ("mlp:wide", "sizes that it has"),
         ("", "known architecture"),
@@ -167,6 +190,124 @@ def test_other_weights_are_other_cells(tmp_path: Path) -> None:
     assert first.cells != second.cells
 
 
+def test_an_attribute_that_is_no_weight_makes_other_cells_and_another_fit(tmp_path: Path) -> None:
+    def measured(**how: Any) -> CheckResult:
+        return check(
+            "diffusion", CONTINUOUS, network="my_networks:scaled",
+            out=tmp_path / how.get("objective", "fitted"), **HOW, **how,
+        )  # fmt: skip
+
+    first, fitted = measured(objective="none"), measured(fit_steps=20)
+    text = (tmp_path / "my_networks.py").read_text()
+    (tmp_path / "my_networks.py").write_text(text.replace("inner, 1.0", "inner, 0.5 + 0.0"))
+    del sys.modules["my_networks"]
+    second, again = measured(objective="none"), measured(fit_steps=20)
+    assert first.cells != second.cells
+    assert fitted.facts != again.facts
+
+
+def test_a_factory_is_seeded_and_the_caller_has_his_own_seed_back() -> None:
+    how: dict[str, Any] = {"network": "my_networks:drawn", "objective": "none", **HOW}
+    torch.manual_seed(1)
+    first = check("diffusion", CONTINUOUS, **how)
+    assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.manual_seed(1)))
+    second = check("diffusion", CONTINUOUS, **how)
+    assert first.cells == second.cells
+    assert str(Path.cwd()) not in sys.path
+
+
+def peeking(tokens: Tensor, known: Tensor) -> MixtureOfGaussians:
+    """A law around the true value of the token that is to be predicted."""
+    zeros = torch.zeros(*tokens.shape[:2], 1).double()
+    return MixtureOfGaussians(zeros, tokens[..., None, :], 0.1 + 0 * tokens[..., None, :])
+
+
+@pytest.mark.parametrize("family", ["gpt", "maskgit", "pixelcnn"])
+def test_a_network_cannot_read_what_it_is_to_predict(family: str) -> None:
+    found = check(family, CONTINUOUS, network=peeking, **HOW | {"lengths": [4]})
+    assert found.outcome is Outcome.NOT_REPRESENTABLE
+    kl = found.cells[0].estimates["kl"]
+    assert kl.value is None or kl.value > 0.5  # with the values in view it is far below 0
+
+
+def test_a_network_that_is_fitted_cannot_learn_to_peek() -> None:
+    class Peeking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.log_deviation = nn.Parameter(torch.zeros(()))
+
+        def forward(self, tokens: Tensor, known: Tensor) -> MixtureOfGaussians:
+            variance = (2 * self.log_deviation).exp().expand(tokens.shape)[..., None, :]
+            zeros = torch.zeros(*tokens.shape[:2], 1).to(tokens)
+            return MixtureOfGaussians(zeros, tokens[..., None, :], variance)
+
+    found = check(
+        "gpt", CONTINUOUS, network=Peeking(), objective="oracle", fit_steps=200,
+        **HOW | {"lengths": [4]},
+    )  # fmt: skip
+    assert found.facts is not None
+    assert found.facts.fit is not None
+    assert found.facts.fit.validation > 0.1  # the floor cannot be undercut
+    assert found.outcome is Outcome.NOT_REPRESENTABLE
+
+
+def test_a_network_that_must_look_back_may_not_look_ahead() -> None:
+    def ahead(tokens: Tensor, known: Tensor) -> MixtureOfGaussians:
+        return peeking(torch.where(known[..., None], tokens, 0), known)
+
+    with pytest.raises(InputError, match="must not look ahead, and its law of token 0 changes"):
+        check("parallel_solve", CONTINUOUS, network=ahead, samples=200, steps=[4], lengths=[4])
+
+
+def test_densities_that_do_not_sum_to_one_are_no_evidence() -> None:
+    class Boastful(nn.Module):
+        """A bijection that claims ten nats more than it has."""
+
+        def forward(self, z: Tensor) -> Tensor:
+            return z
+
+        def log_prob(self, x: Tensor) -> Tensor:
+            return 10 - 0.5 * x.square().flatten(1).sum(1)
+
+    found = check("flow", CONTINUOUS, network=Boastful(), samples=400, steps=[1], lengths=[4])
+    kl = found.cells[0].estimates["kl"]
+    assert kl.value is None
+    assert "below 0" in kl.method
+    assert found.outcome is not Outcome.REPRESENTABLE
+
+
+def test_broken_numbers_are_told_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must answer in numbers, got NaN"):
+        check("diffusion", CONTINUOUS, network=lambda x, t: x * torch.nan, **HOW)
+    with pytest.raises(InputError, match="has no 'wyde'"):
+        check("diffusion", CONTINUOUS, network="my_networks:wyde", out=tmp_path / "run", **HOW)
+    assert not (tmp_path / "run").exists()
+
+
+def test_modules_that_cannot_be_copied_or_trained_are_told() -> None:
+    class Fixed(Wrong):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise RuntimeError("a handle")
+
+    class NeverTrained(Wrong):
+        def __init__(self, answer: Any) -> None:
+            super().__init__(answer)
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def train(self, mode: bool = True) -> Any:
+            if mode:
+                raise RuntimeError("frozen")
+            return super().train(mode)
+
+    with pytest.raises(InputError, match="can be copied, and raised RuntimeError: a handle"):
+        check("diffusion", CONTINUOUS, network=Fixed(lambda x, t: x), **HOW)
+    with pytest.raises(InputError, match="could not be fitted, and raised RuntimeError: frozen"):
+        check(
+            "diffusion", CONTINUOUS, network=NeverTrained(lambda x, t: x), objective="oracle",
+            fit_steps=20, **HOW,
+        )  # fmt: skip
+
+
 class Wrong(nn.Module):
     """Answers in a shape of its own."""
 
@@ -193,6 +334,7 @@ class Wrong(nn.Module):
             "means of shape (3, 4, 3), got (3, 4, 2)",
         ),
         ("ebm", CONTINUOUS, lambda x: x.flatten(1), "energ"),
+        ("ebm", CONTINUOUS, lambda x: x.detach().flatten(1).sum(1), "must have a gradient"),
         ("gan", CONTINUOUS, lambda z: z[:, :1], "(3, 4, 1)"),
         ("flow", CONTINUOUS, lambda z: z[..., :0], "got (3, 4, 0)"),
         ("vae", CONTINUOUS, lambda z: z, "TokenLaw"),
@@ -204,7 +346,7 @@ def test_wrong_signatures_are_told_shape_by_shape(
     with pytest.raises(InputError) as caught:
         check(family, target, network=Wrong(answer), samples=200, steps=[2])
     sentence = str(caught.value)
-    assert sentence.startswith("network Wrong must be a ")
+    assert sentence.startswith(("network Wrong must be a ", "network Wrong must be an "))
     assert "called with (3, 4" in sentence or family == "vae"
     assert words in sentence
 
@@ -217,9 +359,9 @@ def test_wrong_signatures_are_told_shape_by_shape(
 def test_default_modules_have_the_signature_that_is_asked_for(family: str) -> None:
     probe = build_probe(family)
     module = build(probe.signature, CONTINUOUS.spec, "mlp:width=8,depth=1")
-    network = placed(module, CONTINUOUS.spec)
+    network = placed(module, CONTINUOUS.spec, name="mlp")
     budgets = [Budget(length=0, steps=1), Budget(length=4, steps=2)]
-    require_signature(network, probe, CONTINUOUS.spec, budgets, name="mlp")
+    assert answers_of(network, probe, CONTINUOUS.spec, budgets, name="mlp")
 
 
 def test_one_object_at_a_time_and_none_with_a_folder(three: ProductMixture, tmp_path: Path) -> None:
@@ -231,5 +373,11 @@ def test_one_object_at_a_time_and_none_with_a_folder(three: ProductMixture, tmp_
         check("gpt", three, network="mlp", objective="orakel")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="fit_seconds must be above 0"):
         check("gpt", three, network="mlp", fit_seconds=0)
+    with pytest.raises(InputError, match="are of networks, and none is named"):
+        check("gpt", three, fit_seconds=3)
+    with pytest.raises(InputError, match="mlp:width=128,depth=3 has none yet"):
+        check("gpt", three, network="mlp", objective="none")
+    with pytest.raises(InputError, match="exclude each other"):
+        check("gpt", three, network="mlp", fit_seconds=3, fit_steps=3)
     with pytest.raises(InputError, match="given needs the oracle"):
         check("gpt", three, network="mlp", given=[0])
