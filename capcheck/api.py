@@ -129,12 +129,10 @@ def survey(
     fits = _fits(SURVEY_FIT_SECONDS, fit_seconds, fit_steps)
     for name in dict.fromkeys(names):
         probe = build_probe(name, options.get(name))
-        by_default = NEAR_ORACLE if probe.near_oracle and not measuring.get("given") else None
-        if target.spec.kind not in probe.kinds:
-            by_default = None
-        networks = (
-            [] if network == "none" else _networks(by_default if network is None else network)
-        )
+        networks: list[Named] = []
+        if target.spec.kind in probe.kinds and network != "none":
+            by_default = NEAR_ORACLE if probe.near_oracle and not measuring.get("given") else None
+            networks = _networks(by_default if network is None else network)
         contenders += _contenders(probe, networks, None, fits)
     return Engine(target, contenders, measuring).run(errors_are_results=True)
 

@@ -52,14 +52,25 @@ class Assembly:
         """What was found of a plan; one that lacks cells is listed as not measured."""
         if self._target.kind not in probe.kinds:
             return unsupported(probe, plan, wrong_kind(probe, self._target.kind))
-        complete = [k for k in range(self._settings.looks) if self.whole(plan, k) is not None]
-        if not complete:
+        decided = self._decided(probe, plan)
+        if decided is None:
             if (reason := self._cells.unfit(plan)) is not None:
                 return unsupported(probe, plan, reason)
             total = len(self._settings.grid.budgets())
             lack = f"{total - len(self._held(plan, 0))} of its {total} cells"
             return failed(probe, plan, f"{plan.title} lacks {lack}; run the command again.")
-        return self.judged(probe, plan, complete[-1])
+        return decided
+
+    def _decided(self, probe: AnyProbe, plan: FamilyPlan) -> FamilyResult | None:
+        """The first look that decides, as the engine stops there; the last one if none does."""
+        found = None
+        for look in range(self._settings.looks):
+            if self.whole(plan, look) is None:  # a result that was saved has its last look alone
+                continue
+            found = self.judged(probe, plan, look)
+            if found.outcome is not Outcome.INCONCLUSIVE:
+                break
+        return found
 
     def judged(self, probe: AnyProbe, plan: FamilyPlan, look: int) -> FamilyResult:
         """What a look shows, all of whose cells there are."""
@@ -74,7 +85,7 @@ class Assembly:
             stages = []
             if oracle is not None:
                 own = find(probe, oracle_plan, oracle, self._settings)
-                update["oracle_outcome"] = own.outcome
+                update |= {"oracle_outcome": own.outcome, "oracle_cells": tuple(own.cells)}
                 name: PartName = "objective" if plan.objective == "end_to_end" else "network"
                 stages = [
                     [("structural", before), (name, after)]
@@ -210,10 +221,10 @@ def _slopes(cell: PerturbedCell) -> dict[str, Part]:
 
 
 def _allowed(cells: Sequence[PerturbedCell]) -> float | None:
-    """The largest size up to which none is refused."""
+    """The largest size up to which all suffice."""
     allowed = None
     for cell in cells:
-        if cell.outcome is Outcome.NOT_REPRESENTABLE:
+        if cell.outcome is not Outcome.REPRESENTABLE:
             break
         allowed = cell.size
     return allowed

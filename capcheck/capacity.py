@@ -1,6 +1,6 @@
 """Capacity curves: what a divergence falls to as the network grows, and which size suffices.
 
-The sizes of a curve share all random numbers, so that what the next larger network gains has the
+The sizes of a curve share all random numbers, so that the change from one to the next has the
 interval of the paired differences.
 """
 
@@ -23,9 +23,10 @@ class CurvePoint(Record):
         network: Its name.
         parameters: Numbers that were fitted.
         fit: What the fit came to.
-        outcome: Verdict of the procedure with it.
+        outcome: Verdict at the curve's budget.
         totals: Each divergence at the curve's budget.
-        gains: What each divergence gains over the next smaller network; negative if it falls.
+        changes: By how much each divergence rises from the next smaller network; negative if it
+            falls.
     """
 
     network: str
@@ -33,7 +34,7 @@ class CurvePoint(Record):
     fit: FitFacts | None
     outcome: Outcome
     totals: dict[str, Part]
-    gains: dict[str, Part]
+    changes: dict[str, Part]
 
 
 class CapacityCurve(Record):
@@ -44,7 +45,7 @@ class CapacityCurve(Record):
         budget: At which divergences are compared: the largest.
         level: Confidence of each interval.
         points: One per network, the smallest first.
-        smallest: Name of the smallest network that suffices at some budget, or None.
+        smallest: Name of the smallest network that suffices at this budget, or None.
     """
 
     family: str
@@ -89,20 +90,20 @@ def _curve(sized: list[FamilyResult], level: float) -> CapacityCurve:
 
 def _point(found: FamilyResult, smaller: FamilyResult | None, level: float) -> CurvePoint:
     totals: dict[str, Part] = {}
-    gains: dict[str, Part] = {}
+    changes: dict[str, Part] = {}
     last = found.cells[-1]
     for name, estimate in last.estimates.items():
         before = [] if smaller is None else [("structural", smaller.cells[-1].estimates[name])]
         stages = [*before, ("network", estimate)]
         gap = decompose(name, stages, budget=last.budget, level=level)  # type: ignore[arg-type]
-        for parts, part in ((totals, gap.part("total")), (gains, gap.part("network"))):
+        for parts, part in ((totals, gap.part("total")), (changes, gap.part("network"))):
             if part is not None and (parts is totals or smaller is not None):
                 parts[name] = part
     return CurvePoint(
         network=found.network,
         parameters=_size(found),
         fit=found.facts.fit if found.facts is not None else None,
-        outcome=found.outcome,
+        outcome=last.outcome,
         totals=totals,
-        gains=gains,
+        changes=changes,
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from capcheck.divergences import DIVERGENCES
 from capcheck.probe import ROWS, Row
 from capcheck.records import Cell
-from capcheck.results import SurveyResult
+from capcheck.results import FamilyResult, SurveyResult
 from capcheck.verdict import limit
 
 
@@ -74,7 +74,7 @@ def front(result: SurveyResult) -> Front:
     of_groups = {
         row: non_dominated(point for point in points.values() if point.row == row) for row in ROWS
     }
-    measured = [family.title for family in result.families if family.cells]
+    measured = [family.title for family in _oracles(result) if family.cells]
     placed = {point.family for point in found[name]}
     return Front(
         divergence=name,
@@ -97,9 +97,14 @@ def non_dominated(points: Iterable[Point]) -> tuple[Point, ...]:
     return tuple(best)
 
 
+def _oracles(result: SurveyResult) -> list[FamilyResult]:
+    """What the procedures can do; a network's divergence is also that of its fit."""
+    return [family for family in result.families if family.network == "oracle"]
+
+
 def _points(result: SurveyResult, name: str) -> list[Point]:
     points = []
-    for family in result.families:
+    for family in _oracles(result):
         for cell in family.cells:
             multiple = _multiple(cell, name, result.settings.tolerances[name])
             if multiple is not None and not math.isnan(multiple):

@@ -3,8 +3,10 @@
     total = structural (oracle) + network (the network - oracle) + numerics (fewer digits - more)
 
 The parts are differences of cells that share their random numbers row by row, so that each has the
-interval of the groupwise differences, which is narrower than those of its two ends. All parts
-follow the functional that decides the total (a bandwidth, a direction), and so add up to it.
+interval of the groupwise differences. All parts follow the functional that decides the total (a
+bandwidth, a direction), and so add up to it. What fewer digits do is measured from draws alone: the
+numerics are the difference of the draws of both precisions, by one estimator, and come on top of
+the best that is known of the more precise run.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ def decompose(
     *,
     budget: Budget,
     level: float,
+    digits: tuple[Estimate, Estimate] | None = None,
 ) -> Gap:
     """The parts of a divergence.
 
@@ -87,52 +90,113 @@ def decompose(
             numbers; the first is a part by itself.
         budget: Of the cell.
         level: Confidence of the intervals.
+        digits: The divergence of the draws in the run's own precision and in fewer digits, if the
+            cell has fewer.
     """
     gap = Gap(budget=budget, divergence=divergence, level=level)
-    for name, estimate in stages:
-        if estimate.value is None:
-            return gap.model_copy(update={"reason": f"{name}: {estimate.method}"})
-    followed = _followed([estimate for _, estimate in stages])
-    if followed is None:
-        return gap.model_copy(update={"reason": "it is known between two bounds only"})
-    bounds = {f"{e.kind}s" for _, e in stages if e.kind.endswith("bound")}
-    zero = Term(label="nothing", value=0, standard_error=0, degrees=1, groups=(0.0,) * GROUPS)
-    befores = [zero, *followed[:-1]]
-    parts = [
-        _part(name, before, after, level)
-        for (name, _), before, after in zip(stages, befores, followed, strict=True)
-    ]
-    parts.append(_part("total", zero, followed[-1], level))
+    named = [*stages, *(("numerics", estimate) for estimate in digits or ())]
+    if (reason := _unknown(named, infinite_last=digits is None)) is not None:
+        return gap.model_copy(update={"reason": reason})
+    followed = _followed([estimate for _, estimate in named]) or []
+    own = followed[: len(stages)]
+    parts = [_alone(stages[0][0], own[0], level)]
+    for (name, _), before, after in zip(stages[1:], own, own[1:], strict=False):
+        parts.append(_between(name, before, after, level))
+    total = own[-1]
+    if digits is not None:
+        precise, rounded = followed[-2:]
+        parts.append(_between("numerics", precise, rounded, level))
+        total = _shifted(total, precise, rounded)
+    parts.append(_alone("total", total, level))
+    bounds = {f"{e.kind}s" for _, e in named if e.kind.endswith("bound")}
+    if any(_is_overruled(e) for _, e in named):
+        bounds = {"lower bounds"}
     reason = f"parts of {' and '.join(sorted(bounds))}" if bounds else ""
     return gap.model_copy(update={"parts": tuple(parts), "reason": reason})
 
 
+def _unknown(named: Sequence[tuple[str, Estimate]], *, infinite_last: bool) -> str | None:
+    """Why there are no parts, if there are none."""
+    for name, estimate in named:
+        if estimate.value is None:
+            return f"{name}: {estimate.method}"
+        if not estimate.terms and (estimate.below or estimate.above):
+            return f"{name}: it is known between two bounds only"
+    last = len(named) - infinite_last  # what is added to something finite may be infinite
+    for name, estimate in named[:last]:
+        if estimate.value is not None and not math.isfinite(estimate.value):
+            return f"{name}: it is infinite"
+    if _followed([estimate for _, estimate in named]) is None:
+        return "its parts are measured in different ways"
+    return None
+
+
+def _is_overruled(estimate: Estimate) -> bool:
+    """Whether certificates leave no room for what the functionals say."""
+    if not estimate.terms or estimate.low is None or estimate.high is None:
+        return False
+    return not estimate.low <= max(term.value for term in estimate.terms) <= estimate.high
+
+
 def _followed(estimates: Sequence[Estimate]) -> list[Term] | None:
-    """One functional of each estimate, the one that decides the last; None if there is none."""
-    count = max(len(estimate.terms) for estimate in estimates)
-    if any(len(e.terms) != count and e.terms for e in estimates):
+    """One functional of each estimate, the one that decides the last; None if they are unlike.
+
+    Where an estimate falls short of what is certain, those that bound it from below are followed.
+    """
+    certain = any(map(_is_overruled, estimates))
+    found = [e.below if certain else e.terms for e in estimates]
+    sampled = [terms for terms, e in zip(found, estimates, strict=True) if e.terms]
+    labels = {tuple(term.label for term in terms) for terms in sampled}
+    if len(labels) > 1 or () in labels:
         return None
-    if any((e.below or e.above) and not e.terms for e in estimates):
-        return None
-    rows = [_terms(estimate, max(count, 1)) for estimate in estimates]
-    place = max(range(len(rows[-1])), key=lambda i: rows[-1][i].value)
+    count = max(1, *map(len, found))
+    rows = [_terms(e, terms, count) for e, terms in zip(estimates, found, strict=True)]
+    place = max(range(count), key=lambda i: rows[-1][i].value)
     return [row[place] for row in rows]
 
 
-def _terms(estimate: Estimate, count: int) -> list[Term]:
-    """Its terms; an exact value stands for each."""
-    if estimate.terms:
-        return list(estimate.terms)
+def _terms(estimate: Estimate, terms: Sequence[Term], count: int) -> list[Term]:
+    """Its functionals; an exact value stands for each."""
+    if terms:
+        return list(terms)
     value = float(estimate.value or 0.0)
     groups = (value,) * GROUPS if math.isfinite(value) else ()
     return [Term(label="exact", value=value, standard_error=0, degrees=1, groups=groups)] * count
 
 
-def _part(name: PartName, before: Term, after: Term, level: float) -> Part:
-    value = 0.0 if after.value == before.value else after.value - before.value
+def _alone(name: PartName, term: Term, level: float) -> Part:
+    low, high = term.interval(level)
+    return Part(name=name, value=term.value, low=low, high=high)
+
+
+def _between(name: PartName, before: Term, after: Term, level: float) -> Part:
+    value = after.value - before.value
     half = 0.0
     if after.groups and before.groups:  # an infinite value has none
-        each = np.array(after.groups) - np.array(before.groups)
-        error = float(each.std(ddof=1)) / math.sqrt(GROUPS)
-        half = t_quantile(level, GROUPS - 1) * error
+        half = t_quantile(level, GROUPS - 1) * _error(before, after)
     return Part(name=name, value=value, low=value - half, high=value + half)
+
+
+def _error(before: Term, after: Term) -> float:
+    """Standard error of the difference of two functionals of paired rows."""
+    each = np.array(after.groups) - np.array(before.groups)
+    error = float(each.std(ddof=1)) / math.sqrt(GROUPS)
+    if error == 0 and before.value != after.value:  # no two rows differ, which is no certainty
+        return math.hypot(before.standard_error, after.standard_error)
+    return error
+
+
+def _shifted(term: Term, before: Term, after: Term) -> Term:
+    """A functional with what a change adds to it."""
+    value = term.value + after.value - before.value
+    if not (term.groups and before.groups and after.groups):
+        return Term(label=term.label, value=value, standard_error=0, degrees=1, groups=())
+    groups = np.array(term.groups) + np.array(after.groups) - np.array(before.groups)
+    spread = float(groups.std(ddof=1)) / math.sqrt(GROUPS)
+    return Term(
+        label=term.label,
+        value=value,
+        standard_error=spread or _error(before, after),
+        degrees=GROUPS - 1,
+        groups=tuple(groups.tolist()),
+    )

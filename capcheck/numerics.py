@@ -1,12 +1,18 @@
 """Numerics: whether a verdict survives fewer digits, and what they add to each divergence.
 
 A budget *holds* if it is as it was: refused in both precisions, sufficient in both, or its draws
-moved so little that the digits cannot cost more than the tolerance of the Wasserstein distance. It
-is blamed on *numerics* if it is refused in fewer digits only.
+move too little to matter. It is blamed on *numerics* if it suffices in the run's own precision and
+is refused in fewer digits. A procedure that is representable holds as long as one budget that
+suffices does, and is broken by numerics if every one of them is; any other holds if all budgets do.
+
+Draws that move by m in the Wasserstein distance leave a distance W from the target within W + m, so
+that a budget that suffices holds if W + m is within the tolerance; so does one whose draws move by
+less than a tenth of it, whatever else its divergences come from.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from capcheck.budget import Budget
@@ -23,17 +29,19 @@ from capcheck.records import (
     PrecisionResult,
     Settings,
 )
-from capcheck.verdict import judge, limit
+from capcheck.verdict import judge, limit, smallest
 
+NEGLIGIBLE = 0.1  # of the tolerance of the Wasserstein distance, in its own unit
 Stages = Sequence[tuple[PartName, Measurement]]
 
 
-def gaps_of(stages: Stages, *, level: float) -> tuple[Gap, ...]:
+def gaps_of(stages: Stages, *, level: float, rounded: Measurement | None = None) -> tuple[Gap, ...]:
     """Every divergence of a cell in parts.
 
     Args:
         stages: What each change is called, and the cell after it.
         level: Confidence of the intervals.
+        rounded: The last of them in fewer digits, if that is the cell.
     """
     last = stages[-1][1]
     return tuple(
@@ -42,6 +50,7 @@ def gaps_of(stages: Stages, *, level: float) -> tuple[Gap, ...]:
             [(part, cell.estimates[name]) for part, cell in stages],
             budget=last.budget,
             level=level,
+            digits=None if rounded is None else (rounded.precise[name], rounded.estimates[name]),
         )
         for name in last.estimates
     )
@@ -64,43 +73,58 @@ def judge_precision(
         settings: How they were measured, and the tolerances.
     """
     level = settings.level_of_a_look
-    alpha = (1 - level) / 2 / len(measured)
+    each = 1 - (1 - level) / len(measured)
     cells = []
     judged = judge(measured, settings.tolerances, level=level)
     for cell, own, stages in zip(judged, precise, before, strict=True):
-        gaps = gaps_of([*stages, ("numerics", cell)], level=settings.level)
-        holding = _holding(cell, own, gaps, settings, alpha)
         facts = {name: getattr(cell, name) for name in Cell.model_fields}
+        holding = _holding(cell, own, settings, each)
+        gaps = gaps_of(stages, level=settings.level, rounded=cell)
         cells.append(PrecisionCell(**facts, holding=holding, gaps=gaps))
-    found = {cell.holding for cell in cells}
-    holding = next(name for name in _WORST_FIRST if name in found)
-    reason = _reason(precision, holding, cells, settings)
+    enough = [
+        cell
+        for cell, own in zip(cells, precise, strict=True)
+        if own.outcome is Outcome.REPRESENTABLE
+    ]
+    holding = _of_all([cell.holding for cell in enough or cells], sufficient=bool(enough))
+    reason = _reason(precision, cells, precise, settings)
     return PrecisionResult(precision=precision, holding=holding, reason=reason, cells=tuple(cells))
 
 
-_WORST_FIRST: tuple[Holding, ...] = ("numerics", "undecided", "holds")
-
-
-def _holding(
-    cell: Cell, own: Cell, gaps: Sequence[Gap], settings: Settings, alpha: float
-) -> Holding:
-    if cell.outcome is Outcome.NOT_REPRESENTABLE:
-        if own.outcome is Outcome.NOT_REPRESENTABLE:
-            return "holds"
-        parts = [gap.part("numerics") for gap in gaps]
-        worse = any(part is not None and part.low > 0 for part in parts)
-        return "numerics" if worse or own.outcome is Outcome.REPRESENTABLE else "undecided"
-    if cell.outcome is own.outcome is Outcome.REPRESENTABLE or _stays(cell, settings, alpha):
+def _of_all(holdings: Sequence[Holding], *, sufficient: bool) -> Holding:
+    """Of a procedure, from its budgets that suffice, or from all if none does."""
+    if (any if sufficient else all)(holding == "holds" for holding in holdings):
         return "holds"
-    return "undecided"
+    broken = sufficient and all(holding == "numerics" for holding in holdings)
+    return "numerics" if broken else "undecided"
 
 
-def _stays(cell: Cell, settings: Settings, alpha: float) -> bool:
-    """Whether draws moved by less than the tolerance of the Wasserstein distance."""
+def _holding(cell: Cell, own: Cell, settings: Settings, level: float) -> Holding:
+    if cell.outcome is own.outcome is not Outcome.INCONCLUSIVE:
+        return "holds"
+    if own.outcome is Outcome.REPRESENTABLE and cell.outcome is Outcome.NOT_REPRESENTABLE:
+        return "numerics"
+    return "holds" if _stays(cell, own, settings, level) else "undecided"
+
+
+def _stays(cell: Cell, own: Cell, settings: Settings, level: float) -> bool:
+    """Whether draws moved too little to matter."""
     moved = cell.moved
     if moved is None or moved.value is None:
         return False
-    return moved.p_within(_tolerated(moved, settings)) <= alpha
+    tolerance = _distance(_tolerated(moved, settings), moved)
+    move = _distance(moved.interval(level)[1], moved)
+    if move <= NEGLIGIBLE * tolerance:
+        return True
+    distance = own.estimates.get("wasserstein")
+    if own.outcome is not Outcome.REPRESENTABLE or distance is None or distance.value is None:
+        return False
+    return _distance(distance.interval(level)[1], moved) + move <= tolerance
+
+
+def _distance(value: float, like: Estimate) -> float:
+    """A Wasserstein divergence, which may be a square, as a distance."""
+    return float(max(value, 0.0) ** (1 / like.power))
 
 
 def _tolerated(moved: Estimate, settings: Settings) -> float:
@@ -109,18 +133,45 @@ def _tolerated(moved: Estimate, settings: Settings) -> float:
 
 
 def _reason(
-    precision: Precision, holding: Holding, cells: Sequence[PrecisionCell], settings: Settings
+    precision: Precision,
+    cells: Sequence[PrecisionCell],
+    precise: Sequence[Cell],
+    settings: Settings,
 ) -> str:
-    if holding == "holds":
-        moves = [cell.moved for cell in cells if cell.moved is not None]
-        most = max((m.high or 0.0) / _tolerated(m, settings) for m in moves)
-        return f"draws move by at most {most:.2g} times the tolerance of the Wasserstein distance"
-    worst = [cell for cell in cells if cell.holding == holding]
-    budgets = _named([cell.budget for cell in worst])
-    if holding == "numerics":
-        return f"{budgets} fails in {precision} and not in {settings.dtype}: {worst[-1].reason}"
-    moved = worst[-1].moved
-    return f"{budgets} is open: its draws move by {moved}, and {worst[-1].reason}"
+    said = []
+    broken = [cell for cell in cells if cell.holding == "numerics"]
+    if broken:
+        said.append(
+            f"{_named([cell.budget for cell in broken])} suffices in {settings.dtype} and not in "
+            f"{precision}: {broken[-1].reason}"
+        )
+    passed = smallest([own for own, c in zip(precise, cells, strict=True) if c.holding == "holds"])
+    if broken and passed is not None:
+        said.append(f"{passed.budget} suffices in both")
+    still_open = [cell for cell in cells if cell.holding == "undecided"]
+    if still_open:
+        last = still_open[-1]
+        said.append(
+            f"{_named([cell.budget for cell in still_open])} is open: {_moves(last, settings)}, "
+            f"and {last.reason}"
+        )
+    return "; ".join(said) or _moves(max(cells, key=_movement), settings)
+
+
+def _movement(cell: Cell) -> float:
+    return -1.0 if cell.moved is None or cell.moved.value is None else cell.moved.value
+
+
+def _moves(cell: Cell, settings: Settings) -> str:
+    """How far the draws of a budget move, in words."""
+    moved = cell.moved
+    if moved is None or moved.value is None or moved.high is None:
+        return "it is not known how far draws move" + (f" ({moved.method})" if moved else "")
+    tolerance = _distance(_tolerated(moved, settings), moved)
+    if tolerance == 0 or not math.isfinite(moved.high):
+        return f"draws move by {moved} on average"
+    share = _distance(moved.high, moved) / tolerance
+    return f"draws move by at most {share:.2g} times the tolerance of the Wasserstein distance"
 
 
 def _named(budgets: Sequence[Budget]) -> str:

@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from capcheck.budget import Budget
 from capcheck.capacity import CapacityCurve
 from capcheck.gap import Gap, PartName
-from capcheck.records import NetworkFacts, PrecisionResult, Sensitivity
+from capcheck.records import NetworkFacts, Outcome, PrecisionResult, Sensitivity
 from capcheck.results import FamilyResult
 
 PARTS: tuple[PartName, ...] = ("structural", "network", "objective", "numerics", "total")
@@ -26,15 +26,32 @@ def network_sentence(facts: NetworkFacts) -> str:
 
 def blame_sentence(found: FamilyResult) -> str | None:
     """Who is to blame for a failure, in words, or None if nothing failed or it is not known."""
+    end_to_end = found.objective == "end_to_end"
     if found.blame == "procedure":
         if found.network == "oracle":
             return "blame the procedure or its objective, not the size of a network"
+        if end_to_end:
+            return "blame the procedure, or this network: the oracle fails, too"
         return "blame the procedure or its objective: the oracle fails, too"
     if found.blame == "network":
         return "blame the network, or its fit: with the oracle the same procedure is representable"
     if found.blame == "numerics":
         failing = [p.precision for p in found.precisions if p.holding == "numerics"]
-        return f"blame numerics in {', '.join(failing)}, not the capacity of procedure or network"
+        return (
+            f"in {', '.join(failing)} it is not: blame numerics, not the capacity of procedure or "
+            "network"
+        )
+    if found.outcome is Outcome.REPRESENTABLE:
+        if end_to_end and found.oracle_outcome is Outcome.NOT_REPRESENTABLE:
+            return (
+                "blame the objective for what the oracle cannot do: fitted end to end, the same "
+                "procedure can"
+            )
+        return None
+    if found.refused_by_network:
+        last, *more = reversed(found.refused_by_network)
+        others = f" (and {len(more)} more)" if more else ""
+        return f"at {last}{others} blame the network, or its fit: there the oracle suffices"
     return None
 
 
@@ -45,14 +62,46 @@ def gap_table(found: FamilyResult) -> Table | None:
         return None
     with_digits = bool(found.precisions)
     head = ["precision"] if with_digits else []
-    table = Table(*head, "length", "steps", "divergence", *used)
+    table = folding(*head, "length", "steps", "divergence", *used)
     table.title, table.title_justify = f"{found.title}: whose part is it?", "left"
     for precision, own in by_precision(found):
         for lengths, steps, gap in alike(own):
             cells = [precision] if with_digits else []
-            table.add_row(*cells, lengths, steps, gap.divergence, *(_part(gap, n) for n in used))
+            parts = (part_in(gap, name, precision) for name in used)
+            table.add_row(*cells, lengths, steps, gap.divergence, *map(escape, parts))
         table.add_section()
+    if (reasons := without_parts(found)) != "":
+        table.caption, table.caption_justify = reasons, "left"
     return table
+
+
+def part_in(gap: Gap, name: PartName, precision: str) -> str:
+    """A part in words; what a precision has in common with the run's own is told there."""
+    part = gap.part(name)
+    if part is None:
+        return "-"
+    return str(part) if precision == "-" or name in ("numerics", "total") else ""
+
+
+def without_parts(found: FamilyResult) -> str:
+    """Which divergences have no parts, and why, in one line."""
+    reasons = {
+        f"no parts of {gap.divergence}{in_precision(precision)} ({gap.reason})"
+        for precision, gaps in by_precision(found)
+        for gap in gaps
+        if not gap.parts
+    }
+    return "; ".join(sorted(reasons))
+
+
+def in_precision(precision: str) -> str:
+    """The same in words, with a blank before them; nothing for the run's own."""
+    return "" if precision == "-" else f" in {precision}"
+
+
+def folding(*columns: str) -> Table:
+    """A table that loses no digit where the terminal is narrow."""
+    return Table(*(Column(name, overflow="fold") for name in columns))
 
 
 def survey_gap_table(families: Sequence[FamilyResult], budget: Budget) -> Table | None:
@@ -67,11 +116,11 @@ def survey_gap_table(families: Sequence[FamilyResult], budget: Budget) -> Table 
     used = [name for name in PARTS if any(gap.part(name) for _, gap in rows)]
     if not rows:
         return None
-    table = Table("family", "divergence", *used)
+    table = folding("family", "divergence", *used)
     table.title, table.title_justify = f"at {budget}: whose part is it?", "left"
     for title, of_one in itertools.groupby(rows, key=lambda row: row[0]):
         for i, (_, gap) in enumerate(of_one):
-            parts = (_part(gap, name) for name in used)
+            parts = (escape(part_in(gap, name, "-")) for name in used)
             table.add_row(title if i == 0 else "", gap.divergence, *parts)
         table.add_section()
     return table
@@ -91,8 +140,14 @@ def alike(gaps: Sequence[Gap]) -> Iterator[tuple[str, str, Gap]]:
 
 def parts_used(found: FamilyResult) -> list[PartName]:
     """The parts that any of its divergences has."""
-    gaps = [gap for _, own in by_precision(found) for gap in own]
-    return [name for name in PARTS if any(gap.part(name) for gap in gaps)]
+    used = {
+        name
+        for precision, gaps in by_precision(found)
+        for gap in gaps
+        for name in PARTS
+        if gap.part(name) and part_in(gap, name, precision)
+    }
+    return [name for name in PARTS if name in used]
 
 
 def by_precision(found: FamilyResult) -> Iterator[tuple[str, list[Gap]]]:
@@ -101,11 +156,6 @@ def by_precision(found: FamilyResult) -> Iterator[tuple[str, list[Gap]]]:
         yield "-", list(found.gaps)
     for rounded in found.precisions:
         yield rounded.precision, [gap for cell in rounded.cells for gap in cell.gaps]
-
-
-def _part(gap: Gap, name: PartName) -> str:
-    part = gap.part(name)
-    return "-" if part is None else escape(str(part))
 
 
 def precision_lines(found: FamilyResult) -> list[str]:
@@ -124,10 +174,10 @@ def _held(rounded: PrecisionResult) -> str:
 
 def sensitivity_table(found: FamilyResult) -> Table | None:
     """What errors of the oracle cost, if that was measured."""
-    if not found.sensitivities:
+    if not any(one.cells for one in found.sensitivities):
         return None
     names = list(found.cells[-1].estimates)
-    table = Table("error", "size", *names, "verdict", "slope per size")
+    table = folding("error", "size", *names, "verdict", "slope per size")
     budget = found.sensitivities[0].budget
     table.title = f"{found.title}, {budget}: how good must the network be?"
     table.title_justify = "left"
@@ -149,12 +199,16 @@ def allowed_sentence(one: Sensitivity) -> str:
     """How large an error may be, in words."""
     if not one.cells:
         return f"{one.perturbation}: not measured, {one.reason}"
-    if one.allowed is None:
-        limit = f"even {one.cells[0].size:g} is refused"
-    elif one.allowed == one.cells[-1].size:
-        limit = f"none up to {one.allowed:g} is refused"
-    else:
-        limit = f"none up to {one.allowed:g} is refused, and the next size is"
+    passed = [cell.size for cell in one.cells if cell.outcome is Outcome.REPRESENTABLE]
+    refused = [cell.size for cell in one.cells if cell.outcome is Outcome.NOT_REPRESENTABLE]
+    said = []
+    if one.allowed is not None:
+        said.append(f"passes up to {one.allowed:g}")
+    if refused:
+        said.append(f"is refused from {min(refused):g} on")
+    if not said or (passed and one.allowed is None):
+        said.append("is undecided")
+    limit = " and ".join(said)
     return f"{one.perturbation} (size 1: {one.meaning}): {limit}"
 
 
@@ -164,14 +218,8 @@ def _slopes(one: Sensitivity) -> str:
 
 def curve_table(curve: CapacityCurve) -> Table:
     """Divergence against size."""
-    table = Table(
-        "network",
-        "parameters",
-        "validation",
-        "verdict",
-        "divergence",
-        "total",
-        "gain over the last",
+    table = folding(
+        "network", "parameters", "validation", "verdict", "divergence", "total", "change"
     )
     table.title = f"{curve.family}, {curve.budget}: which size suffices?"
     table.title_justify = "left"
@@ -180,11 +228,15 @@ def curve_table(curve: CapacityCurve) -> Table:
         verdict = point.outcome.value.replace("_", " ")
         facts = [point.network, f"{point.parameters:,}", validation, verdict]
         for i, (name, total) in enumerate(point.totals.items()):
-            gain = point.gains.get(name)
+            change = point.changes.get(name)
             own = facts if i == 0 else [""] * len(facts)
-            numbers = [escape(str(total)), "-" if gain is None else escape(str(gain))]
+            numbers = [escape(str(total)), "-" if change is None else escape(str(change))]
             table.add_row(*own, name, *numbers)
         table.add_section()
     smallest = curve.smallest or "none of them suffices"
-    table.caption = f"smallest that suffices: {smallest}"
+    table.caption_justify = "left"
+    table.caption = (
+        f"smallest that suffices here: {smallest}; validation: held-out loss above the oracle's; "
+        "change: from the next smaller network, on the same random numbers"
+    )
     return table

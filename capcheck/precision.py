@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from capcheck.errors import InputError, near
-from capcheck.laws import Categorical, TokenLaw
+from capcheck.laws import Categorical, TokenLaw, log_table
 from capcheck.paths import NoisePath
 from capcheck.randomness import Randomness
 from capcheck.sequences import SequenceSpec
@@ -86,9 +86,7 @@ class _Rounded(TokenLaw):
     @property
     def log_probabilities(self) -> Tensor:
         """(n, N, V), nats, of a categorical law."""
-        if not isinstance(self._law, Categorical):
-            raise AttributeError("log_probabilities")
-        return self._law.log_probabilities
+        return log_table(self._law)
 
     def sample(self, rng: Randomness) -> Tensor:
         return _fewer(self._law.sample(rng), self._precision)

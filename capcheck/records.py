@@ -144,6 +144,7 @@ class Measurement(Record):
         diagnoses: Further tests of the samples, at the largest budget if they were asked for.
         moved: Of a run in fewer digits, how far its draws are from those of the same random numbers
             in the run's own precision.
+        precise: Likewise, the divergences of these from the target, by the same estimators.
         examples: A few samples, (rows, N, d) or (rows, N).
     """
 
@@ -156,6 +157,7 @@ class Measurement(Record):
     witness: Witness | None = None
     diagnoses: tuple[Diagnosis, ...] = ()
     moved: Estimate | None = None
+    precise: dict[str, Estimate] = Field(default_factory=dict)
     examples: Any = Field(default=(), repr=False)
 
 
@@ -229,8 +231,11 @@ class FamilyPlan(Record):
 
     @property
     def title(self) -> str:
-        """The family, and the network if it is not the oracle."""
-        return self.family if self.network == "oracle" else f"{self.family}, {self.network}"
+        """The family, the network if it is not the oracle, and how it was fitted if not to it."""
+        if self.network == "oracle":
+            return self.family
+        end = " end to end" if self.objective == "end_to_end" else ""
+        return f"{self.family}, {self.network}{end}"
 
     @property
     def oracle(self) -> FamilyPlan:
@@ -346,8 +351,8 @@ class Sensitivity(Record):
         meaning: What an error of size 1 is.
         budget: At which it was measured.
         cells: One per size, in rising order.
-        slopes: Of each divergence, what it gains per size, at the smallest size.
-        allowed: Largest size up to which no size is refused, or None if even the smallest one is.
+        slopes: Of each divergence, its rise per size, at the smallest size.
+        allowed: Largest size up to which all suffice, or None if not even the smallest one does.
         reason: Why there are no cells, if there are none.
     """
 

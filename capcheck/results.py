@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field, computed_field
+
 from capcheck.budget import Budget
 from capcheck.capacity import CapacityCurve, capacity_curves
 from capcheck.diagnosis import Diagnosis
@@ -52,6 +54,7 @@ class FamilyResult(FamilyPlan):
         rates: How fast each divergence falls along each axis.
         facts: What stands in the oracle's place, if something does.
         oracle_outcome: Verdict of the same procedure with its oracle, if another network is here.
+        oracle_cells: Its cells, of as many draws; stored, and left out of the result schema.
         gaps: Every divergence of every cell in parts, likewise.
         precisions: What fewer digits do, if that was asked for.
         sensitivities: What errors of the oracle do, likewise.
@@ -72,6 +75,7 @@ class FamilyResult(FamilyPlan):
     rates: tuple[Rate, ...] = ()
     facts: NetworkFacts | None = None
     oracle_outcome: Outcome | None = None
+    oracle_cells: tuple[Cell, ...] = Field(default=(), repr=False)
     gaps: tuple[Gap, ...] = ()
     precisions: tuple[PrecisionResult, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
@@ -102,6 +106,7 @@ class FamilyResult(FamilyPlan):
         place = "the paper puts it" if self.in_paper else "its procedure belongs"
         return f"{place} under {ROW_TITLES[self.row]}, and measured is {measured}"
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def blame(self) -> Blame | None:
         """Whose fault a failure is, where that is known: a verdict's, or that of fewer digits."""
@@ -113,6 +118,23 @@ class FamilyResult(FamilyPlan):
         if self.network == "oracle" or self.oracle_outcome is Outcome.NOT_REPRESENTABLE:
             return "procedure"
         return "network" if self.oracle_outcome is Outcome.REPRESENTABLE else None
+
+    @property
+    def refused_by_network(self) -> tuple[Budget, ...]:
+        """Budgets that are refused with this network and suffice with the oracle."""
+        return tuple(
+            cell.budget
+            for cell, oracle in zip(self.cells, self.oracle_cells, strict=False)
+            if cell.outcome is Outcome.NOT_REPRESENTABLE and oracle.outcome is Outcome.REPRESENTABLE
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """0 representable, 1 not representable (or not in a precision that was asked for), 3 else.
+
+        Missing evidence is inconclusive.
+        """
+        return 1 if self.blame == "numerics" else self.outcome.exit_code
 
     @property
     def failure(self) -> Failure | None:
@@ -132,8 +154,9 @@ class FamilyResult(FamilyPlan):
 # What runs store for reports and later comparisons, and the result schema leaves out.
 _TERMS = {"__all__": {"terms": True, "below": True, "above": True}}
 _CELL: dict[str, Any] = {"examples": True, "estimates": _TERMS}
-_MOVED: dict[str, Any] = _CELL | {"moved": _TERMS["__all__"]}
+_MOVED: dict[str, Any] = _CELL | {"moved": _TERMS["__all__"], "precise": _TERMS}
 _FAMILY: dict[str, Any] = {
+    "oracle_cells": True,
     "cells": {"__all__": _CELL},
     "causes": {"__all__": {"cell": _CELL}},
     "precisions": {"__all__": {"cells": {"__all__": _MOVED}}},
@@ -155,18 +178,11 @@ class CheckResult(_Header, FamilyResult):
 
     Attributes:
         beside: The same procedure with its oracle and with other networks, where a network was
-            named: this result is of the smallest one that suffices, or of the largest.
+            named: this result, and with it the exit code, is of the smallest one that suffices, or
+            of the largest.
     """
 
     beside: tuple[FamilyResult, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0 representable, 1 not representable (or not in a precision that was asked for), 3 else.
-
-        Missing evidence is inconclusive.
-        """
-        return 1 if self.blame == "numerics" else self.outcome.exit_code
 
     def survey(self) -> SurveyResult:
         """The same as a survey, of this result behind those that it stands beside."""
@@ -178,7 +194,8 @@ class CheckResult(_Header, FamilyResult):
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data of the result schema."""
         beside = {"beside": {"__all__": _FAMILY}}
-        return self.model_dump(mode="json", exclude=_FAMILY | beside | {"target": _TARGET})
+        whole = self.model_dump(mode="json", exclude=_FAMILY | beside | {"target": _TARGET})
+        return whole | {"curves": _dumped(self.survey().curves)}
 
     def save(self, folder: str | Path) -> Path:
         """Write the run folder (manifest and cells) that `capcheck report` reads."""
@@ -231,7 +248,7 @@ class SurveyResult(_Header):
         return self.model_dump(
             mode="json",
             exclude={"families": {"__all__": _FAMILY}, "target": _TARGET},
-        ) | {"curves": [curve.model_dump(mode="json") for curve in self.curves]}
+        ) | {"curves": _dumped(self.curves)}
 
     def save(self, folder: str | Path) -> Path:
         """Write the run folder (manifest and cells) that `capcheck report` reads."""
@@ -245,6 +262,10 @@ class SurveyResult(_Header):
         from capcheck.store import write_atomically
 
         return write_atomically(Path(path), report_writer()(self))
+
+
+def _dumped(curves: Sequence[CapacityCurve]) -> list[dict[str, Any]]:
+    return [curve.model_dump(mode="json") for curve in curves]
 
 
 def _chosen(results: Sequence[FamilyResult]) -> FamilyResult:

@@ -1,8 +1,9 @@
 """Rounded runs: the same procedure, network and random numbers in fewer digits.
 
 What rounded arithmetic samples has no density that could be known, so that its draws are all that
-there is: they are compared with the target, and row by row with those of the precise run. The mean
-of these distances bounds what the digits add to a Wasserstein distance.
+there is: they are compared with the target, by the same estimators as those of the precise run,
+and with these row by row. The mean of these distances bounds what the digits add to a Wasserstein
+distance.
 """
 
 from __future__ import annotations
@@ -42,14 +43,18 @@ class RoundedSweep(Sweep):
             samples=samples, law=UNKNOWN, log_density=UNKNOWN, own_log_density=UNKNOWN
         )
 
-    def _moved(self, budget: Budget, samples: Tensor) -> Estimate:
+    def _beside(self, budget: Budget, samples: Tensor) -> dict[str, Any]:
+        precise = self._precise.samples(budget)
+        estimates, _ = self._weighed(self._evidence(budget, precise))
+        return {"moved": self._moved(samples, precise), "precise": estimates}
+
+    def _moved(self, samples: Tensor, precise: Tensor) -> Estimate:
         spec, level = self._target.spec, self._settings.level
         wasserstein = DIVERGENCES[spec.kind]["wasserstein"]
         if not bool(samples.isfinite().all()):
             return Estimate.unavailable(
                 "some samples are not finite", level=level, unit=wasserstein.unit
             )
-        precise = self._precise.samples(budget)
         if spec.kind == "continuous":
             cost = (samples - precise).square().flatten(1).sum(1)
             reach = spec.spread**2

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from capcheck.laws import Categorical, DeferredCategorical, SideBySide, TokenLaw
+from capcheck.laws import Categorical, TokenLaw, log_table
 from capcheck.paths import NoisePath
 from capcheck.randomness import CounterRandomness, Randomness
 from capcheck.sequences import SequenceSpec
@@ -96,7 +96,7 @@ class _Error:
         """Of energies (n,)."""
         if self.kind != "temperature":
             raise NotPerturbed
-        return -self.size / (1 + self.size) * energy
+        return torch.where(energy.isinf(), 0, -self.size / (1 + self.size) * energy)
 
 
 class _Network:
@@ -118,11 +118,7 @@ class _Network:
     def _law(self, law: TokenLaw) -> TokenLaw:
         if self._error.spec.kind == "continuous":
             return _Shifted(law, self._error.of_tokens(law.mean()))
-        log_p = (
-            law.log_probabilities
-            if isinstance(law, (Categorical, DeferredCategorical, SideBySide))
-            else law.mean().log()
-        )
+        log_p = log_table(law)
         return Categorical(log_p + torch.where(log_p.isinf(), 0, self._error.of_logits(log_p)))
 
 

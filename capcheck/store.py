@@ -197,6 +197,7 @@ def save(result: SurveyResult, folder: Path) -> Path:
             store.keep_network(plan, found.facts)
         cells: list[tuple[FamilyPlan, Cell, Variant]] = [
             *((plan, cell, Variant()) for cell in found.cells),
+            *((found.oracle, cell, Variant()) for cell in found.oracle_cells),
             *((cause.plan, cause.cell, Variant()) for cause in found.causes),
         ]
         for rounded in found.precisions:

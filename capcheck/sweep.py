@@ -121,8 +121,8 @@ class Sweep:
                 traces=snapshot.traces,
                 witness=witness,
                 diagnoses=self._diagnoses(budget, samples),
-                moved=self._moved(budget, samples),
                 examples=examples(samples),
+                **self._beside(budget, samples),
             )
 
     def samples(self, budget: Budget) -> Tensor:
@@ -180,9 +180,9 @@ class Sweep:
         """Tokens in the precision of the target; a procedure may work in another."""
         return tokens.to(self._target.dtype) if tokens.is_floating_point() else tokens
 
-    def _moved(self, budget: Budget, samples: Tensor) -> Estimate | None:
-        """How far draws are from those of a more precise run, if this is not the precise one."""
-        return None
+    def _beside(self, budget: Budget, samples: Tensor) -> dict[str, Any]:
+        """What else a cell holds: comparisons with a more precise run, if this is not it."""
+        return {}
 
     def _affords(self, budget: Budget, state: State, iteration: int) -> bool:
         if "length" in self._probe.anytime:
@@ -197,13 +197,15 @@ class Sweep:
         return "steps" not in self._probe.anytime or iteration <= budget.steps
 
     def _compare(self, budget: Budget, samples: Tensor) -> tuple[dict[str, Estimate], Witness]:
+        return self._weighed(self._evidence(budget, samples))
+
+    def _weighed(self, evidence: ModelEvidence) -> tuple[dict[str, Estimate], Witness]:
         # Budgets along an axis that does nothing have the same evidence: it is weighed once.
-        evidence = self._evidence(budget, samples)
         if evidence.fingerprint not in self._measured:
             estimates = self._reference.estimates(evidence)
             self._measured[evidence.fingerprint] = (
                 estimates,
-                self._reference.observer.compare(samples),
+                self._reference.observer.compare(evidence.samples),
             )
         return self._measured[evidence.fingerprint]
 

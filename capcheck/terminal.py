@@ -17,6 +17,7 @@ from capcheck.parts_tables import (
     allowed_sentence,
     blame_sentence,
     curve_table,
+    folding,
     gap_table,
     network_sentence,
     precision_lines,
@@ -159,7 +160,8 @@ def print_check(result: CheckResult) -> None:
 
 
 def _cells_table(found: FamilyResult, names: Sequence[str]) -> Table:
-    table = Table("length", "steps", "calls", *names, Column("verdict", no_wrap=True))
+    table = folding("length", "steps", "calls", *names)
+    table.add_column("verdict", no_wrap=True)
     for cells in equal_cells(found.cells):
         table.add_row(
             _listed(cell.budget.length for cell in cells),
@@ -190,7 +192,8 @@ def _print_digits_and_errors(console: Console, found: FamilyResult) -> None:
     """What fewer digits and errors of the oracle do, if that was asked for."""
     if (table := sensitivity_table(found)) is not None:
         console.print(table)
-    for line in [*precision_lines(found), *map(allowed_sentence, found.sensitivities)]:
+    errors = map(allowed_sentence, found.sensitivities)
+    for line in [*precision_lines(found), *errors]:
         _print_line(console, f"{found.title}, {line}")
 
 

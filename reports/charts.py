@@ -19,7 +19,7 @@ from capcheck.capacity import CapacityCurve
 from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.divergences.estimate import Estimate
 from capcheck.front import Front, Point
-from capcheck.gap import PartName
+from capcheck.gap import Part, PartName
 from capcheck.parts_tables import alike
 from capcheck.probe import ROW_TITLES, ROWS, Row
 from capcheck.records import Cell, TargetSummary
@@ -194,7 +194,7 @@ def gap_chart(found: FamilyResult, result: SurveyResult) -> go.Figure:
     figure = make_subplots(cols=len(names), subplot_titles=labels, horizontal_spacing=0.07)
     for column, name in enumerate(names, start=1):
         own = list(alike([gap for gap in gaps if gap.divergence == name]))
-        bound = limit(found.cells[-1].estimates[name], result.settings.tolerances[name]) or 1.0
+        bound = _bound(found, name, result.settings.tolerances[name]) or 1.0
         places = [f"{lengths} / {steps}" for lengths, steps, _ in own]
         for part, colour in PART_COLOURS.items():
             parts = [
@@ -217,10 +217,43 @@ def gap_chart(found: FamilyResult, result: SurveyResult) -> go.Figure:
                 row=1,
                 col=column,
             )
+        totals = [
+            (place, p)
+            for place, (_, _, gap) in zip(places, own, strict=True)
+            if (p := gap.part("total")) is not None and math.isfinite(p.value)
+        ]
+        figure.add_trace(_totals(totals, bound, legend=column == 1), row=1, col=column)
         figure.add_hline(y=1, line={"color": "#222", "dash": "dash"}, row=1, col=column)
         figure.update_xaxes(title_text="length / steps", type="category", row=1, col=column)
     figure.update_yaxes(title_text="multiples of the tolerance", row=1, col=1)
     return figure.update_layout(**LAYOUT, barmode="relative")
+
+
+def _totals(totals: Sequence[tuple[str, Part]], bound: float, *, legend: bool) -> go.Scatter:
+    """What the parts add up to, with its interval."""
+    return go.Scatter(
+        x=[place for place, _ in totals],
+        y=[part.value / bound for _, part in totals],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [(part.high - part.value) / bound for _, part in totals],
+            "arrayminus": [(part.value - part.low) / bound for _, part in totals],
+        },
+        customdata=[f"{part}" for _, part in totals],
+        hovertemplate="total %{customdata}<extra></extra>",
+        mode="markers",
+        name="total",
+        legendgroup="total",
+        showlegend=legend,
+        marker={"color": "#222", "symbol": "diamond", "size": 7},
+    )
+
+
+def _bound(found: FamilyResult, name: str, tolerance: float) -> float:
+    """The tolerance of a divergence in its unit, which budgets without it do not know."""
+    known = (cell.estimates[name] for cell in found.cells)
+    return limit(next(e for e in known if e.value is not None), tolerance)
 
 
 def curve_chart(curve: CapacityCurve, result: SurveyResult) -> go.Figure:
@@ -231,8 +264,14 @@ def curve_chart(curve: CapacityCurve, result: SurveyResult) -> go.Figure:
         points = [(p, p.totals[name]) for p in curve.points if name in p.totals]
         if not points:
             continue
-        any_of_it = next(f for f in result.families if f.family == curve.family and f.facts)
-        bound = limit(any_of_it.cells[-1].estimates[name], tolerance)
+        any_of_it = next(
+            f
+            for f in result.families
+            if f.family == curve.family
+            and f.facts
+            and f.cells[-1].estimates[name].value is not None
+        )
+        bound = _bound(any_of_it, name, tolerance)
         middle, low, high = (
             [_scaled(_ratio(getattr(part, end), bound)) for _, part in points]
             for end in ("value", "low", "high")

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import jinja2
 import plotly.graph_objects as go
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from capcheck.divergences import DIVERGENCES
@@ -22,8 +23,10 @@ from capcheck.parts_tables import (
     blame_sentence,
     by_precision,
     network_sentence,
+    part_in,
     parts_used,
     precision_lines,
+    without_parts,
 )
 from capcheck.probe import ROW_TITLES, ROWS, Failure
 from capcheck.records import Cell, Outcome
@@ -72,6 +75,7 @@ def render(result: SurveyResult) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["stacked"] = _stacked
     return environment.get_template("report.html.j2").render(
         result=result,
         families=families,
@@ -98,17 +102,24 @@ def render(result: SurveyResult) -> str:
 
 
 def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
-    smallest = found.smallest_budget
+    smallest, used = found.smallest_budget, parts_used(found)
     return {
         "result": found,
         "anchor": _anchor(found, result),
         "network": network_sentence(found.facts) if found.facts is not None else None,
         "blame": blame_sentence(found),
         "gaps": [
-            ("" if precision == "-" else precision, list(alike(gaps)))
+            (
+                "" if precision == "-" else precision,
+                [
+                    (lengths, steps, gap, [part_in(gap, name, precision) for name in used])
+                    for lengths, steps, gap in alike(gaps)
+                ],
+            )
             for precision, gaps in by_precision(found)
         ],
-        "parts": parts_used(found),
+        "parts": used,
+        "without_parts": without_parts(found),
         "precisions": precision_lines(found),
         "sensitivities": [(one, allowed_sentence(one)) for one in found.sensitivities],
         "verdict": WORDS[found.outcome.value] if not found.error else "not measured",
@@ -118,6 +129,14 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
         "texts": _texts(found, result),
         "options": ", ".join(f"{k} = {v}" for k, v in found.options.items() if v is not None),
     }
+
+
+def _stacked(number: object) -> Markup:
+    """A number with its interval below it, which takes less room than beside it."""
+    value, bracket, rest = str(number).partition(" [")
+    if not bracket:
+        return escape(value)
+    return Markup('{}<br><span class="quiet">[{}</span>').format(value, rest)
 
 
 def _broken(families: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:

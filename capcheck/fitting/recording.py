@@ -16,7 +16,7 @@ from torch import Tensor
 
 from capcheck.budget import Budget
 from capcheck.errors import InputError
-from capcheck.laws import TokenLaw
+from capcheck.laws import TokenLaw, log_table
 from capcheck.paths import NoisePath
 from capcheck.probe import AnyProbe
 from capcheck.randomness import Randomness
@@ -144,6 +144,11 @@ class _Watched(TokenLaw):
     def _asked(self) -> TokenLaw:
         self.used[self.tokens] = True
         return self.law
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """(n, N, V), nats, of a law that has them."""
+        return log_table(self._asked())
 
     def sample(self, rng: Randomness) -> Tensor:
         return self._asked().sample(rng)

@@ -127,7 +127,9 @@ class Sitting:
         elif self.best == self.start and not (self.supply.objective.exact and self.best < NEAR):
             self._end("no step made it better; give it more time", diverged=True)
         elif not self.reason:
-            self._end("all steps were made")
+            hurried = self.limit is not None and self.plan.steps <= CHECKS
+            fewest = "only the fewest steps were made, and took the time that there was"
+            self._end(fewest if hurried else "all steps were made")
 
     def finish(self) -> None:
         """Polish the best weights, if that can be done and does them good."""

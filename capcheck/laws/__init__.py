@@ -3,7 +3,13 @@
 from capcheck.laws.categorical import Categorical, DeferredCategorical
 from capcheck.laws.inversion import invert_cdf, normal_cdf
 from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, TiledMixture
-from capcheck.laws.token_law import DrawnRows, SideBySide, TokenLaw, require_scalar_tokens
+from capcheck.laws.token_law import (
+    DrawnRows,
+    SideBySide,
+    TokenLaw,
+    log_table,
+    require_scalar_tokens,
+)
 
 __all__ = [
     "LOG_2PI",
@@ -15,6 +21,7 @@ __all__ = [
     "TiledMixture",
     "TokenLaw",
     "invert_cdf",
+    "log_table",
     "normal_cdf",
     "require_scalar_tokens",
 ]

@@ -202,3 +202,13 @@ def require_scalar_tokens(what: str, dim: int) -> None:
             f"TokenLaw.{what} needs tokens of dimension 1, got {dim}; "
             "split the token into its coordinates."
         )
+
+
+def log_table(law: TokenLaw) -> Tensor:
+    """Log-probabilities (nats) of all values of categorical tokens, (n, N, V).
+
+    Args:
+        law: Of token ids; the mean of one that keeps no log-probabilities are its probabilities.
+    """
+    found = getattr(law, "log_probabilities", None)
+    return law.mean().log() if found is None else found

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -34,6 +34,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.budget import Budget
+from capcheck.laws import TokenLaw, log_table
 from capcheck.orders import random_ranks
 from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
 from capcheck.randomness import Randomness
@@ -115,6 +116,8 @@ class MaskedDiffusion(Probe[TokenPredictor]):
     ) -> LogDensity | Unavailable:
         """A sum over the sets of known tokens where they are few; otherwise a bound."""
         N = spec.tokens
+        if self.draw == "gumbel" and spec.mean.dtype != torch.float64:
+            return Unavailable(reason=f"the grid of Gumbel noise in {spec.mean.dtype} is coarse")
         if self.reveal == "independent" and self.remask:
             return Unavailable(reason="a remasked token's value may be any before its last")
         if N <= MOST_TOKENS:
@@ -157,15 +160,16 @@ class MaskedDiffusion(Probe[TokenPredictor]):
 
 
 def _by_gumbel(
-    law: Any, chance: Tensor, spec: SequenceSpec, rng: Randomness
+    law: TokenLaw, chance: Tensor, spec: SequenceSpec, rng: Randomness
 ) -> tuple[Tensor, Tensor]:
     """Values (n, N), and which of them are revealed, each with its chance (n, N)."""
     dtype = spec.mean.dtype
-    revealed = law.log_probabilities.double() + chance.log()[..., None]
+    revealed = log_table(law).double() + chance.log()[..., None]
     choices = torch.cat([revealed, (1 - chance).log()[..., None]], -1).to(dtype)
-    # Uniforms as libraries make them: multiples of 2^-p below 1.
+    # Uniforms as libraries make them: multiples of 2^-p below 1, of which 0 is raised a little.
     grid = 2 / torch.finfo(dtype).eps
     u = (rng.uniform(tuple(choices.shape)) * grid).floor().div(grid).to(dtype)
+    u = u.clamp(min=torch.finfo(dtype).tiny)
     noisy = choices - (-u.log()).log()
     return noisy[..., :-1].argmax(-1), noisy.argmax(-1) < spec.dim
 

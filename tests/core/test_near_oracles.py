@@ -71,10 +71,10 @@ def test_a_larger_network_has_a_smaller_gap(sized: CheckResult) -> None:
     (curve,) = sized.survey().curves
     small, large = curve.points
     assert small.parameters < large.parameters
-    assert small.gains == {}
-    assert large.gains["kl"].high < 0  # the interval of the difference excludes 0
+    assert small.changes == {}
+    assert large.changes["kl"].high < 0  # the interval of the difference excludes 0
     gain = large.totals["kl"].value - small.totals["kl"].value
-    assert large.gains["kl"].value == pytest.approx(gain, abs=1e-9)
+    assert large.changes["kl"].value == pytest.approx(gain, abs=1e-9)
     enough = [p.network for p in curve.points if p.outcome is Outcome.REPRESENTABLE]
     assert curve.smallest == (enough[0] if enough else None)
 
@@ -268,8 +268,8 @@ def test_width_closes_the_gap_on_digits(digits: ProductMixture, family: str) -> 
         samples=1000,
     )  # fmt: skip
     (curve,) = found.survey().curves
-    gains = curve.points[1].gains
-    assert any(part.high < 0 for part in gains.values()), gains
+    changes = curve.points[1].changes
+    assert any(part.high < 0 for part in changes.values()), changes
     for one in found.survey().families:
         for gap in one.gaps:
             parts = {part.name: part for part in gap.parts}

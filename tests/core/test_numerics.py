@@ -42,7 +42,7 @@ def share_of_the_common_symbol(count: int, steps: int) -> float:
     """What float16 Gumbel noise makes of it: by enumerating the 2^11 values of a uniform."""
     u = np.arange(2**11) / 2**11
     with np.errstate(divide="ignore"):
-        gumbel = -np.log(-np.log(u.astype(np.float16)))
+        gumbel = -np.log(-np.log(u.astype(np.float16).clip(np.finfo(np.float16).tiny)))
     up_to = (np.arange(2**11) + 1) / 2**11  # P(uniform <= u)
     largest = np.diff(up_to**count, prepend=0)  # of the rare ones
 
@@ -78,7 +78,7 @@ def test_gumbel_noise_in_fewer_digits_is_blamed_on_numerics(precision: str) -> N
     assert [p.precision for p in (fine, coarse)] == ["float32", precision]
     assert fine.holding == "holds"
     assert coarse.holding == "numerics"
-    assert f"length 1, steps 128 fails in {precision} and not in float64" in coarse.reason
+    assert f"length 1, steps 128 suffices in float64 and not in {precision}: " in coarse.reason
     assert found.blame == "numerics"
     assert found.exit_code == 1
     (gap,) = (gap for gap in coarse.cells[-1].gaps if gap.divergence == "wasserstein")
@@ -168,18 +168,20 @@ def test_float32_gumbel_noise_at_many_small_steps_is_blamed_on_numerics() -> Non
         "gumbel_unmasking",
         target,
         lengths=[1],
-        steps=[16, steps],
+        steps=[steps],
         samples=300,
         divergences=["kl", "wasserstein"],
         precision=["float32"],
     )
     assert found.outcome is Outcome.REPRESENTABLE
     (single,) = found.precisions
-    few, many = single.cells
-    assert few.holding == "holds"
-    assert many.holding == "numerics"
     assert single.holding == "numerics"
     assert found.blame == "numerics"
+    assert found.exit_code == 1
+    (gap,) = (g for g in single.cells[0].gaps if g.divergence == "wasserstein")
+    numerics = gap.part("numerics")
+    assert numerics is not None
+    assert numerics.low > 0
 
 
 def test_a_procedure_that_does_not_mind_holds(three: ProductMixture) -> None:
@@ -266,4 +268,7 @@ def test_modes_survive_bfloat16() -> None:
         "diffusion", from_spec("modes:tokens=2,modes=2,gap=3"), samples=300, lengths=[2],
         steps=[16], precision=["bfloat16", "float8"],
     )  # fmt: skip
-    assert [p.holding for p in found.precisions] == ["holds", "holds"]
+    half, eighth = found.precisions
+    assert half.holding == "holds"
+    assert eighth.holding == "undecided"  # it moves too far to tell from so few draws
+    assert eighth.cells[0].moved.value > half.cells[0].moved.value  # type: ignore[union-attr, operator]
