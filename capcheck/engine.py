@@ -68,7 +68,8 @@ class Measuring(TypedDict, total=False):
         tolerance: Tolerance of each, in the units of `capcheck.divergences`.
         precision: In which of `float32`, `bfloat16`, `float16` and `float8` (of answers only) every
             budget is run again; none by default.
-        sensitivity: Sizes of errors of the oracle to try out, or True for 0.03, 0.1 and 0.3.
+        sensitivity: Sizes of errors of the oracle to try out, or True for 0.03, 0.1 and 0.3; an
+            error of size 1 is as large as a token's deviation (see `capcheck.sensitivity`).
         diagnose: Further tests of the draws at each family's largest budget, of `classifier`,
             `stein`, `permutation` and `neighbours`; none by default, and no verdict hears them.
         samples: Draws of target and model in every cell, at least 200; 2,000 by default.
@@ -88,8 +89,8 @@ class Measuring(TypedDict, total=False):
     steps: Iterable[int] | None
     divergences: Sequence[str]
     tolerance: Mapping[str, float] | None
-    precision: Sequence[str]
-    sensitivity: bool | Sequence[float]
+    precision: str | Sequence[str] | None
+    sensitivity: bool | float | Sequence[float] | None
     diagnose: Sequence[str]
     samples: int
     given: Sequence[int]
@@ -161,7 +162,7 @@ class Engine:
         self._require_possible()
         self._batch = _whole("batch", measuring.get("batch", 1024), 1)
         self._progress = measuring.get("progress")
-        self._done = 0
+        self._done, self._counting = 0, True
         out = measuring.get("out")
         self._folder = None if out is None else Path(out)
         self._made: dict[str, _Made] = {}  # by title of the plan
@@ -217,7 +218,7 @@ class Engine:
                 skipped = self._settings.looks - 1 - look
                 self._advance(skipped * len(found.cells), f"{plan.title}, decided")
                 break
-        done = self._done
+        self._counting = False  # what follows are no cells of the grid
         if network is not None:
             self._oracle_of(contender, look)
         elif has_floor(found):
@@ -225,7 +226,7 @@ class Engine:
         self._round(probe, plan, look, network)
         if network is None:
             self._perturb(probe, plan, look, sensitive_budget(found))
-        self._done = done  # these are no cells of the grid
+        self._counting = True
         return self._assembly.judged(probe, plan, look)
 
     def _network(self, contender: Contender) -> _Made | None:
@@ -386,7 +387,7 @@ class Engine:
         return Sweep(*what, batch=self._batch, network=network, diagnosed=diagnosed)
 
     def _advance(self, cells: int, running: str) -> None:
-        self._done += cells
+        self._done += cells if self._counting else 0
         if self._progress is not None:
             cells = len(self._settings.grid.budgets())
             total = len(self._contenders) * cells * self._settings.looks
@@ -463,10 +464,12 @@ def _settings(
     )
 
 
-def _sizes(given: bool | Sequence[float]) -> tuple[float, ...]:
+def _sizes(given: bool | float | Sequence[float] | None) -> tuple[float, ...]:
     """Sizes of perturbations in rising order."""
-    if isinstance(given, bool):
+    if given is None or isinstance(given, bool):
         return SIZES if given else ()
+    if isinstance(given, (int, float, str)):
+        given = [given]
     for size in given:
         if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < 1:
             raise InputError(

@@ -24,13 +24,19 @@ Precision = Literal["float32", "bfloat16", "float16", "float8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
-def chosen_precisions(names: Sequence[str]) -> tuple[Precision, ...]:
+def chosen_precisions(names: str | Sequence[str] | None) -> tuple[Precision, ...]:
     """Check names of precisions, in the order of `PRECISIONS`.
 
     Raises:
         InputError: An unknown one.
     """
+    names = [names] if isinstance(names, str) else names or ()
     for name in names:
+        if name == "float64":
+            raise InputError(
+                "precision float64 is what others are compared with; name fewer digits, of "
+                f"{', '.join(PRECISIONS)}."
+            )
         if name not in PRECISIONS:
             raise InputError(f"precision {name!r} is unknown; {near(str(name), PRECISIONS)}")
     return tuple(name for name in PRECISIONS if name in names)

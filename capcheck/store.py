@@ -128,7 +128,8 @@ class Store(Cells):
         Raises:
             InputError: The folder holds other numbers for it.
         """
-        if (held := self.get(place)) is not None and held != measurement:
+        held = self.get(place)  # as text, where broken numbers are equal to themselves
+        if held is not None and held.model_dump_json() != measurement.model_dump_json():
             raise InputError(
                 f"out {str(self.folder)!r} holds other numbers for {measurement.budget}; "
                 "give another folder."
@@ -294,6 +295,16 @@ def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
     # Examples are a function of the rest; no other number depends on what is added to a run.
     added = {"diagnose", "precisions", "sensitivity"}
     free: dict[str, Any] = {"target": {"examples"}, "settings": added}
+    titles = [[_titled(plan) for plan in manifest.families] for manifest in (held, asked)]
+    if titles[0] != titles[1]:
+        mine, other = (
+            "; ".join(name for name in own if name not in rest) or "those but fewer"
+            for own, rest in (titles, titles[::-1])
+        )
+        raise InputError(
+            f"out {str(folder)!r} holds another run: it measures {mine}, and now {other} was asked "
+            "for; give another folder, or delete this one."
+        )
     for field, here, there in _differences(
         held.model_dump(mode="json", exclude=free), asked.model_dump(mode="json", exclude=free)
     ):
@@ -301,6 +312,13 @@ def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
             f"out {str(folder)!r} holds another run: its {field} is {reprlib.repr(here)}, and now "
             f"{reprlib.repr(there)} was asked for; give another folder, or delete this one."
         )
+
+
+def _titled(plan: FamilyPlan) -> str:
+    """A plan with all that tells it from others but its options."""
+    limits = {"s": plan.fit_seconds, "steps": plan.fit_steps}
+    spent = [f"{value:g} {unit}" for unit, value in limits.items() if value is not None]
+    return plan.title + (f" (fitted for {spent[0]})" if spent else "")
 
 
 def _differences(a: Any, b: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:

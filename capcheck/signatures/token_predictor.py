@@ -90,5 +90,6 @@ def require_law(answer: object) -> None:
     if not isinstance(answer, TokenLaw):
         raise InputError(
             "network must return a capcheck.laws.TokenLaw for every token, "
-            f"got {type(answer).__name__}; wrap its output."
+            f"got {type(answer).__name__}; wrap its output in capcheck.laws.Categorical(logits) or "
+            "MixtureOfGaussians(log_weights, means, variances)."
         )

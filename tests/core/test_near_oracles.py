@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from capcheck import CheckResult, Outcome, check, survey
+from capcheck import CheckResult, InputError, Outcome, check, survey
 from capcheck.fitting import build
 from capcheck.registry import build_probe
 from capcheck.results import FamilyResult
@@ -174,6 +174,24 @@ def test_runs_with_networks_are_kept_read_and_resumed(
     for words in ("Whose part is it?", "which size suffices?", "How good must the network be?"):
         assert words in page
     json.dumps(first.to_dict(), allow_nan=False)
+    assert first.to_dict()["blame"] == first.blame
+    assert first.to_dict()["curves"][0]["family"] == "gpt"
+    with pytest.raises(InputError, match=r"it measures gpt, .* \(fitted for 1 s\).*now .* 2 s"):
+        check("gpt", three, out=tmp_path / "run", **how | {"fit_seconds": 2})
+
+
+def test_looks_of_a_network_are_kept_with_those_of_its_oracle(
+    three: ProductMixture, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"samples": 200, "lengths": [3], "steps": [1], "looks": 3}
+    how |= {"network": SIZES[1], "fit_steps": 300, "tolerance": {"kl": 0.02}}
+    how |= {"divergences": ["kl"]}
+    found = check("gpt", three, out=tmp_path / "run", **how)
+    (oracle,) = found.beside
+    assert found.cells[0].samples > oracle.cells[0].samples  # the oracle was decided at once
+    assert found.gaps[0].parts
+    for folder in (tmp_path / "run", found.save(tmp_path / "saved")):
+        assert Store.open(folder).result().to_dict() == found.survey().to_dict()
 
 
 @pytest.mark.slow

@@ -249,6 +249,8 @@ def test_a_run_that_breaks_in_fewer_digits_loses_nothing_else(
 def test_impossible_precisions_are_refused(three: ProductMixture) -> None:
     with pytest.raises(InputError, match="did you mean 'float16'"):
         check("gpt", three, precision=["float61"])
+    with pytest.raises(InputError, match="precision float64 is what others are compared with"):
+        check("gpt", three, precision="float64")
     with pytest.raises(InputError, match="precision is measured of whole sequences"):
         check("gpt", three, precision=["float32"], given=[0])
 
