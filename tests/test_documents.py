@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 import types
 from pathlib import Path
 
@@ -21,13 +22,33 @@ ROOT = Path(__file__).parents[1]
 
 def blocks(document: str, language: str) -> list[str]:
     text = (ROOT / document).read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", text, re.S | re.M)
+    return [textwrap.dedent(code) for _, code in found]
 
 
 def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = blocks("README.md", "python")
+    code, _ = blocks("README.md", "python")
     exec(compile(code, "README.md", "exec"), {})
     assert "representable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("objective", ["oracle", "none"])
+def test_the_readmes_network_works(
+    objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, code = blocks("README.md", "python")
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "models.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    command = "check --family gpt --target modes:tokens=3 --network my_package.models:build"
+    more = ["--fit-steps", "40"] if objective == "oracle" else []
+    with pytest.raises(SystemExit, match=r"[13]"):
+        cli.main(
+            [*command.split(), "--objective", objective, "--samples", "200", *more],
+            standalone_mode=False,
+        )
+    for name in ("my_package", "my_package.models"):
+        sys.modules.pop(name, None)
 
 
 def test_the_readme_lists_every_family_and_only_options_that_exist() -> None:
@@ -59,7 +80,7 @@ def test_the_readmes_surveys_run(
     columns = {f"x{i}": rng.normal(size=80) for i in range(3)}
     parquet.write_table(pyarrow.table(columns), "table.parquet")
     with pytest.raises(SystemExit, match="0"):
-        cli.main(command.split(), standalone_mode=False)
+        cli.main([*command.split(), "--fit-steps", "40"], standalone_mode=False)
     shown = capsys.readouterr().out
     assert "gpt" in shown
     assert "held-out log-likelihood" in shown
