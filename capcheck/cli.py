@@ -201,7 +201,8 @@ def _fits(default: str) -> Sequence[Callable[[Any], Any]]:
         click.option(
             "--fit-steps",
             type=click.IntRange(1),
-            help="Steps of each fit, in place of a time that machines fill differently.",
+            help="Steps of each fit, in place of a time that machines fill differently; small "
+            "networks are polished after them.",
         ),
     )
 

@@ -97,7 +97,12 @@ def decompose(
     named = [*stages, *(("numerics", estimate) for estimate in digits or ())]
     if (reason := _unknown(named, infinite_last=digits is None)) is not None:
         return gap.model_copy(update={"reason": reason})
-    followed = _followed([estimate for _, estimate in named]) or []
+    # What a total must not contradict: that of the run's own precision, and that of fewer digits.
+    certain = any(_is_overruled(e) for e in (stages[-1][1], named[-1][1]))
+    followed = _followed([estimate for _, estimate in named], certain=certain)
+    if followed is None:
+        reason = "its parts are measured in different ways"
+        return gap.model_copy(update={"reason": reason})
     own = followed[: len(stages)]
     parts = [_alone(stages[0][0], own[0], level)]
     for (name, _), before, after in zip(stages[1:], own, own[1:], strict=False):
@@ -109,7 +114,7 @@ def decompose(
         total = _shifted(total, precise, rounded)
     parts.append(_alone("total", total, level))
     bounds = {f"{e.kind}s" for _, e in named if e.kind.endswith("bound")}
-    if any(_is_overruled(e) for _, e in named):
+    if certain:
         bounds = {"lower bounds"}
     reason = f"parts of {' and '.join(sorted(bounds))}" if bounds else ""
     return gap.model_copy(update={"parts": tuple(parts), "reason": reason})
@@ -126,8 +131,6 @@ def _unknown(named: Sequence[tuple[str, Estimate]], *, infinite_last: bool) -> s
     for name, estimate in named[:last]:
         if estimate.value is not None and not math.isfinite(estimate.value):
             return f"{name}: it is infinite"
-    if _followed([estimate for _, estimate in named]) is None:
-        return "its parts are measured in different ways"
     return None
 
 
@@ -138,12 +141,13 @@ def _is_overruled(estimate: Estimate) -> bool:
     return not estimate.low <= max(term.value for term in estimate.terms) <= estimate.high
 
 
-def _followed(estimates: Sequence[Estimate]) -> list[Term] | None:
+def _followed(estimates: Sequence[Estimate], *, certain: bool) -> list[Term] | None:
     """One functional of each estimate, the one that decides the last; None if they are unlike.
 
-    Where an estimate falls short of what is certain, those that bound it from below are followed.
+    Args:
+        estimates: In the order of the stages.
+        certain: Follow what bounds them from below, as the last falls short of it.
     """
-    certain = any(map(_is_overruled, estimates))
     found = [e.below if certain else e.terms for e in estimates]
     sampled = [terms for terms, e in zip(found, estimates, strict=True) if e.terms]
     labels = {tuple(term.label for term in terms) for terms in sampled}
