@@ -2,7 +2,8 @@
 
 The learning rate is l min(1, (k + 1) / w) (1 + cos(pi k / K)) / 2 at step k of K, with a warm-up of
 w = K / 20 steps. A fit has diverged if a loss is no number, or if the validation ends above where
-it started or never was below it; the best weights met are kept either way.
+it started, or was never below it when the steps were over; the best weights met are kept either
+way.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Sitting:
         rose = f"the loss rose from {self.start:.3g} to {self.latest:.3g}"
         if self.latest > self.start + RISEN * (1 + abs(self.start)):
             self._end(f"{rose}; lower the learning rate", diverged=True)
-        elif self.best == self.start and not (self.supply.objective.exact and self.best < NEAR):
+        elif self.best == self.start and not self._has_settled():
             self._end("no step made it better; give it more time", diverged=True)
         elif not self.reason:
             hurried = self.limit is not None and self.plan.steps <= CHECKS
@@ -185,6 +186,10 @@ class Sitting:
             self._end("the time was over before all steps were made")
         elif self.path is not None and self.step < self.plan.steps:
             self.save()
+
+    def _has_settled(self) -> bool:
+        """Whether going on was no use, as it is at once for a module that begins at its best."""
+        return self.stale >= PATIENCE or (self.supply.objective.exact and self.best < NEAR)
 
     def _is_late(self) -> bool:
         """Whether the time is over, and the fewest steps are made."""

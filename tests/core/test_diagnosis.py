@@ -150,7 +150,7 @@ def test_the_key_of_a_cell_tells_diagnoses_only_where_they_are_made() -> None:
 
 def test_a_network_that_breaks_has_no_diagnosis_and_no_crash(three: ProductMixture) -> None:
     def broken(x: Tensor, levels: Tensor) -> Tensor:
-        return torch.full_like(x, math.nan)
+        return torch.full_like(x, math.nan) if len(x) > 100 else x  # a trial does not see it
 
     found = check(
         "diffusion", three, network=broken, samples=200, steps=[1], diagnose=["permutation"]

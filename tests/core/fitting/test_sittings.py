@@ -196,3 +196,9 @@ def test_a_decoder_without_encoder_is_refused() -> None:
 
     with pytest.raises(InputError, match="encode"):
         fit(VAE(), two_modes(), Alone(), budgets=BUDGETS, steps=2)
+
+
+def test_a_fit_that_never_gets_better_proves_nothing() -> None:
+    still = fitted(steps=2, learning_rate=1e-30)
+    assert still.diverged
+    assert still.reason == "no step made it better; give it more time"
