@@ -96,7 +96,7 @@ class Assembly:
                 )
         found = found.model_copy(update=update)
         if facts is not None and facts.fit is not None and facts.fit.diverged:
-            found = without_blame(found, f"the fit diverged: {facts.fit.reason}")
+            found = without_blame(found, f"the fit {facts.fit.reason}")
         stages = stages or [[("structural", cell)] for cell in measured]
         return found.model_copy(
             update={

@@ -103,7 +103,7 @@ class Grid(BaseModel):
         """
         lengths = (0, tokens // 2, tokens) if lengths is None else lengths
         steps = (1, 4, 16) if steps is None else steps
-        has = f"the target has {tokens} tokens"
+        has = f"the target has {tokens} tokens to be placed"
         return cls(
             lengths=_axis("length", lengths, 0, tokens, has),
             steps=_axis("steps", steps, 1, None, "one iteration is the least"),

@@ -25,7 +25,7 @@ from capcheck.errors import InputError, UnfitError, near
 from capcheck.findings import failed, has_floor, plan_of, unsupported, wrong_kind
 from capcheck.fitting import Fitted, fit
 from capcheck.given import require_given
-from capcheck.network import Named, answers_of, facts_of, is_architecture, make, placed
+from capcheck.network import Named, facts_of, is_architecture, make, placed, require_fittable
 from capcheck.precision import chosen_precisions
 from capcheck.probe import AnyProbe
 from capcheck.randomness import CounterRandomness
@@ -36,6 +36,7 @@ from capcheck.sensitivity import PERTURBATIONS, SIZES, NotPerturbed, perturbed
 from capcheck.store import FITS, Manifest, Store, environment
 from capcheck.sweep import EXAMPLES, Sweep, examples
 from capcheck.targets.target import Target
+from capcheck.trial import answers_of, require_density
 from capcheck.version import __version__
 
 LEAST_SAMPLES = 200  # below, the groups that pair cells hold too few rows
@@ -242,11 +243,9 @@ class Engine:
             network = placed(module, spec, name=name)
             budgets = self._settings.grid.budgets()
             answers = answers_of(network, probe, spec, budgets, name=name)
-            if contender.plan.objective is not None and not isinstance(module, torch.nn.Module):
-                raise InputError(
-                    f"network {name} must be an nn.Module to be fitted, got "
-                    f"{type(module).__name__}; measure it as it is, with objective none."
-                )
+            require_density(network, spec, name=name)
+            if contender.plan.objective is not None:
+                require_fittable(module, name=name)
         except InputError as error:  # a survey goes on without it
             raise UnfitError(str(error)) from error
         # Of our own modules the weights say everything, to the last digit.
@@ -278,7 +277,7 @@ class Engine:
         if plan.fit_seconds is not None:
             limit = {"seconds": plan.fit_seconds}
         try:
-            return fit(
+            fitted = fit(
                 probe,
                 self._target,
                 made.module,
@@ -290,6 +289,8 @@ class Engine:
                 distinction=made.answers,
                 **limit,
             )
+            spec = chart_of(probe, self._target).target.spec
+            require_density(fitted.network, spec, name=made.name)  # which a start may happen to be
         except InputError as error:
             raise UnfitError(str(error)) from error
         except Exception as error:
@@ -299,6 +300,7 @@ class Engine:
                 f"network {made.name} could not be fitted, and raised {type(error).__name__}: "
                 f"{error}."
             ) from error
+        return fitted
 
     def _oracle_of(self, contender: Contender, look: int) -> None:
         """What a network's gap is measured from, with as many draws."""

@@ -56,7 +56,9 @@ def find(
         loop_order=loop_order(cells[-1].traces.highest, axes),
         cells=cells,
         causes=tuple(
-            _cause(suspect, measurement, largest, settings) for suspect, measurement in cured
+            cause
+            for suspect, measurement in cured
+            if (cause := _cause(suspect, measurement, largest, settings)) is not None
         ),
         notes=tuple(note for note in notes if note),
         rates=measured_rates(cells, tolerances, axes, level=settings.level),
@@ -68,13 +70,30 @@ def has_floor(found: FamilyResult) -> bool:
     return bool(found.cells) and found.cells[-1].outcome is Outcome.NOT_REPRESENTABLE
 
 
-def _cause(suspect: Suspect, measurement: Measurement, floor: Cell, settings: Settings) -> Cause:
-    """Judge a suspect by what the procedure does without it."""
+def _cause(
+    suspect: Suspect, measurement: Measurement, floor: Cell, settings: Settings
+) -> Cause | None:
+    """Judge a suspect by what the procedure does without it, or not if that shows nothing.
+
+    It is a cause if the worst divergence that was measured in both falls clearly and nothing is
+    refused any more.
+    """
     level = settings.level_of_a_look
     (cell,) = judge([measurement], settings.tolerances, level=level)
-    removed = cell.outcome is not Outcome.NOT_REPRESENTABLE
-    name = worst(floor, settings.tolerances)
+    comparable = {
+        name: estimate
+        for name, estimate in floor.estimates.items()
+        if name in cell.estimates and cell.estimates[name].value is not None
+    }
+    shared = floor.model_copy(update={"estimates": comparable})
+    (refused,) = judge([shared], settings.tolerances, level=level)
+    if refused.outcome is not Outcome.NOT_REPRESENTABLE:
+        return None
+    name = worst(shared, settings.tolerances)
     before, after = (c.estimates[name] for c in (floor, cell))
+    removed = cell.outcome is not Outcome.NOT_REPRESENTABLE
+    if removed and after.interval(after.level)[1] >= before.interval(before.level)[0]:
+        return None
     verb = "falls" if removed else "stays refused, going"
     return Cause(
         failure=suspect.failure,

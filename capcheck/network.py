@@ -9,48 +9,35 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from capcheck.budget import Budget
 from capcheck.errors import InputError
 from capcheck.fitting import Architecture, Fitted, as_network, build
 from capcheck.fitting.architecture import Trunk
 from capcheck.fitting.checkpoint import content_key
 from capcheck.fitting.networks import Network
-from capcheck.laws import TokenLaw
 from capcheck.probe import AnyProbe
-from capcheck.randomness import CounterRandomness
 from capcheck.records import FitFacts, NetworkFacts
 from capcheck.sequences import SequenceSpec
-from capcheck.signatures import (
-    Bijection,
-    BijectionSignature,
-    LowRankPredictorSignature,
-    PrefixPredictor,
-    PrefixPredictorSignature,
-)
 
 Named = str | Callable[..., Any]
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-ROWS = 3  # of a trial run
-CALLS = 32  # after which a trial run has seen enough
-LEAK = 1e-3  # of a law's mean that changes with a token that has no say in it
 
 
 def require_named(network: Named) -> Named:
-    """A network's name in one spelling, or the object.
+    """A network's name in one spelling, or the object; what a factory's name names is imported.
 
     Raises:
-        InputError: A text that names neither an architecture nor a factory.
+        InputError: A text that names neither an architecture nor a factory, or a factory that is
+            not there.
     """
     if not isinstance(network, str):
         if callable(network):
@@ -59,7 +46,11 @@ def require_named(network: Named) -> Named:
             "network must be callable, or the name of an architecture or a factory, got "
             f"{type(network).__name__}; write mlp:width=128,depth=3 or package.module:function."
         )
-    return network if _is_factory(network) else str(Architecture.parse(network))
+    if not _is_factory(network):
+        return str(Architecture.parse(network))
+    with _where_it_is_run():
+        _imported(network)
+    return network
 
 
 def is_architecture(network: Named) -> bool:
@@ -88,7 +79,7 @@ def make(network: Named, probe: AnyProbe, spec: SequenceSpec, *, seed: int) -> C
         torch.manual_seed(seed)
         try:
             made = factory(probe.signature, spec)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"network {network} must be a function of a signature and a spec, and raised "
                 f"{type(error).__name__}: {error}."
@@ -105,7 +96,7 @@ def placed(network: Callable[..., Any], spec: SequenceSpec, *, name: str) -> Cal
     """The network as a procedure calls it: of a module a copy, which evaluates and never learns.
 
     Args:
-        network: A module, or any other callable, which is taken as it is.
+        network: A module, or any other callable, which is shown copies of the procedure's tensors.
         spec: Of the sequences that it is called with.
         name: Of the network, for the sentence.
 
@@ -113,7 +104,7 @@ def placed(network: Callable[..., Any], spec: SequenceSpec, *, name: str) -> Cal
         InputError: A module that cannot be copied, or put on the device.
     """
     if not isinstance(network, nn.Module):
-        return network
+        return as_network(network, spec.mean.dtype)
     try:
         own = copy.deepcopy(network).to(spec.mean.device).eval().requires_grad_(False)
     except Exception as error:
@@ -124,40 +115,18 @@ def placed(network: Callable[..., Any], spec: SequenceSpec, *, name: str) -> Cal
     return as_network(own, spec.mean.dtype)
 
 
-def answers_of(
-    network: Callable[..., Any],
-    probe: AnyProbe,
-    spec: SequenceSpec,
-    budgets: Sequence[Budget],
-    *,
-    name: str,
-) -> str:
-    """Try a network out in a run of a few rows: SHA-256 of what it answers, to three digits.
-
-    Args:
-        network: As a procedure calls it.
-        probe: The procedure.
-        spec: Of the sequences in its coordinates.
-        budgets: Of which the last one that makes a call is tried.
-        name: Of the network, for the sentence.
-
-    Raises:
-        InputError: It cannot be called so, answers in another shape or with broken numbers, or
-            looks at what it is to predict.
-    """
-    if isinstance(probe.signature, PrefixPredictorSignature):
-        _require_looking_back(network, spec, name)
-    for budget in reversed(budgets):
-        trial = _Trial(network, probe, spec, name)
-        rng = CounterRandomness(0, name="trial", device=spec.mean.device)
-        blind = probe.signature.blind(trial, spec)
-        with contextlib.suppress(_SeenEnough), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            for _ in probe.run(blind, spec, budget, ROWS, rng):
-                pass
-        if trial.calls:
-            return trial.digest.hexdigest()
-    return ""
+def require_fittable(network: object, *, name: str) -> None:
+    """Raise InputError unless a network is a module with something to fit."""
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"network {name} must be an nn.Module to be fitted, got {type(network).__name__}; "
+            "measure it as it is, with objective none."
+        )
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise InputError(
+            f"network {name} must have parameters to be fitted, got none; measure it as it is, "
+            "with objective none."
+        )
 
 
 def facts_of(network: Callable[..., Any], fitted: Fitted | None, *, answers: str) -> NetworkFacts:
@@ -201,7 +170,7 @@ def _imported(network: str) -> Callable[..., Any]:
     path, _, attributes = network.partition(":")
     try:
         found: Any = importlib.import_module(path)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"network {network} names a module that cannot be imported ({type(error).__name__}: "
             f"{error}); install it, or run in the folder that holds it."
@@ -215,107 +184,3 @@ def _imported(network: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"network {network} must name a function, got {type(found).__name__}.")
     return found  # type: ignore[no-any-return]
-
-
-class _SeenEnough(Exception):  # noqa: N818
-    """Ends a trial run."""
-
-
-class _Trial:
-    """A network whose answers are looked at one by one."""
-
-    def __init__(
-        self, network: Callable[..., Any], probe: AnyProbe, spec: SequenceSpec, name: str
-    ) -> None:
-        self._network, self._signature, self._spec = network, probe.signature, spec
-        self._name = name
-        self.calls, self.digest = 0, hashlib.sha256()
-
-    def __call__(self, *shown: Tensor) -> Any:
-        summary = (type(self._signature).__doc__ or "").splitlines()[0].rstrip(".")
-        kind = type(self._signature).__name__.removesuffix("Signature")
-        article = "an" if kind[0] in "AEIOU" else "a"
-        expected = (
-            f"network {self._name} must be {article} {kind}, {summary}, called with "
-            f"{_shapes(shown)}"
-        )
-        with torch.set_grad_enabled(shown[0].requires_grad):
-            try:
-                answer = self._network(*shown)
-                if isinstance(self._signature, BijectionSignature) and isinstance(
-                    self._network, Bijection
-                ):
-                    self._network.log_prob(answer)
-                numbers = list(_numbers(answer))
-            except Exception as error:
-                raise InputError(
-                    f"{expected}, and raised {type(error).__name__}: {error}."
-                ) from error
-        try:
-            self._signature.require(answer, shown[0])
-        except InputError as error:
-            raise InputError(f"{expected}: {error}") from None
-        self._require_shape_of_law(answer, shown[0], expected)
-        if shown[0].requires_grad and not any(x.requires_grad for x in numbers):
-            raise InputError(f"{expected}, and must have a gradient, got none; leave it attached.")
-        for x in numbers:
-            # A softmax of bounded rank knows one token; the laws of the others may be broken.
-            if bool(x.isnan().any()) and not isinstance(self._signature, LowRankPredictorSignature):
-                raise InputError(f"{expected}, and must answer in numbers, got NaN.")
-            coarse = x.detach().to(torch.bfloat16).view(torch.int16)  # other devices round alike
-            self.digest.update(repr(tuple(x.shape)).encode() + coarse.cpu().numpy().tobytes())
-        self.calls += 1
-        if self.calls == CALLS:
-            raise _SeenEnough
-        return answer
-
-    def _require_shape_of_law(self, answer: object, shown: Tensor, expected: str) -> None:
-        if not isinstance(answer, TokenLaw):
-            return
-        found, wanted = tuple(answer.mean().shape), (len(shown), self._spec.tokens, self._spec.dim)
-        if found != wanted:
-            raise InputError(
-                f"{expected}, and its law must have means of shape {wanted}, got {found}."
-            )
-
-
-def _numbers(answer: object) -> Iterator[Tensor]:
-    if isinstance(answer, TokenLaw):
-        yield answer.mean()
-    elif isinstance(answer, Tensor):
-        yield answer
-
-
-def _require_looking_back(network: PrefixPredictor, spec: SequenceSpec, name: str) -> None:
-    """Change the tokens from i on, which are no part of the prefix of token i."""
-    x, other = (_any_tokens(spec, draw) for draw in ("tokens", "others"))
-    known = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    try:
-        with torch.no_grad():
-            before = network(x, known).mean()
-            for i in range(spec.tokens):
-                after = network(torch.cat([x[:, :i], other[:, i:]], 1), known).mean()
-                moved = (after - before).abs()[:, : i + 1].amax((0, 2))
-                if bool((moved > LEAK * (1 + before.abs().max())).any()):
-                    raise InputError(
-                        f"network {name} must not look ahead, and its law of token "
-                        f"{int(moved.argmax())} changes with the tokens from {i} on; mask token i "
-                        "and what follows it."
-                    )
-    except InputError:
-        raise
-    except Exception:  # the trial run says what is wrong
-        return
-
-
-def _any_tokens(spec: SequenceSpec, name: str) -> Tensor:
-    rng = CounterRandomness(0, name=name, device=spec.mean.device)
-    if spec.kind == "categorical":
-        even = torch.ones(spec.dim, dtype=torch.float64, device=spec.mean.device)
-        return rng.categorical(even, (ROWS, spec.tokens))
-    noise = rng.normal((ROWS, spec.tokens, spec.dim)).to(spec.mean)
-    return spec.mean + spec.variance.sqrt() * noise
-
-
-def _shapes(shown: Sequence[Tensor]) -> str:
-    return ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in shown)

@@ -70,8 +70,9 @@ def gap_table(found: FamilyResult) -> Table | None:
             parts = (part_in(gap, name, precision) for name in used)
             table.add_row(*cells, lengths, steps, gap.divergence, *map(escape, parts))
         table.add_section()
-    if (reasons := without_parts(found)) != "":
-        table.caption, table.caption_justify = reasons, "left"
+    said = "total: of draws that the parts share; a cell's own estimate may differ within intervals"
+    table.caption = "; ".join(filter(None, [said, without_parts(found)]))
+    table.caption_justify = "left"
     return table
 
 

@@ -251,8 +251,8 @@ class FitFacts(Record):
         start: The same before the fit.
         steps: Of the optimiser.
         seconds: Wall-clock time.
-        diverged: The loss rose or broke, or never fell.
-        reason: How it ended.
+        diverged: The loss rose or broke, or never fell, or only the fewest steps were made.
+        reason: How it ended, as it goes on after "the fit" where it diverged.
     """
 
     validation: float

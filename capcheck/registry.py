@@ -6,6 +6,7 @@ by declaring `capcheck.reports` (name -> function of a `SurveyResult` returning 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -66,7 +67,7 @@ def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyPro
     """
     probe = probe_class(family)
     options = {name: None if value == "none" else value for name, value in (options or {}).items()}
-    known = probe.__dataclass_fields__
+    known = [field.name for field in dataclasses.fields(probe)]
     for name in options:
         if name not in known:
             hint = near(name, known) if known else "it has no options."

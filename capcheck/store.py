@@ -298,7 +298,7 @@ def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
     titles = [[_titled(plan) for plan in manifest.families] for manifest in (held, asked)]
     if titles[0] != titles[1]:
         mine, other = (
-            "; ".join(name for name in own if name not in rest) or "those but fewer"
+            "; ".join(name for name in own if name not in rest) or f"only {'; '.join(own)}"
             for own, rest in (titles, titles[::-1])
         )
         raise InputError(

@@ -68,6 +68,8 @@ class Architecture:
                     f"network {trunk} must be given sizes that it has, got {item!r}; "
                     f"{near(key, sizes)}"
                 )
+            if key in given:
+                raise InputError(f"network {key} must be given once, got {text!r}; leave one out.")
             if not value.isdecimal():
                 raise InputError(
                     f"network {key} must be a whole number, got {value!r}; write {key}=3."

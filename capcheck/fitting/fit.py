@@ -58,8 +58,8 @@ class Fitted:
         parameters: Numbers that were fitted.
         steps: Of Adam.
         seconds: Wall-clock time, of all sittings.
-        diverged: The loss rose or broke, or never fell; the best weights met are returned, and they
-            say nothing about what the module could represent.
+        diverged: The loss rose or broke, or never fell, or only the fewest steps were made in
+            time; the best weights met are returned, and say nothing about what the module could do.
         reason: How the fit ended, in a few words.
     """
 

@@ -1,11 +1,13 @@
 """Network: a module in its own precision, shown and answering in the precision of a procedure.
 
 Modules are usually float32 and procedures float64: what the procedure shows is rounded on the way
-in, and the answer widened on the way out. A bijection stays one, and so does an auto-encoder.
+in, and the answer widened on the way out. What goes in is a copy, which a module may change. A
+bijection stays one, and so does an auto-encoder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -18,11 +20,12 @@ from capcheck.signatures import AutoEncoder, Bijection
 ValueT = TypeVar("ValueT")
 
 
-def as_network(module: nn.Module, dtype: torch.dtype) -> Network:
+def as_network(module: Callable[..., Any], dtype: torch.dtype) -> Network:
     """A network of the module's signature for a procedure of that precision.
 
     Args:
-        module: Of any signature, in any precision; it is not copied.
+        module: Of any signature, in any precision; it is not copied. Any other callable answers in
+            the precision that it is asked in.
         dtype: Of the procedure's tokens.
     """
     if isinstance(module, AutoEncoder):
@@ -36,22 +39,28 @@ class Network:
     """A module between two casts.
 
     Args:
-        module: The module.
+        module: The module, or another callable.
         dtype: Of what goes in and comes out.
+
+    Attributes:
+        dtype: Of what the module is shown.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        self.module = module
+    def __init__(self, module: Callable[..., Any], dtype: torch.dtype) -> None:
+        self.module: Any = module
+        weights = module.parameters() if isinstance(module, nn.Module) else ()
+        self.dtype = next((w.dtype for w in weights if w.is_floating_point()), dtype)
         self._dtype = dtype
-        floating = (p.dtype for p in module.parameters() if p.is_floating_point())
-        self._own = next(floating, dtype)
 
     def __call__(self, *shown: Tensor) -> Any:
         """What the module answers."""
-        return self._out(self.module(*(cast(x, self._own) for x in shown)))
+        return self._out(self.module(*map(self._shown, shown)))
+
+    def _shown(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype if x.is_floating_point() else x.dtype, copy=True)
 
     def _out(self, answer: ValueT) -> ValueT:
-        return cast(answer, self._dtype)
+        return cast(answer, self._dtype) if isinstance(self.module, nn.Module) else answer
 
 
 class BijectionNetwork(Network):
@@ -59,7 +68,7 @@ class BijectionNetwork(Network):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density (nats) of x (n, N, d): (n,)."""
-        density: Tensor = self.module.log_prob(cast(x, self._own))  # type: ignore[operator]
+        density: Tensor = self.module.log_prob(self._shown(x))
         return self._out(density)
 
 
@@ -68,7 +77,7 @@ class AutoEncoderNetwork(Network):
 
     def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
         """A latent for every sequence, (n, r), and log q(z | x), nats, (n,)."""
-        z, log_q = self.module.encode(cast(x, self._own), rng)  # type: ignore[operator]
+        z, log_q = self.module.encode(self._shown(x), rng)
         return self._out(z), self._out(log_q)
 
 

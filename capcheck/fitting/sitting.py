@@ -60,7 +60,7 @@ class Sitting:
         """Validate what is given, and plan."""
         self.start = self.best = self.latest = self.mark = self._validate()
         if not math.isfinite(self.start):
-            self._end(f"the loss is {self.start} before the first step", diverged=True)
+            self._end(f"diverged: the loss is {self.start} before the first step", diverged=True)
         elif steps is not None:
             self.plan = Plan(steps=steps)
         elif self.limit is not None:
@@ -122,15 +122,16 @@ class Sitting:
                     progress(self.step, self.plan.steps, self.latest)
         if self.diverged:
             return
-        rose = f"the loss rose from {self.start:.3g} to {self.latest:.3g}"
+        hurried = self.limit is not None and self.plan.steps <= CHECKS
         if self.latest > self.start + RISEN * (1 + abs(self.start)):
-            self._end(f"{rose}; lower the learning rate", diverged=True)
+            self._end(self._rise(), diverged=True)
         elif self.best == self.start and not self._has_settled():
-            self._end("no step made it better; give it more time", diverged=True)
-        elif not self.reason:
-            hurried = self.limit is not None and self.plan.steps <= CHECKS
+            self._end("was too short: no step made it better", diverged=True)
+        elif not self.reason and hurried:
             fewest = "only the fewest steps were made, and took the time that there was"
-            self._end(fewest if hurried else "all steps were made")
+            self._end(f"was too short: {fewest}", diverged=True)
+        elif not self.reason:
+            self._end("all steps were made")
 
     def finish(self) -> None:
         """Polish the best weights, if that can be done and does them good."""
@@ -159,7 +160,8 @@ class Sitting:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=narrow):
             loss = self.supply.loss(self.module.train(), batch, self.step, dtype=self.dtype)
         if not math.isfinite(float(loss.detach())):
-            self._end(f"the loss became {float(loss.detach())} at step {self.step}", diverged=True)
+            value = float(loss.detach())
+            self._end(f"diverged: the loss became {value} at step {self.step}", diverged=True)
             return
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
@@ -169,9 +171,11 @@ class Sitting:
     def _check(self) -> None:
         """Validate, keep the best, stop where going on is no use, and write a checkpoint."""
         self.latest = self._validate()
-        if not self.latest <= self.start + ESCAPED * (1 + abs(self.start)):
-            rose = f"the loss rose from {self.start:.3g} to {self.latest:.3g}"
-            self._end(f"{rose} at step {self.step}; lower the learning rate", diverged=True)
+        if not math.isfinite(self.latest):
+            self._end(f"diverged: the loss became {self.latest} at step {self.step}", diverged=True)
+            return
+        if self.latest > self.start + ESCAPED * (1 + abs(self.start)):
+            self._end(self._rise(), diverged=True)
             return
         self.stale += 1
         if self.latest < self.mark - PROGRESS * abs(self.mark):
@@ -186,6 +190,12 @@ class Sitting:
             self._end("the time was over before all steps were made")
         elif self.path is not None and self.step < self.plan.steps:
             self.save()
+
+    def _rise(self) -> str:
+        return (
+            f"diverged: the loss rose from {self.start:.3g} to {self.latest:.3g} by step "
+            f"{self.step}; fit with a lower learning_rate"
+        )
 
     def _has_settled(self) -> bool:
         """Whether going on was no use, as it is at once for a module that begins at its best."""

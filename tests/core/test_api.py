@@ -132,7 +132,7 @@ def test_a_result_survives_saving(three: ProductMixture, tmp_path: Path) -> None
     [
         ("gtp", {}, "did you mean 'gpt'"),
         ("gpt", {"steps": [0]}, "Budget.steps must be at least 1, got 0"),
-        ("gpt", {"lengths": [4]}, "at most 3, got 4: the target has 3 tokens"),
+        ("gpt", {"lengths": [4]}, "at most 3, got 4: the target has 3 tokens to be placed"),
         ("gpt", {"lengths": [-1]}, "at least 0, got -1"),
         ("gpt", {"lengths": []}, "at least one value"),
         ("gpt", {"lengths": [1.5]}, "whole numbers, got 1.5"),

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console, RenderableType
 
 from capcheck.catalogue import families_table, family_card, option_values
+from capcheck.errors import InputError
 from capcheck.probe import OPTIONS, ROW_TITLES, ROWS
 from capcheck.registry import build_probe, families, probe_class
 
@@ -95,3 +96,13 @@ def test_families_are_listed_in_the_papers_groups() -> None:
     assert found == {probe.family: ROW_TITLES[probe.row] for probe in classes}
     beyond = {line.split()[0] for line in lines if line.rstrip().endswith(" +")}
     assert beyond == {probe.family for probe in classes if not probe.in_paper}
+
+
+def test_an_unknown_option_is_answered_with_the_options_alone() -> None:
+    with pytest.raises(
+        InputError,
+        match=r"no option 'foo'; known are (softmax_rank, window|window, softmax_rank)\.$",
+    ):
+        build_probe("gpt", {"foo": 1})
+    with pytest.raises(InputError, match=r"no option 'anytime'"):
+        build_probe("gpt", {"anytime": 1})

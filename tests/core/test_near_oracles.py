@@ -125,7 +125,7 @@ def test_a_diverging_fit_is_told_and_never_not_representable(tmp_path: Path) -> 
     assert found.oracle_outcome is Outcome.NOT_REPRESENTABLE
     assert found.outcome is Outcome.INCONCLUSIVE
     assert {cell.outcome for cell in found.cells} == {Outcome.INCONCLUSIVE}
-    assert found.reason.startswith("the fit diverged: ")
+    assert found.reason.startswith("the fit diverged: the loss ")
     assert found.exit_code == 3
     assert found.blame is None
     read = Store.open(found.save(tmp_path / "run")).result()

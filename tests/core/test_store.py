@@ -114,6 +114,11 @@ def test_a_folder_keeps_one_run(three: ProductMixture, tmp_path: Path) -> None:
     survey(three, ["gpt"], samples=200, out=tmp_path)
     with pytest.raises(InputError, match=r"its settings\.seed is 0, and now 1"):
         survey(three, ["gpt"], samples=200, seed=1, out=tmp_path)
+    with pytest.raises(InputError, match="it measures only gpt, and now maskgit was asked for"):
+        survey(three, ["gpt", "maskgit"], samples=200, out=tmp_path)
+    survey(three, ["gpt", "maskgit"], samples=200, out=tmp_path / "two")
+    with pytest.raises(InputError, match="it measures maskgit, and now only gpt was asked for"):
+        survey(three, ["gpt"], samples=200, out=tmp_path / "two")
     with pytest.raises(InputError, match=r"target\.fingerprint"):
         survey(from_spec("gaussian:tokens=3"), ["gpt"], samples=200, out=tmp_path)
     (tmp_path / "killed").mkdir()

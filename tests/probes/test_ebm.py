@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from capcheck import Outcome, check
 from capcheck.budget import Budget
 from capcheck.errors import InputError
 from capcheck.exact.enumeration import Route, sampled_law
@@ -203,3 +205,18 @@ def test_the_step_that_is_never_rejected_is_suspected() -> None:
     (suspect,) = EBM().suspects()
     assert (suspect.failure, suspect.probe) == ("unadjusted step", EBM(sampler="mala"))
     assert EBM(sampler="mala").suspects() == ()
+
+
+@pytest.mark.parametrize("divergences", [["kl"], ["kl", "wasserstein", "mmd"]])
+def test_a_suspect_is_not_blamed_by_what_was_not_shown_without_it(divergences: list[str]) -> None:
+    law = from_spec("gaussian:ar1,tokens=2,rho=0.5")
+    how: dict[str, Any] = {"lengths": [2], "steps": [2], "divergences": divergences}
+    few = check("ebm", law, samples=300, **how)  # Metropolis' rule has no KL, and its W2 is vague
+    assert few.outcome is Outcome.NOT_REPRESENTABLE
+    assert few.causes == ()
+
+
+def test_a_suspect_is_blamed_by_what_falls_without_it() -> None:
+    found = check("ebm", from_spec("gaussian:tokens=2,std=3"), samples=2000, lengths=[2], steps=[1])
+    (cause,) = found.causes
+    assert cause.failure == "unadjusted step"

@@ -16,6 +16,7 @@ from torch import nn
 from capcheck.budget import Budget
 from capcheck.errors import InputError
 from capcheck.fitting import Fitted, build, fit
+from capcheck.fitting.plan import CHECKS
 from capcheck.probes.neither.vae import VAE
 from capcheck.probes.steps.diffusion import Diffusion
 from capcheck.targets import Target, from_spec
@@ -47,7 +48,8 @@ def fitted(*, width: int = 8, folder: Path | None = None, **more: Any) -> Fitted
 
 
 def weights(fit: Fitted) -> dict[str, torch.Tensor]:
-    return fit.network.module.state_dict()
+    found: dict[str, torch.Tensor] = fit.network.module.state_dict()
+    return found
 
 
 def same(a: Fitted, b: Fitted) -> bool:
@@ -201,4 +203,11 @@ def test_a_decoder_without_encoder_is_refused() -> None:
 def test_a_fit_that_never_gets_better_proves_nothing() -> None:
     still = fitted(steps=2, learning_rate=1e-30)
     assert still.diverged
-    assert still.reason == "no step made it better; give it more time"
+    assert still.reason == "was too short: no step made it better"
+
+
+def test_a_fit_that_had_time_for_the_fewest_steps_proves_nothing() -> None:
+    hurried = fitted(steps=None, seconds=1e-9)
+    assert hurried.diverged
+    assert hurried.steps <= CHECKS
+    assert hurried.reason.startswith("was too short: only the fewest steps were made")
