@@ -112,7 +112,7 @@ def require_density(network: Callable[..., Any], spec: SequenceSpec, *, name: st
         raise InputError(
             f"network {name} must know the density of what it draws, and its log_prob is "
             f"{_few(own)} where the change of variables gives {_few(wanted)}; add the logarithm of "
-            "the Jacobian's determinant, or name what it lacks."
+            "the Jacobian's determinant."
         )
 
 
