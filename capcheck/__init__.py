@@ -8,9 +8,9 @@ print(result.outcome, result.smallest_budget)
 from capcheck import targets
 from capcheck.api import check, require, survey
 from capcheck.budget import Budget
-from capcheck.engine import Progress
 from capcheck.errors import CapcheckError, InputError
 from capcheck.fitting import Fitted, fit
+from capcheck.measuring import Progress
 from capcheck.records import Outcome
 from capcheck.results import CapacityError, CheckResult, SurveyResult
 from capcheck.version import __version__

@@ -9,9 +9,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Unpack, get_args
 
-from capcheck.engine import Contender, Engine, Measuring
+from capcheck.engine import Contender, Engine
 from capcheck.errors import InputError, near
 from capcheck.findings import plan_of, wrong_kind
+from capcheck.measuring import Measuring
 from capcheck.network import Named, is_architecture, require_named
 from capcheck.probe import AnyProbe
 from capcheck.records import Objective, Outcome

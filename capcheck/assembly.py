@@ -95,8 +95,8 @@ class Assembly:
                     gap for parts in stages for gap in gaps_of(parts, level=self._settings.level)
                 )
         found = found.model_copy(update=update)
-        if facts is not None and facts.fit is not None and facts.fit.diverged:
-            found = without_blame(found, f"the fit {facts.fit.reason}")
+        if facts is not None and facts.fit is not None and facts.fit.failure is not None:
+            found = without_blame(found, facts.fit.failure)
         stages = stages or [[("structural", cell)] for cell in measured]
         return found.model_copy(
             update={

@@ -22,8 +22,8 @@ from capcheck.data import LAWS, NAMED, Layout, load_target
 from capcheck.data.files import name_of
 from capcheck.diagnosis import DIAGNOSES
 from capcheck.divergences import DEFAULT, NAMES
-from capcheck.engine import Measuring, Progress
 from capcheck.errors import CapcheckError, InputError, near
+from capcheck.measuring import Measuring, Progress
 from capcheck.precision import PRECISIONS
 from capcheck.progress_bar import live_progress
 from capcheck.registry import build_probe, probe_class

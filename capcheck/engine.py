@@ -8,100 +8,39 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex, TypedDict
-
-import torch
+from typing import Any
 
 from capcheck.assembly import Assembly, sensitive_budget
-from capcheck.budget import Budget, Grid
+from capcheck.budget import Budget
 from capcheck.cells import PLAIN, Cells, Variant
 from capcheck.chart import chart_of
-from capcheck.diagnosis import chosen_diagnoses
-from capcheck.divergences import DEFAULT, chosen, tolerances
 from capcheck.divergences.reference import Reference
-from capcheck.errors import InputError, UnfitError, near
+from capcheck.errors import InputError, UnfitError
 from capcheck.findings import failed, has_floor, plan_of, unsupported, wrong_kind
 from capcheck.fitting import Fitted, fit
-from capcheck.given import require_given
+from capcheck.measuring import (
+    Measuring,
+    Progress,
+    placement,
+    require_known,
+    settings_of,
+    whole_number,
+)
 from capcheck.network import Named, facts_of, is_architecture, make, placed, require_fittable
-from capcheck.precision import chosen_precisions
 from capcheck.probe import AnyProbe
 from capcheck.randomness import CounterRandomness
 from capcheck.records import FamilyPlan, Outcome, Settings, TargetSummary
 from capcheck.results import FamilyResult, SurveyResult
 from capcheck.rounded import RoundedSweep
-from capcheck.sensitivity import PERTURBATIONS, SIZES, NotPerturbed, perturbed
+from capcheck.sensitivity import PERTURBATIONS, NotPerturbed, perturbed
+from capcheck.sequences import SequenceSpec
 from capcheck.store import FITS, Manifest, Store, environment
 from capcheck.sweep import EXAMPLES, Sweep, examples
 from capcheck.targets.target import Target
 from capcheck.trial import answers_of, require_density
 from capcheck.version import __version__
-
-LEAST_SAMPLES = 200  # below, the groups that pair cells hold too few rows
-MOST_LOOKS = 10  # a thousand times the samples of the first
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        done: Cells measured or found in the store.
-        total: Cells of the run.
-        running: What runs now, in a few words.
-    """
-
-    done: int
-    total: int
-    running: str
-
-
-class Measuring(TypedDict, total=False):
-    """Keywords of `check`, `survey` and `require`.
-
-    Attributes:
-        lengths: Token budgets in 0..N; by default 0, N // 2 and N.
-        steps: Iteration budgets of at least 1; by default 1, 4 and 16.
-        divergences: Which to measure of `kl`, `wasserstein`, `mmd`, `reverse_kl` and
-            `total_variation`; the first three by default.
-        tolerance: Tolerance of each, in the units of `capcheck.divergences`.
-        precision: In which of `float32`, `bfloat16`, `float16` and `float8` (of answers only) every
-            budget is run again; none by default.
-        sensitivity: Sizes of errors of the oracle to try out, or True for 0.03, 0.1 and 0.3; an
-            error of size 1 is as large as a token's deviation (see `capcheck.sensitivity`).
-        diagnose: Further tests of the draws at each family's largest budget, of `classifier`,
-            `stein`, `permutation` and `neighbours`; none by default, and no verdict hears them.
-        samples: Draws of target and model in every cell, at least 200; 2,000 by default.
-        given: Indices of tokens that are known from the start, with values drawn from the target;
-            lengths count the others, and divergences are of the joint law.
-        looks: Times that an undecided family may be drawn, each with twice the samples of the time
-            before; 1 by default. The error of the verdicts is shared by all looks.
-        seed: Seed of all draws, 0 by default.
-        level: Confidence of intervals and verdicts, 0.95 by default.
-        device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`.
-        batch: Sample rows per batch, 1,024 by default; no draw depends on it.
-        out: Folder to keep the run in; the same call continues a killed run.
-        progress: Called before each run and after each cell.
-    """
-
-    lengths: Iterable[int] | None
-    steps: Iterable[int] | None
-    divergences: Sequence[str]
-    tolerance: Mapping[str, float] | None
-    precision: str | Sequence[str] | None
-    sensitivity: bool | float | Sequence[float] | None
-    diagnose: Sequence[str]
-    samples: int
-    given: Sequence[int]
-    looks: int
-    seed: int
-    level: float
-    device: str
-    batch: int
-    out: str | Path | None
-    progress: Callable[[Progress], None] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,12 +65,14 @@ class _Made:
     Attributes:
         module: What a fit begins with.
         network: As a procedure calls it.
+        spec: Of the sequences in the probe's coordinates.
         name: For sentences.
         answers: What tells it from others of the same structure and weights.
     """
 
     module: Any
     network: Callable[..., Any]
+    spec: SequenceSpec
     name: str
     answers: str
 
@@ -152,16 +93,14 @@ class Engine:
     def __init__(
         self, target: Target, contenders: Sequence[Contender], measuring: Measuring
     ) -> None:
-        for name in measuring:
-            if name not in Measuring.__annotations__:
-                raise InputError(f"{name!r} is no keyword; {near(name, Measuring.__annotations__)}")
-        device, dtype = _placement(measuring.get("device", "auto"))
+        require_known(measuring)
+        device, dtype = placement(measuring.get("device", "auto"))
         self._target = target.to(device=device, dtype=dtype)
-        self._settings = _settings(target, measuring, device, dtype)
+        self._settings = settings_of(target, measuring, device, dtype)
         self._summary = _summary(target, self._settings.seed)
         self._contenders = contenders
         self._require_possible()
-        self._batch = _whole("batch", measuring.get("batch", 1024), 1)
+        self._batch = whole_number("batch", measuring.get("batch", 1024), 1)
         self._progress = measuring.get("progress")
         self._done, self._counting = 0, True
         out = measuring.get("out")
@@ -243,14 +182,16 @@ class Engine:
             network = placed(module, spec, name=name)
             budgets = self._settings.grid.budgets()
             answers = answers_of(network, probe, spec, budgets, name=name)
-            require_density(network, spec, name=name)
+            require_density(network, probe, spec, name=name)
             if contender.plan.objective is not None:
                 require_fittable(module, name=name)
         except InputError as error:  # a survey goes on without it
             raise UnfitError(str(error)) from error
         # Of our own modules the weights say everything, to the last digit.
         answers = "" if is_architecture(named) else answers
-        self._made[title] = _Made(module=module, network=network, name=name, answers=answers)
+        self._made[title] = _Made(
+            module=module, network=network, spec=spec, name=name, answers=answers
+        )
         return self._made[title]
 
     def _fitted(self, contender: Contender) -> Callable[..., Any] | None:
@@ -289,8 +230,7 @@ class Engine:
                 distinction=made.answers,
                 **limit,
             )
-            spec = chart_of(probe, self._target).target.spec
-            require_density(fitted.network, spec, name=made.name)  # which a start may happen to be
+            require_density(fitted.network, probe, made.spec, name=made.name)  # it has moved
         except InputError as error:
             raise UnfitError(str(error)) from error
         except Exception as error:
@@ -439,65 +379,3 @@ def _summary(target: Target, seed: int) -> TargetSummary:
         provenance=target.provenance,
         examples=examples(target.sample(EXAMPLES, CounterRandomness(seed, name="target"))),
     )
-
-
-def _settings(
-    target: Target, measuring: Measuring, device: torch.device, dtype: torch.dtype
-) -> Settings:
-    names = chosen(measuring.get("divergences", DEFAULT))
-    level = measuring.get("level", 0.95)
-    if not isinstance(level, float) or not 0.5 <= level < 1:
-        raise InputError(f"level must be at least 0.5 and below 1, got {level!r}.")
-    given = require_given(measuring.get("given", ()), target.spec.tokens)
-    free = target.spec.tokens - len(given)
-    return Settings(
-        grid=Grid.over(free, measuring.get("lengths"), measuring.get("steps")),
-        given=given,
-        samples=_whole("samples", measuring.get("samples", 2000), LEAST_SAMPLES),
-        looks=_whole("looks", measuring.get("looks", 1), 1, MOST_LOOKS),
-        seed=_whole("seed", measuring.get("seed", 0), 0),
-        level=level,
-        tolerances=tolerances(names, measuring.get("tolerance"), target.spec.kind),
-        device=device.type,
-        dtype=str(dtype).removeprefix("torch."),
-        diagnose=chosen_diagnoses(measuring.get("diagnose", ())),
-        precisions=chosen_precisions(measuring.get("precision", ())),
-        sensitivity=_sizes(measuring.get("sensitivity", ())),
-    )
-
-
-def _sizes(given: bool | float | Sequence[float] | None) -> tuple[float, ...]:
-    """Sizes of perturbations in rising order."""
-    if given is None or isinstance(given, bool):
-        return SIZES if given else ()
-    if isinstance(given, (int, float, str)):
-        given = [given]
-    for size in given:
-        if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < 1:
-            raise InputError(
-                f"sensitivity must be sizes above 0 and below 1, got {size!r}; write 0.03,0.1."
-            )
-    return tuple(sorted({float(size) for size in given}))
-
-
-def _whole(field: str, value: Any, least: int, most: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < least:
-        raise InputError(f"{field} must be a whole number of at least {least}, got {value!r}.")
-    if most is not None and int(value) > most:
-        raise InputError(f"{field} must be at most {most}, got {value!r}.")
-    return int(value)
-
-
-def _placement(device: str) -> tuple[torch.device, torch.dtype]:
-    """Where to run, and in which precision: float64 on the CPU, float32 on an accelerator."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise InputError(f"device must be auto, cpu or cuda[:N], got {device!r}.") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} asks for a GPU, and torch sees none; use cpu.")
-    if place.type not in ("cpu", "cuda"):
-        raise InputError(f"device must be auto, cpu or cuda[:N], got {device!r}.")
-    return place, torch.float64 if place.type == "cpu" else torch.float32

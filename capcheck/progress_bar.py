@@ -18,7 +18,7 @@ from rich.progress import (
     Progress as Bar,
 )
 
-from capcheck.engine import Progress
+from capcheck.measuring import Progress
 
 
 @contextmanager

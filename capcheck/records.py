@@ -251,8 +251,9 @@ class FitFacts(Record):
         start: The same before the fit.
         steps: Of the optimiser.
         seconds: Wall-clock time.
-        diverged: The loss rose or broke, or never fell, or only the fewest steps were made.
-        reason: How it ended, as it goes on after "the fit" where it diverged.
+        diverged: The loss rose or broke.
+        too_short: No step made it better, or there was time for the fewest steps only.
+        reason: How it ended.
     """
 
     validation: float
@@ -260,12 +261,20 @@ class FitFacts(Record):
     steps: int
     seconds: float
     diverged: bool
+    too_short: bool
     reason: str
+
+    @property
+    def failure(self) -> str | None:
+        """Why it shows nothing of what the network could do, or None if it does."""
+        if self.diverged:
+            return f"the fit diverged: {self.reason}"
+        return f"the fit was too short: {self.reason}" if self.too_short else None
 
     def __str__(self) -> str:
         return (
             f"validation {self.start:.3g} to {self.validation:.3g} in {self.steps:,} steps and "
-            f"{self.seconds:.0f} s ({self.reason})"
+            f"{self.seconds:.0f} s ({self.failure or self.reason})"
         )
 
 

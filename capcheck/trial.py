@@ -61,22 +61,25 @@ def answers_of(
         InputError: It cannot be called so, answers in another shape or with broken numbers, does
             not answer the same twice, or looks at what it is to predict.
     """
-    if isinstance(probe.signature, PrefixPredictorSignature):
-        _require_looking_back(network, spec, name)
-    for budget in reversed(budgets):
-        trial = _Trial(network, probe, spec, name)
-        rng = CounterRandomness(0, name="trial", device=spec.mean.device)
-        blind = probe.signature.blind(trial, spec)
-        with contextlib.suppress(_SeenEnough), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            for _ in probe.run(blind, spec, budget, ROWS, rng):
-                pass
-        if trial.calls:
-            return trial.digest.hexdigest()
-    return ""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of networks that draw, which are refused
+        for budget in reversed(budgets):
+            trial = _Trial(network, probe, spec, name)
+            rng = CounterRandomness(0, name="trial", device=spec.mean.device)
+            blind = probe.signature.blind(trial, spec)
+            with contextlib.suppress(_SeenEnough):
+                for _ in probe.run(blind, spec, budget, ROWS, rng):
+                    pass
+            if trial.calls:
+                break
+        if isinstance(probe.signature, PrefixPredictorSignature):
+            _require_looking_back(network, spec, name)
+    return trial.digest.hexdigest() if trial.calls else ""
 
 
-def require_density(network: Callable[..., Any], spec: SequenceSpec, *, name: str) -> None:
+def require_density(
+    network: Callable[..., Any], probe: AnyProbe, spec: SequenceSpec, *, name: str
+) -> None:
     """Raise InputError unless the log-density of a bijection is that of what it draws.
 
     By the change of variables, log q(f(z)) = log N(z) - log |det df/dz|. Other networks pass, and
@@ -84,11 +87,14 @@ def require_density(network: Callable[..., Any], spec: SequenceSpec, *, name: st
 
     Args:
         network: As a procedure calls it.
+        probe: The procedure.
         spec: Of the sequences in its coordinates.
         name: Of the network, for the sentence.
     """
+    if not isinstance(probe.signature, BijectionSignature) or not isinstance(network, Bijection):
+        return
     rough = isinstance(network, Network) and network.dtype.itemsize < 4
-    if not isinstance(network, Bijection) or rough or spec.tokens * spec.dim > WIDEST:
+    if rough or spec.tokens * spec.dim > WIDEST:
         return
     rng = CounterRandomness(0, name="density", device=spec.mean.device)
     z = normals_for(spec, ROWS, rng).requires_grad_(True)
@@ -236,6 +242,7 @@ class _Trial:
 def _numbers(answer: object) -> Iterator[Tensor]:
     if isinstance(answer, TokenLaw):
         yield answer.mean()
+        yield answer.variance()
     elif isinstance(answer, Tensor):
         yield answer
 
@@ -258,8 +265,11 @@ def _require_looking_back(network: PrefixPredictor, spec: SequenceSpec, name: st
                     )
     except InputError:
         raise
-    except Exception:  # the trial run says what is wrong
-        return
+    except Exception as error:
+        raise InputError(
+            f"network {name} must score a draft, whose tokens are all known, and raised "
+            f"{type(error).__name__}: {error}."
+        ) from error
 
 
 def _changes(before: TokenLaw, after: TokenLaw, at: Sequence[Tensor], spec: SequenceSpec) -> Tensor:

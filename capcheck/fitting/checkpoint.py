@@ -39,6 +39,7 @@ class Facts(BaseModel):
         floor: The oracle's own loss.
         seconds: Wall-clock time of all sittings.
         diverged: Whether the fit was given up.
+        too_short: Whether it ended before it could show anything.
         reason: How it ended; empty while it goes on.
     """
 
@@ -55,6 +56,7 @@ class Facts(BaseModel):
     floor: float
     seconds: float
     diverged: bool
+    too_short: bool
     reason: str
 
 

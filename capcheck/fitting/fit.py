@@ -58,8 +58,10 @@ class Fitted:
         parameters: Numbers that were fitted.
         steps: Of Adam.
         seconds: Wall-clock time, of all sittings.
-        diverged: The loss rose or broke, or never fell, or only the fewest steps were made in
-            time; the best weights met are returned, and say nothing about what the module could do.
+        diverged: The loss rose or broke; the best weights met are returned, and say nothing about
+            what the module could do.
+        too_short: No step made it better, or there was time for the fewest steps only; the weights
+            say nothing either.
         reason: How the fit ended, in a few words.
     """
 
@@ -71,6 +73,7 @@ class Fitted:
     steps: int
     seconds: float
     diverged: bool
+    too_short: bool
     reason: str
 
 
@@ -185,5 +188,6 @@ def _fitted(module: nn.Module, held: Checkpoint, dtype: torch.dtype) -> Fitted:
         steps=facts.step,
         seconds=facts.seconds,
         diverged=facts.diverged,
+        too_short=facts.too_short,
         reason=facts.reason,
     )

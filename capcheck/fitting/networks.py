@@ -54,10 +54,7 @@ class Network:
 
     def __call__(self, *shown: Tensor) -> Any:
         """What the module answers."""
-        return self._out(self.module(*map(self._shown, shown)))
-
-    def _shown(self, x: Tensor) -> Tensor:
-        return x.to(self.dtype if x.is_floating_point() else x.dtype, copy=True)
+        return self._out(self.module(*(copied(x, self.dtype) for x in shown)))
 
     def _out(self, answer: ValueT) -> ValueT:
         return cast(answer, self._dtype) if isinstance(self.module, nn.Module) else answer
@@ -68,7 +65,7 @@ class BijectionNetwork(Network):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density (nats) of x (n, N, d): (n,)."""
-        density: Tensor = self.module.log_prob(self._shown(x))
+        density: Tensor = self.module.log_prob(copied(x, self.dtype))
         return self._out(density)
 
 
@@ -77,8 +74,13 @@ class AutoEncoderNetwork(Network):
 
     def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
         """A latent for every sequence, (n, r), and log q(z | x), nats, (n,)."""
-        z, log_q = self.module.encode(self._shown(x), rng)
+        z, log_q = self.module.encode(copied(x, self.dtype), rng)
         return self._out(z), self._out(log_q)
+
+
+def copied(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy of a tensor, in that precision if it holds floating-point numbers."""
+    return x.to(dtype if x.is_floating_point() else x.dtype, copy=True)
 
 
 def cast(value: ValueT, dtype: torch.dtype) -> ValueT:

@@ -47,7 +47,7 @@ class Sitting:
         self.plan = Plan(steps=1)
         self.step, self.stale = 0, 0
         self.start = self.best = self.latest = self.mark = math.nan
-        self.reason, self.diverged = "", False
+        self.reason, self.diverged, self.too_short = "", False, False
         self.best_weights = self._weights()
         self.began, self.earlier = time.monotonic(), 0.0
         self.limit: float | None = None
@@ -60,7 +60,7 @@ class Sitting:
         """Validate what is given, and plan."""
         self.start = self.best = self.latest = self.mark = self._validate()
         if not math.isfinite(self.start):
-            self._end(f"diverged: the loss is {self.start} before the first step", diverged=True)
+            self._end(f"the loss is {self.start} before the first step", diverged=True)
         elif steps is not None:
             self.plan = Plan(steps=steps)
         elif self.limit is not None:
@@ -94,6 +94,7 @@ class Sitting:
             floor=self.supply.floor,
             seconds=self._elapsed(),
             diverged=self.diverged,
+            too_short=self.too_short,
             reason=self.reason,
         )
         tensors = {
@@ -126,10 +127,10 @@ class Sitting:
         if self.latest > self.start + RISEN * (1 + abs(self.start)):
             self._end(self._rise(), diverged=True)
         elif self.best == self.start and not self._has_settled():
-            self._end("was too short: no step made it better", diverged=True)
+            self._end("no step made it better", too_short=True)
         elif not self.reason and hurried:
             fewest = "only the fewest steps were made, and took the time that there was"
-            self._end(f"was too short: {fewest}", diverged=True)
+            self._end(fewest, too_short=True)
         elif not self.reason:
             self._end("all steps were made")
 
@@ -137,7 +138,7 @@ class Sitting:
         """Polish the best weights, if that can be done and does them good."""
         count = sum(p.numel() for p in self.parameters)
         self.module.load_state_dict(self.best_weights)
-        if self.diverged or not can_polish(self.supply.objective, count):
+        if self.diverged or self.too_short or not can_polish(self.supply.objective, count):
             return
         deadline = None if self.limit is None else self.began + self.limit - self.earlier
         better = polished(self.supply, self.module, iterations=self.plan.steps, deadline=deadline)
@@ -161,7 +162,7 @@ class Sitting:
             loss = self.supply.loss(self.module.train(), batch, self.step, dtype=self.dtype)
         if not math.isfinite(float(loss.detach())):
             value = float(loss.detach())
-            self._end(f"diverged: the loss became {value} at step {self.step}", diverged=True)
+            self._end(f"the loss became {value} at step {self.step}", diverged=True)
             return
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
@@ -172,7 +173,7 @@ class Sitting:
         """Validate, keep the best, stop where going on is no use, and write a checkpoint."""
         self.latest = self._validate()
         if not math.isfinite(self.latest):
-            self._end(f"diverged: the loss became {self.latest} at step {self.step}", diverged=True)
+            self._end(f"the loss became {self.latest} at step {self.step}", diverged=True)
             return
         if self.latest > self.start + ESCAPED * (1 + abs(self.start)):
             self._end(self._rise(), diverged=True)
@@ -193,7 +194,7 @@ class Sitting:
 
     def _rise(self) -> str:
         return (
-            f"diverged: the loss rose from {self.start:.3g} to {self.latest:.3g} by step "
+            f"the loss rose from {self.start:.3g} to {self.latest:.3g} by step "
             f"{self.step}; fit with a lower learning_rate"
         )
 
@@ -214,5 +215,5 @@ class Sitting:
     def _elapsed(self) -> float:
         return self.earlier + time.monotonic() - self.began
 
-    def _end(self, reason: str, *, diverged: bool = False) -> None:
-        self.reason, self.diverged = reason, diverged
+    def _end(self, reason: str, *, diverged: bool = False, too_short: bool = False) -> None:
+        self.reason, self.diverged, self.too_short = reason, diverged, too_short

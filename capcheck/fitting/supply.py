@@ -12,6 +12,7 @@ import time
 import torch
 from torch import Tensor, nn
 
+from capcheck.fitting.networks import copied
 from capcheck.fitting.objectives import Batch, Objective
 from capcheck.randomness import CounterRandomness
 
@@ -101,11 +102,7 @@ class Supply:
         self, module: nn.Module, batch: Batch, k: int, *, dtype: torch.dtype, name: str = "train"
     ) -> Tensor:
         """The module's loss on batch k of that name, in that precision."""
-        own = {  # copies, as a module may change what it is shown
-            key: x.to(dtype if x.is_floating_point() else x.dtype, copy=True)
-            for key, x in batch.items()
-            if key != "floor"
-        }
+        own = {key: copied(x, dtype) for key, x in batch.items() if key != "floor"}
         return self.objective.loss(module, own, self.rng(f"{name} loss", k))
 
     def rng(self, name: str, k: int) -> CounterRandomness:

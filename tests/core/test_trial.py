@@ -109,8 +109,24 @@ def test_a_network_that_draws_numbers_is_refused() -> None:
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             return nn.functional.dropout(x, 0.5, training=True)
 
-    with pytest.raises(InputError, match="must answer the same when it is asked the same"):
-        check("diffusion", PLANE, network=Noisy(), **HOW)
+    def unsure(tokens: Tensor, known: Tensor) -> MixtureOfGaussians:
+        law = Chain(1.0)(tokens, known)
+        return MixtureOfGaussians(law.log_weights, law.means, law.variances * (1 + torch.rand(1)))
+
+    chain = from_spec(f"{CHAIN}1.0")
+    for family, law, network in (("diffusion", PLANE, Noisy()), ("parallel_solve", chain, unsure)):
+        with pytest.raises(InputError, match="must answer the same when it is asked the same"):
+            check(family, law, network=network, **HOW)
+
+
+def test_a_network_that_cannot_score_a_draft_is_told() -> None:
+    def drafts(tokens: Tensor, known: Tensor) -> MixtureOfGaussians:
+        if known.all():
+            raise ValueError("nothing is left to draw")
+        return Chain(1.0)(tokens, known)
+
+    with pytest.raises(InputError, match="nothing is left to draw"):
+        check("blockwise", from_spec(f"{CHAIN}1.0"), network=drafts, **HOW)
 
 
 class Scale(nn.Module):
@@ -161,6 +177,19 @@ def test_a_log_density_that_is_right_at_the_start_alone_is_refused_after_the_fit
               fit_steps=50, **HOW)  # fmt: skip
 
 
+class Boastful:
+    """A bijection that claims one nat more than another has."""
+
+    def __init__(self, honest: Any) -> None:
+        self.honest = honest
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.honest(z)  # type: ignore[no-any-return]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.honest.log_prob(x) + 1  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("spec", ["gaussian:tokens=2", "modes:tokens=6,modes=3,gap=6"])
 def test_default_flows_know_their_density(spec: str) -> None:
     law, probe = from_spec(spec), build_probe("flow")
@@ -169,7 +198,21 @@ def test_default_flows_know_their_density(spec: str) -> None:
         with torch.no_grad():
             for weight in module.parameters():
                 weight.add_(0.3 * torch.randn_like(weight))
-        require_density(placed(module, law.spec, name=name), law.spec, name=name)
+        require_density(placed(module, law.spec, name=name), probe, law.spec, name=name)
+        boastful = Boastful(placed(module, law.spec, name=name))
+        with pytest.raises(InputError, match="where the change of variables gives"):
+            require_density(boastful, probe, law.spec, name=name)  # so that it was looked at
+
+
+def test_a_log_density_that_nobody_asks_for_is_not_looked_at() -> None:
+    class Denoiser(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return x * (1 - t)[..., None]
+
+        def log_prob(self, x: Tensor) -> Tensor:
+            raise AssertionError("it was asked")
+
+    assert check("diffusion", PLANE, network=Denoiser(), **HOW).cells
 
 
 @pytest.mark.parametrize(
