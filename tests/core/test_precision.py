@@ -31,5 +31,5 @@ def test_float32_gives_the_same_findings(
     digits: ProductMixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     double = survey(digits, network="none", samples=600, steps=[1, 8])
-    monkeypatch.setattr(engine, "_placement", lambda _: (torch.device("cpu"), torch.float32))
+    monkeypatch.setattr(engine, "placement", lambda _: (torch.device("cpu"), torch.float32))
     require_the_same_findings(survey(digits, network="none", samples=600, steps=[1, 8]), double)

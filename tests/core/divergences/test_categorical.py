@@ -389,7 +389,7 @@ def test_float32_gives_the_same_findings_on_these_laws_too(
 ) -> None:
     target = from_spec(spec)
     double = survey(target, network="none", samples=400, steps=[1, 8])
-    monkeypatch.setattr(engine, "_placement", lambda _: (torch.device("cpu"), torch.float32))
+    monkeypatch.setattr(engine, "placement", lambda _: (torch.device("cpu"), torch.float32))
     require_the_same_findings(survey(target, network="none", samples=400, steps=[1, 8]), double)
 
 
