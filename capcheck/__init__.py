@@ -6,14 +6,15 @@ print(result.outcome, result.smallest_budget)
 """
 
 from capcheck import targets
-from capcheck.api import check, require, survey
-from capcheck.budget import Budget
-from capcheck.errors import CapcheckError, InputError
+from capcheck.api import check, report, require, survey
+from capcheck.core.budget import Budget
+from capcheck.core.errors import CapcheckError, InputError, NetworkError, ProbeError
+from capcheck.core.version import __version__
 from capcheck.fitting import Fitted, fit
-from capcheck.measuring import Progress
-from capcheck.records import Outcome
-from capcheck.results import CapacityError, CheckResult, SurveyResult
-from capcheck.version import __version__
+from capcheck.results.measurement import Outcome
+from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
+from capcheck.runs.options import Progress
+from capcheck.runs.store import save
 
 __all__ = [
     "Budget",
@@ -22,13 +23,17 @@ __all__ = [
     "CheckResult",
     "Fitted",
     "InputError",
+    "NetworkError",
     "Outcome",
+    "ProbeError",
     "Progress",
     "SurveyResult",
     "__version__",
     "check",
     "fit",
+    "report",
     "require",
+    "save",
     "survey",
     "targets",
 ]

@@ -1,5 +1,5 @@
 """`python -m capcheck`."""
 
-from capcheck.cli import main
+from capcheck.cli.app import main
 
 main()

@@ -5,46 +5,78 @@ All three take the same keywords; a survey is a check of each family on the same
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Unpack, get_args
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Unpack, get_args
 
-from capcheck.engine import Contender, Engine
-from capcheck.errors import InputError, near
-from capcheck.findings import plan_of, wrong_kind
-from capcheck.measuring import Measuring
-from capcheck.network import Named, is_architecture, require_named
-from capcheck.probe import AnyProbe
-from capcheck.records import Objective, Outcome
-from capcheck.registry import build_probe
-from capcheck.registry import families as registered
-from capcheck.results import CapacityError, CheckResult, SurveyResult
+from capcheck.core.errors import InputError, near
+from capcheck.fitting.named import Named, is_architecture, require_named
+from capcheck.networks.kinds import FittedNetwork, GivenNetwork, NetworkKind, Objective
+from capcheck.procedures.probe import AnyProbe, Probe
+from capcheck.procedures.procedure import wrong_kind
+from capcheck.procedures.registry import build_probe, report_writer
+from capcheck.procedures.registry import families as registered
+from capcheck.results.measurement import Outcome
+from capcheck.results.plan import FamilyEntry
+from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
+from capcheck.runs.candidates import Candidate
+from capcheck.runs.engine import Engine
+from capcheck.runs.options import RunOptions
+from capcheck.runs.store import write_atomically
 from capcheck.targets.parameters import require_count
 from capcheck.targets.target import Target
 
-FIT_SECONDS = 60.0
-SURVEY_FIT_SECONDS = 20.0
-QUICK_FIT_SECONDS = 5.0
+__all__ = ["check", "report", "require", "survey"]
+
+FIT_STEPS = 2000
+SURVEY_FIT_STEPS = 500
+QUICK_FIT_STEPS = 150
 NEAR_ORACLE = "mlp:width=128,depth=3"
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
+def _with_run_options(function: FunctionT) -> FunctionT:
+    """Show every keyword of `RunOptions` in the signature and the docstring of a function."""
+    own = inspect.signature(function)
+    hints = typing.get_type_hints(RunOptions)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    listed = [
+        inspect.Parameter(name, keyword, default=..., annotation=hint)
+        for name, hint in hints.items()
+    ]
+    kept = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    function.__signature__ = own.replace(parameters=kept + listed)  # type: ignore[attr-defined]
+    lines = inspect.cleandoc(RunOptions.__doc__ or "").splitlines()
+    described = lines[lines.index("Attributes:") + 1 :]
+    assert function.__doc__ is not None
+    function.__doc__ = function.__doc__.replace(
+        "        **run: See `RunOptions`.", "\n".join(f"    {line}" for line in described)
+    )
+    return function
+
+
+@_with_run_options
 def check(
-    family: str,
+    family: str | AnyProbe,
     target: Target,
     *,
     options: Mapping[str, Any] | None = None,
     network: Named | Sequence[Named] | None = None,
     objective: Objective | Literal["none"] | None = None,
-    fit_seconds: float | None = None,
     fit_steps: int | None = None,
-    **measuring: Unpack[Measuring],
+    fit_seconds: float | None = None,
+    **run: Unpack[RunOptions],
 ) -> CheckResult:
     """Measure whether a family's procedure can produce a target, and at which budget.
 
     Args:
-        family: Name of a registered family.
+        family: Name of a registered family, or a `Probe` that need not be registered.
         target: What it should produce.
-        options: The probe's own options, as values or text.
+        options: Options of a family that is named, as values or text; a probe has its own.
         network: What to measure in the oracle's place, beside the oracle: an architecture
             (`mlp:width=128,depth=3`, `transformer:width=64,depth=2`), a function of a signature and
             a spec that returns a module (`package.module:factory`), or a network of the probe's
@@ -52,28 +84,30 @@ def check(
         objective: What networks are fitted to: the `oracle`, the target `end_to_end` through the
             procedure at its one budget, or `none` for networks as they are. By default those with
             a name are fitted to the oracle, and an object is taken as it is.
-        fit_seconds: Time of each fit, above 0; 60 by default. How far a fit comes within it depends
-            on the machine.
-        fit_steps: Steps of each fit in place of a time; it is then the same on every CPU.
-        **measuring: See `Measuring`.
+        fit_steps: Steps of each fit, at least 1; 2,000 by default. A fit of some steps is the same
+            on every CPU.
+        fit_seconds: Time of each fit in place of a number of steps, above 0. How far a fit comes
+            within it depends on the machine, and on how busy it is.
+        **run: See `RunOptions`.
 
     Raises:
         InputError: Something was asked for that is not possible; the sentence says what.
+        ProbeError: A family of a third party raised, or broke the contract of `Probe`.
 
     Example:
         >>> from capcheck import check, targets
         >>> check("gpt", targets.from_spec("modes:tokens=2"), samples=200).smallest_budget
         Budget(length=1, steps=1)
     """
-    probe = build_probe(family, options)
+    probe = _probe(family, options)
     if target.spec.kind not in probe.kinds:
-        raise InputError(wrong_kind(probe, target.spec.kind))
+        raise InputError(wrong_kind(probe, target))
     networks = _networks(network)
     objects = [one for one in networks if not isinstance(one, str)]
-    if objects and measuring.get("out") is not None:
+    if objects and run.get("out") is not None:
         raise InputError(
             "out cannot resume a network given as an object, got both; "
-            "omit out and call save(folder) on the result."
+            "omit out and call capcheck.save(result, folder)."
         )
     if len(objects) > 1:
         raise InputError(
@@ -85,21 +119,21 @@ def check(
             "objective, fit_seconds and fit_steps are of networks, and none is named; give one as "
             "network."
         )
-    fits = _fits(FIT_SECONDS, fit_seconds, fit_steps)
-    contenders = _contenders(probe, networks, objective, fits)
-    engine = Engine(target, contenders, measuring)
-    return engine.run(errors_are_results=False).check_result(family)
+    fits = _fits(FIT_STEPS, fit_seconds, fit_steps)
+    candidates = _candidates(probe, networks, objective, fits)
+    return CheckResult.of(Engine(target, candidates, run).run(errors_are_results=False))
 
 
+@_with_run_options
 def survey(
     target: Target,
-    families: Iterable[str] | None = None,
+    families: Iterable[str | AnyProbe] | None = None,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     network: str | Sequence[str] | None = None,
-    fit_seconds: float | None = None,
     fit_steps: int | None = None,
-    **measuring: Unpack[Measuring],
+    fit_seconds: float | None = None,
+    **run: Unpack[RunOptions],
 ) -> SurveyResult:
     """Measure several families on one target.
 
@@ -109,47 +143,60 @@ def survey(
 
     Args:
         target: What they should produce.
-        families: Names of registered families; all by default.
-        options: The probes' own options, by family.
+        families: Names of registered families, or `Probe` objects; all registered ones by default.
+        options: Options of families that are named, by family.
         network: Names of networks to fit for every family, or `none` for no family.
-        fit_seconds: Time of each fit, above 0; 20 by default.
-        fit_steps: Steps of each fit in place of a time.
-        **measuring: See `Measuring`.
+        fit_steps: Steps of each fit, at least 1; 500 by default.
+        fit_seconds: Time of each fit in place of a number of steps, above 0.
+        **run: See `RunOptions`.
 
     Raises:
         InputError: Something was asked for that is not possible; the sentence says what.
     """
-    names = list(registered() if families is None else families)
+    chosen = list(registered() if families is None else families)
+    names = [one.family if isinstance(one, Probe) else one for one in chosen]
     options = dict(options or {})
     for name in options:
         if name not in names:
             raise InputError(f"options name {name!r}, which is not surveyed; it is not in {names}.")
-    contenders: list[Contender] = []
     if not isinstance(network, str) and "none" in (network or ()):
         raise InputError(f"network none goes alone, got {list(network or ())}; leave it out.")
-    fits = _fits(SURVEY_FIT_SECONDS, fit_seconds, fit_steps)
-    for name in dict.fromkeys(names):
-        probe = build_probe(name, options.get(name))
+    fits = _fits(SURVEY_FIT_STEPS, fit_seconds, fit_steps)
+    candidates: dict[str, Candidate] = {}
+    for one, name in zip(chosen, names, strict=True):
+        probe = _probe(one, options.get(name))
         networks: list[Named] = []
         if target.spec.kind in probe.kinds and network != "none":
-            by_default = NEAR_ORACLE if probe.near_oracle and not measuring.get("given") else None
+            by_default = NEAR_ORACLE if probe.near_oracle and not run.get("given") else None
             networks = _networks(by_default if network is None else network)
-        contenders += _contenders(probe, networks, None, fits)
-    return Engine(target, contenders, measuring).run(errors_are_results=True)
+        for candidate in _candidates(probe, networks, None, fits):
+            candidates.setdefault(candidate.plan.model_dump_json(), candidate)
+    return Engine(target, list(candidates.values()), run).run(errors_are_results=True)
 
 
+@_with_run_options
 def require(
-    family: str,
+    family: str | AnyProbe,
     target: Target,
     *,
     options: Mapping[str, Any] | None = None,
     network: Named | Sequence[Named] | None = None,
     objective: Objective | Literal["none"] | None = None,
-    fit_seconds: float | None = None,
     fit_steps: int | None = None,
-    **measuring: Unpack[Measuring],
+    fit_seconds: float | None = None,
+    **run: Unpack[RunOptions],
 ) -> CheckResult:
     """Like `check`, but raise unless the family is representable.
+
+    Args:
+        family: As for `check`.
+        target: As for `check`.
+        options: As for `check`.
+        network: As for `check`.
+        objective: As for `check`.
+        fit_steps: As for `check`.
+        fit_seconds: As for `check`.
+        **run: See `RunOptions`.
 
     Raises:
         CapacityError: It is not representable, or not in a precision that was asked for, or the
@@ -162,17 +209,50 @@ def require(
         options=options,
         network=network,
         objective=objective,
-        fit_seconds=fit_seconds,
         fit_steps=fit_steps,
-        **measuring,
+        fit_seconds=fit_seconds,
+        **run,
     )
+    title = result.found.title
     if result.outcome is not Outcome.REPRESENTABLE:
         words = result.outcome.value.replace("_", " ")
-        raise CapacityError(f"{result.title} is {words} on this target: {result.reason}.", result)
-    for rounded in result.precisions:
+        raise CapacityError(f"{title} is {words} on this target: {result.reason}.", result)
+    for rounded in result.found.precisions:
         if rounded.holding == "numerics":
-            raise CapacityError(f"{result.title} breaks by its numerics: {rounded.reason}.", result)
+            raise CapacityError(f"{title} breaks by its numerics: {rounded.reason}.", result)
     return result
+
+
+def report(result: SurveyResult | CheckResult, path: str | Path, *, kind: str = "html") -> Path:
+    """Write the report of a result to a file; returns its path.
+
+    Args:
+        result: Of `survey` or `check`.
+        path: Of the file.
+        kind: Name of a registered report writer.
+
+    Raises:
+        InputError: There is no such writer, or the file cannot be written.
+    """
+    survey = result.survey if isinstance(result, CheckResult) else result
+    return write_atomically(Path(path), report_writer(kind)(survey))
+
+
+def _probe(family: str | AnyProbe, options: Mapping[str, Any] | None) -> AnyProbe:
+    """The probe that is meant."""
+    if isinstance(family, str):
+        return build_probe(family, options)
+    if not isinstance(family, Probe):
+        raise InputError(
+            f"family must be the name of a family or a Probe, got {type(family).__name__}; "
+            "make the probe first, as in MyProbe()."
+        )
+    if options:
+        raise InputError(
+            f"options are for families that are named, got {dict(options)} with a Probe; give them "
+            f"to {type(family).__name__}."
+        )
+    return family
 
 
 def _networks(network: Named | Sequence[Named] | None) -> list[Named]:
@@ -188,42 +268,51 @@ def _networks(network: Named | Sequence[Named] | None) -> list[Named]:
     return found
 
 
-def _fits(default: float, seconds: float | None, steps: int | None) -> dict[str, Any]:
-    """What limits a fit, as fields of a plan."""
+def _fits(default: int, seconds: float | None, steps: int | None) -> dict[str, Any]:
+    """What limits a fit, as fields of a `FittedNetwork`."""
+    if seconds is None:
+        return {"steps": default if steps is None else require_count("fit_steps", steps)}
     if steps is not None:
-        if seconds is not None:
-            raise InputError("fit_seconds and fit_steps exclude each other, got both; give one.")
-        return {"fit_steps": require_count("fit_steps", steps)}
-    seconds = default if seconds is None else seconds
+        raise InputError("fit_seconds and fit_steps exclude each other, got both; give one.")
     if not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
         raise InputError(f"fit_seconds must be above 0 and finite, got {seconds!r}.")
-    return {"fit_seconds": float(seconds)}
+    return {"seconds": float(seconds)}
 
 
-def _contenders(
+def _candidates(
     probe: AnyProbe,
     networks: Sequence[Named],
     objective: Objective | Literal["none"] | None,
     fits: Mapping[str, Any],
-) -> list[Contender]:
+) -> list[Candidate]:
     """A probe with its oracle and with each of the networks."""
     known = (*get_args(Objective), "none", None)
     if objective not in known:
         hint = near(str(objective), [str(name) for name in known[:-1]])
         raise InputError(f"objective {objective!r} is unknown; {hint}")
-    plan = plan_of(probe)
-    contenders = [Contender(probe=probe, plan=plan)]
-    for network in networks:
-        by_name = isinstance(network, str)
-        to: Objective | Literal["none"] = objective or ("oracle" if by_name else "none")
-        if to == "none" and is_architecture(network):
-            raise InputError(
-                f"objective none measures weights as they are, and {network} has none yet; name a "
-                "function that returns your module, or leave objective out."
-            )
-        update: dict[str, Any] = {"network": network if by_name else "given"}
-        if to != "none":
-            update |= {"objective": to, **fits}
-        own = plan.model_copy(update=update)
-        contenders.append(Contender(probe=probe, plan=own, network=network))
-    return contenders
+    entry = FamilyEntry.of(probe)
+    kind_of = functools.partial(_kind, objective=objective, fits=fits)
+    return [
+        Candidate(probe=probe, entry=entry),
+        *(
+            Candidate(probe=probe, entry=entry.with_network(kind_of(one)), network=one)
+            for one in networks
+        ),
+    ]
+
+
+def _kind(
+    network: Named, *, objective: Objective | Literal["none"] | None, fits: Mapping[str, Any]
+) -> NetworkKind:
+    """A network as a value of a plan."""
+    by_name = isinstance(network, str)
+    name = network if isinstance(network, str) else "given"
+    to: Objective | Literal["none"] = objective or ("oracle" if by_name else "none")
+    if to != "none":
+        return FittedNetwork(name=name, objective=to, **fits)
+    if is_architecture(network):
+        raise InputError(
+            f"objective none measures weights as they are, and {network} has none yet; name a "
+            "function that returns your module, or leave objective out."
+        )
+    return GivenNetwork(name=name)

@@ -14,19 +14,20 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from capcheck.budget import AXES, Axis
-from capcheck.capacity import CapacityCurve
+from capcheck.core.budget import AXES, Axis
 from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.divergences.estimate import Estimate
-from capcheck.front import Front, Point
-from capcheck.gap import Part, PartName
-from capcheck.parts_tables import alike
-from capcheck.probe import ROW_TITLES, ROWS, Row
-from capcheck.records import Cell, TargetSummary
-from capcheck.results import FamilyResult, SurveyResult
-from capcheck.scaling import along
+from capcheck.judging.front import Front, Point
+from capcheck.judging.scaling import along
+from capcheck.judging.sentences import alike
+from capcheck.judging.verdict import limit
+from capcheck.procedures.probe import ROW_TITLES, ROWS, Row
+from capcheck.results.family import FamilyResult
+from capcheck.results.gap import Part, PartName
+from capcheck.results.measurement import Cell
+from capcheck.results.settings import TargetSummary
+from capcheck.results.survey import CapacityCurve, SurveyResult
 from capcheck.targets.provenance import Picture
-from capcheck.verdict import limit
 
 COLOURS = {
     "kl": "#2455a4",

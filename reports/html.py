@@ -15,9 +15,10 @@ import plotly.graph_objects as go
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from capcheck.core.sequences import Kind
 from capcheck.divergences import DIVERGENCES
-from capcheck.front import Front, front
-from capcheck.parts_tables import (
+from capcheck.judging.front import Front, front
+from capcheck.judging.sentences import (
     alike,
     allowed_sentence,
     blame_sentence,
@@ -28,8 +29,7 @@ from capcheck.parts_tables import (
     precision_lines,
     without_parts,
 )
-from capcheck.probe import ROW_TITLES, ROWS, Failure
-from capcheck.records import Cell, Outcome
+from capcheck.procedures.probe import ROW_TITLES, ROWS, Failure
 from capcheck.reports.charts import (
     curve_chart,
     divergence_label,
@@ -38,8 +38,9 @@ from capcheck.reports.charts import (
     gap_chart,
     samples_chart,
 )
-from capcheck.results import FamilyResult, SurveyResult
-from capcheck.sequences import Kind
+from capcheck.results.family import FamilyResult
+from capcheck.results.measurement import Cell, Outcome
+from capcheck.results.survey import SurveyResult
 
 TEXTS = 10  # samples of text in a group
 USUAL = 2000  # draws per cell unless others are asked for
@@ -127,7 +128,7 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
         "measured": None if found.measured_row is None else ROW_TITLES[found.measured_row],
         "calls": found.cell(smallest).model_calls if smallest else None,
         "texts": _texts(found, result),
-        "options": ", ".join(f"{k} = {v}" for k, v in found.options.items() if v is not None),
+        "options": ", ".join(f"{k} = {v}" for k, v in found.plan.options.items() if v is not None),
     }
 
 

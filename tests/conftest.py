@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.data import Layout, load_target
-from capcheck.randomness import CounterRandomness, Randomness
 from capcheck.targets import ProductMixture
 
 if "PYTEST_XDIST_WORKER" in os.environ:

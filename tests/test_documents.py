@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from capcheck.cli import cli
-from capcheck.registry import families
+from capcheck.cli.app import cli
+from capcheck.procedures.registry import families
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,9 +94,9 @@ def test_the_family_of_the_contributing_guide_works(monkeypatch: pytest.MonkeyPa
     imports = (
         "from typing import ClassVar\n"
         "from pydantic.dataclasses import dataclass\n"
-        "from capcheck.probe import OPTIONS, Probe, Row, State\n"
-        "from capcheck.sequences import Kind\n"
-        "from capcheck.signatures import TokenPredictor, TokenPredictorSignature\n"
+        "from capcheck.procedures.probe import OPTIONS, Probe, Row, State\n"
+        "from capcheck.core.sequences import Kind\n"
+        "from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature\n"
     )
     module = types.ModuleType("guide")
     monkeypatch.setitem(sys.modules, "guide", module)
@@ -104,7 +104,8 @@ def test_the_family_of_the_contributing_guide_works(monkeypatch: pytest.MonkeyPa
 
     from importlib.metadata import EntryPoint
 
-    from capcheck import check, registry, targets
+    from capcheck import check, targets
+    from capcheck.procedures import registry
 
     entries = registry._entries("capcheck.families")
     entry = EntryPoint("copycat", "guide:Copycat", "capcheck.families")

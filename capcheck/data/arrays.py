@@ -18,11 +18,11 @@ import torch
 from numpy.lib.format import open_memmap
 from safetensors import safe_open
 
+from capcheck.core.errors import InputError
 from capcheck.data.contents import chosen, library, no_choice, real_rows
 from capcheck.data.tables import read_csv, read_parquet
 from capcheck.data.text import existing_file
-from capcheck.errors import InputError
-from capcheck.targets.empirical import as_array
+from capcheck.targets.from_data.empirical import as_array
 
 MAPPED_ABOVE = 1 << 28  # bytes of a .npy file that stays on disk until it is needed
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
 
 LARGEST_INTEGER = int(np.iinfo(np.int64).max)
 

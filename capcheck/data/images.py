@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from capcheck.core.errors import InputError
 from capcheck.data.contents import reason
-from capcheck.errors import InputError
 
 MOST_NUMBERS = 1 << 29  # of all pixels together, 4 GiB
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

@@ -20,11 +20,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from capcheck.errors import InputError, near
-from capcheck.sequences import Kind
-from capcheck.targets.empirical import from_samples
-from capcheck.targets.empirical_categorical import LARGEST as MOST_NUMBERS
-from capcheck.targets.fitting import (
+from capcheck.core.errors import InputError, near
+from capcheck.core.sequences import Kind
+from capcheck.targets.from_data.empirical import from_samples
+from capcheck.targets.from_data.empirical_categorical import LARGEST as MOST_NUMBERS
+from capcheck.targets.from_data.fitting import (
     fit_diagonal_mixture,
     fit_gaussian,
     fit_gaussian_mixture,

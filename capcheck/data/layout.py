@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from sklearn.decomposition import PCA
 
-from capcheck.errors import InputError
-from capcheck.sequences import Kind
+from capcheck.core.errors import InputError
+from capcheck.core.sequences import Kind
 from capcheck.targets.provenance import Picture
 
 PART = 1 << 20  # numbers that are centred at once

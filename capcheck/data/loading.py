@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from capcheck.core.errors import InputError, near
 from capcheck.data import named
 from capcheck.data.files import read
 from capcheck.data.laws import build_law
 from capcheck.data.layout import Layout, picture, standardised, token_shape, whitened
 from capcheck.data.text import END, read_bytes, read_documents, windows
-from capcheck.errors import InputError, near
-from capcheck.targets.empirical import require_finite
+from capcheck.targets.from_data.empirical import require_finite
 from capcheck.targets.target import Target
 
 NAMED = ("digits", "patches", "text")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from capcheck.core.errors import InputError
 from capcheck.data.contents import LARGEST_INTEGER, chosen, library, no_choice, real_rows, reason
 from capcheck.data.text import utf8
-from capcheck.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow

@@ -17,7 +17,7 @@ from typing import Any, AnyStr, Literal
 
 import numpy as np
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
 
 Split = Literal["file", "lines"]
 MOST_SYMBOLS = 1 << 26  # symbols of all windows, half a GiB

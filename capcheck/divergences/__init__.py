@@ -19,9 +19,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from capcheck.core.errors import InputError, near
+from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.divergences.wasserstein import LARGEST
-from capcheck.errors import InputError, near
-from capcheck.sequences import Kind, SequenceSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ import math
 
 import numpy as np
 
+from capcheck.core.errors import InputError
 from capcheck.divergences.estimate import Term
-from capcheck.errors import InputError
 
 BLOCKS = 4  # factors of the products; more have less noise, and blur the quantiles more
 FEWEST = 4 * BLOCKS  # rows: two of them in each block of either half

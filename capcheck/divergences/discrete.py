@@ -25,8 +25,8 @@ import ot
 import torch
 from torch import Tensor
 
-from capcheck.errors import CapcheckError, InputError
-from capcheck.exact.sequence_law import SequenceLaw, sequences
+from capcheck.core.errors import CapcheckError, InputError
+from capcheck.targets.categorical.sequence_law import SequenceLaw, sequences
 
 PAIRS = 1 << 22  # pairs of sequences of a transport problem: 32 MiB of costs, a second or two
 ROUNDING = 1e-12  # share of the larger probability below which a difference is none

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
 
 TILE = 512  # rows and columns of one kernel tile, which then stays in the cache
 DOUBLE = 2_000**2  # pairs of rows up to which kernels are in float64: a tenth of a second

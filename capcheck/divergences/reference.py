@@ -17,19 +17,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from capcheck.core.errors import CapcheckError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.sequences import SequenceSpec
+from capcheck.core.unavailable import Unavailable
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.discrete import compare
 from capcheck.divergences.estimate import Estimate, Kind, Term
 from capcheck.divergences.kl import HEAVY, ROUNDINGS, is_same_law, kl_term, tail_index
 from capcheck.divergences.sampled import Measured, SampledMeasure, SampledMMD, SampledWasserstein
-from capcheck.errors import CapcheckError
-from capcheck.exact.gaussian import GaussianLaw, MixtureLaw
-from capcheck.exact.sequence_law import SequenceLaw, target_law
-from capcheck.probe import LogDensity, Unavailable
-from capcheck.randomness import CounterRandomness
-from capcheck.sequences import SequenceSpec
+from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
+from capcheck.targets.categorical.sequence_law import SequenceLaw, target_law
 from capcheck.targets.target import ContinuousTarget, Target
-from capcheck.witness import Observer
 
 ExactLaw = GaussianLaw | MixtureLaw | SequenceLaw
 ENUMERATED = 4096  # sequences up to which laws are spelled out in every cell
@@ -151,11 +151,6 @@ class Reference:
     def bandwidths(self) -> tuple[float, ...]:
         """Bandwidths h of the kernels of MMD, in token units."""
         return self._mmd.bandwidths
-
-    @functools.cached_property
-    def observer(self) -> Observer:
-        """What compares a model's draws with the target's, for people who look for the cause."""
-        return Observer(self._target, self.draws)
 
     @functools.cached_property
     def has_law(self) -> bool:

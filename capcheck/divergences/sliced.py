@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capcheck.errors import InputError
-from capcheck.randomness import Randomness
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
 
 TOGETHER = 16  # directions sorted at a time
 DOUBLE = 2_000  # rows up to which the sorts are in float64; in float32 they take half the time

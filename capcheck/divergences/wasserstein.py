@@ -25,8 +25,8 @@ import ot
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from capcheck.core.errors import CapcheckError, InputError
 from capcheck.divergences.estimate import Term
-from capcheck.errors import CapcheckError, InputError
 
 FAITHFUL = 8  # dimensions up to which E[T] is close enough to W2^2 to be an upper end, too
 LARGEST = 8000  # rows of a transport problem: half a GiB of costs, and minutes

@@ -13,26 +13,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.completion import completed_run
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import SequenceSpec
+from capcheck.core.unavailable import Unavailable
+from capcheck.exact.sampler import RefusedError, Sampler
 from capcheck.laws import LOG_2PI
-from capcheck.probe import AnyProbe, LogDensity, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import SequenceSpec
-from capcheck.signatures import TokenPredictor
 
 DIMENSIONS = 64  # largest D: there are four runs for each
 STEP = 1e-4  # of a normal; the error of a difference is of order STEP^2
 SMOOTH = 1e-3  # largest change of log |det| when the step is doubled
-
-
-class _RefusedError(Exception):
-    """Why there is no change of variables; never leaves this module."""
 
 
 class _Moved(Randomness):
@@ -44,12 +38,12 @@ class _Moved(Randomness):
         self.shift: tuple[int, float] | None = None
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        raise _RefusedError("it draws other numbers than normals")
+        raise RefusedError("it draws other numbers than normals")
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         z = self._source.normal(shape)
         if self.normals:
-            raise _RefusedError("it draws noise more than once")
+            raise RefusedError("it draws noise more than once")
         self.normals.append(z)
         if self.shift is not None:
             j, by = self.shift
@@ -66,7 +60,7 @@ class _Refusing(Randomness):
     """A stream that must not be drawn from."""
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        raise _RefusedError("its result is completed by other draws")
+        raise RefusedError("its result is completed by other draws")
 
     normal = uniform
 
@@ -74,26 +68,22 @@ class _Refusing(Randomness):
         return self
 
 
-def own_log_density(
-    probe: AnyProbe,
-    network: Callable[..., Any],
-    *,
-    completion: TokenPredictor,
+def density_of_draws(
+    sample: Sampler,
     spec: SequenceSpec,
-    budget: Budget,
+    *,
     n: int,
     source: Callable[[], Randomness],
+    name: str,
 ) -> LogDensity | Unavailable:
-    """A lower bound on the log-density of the sequences that `run` samples, at these sequences.
+    """A lower bound on the log-density of the sequences that a procedure samples, at these.
 
     Args:
-        probe: The procedure; continuous tokens.
-        network: Network of its signature.
-        completion: As for a run; it must not be needed.
-        spec: As for `Probe.run`.
-        budget: As for `Probe.run`.
+        sample: The procedure at one budget: (n, rng) -> (n, N, d) sequences.
+        spec: Of the sequences; continuous tokens.
         n: Rows.
-        source: Makes the random numbers that `run` was given, each time anew.
+        source: Makes the random numbers that the procedure was given, each time anew.
+        name: Of the procedure, for the sentence.
 
     Returns:
         (n,) values, nats, +inf where the map is singular; or why there are none.
@@ -105,11 +95,9 @@ def own_log_density(
     def result(shift: tuple[int, float] | None = None) -> tuple[Tensor, Tensor]:
         rng = _Moved(source())
         rng.shift = shift
-        x = completed_run(
-            probe, network, completion=completion, spec=spec, budget=budget, n=n, rng=rng
-        )
+        x = sample(n, rng)
         if not rng.normals or rng.normals[0][0].numel() != D:
-            raise _RefusedError(f"its noise is not one normal for each of {D} numbers")
+            raise RefusedError(f"its noise is not one normal for each of {D} numbers")
         return x.double().flatten(1), rng.normals[0].double().reshape(n, D)
 
     def log_volume(step: float) -> Tensor:
@@ -120,10 +108,10 @@ def own_log_density(
     try:
         _, z = result()
         log_det, doubled = log_volume(STEP), log_volume(2 * STEP)
-    except _RefusedError as refusal:
-        return Unavailable(reason=f"no change of variables for {probe.family}: {refusal}")
+    except RefusedError as refusal:
+        return Unavailable(reason=f"no change of variables for {name}: {refusal}")
     if float((log_det - doubled).abs().nanmedian()) > SMOOTH:
-        return Unavailable(reason=f"no change of variables for {probe.family}: it is not smooth")
+        return Unavailable(reason=f"no change of variables for {name}: it is not smooth")
     log_normal = -0.5 * (z.square().sum(1) + D * LOG_2PI)
     values = torch.where(log_det > -math.inf, log_normal - log_det, math.inf)
     return LogDensity(

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.completion import completed_run
-from capcheck.errors import CapcheckError
-from capcheck.exact.sequence_law import (
+from capcheck.core.errors import CapcheckError, ControlFlow
+from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.core.sequences import SequenceSpec
+from capcheck.core.unavailable import Unavailable
+from capcheck.exact.sampler import Density, RefusedError, Sampler
+from capcheck.targets.categorical.sequence_law import (
     SequenceLaw,
     batches,
     numbers,
@@ -32,10 +34,6 @@ from capcheck.exact.sequence_law import (
     rounding_of,
     summed_to_one,
 )
-from capcheck.probe import AnyProbe, Unavailable
-from capcheck.randomness import CounterRandomness, Randomness
-from capcheck.sequences import SequenceSpec
-from capcheck.signatures import TokenPredictor
 
 LEAVES = 1 << 18  # rows of a branching run: seconds
 NUMBERS = 1 << 24  # probabilities of one draw of all its rows, 128 MiB
@@ -44,28 +42,26 @@ NUMBERS = 1 << 24  # probabilities of one draw of all its rows, 128 MiB
 Route = Literal["density", "branching"]
 
 
-def sampled_law(
-    probe: AnyProbe,
-    network: Callable[..., Any],
-    *,
-    completion: TokenPredictor,
+def enumerated_law(
+    sample: Sampler,
+    density: Density,
     spec: SequenceSpec,
-    budget: Budget,
+    *,
+    name: str,
     routes: Sequence[Route] = ("density", "branching"),
 ) -> SequenceLaw | Unavailable:
-    """The law of the completed result of `run`, by the first route that leads to it.
+    """The law of what a procedure returns, by the first route that leads to it.
 
     It is the law of all tokens; `onto(spec.counted)` leaves the auxiliary ones out. Branching
     refuses procedures that draw plain uniform or normal numbers, that use one draw twice, whose
     sample rows depend on each other, or that have more than `LEAVES` leaves.
 
     Args:
-        probe: The procedure.
-        network: Network of its signature, as for `Probe.run`.
-        completion: Predictor that completes unplaced tokens.
-        spec: As for `Probe.run`; categorical tokens.
-        budget: As for `Probe.run`; the result is the last state, completed.
-        routes: `density` believes the probe's log-density, `branching` runs it.
+        sample: The procedure at one budget: (n, rng) -> (n, N) sequences.
+        density: Its log-density at given sequences.
+        spec: Of the sequences; categorical tokens.
+        name: Of the procedure, for the sentences.
+        routes: `density` believes the log-density, `branching` runs the procedure.
 
     Returns:
         The law, or the reasons why no route leads to it.
@@ -75,48 +71,44 @@ def sampled_law(
     """
     if (refused := refusal(spec)) is not None:
         return Unavailable(reason=refused)
-    procedure = _Procedure(
-        probe=probe, network=network, completion=completion, spec=spec, budget=budget
-    )
     reasons = []
     for route in routes:
-        law = procedure.by_density() if route == "density" else procedure.by_branching()
+        if route == "density":
+            law = _by_density(density, spec, name)
+        else:
+            law = _Branched(sample=sample, spec=spec, name=name).law()
         if isinstance(law, SequenceLaw):
             return law
         reasons.append(law.reason)
     return Unavailable(reason="; ".join(reasons))
 
 
+def _by_density(density: Density, spec: SequenceSpec, name: str) -> SequenceLaw | Unavailable:
+    """The law whose log-density a procedure states."""
+    parts, method, device = [], "", spec.mean.device
+    for x in batches(spec):
+        with torch.no_grad():
+            found = density(x.to(device), CounterRandomness(0, name="density", device=device))
+        if isinstance(found, Unavailable):
+            return found
+        if found.bound:
+            return Unavailable(reason=f"the log-density is only bounded ({found.method})")
+        parts.append(found.values.double().cpu())
+        method = found.method
+    method = f"log-density of {name} at every sequence ({method})"
+    return summed_to_one(torch.cat(parts), spec, method)
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Procedure:
-    """A probe at a budget, with its completion."""
+class _Branched:
+    """A procedure that is run with a fork at each of its draws."""
 
-    probe: AnyProbe
-    network: Callable[..., Any]
-    completion: TokenPredictor
+    sample: Sampler
     spec: SequenceSpec
-    budget: Budget
+    name: str
 
-    def by_density(self) -> SequenceLaw | Unavailable:
-        """The law whose log-density the probe states."""
-        parts, method, device = [], "", self.spec.mean.device
-        for x in batches(self.spec):
-            rng = CounterRandomness(0, name="density", device=device)
-            with torch.no_grad():
-                found = self.probe.log_density(
-                    self.network, self.completion, self.spec, self.budget, x.to(device), rng
-                )
-            if isinstance(found, Unavailable):
-                return found
-            if found.bound:
-                return Unavailable(reason=f"the log-density is only bounded ({found.method})")
-            parts.append(found.values.double().cpu())
-            method = found.method
-        method = f"log-density of {self.probe.family} at every sequence ({method})"
-        return summed_to_one(torch.cat(parts), self.spec, method)
-
-    def by_branching(self) -> SequenceLaw | Unavailable:
-        """The law that `run` samples: a fork at each of its draws."""
+    def law(self) -> SequenceLaw | Unavailable:
+        """The law that is sampled."""
         tree, x, spec = _Tree(log_p=torch.zeros(1, dtype=torch.float64)), None, self.spec
         try:
             while x is None:
@@ -125,15 +117,13 @@ class _Procedure:
                 except _ForkError as fork:
                     tree = fork.tree
             self._require_separate_rows(tree, x)
-        except _RefusedError as refusal:
+        except RefusedError as refusal:
             return Unavailable(reason=str(refusal))
         if bool(((x < 0) | (x >= spec.dim)).any()):
-            raise CapcheckError(
-                f"{self.probe.family}: run() returned tokens outside 0..{spec.dim - 1}."
-            )
+            raise CapcheckError(f"{self.name}: run() returned tokens outside 0..{spec.dim - 1}.")
         q = torch.zeros(spec.dim**spec.tokens, dtype=torch.float64)
         q.index_add_(0, numbers(x, spec.dim), tree.log_p.exp())
-        method = f"branching run of {self.probe.family}, {len(x)} leaves"
+        method = f"branching run of {self.name}, {len(x)} leaves"
         return summed_to_one(q.log(), spec, method)
 
     def _require_separate_rows(self, tree: _Tree, x: Tensor) -> None:
@@ -142,34 +132,22 @@ class _Procedure:
         try:
             alone = self._result(part)
         except _ForkError:
-            raise _RefusedError(_COUPLED) from None
+            raise RefusedError(_COUPLED) from None
         for run in (tree, part):
             run.require_replayed(rounding_of(self.spec))
         if not torch.equal(alone, x[: len(alone)]):
-            raise _RefusedError(_COUPLED)
+            raise RefusedError(_COUPLED)
 
     def _result(self, tree: _Tree) -> Tensor:
-        """What the rows of a tree return, (n, N), completed as in a sweep."""
-        return completed_run(
-            self.probe,
-            self.network,
-            completion=self.completion,
-            spec=self.spec,
-            budget=self.budget,
-            n=len(tree.log_p),
-            rng=_Branching(tree, self.spec.mean.device),
-        ).cpu()
+        """The result of the rows of a tree, (n, N)."""
+        return self.sample(len(tree.log_p), _Branching(tree, self.spec.mean.device)).cpu()
 
 
 _Key = tuple[str, int]  # stream, and number of the draw in it
 _COUPLED = "what a sample row draws depends on the other rows of its batch"
 
 
-class _RefusedError(Exception):
-    """Why a procedure cannot be branched; never leaves this module."""
-
-
-class _ForkError(Exception):
+class _ForkError(ControlFlow):
     """A draw had no value yet, so the run starts again with one row for each; likewise."""
 
     def __init__(self, tree: _Tree) -> None:
@@ -206,17 +184,17 @@ class _Tree:
         p = weights.double().cpu()
         what = f"draw {key[1]} of stream {key[0]!r}"
         if len(p) != len(self.log_p):
-            raise _RefusedError(f"{what} is for {len(p)} rows, not one for each sample")
+            raise RefusedError(f"{what} is for {len(p)} rows, not one for each sample")
         if key in self.made:
-            raise _RefusedError(f"{what} is used twice in a run")
+            raise RefusedError(f"{what} is used twice in a run")
         if not bool((p.isfinite() & (p >= 0)).all() and (p.sum(-1) > 0).all()):
-            raise _RefusedError(f"{what} has weights that are no law")
+            raise RefusedError(f"{what} has weights that are no law")
         self.made.add(key)
         p = p / p.sum(-1, keepdim=True)
         if key not in self.values:
             raise _ForkError(self._forked(key, p))
         if self.shapes[key] != tuple(p.shape[1:]):
-            raise _RefusedError(_COUPLED)
+            raise RefusedError(_COUPLED)
         values = self.values[key]
         self.replayed += p.gather(2, values[..., None]).log().sum((1, 2))
         return values
@@ -230,14 +208,14 @@ class _Tree:
         """Refuse unless this run made the draws, under the laws, that the forks saw."""
         same = bool(((self.replayed - self.log_p).abs() <= rounding).all())
         if not same or self.made != set(self.values):
-            raise _RefusedError(_COUPLED)
+            raise RefusedError(_COUPLED)
 
     def _forked(self, key: _Key, p: Tensor) -> _Tree:
         """One row for every combination of values of positive probability p (n, C, K)."""
         _, C, K = p.shape
         count = float((p > 0).sum(2).double().prod(1).sum())
         if count > LEAVES or count * C * K > NUMBERS:
-            raise _RefusedError(
+            raise RefusedError(
                 f"branching needs at least {count:.4g} leaves of {C} x {K} probabilities, more "
                 f"than the {LEAVES} leaves or {NUMBERS} numbers that are followed"
             )
@@ -264,10 +242,10 @@ class _Branching(Randomness):
         self._number = 0
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        raise _RefusedError("uniform numbers are drawn, which do not branch")
+        raise RefusedError("uniform numbers are drawn, which do not branch")
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        raise _RefusedError("normal numbers are drawn, which do not branch")
+        raise RefusedError("normal numbers are drawn, which do not branch")
 
     def stream(self, name: str) -> _Branching:
         return _Branching(self._tree, self._device, f"{self._name}/{name}")

@@ -15,20 +15,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.completion import completed_run
-from capcheck.exact.gaussian import ROUNDINGS, GaussianLaw, MixtureLaw
-from capcheck.probe import AnyProbe, Unavailable
-from capcheck.randomness import CounterRandomness, Randomness
-from capcheck.sequences import SequenceSpec
-from capcheck.signatures import TokenPredictor
+from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.core.sequences import SequenceSpec
+from capcheck.core.unavailable import Unavailable
+from capcheck.exact.sampler import RefusedError, Sampler
+from capcheck.laws.gaussian import ROUNDINGS, GaussianLaw, MixtureLaw
 
 DIMENSIONS = 1024  # largest D: a covariance is 8 MiB, and its eigenvectors take a second
 DRAWS = 16_384  # most normal numbers of one sample row
@@ -46,15 +44,8 @@ DROWNED = 100  # times those roundings must fit into the spread of every coordin
 _Kind = Literal["normal", "uniform", "order"]
 
 
-def exact_law(
-    probe: AnyProbe,
-    network: Callable[..., Any],
-    *,
-    completion: TokenPredictor,
-    spec: SequenceSpec,
-    budget: Budget,
-) -> GaussianLaw | MixtureLaw | Unavailable:
-    """The law of what a procedure returns at a budget, if it is Gaussian for every order.
+def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLaw | Unavailable:
+    """The law of what a procedure returns, if it is Gaussian for every order that it may draw.
 
     A check row may miss b + A z by 1e-9 of |A| |z|, coordinate by coordinate, or by 64 roundings of
     the largest number in play. In float64 that refuses a relative cubic term of 1e-10. In float32
@@ -62,11 +53,8 @@ def exact_law(
     1e-5 is refused, but the law carries the rounding (replay in float64 where there is a choice).
 
     Args:
-        probe: The procedure; it is run as it is.
-        network: Network of its signature, as for `Probe.run`.
-        completion: Predictor that completes unplaced tokens.
-        spec: As for `Probe.run`; continuous tokens.
-        budget: As for `Probe.run`; the result is the last state, completed.
+        sample: The procedure at one budget, run as it is: (n, rng) -> (n, N, d) sequences.
+        spec: Of the sequences; continuous tokens.
 
     Returns:
         The law; a mixture if orders are drawn and their laws differ; or why there is none.
@@ -76,20 +64,14 @@ def exact_law(
     D = spec.tokens * spec.dim
     if D > DIMENSIONS:
         return Unavailable(reason=f"{D} dimensions are more than the {DIMENSIONS} of a replay")
-    procedure = _Procedure(
-        probe=probe, network=network, completion=completion, spec=spec, budget=budget
-    )
+    procedure = _Replayed(sample=sample, spec=spec)
     try:
         procedure.record()
         _require_affordable(procedure.tape, D)
         laws = [_law_given_order(procedure, order) for order in procedure.tape.orders()]
-    except _RefusedError as refusal:
+    except RefusedError as refusal:
         return Unavailable(reason=str(refusal))
     return _merged(laws, spec)
-
-
-class _RefusedError(Exception):
-    """Why a procedure has no exact law; never leaves this module."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +105,7 @@ class _Tape:
             known = self.draws[stream, number] = _Draw(kind, shape, self.width(kind))
         if known is None or (known.kind, known.shape) != (kind, shape):
             was = "none" if known is None else f"{known.kind} {known.shape}"
-            raise _RefusedError(
+            raise RefusedError(
                 f"which draws are made is not the same in all runs: draw {number} of stream "
                 f"{stream!r} is {kind} {shape}, and was {was}"
             )
@@ -173,7 +155,7 @@ class _Replay(Randomness):
         n, number = shape[0], self._number
         self._number += 1
         if n != self._rows.n:
-            raise _RefusedError(
+            raise RefusedError(
                 f"draw {number} of stream {self._name!r} is for {n} rows, not one for each "
                 f"of {self._rows.n} samples"
             )
@@ -190,14 +172,11 @@ class _Replay(Randomness):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Procedure:
-    """A probe at a budget, with its completion, as a function of the draws of its rows."""
+class _Replayed:
+    """A procedure at a budget as a function of the draws of its rows."""
 
-    probe: AnyProbe
-    network: Callable[..., Any]
-    completion: TokenPredictor
+    sample: Sampler
     spec: SequenceSpec
-    budget: Budget
     tape: _Tape = field(default_factory=_Tape)
 
     def record(self) -> None:
@@ -216,22 +195,14 @@ class _Procedure:
         tokens = self._run(rows)
         if len(rows.made) < len(self.tape.draws):
             missing = next(key for key in self.tape.draws if key not in rows.made)
-            raise _RefusedError(
+            raise RefusedError(
                 "which draws are made is not the same in all runs: "
                 f"draw {missing[1]} of stream {missing[0]!r} was made in one and not in another"
             )
         return tokens.flatten(1).detach().to("cpu", torch.float64)
 
     def _run(self, rows: _Rows) -> Tensor:
-        return completed_run(
-            self.probe,
-            self.network,
-            completion=self.completion,
-            spec=self.spec,
-            budget=self.budget,
-            n=rows.n,
-            rng=_Replay(self.tape, rows),
-        )
+        return self.sample(rows.n, _Replay(self.tape, rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,16 +252,16 @@ class _Plan:
 def _require_affordable(tape: _Tape, D: int) -> None:
     K, orders = tape.width("normal"), math.prod(math.factorial(size) for size in tape.sizes())
     if K > DRAWS:
-        raise _RefusedError(f"{K} normal draws per sample are more than the {DRAWS} of a replay")
+        raise RefusedError(f"{K} normal draws per sample are more than the {DRAWS} of a replay")
     if orders > ORDERS:
-        raise _RefusedError(f"{orders} orders are more than the {ORDERS} that are enumerated")
+        raise RefusedError(f"{orders} orders are more than the {ORDERS} that are enumerated")
     if orders * (1 + K) > ROWS or orders * D**2 > NUMBERS:
-        raise _RefusedError(
+        raise RefusedError(
             f"{orders} orders of {K} normal draws in {D} dimensions are more than a replay holds"
         )
 
 
-def _law_given_order(procedure: _Procedure, order: Tensor) -> GaussianLaw:
+def _law_given_order(procedure: _Replayed, order: Tensor) -> GaussianLaw:
     """N(b, A A^T), summed over the columns of A, of which only one block is ever held."""
     plan = _Plan.of(procedure.tape)
     C, K = plan.z.shape
@@ -303,7 +274,7 @@ def _law_given_order(procedure: _Procedure, order: Tensor) -> GaussianLaw:
         stop = min(start + size, 1 + K + C)
         x = procedure.result(*plan.rows(start, stop), order)  # (r, D)
         if not bool(x.isfinite().all()):
-            raise _RefusedError("some results are not finite")
+            raise RefusedError("some results are not finite")
         b = x[0] if start == 0 else b
         first, last = max(start, 1), max(1, min(stop, 1 + K))  # rows of unit vectors
         columns = x[first - start : max(last, first) - start] - b
@@ -336,7 +307,7 @@ def _require_affine(
     level = torch.maximum(b.abs(), mean.abs())
     noise = ROUNDINGS * eps * float((level + spread).max())
     if not bool((spread >= DROWNED * noise).all()):
-        raise _RefusedError(
+        raise RefusedError(
             f"results are rounded to about {noise:.2g}, too coarse for a coordinate whose "
             f"deviation is {float(spread.min()):.2g}"
         )
@@ -351,7 +322,7 @@ def _require_affine(
         worst = float(excess[rows].max()) if len(excess[rows]) else 0.0
         if worst > 1:
             deviation = float(miss[rows].abs().max())
-            raise _RefusedError(
+            raise RefusedError(
                 f"{what}: check rows miss by up to {deviation:.3g}, {worst:.3g} times what "
                 "rounding allows"
             )

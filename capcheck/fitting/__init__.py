@@ -5,13 +5,13 @@ from capcheck.fitting.fit import Fitted, fit
 from capcheck.fitting.modules import build, module_for
 from capcheck.fitting.networks import as_network
 from capcheck.fitting.objectives import Objective
-from capcheck.fitting.registry import Run, objective_for
+from capcheck.fitting.registry import RecordedRun, objective_for
 
 __all__ = [
     "Architecture",
     "Fitted",
     "Objective",
-    "Run",
+    "RecordedRun",
     "as_network",
     "build",
     "fit",

@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from capcheck.errors import InputError, near
+from capcheck.core.errors import InputError, near
 from capcheck.targets.parameters import require_count
 
 Trunk = Literal["mlp", "transformer"]

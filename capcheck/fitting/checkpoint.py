@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
 
 FORMAT = "capcheck fit 1"
 

@@ -16,15 +16,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.architecture import Architecture
 from capcheck.fitting.heads import MixtureHead
 from capcheck.fitting.levels import LEVEL_CHANNELS, NoisyTokens, level_features
 from capcheck.fitting.perceptron import MaskedCopies, WholeSequence
 from capcheck.fitting.transformer import Transformer
 from capcheck.laws import MixtureOfGaussians
-from capcheck.paths import PathName
-from capcheck.sequences import SequenceSpec
-from capcheck.signatures.denoiser import View
+from capcheck.networks.signatures.denoiser import View
+from capcheck.noise.paths import PathName
 
 KNOTS = 48  # of a linear denoiser's levels; budgets of 1, 2, 3, 4, 6, 8, 12, 16 steps meet them
 

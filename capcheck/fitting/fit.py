@@ -21,29 +21,31 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
 
-from capcheck.budget import Budget
-from capcheck.chart import chart_of
-from capcheck.errors import InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.fitting.batches import BatchSource
 from capcheck.fitting.checkpoint import (
     Checkpoint,
     content_key,
     under,
 )
 from capcheck.fitting.networks import Network, as_network
-from capcheck.fitting.objectives import Objective
-from capcheck.fitting.registry import Run, end_to_end, objective_for
-from capcheck.fitting.sitting import Progress, Sitting
-from capcheck.fitting.supply import Supply
-from capcheck.probe import AnyProbe
+from capcheck.fitting.objectives import Objective as Loss
+from capcheck.fitting.registry import RecordedRun, end_to_end, objective_for
+from capcheck.fitting.session import FitSession, Progress
+from capcheck.networks.kinds import Objective
+from capcheck.procedures.probe import AnyProbe
+from capcheck.procedures.procedure import AnyProcedure, Procedure
+from capcheck.procedures.registry import build_probe
 from capcheck.targets.parameters import require_count
 from capcheck.targets.target import Target
 
 LEARNING_RATE = 2e-3
+STEPS = 2000  # of a fit whose steps and time are not given
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +59,7 @@ class Fitted:
         start: The same before the fit.
         parameters: Numbers that were fitted.
         steps: Of Adam.
-        seconds: Wall-clock time, of all sittings.
+        seconds: Wall-clock time, of all sessions.
         diverged: The loss rose or broke; the best weights met are returned, and say nothing about
             what the module could do.
         too_short: No step made it better, or there was time for the fewest steps only; the weights
@@ -78,32 +80,31 @@ class Fitted:
 
 
 def fit(
-    probe: AnyProbe,
+    family: str | AnyProbe,
     target: Target,
     module: nn.Module,
     *,
     budgets: Sequence[Budget],
-    seconds: float = 60.0,
     steps: int | None = None,
+    seconds: float | None = None,
     batch: int = 512,
     seed: int = 0,
     learning_rate: float = LEARNING_RATE,
     folder: Path | None = None,
     progress: Progress | None = None,
-    objective: Literal["oracle", "end_to_end"] = "oracle",
-    distinction: str = "",
+    objective: Objective = "oracle",
 ) -> Fitted:
     """Fit a module to the oracle on what the procedure shows it, or to the target through it.
 
     Args:
-        probe: The procedure.
+        family: The procedure: the name of a registered family, or a `Probe`.
         target: The law; its precision is the procedure's, and its device the fit's.
-        module: Of the probe's signature, in the probe's coordinates (see `chart_of`); it is copied.
+        module: Of the probe's signature, in the probe's coordinates; it is copied.
         budgets: Those that the network will be used at; one for `end_to_end`.
-        seconds: Wall-clock time, above 0; how many steps fit into it is measured first, and then
-            the plan is kept. Some 20 steps are made even if they take longer. What a fit comes to
-            within some seconds depends on the machine.
-        steps: Of Adam, in place of what fits into the seconds; a fit is then the same everywhere.
+        steps: Of Adam, at least 1; 2,000 by default. The fit is then the same on every CPU.
+        seconds: Wall-clock time in place of a number of steps, above 0; how many steps fit into it
+            is measured first, and then the plan is kept. Some 20 steps are made even if they take
+            longer.
         batch: Rows of a step, at least 2.
         seed: Of all draws.
         learning_rate: Largest of the schedule, above 0.
@@ -112,21 +113,71 @@ def fit(
         progress: Told the step, the number of steps and the validation, some 20 times.
         objective: `oracle`: see `registry`; `end_to_end`: the energy distance of the procedure's
             result from the target.
-        distinction: What else tells the module from others of its structure and weights, where a
-            finished fit is looked for.
 
     Raises:
         InputError: A number out of its range, a signature without objective, a module of another
             signature, or a folder that cannot be used.
     """
+    probe = build_probe(family) if isinstance(family, str) else family
+    return fit_procedure(
+        Procedure.of(probe, target),
+        module,
+        budgets=budgets,
+        steps=steps,
+        seconds=seconds,
+        batch=batch,
+        seed=seed,
+        learning_rate=learning_rate,
+        folder=folder,
+        progress=progress,
+        objective=objective,
+    )
+
+
+def fit_procedure(
+    procedure: AnyProcedure,
+    module: nn.Module,
+    *,
+    budgets: Sequence[Budget],
+    steps: int | None = None,
+    seconds: float | None = None,
+    batch: int = 512,
+    seed: int = 0,
+    learning_rate: float = LEARNING_RATE,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    objective: Objective = "oracle",
+    distinction: str = "",
+) -> Fitted:
+    """Fit a module for a procedure on a target; see `fit`.
+
+    Args:
+        procedure: With its oracle.
+        module: As for `fit`.
+        budgets: As for `fit`.
+        steps: As for `fit`.
+        seconds: As for `fit`.
+        batch: As for `fit`.
+        seed: As for `fit`.
+        learning_rate: As for `fit`.
+        folder: As for `fit`.
+        progress: As for `fit`.
+        objective: As for `fit`.
+        distinction: What else tells the module from others of its structure and weights, where a
+            finished fit is looked for.
+
+    Raises:
+        InputError: As for `fit`.
+    """
     began = time.monotonic()
-    _require(budgets, seconds, steps, batch, learning_rate, module)
-    inside = chart_of(probe, target).target
-    limit = None if steps is not None else seconds
+    if steps is None and seconds is None:
+        steps = STEPS
+    _require(budgets, steps, seconds, batch, learning_rate, module)
+    probe, target, given = procedure.probe, procedure.target, procedure.spec.given
     facts = (
         *(repr(probe), target.fingerprint, str(target.dtype), str(target.device), objective),
-        *([str(budget) for budget in budgets], limit, steps, batch, seed, learning_rate),
-        distinction,
+        *([str(budget) for budget in budgets], seconds, steps, batch, seed, learning_rate),
+        *(distinction, given),
     )
     path = None if folder is None else Path(folder) / f"{content_key(module, facts)}.safetensors"
     module = copy.deepcopy(module).to(target.device)
@@ -135,36 +186,38 @@ def fit(
         return _fitted(module, found, target.dtype)
     devices = [target.device] if target.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        run = Run(probe, inside, budgets=budgets, seed=seed)
+        run = RecordedRun(procedure, budgets=budgets, seed=seed)
         make = end_to_end if objective == "end_to_end" else _to_oracle
-        supply = Supply(make(run), batch=batch, seed=seed, device=target.device)
-        sitting = Sitting(module, supply, learning_rate=learning_rate, path=path)
-        sitting.clock(began, limit)
+        source = BatchSource(make(run), batch=batch, seed=seed, device=target.device)
+        session = FitSession(module, source, learning_rate=learning_rate, path=path)
+        session.clock(began, seconds)
         if found is None:
-            sitting.begin(steps)
+            session.begin(steps)
         else:
-            sitting.restore(found)
-        sitting.descend(progress)
-        sitting.finish()
-        return _fitted(module, sitting.save(), target.dtype)
+            session.restore(found)
+        session.descend(progress)
+        session.finish()
+        return _fitted(module, session.save(), target.dtype)
 
 
-def _to_oracle(run: Run) -> Objective:
-    return objective_for(run.probe.signature, run)
+def _to_oracle(run: RecordedRun) -> Loss:
+    return objective_for(run.procedure.probe.signature, run)
 
 
 def _require(
     budgets: Sequence[Budget],
-    seconds: float,
     steps: int | None,
+    seconds: float | None,
     batch: int,
     learning_rate: float,
     module: nn.Module,
 ) -> None:
     if not budgets:
         raise InputError("budgets must hold at least one budget, got none; add one.")
+    if steps is not None and seconds is not None:
+        raise InputError("steps and seconds exclude each other, got both; give one.")
     for name, value in (("seconds", seconds), ("learning_rate", learning_rate)):
-        if not (value > 0 and math.isfinite(value)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
             raise InputError(f"{name} must be finite and above 0, got {value!r}.")
     if steps is not None:
         require_count("steps", steps)

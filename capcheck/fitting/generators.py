@@ -14,16 +14,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.architecture import Architecture
 from capcheck.fitting.denoisers import trunk
 from capcheck.fitting.heads import TokenHead, positive
 from capcheck.fitting.perceptron import Perceptron
 from capcheck.fitting.predictors import ShownTokens
 from capcheck.laws import LOG_2PI, MixtureOfGaussians, TokenLaw
-from capcheck.randomness import Randomness
-from capcheck.sequences import SequenceSpec
-from capcheck.signatures import Noise
+from capcheck.networks.signatures import Noise
 
 TRANSFORMS = 3  # autoregressive layers of a neural flow
 

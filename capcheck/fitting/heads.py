@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import Categorical, MixtureOfGaussians
-from capcheck.sequences import SequenceSpec
 
 NARROWEST = -14.0  # log-variance of a component, in units of the token's variance
 SPREAD = 1.5  # deviations of the token within which components start

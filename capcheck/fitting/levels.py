@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.heads import positive
-from capcheck.paths import PATHS, PathName
-from capcheck.sequences import SequenceSpec
+from capcheck.noise.paths import PATHS, PathName
 
 OCTAVES = 6
 LEVEL_CHANNELS = 1 + 2 * OCTAVES

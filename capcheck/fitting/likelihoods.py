@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.fitting.objectives import Batch, Objective
 from capcheck.fitting.recording import Call, Pool
 from capcheck.laws import LOG_2PI, Categorical, DeferredCategorical, TokenLaw
-from capcheck.randomness import CounterRandomness, Randomness
-from capcheck.signatures import AutoEncoder, Bijection
-from capcheck.signatures.token_predictor import hidden
-from capcheck.signatures.transition import added_noise
+from capcheck.networks.signatures import AutoEncoder, Bijection
+from capcheck.networks.signatures.token_predictor import hidden
+from capcheck.networks.signatures.transition import added_noise
 from capcheck.targets.target import ContinuousTarget, Target
 
 CALIBRATION = 2048  # points at which the size of a score is measured

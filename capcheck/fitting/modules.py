@@ -11,7 +11,8 @@ import functools
 import torch
 from torch import nn
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
+from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.architecture import Architecture
 from capcheck.fitting.denoisers import (
     ConsistencyModule,
@@ -27,8 +28,7 @@ from capcheck.fitting.generators import (
     GeneratorModule,
 )
 from capcheck.fitting.predictors import EnergyModule, PredictorModule
-from capcheck.sequences import SequenceSpec
-from capcheck.signatures import (
+from capcheck.networks.signatures import (
     BijectionSignature,
     ConsistencySignature,
     DecoderSignature,

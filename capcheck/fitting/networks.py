@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from capcheck.core.randomness import Randomness
 from capcheck.laws import Categorical, DeferredCategorical, MixtureOfGaussians, TokenLaw
-from capcheck.randomness import Randomness
-from capcheck.signatures import AutoEncoder, Bijection
+from capcheck.networks.signatures import AutoEncoder, Bijection
 
 ValueT = TypeVar("ValueT")
 

@@ -15,23 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capcheck.budget import Budget
-from capcheck.errors import InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.generators import Relaxed
 from capcheck.fitting.networks import as_network
 from capcheck.fitting.recording import Call, Pool
-from capcheck.paths import PATHS, PathName
-from capcheck.probe import AnyProbe
-from capcheck.randomness import Randomness
-from capcheck.sequences import SequenceSpec
-from capcheck.signatures import (
+from capcheck.networks.signatures import (
     BijectionSignature,
     ConsistencySignature,
     DenoiserSignature,
     FlowMapSignature,
     GeneratorSignature,
 )
-from capcheck.targets.target import ContinuousTarget, Target
+from capcheck.noise.paths import PATHS, PathName
+from capcheck.procedures.procedure import AnyProcedure
+from capcheck.targets.target import ContinuousTarget
 
 Batch = dict[str, Tensor]
 QUESTIONS = 8  # that are asked of one path along a flow, which is dear to integrate
@@ -206,26 +206,25 @@ class SampleDistance(Objective):
     """The energy distance between what a procedure makes with the module and fresh target draws.
 
     Attributes:
-        target: The law.
-        probe: The procedure.
+        procedure: With any network.
         budget: The one budget at which it is run.
     """
 
     large = 0
-    target: Target
-    probe: AnyProbe
+    procedure: AnyProcedure
     budget: Budget
     _relaxed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Refuse procedures through which there is no gradient."""
-        signature = self.probe.signature
+        self.target = self.procedure.coordinates.target
+        signature = self.procedure.probe.signature
         tokens = self.target.spec.kind
         generates = isinstance(signature, GeneratorSignature)
         if not isinstance(signature, DIFFERENTIABLE) or (tokens != "continuous" and not generates):
             raise InputError(
                 f"objective end_to_end needs a procedure that can be differentiated, got "
-                f"{self.probe.family} on {tokens} tokens; leave it out."
+                f"{self.procedure.probe.family} on {tokens} tokens; leave it out."
             )
         self._relaxed = tokens == "categorical"
 
@@ -241,7 +240,7 @@ class SampleDistance(Objective):
             x = nn.functional.one_hot(x.long(), spec.dim).to(y)
             return energy_distance(y.flatten(1), x.flatten(1))
         network: Any = as_network(module, spec.mean.dtype)
-        *_, state = self.probe.run(network, spec, self.budget, len(x), rng)
+        *_, state = self.procedure.with_network(network).run_for_gradient(self.budget, len(x), rng)
         if not bool(state.placed.all()):
             raise InputError(
                 f"budgets must place every token for objective end_to_end, got {self.budget}; "

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from capcheck.fitting.batches import BatchSource
 from capcheck.fitting.objectives import Batch
-from capcheck.fitting.supply import Supply
 
 CHECKS = 20  # validations of a fit
 MOST_STEPS = 20_000
@@ -45,11 +45,11 @@ class Plan:
         return max(1, self.steps // CHECKS)
 
 
-def planned(supply: Supply, module: nn.Module, *, seconds: float, dtype: torch.dtype) -> Plan:
+def planned(source: BatchSource, module: nn.Module, *, seconds: float, dtype: torch.dtype) -> Plan:
     """The plan that takes about so many seconds.
 
     Args:
-        supply: Of the fit.
+        source: Of the fit.
         module: It is copied.
         seconds: That are left.
         dtype: Of the module.
@@ -57,10 +57,10 @@ def planned(supply: Supply, module: nn.Module, *, seconds: float, dtype: torch.d
     began = time.monotonic()
     scratch = copy.deepcopy(module)
     batches: list[Batch] = []
-    draw = _timed(lambda k: batches.append(supply.try_out(k)))
+    draw = _timed(lambda k: batches.append(source.try_out(k)))
 
     def one(k: int) -> None:
-        supply.loss(scratch, batches[k % len(batches)], k, dtype=dtype).backward()
+        source.loss(scratch, batches[k % len(batches)], k, dtype=dtype).backward()
 
     step = 1.3 * _timed(one)  # with the optimiser and the validations
     available = max(0.0, DESCENT * seconds - (time.monotonic() - began))

@@ -13,8 +13,8 @@ import time
 import torch
 from torch import Tensor, nn
 
+from capcheck.fitting.batches import BatchSource
 from capcheck.fitting.objectives import Objective
-from capcheck.fitting.supply import Supply
 
 SMALL = 20_000  # parameters below which a module is polished
 ROWS_PER_PARAMETER = 16  # at least, where rows carry noise that could be learned by heart
@@ -32,19 +32,19 @@ def can_polish(objective: Objective, parameters: int) -> bool:
 
 
 def polished(
-    supply: Supply, module: nn.Module, *, iterations: int, deadline: float | None
+    source: BatchSource, module: nn.Module, *, iterations: int, deadline: float | None
 ) -> nn.Module:
     """A copy of the module, in its own precision, after the descent.
 
     Args:
-        supply: Of the fit.
+        source: Of the fit.
         module: Of fewer than SMALL parameters.
         iterations: At most so many, and at most MOST.
         deadline: Of `time.monotonic`, after which nothing more is evaluated; None for no limit.
     """
     own = {name: x.dtype for name, x in module.state_dict().items()}
     wide = copy.deepcopy(module).double()
-    batches = supply.large(deadline)
+    batches = source.large(deadline)
     descent = torch.optim.LBFGS(
         [p for p in wide.parameters() if p.requires_grad],
         max_iter=ITERATIONS,
@@ -61,7 +61,7 @@ def polished(
         descent.zero_grad()
         total = torch.zeros((), dtype=torch.float64)
         for k, batch in enumerate(batches):
-            loss = supply.loss(wide, batch, k, dtype=torch.float64, name="polish") / len(batches)
+            loss = source.loss(wide, batch, k, dtype=torch.float64, name="polish") / len(batches)
             loss.backward()
             total += loss.detach().cpu()
         return total
@@ -76,7 +76,7 @@ def polished(
             break
         reached = copy.deepcopy(wide.state_dict())
         if len(losses) > LAST and not losses[-1 - LAST] - losses[-1] > (
-            SETTLED * losses[-1] if supply.objective.exact else NOISE
+            SETTLED * losses[-1] if source.objective.exact else NOISE
         ):
             break
     narrow = copy.deepcopy(module)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.architecture import Architecture
 from capcheck.fitting.denoisers import trunk
 from capcheck.fitting.heads import TokenHead, positive
 from capcheck.laws import TokenLaw
-from capcheck.sequences import SequenceSpec
 
 
 class ShownTokens(nn.Module):

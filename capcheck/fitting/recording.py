@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.errors import InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
 from capcheck.laws import TokenLaw, log_table
-from capcheck.paths import NoisePath
-from capcheck.probe import AnyProbe
-from capcheck.randomness import Randomness
-from capcheck.sequences import SequenceSpec
-from capcheck.signatures import Calls, counted
+from capcheck.networks.signatures import Wrapper
+from capcheck.noise.paths import NoisePath
+from capcheck.procedures.procedure import AnyProcedure
 
 ROWS = 32  # sequences that a recorded run makes
 MOST_CALLS = 512  # of one budget that are kept; beyond it, every second one, and so on
@@ -44,20 +43,11 @@ class Call:
     weight: float = 1.0
 
 
-def record(
-    probe: AnyProbe,
-    network: Callable[..., Any],
-    *,
-    spec: SequenceSpec,
-    budgets: Sequence[Budget],
-    rng: Randomness,
-) -> list[Call]:
+def record(procedure: AnyProcedure, *, budgets: Sequence[Budget], rng: Randomness) -> list[Call]:
     """The calls that a procedure makes over some budgets.
 
     Args:
-        probe: The procedure.
-        network: The oracle, or another network of its signature.
-        spec: Of the sequences.
+        procedure: With the oracle, or another network.
         budgets: At least one of them must make a call.
         rng: Source of every random number; all budgets share its draws.
 
@@ -66,15 +56,15 @@ def record(
     """
     calls: list[Call] = []
     for budget in budgets:
-        recorder = _Recorder(counted(network, probe.signature, Calls()))
-        for _ in probe.run(recorder, spec, budget, ROWS, rng.stream("record")):
+        recorder = _Recorder()
+        for _ in procedure.wrapped(recorder).run(budget, ROWS, rng.stream("record")):
             pass
         for call in recorder.calls:
             call.weight = 1 / len(recorder.calls)
         calls += recorder.calls
     if not calls:
         raise InputError(
-            f"budgets must let {probe.family} call its network at least once, got "
+            f"budgets must let {procedure.probe.family} call its network at least once, got "
             f"{'; '.join(map(str, budgets))}; add a larger one."
         )
     return calls
@@ -110,16 +100,17 @@ class Pool:
         return self.rows[chosen]
 
 
-class _Recorder:
-    """A network that keeps its calls."""
+class _Recorder(Wrapper):
+    """Keeps the calls of a network."""
 
-    def __init__(self, network: Callable[..., Any]) -> None:
-        self._network = network
+    def __init__(self) -> None:
         self._seen, self._stride = 0, 1
         self.calls: list[Call] = []
 
-    def __call__(self, shown: Tensor, *more: Tensor) -> Any:
-        answer = self._network(shown, *more)
+    def call(self, network: Callable[..., Any], *arguments: Tensor) -> Any:
+        """The network's answer, whose use is watched."""
+        shown, *more = arguments
+        answer = network(shown, *more)
         used = torch.full(shown.shape[1:2], not isinstance(answer, TokenLaw), device=shown.device)
         if self._seen % self._stride == 0:
             kept = tuple(x.detach().clone() for x in (shown, *more))

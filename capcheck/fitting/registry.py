@@ -15,8 +15,9 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from capcheck.budget import Budget
-from capcheck.errors import InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
 from capcheck.fitting.likelihoods import (
     EvidenceBound,
     Likelihood,
@@ -34,9 +35,7 @@ from capcheck.fitting.objectives import (
     mapping,
 )
 from capcheck.fitting.recording import Call, Pool, record
-from capcheck.probe import AnyProbe
-from capcheck.randomness import CounterRandomness
-from capcheck.signatures import (
+from capcheck.networks.signatures import (
     BijectionSignature,
     ConsistencySignature,
     DecoderSignature,
@@ -49,39 +48,37 @@ from capcheck.signatures import (
     TokenPredictorSignature,
     TransitionPredictorSignature,
 )
-from capcheck.signatures.denoiser import require_continuous
-from capcheck.targets.target import ContinuousTarget, Target
+from capcheck.networks.signatures.denoiser import require_continuous
+from capcheck.procedures.procedure import AnyProcedure
+from capcheck.targets.target import ContinuousTarget
 
 
-class Run:
-    """A procedure over some budgets on a target, recorded when it is asked for.
+class RecordedRun:
+    """A procedure over some budgets, recorded when it is asked for.
 
     Args:
-        probe: The procedure.
-        target: In the procedure's own coordinates.
+        procedure: With its oracle.
         budgets: At least one.
         seed: Of the recorded runs.
     """
 
-    def __init__(
-        self, probe: AnyProbe, target: Target, *, budgets: Sequence[Budget], seed: int
-    ) -> None:
-        self.probe, self.target, self.budgets = probe, target, budgets
+    def __init__(self, procedure: AnyProcedure, *, budgets: Sequence[Budget], seed: int) -> None:
+        self.procedure, self.budgets = procedure, budgets
+        self.target = procedure.coordinates.target
         self._seed = seed
 
     @functools.cached_property
     def oracle(self) -> Any:
         """The exact network; of a softmax of bounded rank the free one, which it is fitted to."""
-        signature = self.probe.signature
-        bounded = isinstance(signature, LowRankPredictorSignature)
-        return (TokenPredictorSignature() if bounded else signature).oracle(self.target)
+        if isinstance(self.procedure.probe.signature, LowRankPredictorSignature):
+            return TokenPredictorSignature().oracle(self.target)
+        return self.procedure.oracle
 
     @functools.cached_property
     def calls(self) -> list[Call]:
         """What the procedure shows its oracle."""
         rng = CounterRandomness(self._seed, name="fit", device=self.target.device)
-        spec, budgets = self.target.spec, self.budgets
-        return record(self.probe, self.oracle, spec=spec, budgets=budgets, rng=rng)
+        return record(self.procedure.watched(self.oracle), budgets=self.budgets, rng=rng)
 
     @property
     def continuous(self) -> ContinuousTarget:
@@ -89,7 +86,7 @@ class Run:
         return require_continuous(self.target, "this objective")
 
 
-def end_to_end(run: Run) -> Objective:
+def end_to_end(run: RecordedRun) -> Objective:
     """The distance of the procedure's result from the target at its one budget.
 
     Raises:
@@ -100,11 +97,11 @@ def end_to_end(run: Run) -> Objective:
             f"budgets must be one for objective end_to_end, got {len(run.budgets)}; fit once for "
             "each."
         )
-    return SampleDistance(target=run.target, probe=run.probe, budget=run.budgets[0])
+    return SampleDistance(procedure=run.procedure, budget=run.budgets[0])
 
 
 @functools.singledispatch
-def objective_for(signature: object, run: Run) -> Objective:
+def objective_for(signature: object, run: RecordedRun) -> Objective:
     """The objective of a signature; register a function for another kind of signature."""
     raise InputError(
         f"fit has no objective for {type(signature).__name__}; register one with "
@@ -113,17 +110,17 @@ def objective_for(signature: object, run: Run) -> Objective:
 
 
 @objective_for.register
-def _(signature: DenoiserSignature, run: Run) -> Objective:
+def _(signature: DenoiserSignature, run: RecordedRun) -> Objective:
     return denoising(run.continuous, run.oracle, run.calls, signature.path)
 
 
 @objective_for.register
-def _(signature: FlowMapSignature, run: Run) -> Objective:
+def _(signature: FlowMapSignature, run: RecordedRun) -> Objective:
     return mapping(run.continuous, run.oracle, run.calls, lands=True)
 
 
 @objective_for.register
-def _(signature: ConsistencySignature, run: Run) -> Objective:
+def _(signature: ConsistencySignature, run: RecordedRun) -> Objective:
     if signature.solver_steps is not None:
         return distilling(run.continuous, run.oracle, run.calls, signature.path)
     carry = FlowMapSignature(signature.path).oracle(run.target)
@@ -131,23 +128,23 @@ def _(signature: ConsistencySignature, run: Run) -> Objective:
 
 
 @objective_for.register
-def _(signature: TransitionPredictorSignature, run: Run) -> Objective:
+def _(signature: TransitionPredictorSignature, run: RecordedRun) -> Objective:
     return transitions(run.continuous, run.oracle, run.calls)
 
 
 @objective_for.register(TokenPredictorSignature)
 @objective_for.register(LowRankPredictorSignature)
-def _(signature: object, run: Run) -> Objective:
+def _(signature: object, run: RecordedRun) -> Objective:
     return masked(run.target, run.oracle, run.calls)
 
 
 @objective_for.register
-def _(signature: PrefixPredictorSignature, run: Run) -> Objective:
+def _(signature: PrefixPredictorSignature, run: RecordedRun) -> Objective:
     return looking_back(run.target, run.oracle, run.calls)
 
 
 @objective_for.register
-def _(signature: EnergySignature, run: Run) -> Objective:
+def _(signature: EnergySignature, run: RecordedRun) -> Objective:
     states = Pool.of(run.calls, lambda call: call.shown)
     if isinstance(run.target, ContinuousTarget):
         return ScoreMatching.of(run.target, states)
@@ -155,15 +152,15 @@ def _(signature: EnergySignature, run: Run) -> Objective:
 
 
 @objective_for.register
-def _(signature: GeneratorSignature, run: Run) -> Objective:
-    return SampleDistance(target=run.target, probe=run.probe, budget=run.budgets[-1])
+def _(signature: GeneratorSignature, run: RecordedRun) -> Objective:
+    return SampleDistance(procedure=run.procedure, budget=run.budgets[-1])
 
 
 @objective_for.register
-def _(signature: BijectionSignature, run: Run) -> Objective:
+def _(signature: BijectionSignature, run: RecordedRun) -> Objective:
     return Likelihood(target=run.target)
 
 
 @objective_for.register
-def _(signature: DecoderSignature, run: Run) -> Objective:
+def _(signature: DecoderSignature, run: RecordedRun) -> Objective:
     return EvidenceBound(target=run.target)

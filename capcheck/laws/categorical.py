@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.laws.token_law import TokenLaw
-from capcheck.randomness import Randomness, inverse_cdf
 
 
 class Categorical(TokenLaw):

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.laws.inversion import invert_cdf, normal_cdf
 from capcheck.laws.token_law import DrawnRows, TokenLaw, require_scalar_tokens
-from capcheck.paths import NoisePath
-from capcheck.randomness import Randomness, inverse_cdf
+from capcheck.noise.paths import NoisePath
 
 LOG_2PI = math.log(2 * math.pi)
 TILE = 1 << 18  # numbers of a mixture that are worked on at once

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from capcheck.errors import InputError
-from capcheck.paths import NoisePath
-from capcheck.randomness import Randomness
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
+from capcheck.noise.paths import NoisePath
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import SideBySide, TokenLaw
-from capcheck.paths import PATHS, NoisePath
-from capcheck.randomness import Randomness
-from capcheck.sequences import SequenceSpec
+from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.products import Products
 from capcheck.targets.target import CategoricalTarget, ContinuousTarget, Target
 
@@ -208,6 +208,10 @@ class _Continuous(_Conditional, ContinuousTarget):
         """The law of the noisy rest given the clean values."""
         noisy = self._whole.with_noise(self._levels(levels[None])[0], path)
         return _Continuous(noisy, self._given, self._values)
+
+    def relative_to(self, origin: Tensor, unit: float) -> ContinuousTarget:
+        """The given values would move, too."""
+        raise InputError("a conditional law cannot be moved; move the whole.")
 
     def transformed(self, matrix: Tensor) -> ContinuousTarget:
         """It would mix rows of different values."""

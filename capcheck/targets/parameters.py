@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
 
 LIMITS = {torch.float64: 1e100, torch.float32: 1e15}
 EVEN = 1e100  # sums of weights that are divided by at once; beyond it, by the largest first

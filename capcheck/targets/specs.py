@@ -16,14 +16,14 @@ import torch
 from annotated_types import Ge, Le, MultipleOf
 from pydantic import Field, ValidationError, validate_call
 
-from capcheck.errors import InputError, near
-from capcheck.targets.automata import WIDEST, balanced_brackets, even_parity
-from capcheck.targets.automata import ising as ising_strip
-from capcheck.targets.gaussian_mixture import GaussianMixture
-from capcheck.targets.product_mixture import ProductMixture
+from capcheck.core.errors import InputError, near
+from capcheck.targets.categorical.automata import WIDEST, balanced_brackets, even_parity
+from capcheck.targets.categorical.automata import ising as ising_strip
+from capcheck.targets.categorical.scratchpad import running_parity, running_permutation
+from capcheck.targets.categorical.tables import latin_squares, small_sudokus, uniform_over
+from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
+from capcheck.targets.continuous.product_mixture import ProductMixture
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.scratchpad import running_parity, running_permutation
-from capcheck.targets.tables import latin_squares, small_sudokus, uniform_over
 from capcheck.targets.target import Target
 
 Tokens = Annotated[int, Field(ge=1, le=65_536, description="tokens of a sequence")]

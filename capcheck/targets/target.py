@@ -8,6 +8,7 @@ given such a view follow the oracles of all families.
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -16,11 +17,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import TokenLaw
-from capcheck.paths import PATHS, NoisePath
-from capcheck.randomness import Randomness
-from capcheck.sequences import SequenceSpec
+from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.products import Products
 from capcheck.targets.provenance import Provenance
 
@@ -193,6 +194,25 @@ class ContinuousTarget(Target):
         Raises:
             InputError: The matrix is not orthonormal, or the result leaves the class of laws.
         """
+
+    @abstractmethod
+    def relative_to(self, origin: Tensor, unit: float) -> ContinuousTarget:
+        """The law of (x - origin) / unit.
+
+        Args:
+            origin: (N, d), in token units.
+            unit: Above 0, in token units.
+        """
+
+    @functools.cached_property
+    def standardised(self) -> tuple[ContinuousTarget, Tensor, Tensor]:
+        """The law of (x - m) / u, with m (N, d) and u (N, d), all of one number.
+
+        m is the mean of every coordinate, and u makes the mean variance 1; u is 1 for a constant.
+        """
+        mean = self.spec.mean
+        unit = float(self.spec.variance.double().mean().sqrt()) or 1.0
+        return self.relative_to(mean, unit), mean, torch.full_like(mean, unit)
 
     def in_basis(self, matrix: Tensor) -> tuple[ContinuousTarget, Tensor]:
         """The law of `matrix @ (x / units)`, and the (N, d) units that make it exact.

@@ -20,16 +20,16 @@ import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from capcheck.budget import Axis
-from capcheck.groups import Group, Groupwise
-from capcheck.probe import OPTIONS, Row, Suspect
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import (
+from capcheck.core.budget import Axis
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.networks.signatures import (
     LowRankPredictorSignature,
     Signature,
     TokenPredictor,
     TokenPredictorSignature,
 )
+from capcheck.procedures.groups import Group, Groupwise
+from capcheck.procedures.probe import OPTIONS, Row, Suspect
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -68,7 +68,7 @@ class GPT(Groupwise):
         place = torch.arange(spec.tokens, device=spec.mean.device)
         return [
             Group(tokens=[i], shown=None if self.window is None else place >= i - self.window)
-            for i in range(length)
+            for i in spec.free[:length]
         ]
 
     def suspects(self) -> tuple[Suspect, ...]:

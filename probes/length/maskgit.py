@@ -27,13 +27,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
 from capcheck.laws import TokenLaw
-from capcheck.orders import commit_schedule, random_ranks
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.procedures.orders import commit_schedule, random_ranks
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 ENUMERATED_CALLS = 512  # sets of known tokens up to which the mixture over orders is summed
 
@@ -71,15 +73,15 @@ class MaskGIT(Probe[TokenPredictor]):
         network: TokenPredictor,
         spec: SequenceSpec,
         budget: Budget,
-        n: int,
+        start: State,
         rng: Randomness,
     ) -> Iterator[State]:
         """One state per round."""
-        state = State.blank(spec, n)
+        state = start
         yield state
         N = spec.tokens
         drawn = self.order == "random"
-        rank = random_ranks(n, N, rng) if drawn else torch.arange(N).expand(n, N)
+        rank = random_ranks(start.n, N, rng) if drawn else torch.arange(N).expand(start.n, N)
         rank = rank.to(state.placed.device)
         schedule = self.schedule(N)
         for r, (before, after) in enumerate(itertools.pairwise(schedule), start=1):

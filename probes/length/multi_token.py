@@ -17,9 +17,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from capcheck.groups import Group, Groupwise
-from capcheck.probe import OPTIONS, Row, Suspect
-from capcheck.sequences import Kind, SequenceSpec
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.procedures.groups import Group, Groupwise
+from capcheck.procedures.probe import OPTIONS, Row, Suspect
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -35,8 +35,9 @@ class MultiToken(Groupwise):
 
     def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
         """Blocks of as many tokens as there are heads, the last one cut."""
-        starts = range(0, length, self.heads)
-        return [Group(tokens=list(range(i, min(i + self.heads, length)))) for i in starts]
+        placed = spec.free[:length]
+        starts = range(0, len(placed), self.heads)
+        return [Group(tokens=list(placed[i : i + self.heads])) for i in starts]
 
     def suspects(self) -> tuple[Suspect, ...]:
         """Tokens of a block, drawn independently."""

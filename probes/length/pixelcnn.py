@@ -22,10 +22,10 @@ from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Axis
-from capcheck.groups import Group, Groupwise
-from capcheck.probe import OPTIONS, Row, Suspect
-from capcheck.sequences import Kind, SequenceSpec
+from capcheck.core.budget import Axis
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.procedures.groups import Group, Groupwise
+from capcheck.procedures.probe import OPTIONS, Row, Suspect
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -54,7 +54,7 @@ class PixelCNN(Groupwise):
     def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
         """x_i ~ p(x_i | the placed tokens of its field), in raster order."""
         field = self.field(spec)
-        return [Group(tokens=[i], shown=field[i]) for i in range(length)]
+        return [Group(tokens=[i], shown=field[i]) for i in spec.free[:length]]
 
     def suspects(self) -> tuple[Suspect, ...]:
         """The field."""

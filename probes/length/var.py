@@ -22,12 +22,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Axis
-from capcheck.groups import Group, Groupwise
-from capcheck.probe import OPTIONS, Row, Suspect
+from capcheck.core.budget import Axis
+from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.probes.length.gpt import GPT
-from capcheck.scales import haar, interlaced, is_dyadic
-from capcheck.sequences import Kind, SequenceSpec
+from capcheck.procedures.groups import Group, Groupwise
+from capcheck.procedures.probe import OPTIONS, Row, Suspect
+from capcheck.procedures.scales import haar, interlaced, is_dyadic
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -51,12 +51,14 @@ class VAR(Groupwise):
         return torch.kron(haar(*_sides(spec))[0], eye).to(spec.mean)
 
     def scales(self, spec: SequenceSpec) -> list[list[int]]:
-        """Indices of the tokens, or coefficients, of each scale."""
+        """Indices of the free tokens, or of the coefficients, of each scale."""
         if self._in_coefficients(spec):
             ends = torch.tensor(haar(*_sides(spec))[1]).cumsum(0).tolist()
             return [list(range(a, b)) for a, b in zip([0, *ends], ends, strict=False)]
         plain = spec.grid is None and spec.places is None
-        return interlaced(tuple((0, i) for i in range(spec.tokens)) if plain else spec.layout)
+        whole = interlaced(tuple((0, i) for i in range(spec.tokens)) if plain else spec.layout)
+        free = ([i for i in scale if i in spec.free] for scale in whole)
+        return [scale for scale in free if scale]
 
     def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
         """The scales that fit into the length, coarse to fine."""
@@ -74,7 +76,8 @@ class VAR(Groupwise):
         )
 
     def _in_coefficients(self, spec: SequenceSpec) -> bool:
-        whole = spec.kind == "continuous" and spec.places is None
+        # A given token is no coefficient: beside one, scales are subsets of the tokens.
+        whole = spec.kind == "continuous" and spec.places is None and not spec.given
         return self.pyramid == "haar" and whole and is_dyadic(*_sides(spec))
 
 

@@ -5,8 +5,9 @@ Signature: denoiser E[x_0 | x_t], shown all tokens at their levels, and not told
 Assumption: the denoiser's answer does not change along a pass.
 Budgets: `length` lets the first l tokens take part; `steps` is k, the passes that bring the first
 token to level 0, on levels that are multiples of 1/k.
-Schedules: `published`, along the line through two moving anchors (see `capcheck.schedules`);
-`sequential`, k passes for each token before the next one starts.
+Schedules: `published`, along the line through two moving anchors (see
+`capcheck.procedures.schedules`); `sequential`, k passes for each token before the next one
+starts.
 Known: the published schedule does not converge as k grows. Once the first token is clean, N - 1
 passes are left for the second half of the last token's noise, whatever k is: its longest jump goes
 to 1 / (N + 2) and not to 0. On an AR(1) Gaussian of correlation 0.9 and the cosine path KL stops
@@ -24,20 +25,21 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.flow import flow_along
-from capcheck.paths import PATHS, PathName
-from capcheck.probe import OPTIONS, Probe, Row, State, Suspect
-from capcheck.randomness import Randomness
-from capcheck.schedules import (
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.networks.signatures import Denoiser, DenoiserSignature
+from capcheck.noise.flow import flow_along
+from capcheck.noise.paths import PATHS, PathName
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.schedules import (
     anchors,
     autoregressive,
+    beside_given,
     denoised_along,
     starting_noise,
     within,
 )
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import Denoiser, DenoiserSignature
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -59,13 +61,16 @@ class ARDiffusion(Probe[Denoiser]):
         return DenoiserSignature(self.path)
 
     def run(
-        self, network: Denoiser, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """One state per pass over the first tokens."""
         make = anchors if self.schedule == "published" else autoregressive
-        schedule = within(make(spec.tokens, budget.steps), budget.length)
-        noise = starting_noise(spec, n, rng)
-        yield from denoised_along(schedule, network, noise=noise, path=PATHS[self.path])
+        schedule = within(make(len(spec.free), budget.steps), budget.length)
+        schedule = beside_given(schedule, spec)
+        noise = starting_noise(spec, start.n, rng)
+        yield from denoised_along(
+            schedule, network, start=start, noise=noise, path=PATHS[self.path]
+        )
 
     def suspects(self) -> tuple[Suspect, ...]:
         """Steps that stay long however large k is, with no word of where they land."""
@@ -80,10 +85,12 @@ class ARDiffusion(Probe[Denoiser]):
             ),
         )
 
-    def limit(self, oracle: Denoiser, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor | None:
+    def limit(
+        self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
+    ) -> Tensor | None:
         """Of the sequential schedule: each token's probability flow given the ones before it."""
         if self.schedule == "published":
             return None
-        corners = autoregressive(spec.tokens, 1)
-        noise = starting_noise(spec, n, rng)
+        corners = beside_given(autoregressive(len(spec.free), 1), spec)
+        noise = start.filled(starting_noise(spec, start.n, rng)).tokens
         return flow_along(corners, oracle, noise=noise, path=PATHS[self.path])

@@ -30,13 +30,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.errors import InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.laws import Categorical, TokenLaw
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
+from capcheck.networks.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 PROPOSALS = 64  # of a continuous residual; more are needed with probability 0.006 at most
 TRIED = 8  # of them at once
@@ -61,15 +62,22 @@ class Blockwise(Probe[PrefixPredictor]):
         return PrefixPredictorSignature()
 
     def run(
-        self, network: PrefixPredictor, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self,
+        network: PrefixPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        start: State,
+        rng: Randomness,
     ) -> Iterator[State]:
         """One state per round; it writes what of the block is not fixed yet."""
         self._require_kind(spec)
-        state = State.blank(spec, n)
+        state = start
         yield state
-        place = torch.arange(spec.tokens, device=spec.mean.device).expand(n, -1)  # (n, N)
+        place = torch.arange(spec.tokens, device=spec.mean.device).expand(
+            start.n, -1
+        )  # (start.n, N)
         for block in self._blocks(budget.length):
-            fixed = torch.full((n, 1), block[0], device=place.device)  # tokens that stay
+            fixed = torch.full((start.n, 1), block[0], device=place.device)  # tokens that stay
             for r in range(self._rounds(block, budget)):
                 to_come = (place >= fixed) & (place <= block[-1])
                 q = self._asked(network, state.tokens, place < fixed, block)

@@ -26,14 +26,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.flow import ddim_step, probability_flow
-from capcheck.orders import commit_schedule, random_ranks, rounds_within
-from capcheck.paths import PATHS, PathName
-from capcheck.probe import OPTIONS, Probe, Row, State, Suspect, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import Denoiser, DenoiserSignature, TokenPredictor
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
+from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
+from capcheck.noise.flow import ddim_step, probability_flow
+from capcheck.noise.paths import PATHS, PathName
+from capcheck.procedures.orders import commit_schedule, random_ranks, rounds_within
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -60,11 +61,11 @@ class MAR(Probe[Denoiser]):
         return commit_schedule(tokens, rounds=self.rounds, per_round=self.tokens_per_round)
 
     def run(
-        self, network: Denoiser, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """K states for each group; every one writes the group's tokens."""
-        rank, noise = self._draws(spec, n, rng)
-        state = State.start(noise)
+        rank, noise = self._draws(spec, start.n, rng)
+        state = start.filled(noise)
         yield state
         levels = torch.linspace(
             1, 0, budget.steps + 1, dtype=spec.mean.dtype, device=spec.mean.device
@@ -101,12 +102,14 @@ class MAR(Probe[Denoiser]):
             "and the density of its image needs the map's inverse"
         )
 
-    def limit(self, oracle: Denoiser, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor | None:
+    def limit(
+        self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
+    ) -> Tensor | None:
         """Token by token the probability flow from the same noise, for groups of one."""
         N = spec.tokens
         if len(self.schedule(N)) <= N:
             return None
-        rank, x = self._draws(spec, n, rng)
+        rank, x = self._draws(spec, start.n, rng)
         for r in range(N):
             token = rank == r  # one in each row
 

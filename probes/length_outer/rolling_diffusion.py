@@ -26,14 +26,20 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.flow import flow_along
-from capcheck.paths import PATHS, PathName
-from capcheck.probe import OPTIONS, Probe, Row, State, Suspect
-from capcheck.randomness import Randomness
-from capcheck.schedules import denoised_along, rolling, starting_noise, within
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import Denoiser, DenoiserSignature
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.networks.signatures import Denoiser, DenoiserSignature
+from capcheck.noise.flow import flow_along
+from capcheck.noise.paths import PATHS, PathName
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.schedules import (
+    beside_given,
+    denoised_along,
+    rolling,
+    starting_noise,
+    within,
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -59,18 +65,19 @@ class RollingDiffusion(Probe[Denoiser]):
         return DenoiserSignature(self.path)
 
     def run(
-        self, network: Denoiser, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """One state per pass over the window."""
-        schedule = rolling(spec.tokens, budget.steps, window=self.window)
+        schedule = rolling(len(spec.free), budget.steps, window=self.window)
 
         def remembering(x_t: Tensor, t: Tensor) -> Tensor:
             return network(x_t, self._seen(t))
 
         yield from denoised_along(
-            within(schedule, budget.length),
+            beside_given(within(schedule, budget.length), spec),
             remembering,
-            noise=starting_noise(spec, n, rng),
+            start=start,
+            noise=starting_noise(spec, start.n, rng),
             path=PATHS[self.path],
         )
 
@@ -87,12 +94,14 @@ class RollingDiffusion(Probe[Denoiser]):
             ),
         )
 
-    def limit(self, oracle: Denoiser, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor | None:
+    def limit(
+        self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
+    ) -> Tensor | None:
         """The flow along the window's levels, if nothing is forgotten."""
         if self.n_clean is not None and self.n_clean < spec.tokens - 1:
             return None
-        corners = rolling(spec.tokens, self.window, window=self.window)
-        noise = starting_noise(spec, n, rng)
+        corners = beside_given(rolling(len(spec.free), self.window, window=self.window), spec)
+        noise = start.filled(starting_noise(spec, start.n, rng)).tokens
         return flow_along(corners, oracle, noise=noise, path=PATHS[self.path])
 
     def _seen(self, t: Tensor) -> Tensor:

@@ -21,12 +21,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import Bijection, BijectionSignature, Layer, TokenPredictor
-from capcheck.signatures.generator import normals_for
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
+from capcheck.networks.signatures import Bijection, BijectionSignature, Layer, TokenPredictor
+from capcheck.networks.signatures.generator import normals_for
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -46,12 +48,12 @@ class Flow(Probe[Bijection]):
         return BijectionSignature(self.layer)
 
     def run(
-        self, network: Bijection, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self, network: Bijection, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """The whole sequence in one iteration."""
-        state = State.blank(spec, n)
+        state = start
         yield state
-        yield state.write(network(normals_for(spec, n, rng)))
+        yield state.write(network(normals_for(spec, start.n, rng)))
 
     def log_density(
         self,
@@ -76,7 +78,7 @@ class Flow(Probe[Bijection]):
         return (Suspect(failure="limited emission", cure=cure, probe=free),)
 
     def limit(
-        self, oracle: Bijection, spec: SequenceSpec, n: int, rng: Randomness
+        self, oracle: Bijection, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
         """The triangular oracle's image of the same normals."""
-        return oracle(normals_for(spec, n, rng)) if self.layer == "triangular" else None
+        return oracle(normals_for(spec, start.n, rng)) if self.layer == "triangular" else None

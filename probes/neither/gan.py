@@ -23,12 +23,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.probe import OPTIONS, Probe, Row, State, Suspect, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import Generator, GeneratorSignature, TokenPredictor
-from capcheck.signatures.generator import normals_for
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
+from capcheck.networks.signatures import Generator, GeneratorSignature, TokenPredictor
+from capcheck.networks.signatures.generator import normals_for
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -51,12 +52,12 @@ class GAN(Probe[Generator]):
         return GeneratorSignature(self.lipschitz)
 
     def run(
-        self, network: Generator, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self, network: Generator, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """The whole sequence in one iteration."""
-        state = State.blank(spec, n)
+        state = start
         yield state
-        yield state.write(network(normals_for(spec, n, rng)))
+        yield state.write(network(normals_for(spec, start.n, rng)))
 
     def log_density(
         self,
@@ -79,7 +80,7 @@ class GAN(Probe[Generator]):
         return (Suspect(failure="limited emission", cure=cure, probe=free),)
 
     def limit(
-        self, oracle: Generator, spec: SequenceSpec, n: int, rng: Randomness
+        self, oracle: Generator, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
         """The oracle's image of the same normals, unless its slope is bounded."""
-        return oracle(normals_for(spec, n, rng)) if self.lipschitz is None else None
+        return oracle(normals_for(spec, start.n, rng)) if self.lipschitz is None else None

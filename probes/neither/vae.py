@@ -28,12 +28,19 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.laws import LOG_2PI
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import AutoEncoder, Decoder, DecoderSignature, Noise, TokenPredictor
+from capcheck.networks.signatures import (
+    AutoEncoder,
+    Decoder,
+    DecoderSignature,
+    Noise,
+    TokenPredictor,
+)
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 ROUNDINGS = 1024  # of a log-weight by which constant weights may differ
 
@@ -66,12 +73,12 @@ class VAE(Probe[Decoder]):
         return DecoderSignature(latent=self.latent, noise=self.noise, classes=self.classes)
 
     def run(
-        self, network: Decoder, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self, network: Decoder, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """The whole sequence in one iteration."""
-        state = State.blank(spec, n)
+        state = start
         yield state
-        yield state.write(network(self._prior(spec, n, rng)).sample(rng))
+        yield state.write(network(self._prior(spec, start.n, rng)).sample(rng))
 
     def log_density(
         self,

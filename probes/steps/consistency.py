@@ -22,12 +22,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.paths import PATHS, PathName
-from capcheck.probe import OPTIONS, Probe, Row, State, Suspect, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import ConsistencyFunction, ConsistencySignature, TokenPredictor
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
+from capcheck.networks.signatures import ConsistencyFunction, ConsistencySignature, TokenPredictor
+from capcheck.noise.paths import PATHS, PathName
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -56,14 +57,14 @@ class Consistency(Probe[ConsistencyFunction]):
         network: ConsistencyFunction,
         spec: SequenceSpec,
         budget: Budget,
-        n: int,
+        start: State,
         rng: Randomness,
     ) -> Iterator[State]:
         """K calls, with noise added again between them; every one writes all tokens."""
         path, k = PATHS[self.path], budget.steps
-        shape = (n, spec.tokens, spec.dim)
+        shape = (start.n, spec.tokens, spec.dim)
         x_t = rng.normal(shape).to(spec.mean)
-        state = State.start(x_t)
+        state = start.filled(x_t)
         yield state
         for j in range(k, 0, -1):
             t = x_t.new_full(shape[:2], j / k)

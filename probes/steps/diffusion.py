@@ -31,16 +31,18 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.flow import ddim_step, probability_flow, velocity
-from capcheck.flow_map import level_of, ratios
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
 from capcheck.laws import LOG_2PI
-from capcheck.paths import PATHS, NoisePath, PathName
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
+from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
+from capcheck.noise.flow import ddim_step, probability_flow, velocity
+from capcheck.noise.flow_map import level_of, ratios
+from capcheck.noise.paths import PATHS, NoisePath, PathName
 from capcheck.probes.steps.flow_map import FlowMapSampler
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import Denoiser, DenoiserSignature, TokenPredictor
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> x_s
 STOCHASTIC = ("ddpm_small", "ddpm_large")
@@ -78,10 +80,10 @@ class Diffusion(Probe[Denoiser]):
         return [1.0, *inner.tolist(), 0.0]
 
     def run(
-        self, network: Denoiser, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """K steps from t = 1 to t = 0; every one writes all tokens."""
-        state = State.start(self._noise(spec, n, rng))
+        state = start.filled(self._noise(spec, start.n, rng))
         yield state
         levels = spec.mean.new_tensor(self.levels(spec, budget.steps))
         step = self._stepper(network, rng)
@@ -129,11 +131,13 @@ class Diffusion(Probe[Denoiser]):
         log_q = log_q + _log_normal(x_s, levels[-1])
         return LogDensity(values=log_q, bound=True, method="mean over noisings, one for each row")
 
-    def limit(self, oracle: Denoiser, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor | None:
+    def limit(
+        self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
+    ) -> Tensor | None:
         """The probability flow from the same noise, if no other noise is drawn."""
         if self.solver in STOCHASTIC:
             return None
-        return probability_flow(oracle, self._noise(spec, n, rng), PATHS[self.path])
+        return probability_flow(oracle, self._noise(spec, start.n, rng), PATHS[self.path])
 
     def _noise(self, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
         return rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)

@@ -26,13 +26,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Axis, Budget
-from capcheck.errors import InputError
+from capcheck.core.budget import Axis, Budget
+from capcheck.core.errors import InputError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
 from capcheck.laws import Categorical
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import Energy, EnergySignature, TokenPredictor
+from capcheck.networks.signatures import Energy, EnergySignature, TokenPredictor
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 STATES = 512  # sequences up to which the law of a Gibbs chain is carried along whole
 
@@ -65,11 +67,11 @@ class EBM(Probe[Energy]):
         return EnergySignature()
 
     def run(
-        self, network: Energy, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self, network: Energy, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """One state per iteration, or per sweep; every one writes all tokens."""
         sampler = self._chosen(spec)
-        state = State.start(_initial(spec, n, rng))
+        state = start.filled(_initial(spec, start.n, rng))
         yield state
         if sampler == "gibbs":
             chain = _gibbs(network, state.tokens, spec, rng)

@@ -21,12 +21,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.paths import PathName
-from capcheck.probe import OPTIONS, Probe, Row, State, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import FlowMap, FlowMapSignature, TokenPredictor
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
+from capcheck.networks.signatures import FlowMap, FlowMapSignature, TokenPredictor
+from capcheck.noise.paths import PathName
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -46,13 +47,13 @@ class FlowMapSampler(Probe[FlowMap]):
         return FlowMapSignature(self.path)
 
     def run(
-        self, network: FlowMap, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self, network: FlowMap, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """K steps from t = 1 to t = 0; every one writes all tokens."""
-        state = State.start(self._noise(spec, n, rng))
+        state = start.filled(self._noise(spec, start.n, rng))
         yield state
         levels = torch.linspace(1, 0, budget.steps + 1).to(state.tokens)
-        for t, s in itertools.pairwise(levels.expand(n, spec.tokens, -1).unbind(2)):
+        for t, s in itertools.pairwise(levels.expand(start.n, spec.tokens, -1).unbind(2)):
             state = state.write(network(state.tokens, t, s))
             yield state
 
@@ -71,10 +72,10 @@ class FlowMapSampler(Probe[FlowMap]):
             "and the density of its image needs the map's inverse"
         )
 
-    def limit(self, oracle: FlowMap, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
+    def limit(self, oracle: FlowMap, spec: SequenceSpec, start: State, rng: Randomness) -> Tensor:
         """The whole flow from the same noise, in one call."""
-        noise = self._noise(spec, n, rng)
-        levels = noise.new_ones(n, spec.tokens)
+        noise = self._noise(spec, start.n, rng)
+        levels = noise.new_ones(start.n, spec.tokens)
         return oracle(noise, levels, torch.zeros_like(levels))
 
     def _noise(self, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:

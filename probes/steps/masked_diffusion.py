@@ -33,13 +33,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
 from capcheck.laws import TokenLaw, log_table
-from capcheck.orders import random_ranks
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.procedures.orders import random_ranks
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 MOST_TOKENS = 6  # whose sets are summed, by 64 calls
 ROWS = 256  # whose 64 x 64 pairs of sets are held at once
@@ -69,14 +71,19 @@ class MaskedDiffusion(Probe[TokenPredictor]):
         return TokenPredictorSignature()
 
     def run(
-        self, network: TokenPredictor, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self,
+        network: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        start: State,
+        rng: Randomness,
     ) -> Iterator[State]:
         """One state per step; every one writes all tokens."""
-        state = State.blank(spec, n)
+        state = start
         yield state
         known = state.placed
         if self.reveal == "one":
-            rank = random_ranks(n, spec.tokens, rng).to(known.device)
+            rank = random_ranks(start.n, spec.tokens, rng).to(known.device)
             for r in range(spec.tokens):
                 state = state.write(network(state.tokens, known).sample(rng))
                 known = rank <= r

@@ -24,12 +24,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Axis, Budget
+from capcheck.core.budget import Axis, Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
 from capcheck.laws import TokenLaw
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
+from capcheck.networks.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -55,11 +57,11 @@ class ParallelSolve(Probe[PrefixPredictor]):
         network: PrefixPredictor,
         spec: SequenceSpec,
         budget: Budget,
-        n: int,
+        start: State,
         rng: Randomness,
     ) -> Iterator[State]:
         """One state per iteration; every one writes all tokens."""
-        state = State.start(self._start(spec, n))
+        state = start.filled(self._start(spec, start.n))
         yield state
         for _ in range(budget.steps):
             state = state.write(self._iterate(network, state.tokens, rng))
@@ -90,9 +92,11 @@ class ParallelSolve(Probe[PrefixPredictor]):
             shown = _where(now, x, shown)
         return LogDensity(values=log_q, method="product over tokens, each drawn once")
 
-    def limit(self, oracle: PrefixPredictor, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
+    def limit(
+        self, oracle: PrefixPredictor, spec: SequenceSpec, start: State, rng: Randomness
+    ) -> Tensor:
         """The autoregressive sample from the same noise, token by token."""
-        x = self._start(spec, n)
+        x = self._start(spec, start.n)
         for i in range(spec.tokens):
             x[:, i] = _conditionals(oracle, x).sample(rng.stream("noise"))[:, i]
         return x

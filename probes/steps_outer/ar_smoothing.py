@@ -28,14 +28,20 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.heads import HeadName, emitted
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
 from capcheck.laws import LOG_2PI, TokenLaw
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect, Unavailable
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import TokenPredictor, TransitionPredictor, TransitionPredictorSignature
-from capcheck.signatures.transition import added_noise
+from capcheck.laws.heads import HeadName, emitted
+from capcheck.networks.signatures import (
+    TokenPredictor,
+    TransitionPredictor,
+    TransitionPredictorSignature,
+)
+from capcheck.networks.signatures.transition import added_noise
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 FIRST = 0.3  # s_1 in standard deviations of a token
 ROUNDINGS = 64  # by which a noise level must stay below 1
@@ -65,11 +71,11 @@ class ARSmoothing(Probe[TransitionPredictor]):
         network: TransitionPredictor,
         spec: SequenceSpec,
         budget: Budget,
-        n: int,
+        start: State,
         rng: Randomness,
     ) -> Iterator[State]:
         """One state per token and pass, or one for a last pass that is not drawn in turn."""
-        state = State.blank(spec, n)
+        state = start
         yield state
         length = budget.length
         place = torch.arange(spec.tokens, device=spec.mean.device)
@@ -78,7 +84,7 @@ class ARSmoothing(Probe[TransitionPredictor]):
             if self._at_once(s, levels) and length > 0:
                 law = self._emitted(network, state.tokens, self._seen(t, s, 0, length), s)
                 tokens = law.mean() if self.last == "tweedie" else law.sample(rng)
-                state = state.write(tokens, (place < length).expand(n, -1))
+                state = state.write(tokens, (place < length).expand(start.n, -1))
                 yield state
                 continue
             for i in range(length):
@@ -86,7 +92,7 @@ class ARSmoothing(Probe[TransitionPredictor]):
                 tokens = state.tokens.clone()
                 law = self._emitted(network, tokens, seen, s, i)
                 tokens[:, i] = law.sample(rng)[:, 0]
-                state = state.write(tokens, (place == i).expand(n, -1))
+                state = state.write(tokens, (place == i).expand(start.n, -1))
                 yield state
 
     def suspects(self) -> tuple[Suspect, ...]:

@@ -26,21 +26,22 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.flow import flow_along
-from capcheck.paths import PATHS, PathName
-from capcheck.probe import OPTIONS, Probe, Row, State, Suspect
-from capcheck.randomness import Randomness
-from capcheck.schedules import (
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.networks.signatures import Denoiser, DenoiserSignature
+from capcheck.noise.flow import flow_along
+from capcheck.noise.paths import PATHS, PathName
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.schedules import (
     autoregressive,
+    beside_given,
     denoised_along,
     full_sequence,
     pyramid,
     starting_noise,
     within,
 )
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import Denoiser, DenoiserSignature
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -74,12 +75,15 @@ class DiffusionForcing(Probe[Denoiser]):
         return DenoiserSignature(self.path, "causal" if self.causal else "all")
 
     def run(
-        self, network: Denoiser, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """One state per row of the schedule matrix."""
-        schedule = within(self._matrix(spec.tokens, budget.steps), budget.length)
-        noise = starting_noise(spec, n, rng)
-        yield from denoised_along(schedule, network, noise=noise, path=PATHS[self.path])
+        schedule = within(self._matrix(len(spec.free), budget.steps), budget.length)
+        schedule = beside_given(schedule, spec)
+        noise = starting_noise(spec, start.n, rng)
+        yield from denoised_along(
+            schedule, network, start=start, noise=noise, path=PATHS[self.path]
+        )
 
     def suspects(self) -> tuple[Suspect, ...]:
         """A causal network, unless earlier tokens are clean while a token moves."""
@@ -92,13 +96,16 @@ class DiffusionForcing(Probe[Denoiser]):
             ),
         )
 
-    def limit(self, oracle: Denoiser, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor | None:
+    def limit(
+        self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
+    ) -> Tensor | None:
         """The probability flow of all tokens, since delays vanish beside k, or token by token."""
         in_turn = self.schedule == "autoregressive"
         if self.causal and not in_turn:
             return None
-        corners = (autoregressive if in_turn else full_sequence)(spec.tokens, 1)
-        noise = starting_noise(spec, n, rng)
+        corners = (autoregressive if in_turn else full_sequence)(len(spec.free), 1)
+        corners = beside_given(corners, spec)
+        noise = start.filled(starting_noise(spec, start.n, rng)).tokens
         return flow_along(corners, oracle, noise=noise, path=PATHS[self.path])
 
     def _matrix(self, tokens: int, steps: int) -> Tensor:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from capcheck.diagnostics.stein import ksd_squared
 from capcheck.divergences.certificates import (
     coupling_squared,
     mean_and_spread_squared,
@@ -27,7 +28,6 @@ from capcheck.divergences.certificates import (
 from capcheck.divergences.estimate import Term
 from capcheck.divergences.kl import kl_term
 from capcheck.divergences.mmd import mmd_squared, mmd_squared_to_known
-from capcheck.divergences.stein import ksd_squared
 from capcheck.divergences.wasserstein import corrected_transport, transport
 from capcheck.targets import CategoricalMixture
 

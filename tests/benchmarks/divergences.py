@@ -35,12 +35,12 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
+from capcheck.core.randomness import CounterRandomness
+from capcheck.diagnostics.neighbours import nearest_neighbour_kl
+from capcheck.diagnostics.permutation import permutation_test
 from capcheck.divergences.mmd import mmd_squared, mmd_squared_terms
-from capcheck.divergences.neighbours import nearest_neighbour_kl
-from capcheck.divergences.permutation import permutation_test
 from capcheck.divergences.sliced import orthogonal_directions, sliced_w2_squared
 from capcheck.divergences.wasserstein import Ground, transport, transport_cost
-from capcheck.randomness import CounterRandomness
 
 RUNS = 5
 PERMUTATIONS, DIRECTIONS, NEIGHBOUR = 200, 100, 5

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from capcheck import fit
-from capcheck.budget import Grid
+from capcheck.core.budget import Grid
+from capcheck.core.randomness import CounterRandomness
 from capcheck.data import Layout, load_target
 from capcheck.fitting import Run, as_network, build, objective_for
+from capcheck.fitting.batches import BatchSource
 from capcheck.fitting.fit import LEARNING_RATE
-from capcheck.fitting.supply import Supply
-from capcheck.paths import PATHS
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
+from capcheck.noise.paths import PATHS
+from capcheck.procedures.registry import build_probe
 from capcheck.targets.target import Target
 
 STEPS, BATCH, RUNS = 400, 512, 3
@@ -60,7 +60,7 @@ def by_hand(module: nn.Module, rows: Tensor, loss: Loss) -> nn.Module:
     return module
 
 
-def left_to_learn(module: nn.Module, supply: Supply) -> float:
+def left_to_learn(module: nn.Module, supply: BatchSource) -> float:
     return supply.validate(module.eval(), torch.float32)
 
 
@@ -68,7 +68,7 @@ def compare(family: str, target: Target, rows: Tensor, loss: Loss) -> None:
     probe, budgets = build_probe(family), Grid.over(target.spec.tokens).budgets()
     module = build(probe.signature, target.spec, NETWORK)
     run = Run(probe, target, budgets=budgets, seed=1)
-    judge = Supply(
+    judge = BatchSource(
         objective_for(probe.signature, run), batch=BATCH, seed=1, device=torch.device("cpu")
     )
     spent: dict[str, list[float]] = {"capcheck": [], "by hand": []}

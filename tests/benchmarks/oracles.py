@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from sklearn.metrics.pairwise import rbf_kernel
 
+from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences.mmd import mmd_squared
-from capcheck.paths import PATHS
-from capcheck.randomness import CounterRandomness
+from capcheck.noise.paths import PATHS
 from capcheck.targets import ProductMixture
 
 RUNS = 5

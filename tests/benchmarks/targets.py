@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from capcheck.paths import PATHS
+from capcheck.noise.paths import PATHS
 from capcheck.targets import GaussianMixture, HiddenMarkov, ProductMixture, from_samples
-from capcheck.targets.empirical import FEW
-from capcheck.targets.empirical_categorical import QUERIES as LEFT_OUT
+from capcheck.targets.from_data.empirical import FEW
+from capcheck.targets.from_data.empirical_categorical import QUERIES as LEFT_OUT
 
 RUNS = 5
 GOAL = 1.3  # times the bound that the denoiser may take

@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from scipy.optimize import brentq
 
-from capcheck.budget import Budget
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.sequences import Kind
 from capcheck.divergences import DIVERGENCES, tolerances
 from capcheck.divergences.reference import ModelEvidence, Reference
-from capcheck.probe import LogDensity
-from capcheck.records import Measurement, Outcome
-from capcheck.sequences import Kind
+from capcheck.judging.verdict import judge
+from capcheck.procedures.trace import Traces
+from capcheck.results.measurement import Measurement, Outcome
 from capcheck.targets import CategoricalMixture, GaussianMixture, Target
-from capcheck.trace import Traces
-from capcheck.verdict import judge
 
 RATIOS = (0.0, 0.25, 0.5, 2.0, 4.0)
 """Largest true divergence of a case, in tolerances (of KL, W2 and MMD squared)."""

@@ -13,11 +13,11 @@ import torch
 import capcheck
 from capcheck import Budget, CapcheckError, InputError, Outcome, Progress, check, survey
 from capcheck.laws import MixtureOfGaussians, TokenLaw
-from capcheck.probe import State
-from capcheck.registry import build_probe
-from capcheck.signatures import DenoiserSignature, TokenPredictorSignature
-from capcheck.store import Store
-from capcheck.sweep import Sweep
+from capcheck.networks.signatures import DenoiserSignature, TokenPredictorSignature
+from capcheck.procedures.probe import State
+from capcheck.procedures.registry import build_probe
+from capcheck.runs.store import Store
+from capcheck.runs.sweep import Sweep
 from capcheck.targets import ProductMixture, Target, from_spec
 
 
@@ -118,7 +118,7 @@ def test_the_result_schema_uses_its_words(three: ProductMixture) -> None:
 
 
 def test_a_result_survives_saving(three: ProductMixture, tmp_path: Path) -> None:
-    from capcheck.store import Store
+    from capcheck.runs.store import Store
 
     result = check("maskgit", three, samples=200, lengths=[0, 3], steps=[1])
     result.save(tmp_path / "run")

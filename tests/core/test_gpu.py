@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from capcheck import Outcome, check, fit, survey
-from capcheck.budget import Budget
-from capcheck.chart import chart_of
+from capcheck.core.budget import Budget
 from capcheck.divergences.estimate import Estimate
 from capcheck.fitting import build
-from capcheck.registry import build_probe
+from capcheck.procedures.coordinates import chart_of
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, from_spec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")

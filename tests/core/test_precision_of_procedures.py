@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capcheck.budget import Budget
-from capcheck.errors import InputError
-from capcheck.precision import PRECISIONS, Precision, chosen_precisions, network_in, spec_in
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe, families
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
+from capcheck.networks.rounded import PRECISIONS, Precision, chosen_precisions, network_in, spec_in
+from capcheck.procedures.registry import build_probe, families
 from capcheck.targets import from_spec
 from capcheck.targets.target import Target
 

@@ -13,15 +13,15 @@ from reference.diffusion import ddim_variance
 from reference.gaussians import autoregressive
 
 from capcheck import check
-from capcheck.budget import Budget
-from capcheck.exact.gaussian import GaussianLaw
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import CounterRandomness
 from capcheck.exact.replay import exact_law
-from capcheck.probe import State
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.procedures.probe import State
+from capcheck.procedures.registry import build_probe
+from capcheck.procedures.trace import classify
 from capcheck.targets import ProductMixture, Target, from_spec
-from capcheck.trace import classify
 
 S = autoregressive(4, 0.9).covariances[0]
 AR1 = from_spec("gaussian:ar1,tokens=4,rho=0.9")

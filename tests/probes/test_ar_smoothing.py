@@ -12,17 +12,18 @@ from reference.gaussians import Gaussians
 from scipy import integrate, stats
 
 from capcheck import check
-from capcheck.budget import Budget
-from capcheck.errors import InputError
-from capcheck.exact.gaussian import GaussianLaw
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
 from capcheck.exact.replay import exact_law
-from capcheck.heads import emitted
 from capcheck.laws import MixtureOfGaussians
-from capcheck.probe import LogDensity, Unavailable
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.laws.heads import emitted
+from capcheck.networks.signatures import TokenPredictorSignature, TransitionPredictorSignature
 from capcheck.probes.steps_outer.ar_smoothing import ARSmoothing
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.signatures import TokenPredictorSignature, TransitionPredictorSignature
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import GaussianMixture, ProductMixture, from_spec
 from capcheck.targets.target import ContinuousTarget, Target
 

@@ -15,19 +15,19 @@ from reference.mixtures import Mixture
 from reference.sequences import Sequences, weighed
 
 from capcheck import check
-from capcheck.budget import Budget
-from capcheck.errors import InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.sequences import SequenceSpec
 from capcheck.exact.enumeration import Route, sampled_law
-from capcheck.exact.sequence_law import SequenceLaw
 from capcheck.laws import Categorical, TokenLaw
-from capcheck.probe import LogDensity
+from capcheck.networks.signatures import TokenPredictorSignature
 from capcheck.probes.length_outer import blockwise as module
 from capcheck.probes.length_outer.blockwise import Blockwise
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.sequences import SequenceSpec
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, from_table
+from capcheck.targets.categorical.sequence_law import SequenceLaw
 
 Array = NDArray[np.float64]
 Symbols = tuple[int, ...]

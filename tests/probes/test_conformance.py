@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from capcheck import Outcome, check
-from capcheck.budget import Budget
-from capcheck.chart import Chart, chart_of
-from capcheck.errors import InputError
-from capcheck.given import Given
-from capcheck.intervention import require_honest
-from capcheck.probe import AnyProbe, State
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe, families, probe_class
-from capcheck.signatures import Calls, counted
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
+from capcheck.networks.signatures import Calls, counted
+from capcheck.procedures.coordinates import Chart, chart_of
+from capcheck.procedures.given import Given
+from capcheck.procedures.probe import AnyProbe, State
+from capcheck.procedures.registry import build_probe, families, probe_class
+from capcheck.procedures.trace import Recorder
 from capcheck.targets import ProductMixture, from_spec, from_table
 from capcheck.targets.target import Target
-from capcheck.trace import Recorder
+from capcheck.testing.intervention import require_honest
 
 TARGETS: dict[str, Target] = {
     "modes": from_spec("modes:tokens=4,modes=3,gap=3"),

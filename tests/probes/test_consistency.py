@@ -9,12 +9,12 @@ import pytest
 from reference.diffusion import PATHS, ddim_variance
 
 from capcheck import check
-from capcheck.budget import Budget
-from capcheck.exact.gaussian import GaussianLaw
+from capcheck.core.budget import Budget
 from capcheck.exact.replay import exact_law
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.networks.signatures import TokenPredictorSignature
 from capcheck.probes.steps.consistency import Consistency
-from capcheck.registry import build_probe
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import Target, from_spec
 
 

@@ -11,14 +11,15 @@ from conftest import UnitDraws
 from numpy.typing import NDArray
 from reference.diffusion import PATHS, ddim_variance, flow_map_factor
 
-from capcheck.budget import Budget
-from capcheck.exact.gaussian import GaussianLaw
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
 from capcheck.exact.replay import exact_law
-from capcheck.probe import LogDensity, Unavailable
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.networks.signatures import Denoiser, TokenPredictorSignature
 from capcheck.probes.steps.diffusion import Diffusion
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.signatures import Denoiser, TokenPredictorSignature
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, Target, from_spec
 
 

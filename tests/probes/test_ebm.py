@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from capcheck import Outcome, check
-from capcheck.budget import Budget
-from capcheck.errors import InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
 from capcheck.exact.enumeration import Route, sampled_law
-from capcheck.exact.gaussian import GaussianLaw
 from capcheck.exact.replay import exact_law
-from capcheck.exact.sequence_law import SequenceLaw
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.networks.signatures import EnergySignature, TokenPredictorSignature
 from capcheck.probes.steps.ebm import EBM
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.signatures import EnergySignature, TokenPredictorSignature
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, Target, from_spec, from_table
+from capcheck.targets.categorical.sequence_law import SequenceLaw
 
 Array = NDArray[np.float64]
 PAIR = np.array([[1.0, 0.6], [0.6, 1.0]])

@@ -10,17 +10,18 @@ from scipy import integrate, stats
 from scipy.special import ndtr
 
 from capcheck import Outcome, check
-from capcheck.budget import Budget
-from capcheck.errors import InputError
-from capcheck.exact.gaussian import GaussianLaw
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
 from capcheck.exact.replay import exact_law
 from capcheck.laws import Categorical
-from capcheck.oracles.moments import mean_and_covariance
-from capcheck.oracles.rosenblatt import Rosenblatt, uniform_of
-from capcheck.probe import LogDensity, Unavailable
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.networks.oracles.moments import mean_and_covariance
+from capcheck.networks.oracles.rosenblatt import Rosenblatt, uniform_of
+from capcheck.networks.signatures import Bijection, BijectionSignature, TokenPredictorSignature
 from capcheck.probes.neither.flow import Flow
-from capcheck.randomness import CounterRandomness
-from capcheck.signatures import Bijection, BijectionSignature, TokenPredictorSignature
 from capcheck.targets import (
     DiagonalMixture,
     GaussianMixture,

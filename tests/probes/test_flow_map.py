@@ -9,14 +9,18 @@ from reference.diffusion import PATHS as FORMULAS
 from reference.diffusion import flow_map_factor
 from scipy import optimize, stats
 
-from capcheck.budget import Budget
-from capcheck.errors import InputError
-from capcheck.exact.gaussian import GaussianLaw
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
 from capcheck.exact.replay import exact_law
-from capcheck.paths import PathName
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.signatures import ConsistencySignature, FlowMapSignature, TokenPredictorSignature
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.networks.signatures import (
+    ConsistencySignature,
+    FlowMapSignature,
+    TokenPredictorSignature,
+)
+from capcheck.noise.paths import PathName
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, from_spec
 
 MEANS, WEIGHTS, SCALE = np.array([-2.0, 0.5, 3.0]), np.array([0.2, 0.5, 0.3]), 0.4

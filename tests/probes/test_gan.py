@@ -9,15 +9,15 @@ from scipy import optimize
 from scipy.special import ndtr
 
 from capcheck import Outcome, check
-from capcheck.budget import Budget
-from capcheck.errors import InputError
-from capcheck.oracles import bounded_slope as module
-from capcheck.oracles.bounded_slope import BoundedSlope, bounded_slope
-from capcheck.oracles.rosenblatt import Rosenblatt
-from capcheck.probe import Unavailable
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
+from capcheck.networks.oracles import bounded_slope as module
+from capcheck.networks.oracles.bounded_slope import BoundedSlope, bounded_slope
+from capcheck.networks.oracles.rosenblatt import Rosenblatt
+from capcheck.networks.signatures import TokenPredictorSignature
 from capcheck.probes.neither.gan import GAN
-from capcheck.randomness import CounterRandomness
-from capcheck.signatures import TokenPredictorSignature
 from capcheck.targets import ProductMixture, Target, from_spec, from_table
 
 Z = np.linspace(-9, 9, 200_001)

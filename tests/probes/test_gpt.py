@@ -12,12 +12,12 @@ from reference.mixtures import Mixture
 from scipy import optimize, special
 
 from capcheck import check
-from capcheck.budget import Budget
-from capcheck.errors import InputError
-from capcheck.probe import LogDensity
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, Target, from_spec, from_table
 
 Array = NDArray[np.float64]

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from reference.diffusion import ddim_variance
 from scipy import stats
 
-from capcheck.budget import Budget
-from capcheck.exact.gaussian import GaussianLaw, MixtureLaw
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
 from capcheck.exact.replay import exact_law
-from capcheck.orders import commit_schedule
-from capcheck.probe import Unavailable
+from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
+from capcheck.networks.signatures import TokenPredictorSignature
 from capcheck.probes.length_outer.mar import MAR
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.procedures.orders import commit_schedule
+from capcheck.procedures.registry import build_probe
+from capcheck.procedures.trace import Recorder
 from capcheck.targets import ProductMixture, from_spec
-from capcheck.trace import Recorder
 
 Array = NDArray[np.float64]
 N, RHO = 4, 0.8

@@ -13,16 +13,17 @@ from reference.sequences import Sequences, Symbols, weighed
 from scipy import stats
 
 from capcheck import check
-from capcheck.budget import Budget
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
 from capcheck.exact.enumeration import Route, sampled_law
-from capcheck.exact.sequence_law import SequenceLaw
-from capcheck.probe import LogDensity, Unavailable
+from capcheck.networks.signatures import TokenPredictorSignature
 from capcheck.probes.steps import masked_diffusion as module
 from capcheck.probes.steps.masked_diffusion import MaskedDiffusion
-from capcheck.randomness import CounterRandomness
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.procedures.trace import Recorder
 from capcheck.targets import from_spec, from_table
-from capcheck.trace import Recorder
+from capcheck.targets.categorical.sequence_law import SequenceLaw
 
 Array = NDArray[np.float64]
 MASK = -1

@@ -20,17 +20,17 @@ from reference.mixtures import Mixture
 from scipy import stats
 
 from capcheck import check
-from capcheck.budget import Budget
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.sequences import SequenceSpec
 from capcheck.exact.enumeration import sampled_law
-from capcheck.exact.sequence_law import SequenceLaw
 from capcheck.laws import Categorical, TokenLaw
-from capcheck.probe import LogDensity
 from capcheck.probes.length import maskgit as module
 from capcheck.probes.length.maskgit import MaskGIT
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.sequences import SequenceSpec
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, from_spec, from_table
+from capcheck.targets.categorical.sequence_law import SequenceLaw
 
 
 def reference_of(target: ProductMixture, weights: np.ndarray) -> Mixture:

@@ -8,9 +8,9 @@ import torch
 from reference.information import of_blocks, of_gaussian, of_table
 
 from capcheck import check
-from capcheck.budget import Budget
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import CounterRandomness
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import GaussianMixture, ProductMixture, from_spec, from_table
 
 

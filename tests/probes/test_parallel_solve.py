@@ -9,15 +9,17 @@ import pytest
 import torch
 from scipy import stats
 
-from capcheck.budget import Budget
-from capcheck.exact.gaussian import GaussianLaw
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
 from capcheck.exact.replay import exact_law
-from capcheck.probe import LogDensity, State, Unavailable
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.networks.signatures import PrefixPredictorSignature, TokenPredictorSignature
 from capcheck.probes.steps.parallel_solve import ParallelSolve
-from capcheck.randomness import CounterRandomness
-from capcheck.signatures import PrefixPredictorSignature, TokenPredictorSignature
+from capcheck.procedures.probe import State
+from capcheck.procedures.trace import Recorder
 from capcheck.targets import Target, from_spec, from_table
-from capcheck.trace import Recorder
 
 TARGETS: dict[str, Target] = {
     "modes": from_spec("modes:tokens=5,modes=3,gap=3"),

@@ -17,12 +17,12 @@ from reference.information import (
 from torch.nn.functional import conv2d
 
 from capcheck import check
-from capcheck.budget import Budget
-from capcheck.errors import InputError
-from capcheck.exact.gaussian import GaussianLaw
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
 from capcheck.exact.replay import exact_law
+from capcheck.laws.gaussian import GaussianLaw
 from capcheck.probes.length.pixelcnn import PixelCNN, receptive_field
-from capcheck.registry import build_probe
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import GaussianMixture, from_table
 
 GRID = tuple(itertools.product(range(2), range(3)))

@@ -11,15 +11,15 @@ import torch
 from reference import levels as reference
 
 from capcheck import check
-from capcheck.budget import Budget
-from capcheck.exact.gaussian import GaussianLaw
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import CounterRandomness
 from capcheck.exact.replay import exact_law
-from capcheck.probe import State
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.procedures.probe import State
+from capcheck.procedures.registry import build_probe
+from capcheck.procedures.trace import classify
 from capcheck.targets import GaussianMixture, ProductMixture, Target, from_spec
-from capcheck.trace import classify
 
 S = reference.second_order(5)
 CHAIN = GaussianMixture(torch.zeros(1, 5, 1).double(), torch.tensor(S)[None])

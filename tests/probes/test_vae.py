@@ -14,16 +14,16 @@ from scipy.special import log_expit, logsumexp
 from sklearn.decomposition import FactorAnalysis
 
 from capcheck import Outcome, check
-from capcheck.budget import Budget
-from capcheck.errors import InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.laws import TokenLaw
-from capcheck.oracles.factor_analysis import factor_analysis, probabilistic_pca
-from capcheck.oracles.latent_index import index_of, latent_of
-from capcheck.probe import LogDensity
+from capcheck.networks.oracles.factor_analysis import factor_analysis, probabilistic_pca
+from capcheck.networks.oracles.latent_index import index_of, latent_of
+from capcheck.networks.signatures import Decoder, TokenPredictorSignature
+from capcheck.networks.signatures.decoder import LinearDecoder
 from capcheck.probes.neither.vae import VAE
-from capcheck.randomness import CounterRandomness, Randomness
-from capcheck.signatures import Decoder, TokenPredictorSignature
-from capcheck.signatures.decoder import LinearDecoder
 from capcheck.targets import GaussianMixture, ProductMixture, Target, from_spec, from_table
 
 AR1 = 0.9 ** np.abs(np.subtract.outer(np.arange(6), np.arange(6)))

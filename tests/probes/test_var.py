@@ -14,13 +14,13 @@ from reference.information import Array, of_blocks, of_gaussian, of_table
 from scipy import integrate, special
 
 from capcheck import check
-from capcheck.budget import Budget
-from capcheck.chart import chart_of
-from capcheck.probe import AnyProbe
+from capcheck.core.budget import Budget
+from capcheck.core.randomness import CounterRandomness
 from capcheck.probes.length.var import VAR
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.results import CheckResult
+from capcheck.procedures.coordinates import chart_of
+from capcheck.procedures.probe import AnyProbe
+from capcheck.procedures.registry import build_probe
+from capcheck.results.survey import CheckResult
 from capcheck.targets import GaussianMixture, ProductMixture, Target, from_spec, from_table
 
 ROOT = math.sqrt(0.5)

@@ -13,11 +13,11 @@ import torch
 
 from capcheck import check, survey
 from capcheck.data import Layout, load_target
-from capcheck.front import front
+from capcheck.judging.front import front
 from capcheck.laws import Categorical
-from capcheck.records import Axes
-from capcheck.registry import report_writer
-from capcheck.results import SurveyResult
+from capcheck.procedures.registry import report_writer
+from capcheck.results.family import Axes
+from capcheck.results.survey import SurveyResult
 from capcheck.targets import ProductMixture, from_spec, from_table
 
 FEW = ("gpt", "maskgit", "diffusion")

@@ -18,11 +18,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.budget import Axis, Budget
-from capcheck.probe import OPTIONS, LogDensity, Probe, Row, State, Suspect
-from capcheck.randomness import Randomness
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.core.budget import Axis, Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -46,11 +47,11 @@ class Strided(Probe[TokenPredictor]):
         network: TokenPredictor,
         spec: SequenceSpec,
         budget: Budget,
-        n: int,
+        start: State,
         rng: Randomness,
     ) -> Iterator[State]:
         """One anchor per state, then one state for the gaps."""
-        state = State.blank(spec, n)
+        state = start
         yield state
         for group in self._groups(spec.tokens, budget.length):
             tokens = state.tokens.clone()

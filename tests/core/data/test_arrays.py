@@ -16,10 +16,10 @@ import safetensors.torch
 import torch
 from pyarrow import parquet
 
+from capcheck.core.errors import InputError
 from capcheck.data import arrays
 from capcheck.data.arrays import read_array
 from capcheck.data.contents import library, reason
-from capcheck.errors import InputError
 
 ROWS = np.random.default_rng(5).normal(size=(40, 3))
 HOSTILE = ['it\'s "quoted"', "line\nbreak", "[red]x[bold]", "\x1b[31mred", "a#b", "{0}%s", "né"]

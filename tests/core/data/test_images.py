@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capcheck.core.errors import InputError
 from capcheck.data import images
 from capcheck.data.files import read
 from capcheck.data.images import read_images
-from capcheck.errors import InputError
 
 RNG = np.random.default_rng(11)
 GREY = RNG.integers(0, 256, size=(5, 4), dtype=np.uint8)  # 4 pixels wide, 5 high

@@ -9,9 +9,9 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
+from capcheck.core.errors import InputError
 from capcheck.data import Layout, load_target
 from capcheck.data.laws import build_law
-from capcheck.errors import InputError
 from capcheck.targets import (
     CategoricalMixture,
     DiagonalMixture,

@@ -18,9 +18,9 @@ from sklearn import datasets
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
+from capcheck.core.errors import InputError
 from capcheck.data import Layout, load_target
 from capcheck.data.laws import build_law
-from capcheck.errors import InputError
 from capcheck.targets import CategoricalMixture, MarkovChain, ProductMixture
 
 

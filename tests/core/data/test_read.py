@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from capcheck.core.errors import InputError
 from capcheck.data.files import name_of, read
-from capcheck.errors import InputError
 
 ROWS = np.arange(6.0).reshape(2, 3)
 

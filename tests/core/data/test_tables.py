@@ -11,8 +11,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from capcheck.core.errors import InputError
 from capcheck.data.arrays import read_array
-from capcheck.errors import InputError
 
 
 def read_csv(folder: Path, content: str | bytes) -> np.ndarray:

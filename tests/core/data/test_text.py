@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capcheck.core.errors import InputError
 from capcheck.data.text import END, read_bytes, read_documents, windows
-from capcheck.errors import InputError
 
 HOSTILE = ['it\'s "quoted".txt', "line\nbreak.txt", "[red]x[bold].txt", "\x1b[31mred.txt"]
 

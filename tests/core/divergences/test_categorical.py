@@ -13,16 +13,17 @@ from scipy.optimize import linear_sum_assignment, linprog
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from capcheck import SurveyResult, check, engine, survey
+from capcheck import SurveyResult, check, survey
+from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Term
 from capcheck.divergences.mmd import median_distance, mmd_squared, mmd_squared_to_known
 from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.divergences.wasserstein import corrected_transport, transport
 from capcheck.laws import Categorical
-from capcheck.randomness import CounterRandomness
-from capcheck.records import Outcome
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.results.measurement import Outcome
+from capcheck.runs import engine
 from capcheck.targets import CategoricalMixture, from_spec, from_table
 from capcheck.targets.target import Target
 

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import integrate, linalg, special, stats
 
+from capcheck.core.errors import InputError
 from capcheck.divergences import certificates
 from capcheck.divergences.certificates import (
     coupling_squared,
@@ -20,7 +21,6 @@ from capcheck.divergences.certificates import (
     sliced_squared,
 )
 from capcheck.divergences.estimate import Term
-from capcheck.errors import InputError
 
 Array = NDArray[np.float64]
 TOLERANCE = 0.01  # of W2^2, as a share of tr Cov: W2 is a tenth of the spread

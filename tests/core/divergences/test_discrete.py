@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.special import entr, rel_entr
 
-from capcheck.budget import Budget
+from capcheck.core.budget import Budget
+from capcheck.core.errors import CapcheckError, InputError
 from capcheck.divergences import discrete as module
 from capcheck.divergences.discrete import (
     compare,
@@ -24,12 +25,11 @@ from capcheck.divergences.discrete import (
     mmd_squared,
     total_variation,
 )
-from capcheck.errors import CapcheckError, InputError
 from capcheck.exact.enumeration import sampled_law
-from capcheck.exact.sequence_law import SequenceLaw, target_law
-from capcheck.registry import build_probe
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import from_spec
+from capcheck.targets.categorical.sequence_law import SequenceLaw, target_law
 
 Array = NDArray[np.float64]
 SHAPES = [(2, 1), (2, 5), (3, 3), (5, 2), (4, 3), (7, 1)]  # V, N

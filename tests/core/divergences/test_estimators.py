@@ -12,6 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
 
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences import kernels as kernels_module
 from capcheck.divergences.estimate import Estimate, Term
 from capcheck.divergences.kl import is_same_law, kl_term
@@ -23,9 +25,7 @@ from capcheck.divergences.mmd import (
 )
 from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.divergences.wasserstein import corrected_transport, transport
-from capcheck.exact.gaussian import GaussianLaw
-from capcheck.probe import LogDensity
-from capcheck.randomness import CounterRandomness
+from capcheck.laws.gaussian import GaussianLaw
 from capcheck.targets import GaussianMixture, from_spec
 
 RUNS = 1000

@@ -11,6 +11,8 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences import kernels as kernels_module
 from capcheck.divergences import mmd as mmd_module
 from capcheck.divergences.mmd import (
@@ -20,8 +22,6 @@ from capcheck.divergences.mmd import (
     mmd_squared_terms,
     mmd_squared_to_known,
 )
-from capcheck.errors import InputError
-from capcheck.randomness import CounterRandomness
 
 
 def normal(seed: int, shape: tuple[int, ...]) -> Tensor:

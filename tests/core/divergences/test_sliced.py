@@ -11,10 +11,10 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences.sliced import orthogonal_directions, sliced_w2_squared
 from capcheck.divergences.wasserstein import Ground, transport, transport_cost
-from capcheck.errors import InputError
-from capcheck.randomness import CounterRandomness
 
 
 def normal(seed: int, shape: tuple[int, ...]) -> Tensor:

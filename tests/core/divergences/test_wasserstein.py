@@ -8,13 +8,13 @@ from typing import cast
 import numpy as np
 import pytest
 
+from capcheck.core.errors import InputError
 from capcheck.divergences.wasserstein import (
     Ground,
     corrected_transport,
     transport,
     transport_cost,
 )
-from capcheck.errors import InputError
 
 GOOD = np.random.default_rng(0).normal(size=(6, 2))
 NAN = np.where(GOOD > 0, GOOD, math.nan)

@@ -10,13 +10,15 @@ import torch
 from scipy.integrate import quad
 
 from capcheck import check
-from capcheck.budget import Budget
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
 from capcheck.exact.change_of_variables import own_log_density
 from capcheck.exact.replay import exact_law
-from capcheck.probe import AnyProbe, LogDensity, Unavailable
-from capcheck.randomness import CounterRandomness
-from capcheck.registry import build_probe
-from capcheck.signatures import TokenPredictorSignature
+from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.procedures.probe import AnyProbe
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import from_spec
 from capcheck.targets.target import Target
 

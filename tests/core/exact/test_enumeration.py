@@ -11,26 +11,28 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
+from capcheck.procedures.completion import complete
 from numpy.typing import NDArray
 from reference import sequences as reference
 from scipy import stats
 from torch import Tensor
 
-from capcheck.budget import Budget
-from capcheck.completion import complete
-from capcheck.errors import CapcheckError, InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import CapcheckError, InputError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
 from capcheck.exact import enumeration as module
 from capcheck.exact.enumeration import Route, sampled_law
-from capcheck.exact.sequence_law import SequenceLaw, numbers, sequences, target_law
 from capcheck.laws import Categorical, TokenLaw
-from capcheck.probe import LogDensity, Probe, Row, State, Unavailable
+from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.probes.length import maskgit
 from capcheck.probes.length.gpt import GPT
-from capcheck.randomness import CounterRandomness, Randomness
-from capcheck.registry import build_probe
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.procedures.probe import Probe, Row, State
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import CategoricalMixture, from_spec, from_table
+from capcheck.targets.categorical.sequence_law import SequenceLaw, numbers, sequences, target_law
 from capcheck.targets.target import Target
 
 Array = NDArray[np.float64]

@@ -11,22 +11,24 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from capcheck.procedures.completion import complete
 from numpy.typing import NDArray
 from reference.gaussians import autoregressive, log_normal
 from scipy import linalg, stats
 from scipy.special import logsumexp
 
-from capcheck.budget import Budget
-from capcheck.completion import complete
-from capcheck.errors import InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
 from capcheck.exact import replay as module
-from capcheck.exact.gaussian import GaussianLaw, MixtureLaw
 from capcheck.exact.replay import exact_law
-from capcheck.probe import LogDensity, Probe, Row, State, Unavailable
-from capcheck.randomness import CounterRandomness, Randomness
-from capcheck.registry import build_probe
-from capcheck.sequences import Kind, SequenceSpec
-from capcheck.signatures import Denoiser, DenoiserSignature, TokenPredictorSignature
+from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
+from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictorSignature
+from capcheck.procedures.probe import Probe, Row, State
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import GaussianMixture, Target, from_spec
 
 Array = NDArray[np.float64]

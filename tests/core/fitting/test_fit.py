@@ -12,7 +12,7 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor, nn
 
-from capcheck.budget import Budget
+from capcheck.core.budget import Budget
 from capcheck.fitting import as_network, build, fit
 from capcheck.laws import Categorical
 from capcheck.probes.length.gpt import GPT

@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
 from capcheck.fitting import Architecture, as_network, build
 from capcheck.fitting.transformer import Transformer
 from capcheck.laws import TokenLaw
-from capcheck.paths import PathName
-from capcheck.randomness import CounterRandomness
-from capcheck.signatures import (
+from capcheck.networks.signatures import (
     AutoEncoder,
     Bijection,
     BijectionSignature,
@@ -29,6 +28,7 @@ from capcheck.signatures import (
     TokenPredictorSignature,
     TransitionPredictorSignature,
 )
+from capcheck.noise.paths import PathName
 from capcheck.targets import ProductMixture, Target, from_spec
 
 TRUNKS = ("mlp:width=8,depth=1", "transformer:width=8,depth=1")

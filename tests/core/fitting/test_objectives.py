@@ -10,11 +10,12 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from capcheck.budget import Budget
-from capcheck.errors import InputError
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
 from capcheck.fitting import Run, build, fit, objective_for
 from capcheck.fitting.objectives import energy_distance
-from capcheck.probe import AnyProbe
+from capcheck.networks.signatures import Signature
 from capcheck.probes.length.gpt import GPT
 from capcheck.probes.length.maskgit import MaskGIT
 from capcheck.probes.length_outer.mar import MAR
@@ -24,8 +25,7 @@ from capcheck.probes.steps.diffusion import Diffusion
 from capcheck.probes.steps.ebm import EBM
 from capcheck.probes.steps.flow_map import FlowMapSampler
 from capcheck.probes.steps_outer.ar_smoothing import ARSmoothing
-from capcheck.randomness import CounterRandomness
-from capcheck.signatures import Signature
+from capcheck.procedures.probe import AnyProbe
 from capcheck.targets import Target, from_spec
 
 BUDGETS = [Budget(length=3, steps=2)]

@@ -23,10 +23,10 @@ from reference.sequences import Sequences
 from scipy import stats
 from torch import Tensor
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.laws import Categorical, DeferredCategorical, TokenLaw
-from capcheck.paths import PATHS, NoisePath, PathName
-from capcheck.randomness import CounterRandomness, Randomness
+from capcheck.noise.paths import PATHS, NoisePath, PathName
 from capcheck.targets import (
     CategoricalMixture,
     CategoricalTarget,
@@ -42,7 +42,11 @@ from capcheck.targets import (
     from_table,
     uniform_over,
 )
-from capcheck.targets.fitting import fit_diagonal_mixture, fit_gaussian_mixture, fit_latent_class
+from capcheck.targets.from_data.fitting import (
+    fit_diagonal_mixture,
+    fit_gaussian_mixture,
+    fit_latent_class,
+)
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -21,8 +21,8 @@ from scipy import stats
 from scipy.special import logsumexp
 from torch import Tensor
 
-from capcheck.paths import PATHS
-from capcheck.randomness import CounterRandomness
+from capcheck.core.randomness import CounterRandomness
+from capcheck.noise.paths import PATHS
 from capcheck.targets import (
     CategoricalMixture,
     ContinuousTarget,

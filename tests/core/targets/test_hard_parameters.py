@@ -17,9 +17,9 @@ from reference.gaussians import Gaussians
 from scipy import stats
 from torch import Tensor
 
-from capcheck.errors import InputError
-from capcheck.paths import PATHS
-from capcheck.randomness import CounterRandomness
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
+from capcheck.noise.paths import PATHS
 from capcheck.targets import (
     CategoricalMixture,
     ContinuousTarget,

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from sklearn.mixture import GaussianMixture as SklearnMixture
 
-from capcheck.errors import InputError
+from capcheck.core.errors import InputError
 from capcheck.targets import ProductMixture, from_sklearn, from_spec
 from capcheck.targets.specs import BUILT_IN, parameters
 

@@ -1,0 +1,147 @@
+"""The catalogue: families in the paper's groups, the card of one, and built-in targets."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Column, Table
+
+from capcheck.procedures.probe import ROW_TITLES, ROWS, AnyProbe, Row
+from capcheck.results.family import FamilyResult
+from capcheck.targets.specs import BUILT_IN, parameters
+
+_Member = TypeVar("_Member", type[AnyProbe], FamilyResult)
+_BEYOND = "+"  # behind the name of a family that the paper's table does not have
+
+
+def grouped(members: Iterable[_Member]) -> list[tuple[Row, list[_Member]]]:
+    """Members by their row of the paper's table, in its order; rows without any are left out."""
+    members = list(members)
+    groups = [(row, [member for member in members if member.row == row]) for row in ROWS]
+    return [(row, group) for row, group in groups if group]
+
+
+def heading(row: Row) -> str:
+    """The row's title, as markup."""
+    return f"[bold]{ROW_TITLES[row]}[/bold]"
+
+
+def named(family: str, member: type[AnyProbe] | FamilyResult) -> str:
+    """The family's name, marked if it is beyond the paper's table."""
+    return f"  {family}" if member.in_paper else f"  {family} {_BEYOND}"
+
+
+def caption(members: Iterable[type[AnyProbe] | FamilyResult]) -> str | None:
+    """What the mark means, if any member bears it."""
+    beyond = any(not member.in_paper for member in members)
+    return f"{_BEYOND} not in the paper's table" if beyond else None
+
+
+def targets_table() -> Table:
+    """The built-in targets with what each takes."""
+    table = Table("target", "law", "parameters")
+    for name in BUILT_IN:
+        lines = [
+            f"{key}={_spelled(default)}  [dim]{text}[/dim]"
+            for key, (default, text) in parameters(name).items()
+        ]
+        law = (BUILT_IN[name].__doc__ or "").splitlines()[0]
+        table.add_row(f"[bold]{name}[/bold]", escape(law), "\n".join(lines), end_section=True)
+    return table
+
+
+def _spelled(default: Any) -> str:
+    if default is None:
+        return "none"
+    return ("yes" if default else "no") if isinstance(default, bool) else str(default)
+
+
+def families_table(probes: Sequence[type[AnyProbe]]) -> Table:
+    """Name, tokens and first line of every family, in the paper's groups."""
+    table = Table("family", "tokens", "what it does", caption=caption(probes))
+    for row, members in grouped(probes):
+        table.add_row(heading(row))
+        for probe in members:
+            summary = escape((probe.__doc__ or "").strip().splitlines()[0])
+            table.add_row(named(probe.family, probe), ", ".join(sorted(probe.kinds)), summary)
+        table.add_section()
+    return table
+
+
+def family_card(probe: AnyProbe) -> RenderableType:
+    """All there is to know of a family before it runs: its docstring, its options, its suspects."""
+    title, facts = _docstring(sys.modules[type(probe).__module__].__doc__ or "")
+    place = ROW_TITLES[probe.row]
+    if not probe.in_paper:
+        place = f"not in its table; the procedure belongs under {place}"
+    grid = Table.grid(Column(style="bold", no_wrap=True), Column(), padding=(0, 2, 0, 0))
+    grid.add_row("Tokens", " and ".join(sorted(probe.kinds)))
+    grid.add_row("Paper", place)
+    for label, text in facts:
+        grid.add_row(label, escape(text))
+    causes = [f"{s.failure}: cured with {s.cure}" for s in probe.suspects()]
+    grid.add_row("Suspects", escape("\n".join(causes)) or "none, with the default options")
+    options: dict[str, FieldInfo] = getattr(probe, "__pydantic_fields__", {})
+    parts: list[RenderableType] = [f"[bold]{probe.family}[/bold]  {escape(title)}", "", grid]
+    if options:
+        parts += ["", _options_table(probe, options)]
+    return Group(*parts)
+
+
+def _docstring(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """First line and the `Label: text` entries of a module docstring, wrapped lines joined."""
+    first, _, rest = text.strip().partition("\n")
+    entries: list[tuple[str, str]] = []
+    for line in filter(None, map(str.strip, rest.splitlines())):
+        label, colon, tail = line.partition(": ")
+        if colon and re.fullmatch(r"[A-Z][a-z]+( [a-z]+)?", label):
+            entries.append((label, tail))
+        elif entries:
+            entries[-1] = entries[-1][0], f"{entries[-1][1]} {line}"
+        else:
+            entries.append(("", line))
+    return first, entries
+
+
+def _options_table(probe: AnyProbe, options: Mapping[str, FieldInfo]) -> Table:
+    table = Table("--option", "values", "default", "what it is")
+    for name, field in options.items():
+        default = getattr(probe, name)
+        table.add_row(
+            name,
+            escape(option_values(field)),
+            "none" if default is None else _spelled(default),
+            escape(field.description or ""),
+        )
+    return table
+
+
+def option_values(field: FieldInfo) -> str:
+    """What an option of a probe takes, in words: its type, its choices and its range."""
+    kinds = [field.annotation]
+    if get_origin(field.annotation) is not Literal:
+        kinds = list(get_args(field.annotation)) or kinds
+    words: dict[Any, str] = {int: "whole number", float: "number", bool: "yes, no"}
+    named = [
+        ", ".join(map(str, get_args(kind)))
+        if get_origin(kind) is Literal
+        else words.get(kind, getattr(kind, "__name__", str(kind)))
+        for kind in kinds
+        if kind is not NoneType
+    ]
+    signs = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    limits = [
+        f"{sign} {getattr(rule, name):g}"
+        for rule in field.metadata
+        for name, sign in signs.items()
+        if getattr(rule, name, None) is not None
+    ]
+    text = " ".join([", ".join(named), *limits[:1]]) + "".join(f", {more}" for more in limits[1:])
+    return f"{text}, or none" if NoneType in kinds else text

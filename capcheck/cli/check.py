@@ -1,0 +1,79 @@
+"""`capcheck check`: one family on one target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from capcheck import api
+from capcheck.cli.options import (
+    BUDGETS,
+    EVIDENCE,
+    NETWORK,
+    OUTPUT,
+    TARGET,
+    GroupedCommand,
+    Pairs,
+    fits,
+    grouped,
+    merged,
+    run_options,
+    target_of,
+    with_options,
+)
+from capcheck.cli.progress import live_progress
+from capcheck.cli.report import deliver
+from capcheck.procedures.registry import probe_class
+
+
+@click.command(cls=GroupedCommand)
+@grouped("family", "--family", required=True, help="Check this family; see `capcheck families`.")
+@grouped(
+    "family",
+    "--option",
+    "options",
+    type=Pairs(),
+    multiple=True,
+    help="Set the family's own options, as in solver=heun; see `capcheck families NAME`.",
+)
+@with_options(TARGET)
+@with_options(BUDGETS)
+@NETWORK
+@grouped(
+    "networks",
+    "--objective",
+    type=click.Choice(["oracle", "end_to_end", "none"]),
+    help="Fit networks to the oracle's answers, to the target through the procedure at one budget, "
+    "or not at all (your weights as they are).  [default: oracle]",
+)
+@with_options(fits(f"{api.FIT_STEPS}"))
+@with_options(EVIDENCE)
+@with_options(OUTPUT)
+def check(
+    family: str,
+    options: Sequence[dict[str, str]],
+    network: Sequence[str],
+    objective: Any,
+    fit_steps: int | None,
+    fit_seconds: float | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Check whether one family can produce a target, and at which budget."""
+    probe_class(family)  # an unknown name fails before the data is read
+    target = target_of(given)
+    with live_progress() as progress:
+        result = api.check(
+            family,
+            target,
+            options=merged("--option", options),
+            network=network,
+            objective=objective,
+            fit_steps=fit_steps,
+            fit_seconds=fit_seconds,
+            **run_options(given, progress),
+        )
+    deliver(result, given["out"], as_json)
+    raise SystemExit(result.exit_code)

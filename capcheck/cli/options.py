@@ -1,0 +1,413 @@
+"""Options of the command line: their types, and the groups that `--help` shows them in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from capcheck.cli.failures import debugging
+from capcheck.core.errors import InputError
+from capcheck.data import LAWS, NAMED, Layout, load_target
+from capcheck.diagnostics.diagnosis import DIAGNOSES
+from capcheck.divergences import DEFAULT, NAMES
+from capcheck.networks.perturbed import SIZES
+from capcheck.networks.rounded import PRECISIONS
+from capcheck.runs.options import Progress, RunOptions
+from capcheck.targets.specs import from_spec
+from capcheck.targets.target import Target
+
+DRAWS = 2000  # draws of target and model in every cell
+
+Decorator = Callable[[Any], Any]
+
+
+class WholeNumbers(click.ParamType[Any]):
+    """Comma-separated whole numbers."""
+
+    name = "n,n,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """Parse, or fail with one sentence."""
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            raise InputError(
+                f"{_name(param)} must be whole numbers separated by commas, got {value!r}."
+            ) from None
+
+
+class GridShape(click.ParamType[Any]):
+    """Rows x columns."""
+
+    name = "RxC"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Parse, or fail with one sentence."""
+        rows, _, columns = str(value).lower().partition("x")
+        if not (rows.isdigit() and columns.isdigit() and int(rows) * int(columns) > 0):
+            raise InputError(f"{_name(param)} must be ROWSxCOLUMNS such as 8x8, got {value!r}.")
+        return int(rows), int(columns)
+
+
+class Pairs(click.ParamType[Any]):
+    """key=value pairs, separated by commas."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, str]:
+        """Parse, or fail with one sentence."""
+        pairs = {}
+        for item in str(value).split(","):
+            key, equals, text = item.partition("=")
+            if not (key and equals):
+                raise InputError(f"{_name(param)} must be key=value, got {item!r}.")
+            key = key.strip().replace("-", "_")
+            if key in pairs:
+                raise InputError(f"{_name(param)} gives {key} twice; give it once.")
+            pairs[key] = text.strip()
+        return pairs
+
+
+class _GroupedOption(click.Option):
+    """An option that `--help` shows in a group."""
+
+    group = "other"
+
+
+class GroupedCommand(click.Command):
+    """A command whose `--help` shows options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each group, in the order in which the groups first appear."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                group = param.group if isinstance(param, _GroupedOption) else "other"
+                groups.setdefault(group, []).append(record)
+        for group, records in groups.items():
+            with formatter.section(f"{group.capitalize()} options"):
+                formatter.write_dl(records)
+
+
+def grouped(group: str, *names: str, **facts: Any) -> Decorator:
+    """An option in a group; the arguments are those of `click.option`."""
+    cls = type("Option", (_GroupedOption,), {"group": group})
+    return click.option(*names, cls=cls, **facts)
+
+
+def with_options(options: Sequence[Decorator]) -> Decorator:
+    """A decorator that adds options to a command, in their order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+TARGET: Sequence[Decorator] = (
+    grouped(
+        "data",
+        "--data",
+        metavar="FILE",
+        help="Read rows from a .npy, .npz, .csv, .parquet, .pt, .safetensors or .txt file or a "
+        f"folder of images, or take one of {', '.join(NAMED)}.",
+    ),
+    grouped(
+        "data",
+        "--target",
+        "spec",
+        metavar="SPEC",
+        help="Take a built-in law, such as parity:6, in place of data; see `capcheck targets`.",
+    ),
+    grouped(
+        "data",
+        "--tokens",
+        type=click.IntRange(1),
+        help="Cut every row into this number of tokens.  [default: by the shape of the data]",
+    ),
+    grouped(
+        "data",
+        "--token-dim",
+        type=click.IntRange(1),
+        help="Take this many numbers as one token.  [default: by the shape of the data]",
+    ),
+    grouped(
+        "data",
+        "--pca",
+        type=click.IntRange(1),
+        help="Take this many whitened principal components as the numbers of a row.",
+    ),
+    grouped(
+        "data", "--grid", type=GridShape(), help="Lay the tokens out in rows x columns, as in 8x8."
+    ),
+    grouped(
+        "data",
+        "--kind",
+        type=click.Choice(["continuous", "categorical"]),
+        help="Read numbers as numbers or as token ids.  [default: integers are token ids]",
+    ),
+    grouped(
+        "data",
+        "--unit",
+        type=click.Choice(["characters", "bytes"]),
+        default="characters",
+        show_default=True,
+        help="Take one of these as a token of text.",
+    ),
+    grouped(
+        "data",
+        "--split",
+        type=click.Choice(["file", "lines"]),
+        default="file",
+        show_default=True,
+        help="Take the whole file or every line as a document of text.",
+    ),
+    grouped(
+        "law",
+        "--law",
+        metavar="NAME[:SIZE]",
+        help=f"Put this law behind the rows, of {', '.join(LAWS['continuous'])} for numbers and "
+        f"{', '.join(LAWS['categorical'])} for token ids.  [default: rows; markov for text]",
+    ),
+    grouped(
+        "law",
+        "--bandwidth",
+        type=float,
+        help="Smooth the rows by this share of each token's standard deviation.  [default: by "
+        "likelihood]",
+    ),
+)
+BUDGETS: Sequence[Decorator] = (
+    grouped(
+        "budgets",
+        "--length",
+        "lengths",
+        type=WholeNumbers(),
+        help="Let procedures place these numbers of tokens.  [default: 0,N/2,N]",
+    ),
+    grouped(
+        "budgets",
+        "--steps",
+        type=WholeNumbers(),
+        help="Let procedures make these numbers of refinement iterations.  [default: 1,4,16]",
+    ),
+    grouped(
+        "budgets",
+        "--given",
+        type=WholeNumbers(),
+        help="Draw the tokens of these indices from the target, as a prompt.  [default: none]",
+    ),
+)
+EVIDENCE: Sequence[Decorator] = (
+    grouped(
+        "evidence",
+        "--divergence",
+        "divergences",
+        metavar="NAME,...",
+        help=f"Measure these, of {', '.join(NAMES)}.  [default: {','.join(DEFAULT)}]",
+    ),
+    grouped(
+        "evidence",
+        "--tolerance",
+        type=Pairs(),
+        multiple=True,
+        help="Set tolerances, as in kl=0.01,mmd=0.004; see the table of divergences for units.",
+    ),
+    grouped(
+        "evidence",
+        "--samples",
+        type=int,
+        help=f"Draw this many sequences for every cell.  [default: {DRAWS}]",
+    ),
+    grouped(
+        "evidence",
+        "--looks",
+        type=int,
+        default=1,
+        show_default=True,
+        help="Draw an undecided family up to this many times, each time with twice the sequences.",
+    ),
+    grouped(
+        "evidence",
+        "--level",
+        type=float,
+        default=0.95,
+        show_default=True,
+        help="Make intervals and verdicts hold with this confidence.",
+    ),
+    grouped(
+        "evidence",
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Make all draws from this seed, 0 to 2^63 - 1.",
+    ),
+    grouped(
+        "evidence",
+        "--diagnose",
+        metavar="NAME,...",
+        help="Test the draws at the largest budget further, without any effect on a verdict, by "
+        f"{', '.join(DIAGNOSES)}.  [default: none]",
+    ),
+    grouped(
+        "evidence",
+        "--precision",
+        metavar="NAME,...",
+        help=f"Run everything again in fewer digits, of {', '.join(PRECISIONS)}.  [default: none]",
+    ),
+    grouped(
+        "evidence",
+        "--sensitivity",
+        metavar="SIZE,...",
+        is_flag=False,
+        flag_value=",".join(map(str, SIZES)),
+        help="Try out errors of the oracle of these sizes, 1 being a token's standard deviation.  "
+        f"[without sizes: {','.join(map(str, SIZES))}]",
+    ),
+)
+OUTPUT: Sequence[Decorator] = (
+    grouped(
+        "output", "--out", type=click.Path(path_type=Path), help="Keep the run in this folder."
+    ),
+    grouped(
+        "output", "--json", "as_json", is_flag=True, help="Print the result schema, and only it."
+    ),
+    grouped(
+        "output",
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Run on this device: auto, cpu or cuda[:N].",
+    ),
+    grouped(
+        "output",
+        "--batch",
+        type=int,
+        default=1024,
+        show_default=True,
+        help="Run this many sequences at a time; no number depends on it.",
+    ),
+    grouped(
+        "output",
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        callback=debugging,
+        help="Show the traceback of a failure.",
+    ),
+)
+NETWORK = grouped(
+    "networks",
+    "--network",
+    metavar="NAME",
+    multiple=True,
+    help="Measure this network beside the oracle: mlp:width=128,depth=3, transformer:width=64,"
+    "depth=2 or your package.module:factory; several make a capacity curve.",
+)
+
+
+def fits(default: str) -> Sequence[Decorator]:
+    """Options of what a fit may spend.
+
+    Args:
+        default: Its number of steps, in words.
+    """
+    return (
+        grouped(
+            "networks",
+            "--fit-steps",
+            type=click.IntRange(1),
+            help=f"Fit every network in this many steps.  [default: {default}]",
+        ),
+        grouped(
+            "networks",
+            "--fit-seconds",
+            type=float,
+            help="Fit every network for this time in place of a number of steps; the result then "
+            "depends on the machine.",
+        ),
+    )
+
+
+def target_of(given: dict[str, Any]) -> Target:
+    """The target that the options of `TARGET` name.
+
+    Raises:
+        InputError: Neither data nor a law is named, or both are.
+    """
+    data, spec = given["data"], given["spec"]
+    layout = Layout(**{field.name: given[field.name] for field in dataclasses.fields(Layout)})
+    if (data is None) == (spec is None):
+        got = "neither" if data is None else "both"
+        raise InputError(f"give one of --data FILE and --target SPEC, got {got}.")
+    if spec is not None:
+        of_data = [given["law"], given["bandwidth"]]
+        if layout != Layout() or any(value is not None for value in of_data):
+            raise InputError(
+                "--tokens, --token-dim, --pca, --grid, --kind, --unit, --split, --law and "
+                "--bandwidth are for --data; write a target's parameters in its spec."
+            )
+        return from_spec(spec)
+    return load_target(data, layout, law=given["law"], bandwidth=given["bandwidth"])
+
+
+def run_options(given: dict[str, Any], progress: Callable[[Progress], None]) -> RunOptions:
+    """Keywords of `capcheck.check` that the other options name."""
+    divergences = given["divergences"]
+    return RunOptions(
+        lengths=given["lengths"],
+        steps=given["steps"],
+        divergences=DEFAULT if divergences is None else divergences.split(","),
+        tolerance=_numbers(merged("--tolerance", given["tolerance"])),
+        diagnose=given["diagnose"].split(",") if given["diagnose"] else (),
+        precision=given["precision"].split(",") if given["precision"] else (),
+        sensitivity=_sizes(given["sensitivity"]),
+        samples=DRAWS if given["samples"] is None else given["samples"],
+        given=given["given"] or (),
+        looks=given["looks"],
+        seed=given["seed"],
+        level=given["level"],
+        device=given["device"],
+        batch=given["batch"],
+        out=given["out"],
+        progress=progress,
+    )
+
+
+def merged(option: str, given: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The pairs of an option that may be repeated; a key may not."""
+    found: dict[str, str] = {}
+    for pairs in given:
+        for key, value in pairs.items():
+            if key in found:
+                raise InputError(f"{option} gives {key} twice; give it once.")
+            found[key] = value
+    return found
+
+
+def _sizes(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise InputError(
+            f"--sensitivity must be numbers separated by commas, got {text!r}."
+        ) from None
+
+
+def _numbers(pairs: dict[str, str]) -> dict[str, float]:
+    try:
+        return {name: float(text) for name, text in pairs.items()}
+    except ValueError:
+        raise InputError(f"--tolerance must give numbers, got {pairs}.") from None
+
+
+def _name(param: click.Parameter | None) -> str:
+    return f"--{param.name.replace('_', '-')}" if param is not None and param.name else "value"

@@ -1,0 +1,104 @@
+"""`capcheck survey`: many families on one target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from capcheck import api
+from capcheck.cli.options import (
+    BUDGETS,
+    EVIDENCE,
+    NETWORK,
+    OUTPUT,
+    TARGET,
+    GroupedCommand,
+    fits,
+    grouped,
+    run_options,
+    target_of,
+    with_options,
+)
+from capcheck.cli.progress import live_progress
+from capcheck.cli.report import deliver
+from capcheck.core.errors import CapcheckError
+from capcheck.data.files import name_of
+from capcheck.procedures.registry import probe_class
+from capcheck.results.survey import SurveyResult
+
+# Where an answer in a minute or two is worth more undecided cells; two ends tell a used axis.
+QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
+
+
+@click.command(cls=GroupedCommand)
+@grouped("family", "--family", "names", metavar="NAME,...", help="Survey these.  [default: all]")
+@with_options(TARGET)
+@with_options(BUDGETS)
+@NETWORK
+@with_options(fits(f"{api.SURVEY_FIT_STEPS}, or {api.QUICK_FIT_STEPS} with --quick"))
+@with_options(EVIDENCE)
+@grouped(
+    "evidence",
+    "--quick",
+    is_flag=True,
+    help="Take 500 draws per cell and --steps 1,16, unless they are given.",
+)
+@grouped(
+    "evidence",
+    "--strict",
+    is_flag=True,
+    help="Exit 1 or 3 unless every family is representable, also with what --network names.",
+)
+@with_options(OUTPUT)
+def survey(
+    names: str | None,
+    strict: bool,
+    quick: bool,
+    network: Sequence[str],
+    fit_steps: int | None,
+    fit_seconds: float | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Measure every family on one target, and write the report.
+
+    Families whose oracle says little of what can be trained are shown with a fitted network, too;
+    --network fits one for every family, and --network none for no family.
+
+    The run is kept in --out, by default runs/NAME for --data NAME (runs/NAME_ARRAY for
+    NAME.npz#ARRAY), with -quick behind it for --quick; the same command continues a run that was
+    interrupted.
+    """
+    chosen = names.split(",") if names else None
+    for name in chosen or ():
+        probe_class(name)
+    if quick:
+        given |= {name: value for name, value in QUICK.items() if given[name] is None}
+    if given["out"] is None and given["data"] is not None:
+        given["out"] = Path("runs") / (name_of(given["data"]) + ("-quick" if quick else ""))
+    target = target_of(given)
+    if quick and fit_seconds is None and fit_steps is None:
+        fit_steps = api.QUICK_FIT_STEPS
+    with live_progress() as progress:
+        result = api.survey(
+            target,
+            chosen,
+            network="none" if network == ("none",) else network or None,
+            fit_steps=fit_steps,
+            fit_seconds=fit_seconds,
+            **run_options(given, progress),
+        )
+    deliver(result, given["out"], as_json, quick=quick)
+    if any(found.error and found.supported for found in result.families):
+        raise SystemExit(CapcheckError.exit_code)
+    raise SystemExit(_strictly(result, networks=bool(network)) if strict else 0)
+
+
+def _strictly(result: SurveyResult, *, networks: bool) -> int:
+    """1 if a family is refused, 3 if one is undecided, or a network that was named not measured."""
+    gated = [found for found in result.families if networks or found.network == "oracle"]
+    codes = [found.exit_code for found in gated if not found.error or found.network != "oracle"]
+    return 1 if 1 in codes else max(codes, default=3)

@@ -1,0 +1,15 @@
+"""`capcheck targets`: the built-in laws."""
+
+from __future__ import annotations
+
+import click
+
+from capcheck.cli.catalogue import targets_table
+from capcheck.cli.terminal import output
+
+
+@click.command()
+def targets() -> None:
+    """List the built-in targets and their parameters."""
+    output().print(targets_table())
+    click.echo("A spec is NAME:value,value or NAME:key=value,key=value, e.g. gaussian:ar1,rho=0.5.")

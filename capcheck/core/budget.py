@@ -1,0 +1,93 @@
+"""A budget is what a procedure may spend: `length` tokens placed, `steps` refinement iterations.
+
+A grid is the product of some lengths and some steps. Steps must be at least 1; a length lies
+between 0 (nothing may be placed: the product of the marginals) and the number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, SupportsIndex
+
+from capcheck.core.errors import InputError
+from capcheck.core.record import Record
+
+Axis = Literal["length", "steps"]
+AXES: tuple[Axis, Axis] = ("length", "steps")
+
+
+class Budget(Record):
+    """What a procedure may spend.
+
+    Attributes:
+        length: Tokens that may be placed, 0..N; the others are completed from their marginals.
+        steps: Refinement iterations that may be made, at least 1.
+    """
+
+    length: int
+    steps: int
+
+    def __str__(self) -> str:
+        return f"length {self.length}, steps {self.steps}"
+
+
+class Grid(Record):
+    """The budgets length x steps, each axis sorted, without repeats."""
+
+    lengths: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @classmethod
+    def over(
+        cls,
+        tokens: int,
+        lengths: Iterable[int] | None = None,
+        steps: Iterable[int] | None = None,
+    ) -> Grid:
+        """Check what the user gave; an axis that is not given gets its default budgets.
+
+        Args:
+            tokens: Length N of the target's sequences.
+            lengths: Values in 0..N; by default 0, N // 2 and N.
+            steps: Values of at least 1; by default 1, 4 and 16.
+
+        Raises:
+            InputError: An empty axis, or a value out of its range.
+        """
+        lengths = (0, tokens // 2, tokens) if lengths is None else lengths
+        steps = (1, 4, 16) if steps is None else steps
+        has = f"the target has {tokens} tokens to be placed"
+        return cls(
+            lengths=_axis("length", lengths, 0, tokens, has),
+            steps=_axis("steps", steps, 1, None, "one iteration is the least"),
+        )
+
+    def budgets(self) -> list[Budget]:
+        """Every budget, steps changing fastest."""
+        return [Budget(length=a, steps=k) for a in self.lengths for k in self.steps]
+
+    @property
+    def largest(self) -> Budget:
+        """The largest length with the largest number of steps."""
+        return Budget(length=self.lengths[-1], steps=self.steps[-1])
+
+
+def _axis(
+    field: str, values: Iterable[int], least: int, most: int | None, because: str
+) -> tuple[int, ...]:
+    """The checked values of one axis, sorted, without repeats."""
+    if not isinstance(values, Iterable):
+        raise InputError(f"Budget.{field} must be a list of whole numbers, got {values!r}.")
+    given = list(values)
+    if not given:
+        raise InputError(
+            f"Budget.{field} needs at least one value, got none; give some or omit it."
+        )
+    for value in given:
+        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+            raise InputError(f"Budget.{field} must be whole numbers, got {value!r}.")
+        if value < least:
+            raise InputError(f"Budget.{field} must be at least {least}, got {value}: {because}.")
+        if most is not None and value > most:
+            raise InputError(f"Budget.{field} must be at most {most}, got {value}: {because}.")
+    return tuple(sorted({int(value) for value in given}))

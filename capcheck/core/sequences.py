@@ -1,0 +1,85 @@
+"""What a procedure may know about the sequences it makes: number, kind and size of the tokens.
+
+A probe sees this spec and never the target: only oracles see the target.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Kind = Literal["continuous", "categorical"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SequenceSpec:
+    """Sequences x = (x_1..x_N) of one kind of token.
+
+    Attributes:
+        tokens: N, at least 1.
+        kind: `continuous` (vectors in R^dim) or `categorical` (integers 0..dim-1).
+        dim: d of a continuous token, or the size V of the vocabulary.
+        mean: (N, dim), mean of each token (of its one-hot vector if categorical).
+        variance: (N, dim), variance of each coordinate, in squared units of the tokens.
+        grid: (rows, columns) whose product is N, or None for a plain sequence.
+        scored: Tokens that count in the divergences, if not all do: the others are auxiliary.
+        narrowest: Standard deviation of the target's narrowest component along its narrowest axis,
+            in token units, where it has components: what a sampler's step is chosen by.
+        places: (row, column) of each token, where the tokens are a part of a larger grid.
+        given: Tokens that are known from the start, in rising order; a procedure draws the others.
+    """
+
+    tokens: int
+    kind: Kind
+    dim: int
+    mean: Tensor
+    variance: Tensor
+    grid: tuple[int, int] | None = None
+    scored: tuple[int, ...] | None = None
+    narrowest: float | None = None
+    places: tuple[tuple[int, int], ...] | None = None
+    given: tuple[int, ...] = ()
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """The tokens that a procedure draws, in rising order; a length budget counts these."""
+        return tuple(i for i in range(self.tokens) if i not in self.given)
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Shape of one token in a tensor of sequences: (d,), or () for an integer."""
+        return (self.dim,) if self.kind == "continuous" else ()
+
+    @property
+    def layout(self) -> tuple[tuple[int, int], ...]:
+        """(row, column) of each token; without a grid on the most nearly square one (8 = 2 x 4)."""
+        if self.places is not None:
+            return self.places
+        if self.grid is not None:
+            columns = self.grid[1]
+        else:
+            rows = next(r for r in range(math.isqrt(self.tokens), 0, -1) if self.tokens % r == 0)
+            columns = self.tokens // rows
+        return tuple(divmod(i, columns) for i in range(self.tokens))
+
+    @property
+    def smallest_variance(self) -> float:
+        """Of a component along its narrowest axis, or of a token's coordinate if unknown."""
+        return float(self.variance.min()) if self.narrowest is None else self.narrowest**2
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """The tokens that count in the divergences."""
+        return tuple(range(self.tokens)) if self.scored is None else self.scored
+
+    @property
+    def spread(self) -> float:
+        """Root mean square distance of a sequence from the mean sequence, sqrt(tr Cov).
+
+        Over the counted tokens. Its square is the mean Hamming distance of two independent
+        sequences where tokens are categorical.
+        """
+        return float(self.variance[list(self.counted)].sum().sqrt())

@@ -1,0 +1,162 @@
+"""A network in the oracle's place: where it comes from, and whether it has the right shape.
+
+It is named in words, `mlp:width=128,depth=3` for a default module and `package.module:factory` for
+a function of the caller's, or given as an object. Nothing is imported that the caller did not ask
+for by name; a name never comes from a data file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from capcheck.core.errors import InputError
+from capcheck.core.sequences import SequenceSpec
+from capcheck.fitting import Architecture, as_network, build
+from capcheck.fitting.architecture import Trunk
+from capcheck.procedures.procedure import AnyProcedure
+
+Named = str | Callable[..., Any]
+FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def require_named(network: Named) -> Named:
+    """A network's name in one spelling, or the object; what a factory's name names is imported.
+
+    Raises:
+        InputError: A text that names neither an architecture nor a factory, or a factory that is
+            not there.
+    """
+    if not isinstance(network, str):
+        if callable(network):
+            return network
+        raise InputError(
+            "network must be callable, or the name of an architecture or a factory, got "
+            f"{type(network).__name__}; write mlp:width=128,depth=3 or package.module:function."
+        )
+    if not _is_factory(network):
+        return str(Architecture.parse(network))
+    with _where_it_is_run():
+        _imported(network)
+    return network
+
+
+def is_architecture(network: Named) -> bool:
+    """Whether a name, as `require_named` returns it, is that of a default module."""
+    return isinstance(network, str) and not _is_factory(network)
+
+
+def make(network: Named, procedure: AnyProcedure, *, seed: int) -> Callable[..., Any]:
+    """The network, or the module that it is fitted from.
+
+    Args:
+        network: As `require_named` returns it.
+        procedure: Whose signature and coordinates it has.
+        seed: Of the first weights; torch has its own seed back.
+
+    Raises:
+        InputError: There is no such factory, it fails, or it returns no network.
+    """
+    if not isinstance(network, str):
+        return network
+    signature, spec = procedure.probe.signature, procedure.spec
+    if not _is_factory(network):
+        return build(signature, spec, network, seed=seed)
+    with _where_it_is_run(), torch.random.fork_rng(devices=[]):
+        factory = _imported(network)
+        torch.manual_seed(seed)
+        try:
+            made = factory(signature, spec)
+        except (Exception, SystemExit) as error:
+            raise InputError(
+                f"network {network} must be a function of a signature and a spec, and raised "
+                f"{type(error).__name__}: {error}."
+            ) from error
+    if not callable(made):
+        raise InputError(
+            f"network {network} must return a module, got {type(made).__name__}; return an "
+            "nn.Module, or any callable to be measured as it is."
+        )
+    return made  # type: ignore[no-any-return]
+
+
+def placed(network: Callable[..., Any], spec: SequenceSpec, *, name: str) -> Callable[..., Any]:
+    """The network as a procedure calls it: of a module a copy, which evaluates and never learns.
+
+    Args:
+        network: A module, or any other callable, which is shown copies of the procedure's tensors.
+        spec: Of the sequences that it is called with.
+        name: Of the network, for the sentence.
+
+    Raises:
+        InputError: A module that cannot be copied, or put on the device.
+    """
+    if not isinstance(network, nn.Module):
+        return as_network(network, spec.mean.dtype)
+    try:
+        own = copy.deepcopy(network).to(spec.mean.device).eval().requires_grad_(False)
+    except Exception as error:
+        raise InputError(
+            f"network {name} must be a module that can be copied, and raised "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    return as_network(own, spec.mean.dtype)
+
+
+def require_fittable(network: object, *, name: str) -> None:
+    """Raise InputError unless a network is a module with something to fit."""
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"network {name} must be an nn.Module to be fitted, got {type(network).__name__}; "
+            "measure it as it is, with objective none."
+        )
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise InputError(
+            f"network {name} must have parameters to be fitted, got none; measure it as it is, "
+            "with objective none."
+        )
+
+
+def _is_factory(network: str) -> bool:
+    trunk = network.partition(":")[0]
+    return FACTORY.fullmatch(network) is not None and trunk not in get_args(Trunk)
+
+
+@contextlib.contextmanager
+def _where_it_is_run() -> Iterator[None]:
+    """Look for modules in the current folder, too, as a console script does not."""
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _imported(network: str) -> Callable[..., Any]:
+    path, _, attributes = network.partition(":")
+    try:
+        found: Any = importlib.import_module(path)
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"network {network} names a module that cannot be imported ({type(error).__name__}: "
+            f"{error}); install it, or run in the folder that holds it."
+        ) from error
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            raise InputError(
+                f"network {network} must name a function, and {path} has no {attributes!r}."
+            )
+        found = getattr(found, attribute)
+    if not callable(found):
+        raise InputError(f"network {network} must name a function, got {type(found).__name__}.")
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,219 @@
+"""FitSession: one process's part of a fit, from its first step or its checkpoint to its end.
+
+The learning rate is l min(1, (k + 1) / w) (1 + cos(pi k / K)) / 2 at step k of K, with a warm-up of
+w = K / 20 steps. A fit has diverged if a loss is no number, or if the validation ends above where
+it started, or was never below it when the steps were over; the best weights met are kept either
+way.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from capcheck.fitting.batches import BatchSource
+from capcheck.fitting.checkpoint import Checkpoint, Facts, adam_state, named, restore_adam, under
+from capcheck.fitting.plan import CHECKS, Plan, planned
+from capcheck.fitting.polish import can_polish, polished
+
+Progress = Callable[[int, int, float], None]
+NARROW = 0.8  # share of the steps that are made in bfloat16 on a GPU, where that is safe
+CLIP = 5.0  # norm above which a gradient is shortened
+PATIENCE = 3 * CHECKS // 4  # checks without progress after which a fit stops
+PROGRESS = 0.01  # share of the validation by which it must fall to count as progress
+NEAR = 1e-8  # validation of an exact objective at which there is nothing left to learn
+RISEN = 0.05  # of 1 + |validation at the start| by which a fit that ends higher has diverged
+ESCAPED = 10.0  # the same for a fit that is given up at once
+
+
+class FitSession:
+    """A fit, from its first step or its checkpoint to its end."""
+
+    def __init__(
+        self, module: nn.Module, source: BatchSource, *, learning_rate: float, path: Path | None
+    ) -> None:
+        self.module, self.source, self.path = module, source, path
+        self.learning_rate = learning_rate
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.dtype = self.parameters[0].dtype
+        self.adam = torch.optim.AdamW(
+            self.parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
+        self.plan = Plan(steps=1)
+        self.step, self.stale = 0, 0
+        self.start = self.best = self.latest = self.mark = math.nan
+        self.reason, self.diverged, self.too_short = "", False, False
+        self.best_weights = self._weights()
+        self.began, self.earlier = time.monotonic(), 0.0
+        self.limit: float | None = None
+
+    def clock(self, began: float, limit: float | None) -> None:
+        """When this sitting began, and how many seconds all of them may take."""
+        self.began, self.limit = began, limit
+
+    def begin(self, steps: int | None) -> None:
+        """Validate what is given, and plan."""
+        self.start = self.best = self.latest = self.mark = self._validate()
+        if not math.isfinite(self.start):
+            self._end(f"the loss is {self.start} before the first step", diverged=True)
+        elif steps is not None:
+            self.plan = Plan(steps=steps)
+        elif self.limit is not None:
+            left = self.limit - self._elapsed()
+            self.plan = planned(self.source, self.module, seconds=left, dtype=self.dtype)
+
+    def restore(self, held: Checkpoint) -> None:
+        """Go on where a checkpoint was written."""
+        self.module.load_state_dict(under("weights", held.tensors))
+        restore_adam(self.adam, under("adam", held.tensors))
+        self.best_weights = {
+            name: x.to(self.source.device) for name, x in under("best", held.tensors).items()
+        }
+        facts = held.facts
+        self.plan = Plan(steps=facts.steps, pool=facts.pool)
+        self.step, self.stale, self.earlier = facts.step, facts.stale, facts.seconds
+        self.start, self.best, self.latest = facts.start, facts.best, facts.latest
+        self.mark = facts.mark
+
+    def save(self) -> Checkpoint:
+        """Everything there is to know, written if there is a place for it."""
+        facts = Facts(
+            step=self.step,
+            stale=self.stale,
+            steps=self.plan.steps,
+            pool=self.plan.pool,
+            start=self.start,
+            best=self.best,
+            latest=self.latest,
+            mark=self.mark,
+            floor=self.source.floor,
+            seconds=self._elapsed(),
+            diverged=self.diverged,
+            too_short=self.too_short,
+            reason=self.reason,
+        )
+        tensors = {
+            **named("weights", self.module.state_dict()),
+            **named("best", self.best_weights),
+            **named("adam", adam_state(self.adam)),
+        }
+        held = Checkpoint(tensors=tensors, facts=facts)
+        if self.path is not None:
+            held.write(self.path)
+        return held
+
+    def descend(self, progress: Progress | None) -> None:
+        """Adam's steps that are left."""
+        if self.reason:
+            return
+        self.source.fill(self.plan.pool)
+        while self.step < self.plan.steps and not self.reason:
+            self._make_step()
+            if self.reason:
+                break
+            late = self._is_late()
+            if self.step % self.plan.every == 0 or self.step == self.plan.steps or late:
+                self._check()
+                if progress is not None:
+                    progress(self.step, self.plan.steps, self.latest)
+        if self.diverged:
+            return
+        hurried = self.limit is not None and self.plan.steps <= CHECKS
+        if self.latest > self.start + RISEN * (1 + abs(self.start)):
+            self._end(self._rise(), diverged=True)
+        elif self.best == self.start and not self._has_settled():
+            self._end("no step made it better", too_short=True)
+        elif not self.reason and hurried:
+            fewest = "only the fewest steps were made, and took the time that there was"
+            self._end(fewest, too_short=True)
+        elif not self.reason:
+            self._end("all steps were made")
+
+    def finish(self) -> None:
+        """Polish the best weights, if that can be done and does them good."""
+        count = sum(p.numel() for p in self.parameters)
+        self.module.load_state_dict(self.best_weights)
+        if self.diverged or self.too_short or not can_polish(self.source.objective, count):
+            return
+        deadline = None if self.limit is None else self.began + self.limit - self.earlier
+        better = polished(self.source, self.module, iterations=self.plan.steps, deadline=deadline)
+        value = self.source.validate(better.eval(), self.dtype)
+        if value < self.best:
+            self.best, self.latest = value, value
+            self.module.load_state_dict(better.state_dict())
+            self.best_weights = self._weights()
+
+    def _make_step(self) -> None:
+        """One step; a loss that is no number ends the fit."""
+        torch.manual_seed(self.source.seed * 1_000_003 + self.step)  # of modules that draw
+        share = self.step / self.plan.steps
+        warm = min(1.0, (self.step + 1) / max(1, self.plan.steps // 20))
+        for group in self.adam.param_groups:
+            group["lr"] = self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
+        batch, device = self.source.at(self.step), self.source.device.type
+        narrow = device == "cuda" and self.source.objective.mixed and share < NARROW
+        self.adam.zero_grad()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=narrow):
+            loss = self.source.loss(self.module.train(), batch, self.step, dtype=self.dtype)
+        if not math.isfinite(float(loss.detach())):
+            value = float(loss.detach())
+            self._end(f"the loss became {value} at step {self.step}", diverged=True)
+            return
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        self.adam.step()
+        self.step += 1
+
+    def _check(self) -> None:
+        """Validate, keep the best, stop where going on is no use, and write a checkpoint."""
+        self.latest = self._validate()
+        if not math.isfinite(self.latest):
+            self._end(f"the loss became {self.latest} at step {self.step}", diverged=True)
+            return
+        if self.latest > self.start + ESCAPED * (1 + abs(self.start)):
+            self._end(self._rise(), diverged=True)
+            return
+        self.stale += 1
+        if self.latest < self.mark - PROGRESS * abs(self.mark):
+            self.stale, self.mark = 0, self.latest
+        if self.latest < self.best:
+            self.best, self.best_weights = self.latest, self._weights()
+        if self.source.objective.exact and self.best < NEAR:
+            self._end("there was nothing left to learn")
+        elif self.stale >= PATIENCE:
+            self._end("the validation stopped falling")
+        elif self._is_late() and self.step < self.plan.steps:
+            self._end("the time was over before all steps were made")
+        elif self.path is not None and self.step < self.plan.steps:
+            self.save()
+
+    def _rise(self) -> str:
+        return (
+            f"the loss rose from {self.start:.3g} to {self.latest:.3g} by step "
+            f"{self.step}; fit with a lower learning_rate"
+        )
+
+    def _has_settled(self) -> bool:
+        """Whether going on was no use, as it is at once for a module that begins at its best."""
+        return self.stale >= PATIENCE or (self.source.objective.exact and self.best < NEAR)
+
+    def _is_late(self) -> bool:
+        """Whether the time is over, and the fewest steps are made."""
+        return self.limit is not None and self._elapsed() > self.limit and self.step >= CHECKS
+
+    def _validate(self) -> float:
+        return self.source.validate(self.module.eval(), self.dtype)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: x.detach().clone() for name, x in self.module.state_dict().items()}
+
+    def _elapsed(self) -> float:
+        return self.earlier + time.monotonic() - self.began
+
+    def _end(self, reason: str, *, diverged: bool = False, too_short: bool = False) -> None:
+        self.reason, self.diverged, self.too_short = reason, diverged, too_short

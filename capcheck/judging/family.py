@@ -1,0 +1,93 @@
+"""The verdict of one family, from its cells.
+
+Verdicts are not stored: they follow from the measurements and the tolerances, and are found anew
+whenever a run is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from capcheck.core.budget import AXES
+from capcheck.judging.causes import cause_of
+from capcheck.judging.rates import measured_rates
+from capcheck.judging.scaling import loop_order, measured_axes, worse_with_more
+from capcheck.judging.verdict import family_outcome, judge, smallest
+from capcheck.results.family import Axes, FamilyResult
+from capcheck.results.measurement import Measurement, Outcome
+from capcheck.results.plan import FamilyEntry, SuspectPlan
+from capcheck.results.settings import Settings
+
+
+def judge_family(
+    entry: FamilyEntry,
+    measurements: Sequence[Measurement],
+    settings: Settings,
+    cured: Sequence[tuple[SuspectPlan, Measurement]] = (),
+) -> FamilyResult:
+    """Judge a family.
+
+    Args:
+        entry: The family, and what was measured of it.
+        measurements: All cells of the grid, steps changing fastest.
+        settings: How they were measured, and the tolerances.
+        cured: The largest budget of the procedure with each suspect switched off.
+    """
+    tolerances, level = settings.tolerances, settings.level_of_a_look
+    cells = judge(measurements, tolerances, level=level)
+    outcome, reason = family_outcome(cells)
+    passed = smallest(cells)
+    axes = measured_axes(cells, tolerances, level=level)
+    notes = [worse_with_more(cells, tolerances, axis, level=level) for axis in AXES]
+    largest = cells[-1]
+    if outcome is not Outcome.REPRESENTABLE and largest.witness is not None:
+        notes += [f"At {largest.budget}: {said}" for said in largest.witness.sentences()]
+    causes = (cause_of(suspect, cell, largest, settings) for suspect, cell in cured)
+    return FamilyResult(
+        plan=entry.plan,
+        row=entry.row,
+        in_paper=entry.in_paper,
+        outcome=outcome,
+        reason=reason,
+        smallest_budget=passed.budget if passed else None,
+        axes=axes,
+        loop_order=loop_order(cells[-1].traces.highest, axes),
+        cells=cells,
+        causes=tuple(cause for cause in causes if cause is not None),
+        notes=tuple(note for note in notes if note),
+        rates=measured_rates(cells, tolerances, axes, level=settings.level),
+    )
+
+
+def without_blame(found: FamilyResult, reason: str) -> FamilyResult:
+    """The same result with everything refused left undecided: its network proves nothing."""
+    cells = tuple(
+        cell.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "reason": reason})
+        if cell.outcome is Outcome.NOT_REPRESENTABLE
+        else cell
+        for cell in found.cells
+    )
+    undecided = {"outcome": Outcome.INCONCLUSIVE, "reason": reason}
+    passed = found.outcome is Outcome.REPRESENTABLE
+    return found.model_copy(update={"cells": cells} | ({} if passed else undecided))
+
+
+def unfit(entry: FamilyEntry, reason: str) -> FamilyResult:
+    """The result of a family that a target rules out."""
+    return failed(entry, reason).model_copy(update={"supported": False})
+
+
+def failed(entry: FamilyEntry, error: str) -> FamilyResult:
+    """The result of a family that could not be measured."""
+    return FamilyResult(
+        plan=entry.plan,
+        row=entry.row,
+        in_paper=entry.in_paper,
+        outcome=Outcome.INCONCLUSIVE,
+        reason=error,
+        smallest_budget=None,
+        axes=Axes(length="undecided", steps="undecided"),
+        loop_order=None,
+        cells=(),
+        error=error,
+    )

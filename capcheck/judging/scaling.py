@@ -1,0 +1,157 @@
+"""Measured scaling: which axes a family uses, and which of its loops is outside.
+
+An axis is *used* if, with the other axis at its largest budget, some larger budget has a smaller
+divergence than the smallest budget: for one divergence the simultaneous interval of that difference
+excludes 0, and the drop is at least a tenth of the starting excess over the null floor. It is
+*flat* if for every available divergence the intervals of all differences lie within the tolerance,
+and *undecided* otherwise. Cells share their draws, so differences are taken group by group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from capcheck.core.budget import AXES, Axis
+from capcheck.divergences.estimate import GROUPS, Estimate, Term, t_quantile
+from capcheck.judging.verdict import limit
+from capcheck.procedures.trace import TraceClass
+from capcheck.results.family import Axes, AxisUse, LoopOrder
+from capcheck.results.measurement import Cell
+
+ROUNDING = 1e-6  # share of a tolerance below which a difference is the arithmetic's
+DROP = 0.1  # least share of the starting excess over the null floor that counts as scaling
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drop:
+    """Divergence at the smallest budget minus that at a larger one, for one term."""
+
+    value: float
+    standard_error: float
+    start: float
+    bound: float
+
+    def interval(self, level: float) -> tuple[float, float]:
+        if self.standard_error == 0 or not math.isfinite(self.value):
+            return self.value, self.value
+        half = t_quantile(level, GROUPS - 1) * self.standard_error
+        return self.value - half, self.value + half
+
+
+def measured_axes(cells: Sequence[Cell], tolerances: Mapping[str, float], *, level: float) -> Axes:
+    """Use of both axes over a full grid of cells."""
+    uses = {axis: _axis_use(along(cells, axis), tolerances, level) for axis in AXES}
+    return Axes(**uses)
+
+
+def along(cells: Sequence[Cell], axis: Axis) -> list[Cell]:
+    """The cells along one axis with the other at its largest budget, in rising order."""
+    other: Axis = "steps" if axis == "length" else "length"
+    top = max(getattr(cell.budget, other) for cell in cells)
+    line = [cell for cell in cells if getattr(cell.budget, other) == top]
+    return sorted(line, key=lambda cell: getattr(cell.budget, axis))
+
+
+def loop_order(trace: TraceClass, axes: Axes) -> LoopOrder:
+    """The loop order that a trace shows; a sweep is outside only if the length is used too."""
+    if trace == "sweep":
+        return "steps_outer" if axes.length == "used" else "steps"
+    orders: dict[TraceClass, LoopOrder] = {
+        "once": "none",
+        "in_turn": "length",
+        "finish_first": "length_outer",
+    }
+    return orders[trace]
+
+
+def worse_with_more(
+    cells: Sequence[Cell], tolerances: Mapping[str, float], axis: Axis, *, level: float
+) -> str | None:
+    """A sentence if the largest budget along an axis is worse than the best one before it."""
+    line = along(cells, axis)
+    last, earlier = line[-1], line[:-1]
+    drops = {
+        (name, cell.budget): list(
+            _differences(cell.estimates[name], last.estimates[name], name, tolerance)
+        )
+        for name, tolerance in tolerances.items()
+        for cell in earlier
+        if {cell.estimates[name].kind, last.estimates[name].kind} <= {"estimate", "exact"}
+        and last.estimates[name].kind != "exact"  # nothing is better than an exact 0
+    }
+    looks = sum(map(len, drops.values()))
+    for (name, budget), found in drops.items():
+        if any(drop.interval(1 - (1 - level) / looks)[1] < 0 for drop in found):
+            return (
+                f"more {axis} can make {name} worse: "
+                f"{axis} {getattr(budget, axis)} is better than {getattr(last.budget, axis)}."
+            )
+    return None
+
+
+def _axis_use(line: Sequence[Cell], tolerances: Mapping[str, float], level: float) -> AxisUse:
+    if len(line) < 2:
+        return "undecided"
+    drops = [
+        drop for name, tolerance in tolerances.items() for drop in _drops(line, name, tolerance)
+    ]
+    if not drops:
+        return "undecided"
+    each = 1 - (1 - level) / len(drops)
+    if any(drop.interval(each)[0] > 0 and drop.value >= DROP * drop.start for drop in drops):
+        return "used"
+    if all(-drop.bound <= drop.interval(each)[0] for drop in drops) and all(
+        drop.interval(each)[1] <= drop.bound for drop in drops
+    ):
+        return "flat"
+    return "undecided"
+
+
+def _drops(line: Sequence[Cell], name: str, tolerance: float) -> Iterator[_Drop]:
+    first = line[0].estimates[name]
+    for cell in line[1:]:
+        yield from _differences(first, cell.estimates[name], name, tolerance)
+
+
+def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) -> Iterator[_Drop]:
+    if first.value is None or later.value is None:
+        return
+    if "two bounds" in (first.kind, later.kind):
+        return  # what lies between two bounds need not move with them
+    if first != later and (first.kind == "upper bound" or later.kind == "lower bound"):
+        return  # the fall of a bound is no fall
+    bound = limit(first, tolerance)
+    count = max(len(first.terms), len(later.terms), 1)
+    for a, b in zip(_terms(first, count), _terms(later, count), strict=True):
+        if not (math.isfinite(a.value) and math.isfinite(b.value)):
+            value = 0.0 if a.value == b.value else a.value - b.value
+            error = 0.0
+        else:
+            difference = np.array(a.groups) - np.array(b.groups)
+            value = a.value - b.value
+            error = float(difference.std(ddof=1)) / math.sqrt(GROUPS)
+            if max(abs(value), error) <= ROUNDING * bound:
+                value = error = 0.0
+        yield _Drop(
+            value=value,
+            standard_error=error,
+            start=a.value - (first.null or 0.0),
+            bound=bound,
+        )
+
+
+def _terms(estimate: Estimate, count: int) -> Sequence[Term]:
+    """The terms of an estimate; an exact one stands for each of the others' terms."""
+    if estimate.terms:
+        return estimate.terms
+    value = _value(estimate)
+    exact = Term(label="exact", value=value, standard_error=0, degrees=1, groups=(value,) * GROUPS)
+    return [exact] * count
+
+
+def _value(estimate: Estimate) -> float:
+    return math.inf if estimate.value is None else estimate.value

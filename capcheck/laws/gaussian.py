@@ -1,0 +1,282 @@
+"""Gaussian laws and their finite mixtures: what an affine procedure samples, and its divergences.
+
+KL and W2 between Gaussians and MMD between mixtures of them are closed forms, also where a
+covariance is singular, as that of a sampler that has lost a direction is.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.core.unavailable import Unavailable
+from capcheck.laws import LOG_2PI
+
+ROUNDINGS = 64  # roundings of the largest number by which a point may be off a coordinate's atom
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GaussianLaw:
+    """N(m, C) over flat sequences of D = N d numbers, in float64; C may be singular.
+
+    Directions whose variance is at most 16 D roundings of the largest, after every coordinate is
+    divided by its own deviation, are taken to have none.
+
+    Attributes:
+        mean: (D,), in units of the tokens.
+        covariance: (D, D), in their squares.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the support."""
+        return int((self._spectrum[2] > 0).sum())
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density (nats) at x (n, ...): (n,); where C is singular +-inf on and off its support.
+
+        On it means within 1e-9 of a deviation, and for a coordinate that does not vary within
+        rounding.
+        """
+        scale, axes, along = self._spectrum
+        if x[:1].numel() not in (0, len(self.mean)):
+            raise InputError(
+                f"x must hold rows of {len(self.mean)} numbers, got shape {tuple(x.shape)}."
+            )
+        r = x.flatten(1).double().cpu() - self.mean  # (n, D)
+        if self.rank == len(self.mean):
+            square = (r / scale @ axes).square() / along
+            return -0.5 * (square + along.log() + 2 * scale.log() + LOG_2PI).sum(1)
+        varies = self.covariance.diagonal() > 0
+        rounding = ROUNDINGS * torch.finfo(torch.float64).eps * self.mean.abs()
+        off_atom = (~varies & (r.abs() > rounding)).any(1)
+        standard = torch.where(varies, r / scale, 0)
+        beside = (standard @ axes[:, along == 0]).abs().amax(1)
+        off = off_atom | (beside > 1e-9 * (1 + standard.abs().amax(1)))
+        return torch.where(off, -torch.inf, torch.inf)
+
+    def kl_from(self, mean: Tensor, covariance: Tensor) -> float:
+        """KL(N(mean, covariance) || this law), nats; infinite where this law is singular.
+
+        With the eigenvalues v of C in the metric of the target it is
+        1/2 sum(1/v - 1 + log v) + 1/2 |mean - m|^2 in the metric of C.
+
+        Args:
+            mean: Of the target, D numbers of any shape.
+            covariance: (D, D), positive definite.
+        """
+        v, shift = self._against(mean, covariance)
+        if self.rank < len(v):
+            return math.inf
+        return float(0.5 * (1 / v - 1 + v.log() + shift.square() / v).sum().clamp(min=0))
+
+    def kl_to(self, mean: Tensor, covariance: Tensor) -> float:
+        """KL(this law || N(mean, covariance)), nats: 1/2 sum(v - 1 - log v) + 1/2 |m - mean|^2.
+
+        Args:
+            mean: As for `kl_from`.
+            covariance: As for `kl_from`.
+        """
+        v, shift = self._against(mean, covariance)
+        if self.rank < len(v):
+            return math.inf
+        return float(0.5 * (v - 1 - v.log() + shift.square()).sum().clamp(min=0))
+
+    def w2_squared(self, mean: Tensor, covariance: Tensor) -> float:
+        """Squared Wasserstein distance of order 2, in squared units of the tokens.
+
+        |m - mean|^2 + min over rotations O of |F - G O|^2 with F F^T = C and G G^T = covariance.
+        That is tr C + tr S - 2 tr (C^1/2 S C^1/2)^1/2 as a sum of squares, which neither cancels
+        nor takes the root of a rounded 0: singular covariances are no special case.
+
+        Args:
+            mean: Of the target, D numbers of any shape.
+            covariance: (D, D), positive semi-definite.
+        """
+        mean, S = self._like(mean, covariance)
+        F, G = _root(self._spectrum), _root(_spectrum(S))
+        U, _, Vh = torch.linalg.svd(F.T @ G)
+        return float((self.mean - mean).square().sum() + (F @ U - G @ Vh.T).square().sum())
+
+    def mmd_squared(
+        self, mean: Tensor, covariance: Tensor, *, bandwidths: Sequence[float]
+    ) -> Tensor:
+        """Squared MMD for the kernels exp(-|x - y|^2 / (2 h^2)), exact: (B,), to about 1e-15.
+
+        Args:
+            mean: Of the target, D numbers of any shape.
+            covariance: (D, D), positive semi-definite.
+            bandwidths: B bandwidths h, in units of the tokens.
+        """
+        mean, S = self._like(mean, covariance)
+        one = torch.ones(1, dtype=torch.float64)
+        return _mmd_squared(one, self.mean[None], self.covariance[None], mean, S, bandwidths)
+
+    @functools.cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor, Tensor]:
+        return _spectrum(self.covariance)
+
+    def _like(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """A target's moments, flat and in float64."""
+        D = len(self.mean)
+        if mean.numel() != D or tuple(covariance.shape) != (D, D):
+            raise InputError(
+                f"mean and covariance must be those of {D} numbers, "
+                f"got shapes {tuple(mean.shape)} and {tuple(covariance.shape)}."
+            )
+        return mean.flatten().double().cpu(), covariance.double().cpu()
+
+    def _against(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (D,) of L^-1 C L^-T for S = L L^T, and L^-1 (m - mean) along them (D,)."""
+        mean, S = self._like(mean, covariance)
+        L, failed = torch.linalg.cholesky_ex(S)
+        if bool(failed):
+            raise InputError("covariance must be positive definite, got one that is not.")
+        left = torch.linalg.solve_triangular(L, self.covariance, upper=False)
+        whitened = torch.linalg.solve_triangular(L, left.T, upper=False)
+        v, axes = torch.linalg.eigh(0.5 * (whitened + whitened.T))
+        shift = torch.linalg.solve_triangular(L, (self.mean - mean)[:, None], upper=False)
+        return v.clamp(min=torch.finfo(v.dtype).tiny), (axes.T @ shift)[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MixtureLaw:
+    """sum_o w_o N(m_o, C_o): the law of a procedure that draws an order o first.
+
+    KL and W2 of a mixture are no closed forms: average `log_prob` over draws of the target.
+
+    Attributes:
+        weights: (P,), positive, sum 1.
+        laws: P different laws.
+    """
+
+    weights: Tensor
+    laws: tuple[GaussianLaw, ...]
+
+    @functools.cached_property
+    def mean(self) -> Tensor:
+        """(D,)."""
+        return self.weights @ self._means
+
+    @functools.cached_property
+    def covariance(self) -> Tensor:
+        """(D, D): the mean of the covariances and the covariance of the means."""
+        deviation = self._means - self.mean
+        return sum(
+            (w * law.covariance for w, law in zip(self.weights, self.laws, strict=True)),
+            (self.weights[:, None] * deviation).T @ deviation,
+        )
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density (nats) at x (n, ...): (n,)."""
+        total = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+        for w, law in zip(self.weights.log(), self.laws, strict=True):
+            total = torch.logaddexp(total, w + law.log_prob(x))
+        return total
+
+    def kl_from(self, mean: Tensor, covariance: Tensor) -> float | Unavailable:
+        """KL(target || this law): infinite if every order's law is singular."""
+        self.laws[0]._like(mean, covariance)
+        if all(law.rank < len(law.mean) for law in self.laws):
+            return math.inf
+        return self._no_closed_form("KL")
+
+    def kl_to(self, mean: Tensor, covariance: Tensor) -> float | Unavailable:
+        """KL(this law || target): infinite if some order's law is singular."""
+        self.laws[0]._like(mean, covariance)
+        if any(law.rank < len(law.mean) for law in self.laws):
+            return math.inf
+        return self._no_closed_form("KL")
+
+    def w2_squared(self, mean: Tensor, covariance: Tensor) -> Unavailable:
+        """Not to be had; Gelbrich's formula on `mean` and `covariance` bounds it from below."""
+        return self._no_closed_form("W2")
+
+    def mmd_squared(
+        self, mean: Tensor, covariance: Tensor, *, bandwidths: Sequence[float]
+    ) -> Tensor:
+        """Exact squared MMD, (B,); see `GaussianLaw.mmd_squared`."""
+        mean, S = self.laws[0]._like(mean, covariance)
+        covariances = torch.stack([law.covariance for law in self.laws])  # (P, D, D)
+        return _mmd_squared(self.weights, self._means, covariances, mean, S, bandwidths)
+
+    @functools.cached_property
+    def _means(self) -> Tensor:
+        return torch.stack([law.mean for law in self.laws])  # (P, D)
+
+    def _no_closed_form(self, what: str) -> Unavailable:
+        return Unavailable(
+            reason=f"{what} of a mixture over {len(self.laws)} orders has no closed form"
+        )
+
+
+def _spectrum(C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Deviations (D,), and eigenvectors (D, D) and eigenvalues (D,) of the correlations.
+
+    A coordinate without variance has deviation 1 and correlation 0, with itself, too.
+    """
+    deviation = C.diagonal().clamp(min=0).sqrt()
+    scale = torch.where(deviation > 0, deviation, 1)
+    along, axes = torch.linalg.eigh(C / scale.outer(scale))
+    least = 16 * len(C) * torch.finfo(C.dtype).eps * along[-1]
+    return scale, axes, torch.where(along > least, along, 0)
+
+
+def _root(spectrum: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """F (D, D) with F F^T = C."""
+    scale, axes, along = spectrum
+    return scale[:, None] * axes * along.sqrt()
+
+
+def _mmd_squared(
+    weights: Tensor,
+    means: Tensor,
+    covariances: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+    bandwidths: Sequence[float],
+) -> Tensor:
+    """E k(X, X') - 2 E k(X, Y) + E k(Y, Y') for a mixture X of P Gaussians and a Gaussian Y: (B,).
+
+    Args:
+        weights: (P,).
+        means: (P, D).
+        covariances: (P, D, D).
+        mean: (D,) of Y.
+        covariance: (D, D) of Y.
+        bandwidths: B bandwidths.
+    """
+    if not all(0 < h < math.inf for h in bandwidths):
+        raise InputError(f"bandwidths must be positive and finite, got {list(bandwidths)}.")
+    h2 = torch.tensor(list(bandwidths), dtype=torch.float64).square()
+    within = torch.zeros(len(h2), dtype=torch.float64)
+    for i in range(len(weights)):
+        pair = weights[i] * weights[i:] * 2
+        pair[0] /= 2
+        kernels = _kernel_means(means[i:] - means[i], covariances[i:] + covariances[i], h2)
+        within += pair @ kernels
+    across = weights @ _kernel_means(means - mean, covariances + covariance, h2)
+    own = _kernel_means(torch.zeros_like(mean)[None], 2 * covariance[None], h2)[0]
+    return within - 2 * across + own
+
+
+def _kernel_means(shift: Tensor, covariance: Tensor, h2: Tensor) -> Tensor:
+    """E exp(-|d|^2 / (2 h^2)) for d ~ N(shift, covariance), P of them: (P, B).
+
+    It is |1 + V / h^2|^-1/2 exp(-1/2 shift (V + h^2)^-1 shift).
+    """
+    along, axes = torch.linalg.eigh(covariance)
+    V = along.clamp(min=0)[:, None]  # (P, 1, D)
+    square = (shift[:, None] @ axes).square()  # (P, 1, D)
+    h2 = h2[:, None]  # (B, 1)
+    exponent: Tensor = -0.5 * (square / (V + h2) + (V / h2).log1p()).sum(2)
+    return exponent.exp()

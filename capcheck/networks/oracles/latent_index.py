@@ -1,0 +1,50 @@
+"""An index as one standard normal number: the category whose cumulative interval holds Phi(z).
+
+With p over 0..K-1 and C_c = p_0 + .. + p_c the category c owns C_{c-1} <= Phi(z) < C_c, so that z
+~ N(0, 1) draws c ~ p; given c, Phi(z) is uniform in its interval, whose density is phi(z) / p_c.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from capcheck.core.randomness import inverse_cdf
+from capcheck.laws import LOG_2PI
+from capcheck.networks.oracles.rosenblatt import uniform_of
+
+LARGEST = 1 - 2.0**-53  # of a uniform number
+
+
+def index_of(p: Tensor, z: Tensor) -> Tensor:
+    """The category that each number names.
+
+    Args:
+        p: (1|n, K), normalised.
+        z: (n,).
+    """
+    if len(p) == 1:
+        return inverse_cdf(p[0], uniform_of(z))
+    return inverse_cdf(p, uniform_of(z)[:, None])[:, 0]
+
+
+def latent_of(p: Tensor, index: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """A number that names each category, and its log-density (nats): (n,) each, of p's dtype.
+
+    Args:
+        p: (1|n, K), normalised.
+        index: (n,), which category; one of probability 0 has no such number.
+        v: (n,) uniforms.
+    """
+    share = p.double().expand(len(index), -1).gather(1, index[:, None])[:, 0]
+    upper = (p.double().cumsum(-1) / p.double().sum(-1, keepdim=True)).expand(len(index), -1)
+    upper = upper.gather(1, index[:, None])[:, 0]
+
+    def at(place: Tensor | float) -> Tensor:
+        u = upper - share * (1 - place)
+        z: Tensor = torch.special.ndtri(u.clamp(torch.finfo(u.dtype).tiny, LARGEST))
+        return z.to(p.dtype)
+
+    z = at(v.to(upper))
+    z = torch.where(index_of(p, z) == index, z, at(0.5))  # rounding may leave the interval
+    return z, -0.5 * (z.square() + LOG_2PI) - share.log().to(z)

@@ -1,0 +1,76 @@
+"""Mean and covariance of a continuous target, exactly, from what every target answers.
+
+One Gaussian states them. A mixture of products has them from its components, C = E[C_c] + Cov[m_c],
+row by row where rows have weights of their own. Of any other law the covariance of two coordinates
+is read off the variances along their diagonals, c_ij = (Var[(x_i + x_j)/sqrt 2] - Var[(x_i -
+x_j)/sqrt 2]) / 2, of D/2 disjoint pairs in each of D - 1 changes of basis.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.targets.products import Products
+from capcheck.targets.target import ContinuousTarget, require_one_law
+
+LARGEST = 128  # dimensions D up to which the basis is changed D - 1 times: some seconds
+
+
+def mean_and_covariance(target: ContinuousTarget) -> tuple[Tensor, Tensor]:
+    """Of the flat sequence, in float64: (1|n, D) and (1|n, D, D), n for a law of n rows.
+
+    Raises:
+        InputError: More dimensions than basis changes can be afforded, or a law that cannot change.
+    """
+    wide = target.to(device=target.device, dtype=torch.float64)
+    if (moments := wide.gaussian()) is not None:
+        return moments[0].double()[None], moments[1].double()[None]
+    if (products := wide.products()) is not None:
+        return _of_products(products)
+    return _of_diagonals(wide)
+
+
+def _of_products(products: Products) -> tuple[Tensor, Tensor]:
+    weights = products.log_weights.double().exp()  # (1|n, K)
+    law = products.law(torch.arange(weights.shape[1], device=weights.device))
+    means, variances = (of.double().flatten(1) for of in (law.mean(), law.variance()))  # (K, D)
+    mean = weights @ means
+    rows = zip(weights, mean, strict=True)
+    between = torch.stack([(means - m).T @ (w[:, None] * (means - m)) for w, m in rows])
+    return mean, between + torch.diag_embed(weights @ variances)
+
+
+def _of_diagonals(target: ContinuousTarget) -> tuple[Tensor, Tensor]:
+    require_one_law(target, "the covariance of this law")
+    mean, variance = (of.double().flatten() for of in (target.spec.mean, target.spec.variance))
+    D = len(mean)
+    if D > LARGEST:
+        raise InputError(
+            "the covariance of a law that is neither Gaussian nor a mixture of products can be had "
+            f"up to {LARGEST} numbers, got {D}; shorten the sequences, or fit a Gaussian to them."
+        )
+    covariance = variance.diag()
+    for pairs in _rounds(D):
+        matrix = torch.eye(D, dtype=torch.float64, device=mean.device)
+        i, j = torch.tensor(pairs, device=mean.device).T
+        matrix[i, i], matrix[i, j], matrix[j, i], matrix[j, j] = (
+            sign * math.sqrt(0.5) for sign in (1, 1, 1, -1)
+        )
+        along = target.transformed(matrix).spec.variance.double().flatten()
+        covariance[i, j] = covariance[j, i] = 0.5 * (along[i] - along[j])
+    return mean[None], covariance[None]
+
+
+def _rounds(D: int) -> list[list[tuple[int, int]]]:
+    """Every pair of 0..D-1 once, in rounds of disjoint pairs: the circle method of tournaments."""
+    ring = list(range(D + D % 2))
+    rounds = []
+    for _ in range(len(ring) - 1):
+        pairs = zip(ring[: len(ring) // 2], ring[: len(ring) // 2 - 1 : -1], strict=True)
+        rounds.append([(a, b) for a, b in pairs if max(a, b) < D])
+        ring = [ring[0], ring[-1], *ring[1:-1]]
+    return [pairs for pairs in rounds if pairs]

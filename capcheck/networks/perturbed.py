@@ -1,0 +1,158 @@
+"""Sensitivity: how good a network must be, told by oracles with errors of a known size.
+
+| answer | noise e | shrinkage e | temperature e |
+|---|---|---|---|
+| tokens a of deviation s | a + e s f(a) | a - e (a - m) | |
+| law of continuous tokens | its mean moves by e s f | its mean m_i moves by -e (m_i - m) | |
+| law of token ids | log p + e f(log p) | | p^(1 / (1 + e)) |
+| energy E | | | E / (1 + e) |
+
+f(a) = sqrt(2) cos(2 a / s + b) has mean square 1 over the coordinates of a token sequence, whose
+phases b are spread evenly over half a turn. It is a function of what the oracle answers, as a
+network's error is, and sees no more than the oracle does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import ControlFlow
+from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.core.sequences import SequenceSpec
+from capcheck.laws import Categorical, TokenLaw, log_table
+from capcheck.networks.signatures import BijectionSignature, Signature, Wrapper
+from capcheck.noise.paths import NoisePath
+
+Perturbation = Literal["noise", "shrinkage", "temperature"]
+MEANINGS: dict[Perturbation, str] = {
+    "noise": "an error as large as a token's deviation, or one nat of every log-probability",
+    "shrinkage": "every answer at its unconditional mean",
+    "temperature": "temperature 2 in place of 1",
+}
+PERTURBATIONS: tuple[Perturbation, ...] = tuple(MEANINGS)
+SIZES = (0.03, 0.1, 0.3)
+
+
+class NotPerturbed(ControlFlow):
+    """An answer has no perturbation of that kind."""
+
+
+class Perturbing(Wrapper):
+    """Adds errors of a size to the answers of a network.
+
+    Args:
+        kind: Of the errors.
+        size: e, above 0.
+        spec: Of the sequences in the coordinates of the network.
+        signature: Of the network.
+
+    Raises:
+        NotPerturbed: When the network is called, if its answers have no such perturbation.
+    """
+
+    def __init__(
+        self, kind: Perturbation, size: float, spec: SequenceSpec, signature: Signature[Any]
+    ) -> None:
+        self._invertible = isinstance(signature, BijectionSignature)
+        self.kind, self.size, self.spec = kind, size, spec
+        numbers = spec.tokens * spec.dim
+        turns = CounterRandomness(0, name="phases").permutation(1, numbers)[0] + 0.5
+        self._phase = (math.pi / numbers * turns.double()).reshape(spec.tokens, spec.dim)
+        self._deviation = spec.variance.sqrt()
+
+    def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
+        """The network's answer and an error; of a bijection only one that is invertible."""
+        if self._invertible and self.kind != "shrinkage":
+            raise NotPerturbed
+        answer = network(*shown)
+        if isinstance(answer, TokenLaw):
+            return self._law(answer)
+        if answer.dim() == 1:
+            return answer + self.of_energy(answer)
+        if not answer.is_floating_point():
+            raise NotPerturbed
+        return answer + self.of_tokens(answer)
+
+    def log_prob(self, network: Any, x: Tensor) -> Tensor:
+        """Log-density (nats) of the bijection that is shrunk towards the mean, (n,)."""
+        scale, mean = 1 - self.size, self.spec.mean.to(x)
+        inner: Tensor = network.log_prob(mean + (x - mean) / scale)
+        return inner - mean.numel() * math.log(scale)
+
+    def _law(self, law: TokenLaw) -> TokenLaw:
+        if self.spec.kind == "continuous":
+            return _Shifted(law, self.of_tokens(law.mean()))
+        log_p = log_table(law)
+        return Categorical(log_p + torch.where(log_p.isinf(), 0, self.of_logits(log_p)))
+
+    def of_tokens(self, a: Tensor) -> Tensor:
+        """Of numbers that stand for tokens, shaped (n, N, d)."""
+        if self.kind == "temperature":
+            raise NotPerturbed
+        if self.kind == "shrinkage":
+            return -self.size * (a - self.spec.mean.to(a))
+        deviation = self._deviation.to(a)
+        angle = 2 * a / torch.where(deviation > 0, deviation, 1) + self._phase.to(a)
+        return self.size * deviation * math.sqrt(2) * angle.cos()
+
+    def of_logits(self, log_p: Tensor) -> Tensor:
+        """Of log-probabilities (n, N, V)."""
+        if self.kind == "temperature":
+            return -self.size / (1 + self.size) * log_p
+        if self.kind == "shrinkage":
+            raise NotPerturbed
+        finite = torch.where(log_p.isinf(), 0, log_p)
+        field: Tensor = math.sqrt(2) * (2 * finite + self._phase.to(log_p)).cos()
+        return self.size * field
+
+    def of_energy(self, energy: Tensor) -> Tensor:
+        """Of energies (n,)."""
+        if self.kind != "temperature":
+            raise NotPerturbed
+        return torch.where(energy.isinf(), 0, -self.size / (1 + self.size) * energy)
+
+
+class _Shifted(TokenLaw):
+    """Laws of continuous tokens that are moved."""
+
+    def __init__(self, law: TokenLaw, shift: Tensor) -> None:
+        self._law, self._shift = law, shift
+
+    def sample(self, rng: Randomness) -> Tensor:
+        return self._law.sample(rng) + self._shift
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._law.log_prob(x - self._shift)
+
+    def mean(self) -> Tensor:
+        return self._law.mean() + self._shift
+
+    def variance(self) -> Tensor:
+        return self._law.variance()
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return self._law.cdf(x - self._shift)
+
+    def icdf(self, u: Tensor) -> Tensor:
+        return self._law.icdf(u) + self._shift
+
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        moved = path.alpha(t)[..., None] * self._shift
+        return self._law.denoise(x_t - moved, t, path) + self._shift
+
+    def coordinate(self, j: int, x: Tensor) -> TokenLaw:
+        return _Shifted(self._law.coordinate(j, x - self._shift), self._shift[..., j : j + 1])
+
+    def held(self) -> TokenLaw:
+        return _Shifted(self._law.held(), self._shift)
+
+    def rows(self, index: Tensor) -> TokenLaw:
+        return _Shifted(self._law.rows(index), self._shift[index])
+
+    def select(self, tokens: Sequence[int]) -> TokenLaw:
+        return _Shifted(self._law.select(tokens), self._shift[:, list(tokens)])

@@ -1,0 +1,66 @@
+"""Signatures: what each family's network is shown and returns, one module for each."""
+
+from capcheck.networks.signatures.decoder import AutoEncoder, Decoder, DecoderSignature, Noise
+from capcheck.networks.signatures.denoiser import Denoiser, DenoiserSignature
+from capcheck.networks.signatures.energy import Energy, EnergySignature
+from capcheck.networks.signatures.flow_map import (
+    ConsistencyFunction,
+    ConsistencySignature,
+    FlowMap,
+    FlowMapSignature,
+)
+from capcheck.networks.signatures.generator import (
+    Bijection,
+    BijectionSignature,
+    Generator,
+    GeneratorSignature,
+    Layer,
+)
+from capcheck.networks.signatures.low_rank import LowRankPredictorSignature
+from capcheck.networks.signatures.prefix_predictor import PrefixPredictor, PrefixPredictorSignature
+from capcheck.networks.signatures.signature import (
+    Blinding,
+    Calls,
+    NetworkT,
+    Signature,
+    Wrapper,
+    counted,
+)
+from capcheck.networks.signatures.token_predictor import TokenPredictor, TokenPredictorSignature
+from capcheck.networks.signatures.transition import (
+    TransitionPredictor,
+    TransitionPredictorSignature,
+)
+
+__all__ = [
+    "AutoEncoder",
+    "Bijection",
+    "BijectionSignature",
+    "Blinding",
+    "Calls",
+    "ConsistencyFunction",
+    "ConsistencySignature",
+    "Decoder",
+    "DecoderSignature",
+    "Denoiser",
+    "DenoiserSignature",
+    "Energy",
+    "EnergySignature",
+    "FlowMap",
+    "FlowMapSignature",
+    "Generator",
+    "GeneratorSignature",
+    "Layer",
+    "LowRankPredictorSignature",
+    "NetworkT",
+    "Noise",
+    "PrefixPredictor",
+    "PrefixPredictorSignature",
+    "Signature",
+    "TokenPredictor",
+    "TokenPredictorSignature",
+    "TransitionPredictor",
+    "TransitionPredictorSignature",
+    "Wrapper",
+    "counted",
+]

@@ -1,0 +1,78 @@
+"""Denoiser: noisy tokens and their levels -> the mean of the clean tokens.
+
+Every token has its own level. A denoiser is trained with one of three views: all tokens see all
+(bidirectional), token i sees the tokens up to itself (causal), or token i sees itself and the clean
+tokens, as a per-token diffusion head on top of a masked model does (own).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.networks.signatures.signature import Signature, require_like
+from capcheck.noise.paths import PATHS, PathName
+from capcheck.targets.target import ContinuousTarget, Target
+
+View = Literal["all", "causal", "own"]
+
+
+class Denoiser(Protocol):
+    """Noisy tokens and their levels -> the mean of the clean tokens."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor:
+        """Denoise.
+
+        Args:
+            x_t: (n, N, d), every token alpha(t) x_0 + sigma(t) e.
+            t: (n, N), levels in [0, 1]; 0 is clean and 1 pure noise.
+
+        Returns:
+            E[x_0 | x_t], (n, N, d).
+        """
+
+
+@dataclass(frozen=True)
+class DenoiserSignature(Signature[Denoiser]):
+    """(x_t, t) -> E[x_0 | what token i sees of x_t] on a stated noise path.
+
+    Attributes:
+        path: Noise path that the network was trained on.
+        view: What token i sees: `all` tokens, those up to itself (`causal`), or itself and the
+            tokens at level 0 (`own`).
+    """
+
+    path: PathName
+    view: View = "all"
+
+    def oracle(self, target: Target) -> Denoiser:
+        """The exact posterior mean."""
+        continuous = require_continuous(target, "a denoiser")
+        path = PATHS[self.path]
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            return continuous.denoise(x_t, t, path, causal=self.view == "causal")
+
+        def denoise_own(x_t: Tensor, t: Tensor) -> Tensor:
+            law = continuous.marginals(x_t, (t > 0).to(t))
+            return law.denoise(x_t, t, path)
+
+        return denoise_own if self.view == "own" else denoise
+
+    def require(self, answer: object, shown: Tensor) -> None:
+        """Raise InputError unless `answer` is a tensor of the tokens' shape."""
+        require_like(answer, shown, "the mean of the clean tokens")
+
+
+def require_continuous(target: Target, what: str) -> ContinuousTarget:
+    """The target, if its tokens are continuous.
+
+    Raises:
+        InputError: They are categorical.
+    """
+    if not isinstance(target, ContinuousTarget):
+        raise InputError(f"{what} needs continuous tokens, got categorical ones.")
+    return target

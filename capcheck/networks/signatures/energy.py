@@ -1,0 +1,73 @@
+"""Energy: a sequence -> its energy in nats, whose differences are differences of -log p.
+
+Its oracle is E(x) = -log p(x), with the exact score as its gradient; an energy of integers has
+values and no gradient. Values are infinite where the law is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.networks.signatures.signature import Signature
+from capcheck.targets.target import ContinuousTarget, Target
+
+
+class Energy(Protocol):
+    """Sequences -> their energies."""
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Evaluate.
+
+        Args:
+            x: (n, N, d), or (n, N) integers.
+
+        Returns:
+            (n,), nats up to a constant; differentiable in x where tokens are continuous.
+        """
+
+
+@dataclass(frozen=True)
+class EnergySignature(Signature[Energy]):
+    """x -> -log p(x)."""
+
+    def oracle(self, target: Target) -> Energy:
+        """The exact energy and, of continuous tokens, its exact gradient."""
+
+        def energy(x: Tensor) -> Tensor:
+            if not isinstance(target, ContinuousTarget):
+                return -target.log_prob(x)
+            value: Tensor = _NegativeLogDensity.apply(x, target)  # type: ignore[no-untyped-call]
+            return value
+
+        return energy
+
+    def require(self, answer: object, shown: Tensor) -> None:
+        """Raise InputError unless `answer` is one number for each sequence."""
+        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        if shape != (len(shown),):
+            raise InputError(
+                f"network must return a tensor of shape ({len(shown)},), one energy for each "
+                f"sequence, got {shape}; sum over the tokens."
+            )
+
+
+class _NegativeLogDensity(torch.autograd.Function):
+    """-log p(x), with the gradient -score(x) instead of one found by differentiation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: ContinuousTarget) -> Tensor:
+        """(n, N, d) -> (n,)."""
+        ctx.save_for_backward(x)
+        ctx.target = target
+        return -target.log_prob(x)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the energies' sum, weighted by `slopes` (n,)."""
+        (x,) = ctx.saved_tensors
+        return -ctx.target.score(x) * slopes[0][:, None, None], None

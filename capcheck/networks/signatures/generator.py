@@ -1,0 +1,124 @@
+"""Generator: standard normals -> a sequence, in one call; a bijection knows its density as well.
+
+Any law is the image of the normals under its triangular map (see `rosenblatt`), which is the oracle
+of both. Where the map is limited the oracle is the best limited one: of bounded slope (see
+`bounded_slope`), or affine (see `affine`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import SequenceSpec
+from capcheck.networks.oracles.affine import best_affine
+from capcheck.networks.oracles.bounded_slope import bounded_slope
+from capcheck.networks.oracles.rosenblatt import Rosenblatt
+from capcheck.networks.signatures.denoiser import require_continuous
+from capcheck.networks.signatures.signature import Signature, Wrapped, Wrapper
+from capcheck.targets.target import Target
+
+Layer = Literal["triangular", "affine"]
+
+
+class Generator(Protocol):
+    """Standard normals -> a sequence."""
+
+    def __call__(self, z: Tensor, /) -> Tensor:
+        """Generate.
+
+        Args:
+            z: (n, N, d) standard normals; (n, N, 1) where tokens are categorical.
+
+        Returns:
+            (n, N, d), or (n, N) integers.
+        """
+
+
+@runtime_checkable
+class Bijection(Protocol):
+    """Standard normals -> a sequence, invertibly."""
+
+    def __call__(self, z: Tensor, /) -> Tensor:
+        """Generate: z (n, N, d) -> (n, N, d)."""
+
+    def log_prob(self, x: Tensor, /) -> Tensor:
+        """Log-density (nats) of x (n, N, d) under the image of the normals: (n,)."""
+
+
+@dataclass(frozen=True)
+class GeneratorSignature(Signature[Generator]):
+    """Z -> x.
+
+    Attributes:
+        lipschitz: Bound L on the slope of the map, if there is one.
+    """
+
+    lipschitz: float | None = None
+
+    def oracle(self, target: Target) -> Generator:
+        """The triangular map, or the nearest map of bounded slope (one number only)."""
+        if self.lipschitz is None:
+            return Rosenblatt(target=target)
+        return bounded_slope(target, self.lipschitz)
+
+    def require(self, answer: object, shown: Tensor) -> None:
+        """Raise InputError unless `answer` is one sequence for each row of normals."""
+        require_sequences(answer, shown)
+
+
+@dataclass(frozen=True)
+class BijectionSignature(Signature[Bijection]):
+    """Z -> x and the log-density of x.
+
+    Attributes:
+        layer: `triangular`: any triangular map; `affine`: one affine layer.
+    """
+
+    layer: Layer = "triangular"
+
+    def oracle(self, target: Target) -> Bijection:
+        """The triangular map, or the affine one with the target's mean and covariance."""
+        continuous = require_continuous(target, "an invertible map")
+        return best_affine(continuous) if self.layer == "affine" else Rosenblatt(target=target)
+
+    def wrap(self, network: Bijection, wrapper: Wrapper) -> Bijection:
+        """The network with a wrapper around it; it knows its density if the network does."""
+        if isinstance(network, Bijection):
+            return _WrappedBijection(network, wrapper)
+        return super().wrap(network, wrapper)
+
+    def require(self, answer: object, shown: Tensor) -> None:
+        """Raise InputError unless `answer` is one sequence for each row of normals."""
+        require_sequences(answer, shown)
+
+
+class _WrappedBijection(Wrapped):
+    """A bijection with a wrapper around it."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density (nats) of x (n, N, d): (n,)."""
+        return self._wrapper.log_prob(self._network, x)
+
+
+def normals_for(spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
+    """What a generator is shown: (n, N, d) standard normals, (n, N, 1) for token ids."""
+    d = spec.dim if spec.kind == "continuous" else 1
+    return rng.normal((n, spec.tokens, d)).to(spec.mean)
+
+
+def require_sequences(answer: object, shown: Tensor) -> None:
+    """Raise InputError unless `answer` is tokens: of the shape of `shown`, or (n, N) integers."""
+    if isinstance(answer, Tensor):
+        whole = tuple(shown.shape) if answer.is_floating_point() else tuple(shown.shape[:2])
+        if tuple(answer.shape) == whole:
+            return
+    got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    raise InputError(
+        f"network must return a sequence for every row, {tuple(shown.shape)} or integers of shape "
+        f"{tuple(shown.shape[:2])}, got {got}; return the tokens."
+    )

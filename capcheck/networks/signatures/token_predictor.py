@@ -1,0 +1,79 @@
+"""Token predictor: known tokens -> the law of every token.
+
+Its oracle is the exact conditional marginal of each token given the known ones, which is also the
+best of all networks in forward KL wherever tokens are drawn independently of each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.core.sequences import SequenceSpec
+from capcheck.laws import TokenLaw
+from capcheck.networks.signatures.signature import Signature
+from capcheck.targets.target import Target
+
+
+class TokenPredictor(Protocol):
+    """Known tokens -> the law of every token."""
+
+    def __call__(self, tokens: Tensor, known: Tensor, /) -> TokenLaw:
+        """Predict.
+
+        Args:
+            tokens: (n, N, d), or (n, N) integers; values of unknown tokens mean nothing.
+            known: (n, N) bool.
+
+        Returns:
+            The marginal law of every token given the known ones of its row.
+        """
+
+
+@dataclass(frozen=True)
+class TokenPredictorSignature(Signature[TokenPredictor]):
+    """(tokens, known) -> token law."""
+
+    def oracle(self, target: Target) -> TokenPredictor:
+        """The exact marginal of every token given the known ones."""
+
+        def predict(tokens: Tensor, known: Tensor) -> TokenLaw:
+            return target.marginals(tokens, (~known).to(target.dtype))
+
+        return predict
+
+    def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
+        """The tokens, all of whose unknown values look the same, and which are known."""
+        tokens, known = shown
+        return hidden(tokens, known, spec), known
+
+    def require(self, answer: object, shown: Tensor) -> None:
+        """Raise InputError unless `answer` is a TokenLaw."""
+        require_law(answer)
+
+
+def hidden(tokens: Tensor, known: Tensor, spec: SequenceSpec) -> Tensor:
+    """The tokens, where unknown ones have the mean for a value, or symbol 0.
+
+    Args:
+        tokens: (n, N, d), or (n, N) integers.
+        known: (n, N) bool.
+        spec: Of the sequences.
+    """
+    if spec.kind == "categorical":
+        return torch.where(known, tokens, 0)
+    return torch.where(known[..., None], tokens, spec.mean.to(tokens))
+
+
+def require_law(answer: object) -> None:
+    """Raise InputError unless `answer` is a TokenLaw."""
+    if not isinstance(answer, TokenLaw):
+        raise InputError(
+            "network must return a capcheck.laws.TokenLaw for every token, "
+            f"got {type(answer).__name__}; wrap its output in capcheck.laws.Categorical(logits) or "
+            "MixtureOfGaussians(log_weights, means, variances)."
+        )

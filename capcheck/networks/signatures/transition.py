@@ -1,0 +1,112 @@
+"""Transition predictor: tokens seen at levels t -> the law of every token at lower levels s.
+
+On the linear path y_t = (1 - t) x + t e, a token at level t is one at level s <= t with more noise,
+
+    y_t = r y_s + sqrt(t^2 - r^2 s^2) e,    r = (1 - t) / (1 - s),
+
+so the law of y_s given what is seen is that of a clean token of the target with noise s, seen at
+the relative level t' = q / (1 + q), q = (1 - s) sqrt(S_t^2 - S_s^2), S = level / (1 - level).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.core.sequences import SequenceSpec
+from capcheck.laws import TokenLaw
+from capcheck.networks.signatures.denoiser import require_continuous
+from capcheck.networks.signatures.signature import Signature
+from capcheck.networks.signatures.token_predictor import require_law
+from capcheck.targets.target import ContinuousTarget, Target
+
+
+class TransitionPredictor(Protocol):
+    """Noisy tokens and their levels -> the law of every token at lower levels."""
+
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, /) -> TokenLaw:
+        """Predict.
+
+        Args:
+            x: (n, N, d), every token (1 - t) x_0 + t e.
+            t: (n, N) levels in [0, 1], none below s; 1 is unseen, and t_i = s_i known at that
+                level.
+            s: (N,) levels in [0, 1) to predict at; 0 is clean.
+
+        Returns:
+            The law of every token (1 - s) x_0 + s e' given all tokens seen, where e carries e'.
+        """
+
+
+@dataclass(frozen=True)
+class TransitionPredictorSignature(Signature[TransitionPredictor]):
+    """(x, t, s) -> token law at levels s, on the linear path."""
+
+    def oracle(self, target: Target) -> TransitionPredictor:
+        """The exact law, of the target with noise s."""
+        clean = require_continuous(target, "a transition predictor")
+        noisy: dict[tuple[float, ...], ContinuousTarget] = {}
+
+        def predict(x: Tensor, t: Tensor, s: Tensor) -> TokenLaw:
+            key = tuple(s.tolist())
+            if key not in noisy:
+                noisy[key] = clean.with_noise(s)
+            relative, scale = relative_level(t, s)
+            return noisy[key].marginals(scale[..., None] * x, relative)
+
+        return predict
+
+    def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
+        """The tokens, with 0 for every one at level 1, and the levels."""
+        x, t, s = shown
+        return torch.where(t[..., None] == 1, 0, x), t, s
+
+    def require(self, answer: object, shown: Tensor) -> None:
+        """Raise InputError unless `answer` is a TokenLaw."""
+        require_law(answer)
+
+
+def relative_level(t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """Level t' at which y_t shows y_s, and the factor (1 - t') / r that puts y_t on the path.
+
+    Args:
+        t: (n, N) levels.
+        s: (N,) levels in [0, 1), none above t.
+
+    Returns:
+        Two (n, N) tensors; at t = 1 they are 1 and 0.
+
+    Raises:
+        InputError: A level to predict at is 1, or above that of a token seen.
+    """
+    if not bool(((s >= 0) & (s < 1)).all()):
+        raise InputError(
+            f"s must be in [0, 1), got {s.tolist()}; at level 1 nothing is to predict."
+        )
+    if not bool(((t >= s) & (t <= 1)).all()):
+        raise InputError(
+            f"t must be in [s, 1] token by token, got {(t - s).min().item():.3g} as the smallest "
+            "t - s; show tokens at the level s or above it."
+        )
+    unseen = t == 1
+    t = torch.where(unseen, s, t)
+    S_t, S_s = t / (1 - t), s / (1 - s)
+    q = (1 - s) * ((S_t - S_s) * (S_t + S_s)).sqrt()
+    relative = torch.where(unseen, 1, q / (1 + q))
+    r = (1 - t) / (1 - s)
+    return relative, torch.where(unseen, 0, (1 - relative) / r)
+
+
+def added_noise(t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors r and sqrt(t^2 - r^2 s^2) of y_t = r y_s + sqrt(t^2 - r^2 s^2) e.
+
+    Args:
+        t: Levels in [0, 1), none below s.
+        s: Levels in [0, 1), of the same shape.
+    """
+    S_t, S_s = t / (1 - t), s / (1 - s)
+    return (1 - t) / (1 - s), (1 - t) * ((S_t - S_s) * (S_t + S_s)).sqrt()

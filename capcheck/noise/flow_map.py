@@ -1,0 +1,166 @@
+"""The map of the probability flow between any two levels, so that it can stand for a network.
+
+For one Gaussian it is a matrix; for other laws it is integrated with steps that no row of the batch
+has a say in, in r = sigma / alpha and y = x / alpha, where the flow is dy / dlog r = y - x0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from scipy.integrate import RK45
+from torch import Tensor
+
+from capcheck.core.sequences import SequenceSpec
+from capcheck.noise.flow import ddim_step
+from capcheck.noise.paths import NoisePath
+
+FAR = 1e3  # noise, in deviations of the widest token, above which one DDIM step is exact to 5e-7
+STRIDE = 0.4  # step in the logarithm of sigma / alpha
+
+
+def flow_map(
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    x_t: Tensor,
+    t: float,
+    s: float,
+    *,
+    path: NoisePath,
+    spec: SequenceSpec,
+) -> Tensor:
+    """Carry x_t from level t down to level s, by steps of order 5 that no row has a say in.
+
+    With r = sigma / alpha and y = x / alpha the flow is dy/dlog r = y - x0. It is integrated for
+    z = (y - m) / sqrt(r^2 + v), m and v the tokens' moments, which stands still where noise is all
+    there is to see or where a token is N(m, v):
+
+        dz/dlog r = (v z / sqrt(r^2 + v) - (x0 - m)) / sqrt(r^2 + v).
+
+    Beyond `FAR` widest tokens of noise, and below the same share of the narrowest component, one
+    DDIM step does. From noise to data it makes 110 to 140 calls. Measured on four mixtures against
+    steps a quarter as long, in token units: half of the rows end within 3e-6, 99% within 1e-3, and
+    the one nearest to the watershed of two modes 12 deviations apart within 2e-2.
+
+    Args:
+        denoise: (x_t (n, N, d), t (n, N)) -> E[x_0 | x_t], (n, N, d).
+        x_t: (n, N, d), all tokens at level t.
+        t: Level in (0, 1].
+        s: Level in [0, t].
+        path: The noise path of the denoiser.
+        spec: Moments of the tokens, for the coordinates and for where to start and stop.
+    """
+    m, v = spec.mean.to(x_t), spec.variance.to(x_t)
+
+    def ddim(x: Tensor, level: float, to: float) -> Tensor:
+        x0 = denoise(x, x.new_full(x.shape[:2], level))
+        return ddim_step(x, x0, x.new_tensor(level), x.new_tensor(to), path)
+
+    def scale(level: float) -> Tensor:
+        return (ratio(level, path) ** 2 + v).sqrt()  # (N, d)
+
+    def seen(z: Tensor, level: float) -> Tensor:
+        return (m + scale(level) * z) * path.alpha(z.new_tensor(level))
+
+    def slope(z: Tensor, level: float) -> Tensor:
+        pull = denoise(seen(z, level), z.new_full(z.shape[:2], level)) - m
+        return (v * z / scale(level) - pull) / scale(level)
+
+    low, high = ratios(spec)
+    start, stop = (min(max(ratio(u, path), low), high) for u in (t, s))
+    if start == stop:
+        return ddim(x_t, t, s) if s < t else x_t
+    grid = torch.tensor(_strides(start, stop, spec), dtype=torch.float64)
+    strides = grid.diff()
+    stages = grid[:-1, None] + strides[:, None] * torch.from_numpy(RK45.C)
+    levels = level_of(stages.exp(), path).tolist()
+    first, final = level_of(grid[[0, -1]].exp(), path).tolist()
+    x = ddim(x_t, t, first) if ratio(t, path) > start else x_t
+    z = (x / path.alpha(x.new_tensor(first)) - m) / scale(first)
+    for h, at in zip(strides.tolist(), levels, strict=True):
+        slopes: list[Tensor] = []
+        for weights, level in zip(RK45.A, at, strict=True):
+            step = sum(float(w) * k for w, k in zip(weights, slopes, strict=False))
+            slopes.append(slope(z + h * step, level))
+        z = z + h * sum(float(w) * k for w, k in zip(RK45.B, slopes, strict=True))
+    x = seen(z, final)
+    return ddim(x, final, s) if ratio(s, path) < stop else x
+
+
+def _strides(start: float, stop: float, spec: SequenceSpec) -> list[float]:
+    """Values of log(sigma / alpha) from start down to stop.
+
+    They are `STRIDE` apart from three widest tokens of noise to a third of the narrowest component;
+    outside, where the flow fades out, each stride is longer than the one before.
+    """
+    low, high = (math.log(r) for r in ratios(spec))
+    top = high - math.log(FAR) + math.log(3)
+    bottom = low + math.log(FAR) - math.log(3)
+
+    def clock(u: float) -> float:  # strides between u and 0, if they were whole
+        outside = math.log1p(max(u - top, 0)) - math.log1p(max(bottom - u, 0))
+        return (min(max(u, bottom), top) + outside) / STRIDE
+
+    def at(count: float) -> float:
+        inside = min(max(count * STRIDE, bottom), top)
+        outside = count * STRIDE - inside
+        return inside + math.copysign(math.expm1(abs(outside)), outside)
+
+    first, last = clock(math.log(start)), clock(math.log(stop))
+    steps = max(1, math.ceil(first - last - 1e-9))
+    inner = [at(first + (last - first) * j / steps) for j in range(1, steps)]
+    return [math.log(start), *inner, math.log(stop)]
+
+
+def gaussian_flow_map(
+    mean: Tensor, covariance: Tensor, path: NoisePath
+) -> Callable[[Tensor, float, float], Tensor]:
+    """x_s = alpha_s m + C_s^(1/2) C_t^(-1/2) (x_t - alpha_t m), C_t = alpha_t^2 C + sigma_t^2.
+
+    Args:
+        mean: (N d,).
+        covariance: (N d, N d).
+        path: The noise path.
+
+    Returns:
+        (x_t (n, N, d), t, s) -> x_s.
+    """
+    values, axes = torch.linalg.eigh(covariance.double())
+    values = values.clamp(min=0)
+
+    def carry(x_t: Tensor, t: float, s: float) -> Tensor:
+        (alpha_t, V_t), (alpha_s, V_s) = (
+            (path.alpha(level), path.alpha(level).square() * values + path.sigma(level).square())
+            for level in (values.new_tensor(t), values.new_tensor(s))
+        )
+        factor = torch.where(V_t > 0, V_s / V_t.clamp(min=torch.finfo(V_t.dtype).tiny), 1).sqrt()
+        m = mean.double()
+        residual = (x_t.double().flatten(1) - alpha_t * m) @ axes
+        x_s: Tensor = alpha_s * m + (residual * factor) @ axes.T
+        return x_s.reshape(x_t.shape).to(x_t)
+
+    return carry
+
+
+def ratio(level: float, path: NoisePath) -> float:
+    """The noise per signal, sigma / alpha, at a level; infinite at 1."""
+    t = torch.tensor(level, dtype=torch.float64)
+    return float(path.sigma(t) / path.alpha(t))
+
+
+def level_of(at: Tensor, path: NoisePath) -> Tensor:
+    """The levels at which sigma / alpha, which rises on every path, is `at`; by bisection."""
+    low, high = torch.zeros_like(at), torch.ones_like(at)
+    for _ in range(64):
+        middle = 0.5 * (low + high)
+        above = path.sigma(middle) < at * path.alpha(middle)
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return high
+
+
+def ratios(spec: SequenceSpec) -> tuple[float, float]:
+    """Noise to signal below and above which one step is as good as many."""
+    widest = float(spec.variance.max()) ** 0.5
+    narrowest = max(spec.smallest_variance**0.5, 1e-9 * widest)
+    return narrowest / FAR, widest * FAR

@@ -1,0 +1,110 @@
+"""Coordinates: the units, the origin and the basis in which a procedure works on numbers.
+
+    c = H ((x - m) / u)
+
+m is the mean of every coordinate, u the one number that makes the mean variance 1, and H an
+orthonormal basis where a probe names one. Noise of size 1 is thus as large as the data for every
+target, in whatever unit it was measured. Draws, laws and densities are carried back to x. KL does
+not change on the way; distances are taken between tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from capcheck.core.errors import InputError, UnfitError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.unavailable import Unavailable
+from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
+from capcheck.procedures.probe import Probe
+from capcheck.targets.categorical.sequence_law import SequenceLaw
+from capcheck.targets.target import ContinuousTarget, Target
+
+ExactLaw = GaussianLaw | MixtureLaw | SequenceLaw
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Coordinates:
+    """The target of a procedure's coordinates, and the way back to the tokens.
+
+    Attributes:
+        target: The law of the coordinates.
+        origin: m, (N, d), or None if tokens are categorical.
+        units: u, (N, d), likewise.
+        basis: H, (N d, N d), or None if it is the identity.
+    """
+
+    target: Target
+    origin: Tensor | None = None
+    units: Tensor | None = None
+    basis: Tensor | None = None
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """Coordinates c of sequences x, shaped alike."""
+        if self.origin is None or self.units is None:
+            return x
+        c = (x - self.origin) / self.units
+        return c if self.basis is None else (c.flatten(1) @ self.basis.T).reshape(x.shape)
+
+    def tokens(self, c: Tensor) -> Tensor:
+        """Sequences x of coordinates c, shaped alike."""
+        if self.origin is None or self.units is None:
+            return c
+        z = c if self.basis is None else (c.flatten(1) @ self.basis).reshape(c.shape)
+        return self.origin + self.units * z
+
+    def density_of_tokens(self, found: LogDensity | Unavailable) -> LogDensity | Unavailable:
+        """The log-density of x from that of its coordinates: minus the sum of log u."""
+        if self.units is None or isinstance(found, Unavailable):
+            return found
+        log_volume = self.units.double().log().sum()
+        return replace(found, values=found.values - log_volume.to(found.values))
+
+    def law_of_tokens(self, law: ExactLaw | Unavailable) -> ExactLaw | Unavailable:
+        """The exact law of x from that of its coordinates."""
+        if isinstance(law, MixtureLaw):
+            return replace(law, laws=tuple(self._mapped(one) for one in law.laws))
+        return self._mapped(law) if isinstance(law, GaussianLaw) else law
+
+    def _mapped(self, law: GaussianLaw) -> GaussianLaw:
+        if self.origin is None or self.units is None:
+            return law
+        origin, units = (x.flatten().double().cpu() for x in (self.origin, self.units))
+        mean, covariance = law.mean, law.covariance
+        if self.basis is not None:
+            basis = self.basis.double().cpu()
+            mean, covariance = basis.T @ mean, basis.T @ covariance @ basis
+        covariance = units[:, None] * covariance * units
+        return GaussianLaw(mean=origin + units * mean, covariance=0.5 * (covariance + covariance.T))
+
+
+def coordinates_of(probe: Probe[Any], target: Target, given: Sequence[int] = ()) -> Coordinates:
+    """The coordinates that a probe works in on a target.
+
+    Args:
+        probe: May name an orthonormal basis.
+        target: The law of the tokens.
+        given: Indices of tokens that are known from the start.
+
+    Raises:
+        UnfitError: The probe wants a basis in which this target's law is not known exactly.
+    """
+    basis = probe.basis(replace(target.spec, given=tuple(given)))
+    if not isinstance(target, ContinuousTarget):
+        if basis is not None:
+            raise UnfitError(f"{probe.family} wants a basis, which categorical tokens do not have.")
+        return Coordinates(target=target)
+    inside, origin, units = target.standardised
+    if basis is None:
+        return Coordinates(target=inside, origin=origin, units=units)
+    try:
+        inside, further = inside.in_basis(basis)
+    except InputError as error:
+        raise UnfitError(str(error)) from error
+    return Coordinates(
+        target=inside, origin=origin, units=units * further.to(units), basis=basis.to(units)
+    )

@@ -1,0 +1,108 @@
+"""Groups: tokens that are drawn at once, group after group, each group given what it is shown.
+
+    q(x) = prod over groups G of [prod over i in G of p(x_i | shown to G)] . prod of p(x_i | placed)
+
+The last product is the completion of the tokens that no group holds. One token per group is the
+chain rule; larger groups, and groups that are shown a part of what is placed, cost what they leave
+out. A family of this kind is its list of groups.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import SequenceSpec
+from capcheck.networks.signatures import Signature, TokenPredictor, TokenPredictorSignature
+from capcheck.procedures.probe import Probe, State
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Tokens drawn independently of each other.
+
+    Attributes:
+        tokens: Their indices.
+        shown: (N,) bool, which of the tokens placed before it the network is shown; all if None.
+    """
+
+    tokens: list[int]
+    shown: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groupwise(Probe[TokenPredictor]):
+    """A procedure that draws groups of tokens one after the other, the same ones in every row."""
+
+    @abstractmethod
+    def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
+        """The groups in their order; no token is in two of them, and no given token is in any.
+
+        Args:
+            spec: Of the sequences.
+            length: Free tokens that may be placed.
+        """
+
+    @property
+    def signature(self) -> Signature[TokenPredictor]:
+        """Known tokens -> the law of every token."""
+        return TokenPredictorSignature()
+
+    def run(
+        self,
+        network: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        start: State,
+        rng: Randomness,
+    ) -> Iterator[State]:
+        """x_i ~ p(x_i | shown) for every i of a group, one group per state."""
+        state = start
+        yield state
+        for group in self.groups(spec, budget.length):
+            tokens = state.tokens.clone()
+            law = network(state.tokens, _shown(group, state.placed)).select(group.tokens)
+            tokens[:, group.tokens] = law.sample(rng)
+            state = state.write(tokens, _holding(state.placed, group.tokens))
+            yield state
+
+    def log_density(
+        self,
+        network: TokenPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity:
+        """The sum over groups, and over what is completed."""
+        placed = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        placed[:, list(spec.given)] = True
+        log_q = torch.zeros(len(x), dtype=spec.mean.dtype, device=x.device)
+        for group in self.groups(spec, budget.length):
+            law = network(x, _shown(group, placed)).select(group.tokens)
+            log_q = log_q + law.log_prob(x[:, group.tokens]).sum(1)
+            placed = placed | _holding(placed, group.tokens)
+        rest = (~placed[0]).nonzero()[:, 0].tolist()
+        if rest:
+            law = completion(x, placed).select(rest)
+            log_q = log_q + law.log_prob(x[:, rest]).sum(1)
+        return LogDensity(values=log_q, method="chain rule over groups, completed by marginals")
+
+
+def _shown(group: Group, placed: Tensor) -> Tensor:
+    return placed if group.shown is None else placed & group.shown
+
+
+def _holding(like: Tensor, tokens: list[int]) -> Tensor:
+    """(n, N) bool, true for those tokens."""
+    where = torch.zeros_like(like)
+    where[:, tokens] = True
+    return where

@@ -1,0 +1,57 @@
+"""Commit orders: how many tokens each round of parallel decoding adds, and which.
+
+A schedule m_0 = 0 < m_1 < .. = N counts the tokens placed after every round; on the cosine schedule
+round r of R leaves floor(N cos(pi r / 2R)) to be placed, and adds at least one. With the tokens of
+a row ranked 0..N-1, the round from m to m' commits those of rank m..m'-1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from capcheck.core.randomness import Randomness
+
+
+def commit_schedule(tokens: int, *, rounds: int, per_round: int | None = None) -> list[int]:
+    """Tokens placed after each round, starting with 0 and ending with all of them.
+
+    Args:
+        tokens: N.
+        rounds: R of the cosine schedule, at least 1.
+        per_round: A fixed number per round, instead of the schedule.
+
+    Source: Chang et al. 2022, section 3.3.
+
+    Example:
+        >>> commit_schedule(8, rounds=4), commit_schedule(8, rounds=4, per_round=3)
+        ([0, 1, 3, 5, 8], [0, 3, 6, 8])
+    """
+    placed = [0]
+    while placed[-1] < tokens:
+        if per_round is not None:
+            after = placed[-1] + per_round
+        else:
+            masked = tokens * math.cos(0.5 * math.pi * min(len(placed) / rounds, 1))
+            # The epsilon keeps products that are whole numbers whole.
+            after = max(tokens - math.floor(masked + 1e-9), placed[-1] + 1)
+        placed.append(min(after, tokens))
+    return placed
+
+
+def rounds_within(schedule: Sequence[int], length: int) -> Iterable[tuple[int, int]]:
+    """Tokens placed before and after each round, cut inside the round that exceeds the length.
+
+    Example:
+        >>> list(rounds_within([0, 1, 3, 5, 8], 4))
+        [(0, 1), (1, 3), (3, 4)]
+    """
+    return itertools.pairwise([*(m for m in schedule if m < length), length])
+
+
+def random_ranks(n: int, tokens: int, rng: Randomness) -> Tensor:
+    """The rank of every token in an order drawn uniformly for each row: (n, N) int64."""
+    return rng.permutation(n, tokens).argsort(1)

@@ -1,0 +1,94 @@
+"""The registry: families and report writers, found by entry point.
+
+A package adds a family by declaring `capcheck.families` (name -> Probe class) and a report writer
+by declaring `capcheck.reports` (name -> function of a `SurveyResult` returning the page).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from capcheck.core.errors import CapcheckError, InputError, near
+from capcheck.procedures.probe import ROWS, AnyProbe, Probe
+
+
+@functools.cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    entries: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        if entry.name in entries and entries[entry.name].value != entry.value:
+            raise CapcheckError(
+                f"two installed packages declare {entry.name!r} in {group}: "
+                f"{entries[entry.name].value} and {entry.value}; uninstall one."
+            )
+        entries[entry.name] = entry
+    return entries
+
+
+def families() -> list[str]:
+    """Names of all registered families, in the order of the paper's table."""
+    names = sorted(_entries("capcheck.families"))
+    return sorted(names, key=lambda name: ROWS.index(probe_class(name).row))
+
+
+@functools.cache
+def probe_class(family: str) -> type[AnyProbe]:
+    """The probe class of a family.
+
+    Raises:
+        InputError: Unknown name; the near one is suggested.
+        CapcheckError: The entry point does not hold a probe of that family.
+    """
+    known = _entries("capcheck.families")
+    if family not in known:
+        raise InputError(f"family {family!r} is not registered; {near(family, known)}")
+    loaded = known[family].load()
+    if not (isinstance(loaded, type) and issubclass(loaded, Probe) and loaded.family == family):
+        raise CapcheckError(
+            f"{known[family].value} must be a Probe subclass whose family is {family!r}."
+        )
+    return loaded
+
+
+def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyProbe:
+    """A probe with its options, which may be given as text.
+
+    Raises:
+        InputError: Unknown family or option, or a value that the option does not take.
+    """
+    probe = probe_class(family)
+    options = {name: None if value == "none" else value for name, value in (options or {}).items()}
+    known = [field.name for field in dataclasses.fields(probe)]
+    for name in options:
+        if name not in known:
+            hint = near(name, known) if known else "it has no options."
+            raise InputError(f"{family} has no option {name!r}; {hint}")
+    try:
+        return probe(**options)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"][:1]) or "options"
+        given = options.get(field, options)
+        raise InputError(
+            f"{family}.{field}: {problem['msg'].removeprefix('Value error, ')}, got {given!r}; "
+            f"see `capcheck families {family}`."
+        ) from None
+
+
+def report_writer(name: str = "html") -> Callable[[Any], str]:
+    """The function that writes a report of that kind: a `SurveyResult` -> the page.
+
+    Raises:
+        InputError: Unknown kind.
+    """
+    known = _entries("capcheck.reports")
+    if name not in known:
+        raise InputError(f"report {name!r} is not registered; {near(name, known)}")
+    writer: Callable[[Any], str] = known[name].load()
+    return writer

@@ -1,0 +1,145 @@
+"""The trace: which loop is outside, found from the stream of states of every sample.
+
+Per sample: *once* (one writing state), *in turn* (each token written once, at different times),
+*finish-first* (some token has had its last write while another has two or more to come), *sweep*
+(tokens are written again, and it is not finish-first). A family's trace is the highest class in
+once < in turn < sweep < finish-first that at least 5% of the samples show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import ProbeError
+from capcheck.core.record import Record
+from capcheck.procedures.probe import State
+
+TraceClass = Literal["once", "in_turn", "sweep", "finish_first"]
+ORDER: tuple[TraceClass, ...] = ("once", "in_turn", "sweep", "finish_first")
+RARE = 0.05  # share of the samples below which a class is left out
+
+
+class Traces(Record):
+    """How many samples showed each class."""
+
+    once: int = 0
+    in_turn: int = 0
+    sweep: int = 0
+    finish_first: int = 0
+
+    def __add__(self, other: Traces) -> Traces:
+        return Traces(**{name: getattr(self, name) + getattr(other, name) for name in ORDER})
+
+    @property
+    def highest(self) -> TraceClass:
+        """The highest class that is not rare."""
+        total = sum(getattr(self, name) for name in ORDER)
+        common = [name for name in ORDER if getattr(self, name) >= RARE * total]
+        return common[-1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Writes:
+    """When the tokens of n samples were written, up to some iteration; O(n N) numbers.
+
+    Attributes:
+        last: (n, N) iteration of each token's last write, from 1; 0 if it was never written.
+        second: (n, N) iteration of the write before it, likewise.
+        states: (n,) iterations that wrote anything.
+    """
+
+    last: Tensor
+    second: Tensor
+    states: Tensor
+
+    @classmethod
+    def none(cls, n: int, tokens: int, device: torch.device) -> Writes:
+        """Nothing is written yet."""
+        never = torch.zeros(n, tokens, dtype=torch.int32, device=device)
+        return cls(last=never, second=never, states=never.new_zeros(n))
+
+    def and_then(self, written: Tensor, iteration: int) -> Writes:
+        """With the tokens that an iteration wrote, (n, N) bool."""
+        return Writes(
+            last=torch.where(written, iteration, self.last),
+            second=torch.where(written, self.last, self.second),
+            states=self.states + written.any(1).to(self.states),
+        )
+
+    def traces(self) -> Traces:
+        """Class of every sample, counted."""
+        never = torch.iinfo(self.last.dtype).max
+        first_finished = torch.where(self.last > 0, self.last, never).amin(1)  # (n,)
+        once = self.states <= 1
+        in_turn = ~once & (self.second == 0).all(1)
+        # Two writes to come after a token is finished: the last but one comes after it.
+        to_come = (self.second > first_finished[:, None]).any(1)
+        finish_first = ~once & ~in_turn & to_come
+        counts = [int(mask.sum()) for mask in (once, in_turn, finish_first)]
+        return Traces(
+            once=counts[0],
+            in_turn=counts[1],
+            finish_first=counts[2],
+            sweep=len(self.last) - sum(counts),
+        )
+
+
+class Recorder:
+    """Watches one stream of states, and catches a probe that lies about what it wrote.
+
+    Args:
+        family: Named in errors.
+        start: The state that the run was given; its placed tokens are known, and never move.
+    """
+
+    def __init__(self, family: str, start: State) -> None:
+        self._family, self._start = family, start
+        self._latest: State | None = None
+        self._tokens = start.tokens
+        self._iteration = 0
+        n, N = start.placed.shape
+        self.writes = Writes.none(n, N, start.placed.device)
+
+    def record(self, state: State) -> None:
+        """Take the next state; `writes` then holds it.
+
+        Raises:
+            ProbeError: A token moved without a write, a state was changed after it was yielded, a
+                given token moved, or the first state is no start.
+        """
+        if self._latest is None:
+            if bool((state.placed != self._start.placed).any() or state.written.any()):
+                raise ProbeError(
+                    f"{self._family}: the first state is the start, and must have nothing placed "
+                    "but the given tokens, and nothing written."
+                )
+        else:
+            if bool(_differ(self._latest.tokens, self._tokens).any()):
+                raise ProbeError(
+                    f"{self._family}: iteration {self._iteration + 1} changed the tokens of an "
+                    "earlier state in place; write into a copy."
+                )
+            self._iteration += 1
+            moved = _differ(state.tokens, self._tokens)
+            if bool((moved & ~state.written).any()):
+                raise ProbeError(
+                    f"{self._family}: iteration {self._iteration} moved tokens that its state does "
+                    "not report as written."
+                )
+            self.writes = self.writes.and_then(state.written, self._iteration)
+        if bool((_differ(state.tokens, self._start.tokens) & self._start.placed).any()):
+            raise ProbeError(
+                f"{self._family}: iteration {self._iteration} moved a given token; given tokens "
+                "keep their values."
+            )
+        self._latest, self._tokens = state, state.tokens.clone()
+
+
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """(n, N) bool: tokens that are not the same; a broken number is equal to itself."""
+    differ = (a != b) & ~(a.isnan() & b.isnan())
+    return differ.flatten(2).any(2) if differ.dim() > 2 else differ

@@ -1,0 +1,253 @@
+"""Assembly: the results of a run from its cells.
+
+Verdicts, causes, gaps and sensitivities are not stored: they follow from the measurements and the
+tolerances, and are found anew whenever a run is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from capcheck.core.budget import Budget
+from capcheck.core.version import __version__
+from capcheck.judging.family import failed, judge_family, unfit, without_blame
+from capcheck.judging.gap import Stages, gaps_of
+from capcheck.judging.numerics import judge_precision
+from capcheck.judging.sizes import capacity_curves
+from capcheck.judging.verdict import judge, smallest
+from capcheck.networks.kinds import FittedNetwork, PerturbedNetwork
+from capcheck.networks.perturbed import MEANINGS, PERTURBATIONS, Perturbation
+from capcheck.networks.rounded import Precision
+from capcheck.results.family import FamilyResult, PrecisionResult, Sensitivity
+from capcheck.results.gap import Part, PartName
+from capcheck.results.measurement import Cell, Measurement, Outcome, PerturbedCell
+from capcheck.results.plan import FamilyEntry, FamilyPlan, SuspectPlan
+from capcheck.results.settings import Settings, TargetSummary
+from capcheck.results.survey import MeasuredBy, SurveyResult
+from capcheck.runs.cells import CellKey, Cells
+
+
+def survey_result(
+    families: Sequence[FamilyResult],
+    *,
+    measured_by: MeasuredBy,
+    environment: dict[str, str],
+    target: TargetSummary,
+    settings: Settings,
+) -> SurveyResult:
+    """The result of a run, with the capacity curves of its networks."""
+    return SurveyResult(
+        measured_by=measured_by,
+        judged_by=__version__,
+        environment=environment,
+        target=target,
+        settings=settings,
+        families=tuple(families),
+        curves=capacity_curves(families, settings.level),
+    )
+
+
+class Assembly:
+    """Reads results off cells.
+
+    Args:
+        cells: What was measured.
+        settings: Of the run.
+        target: Of the run.
+    """
+
+    def __init__(self, cells: Cells, settings: Settings, target: TargetSummary) -> None:
+        self._cells, self._settings, self._target = cells, settings, target
+
+    def key(self, plan: FamilyPlan, budget: Budget, look: int) -> CellKey:
+        """Where a cell of the run is kept."""
+        settings, fingerprint = self._settings.at(look), self._target.fingerprint
+        return CellKey(plan=plan, budget=budget, settings=settings, fingerprint=fingerprint)
+
+    def result(self, entry: FamilyEntry) -> FamilyResult:
+        """What was found of a family; one that lacks cells is listed as not measured."""
+        decided = self._decided(entry)
+        if decided is not None:
+            return decided
+        if (reason := self._cells.unfit(entry.plan)) is not None:
+            return unfit(entry, reason)
+        total = len(self._settings.grid.budgets())
+        lack = f"{total - len(self._held(entry.plan, 0))} of its {total} cells"
+        return failed(entry, f"{entry.plan.title} lacks {lack}; run the command again.")
+
+    def _decided(self, entry: FamilyEntry) -> FamilyResult | None:
+        """The first look that decides, as the engine stops there; the last one if none does."""
+        found = None
+        for look in range(self._settings.looks):
+            # A result that was saved has its last look alone.
+            if self.whole(entry.plan, look) is None:
+                continue
+            found = self.judged(entry, look)
+            if found.outcome is not Outcome.INCONCLUSIVE:
+                break
+        return found
+
+    def judged(self, entry: FamilyEntry, look: int) -> FamilyResult:
+        """The result of a look, all of whose cells there are."""
+        plan, settings = entry.plan, self._settings
+        measured = self.whole(plan, look) or []
+        found = judge_family(entry, measured, settings, self._cured(entry, look))
+        facts = self._cells.network(plan)
+        found = found.model_copy(update={"facts": facts})
+        stages: list[Stages] = [[("structural", cell)] for cell in measured]
+        oracle = None if plan.network.kind == "oracle" else self.whole(plan.with_oracle(), look)
+        if oracle is not None:
+            stages = [
+                [("structural", before), (_part_of(plan), after)]
+                for before, after in zip(oracle, measured, strict=True)
+            ]
+            found = found.model_copy(update=self._beside_oracle(entry, oracle, stages))
+        if facts is not None and facts.fit is not None and facts.fit.failure is not None:
+            found = without_blame(found, facts.fit.failure)
+        precisions = (
+            self._in(precision, plan, look, found.cells, stages)
+            for precision in settings.precisions
+        )
+        sensitivities = self._sensitivities(plan, look, found)
+        return found.model_copy(
+            update={"precisions": tuple(precisions), "sensitivities": sensitivities}
+        )
+
+    def whole(self, plan: FamilyPlan, look: int) -> list[Measurement] | None:
+        """All cells of a look in the order of the grid, or None if one is missing."""
+        held = self._held(plan, look)
+        return held if len(held) == len(self._settings.grid.budgets()) else None
+
+    def _held(self, plan: FamilyPlan, look: int) -> list[Measurement]:
+        keys = [self.key(plan, budget, look) for budget in self._settings.grid.budgets()]
+        return [cell for key in keys if (cell := self._cells.get(key)) is not None]
+
+    def _beside_oracle(
+        self, entry: FamilyEntry, oracle: Sequence[Measurement], stages: Sequence[Stages]
+    ) -> dict[str, object]:
+        """What the oracle of the same procedure adds to a network's result."""
+        own = judge_family(entry, oracle, self._settings)
+        level = self._settings.level
+        return {
+            "oracle_outcome": own.outcome,
+            "oracle_cells": own.cells,
+            "gaps": tuple(gap for parts in stages for gap in gaps_of(parts, level=level)),
+        }
+
+    def _cured(
+        self, entry: FamilyEntry, look: int
+    ) -> list[tuple[SuspectPlan, Measurement]]:
+        """The largest budget of a procedure without each suspect, where it was measured."""
+        if entry.plan.network.kind != "oracle":
+            return []  # another procedure may need another network
+        largest = self._settings.grid.largest
+        found = [
+            (suspect, self._cells.get(self.key(suspect.plan, largest, look)))
+            for suspect in entry.suspects
+        ]
+        return [(suspect, cell) for suspect, cell in found if cell is not None]
+
+    def _in(
+        self,
+        precision: Precision,
+        plan: FamilyPlan,
+        look: int,
+        precise: Sequence[Cell],
+        before: Sequence[Stages],
+    ) -> PrecisionResult:
+        rounded = plan.rounded(precision)
+        measured = self.whole(rounded, look)
+        if measured is None:
+            reason = self._cells.unfit(rounded) or "it was not measured"
+            return PrecisionResult(precision=precision, holding="undecided", reason=reason)
+        return judge_precision(precision, measured, precise, before, self._settings)
+
+    def _sensitivities(
+        self, plan: FamilyPlan, look: int, found: FamilyResult
+    ) -> tuple[Sensitivity, ...]:
+        if plan.network.kind != "oracle":
+            return ()
+        budget = sensitive_budget(found)
+        all_of_them = [
+            self._sensitivity(kind, plan, look, found.cell(budget)) for kind in PERTURBATIONS
+        ]
+        return tuple(one for one in all_of_them if one is not None)
+
+    def _sensitivity(
+        self, kind: Perturbation, plan: FamilyPlan, look: int, oracle: Cell
+    ) -> Sensitivity | None:
+        """The effect of errors of a kind; None if the answers have no such errors."""
+        plans = {
+            size: plan.with_network(PerturbedNetwork(perturbation=kind, size=size))
+            for size in self._settings.sensitivity
+        }
+        held = [
+            (size, cell)
+            for size, perturbed in plans.items()
+            if (cell := self._cells.get(self.key(perturbed, oracle.budget, look))) is not None
+        ]
+        nothing = Sensitivity(perturbation=kind, meaning=MEANINGS[kind], budget=oracle.budget)
+        if not held:
+            reasons = [self._cells.unfit(perturbed) for perturbed in plans.values()]
+            reason = next((reason for reason in reasons if reason), None)
+            return None if reason is None else nothing.model_copy(update={"reason": reason})
+        level = self._settings.level_of_a_look
+        judged = judge([cell for _, cell in held], self._settings.tolerances, level=level)
+        cells = [
+            PerturbedCell(
+                **{name: getattr(cell, name) for name in Cell.model_fields},
+                size=size,
+                gaps=gaps_of(
+                    [("structural", oracle), ("network", cell)], level=self._settings.level
+                ),
+            )
+            for (size, _), cell in zip(held, judged, strict=True)
+        ]
+        return nothing.model_copy(
+            update={
+                "cells": tuple(cells),
+                "slopes": _slopes(cells[0]),
+                "allowed": _allowed(cells),
+            }
+        )
+
+
+def _part_of(plan: FamilyPlan) -> PartName:
+    """The part of a divergence that a network adds to the oracle's."""
+    network = plan.network
+    end_to_end = isinstance(network, FittedNetwork) and network.objective == "end_to_end"
+    return "objective" if end_to_end else "network"
+
+
+def sensitive_budget(found: FamilyResult) -> Budget:
+    """Where errors are tried out: the cheapest budget that suffices, or the largest one.
+
+    Of those of full length: tokens beyond the length are completed without the network.
+    """
+    full = [cell for cell in found.cells if cell.budget.length == found.cells[-1].budget.length]
+    return (smallest(full) or found.cells[-1]).budget
+
+
+def _slopes(cell: PerturbedCell) -> dict[str, Part]:
+    """What each divergence gains per size of the error."""
+    parts = {gap.divergence: gap.part("network") for gap in cell.gaps}
+    return {
+        name: Part(
+            name="network",
+            value=part.value / cell.size,
+            low=part.low / cell.size,
+            high=part.high / cell.size,
+        )
+        for name, part in parts.items()
+        if part is not None
+    }
+
+
+def _allowed(cells: Sequence[PerturbedCell]) -> float | None:
+    """The largest size up to which all suffice."""
+    allowed = None
+    for cell in cells:
+        if cell.outcome is not Outcome.REPRESENTABLE:
+            break
+        allowed = cell.size
+    return allowed

@@ -1,0 +1,353 @@
+"""The store: a run is a folder with `manifest.json` and an append-only `cells.jsonl`.
+
+The manifest is written first and never changed; every cell is one line, fsynced, keyed by the hash
+of everything that its numbers depend on. A run that was killed at any moment resumes where it was:
+a half-written last line is ignored. Nothing read from a run is executed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import reprlib
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import ValidationError
+
+from capcheck.core.errors import InputError
+from capcheck.core.record import Record
+from capcheck.networks.kinds import FittedNetwork, PerturbedNetwork
+from capcheck.results.family import FamilyResult
+from capcheck.results.measurement import Cell, Measurement
+from capcheck.results.plan import FamilyEntry, FamilyPlan, SuspectPlan
+from capcheck.results.settings import Settings, TargetSummary
+from capcheck.results.survey import SCHEMA_VERSION, MeasuredBy, SurveyResult
+from capcheck.runs.assembly import Assembly, survey_result
+from capcheck.runs.cells import CellKey, Cells
+
+
+MANIFEST, CELLS, FITS = "manifest.json", "cells.jsonl", "fits"
+PARTIAL = ".*.partial"  # what a process killed while writing a file leaves behind
+
+
+class Manifest(Record):
+    """What a run is: everything that is needed to continue it or to report on it.
+
+    Attributes:
+        schema_version: Of this file and of the cells.
+        measured_by: The code that the run's cells are measured by.
+        environment: Versions and machine facts that numbers may depend on in the last digits.
+        target: What is measured against.
+        settings: How.
+        families: In which order.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    measured_by: MeasuredBy
+    environment: dict[str, str]
+    target: TargetSummary
+    settings: Settings
+    families: tuple[FamilyEntry, ...]
+
+
+def environment() -> dict[str, str]:
+    """Versions that numbers may depend on."""
+    packages = ("torch", "numpy", "scipy", "scikit-learn", "POT")
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{package: version(package) for package in packages},
+    }
+
+
+class Store(Cells):
+    """A run folder, open for reading and appending.
+
+    Args:
+        folder: The folder; see `create` and `open`.
+        manifest: Its manifest.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        super().__init__(manifest.measured_by)
+        self.folder = folder
+        self.manifest = manifest
+        for record in _read_records(folder / CELLS):
+            self.take(record)
+
+    @classmethod
+    def create(cls, folder: Path, manifest: Manifest) -> Store:
+        """Start a run, or continue the same one that the folder holds; what is added may change.
+
+        Cells that other code measured are left behind, and measured again.
+
+        Raises:
+            InputError: The folder holds another run, or files that are no run.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if (folder / MANIFEST).exists():
+                held = read_manifest(folder)
+                _require_same(held, manifest, folder)
+                now = {"settings": manifest.settings, "measured_by": manifest.measured_by}
+                if any(getattr(held, name) != value for name, value in now.items()):
+                    held = held.model_copy(update=now)
+                    write_atomically(folder / MANIFEST, held.model_dump_json(indent=2) + "\n")
+                return cls(folder, held)
+            if any(not name.match(PARTIAL) for name in folder.iterdir()):
+                raise InputError(
+                    f"out must be a new folder or a run's, got {str(folder)!r}, which holds other "
+                    "files; give another folder."
+                )
+            write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"out must be a folder that can be written, got {str(folder)!r}: {error.strerror}."
+            ) from None
+        return cls(folder, manifest)
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Open a run for reading.
+
+        Raises:
+            InputError: The folder holds no run that this version can read.
+        """
+        return cls(folder, read_manifest(folder))
+
+    def keep(self, key: CellKey, measurement: Measurement) -> None:
+        """Add a cell; when this returns, it survives a crash.
+
+        Raises:
+            InputError: The folder holds other numbers for it.
+        """
+        held = self.get(key)  # as text, where broken numbers are equal to themselves
+        if held is not None and held.model_dump_json() != measurement.model_dump_json():
+            raise InputError(
+                f"out {str(self.folder)!r} holds other numbers for {measurement.budget}; "
+                "give another folder."
+            )
+        super().keep(key, measurement)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record)
+        with (self.folder / CELLS).open("ab+") as file:
+            # A killed process may have left half a line behind.
+            torn = file.tell() > 0 and _last_byte(file) != b"\n"
+            file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def result(self) -> SurveyResult:
+        """The run's result, judged anew from its cells.
+
+        A family that lacks cells (it failed, or was interrupted) is listed as not measured.
+
+        Raises:
+            InputError: No family is complete.
+        """
+        manifest = self.manifest
+        assembly = Assembly(self, manifest.settings, manifest.target)
+        families = [assembly.result(entry) for entry in manifest.families]
+        if not any(found.cells for found in families):
+            reasons = "; ".join(found.reason for found in families)
+            raise InputError(f"run {str(self.folder)!r} has no complete family: {reasons}")
+        return survey_result(
+            families,
+            measured_by=manifest.measured_by,
+            environment=manifest.environment,
+            target=manifest.target,
+            settings=manifest.settings,
+        )
+
+
+def save(result: SurveyResult, folder: str | Path) -> Path:
+    """Write a result as a run folder, which `capcheck report` reads; returns the folder.
+
+    Raises:
+        InputError: The folder holds something else, or cannot be written.
+    """
+    folder = Path(folder)
+    manifest = Manifest(
+        measured_by=result.measured_by,
+        environment=result.environment,
+        target=result.target,
+        settings=result.settings,
+        families=tuple(_entry(found) for found in result.families),
+    )
+    store = Store.create(folder, manifest)
+    for found in result.families:
+        if not found.supported:
+            store.note(found.plan, found.reason)
+        if found.facts is not None:
+            if store.network(found.plan) not in (None, found.facts):
+                raise InputError(
+                    f"folder {str(folder)!r} holds another network for {found.title}; give another "
+                    "folder."
+                )
+            store.keep_network(found.plan, found.facts)
+        _note_what_is_missing(store, found, result.settings)
+        for plan, cell in _cells_of(found):
+            settings = result.settings.model_copy(update={"samples": cell.samples})
+            key = CellKey(
+                plan=plan,
+                budget=cell.budget,
+                settings=settings,
+                fingerprint=result.target.fingerprint,
+            )
+            facts = {name: getattr(cell, name) for name in Measurement.model_fields}
+            store.keep(key, Measurement(**facts))
+    return folder
+
+
+def _cells_of(found: FamilyResult) -> Iterator[tuple[FamilyPlan, Cell]]:
+    """Every cell of a family's result, with the plan that it is a cell of."""
+    plan = found.plan
+    yield from ((plan, cell) for cell in found.cells)
+    yield from ((plan.with_oracle(), cell) for cell in found.oracle_cells)
+    yield from ((cause.plan, cause.cell) for cause in found.causes)
+    for rounded in found.precisions:
+        yield from ((plan.rounded(rounded.precision), cell) for cell in rounded.cells)
+    for one in found.sensitivities:
+        for cell in one.cells:
+            error = PerturbedNetwork(perturbation=one.perturbation, size=cell.size)
+            yield plan.with_network(error), cell
+
+
+def _note_what_is_missing(store: Store, found: FamilyResult, settings: Settings) -> None:
+    """Keep why precisions and errors of a family have no cells."""
+    for rounded in found.precisions:
+        if not rounded.cells:
+            store.note(found.plan.rounded(rounded.precision), rounded.reason)
+    for one in found.sensitivities:
+        for size in settings.sensitivity if not one.cells else ():
+            error = PerturbedNetwork(perturbation=one.perturbation, size=size)
+            store.note(found.plan.with_network(error), one.reason)
+
+
+def _entry(found: FamilyResult) -> FamilyEntry:
+    """A family's entry, as far as its result tells it."""
+    suspects = tuple(
+        SuspectPlan(failure=cause.failure, cure=cause.cure, plan=cause.plan)
+        for cause in found.causes
+    )
+    return FamilyEntry(
+        plan=found.plan, row=found.row, in_paper=found.in_paper, suspects=suspects
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a run.
+
+    Raises:
+        InputError: There is none, or it is not one that this version can read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"run {str(folder)!r} has no {MANIFEST}; give the folder of a saved run.")
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        found = facts.get("schema_version") if isinstance(facts, dict) else None
+        if found != SCHEMA_VERSION:
+            raise InputError(
+                f"run {str(folder)!r} has schema version {found}, and this capcheck reads "
+                f"{SCHEMA_VERSION}; use the version that made it."
+            )
+        return Manifest.model_validate(facts)
+    except (ValueError, ValidationError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"run {str(folder)!r} has a {MANIFEST} that is damaged; restore it or start anew."
+        ) from None
+
+
+def write_atomically(path: Path, text: str) -> Path:
+    """Write a file so that a reader sees all of it or none; returns the path.
+
+    Raises:
+        InputError: The file cannot be written there.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{str(path)!r} cannot be written: {error.strerror}.") from None
+    return path
+
+
+def _read_records(path: Path) -> Iterator[Any]:
+    """Its lines; torn and foreign ones are as good as missing."""
+    if not path.is_file():
+        return
+    for line in path.read_bytes().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
+
+
+def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
+    # Examples are a function of the rest; no other number depends on what is added to a run.
+    added = dict.fromkeys(("diagnose", "precisions", "sensitivity"), True)
+    suspects = {"__all__": {"suspects": True}}
+    free: dict[str, Any] = {
+        "target": {"examples": True},
+        "settings": added,
+        "measured_by": True,
+        "families": suspects,
+    }
+    titles = [[_titled(e.plan) for e in manifest.families] for manifest in (held, asked)]
+    if titles[0] != titles[1]:
+        mine, other = (
+            "; ".join(name for name in own if name not in rest) or f"only {'; '.join(own)}"
+            for own, rest in (titles, titles[::-1])
+        )
+        raise InputError(
+            f"out {str(folder)!r} holds another run: it measures {mine}, and now {other} was asked "
+            "for; give another folder, or delete this one."
+        )
+    for field, here, there in _differences(
+        held.to_json(free), asked.to_json(free)
+    ):
+        raise InputError(
+            f"out {str(folder)!r} holds another run: its {field} is {reprlib.repr(here)}, and now "
+            f"{reprlib.repr(there)} was asked for; give another folder, or delete this one."
+        )
+
+
+def _titled(plan: FamilyPlan) -> str:
+    """A plan with all that tells it from others but its options."""
+    network = plan.network
+    if not isinstance(network, FittedNetwork):
+        return plan.title
+    limits = {"s": network.seconds, "steps": network.steps}
+    spent = [f"{value:g} {unit}" for unit, value in limits.items() if value is not None]
+    return plan.title + (f" (fitted for {spent[0]})" if spent else "")
+
+
+def _differences(a: Any, b: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted names of the leaves in which two JSON values differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(key for key in b if key not in a)]:
+            yield from _differences(a.get(key), b.get(key), f"{field}.{key}".lstrip("."))
+    elif a != b:
+        yield field, a, b

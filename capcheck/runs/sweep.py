@@ -1,0 +1,359 @@
+"""The sweep: every cell of a procedure's grid, measured.
+
+A cell is a pure function of its spec, whose hash is its key in the store. Cells along an axis that
+the probe declares anytime share one run at their largest budget, and each takes its snapshot from
+the stream of states. Runs are made in batches of sample rows; no number depends on the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from capcheck.core.budget import AXES, Budget
+from capcheck.core.errors import ProbeError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
+from capcheck.diagnostics.diagnosis import Diagnoser, Diagnosis
+from capcheck.diagnostics.witness import Observer, Witness
+from capcheck.divergences import DIVERGENCES
+from capcheck.divergences.estimate import Estimate, Term
+from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.networks.signatures import Calls
+from capcheck.procedures.coordinates import ExactLaw
+from capcheck.procedures.probe import State
+from capcheck.procedures.procedure import AnyProcedure
+from capcheck.procedures.trace import Recorder, Traces, Writes
+from capcheck.results.measurement import Measurement
+from capcheck.results.settings import Settings
+
+EXAMPLES = 200  # most samples of a cell that are kept for the report
+EXAMPLE_NUMBERS = 4096  # most numbers in them, if eight samples fit
+_NOT_ASKED = Unavailable(reason="it was not asked for")
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Snapshot:
+    """What one budget has of a run: final tokens of all batches, what they cost, their traces."""
+
+    tokens: list[Tensor] = dataclasses.field(default_factory=list)
+    calls: int = 0
+    tokens_processed: int = 0
+    traces: Traces = dataclasses.field(default_factory=Traces)
+
+    @property
+    def samples(self) -> Tensor:
+        """(n, N, d), or (n, N) integers."""
+        return torch.cat(self.tokens)
+
+
+class Sweep:
+    """Measures cells of one procedure.
+
+    Args:
+        procedure: With its target, on the device and in the precision that the settings name.
+        reference: Target draws and null floors.
+        observer: Compares draws with the target's for the witness.
+        settings: How to measure.
+        batch: Sample rows per batch.
+        diagnose: Tests of the draws at the largest budget; no verdict depends on them.
+    """
+
+    def __init__(
+        self,
+        procedure: AnyProcedure,
+        reference: Reference,
+        observer: Observer,
+        settings: Settings,
+        *,
+        batch: int,
+        diagnose: Sequence[str] = (),
+    ) -> None:
+        self._procedure = procedure
+        self._probe, self._target = procedure.probe, procedure.target
+        self._reference, self._observer = reference, observer
+        self._settings = settings
+        self._batch = batch
+        self._diagnose = diagnose
+        # By what the procedure depends on of a budget.
+        self._ran: dict[tuple[int, ...], _Snapshot] = {}
+        self._laws: dict[tuple[int, ...], ExactLaw | Unavailable] = {}
+        self._densities: dict[tuple[int, ...], LogDensity | Unavailable] = {}
+        self._weighed: dict[str, tuple[dict[str, Estimate], Witness]] = {}
+
+    def runs(self, budgets: Sequence[Budget]) -> list[list[Budget]]:
+        """Budgets grouped into runs; a group differs only along anytime axes."""
+        groups: dict[tuple[int, ...], list[Budget]] = {}
+        for budget in budgets:
+            fixed = [axis for axis in AXES if axis not in self._probe.anytime]
+            key = tuple(getattr(budget, axis) for axis in fixed)
+            groups.setdefault(key, []).append(budget)
+        return list(groups.values())
+
+    def measure(self, budgets: Sequence[Budget]) -> Iterator[Measurement]:
+        """Make one run and yield its cells, in the order of the budgets given.
+
+        Args:
+            budgets: One group of `runs`.
+
+        Raises:
+            UnfitError: The family cannot be measured on this target.
+            ProbeError: The probe broke its contract.
+        """
+        for budget, snapshot in self._snapshots(budgets).items():
+            samples = snapshot.samples
+            estimates, witness = self._weigh(self._evidence(budget, samples))
+            yield Measurement(
+                budget=budget,
+                samples=len(samples),
+                model_calls=snapshot.calls,
+                tokens_processed=snapshot.tokens_processed / self._settings.samples,
+                estimates=estimates,
+                traces=snapshot.traces,
+                witness=witness,
+                diagnoses=self._diagnoses(budget, samples),
+                examples=examples(samples),
+                **self._beside(budget, samples),
+            )
+
+    def samples(self, budget: Budget) -> Tensor:
+        """The result of a run at that budget: (n, N, d), or (n, N) integers."""
+        return self._snapshots([budget])[budget].samples
+
+    def estimates_from_draws(self, samples: Tensor) -> dict[str, Estimate]:
+        """Divergences of draws of which nothing else is known."""
+        return self._weigh(ModelEvidence(samples=samples))[0]
+
+    def exact_law(self, budget: Budget) -> ExactLaw | Unavailable:
+        """The law that is sampled at a budget, if divergences from it can be had."""
+        if not self._reference.has_law:
+            return Unavailable(reason="the target is neither Gaussian nor small")
+        key = self._procedure.relevant(budget)
+        if key not in self._laws:
+            self._laws[key] = self._procedure.exact_law(budget)
+        return self._laws[key]
+
+    def _snapshots(self, budgets: Sequence[Budget]) -> dict[Budget, _Snapshot]:
+        """What each budget has of one run at the largest of them."""
+        keys = {budget: self._procedure.relevant(budget) for budget in budgets}
+        if not all(key in self._ran for key in keys.values()):
+            first = {key: budget for budget, key in reversed(keys.items())}
+            for budget, snapshot in self._run(list(first.values())).items():
+                self._ran[keys[budget]] = snapshot
+        return {budget: self._ran[key] for budget, key in keys.items()}
+
+    def _run(self, budgets: Sequence[Budget]) -> dict[Budget, _Snapshot]:
+        largest = Budget(
+            length=max(budget.length for budget in budgets),
+            steps=max(budget.steps for budget in budgets),
+        )
+        snapshots = {budget: _Snapshot() for budget in budgets}
+        for start in range(0, self._settings.samples, self._batch):
+            n = min(self._batch, self._settings.samples - start)
+            self._run_batch(snapshots, largest, start, n)
+        return snapshots
+
+    def _run_batch(
+        self, snapshots: dict[Budget, _Snapshot], largest: Budget, first_row: int, n: int
+    ) -> None:
+        """Run some sample rows at the largest budget, and add to every budget's snapshot."""
+        rng, calls = self._rng("model", first_row), Calls()
+        recorder = Recorder(self._probe.family, self._procedure.start(n, rng))
+        latest: dict[Budget, tuple[State, Calls, Writes]] = {}
+        for iteration, state in enumerate(self._procedure.run(largest, n, rng, calls=calls)):
+            recorder.record(state)
+            for budget in snapshots:
+                if self._affords(budget, state, iteration):
+                    latest[budget] = (state, dataclasses.replace(calls), recorder.writes)
+        for budget, snapshot in snapshots.items():
+            if budget not in latest:
+                raise ProbeError(f"{self._probe.family}: run() yielded no state at {budget}.")
+            state, spent, writes = latest[budget]
+            snapshot.tokens.append(self._procedure.completed(state, rng, calls=spent))
+            snapshot.calls = max(snapshot.calls, spent.sequential)
+            snapshot.tokens_processed += spent.tokens
+            snapshot.traces = snapshot.traces + writes.traces()
+
+    def _affords(self, budget: Budget, state: State, iteration: int) -> bool:
+        if "length" in self._probe.anytime:
+            placed = state.placed.sum(1)
+            if bool((placed != placed[0]).any()):
+                raise ProbeError(
+                    f"{self._probe.family}: rows that place different numbers of tokens at once "
+                    "cannot share snapshots along the length; drop it from `anytime`."
+                )
+            if int(placed[0]) - len(self._settings.given) > budget.length:
+                return False
+        return "steps" not in self._probe.anytime or iteration <= budget.steps
+
+    def _weigh(self, evidence: ModelEvidence) -> tuple[dict[str, Estimate], Witness]:
+        # Budgets along an axis that does nothing have the same evidence: it is weighed once.
+        key = evidence.fingerprint
+        if key not in self._weighed:
+            estimates = self._reference.estimates(evidence)
+            self._weighed[key] = estimates, self._observer.compare(evidence.samples)
+        return self._weighed[key]
+
+    def _diagnoses(self, budget: Budget, samples: Tensor) -> tuple[Diagnosis, ...]:
+        if not self._diagnose or budget != self._settings.grid.largest:
+            return ()
+        return Diagnoser(
+            self._target,
+            self._reference.draws,
+            names=self._diagnose,
+            level=self._settings.level,
+            rng=self._rng("diagnosis", 0),
+        ).diagnose(samples)
+
+    def _evidence(self, budget: Budget, samples: Tensor) -> ModelEvidence:
+        """What there is to know of the law at a budget, and no more than is asked for."""
+        if self._procedure.precision is not None:
+            return ModelEvidence(samples=samples)
+        asked = self._settings.tolerances
+        law = self.exact_law(budget)
+        known = not isinstance(law, Unavailable)
+        return ModelEvidence(
+            samples=samples,
+            law=law,
+            log_density=self._density_of_draws(budget)
+            if "kl" in asked and not known
+            else _NOT_ASKED,
+            own_log_density=self._own_log_density(budget, samples)
+            if "reverse_kl" in asked and not known
+            else _NOT_ASKED,
+            limit=lambda: self._limit if "wasserstein" in asked and not known else None,
+        )
+
+    @functools.cached_property
+    def _limit(self) -> Tensor | None:
+        """What the procedure converges to, row by row; draws of the target itself."""
+        parts: list[Tensor] = []
+        for start in range(0, self._settings.samples, self._batch):
+            n = min(self._batch, self._settings.samples - start)
+            part = self._procedure.limit(n, self._rng("model", start))
+            if part is None:
+                return None
+            parts.append(part)
+        limit = torch.cat(parts)
+        self._reference.require_target_draws(limit, self._probe.family)
+        return limit
+
+    def _rng(self, name: str, first_row: int) -> CounterRandomness:
+        return CounterRandomness(
+            self._settings.seed,
+            replicate=self._settings.replicate,
+            first_row=first_row,
+            name=name,
+            device=self._target.device,
+        )
+
+    def _own_log_density(self, budget: Budget, samples: Tensor) -> LogDensity | Unavailable:
+        """At the cell's own samples: the probe's, or a bound by change of variables."""
+        stated = self._log_density(budget, samples)
+        if isinstance(stated, LogDensity) or self._target.spec.kind == "categorical":
+            return stated
+        parts: list[LogDensity] = []
+        for start in range(0, len(samples), self._batch):
+            n = min(self._batch, len(samples) - start)
+            source = functools.partial(self._rng, "model", start)
+            part = self._procedure.log_density_of_draws(budget, n, source)
+            if isinstance(part, Unavailable):
+                return Unavailable(reason=f"{stated.reason}; {part.reason}")
+            parts.append(part)
+        return _joined(parts)
+
+    def _density_of_draws(self, budget: Budget) -> LogDensity | Unavailable:
+        """At the reference's draws."""
+        key = self._procedure.relevant(budget)
+        if key not in self._densities:
+            self._densities[key] = self._log_density(budget, self._reference.draws)
+        return self._densities[key]
+
+    def _log_density(self, budget: Budget, x: Tensor) -> LogDensity | Unavailable:
+        parts: list[LogDensity] = []
+        for start in range(0, len(x), self._batch):
+            rows = x[start : start + self._batch]
+            part = self._procedure.log_density(budget, rows, self._rng("density", start))
+            if isinstance(part, Unavailable):
+                return part
+            parts.append(part)
+        return _joined(parts)
+
+    def _beside(self, budget: Budget, samples: Tensor) -> dict[str, Any]:
+        """What else a cell holds: comparisons with a more precise run, if this is not it."""
+        return {}
+
+
+class RoundedSweep(Sweep):
+    """Measures cells in fewer digits, beside those of the same random numbers in all digits.
+
+    The law that rounded arithmetic samples is not known, so that its draws are all that there is:
+    they are compared with the target, by the same estimators as those of the precise run, and with
+    these row by row. The mean of these distances bounds what the digits add to a Wasserstein
+    distance.
+
+    Args:
+        precise: The same cells in the run's own precision.
+        sweep: Positional arguments of `Sweep`.
+        keywords: Keywords of `Sweep`.
+    """
+
+    def __init__(self, precise: Sweep, *sweep: Any, **keywords: Any) -> None:
+        super().__init__(*sweep, **keywords)
+        self._precise = precise
+
+    def _beside(self, budget: Budget, samples: Tensor) -> dict[str, Any]:
+        precise = self._precise.samples(budget)
+        estimates = self.estimates_from_draws(precise)
+        return {"moved": self._moved(samples, precise), "precise": estimates}
+
+    def _moved(self, samples: Tensor, precise: Tensor) -> Estimate:
+        spec, level = self._target.spec, self._settings.level
+        wasserstein = DIVERGENCES[spec.kind]["wasserstein"]
+        if not bool(samples.isfinite().all()):
+            return Estimate.unavailable(
+                "some samples are not finite", level=level, unit=wasserstein.unit
+            )
+        if spec.kind == "continuous":
+            cost = (samples - precise).square().flatten(1).sum(1)
+            reach = spec.spread**2
+        else:
+            counted = list(spec.counted)
+            cost = (samples != precise)[:, counted].double().sum(1)
+            reach = float(len(counted))
+        rows = cost.double().cpu().numpy()
+        return Estimate.of(
+            [Term.from_influence("moved", float(rows.mean()), [rows], reach=reach)],
+            level=level,
+            kind="upper bound",
+            method="mean distance from the draws of the precise run, row by row",
+            samples=len(rows),
+            unit=wasserstein.unit,
+            scale=wasserstein.scale(spec),
+            power=wasserstein.power,
+        )
+
+
+def _joined(parts: Sequence[LogDensity]) -> LogDensity:
+    """The log-densities of all batches."""
+    return dataclasses.replace(parts[0], values=torch.cat([part.values for part in parts]))
+
+
+def examples(samples: Tensor) -> list[Any]:
+    """The first few samples to four digits, as nested lists."""
+    per_row = max(1, samples[0].numel())
+    count = min(len(samples), max(8, min(EXAMPLES, EXAMPLE_NUMBERS // per_row)))
+    if not samples.is_floating_point():
+        integers: list[Any] = samples[:count].tolist()
+        return integers
+    rows = samples[:count].double().cpu()
+    shape = rows.shape
+    rounded = [float(f"{value:.4g}") for value in rows.flatten().tolist()]
+    nested: list[Any] = torch.tensor(rounded, dtype=torch.float64).reshape(shape).tolist()
+    return nested

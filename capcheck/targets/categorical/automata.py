@@ -1,0 +1,164 @@
+"""Constraint sets and Ising strips as chains: any length, because a small state carries the past.
+
+A constraint set is a product of potentials along a hidden Markov chain whose state holds the latest
+symbol; a strip is a Markov chain whose state is its frontier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.targets.categorical.hidden_markov import HiddenMarkov
+from capcheck.targets.categorical.markov_chain import MarkovChain
+from capcheck.targets.provenance import Provenance
+
+WIDEST = 8  # columns of an Ising strip: 512 numbers a site
+
+
+def even_parity(tokens: int, *, ones: float = 0.5) -> HiddenMarkov:
+    """Independent bits, each 1 with probability `ones`, given that an even number of them is.
+
+    The state is (parity so far, latest bit), numbered 2 parity + bit. With `ones` = 1/2 all strings
+    of even parity are equally likely.
+
+    Raises:
+        InputError: A probability that is not between 0 and 1.
+    """
+    if not 0 < ones < 1:
+        raise InputError(f"parity.ones must be between 0 and 1, got {ones:g}.")
+    initial, transition = torch.zeros(4).double(), torch.zeros(4, 4).double()
+    for bit, weight in ((0, 1 - ones), (1, ones)):
+        initial[3 * bit] = weight
+        for state in range(4):
+            transition[state, 2 * ((state // 2) ^ bit) + bit] = weight
+    emission = _emits([state % 2 for state in range(4)]).repeat(tokens, 1, 1)
+    emission[-1, 2:] = 0  # the last parity is even
+    law = "uniform over" if ones == 0.5 else f"each 1 with probability {ones:g}, given"
+    return HiddenMarkov.from_potentials(
+        initial,
+        transition,
+        emission,
+        tokens=tokens,
+        provenance=Provenance(description=f"{tokens} bits, {law} even parity"),
+    )
+
+
+def balanced_brackets(tokens: int) -> HiddenMarkov:
+    """All balanced strings of opening (0) and closing (1) brackets are equally likely.
+
+    The state is (depth, latest symbol), numbered 2 depth + symbol.
+
+    Raises:
+        InputError: An odd number of tokens.
+    """
+    if tokens % 2 or tokens < 2:
+        raise InputError(f"brackets.tokens must be even and at least 2, got {tokens}.")
+    states = 2 * (tokens // 2 + 1)
+    initial, transition = torch.zeros(states).double(), torch.zeros(states, states).double()
+    initial[2] = 1  # depth 1, opened
+    for state in range(states):
+        depth = state // 2
+        if 2 * (depth + 1) < states:
+            transition[state, 2 * (depth + 1)] = 1
+        if depth > 0:
+            transition[state, 2 * (depth - 1) + 1] = 1
+    emission = _emits([state % 2 for state in range(states)]).repeat(tokens, 1, 1)
+    emission[-1, 2:] = 0  # the last depth is 0
+    return HiddenMarkov.from_potentials(
+        initial,
+        transition,
+        emission,
+        tokens=tokens,
+        provenance=Provenance(description=f"{tokens} brackets, uniform over balanced strings"),
+    )
+
+
+def composition(
+    name: str, inputs: int, size: int, compose: Callable[[int, int], int], *, scratch: bool
+) -> HiddenMarkov:
+    """Uniform elements g_1..g_n of a group, numbered from 0, the neutral one, and their product.
+
+    The state is (product so far p, latest symbol), numbered size p + symbol. An input g leads from
+    p to p g and shows g; a result leads from p to p and shows p.
+
+    Args:
+        name: What the group composes, for readers of a report.
+        inputs: n.
+        size: Number of elements.
+        compose: p, g -> p g.
+        scratch: Whether the tokens are g_1 p_1 .. g_n p_n, or g_1 .. g_n p_n only.
+    """
+    S = size * size
+    initial, placed, told = (torch.zeros(shape).double() for shape in ((S,), (S, S), (S, S)))
+    for p in range(size):
+        shown = [size * p + symbol for symbol in range(size)]
+        told[shown, size * p + p] = 1
+        initial[size * p + p] = 1  # the first product is the first input
+        for g in range(size):
+            placed[shown, size * compose(p, g) + g] = 1
+    steps = [told, *[placed, told] * (inputs - 1)] if scratch else [placed] * (inputs - 1) + [told]
+    how = "with" if scratch else "without"
+    return HiddenMarkov.from_potentials(
+        initial,
+        torch.stack(steps),
+        _emits([state % size for state in range(S)], size),
+        tokens=len(steps) + 1,
+        provenance=Provenance(description=f"{name} of {inputs} inputs {how} a scratchpad"),
+    )
+
+
+def ising(rows: int, columns: int, coupling: float, field: float) -> MarkovChain:
+    """p(x) ~ exp(coupling sum over neighbours s s' + field sum s) with spins s = 2 x - 1.
+
+    Site after site in row-major order: the last `columns` spins are the frontier between the sites
+    that are behind and those ahead, so the law is a Markov chain of that order. With the weight w_i
+    of the bonds from site i back and of its field, and R_i the summed weight of all sites after i,
+
+        p(x_i | frontier) ~ w_i R_i,    R_{i-1} = sum over x_i of w_i R_i.
+
+    Raises:
+        InputError: More columns than the state can hold.
+    """
+    if columns > WIDEST:
+        raise InputError(
+            f"ising.columns must be at most {WIDEST}, got {columns}; "
+            "lay the strip along the rows, which may be any number."
+        )
+    tokens = rows * columns
+    order = min(columns, tokens - 1)
+    log_R = torch.zeros((2,) * order if order else (2,)).double()
+    tables = []
+    for site in reversed(range(tokens)):
+        log_w = _log_weight(min(site, order), site, columns, coupling, field)
+        joint = log_w + log_R
+        tables.append(joint.softmax(-1))
+        log_R = joint.logsumexp(-1)
+    return MarkovChain(
+        tables[::-1],
+        tokens=tokens,
+        grid=(rows, columns),
+        provenance=Provenance(
+            description=f"Ising model on {rows} x {columns} sites, coupling {coupling:g}, "
+            f"field {field:g}"
+        ),
+    )
+
+
+def _log_weight(past: int, site: int, columns: int, coupling: float, field: float) -> Tensor:
+    """Log-weight of a site's field and of its bonds with earlier sites, (2,) * (past + 1)."""
+    spin = torch.tensor([-1.0, 1.0]).double()  # the site's own is the last dimension
+    total = (field * spin).expand((2,) * (past + 1))
+    if site % columns > 0:
+        total = total + coupling * spin[:, None] * spin
+    if site >= columns:
+        total = total + coupling * spin.reshape(2, *[1] * columns) * spin
+    return total
+
+
+def _emits(symbols: list[int], size: int = 2) -> Tensor:
+    """Emission table (S, size) of states that each show one symbol."""
+    return torch.nn.functional.one_hot(torch.tensor(symbols), size).double()

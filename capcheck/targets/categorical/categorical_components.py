@@ -1,0 +1,185 @@
+"""The components of a categorical mixture: K products of N laws of a symbol, p_ci(v).
+
+Either any probabilities, or rows of data x_c each mixed with the marginal laws m_i,
+p_ci(v) = (1 - lambda) [v = x_ci] + lambda m_i(v), which are never written out all at once. What is
+no law is refused here: probabilities that are negative, NaN or do not sum to 1, and ids that are
+no integers from 0 to V - 1.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.targets.parameters import require_count, require_reals, require_tensor
+
+LARGEST = 1 << 20  # numbers N V of a sequence's marginal laws
+
+
+class ProductComponents(ABC):
+    """K products of categorical laws.
+
+    Attributes:
+        marginals: (N, V) in the precision of every computation.
+        smoothing: Share of the marginal in each law, where they are rows of data.
+    """
+
+    marginals: Tensor
+    smoothing: float = 0.0
+
+    @property
+    @abstractmethod
+    def parameters(self) -> tuple[Tensor, ...]:
+        """What they are made from."""
+
+    @abstractmethod
+    def table(self, part: slice | Tensor) -> Tensor:
+        """Probabilities of some components, (N, V, c)."""
+
+    @abstractmethod
+    def to(self, device: torch.device, dtype: torch.dtype) -> ProductComponents:
+        """The same elsewhere or in another precision."""
+
+    @abstractmethod
+    def __getitem__(self, kept: Tensor) -> ProductComponents: ...
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+
+class DenseProducts(ProductComponents):
+    """Any probabilities (K, N, V), each law summing to 1 up to rounding; it is normalised."""
+
+    def __init__(self, p: Tensor) -> None:
+        p = require_reals("probabilities", p, "(components, tokens, vocabulary)")
+        _require_laws("probabilities", p)
+        self._p = p / p.sum(-1, keepdim=True)
+        self.marginals = self._p[0]
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The probabilities."""
+        return (self._p,)
+
+    def table(self, part: slice | Tensor) -> Tensor:
+        """Probabilities of some components, (N, V, c)."""
+        return self._p[part].permute(1, 2, 0)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> DenseProducts:
+        """The same elsewhere or in another precision."""
+        return self._with(self._p.to(device, dtype))
+
+    def __getitem__(self, kept: Tensor) -> DenseProducts:
+        return self._with(self._p[kept])
+
+    def _with(self, p: Tensor) -> DenseProducts:
+        """Other probabilities, as normalised as they are."""
+        twin = copy.copy(self)
+        twin._p, twin.marginals = p, p[0]
+        return twin
+
+    def __len__(self) -> int:
+        return len(self._p)
+
+
+class SmoothedRows(ProductComponents):
+    """Rows (K, N), each token mixed with its marginal."""
+
+    def __init__(self, rows: Tensor, marginals: Tensor, smoothing: float) -> None:
+        self._rows = rows
+        self.marginals = marginals
+        self.smoothing = smoothing
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The rows and the marginal laws."""
+        return self._rows, self.marginals
+
+    def table(self, part: slice | Tensor) -> Tensor:
+        """Probabilities of some components, (N, V, c)."""
+        rows = self._rows[part].T[:, None]  # (N, 1, c)
+        table = (self.smoothing * self.marginals)[..., None].repeat(1, 1, rows.shape[2])
+        own = table.new_full((), 1 - self.smoothing).expand(rows.shape)
+        return table.scatter_add_(1, rows, own)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> SmoothedRows:
+        """The same elsewhere or in another precision."""
+        return SmoothedRows(self._rows.to(device), self.marginals.to(device, dtype), self.smoothing)
+
+    def __getitem__(self, kept: Tensor) -> SmoothedRows:
+        return SmoothedRows(self._rows[kept], self.marginals, self.smoothing)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def laws_of_tokens(marginals: object, tokens: int, vocabulary: int) -> Tensor:
+    """Laws to mix rows with, (N, V), normalised in float64.
+
+    Raises:
+        InputError: Another shape, or no laws.
+    """
+    laws = require_tensor("marginals", marginals)
+    if tuple(laws.shape) != (tokens, vocabulary):
+        raise InputError(
+            f"marginals must have shape {(tokens, vocabulary)}, got {tuple(laws.shape)}."
+        )
+    laws = laws.to(torch.float64)
+    _require_laws("marginals", laws)
+    normalised: Tensor = laws / laws.sum(-1, keepdim=True)
+    return normalised
+
+
+def token_ids(rows: object, vocabulary: object) -> tuple[Tensor, int]:
+    """Rows (K, N) of ids as int64, and the size V of their vocabulary, the largest id plus 1.
+
+    Raises:
+        InputError: No integers, an id that is not in the vocabulary, or laws that no memory holds.
+    """
+    given = require_tensor("rows", rows)
+    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    if given.dim() != 2 or given.numel() == 0 or not whole:
+        raise InputError(
+            "rows must be integers of shape (rows, tokens), none of them 0, "
+            f"got {given.dtype} of {tuple(given.shape)}; convert token ids to int64."
+        )
+    ids = given.to(torch.int64)
+    low, high = int(ids.min()), int(ids.max())
+    V = high + 1 if vocabulary is None else require_count("vocabulary", vocabulary)
+    if low < 0:
+        raise InputError(f"rows must hold token ids of at least 0, got {low}; shift them.")
+    if high >= V:
+        raise InputError(
+            f"rows must hold token ids below the vocabulary {V}, got {high}; "
+            "give a larger vocabulary."
+        )
+    require_held(ids.shape[1], V)
+    return ids, V
+
+
+def require_held(tokens: int, vocabulary: int) -> None:
+    """Raise InputError unless the marginal laws of a sequence are few enough numbers."""
+    if tokens * vocabulary > LARGEST:
+        raise InputError(
+            f"symbols x tokens must be at most {LARGEST}, got {vocabulary} x {tokens}; "
+            "renumber the symbols that occur, merge rare ones, or choose fewer tokens."
+        )
+
+
+def _require_laws(name: str, p: Tensor) -> None:
+    """Raise InputError unless each p[..., :] is a law."""
+    if not bool((p.isfinite() & (p >= 0)).all()):
+        broken = p[~(p.isfinite() & (p >= 0))]
+        raise InputError(
+            f"{name} must be finite and not negative, got {float(broken[0]):g}; repair them."
+        )
+    off = float((p.sum(-1) - 1).abs().max())
+    if not off < 1e-4:
+        raise InputError(
+            f"{name} must sum to 1 over the vocabulary, got a sum that is off by {off:.3g}; "
+            "normalise them."
+        )

@@ -1,0 +1,356 @@
+"""Hidden Markov models: p(x) = sum_s p(s_1) prod p(s_{i+1} | s_i) prod p(x_i | s_i).
+
+Transitions and emissions may differ between tokens, so any product of non-negative potentials along
+a chain is one of these: constraint sets with a running state (parity, brackets) and strips of an
+Ising grid among them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.core.sequences import SequenceSpec
+from capcheck.targets.categorical.chain import (
+    Chain,
+    Logarithmic,
+    Scaled,
+    SparseSteps,
+    arithmetic_for,
+    last_known,
+    scaled_evidence,
+    sparse_steps,
+)
+from capcheck.targets.parameters import require_count, require_grid, require_tables
+from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import fingerprint
+
+LARGEST = 1 << 26  # numbers of a transition table: half a GiB
+
+
+class HiddenMarkov(Chain):
+    """A chain of S hidden states, each emitting one of V symbols.
+
+    Args:
+        initial: (S,) law of the first state.
+        transition: (S, S), or (N - 1, S, S) one per step; rows are laws of the next state.
+        emission: (S, V), or (N, S, V) one per token; rows are laws of the token.
+        tokens: N.
+        grid: (rows, columns) of the tokens, if they have any.
+        provenance: Where the parameters come from.
+
+    Raises:
+        InputError: A shape or a probability breaks these rules.
+    """
+
+    def __init__(
+        self,
+        initial: Tensor,
+        transition: Tensor,
+        emission: Tensor,
+        *,
+        tokens: int,
+        grid: tuple[int, int] | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        initial, transition, emission = _require_shapes(initial, transition, emission, tokens)
+        for name, table in (
+            ("initial", initial),
+            ("transition", transition),
+            ("emission", emission),
+        ):
+            off = float((table.sum(-1) - 1).abs().max()) if table.numel() else 0.0
+            if not off < 1e-4:
+                raise InputError(
+                    f"{name} must hold probabilities that sum to 1 over the last dimension, got a "
+                    f"sum that is off by {off:.3g}; normalise it or use from_potentials."
+                )
+        require_grid(grid, tokens)
+        self._initial = initial / initial.sum()
+        self._transition = transition / transition.sum(-1, keepdim=True)
+        self._emission = emission / emission.sum(-1, keepdim=True)
+        self._arithmetic = arithmetic_for(
+            float(self._transition.min()) if self._transition.numel() else 1.0,
+            1,
+            initial.dtype,
+        )
+        self._sparse: tuple[SparseSteps, SparseSteps] | None = None  # onward and back
+        if isinstance(self._arithmetic, Logarithmic):
+            self._sparse = sparse_steps(self._transition)
+        self._stored = self._transition if self._sparse else self._arithmetic.of(self._transition)
+        per_state = max(step.degree for step in self._sparse) if self._sparse else len(initial)
+        self._widest = len(initial) * per_state
+        state, mean = self._initial, []
+        for i in range(tokens):
+            mean.append(state @ self._emission_at(i))
+            state = state @ self._transition_at(i) if i + 1 < tokens else state
+        p = torch.stack(mean)
+        self._spec = SequenceSpec(
+            tokens=tokens,
+            kind="categorical",
+            dim=emission.shape[-1],
+            mean=p,
+            variance=p * (1 - p),
+            grid=grid,
+        )
+        self.provenance = provenance or Provenance(
+            description=f"hidden Markov model of {len(initial)} states"
+        )
+
+    @classmethod
+    def from_potentials(
+        cls,
+        initial: Tensor,
+        transition: Tensor,
+        emission: Tensor,
+        *,
+        tokens: int,
+        grid: tuple[int, int] | None = None,
+        provenance: Provenance | None = None,
+    ) -> HiddenMarkov:
+        """The law proportional to a product of non-negative potentials along a chain.
+
+        With h_i(s) the summed potential of everything from token i on, p(s' | s) is proportional to
+        transition(s, s') h_{i+1}(s').
+
+        Args:
+            initial: (S,) potential of the first state.
+            transition: (S, S) or (N - 1, S, S) potentials of neighbouring states.
+            emission: (S, V) or (N, S, V) potentials of a token and its state.
+            tokens: N.
+            grid: As for the class.
+            provenance: As for the class.
+
+        Raises:
+            InputError: A wrong shape, or potentials that leave no sequence possible.
+        """
+        initial, transition, emission = _require_shapes(initial, transition, emission, tokens)
+        S = len(initial)
+        emissions = emission.expand(tokens, *emission.shape[-2:])
+        transitions = transition.expand(tokens - 1, S, S)
+        mass = emissions.sum(-1)  # (N, S)
+        remaining, steps = mass[-1], []
+        for i in reversed(range(tokens - 1)):
+            onward = transitions[i] * remaining
+            total = onward.sum(-1)
+            steps.append(_laws(torch.where(total[:, None] > 0, onward, transitions[i])))
+            remaining = mass[i] * total
+            remaining = remaining / remaining.max().clamp(min=torch.finfo(remaining.dtype).tiny)
+        start = initial * remaining
+        if not float(start.sum()) > 0:
+            raise InputError("potentials must leave some sequence possible, got none.")
+        return cls(
+            start / start.sum(),
+            torch.stack(steps[::-1]) if steps else transitions,
+            _laws(emission),
+            tokens=tokens,
+            grid=grid,
+            provenance=provenance,
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of every computation."""
+        return self._initial.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where every computation runs."""
+        return self._initial.device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the parameters in float64."""
+        parameters = (self._initial, self._transition, self._emission)
+        return fingerprint("hidden Markov", (self._spec.grid, self._spec.tokens), parameters)
+
+    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> HiddenMarkov:
+        """The same law, computed elsewhere or in another precision."""
+        if torch.device(device) == self.device and dtype == self.dtype:
+            return self
+        return HiddenMarkov(
+            self._initial.to(device, dtype),
+            self._transition.to(device, dtype),
+            self._emission.to(device, dtype),
+            tokens=self._spec.tokens,
+            grid=self._spec.grid,
+            provenance=self.provenance,
+        )
+
+    def sample(self, n: int, rng: Randomness) -> Tensor:
+        """Hidden states and tokens by inverse CDF, from left to right: (n, N) integers."""
+        u = rng.uniform((n, 2 * self._spec.tokens))
+        draws = torch.empty(n, self._spec.tokens, dtype=torch.int64, device=self.device)
+        state = inverse_cdf(self._initial, u[:, 0])
+        for i in range(self._spec.tokens):
+            if i > 0:
+                state = inverse_cdf(self._transition_at(i - 1)[state], u[:, [2 * i]])[:, 0]
+            draws[:, i] = inverse_cdf(self._emission_at(i)[state], u[:, [2 * i + 1]])[:, 0]
+        return draws
+
+    def state_posterior(self, x: Tensor, known: Tensor) -> Tensor:
+        """P(s_i | known tokens) for every token, (n, N, S); 0 where they are impossible together.
+
+        Args:
+            x: (n, N) integers; values of unknown tokens mean nothing.
+            known: (n, N) bool.
+        """
+        answers = []
+        for rows in self._rows(len(x)):
+            evidence = self._all_evidence(x[rows], known[rows])
+            joint = self._both(evidence)
+            if isinstance(self._arithmetic, Scaled):
+                joint.mul_(evidence)
+            else:
+                joint = self._probabilities(self._arithmetic.times(joint, evidence))
+            total = joint.sum(-1, keepdim=True)
+            joint.div_(torch.where(total > 0, total, 1))
+            answers.append(joint.transpose(0, 1))
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    def expected_transitions(self, x: Tensor) -> Tensor:
+        """Expected number of transitions s -> s' in fully known rows x, summed over tokens: (S, S).
+
+        Only for a homogeneous chain; the counts that Baum and Welch's algorithm needs.
+        """
+        total = torch.zeros_like(self._transition)
+        for rows in self._rows(len(x)):
+            evidence = self._all_evidence(x[rows], torch.ones_like(x[rows], dtype=torch.bool))
+            forward, backward = self._recursion(evidence), self._recursion(evidence, back=True)
+            left = self._probabilities(self._arithmetic.times(forward, evidence))[:-1]
+            right = self._probabilities(self._arithmetic.times(backward, evidence))[1:]
+            weight = (left * (right @ self._transition.T)).sum(-1, keepdim=True)
+            total += (left / weight).flatten(0, 1).T @ right.flatten(0, 1)
+        return total * self._transition
+
+    def _laws(self, x: Tensor, known: Tensor, tokens: list[int], causal: bool) -> Tensor:
+        """As for every chain, with all tokens' messages in one piece."""
+        if causal or last_known(known) <= min(tokens):
+            return super()._laws(x, known, tokens, causal)
+        joint = self._both(self._all_evidence(x, known))[tokens]
+        emission = self._emission if self._emission.dim() == 2 else self._emission[tokens]
+        law = self._probabilities(joint) @ emission  # (S, n, V)
+        total = law.sum(-1, keepdim=True)
+        return torch.where(total > 0, law / total, self._spec.mean[tokens, None]).transpose(0, 1)
+
+    def _both(self, evidence: Tensor) -> Tensor:
+        """F_i B_i of all tokens, (N, n, S) in stored form, up to factors."""
+        forward, backward = self._recursion(evidence), self._recursion(evidence, back=True)
+        if isinstance(self._arithmetic, Scaled):
+            return forward.mul_(backward)
+        return self._arithmetic.times(forward, backward)
+
+    def _recursion(self, evidence: Tensor, *, back: bool = False) -> Tensor:
+        """F_i, or B_i, of all tokens, (N, n, S) in stored form, up to factors."""
+        messages = torch.empty_like(evidence)
+        order = list(range(len(evidence)))[:: -1 if back else 1]
+        start = torch.ones_like(self._initial) if back else self._initial
+        messages[order[0]] = self._arithmetic.of(start)
+        if isinstance(self._arithmetic, Scaled):
+            table = self._stored.mT if back else self._stored
+            self._run_in_place(messages, evidence, table, order, self._arithmetic)
+            return messages
+        step = self._retreat if back else self._advance
+        for i, j in itertools.pairwise(order):
+            messages[j] = step(self._arithmetic.times(messages[i], evidence[i]), min(i, j))
+        return messages
+
+    def _run_in_place(
+        self, messages: Tensor, evidence: Tensor, table: Tensor, order: list[int], scaled: Scaled
+    ) -> None:
+        """The recursion on probabilities, without a new tensor in any step.
+
+        A step is a few microseconds of work, and on the CPU NumPy's calls cost half of torch's.
+        """
+        on_cpu = messages.device.type == "cpu"
+        xp: Any = np if on_cpu else torch
+        M, E, T = (list(t.numpy()) if on_cpu else list(t) for t in (messages, evidence, table))
+        homogeneous = table.dim() == 2
+        whole = table.contiguous().numpy() if on_cpu else table
+        least = torch.finfo(messages.dtype).tiny  # an impossible row stays 0
+        seen = xp.empty_like(E[0])
+        ones = xp.ones_like(E[0][0, :, None])
+        for step, (i, j) in enumerate(itertools.pairwise(order)):
+            xp.multiply(M[i], E[i], out=seen)
+            xp.matmul(seen, whole if homogeneous else T[min(i, j)], out=M[j])
+            if scaled.is_due(step):
+                M[j] /= xp.matmul(M[j], ones) + least
+
+    def _all_evidence(self, x: Tensor, known: Tensor) -> Tensor:
+        """E_i of all tokens in units of the best state's, (N, n, S) in stored form."""
+        S, V = self._emission.shape[-2:]
+        table = scaled_evidence(self._emission.mT)[0]  # (V, S) or (N, V, S)
+        table = torch.cat([table, torch.ones_like(table[..., :1, :])], -2)
+        table = self._arithmetic.of(table).reshape(-1, S)
+        index = torch.where(known, x, V).T  # (N, n)
+        if self._emission.dim() == 3:
+            index = index + (V + 1) * torch.arange(len(index), device=x.device)[:, None]
+        return table[index]
+
+    def _start(self) -> Tensor:
+        return self._arithmetic.of(self._initial)
+
+    def _advance(self, message: Tensor, i: int) -> Tensor:
+        if self._sparse:
+            return self._sparse[0].product(message, i)
+        return self._arithmetic.product(message, self._stored_at(i))
+
+    def _retreat(self, message: Tensor, i: int) -> Tensor:
+        if self._sparse:
+            return self._sparse[1].product(message, i)
+        return self._arithmetic.product(message, self._stored_at(i).mT)
+
+    def _emitted(self, x: Tensor, i: int) -> Tensor:
+        return self._emission_at(i).T[x]
+
+    def _read(self, joint: Tensor, i: int) -> Tensor:
+        return joint @ self._emission_at(i)
+
+    def _states_at(self, i: int) -> int:
+        return len(self._initial)
+
+    def _stored_at(self, i: int) -> Tensor:
+        return self._stored if self._stored.dim() == 2 else self._stored[i]
+
+    def _transition_at(self, i: int) -> Tensor:
+        return self._transition if self._transition.dim() == 2 else self._transition[i]
+
+    def _emission_at(self, i: int) -> Tensor:
+        return self._emission if self._emission.dim() == 2 else self._emission[i]
+
+
+def _laws(potentials: Tensor) -> Tensor:
+    """Rows divided by their sums; a row of zeros, which nothing leads to, becomes uniform."""
+    total = potentials.sum(-1, keepdim=True)
+    return torch.where(total > 0, potentials / total, 1 / potentials.shape[-1])
+
+
+def _require_shapes(
+    initial: Tensor, transition: Tensor, emission: Tensor, tokens: int
+) -> list[Tensor]:
+    require_count("tokens", tokens)
+    S = initial.numel()
+    if initial.dim() != 1 or S == 0:
+        raise InputError(f"initial must have shape (states,), got {tuple(initial.shape)}.")
+    if tuple(transition.shape) not in ((S, S), (tokens - 1, S, S)):
+        raise InputError(
+            f"transition must have shape {(S, S)} or {(tokens - 1, S, S)}, "
+            f"got {tuple(transition.shape)}."
+        )
+    if tuple(emission.shape[:-1]) not in ((S,), (tokens, S)) or emission.numel() == 0:
+        raise InputError(
+            f"emission must have shape ({S}, vocabulary) or ({tokens}, {S}, vocabulary) and a "
+            f"vocabulary of at least 1, got {tuple(emission.shape)}."
+        )
+    if max(transition.numel(), emission.numel()) > LARGEST:
+        raise InputError(
+            f"transition and emission must hold at most {LARGEST} numbers, got "
+            f"{max(transition.numel(), emission.numel())}; use fewer states or tokens."
+        )
+    return require_tables({"initial": initial, "transition": transition, "emission": emission})

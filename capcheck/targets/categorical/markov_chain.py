@@ -1,0 +1,230 @@
+"""Markov chains of order m: p(x) = prod_i p(x_i | x_{i-m..i-1}), over V symbols.
+
+The state of token i is the string of the last m tokens up to and including i (fewer at the start),
+so a step costs V^(m+1) and not V^(2m): a product for each string of the m - 1 tokens that stay.
+The laws may differ from token to token: strips of an Ising grid are such chains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.core.sequences import SequenceSpec
+from capcheck.targets.categorical.chain import Chain, arithmetic_for
+from capcheck.targets.parameters import require_count, require_grid, require_tables
+from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import fingerprint
+
+LARGEST = 1 << 24  # numbers of the conditional table
+
+
+class MarkovChain(Chain):
+    """A chain whose next token depends on the last m.
+
+    Args:
+        conditionals: m + 1 tables of shapes (V,), (V, V), ..., (V,) * (m + 1): the laws of the
+            first token, of the second given the first, and so on; the last serves all later tokens.
+            Or N tables, one for each token, of which those after the first m have m + 1 dimensions.
+            The last dimension is the token's value, the one before it the latest token.
+        tokens: N.
+        grid: (rows, columns) of the tokens, if they have any.
+        provenance: Where the parameters come from.
+
+    Raises:
+        InputError: A shape or a probability breaks these rules.
+    """
+
+    def __init__(
+        self,
+        conditionals: Sequence[Tensor],
+        *,
+        tokens: int,
+        grid: tuple[int, int] | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        conditionals = _require_conditionals(conditionals, tokens)
+        require_grid(grid, tokens)
+        self._conditionals = [table / table.sum(-1, keepdim=True) for table in conditionals]
+        self._order = conditionals[-1].dim() - 1
+        V = len(conditionals[0])
+        least = min(float(table.min()) for table in self._conditionals)
+        self._all_possible = least > 0
+        self._arithmetic = arithmetic_for(
+            least,
+            max(self._order, 1),
+            conditionals[0].dtype,
+        )
+        self._widest = V ** (max(self._order, 1) + 1)
+        self._slowness = 40.0  # its products are many and small
+        self._steps = [self._arithmetic.of(self._step_table(i)) for i in range(len(conditionals))]
+        # The marginal laws of the tokens need one run without evidence.
+        self._spec = SequenceSpec(
+            tokens=tokens,
+            kind="categorical",
+            dim=V,
+            mean=self._conditionals[0].expand(tokens, V),
+            variance=self._conditionals[0].expand(tokens, V),
+            grid=grid,
+        )
+        unknown = torch.zeros(1, tokens, dtype=torch.bool, device=self.device)
+        p = self._laws(unknown.long(), unknown, list(range(tokens)), causal=True)[0]
+        self._spec = SequenceSpec(
+            tokens=tokens, kind="categorical", dim=V, mean=p, variance=p * (1 - p), grid=grid
+        )
+        self.provenance = provenance or Provenance(
+            description=f"Markov chain of order {self._order} over {V} symbols"
+        )
+
+    @property
+    def order(self) -> int:
+        """How many tokens of the past the next one depends on."""
+        return self._order
+
+    @property
+    def conditionals(self) -> list[Tensor]:
+        """The tables that the chain was built from, normalised."""
+        return self._conditionals
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of every computation."""
+        return self._conditionals[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where every computation runs."""
+        return self._conditionals[0].device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the parameters in float64."""
+        facts = (self._spec.grid, self._spec.tokens)
+        return fingerprint("Markov chain", facts, self._conditionals)
+
+    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> MarkovChain:
+        """The same law, computed elsewhere or in another precision."""
+        if torch.device(device) == self.device and dtype == self.dtype:
+            return self
+        return MarkovChain(
+            [table.to(device, dtype) for table in self._conditionals],
+            tokens=self._spec.tokens,
+            grid=self._spec.grid,
+            provenance=self.provenance,
+        )
+
+    def sample(self, n: int, rng: Randomness) -> Tensor:
+        """Token after token by inverse CDF: (n, N) integers."""
+        u = rng.uniform((n, self._spec.tokens))
+        draws = torch.empty(n, self._spec.tokens, dtype=torch.int64, device=self.device)
+        for i in range(self._spec.tokens):
+            past = [draws[:, j] for j in range(max(0, i - self._order), i)]
+            table = self._table(i)
+            p = table[tuple(past)] if past else table.expand(n, -1)
+            draws[:, i] = inverse_cdf(p, u[:, [i]])[:, 0]
+        return draws
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
+        self._require(x)
+        total = torch.zeros(len(x), dtype=self.dtype, device=self.device)
+        for i in range(self._spec.tokens):
+            table = self._table(i)
+            total += table[tuple(x[:, max(0, i - self._order) : i + 1].T)].log()
+        return total
+
+    def _restart(self, x: Tensor, known: Tensor, token: int) -> tuple[int, Tensor]:
+        """Where every row knows the last m tokens, what came before them does not matter.
+
+        Unless it is impossible: then it must be met, for the tokens are as if nothing was known.
+        """
+        if not self._all_possible:
+            return super()._restart(x, known, token)
+        whole, m = known.all(0), self._order
+        for i in range(token, m - 1, -1):
+            if m > 0 and bool(whole[i - m : i].all()):
+                law = self._table(i)[tuple(x[:, i - m : i].T)]  # (n, V)
+                place = torch.zeros_like(x[:, 0])  # the number of the string that stays
+                for symbol in x[:, i - m + 1 : i].T:
+                    place = place * law.shape[1] + symbol
+                message = law.new_zeros(len(x), self._states_at(i) // law.shape[1], law.shape[1])
+                message[torch.arange(len(x)), place] = law
+                return i, self._arithmetic.of(message.flatten(1))
+        return super()._restart(x, known, token)
+
+    def _table(self, i: int) -> Tensor:
+        """p(x_i | the last m tokens before it), (V,) * (min(i, m) + 1)."""
+        return self._conditionals[min(i, len(self._conditionals) - 1)]
+
+    def _step_table(self, i: int) -> Tensor:
+        """p(x_{i+1} | state of token i) as (b, a, V): a is the token that is dropped, b stays."""
+        V = len(self._conditionals[0])
+        table = self._table(i + 1)
+        if self._order == 0:  # independent tokens: the whole state is dropped
+            return table.expand(1, V, V)
+        if i + 1 < self._order:  # at the start nothing is dropped: each state has one past
+            return table.reshape(-1, 1, V)
+        return table.reshape(V, -1, V).transpose(0, 1).contiguous()
+
+    def _start(self) -> Tensor:
+        return self._arithmetic.of(self._conditionals[0])
+
+    def _advance(self, message: Tensor, i: int) -> Tensor:
+        table = self._steps[min(i, len(self._steps) - 1)]  # (b, a, V)
+        b, a, V = table.shape
+        by_kept = message.reshape(-1, a, b).permute(2, 0, 1)  # (b, n, a)
+        return self._arithmetic.product(by_kept, table).transpose(0, 1).reshape(-1, b * V)
+
+    def _retreat(self, message: Tensor, i: int) -> Tensor:
+        table = self._steps[min(i, len(self._steps) - 1)]  # (b, a, V)
+        b, a, V = table.shape
+        by_kept = message.reshape(-1, b, V).transpose(0, 1)  # (b, n, V)
+        return self._arithmetic.product(by_kept, table.mT).permute(1, 2, 0).reshape(-1, a * b)
+
+    def _emitted(self, x: Tensor, i: int) -> Tensor:
+        return one_hot(x, len(self._conditionals[0])).to(self.dtype)
+
+    def _read(self, joint: Tensor, i: int) -> Tensor:
+        return joint.reshape(len(joint), -1, len(self._conditionals[0])).sum(1)
+
+    def _states_at(self, i: int) -> int:
+        states: int = len(self._conditionals[0]) ** min(i + 1, max(self._order, 1))
+        return states
+
+
+def _require_conditionals(conditionals: Sequence[Tensor], tokens: int) -> list[Tensor]:
+    require_count("tokens", tokens)
+    if not conditionals or conditionals[0].dim() != 1 or len(conditionals[0]) == 0:
+        raise InputError("conditionals must start with the law of the first token, (vocabulary,).")
+    V, order = len(conditionals[0]), conditionals[-1].dim() - 1
+    if len(conditionals) not in (order + 1, tokens):
+        raise InputError(
+            f"conditionals must be {order + 1} tables, the last one for all later tokens, or one "
+            f"for each of the {tokens} tokens, got {len(conditionals)}."
+        )
+    for j, table in enumerate(conditionals):
+        shape = (V,) * (min(j, order) + 1)
+        if tuple(table.shape) != shape:
+            raise InputError(
+                f"conditionals[{j}] must have shape {shape}, got {tuple(table.shape)}."
+            )
+    tables = require_tables({f"conditionals[{j}]": t for j, t in enumerate(conditionals)})
+    for j, table in enumerate(tables):
+        off = float((table.sum(-1) - 1).abs().max())
+        if not off < 1e-4:
+            raise InputError(
+                f"conditionals[{j}] must sum to 1 over its last dimension, got a sum that is off "
+                f"by {off:.3g}; normalise it."
+            )
+    numbers = sum(table.numel() for table in tables)
+    if numbers > LARGEST:
+        raise InputError(
+            f"conditionals must hold at most {LARGEST} numbers, got {numbers} for {V} symbols and "
+            f"order {order}; use a lower order or a hidden Markov model."
+        )
+    return tables

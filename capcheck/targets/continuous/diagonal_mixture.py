@@ -1,0 +1,311 @@
+"""Diagonal Gaussian mixtures: p(x) = sum_c w_c prod_i N(x_i; mu_ci, s_ci^2), few components.
+
+As a product mixture, with scales of each component's own: seen through a noise path, token i of
+component c is N(alpha_i mu_ci, V_ci) with V_ci = alpha_i^2 s_ci^2 + sigma_i^2, and clean it is
+N((sigma_i^2 mu_ci + alpha_i s_ci^2 x_i) / V_ci, sigma_i^2 s_ci^2 / V_ci). Made for the tens of
+components that are fitted, not for a component per row of data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import SequenceSpec
+from capcheck.laws import LOG_2PI, MixtureOfGaussians, TiledMixture, TokenLaw
+from capcheck.noise.paths import PATHS, NoisePath
+from capcheck.targets.components import earlier
+from capcheck.targets.parameters import (
+    mixture_weights,
+    require_deviations,
+    require_grid,
+    require_levels,
+    require_orthonormal,
+    require_reals,
+    require_size,
+    require_tensor,
+)
+from capcheck.targets.products import Products, gaussian_log_likelihood
+from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import ContinuousTarget, fingerprint
+
+TILE = 1 << 20  # numbers held at once per intermediate result
+CORRELATED = 1e-6  # correlation from which on coordinates are not independent
+
+
+class DiagonalMixture(ContinuousTarget):
+    """p(x) = sum_c w_c prod_i N(x_i; mu_ci, s_ci^2), in closed form.
+
+    Args:
+        means: (K, N, d) float32 or float64, which is the precision of every computation.
+        scales: (K, N, d) standard deviations, from 1e-100 to 1e100 (1e-15 to 1e15 in float32).
+        weights: (K,) non-negative, not all zero; equal by default. They are normalised.
+        grid: (rows, columns) of the tokens, if they have any.
+        provenance: Where the parameters come from.
+
+    Raises:
+        InputError: A shape, a weight, a scale or a non-finite number breaks these rules.
+    """
+
+    def __init__(
+        self,
+        means: Tensor,
+        scales: Tensor,
+        weights: Tensor | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        means = require_reals("means", means, "(components, tokens, dim)")
+        scales = require_reals("scales", scales, "(components, tokens, dim)").to(means)
+        if scales.shape != means.shape:
+            raise InputError(
+                "means and scales must have one shape (components, tokens, dim), "
+                f"got {tuple(means.shape)} and {tuple(scales.shape)}."
+            )
+        require_size("means", means)
+        require_deviations("scales", scales)
+        require_grid(grid, means.shape[1])
+        weights = mixture_weights(weights, len(means), means)
+        kept = weights > 0
+        self._means, self._weights = means[kept], weights[kept]
+        self._scales = scales[kept]
+        mean = torch.einsum("k,knd->nd", self._weights, self._means)
+        second = self._scales.square() + (self._means - mean).square()
+        self._spec = SequenceSpec(
+            tokens=means.shape[1],
+            kind="continuous",
+            dim=means.shape[2],
+            mean=mean,
+            variance=torch.einsum("k,knd->nd", self._weights, second),
+            grid=grid,
+            narrowest=float(self._scales.min()),
+        )
+        self.provenance = provenance or Provenance(
+            description=f"mixture of {len(self._means)} diagonal Gaussians"
+        )
+
+    @property
+    def spec(self) -> SequenceSpec:
+        """Number, kind, size and first two moments of the tokens."""
+        return self._spec
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of every computation."""
+        return self._means.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where every computation runs."""
+        return self._means.device
+
+    @property
+    def means(self) -> Tensor:
+        """(K, N, d) means of the components of positive weight."""
+        return self._means
+
+    @property
+    def scales(self) -> Tensor:
+        """(K, N, d) their standard deviations."""
+        return self._scales
+
+    @property
+    def weights(self) -> Tensor:
+        """(K,) normalised weights."""
+        return self._weights
+
+    def products(self) -> Products:
+        """Its components."""
+        variances = self._scales.square()  # (K, N, d)
+
+        def law(component: Tensor) -> TokenLaw:
+            means = self._means[component][:, :, None]  # (n, N, 1, d)
+            return MixtureOfGaussians(
+                means.new_zeros(1, 1, 1), means, variances[component][:, :, None]
+            )
+
+        return Products(
+            log_weights=self._weights.log()[None],
+            law=law,
+            log_likelihood=lambda x, tokens: gaussian_log_likelihood(
+                x, self._means[:, tokens], variances[:, tokens]
+            ),
+        )
+
+    def gaussian(self) -> tuple[Tensor, Tensor] | None:
+        """Its mean and covariance if there is one component."""
+        if len(self._means) > 1:
+            return None
+        return self._means[0].flatten(), self._scales[0].square().flatten().diag()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the parameters in float64."""
+        parameters = (self._means, self._scales, self._weights)
+        return fingerprint("diagonal mixture", self._spec.grid, parameters)
+
+    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> DiagonalMixture:
+        """The same law, computed elsewhere or in another precision."""
+        if torch.device(device) == self.device and dtype == self.dtype:
+            return self
+        return self._with(self._means.to(device, dtype), self._scales.to(device, dtype))
+
+    def with_noise(self, levels: Tensor, path: NoisePath = PATHS["linear"]) -> DiagonalMixture:
+        """Again a diagonal mixture: means alpha mu, variances alpha^2 s^2 + sigma^2."""
+        levels = require_tensor("levels", levels)
+        require_levels(levels, self._spec.tokens)
+        levels = levels.to(self._means)
+        alpha, sigma = path.alpha(levels)[:, None], path.sigma(levels)[:, None]
+        scales = torch.hypot(alpha * self._scales, sigma.expand_as(self._scales))
+        return self._with(alpha * self._means, scales)
+
+    def relative_to(self, origin: Tensor, unit: float) -> DiagonalMixture:
+        """Again a diagonal mixture: means (mu - origin) / unit, scales s / unit."""
+        return self._with((self._means - origin.to(self._means)) / unit, self._scales / unit)
+
+    def transformed(self, matrix: Tensor) -> DiagonalMixture:
+        """The law of matrix @ x where M diag(s_c^2) M^T is diagonal, or an InputError.
+
+        It is for signed permutations, and for any matrix that mixes coordinates of one scale only.
+        """
+        K, N, d = self._means.shape
+        matrix = require_tensor("matrix", matrix)
+        require_orthonormal(matrix, N * d)
+        matrix = matrix.to(self._means)
+        scales = torch.empty_like(self._scales)
+        for c, s in enumerate(self._scales.flatten(1)):
+            root = matrix * s  # M diag(s): the covariance is root root^T, (N d, N d)
+            spread = torch.linalg.vector_norm(root, dim=1)
+            correlation = (root / spread[:, None]) @ (root / spread[:, None]).T
+            if float(correlation.fill_diagonal_(0).abs().max()) > CORRELATED:
+                raise InputError(
+                    "matrix must not mix coordinates of different scales in a DiagonalMixture, got "
+                    f"correlations of {float(correlation.abs().max()):.3g}; use a GaussianMixture "
+                    "with these variances on its diagonals."
+                )
+            scales[c] = spread.reshape(N, d)
+        means = self._means.flatten(1) @ matrix.T
+        return self._with(means.reshape(K, N, d), scales)
+
+    def _with(self, means: Tensor, scales: Tensor) -> DiagonalMixture:
+        """Other means and scales, and everything else as it is."""
+        return DiagonalMixture(
+            means, scales, self._weights, grid=self._spec.grid, provenance=self.provenance
+        )
+
+    def sample(self, n: int, rng: Randomness) -> Tensor:
+        """Component by inverse CDF, then its Gaussians: (n, N, d)."""
+        component = rng.categorical(self._weights, (n,))
+        noise = rng.normal((n, self._spec.tokens, self._spec.dim)).to(self._means)
+        return self._means[component] + self._scales[component] * noise
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Joint log-density of x (n, N, d), in nats: (n,)."""
+        self._require(x)
+        return self._log_smoothed(x, 0.0) - 0.5 * x[0].numel() * LOG_2PI
+
+    def marginals(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath = PATHS["linear"],
+        causal: bool = False,
+    ) -> TiledMixture:
+        """The law of every clean token given every token seen at its own level; see `Target`."""
+        self._require(x, levels)
+        x, alpha, sigma = self._view(x, levels, path)
+
+        def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
+            seen = (x[rows], alpha[rows], sigma[rows])
+            by_token = self._evidence(*seen)  # (r, N, K)
+            if causal:
+                unseen = self._means.transpose(0, 1)[None, tokens]
+                before = earlier(by_token).cumsum(1)[:, tokens] + self._weights.log()
+                variances = self._scales.square().transpose(0, 1)[None, tokens]
+                return MixtureOfGaussians(before, unseen, variances)
+            log_weights = by_token.sum(1, keepdim=True) + self._weights.log()
+            means, variances = self._clean(*seen, tokens)
+            return MixtureOfGaussians(log_weights, means, variances)
+
+        return TiledMixture(
+            tile,
+            rows=len(x),
+            tokens=range(self._spec.tokens),
+            dim=self._spec.dim,
+            size=max(1, TILE // self._means.numel()),
+        )
+
+    def denoise(
+        self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
+    ) -> Tensor:
+        """E[x_0 | x seen at those levels], (n, N, d); see `Target`."""
+        self._require(x, levels)
+        if not causal:
+            return self.marginals(x, levels, path).mean()
+        x, alpha, sigma = self._view(x, levels, path)
+        answers = []
+        for rows in self._tiles(len(x)):
+            seen = (x[rows], alpha[rows], sigma[rows])
+            log_weights = self._evidence(*seen).cumsum(1) + self._weights.log()
+            means, _ = self._clean(*seen, list(range(self._spec.tokens)))
+            answers.append((log_weights.softmax(-1)[..., None] * means).sum(2))
+        return torch.cat(answers)
+
+    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
+        """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
+        log_scale = x[0].numel() * torch.tensor(bandwidth, dtype=torch.float64).log().item()
+        return (self._log_smoothed(x, bandwidth**2) + log_scale).exp()
+
+    def kernel_self_mean(self, bandwidth: float) -> float:
+        """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""
+        total = 0.0
+        for c in range(len(self._means)):
+            V = self._scales.square() + self._scales[c].square() + bandwidth**2
+            square = (self._means - self._means[c]).square() / V + (V / bandwidth**2).log()
+            total += float(self._weights[c] * (self._weights @ (-0.5 * square.sum((1, 2))).exp()))
+        return total
+
+    def _log_smoothed(self, x: Tensor, h2: float) -> Tensor:
+        """Log sum_c w_c prod_i |V_ci|^-1/2 exp(-(x_i - mu_ci)^2 / 2 V_ci), V = s^2 + h2: (n,)."""
+        one = torch.ones(len(x), self._spec.tokens, 1).to(self._means)
+        parts = [
+            self._evidence(x[rows].to(self._means), one[rows], one[rows] * h2**0.5).sum(1)
+            for rows in self._tiles(len(x))
+        ]
+        return (torch.cat(parts) + self._weights.log()).logsumexp(-1)
+
+    def _view(self, x: Tensor, levels: Tensor, path: NoisePath) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows as seen (n, N, d), and their amplitudes (n, N, 1)."""
+        levels = levels.to(self._means)
+        alpha, sigma = path.alpha(levels)[..., None], path.sigma(levels)[..., None]
+        return torch.where(alpha > 0, x.to(self._means), 0), alpha, sigma
+
+    def _evidence(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Log-evidence of each token about the component, (r, N, K), up to (2 pi)^(d/2)."""
+        mu, s2 = self._means.transpose(0, 1), self._scales.square().transpose(0, 1)  # (N, K, d)
+        alpha, sigma = alpha[:, :, None], sigma[:, :, None]  # (r, N, 1, 1)
+        V = alpha.square() * s2 + sigma.square()  # (r, N, K, d)
+        square = (x[:, :, None] - alpha * mu).square_() / V
+        return square.add_(V.log_()).sum(-1).mul_(-0.5)
+
+    def _clean(
+        self, x: Tensor, alpha: Tensor, sigma: Tensor, tokens: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and variance of some clean tokens in each component: (r, S, K, d)."""
+        x, alpha, sigma = x[:, tokens], alpha[:, tokens], sigma[:, tokens]
+        mu = self._means.transpose(0, 1)[tokens]  # (S, K, d)
+        s2 = self._scales.square().transpose(0, 1)[tokens]
+        alpha, noise = alpha[:, :, None], sigma[:, :, None].square()
+        V = alpha.square() * s2 + noise
+        x = x[:, :, None]
+        mean = torch.where(noise > 0, (noise * mu + alpha * s2 * x) / V, x)  # known is exact
+        return mean, noise * s2 / V
+
+    def _tiles(self, n: int) -> Iterator[slice]:
+        size = max(1, TILE // self._means.numel())
+        return (slice(start, min(start + size, n)) for start in range(0, n, size))

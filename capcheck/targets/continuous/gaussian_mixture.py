@@ -1,0 +1,299 @@
+"""Gaussian mixtures with full covariances: p(x) = sum_c w_c N(x; mu_c, Sigma_c), K >= 1.
+
+Seen through noise it is again one, with means A mu_c and covariances A Sigma_c A + S^2 for the
+amplitudes A = diag(alpha_i) and S = diag(sigma_i) of the tokens; the conditionals of clean tokens
+are in `noisy_gaussians`, and in `gaussian_eigenbasis` where all tokens are seen at one level.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import SequenceSpec
+from capcheck.laws import LOG_2PI, MixtureOfGaussians, TiledMixture
+from capcheck.noise.paths import PATHS, NoisePath
+from capcheck.targets.components import Prefix
+from capcheck.targets.continuous.gaussian_eigenbasis import Eigenbasis
+from capcheck.targets.continuous.noisy_gaussians import NoisyGaussians, amplitudes, symmetric
+from capcheck.targets.parameters import (
+    mixture_weights,
+    require_deviations,
+    require_grid,
+    require_levels,
+    require_orthonormal,
+    require_reals,
+    require_size,
+    require_tensor,
+)
+from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import ContinuousTarget, fingerprint
+
+TILE = 1 << 18  # numbers held at once per intermediate result
+ROUNDINGS = 4  # of a correlation that leave a covariance positive definite
+
+
+class GaussianMixture(ContinuousTarget):
+    """p(x) = sum_c w_c N(x; mu_c, Sigma_c) over flat sequences x of N d numbers.
+
+    Args:
+        means: (K, N, d) float32 or float64, which is the precision of every computation.
+        covariances: (K, N d, N d), symmetric and positive definite in that precision, of standard
+            deviations from 1e-100 to 1e100 (1e-15 to 1e15 in float32).
+        weights: (K,) non-negative, not all zero; equal by default. They are normalised.
+        grid: (rows, columns) of the tokens, if they have any.
+        provenance: Where the parameters come from.
+
+    Raises:
+        InputError: A shape, a weight, a covariance or a non-finite number breaks these rules.
+
+    Example:
+        >>> ar1 = 0.9 ** torch.arange(3.0).sub(torch.arange(3.0)[:, None]).abs()
+        >>> GaussianMixture(torch.zeros(1, 3, 1), ar1[None]).spec.variance[:, 0].tolist()
+        [1.0, 1.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        means: Tensor,
+        covariances: Tensor,
+        weights: Tensor | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        means = require_reals("means", means, "(components, tokens, dim)")
+        covariances = require_reals("covariances", covariances, "(components, N d, N d)").to(means)
+        _require_parameters(means, covariances)
+        require_grid(grid, means.shape[1])
+        weights = mixture_weights(weights, len(means), means)
+        kept = weights > 0
+        self._means, self._weights = means[kept], weights[kept]  # (K, N, d), (K,)
+        self._covariances = covariances[kept]  # (K, D, D)
+        mean = torch.einsum("k,knd->nd", self._weights, self._means)
+        second = self._covariances.diagonal(dim1=1, dim2=2).reshape(self._means.shape)
+        second = second + (self._means - mean).square()
+        self._spec = SequenceSpec(
+            tokens=means.shape[1],
+            kind="continuous",
+            dim=means.shape[2],
+            mean=mean,
+            variance=torch.einsum("k,knd->nd", self._weights, second),
+            grid=grid,
+            narrowest=float(torch.linalg.eigvalsh(self._covariances).min().clamp(min=0).sqrt()),
+        )
+        self._noisy = NoisyGaussians(self._means, self._covariances, self._weights)
+        what = "Gaussian" if len(self._means) == 1 else f"mixture of {len(self._means)} Gaussians"
+        self.provenance = provenance or Provenance(description=f"{what} with full covariance")
+
+    @property
+    def spec(self) -> SequenceSpec:
+        """Number, kind, size and first two moments of the tokens."""
+        return self._spec
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of every computation."""
+        return self._means.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where every computation runs."""
+        return self._means.device
+
+    @property
+    def means(self) -> Tensor:
+        """(K, N, d) means of the components of positive weight."""
+        return self._means
+
+    @property
+    def covariances(self) -> Tensor:
+        """(K, N d, N d) covariances of the components of positive weight."""
+        return self._covariances
+
+    @property
+    def weights(self) -> Tensor:
+        """(K,) normalised weights."""
+        return self._weights
+
+    def gaussian(self) -> tuple[Tensor, Tensor] | None:
+        """Its mean and covariance if there is one component."""
+        return (self._means[0].flatten(), self._covariances[0]) if len(self._means) == 1 else None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the parameters in float64."""
+        parameters = (self._means, self._covariances, self._weights)
+        return fingerprint("Gaussian mixture", self._spec.grid, parameters)
+
+    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> GaussianMixture:
+        """The same law, computed elsewhere or in another precision."""
+        if torch.device(device) == self.device and dtype == self.dtype:
+            return self
+        return self._with(self._means.to(device, dtype), self._covariances.to(device, dtype))
+
+    def with_noise(self, levels: Tensor, path: NoisePath = PATHS["linear"]) -> GaussianMixture:
+        """Again a Gaussian mixture: means A mu, covariances A Sigma A + S^2."""
+        levels = require_tensor("levels", levels)
+        require_levels(levels, self._spec.tokens)
+        levels = levels.to(self._means)
+        alpha = path.alpha(levels)[:, None].expand_as(self._means[0])  # (N, d)
+        view = amplitudes(levels[None], path, self._spec.dim)
+        return self._with(alpha * self._means, self._noisy.covariance(*view)[0])
+
+    def relative_to(self, origin: Tensor, unit: float) -> GaussianMixture:
+        """Again a Gaussian mixture: means (mu - origin) / unit, covariances Sigma / unit^2."""
+        means = (self._means - origin.to(self._means)) / unit
+        return self._with(means, self._covariances / unit / unit)
+
+    def transformed(self, matrix: Tensor) -> GaussianMixture:
+        """Again a Gaussian mixture: means M mu, covariances M Sigma M^T."""
+        matrix = require_tensor("matrix", matrix)
+        require_orthonormal(matrix, self._covariances.shape[-1])
+        matrix = matrix.to(self._means)
+        means = (self._means.flatten(1) @ matrix.T).reshape(self._means.shape)
+        return self._with(means, symmetric(matrix @ self._covariances @ matrix.T))
+
+    def _with(self, means: Tensor, covariances: Tensor) -> GaussianMixture:
+        """Other means and covariances, and everything else as it is."""
+        return GaussianMixture(
+            means, covariances, self._weights, grid=self._spec.grid, provenance=self.provenance
+        )
+
+    def sample(self, n: int, rng: Randomness) -> Tensor:
+        """Component by inverse CDF, then its Gaussian: (n, N, d)."""
+        component = rng.categorical(self._weights, (n,))
+        noise = rng.normal((n, self._covariances.shape[-1])).to(self._means)
+        draws = torch.empty_like(noise)
+        for c, root in enumerate(torch.linalg.cholesky(self._covariances)):
+            of_c = component == c
+            draws[of_c] = noise[of_c] @ root.T
+        return self._means[component] + draws.reshape(n, *self._means.shape[1:])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Joint log-density of x (n, N, d), in nats: (n,)."""
+        self._require(x)
+        return self._log_smoothed(x, 0.0) - 0.5 * x[0].numel() * LOG_2PI
+
+    def marginals(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath = PATHS["linear"],
+        causal: bool = False,
+    ) -> TiledMixture:
+        """The law of every clean token given every token seen at its own level; see `Target`."""
+        self._require(x, levels)
+        prefix: Prefix = "before" if causal else "all"
+        view = self._noisy.view(x, levels, path)
+
+        def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
+            log_weights, means = self._noisy.posterior(view, rows, prefix, tokens)
+            covariances = self._noisy.posterior_covariances(view, rows, prefix, tokens)
+            if self._spec.dim == 1:
+                covariances = covariances[..., 0]
+            return MixtureOfGaussians(log_weights, means, covariances)
+
+        return TiledMixture(
+            tile,
+            rows=len(x),
+            tokens=range(self._spec.tokens),
+            dim=self._spec.dim,
+            size=self._noisy.tile_rows(view),
+        )
+
+    def denoise(
+        self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
+    ) -> Tensor:
+        """E[x_0 | x seen at those levels], (n, N, d); see `Target`."""
+        self._require(x, levels)
+        even = bool((levels == levels[:, :1]).all()) and bool((levels < 1).all())
+        if even and not causal and self._eigenbasis.well_scaled:
+            return self._eigenbasis.denoise(x, levels[:, 0], path)
+        view = self._noisy.view(x, levels, path)
+        size, tokens = self._noisy.tile_rows(view), list(range(self._spec.tokens))
+        tiles = []
+        for start in range(0, len(x), size):
+            rows = slice(start, min(start + size, len(x)))
+            weights, means = self._noisy.posterior(
+                view, rows, "through" if causal else "all", tokens
+            )
+            tiles.append((weights.softmax(-1)[..., None] * means).sum(2))
+        return torch.cat(tiles)
+
+    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
+        """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
+        # A Gaussian kernel is a Gaussian density times (2 pi h^2)^(D/2).
+        log_scale = x[0].numel() * torch.tensor(bandwidth, dtype=torch.float64).log().item()
+        return (self._log_smoothed(x, bandwidth**2) + log_scale).exp()
+
+    def kernel_self_mean(self, bandwidth: float) -> float:
+        """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""
+        total, D = 0.0, self._covariances.shape[-1]
+        widened = self._covariances + bandwidth**2 * torch.eye(D).to(self._means)
+        flat = self._means.flatten(1)
+        for c in range(len(flat)):
+            root = torch.linalg.cholesky(widened + self._covariances[c])  # (K, D, D)
+            z = torch.linalg.solve_triangular(root, (flat - flat[c])[..., None], upper=False)
+            log_det = (root.diagonal(dim1=1, dim2=2) / bandwidth).log().sum(1)
+            kernel = (-0.5 * z.square().sum((1, 2)) - log_det).exp()
+            total += float(self._weights[c] * (self._weights @ kernel))
+        return total
+
+    @functools.cached_property
+    def _eigenbasis(self) -> Eigenbasis:
+        return Eigenbasis(self._means, self._covariances, self._weights)
+
+    def _log_smoothed(self, x: Tensor, h2: float) -> Tensor:
+        """Log sum_c w_c |Sigma_c + h2|^-1/2 exp(-1/2 |x - mu_c|^2 in that metric): (n,)."""
+        # By Cholesky factors: eigenvectors lose what is small beside what is large.
+        D = self._covariances.shape[-1]
+        root = torch.linalg.cholesky(self._covariances + h2 * torch.eye(D).to(self._means))
+        constant = self._weights.log() - root.diagonal(dim1=1, dim2=2).log().sum(1)  # (K,)
+        answers = []
+        for tile in x.to(self._means).flatten(1).split(max(1, TILE // self._means.numel())):
+            residual = (tile - self._means.flatten(1)[:, None]).mT  # (K, D, r)
+            z = torch.linalg.solve_triangular(root, residual, upper=False)
+            answers.append((constant[:, None] - 0.5 * z.square().sum(1)).logsumexp(0))
+        return torch.cat(answers)
+
+
+def _require_parameters(means: Tensor, covariances: Tensor) -> None:
+    D = means.shape[1] * means.shape[2]
+    if tuple(covariances.shape) != (len(means), D, D):
+        raise InputError(
+            f"covariances must have shape {(len(means), D, D)} to fit the means, "
+            f"got {tuple(covariances.shape)}."
+        )
+    if not (means.isfinite().all() and covariances.isfinite().all()):
+        raise InputError(
+            "means and covariances must be finite, got NaN or infinity; repair or rescale them."
+        )
+    require_size("means", means)
+    variances = covariances.diagonal(dim1=1, dim2=2)  # (K, D)
+    scale = variances.abs().amax(1)[:, None, None]
+    if not bool(((covariances - covariances.mT).abs() <= 1e-6 * scale).all()):
+        raise InputError("covariances must be symmetric; average each with its transpose.")
+    if bool((variances > 0).all()):
+        require_deviations("standard deviations on the covariances' diagonals", variances.sqrt())
+    if not _definite(covariances):
+        raise InputError(
+            "covariances must be positive definite, got one that is not; "
+            "add a small multiple of the identity, or rescale the tokens."
+        )
+
+
+def _definite(covariances: Tensor) -> bool:
+    """Whether every covariance has a Cholesky factor, also once it is rescaled and rounded."""
+    variances = covariances.diagonal(dim1=1, dim2=2)
+    if not bool((variances > 0).all()):
+        return False
+    unit = variances.rsqrt()
+    correlations = unit[:, :, None] * covariances * unit[:, None, :]
+    margin = ROUNDINGS * torch.finfo(covariances.dtype).eps
+    correlations.diagonal(dim1=1, dim2=2).sub_(margin)
+    return not bool(torch.linalg.cholesky_ex(correlations).info.any())

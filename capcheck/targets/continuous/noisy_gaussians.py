@@ -1,0 +1,220 @@
+"""Gaussian components seen through noise: what every token was, in each of them.
+
+With amplitudes A = diag(alpha_i) and S = diag(sigma_i), a sequence of component c is seen as
+y ~ N(A mu, C) with C = A Sigma A + S^2 = L L^T. The innovations z = L^-1 (y - A mu) come in the
+order of the tokens, so sums over their first entries give the evidence of any prefix, and with the
+covariance G of x (or of the noise e) with z
+
+    E[x_i | y] = mu_i + sum_m G_im z_m,    Cov[x_i | y] = Sigma_ii - sum_m G_im G_im^T
+
+over the innovations of the tokens that token i is told. Where a token is seen at little noise its
+own noise is inferred instead, x_i = (y_i - sigma_i e_i) / alpha_i: nothing cancels there, and a
+known token comes out exactly. Factors of levels that all rows share are kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capcheck.noise.paths import NoisePath
+from capcheck.targets.components import Prefix, earlier
+
+TILE = 1 << 20  # numbers held at once per intermediate result
+CACHED = 8  # patterns of levels whose factors are kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Rows (n, D) as seen, the distinct amplitudes (P, D), and which of them each row has."""
+
+    x: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    pattern: Tensor
+
+    @property
+    def shared(self) -> bool:
+        """Whether all rows are seen at the same levels."""
+        return len(self.alpha) == 1
+
+    def amplitudes(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Alpha and sigma of some rows, (r, D), or (1, D) if all rows share them."""
+        if self.shared:
+            return self.alpha, self.sigma
+        return self.alpha[self.pattern[rows]], self.sigma[self.pattern[rows]]
+
+
+class NoisyGaussians:
+    """K Gaussian components, and their posteriors given noisy tokens.
+
+    Args:
+        means: (K, N, d).
+        covariances: (K, N d, N d).
+        weights: (K,), positive and normalised.
+    """
+
+    def __init__(self, means: Tensor, covariances: Tensor, weights: Tensor) -> None:
+        self._means = means
+        self._covariances = covariances
+        self._weights = weights
+        self._factors: OrderedDict[bytes, _Factors] = OrderedDict()
+
+    def covariance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """C = A Sigma A + S^2 for amplitudes (P, D): (P, K, D, D)."""
+        C = alpha[:, None, :, None] * self._covariances * alpha[:, None, None, :]
+        C.diagonal(dim1=-2, dim2=-1).add_(sigma.square()[:, None])
+        return C
+
+    def view(self, x: Tensor, levels: Tensor, path: NoisePath) -> View:
+        """The rows x (n, N, d) as they are seen at levels (n, N)."""
+        levels = levels.to(self._means)
+        if bool((levels == levels[:1]).all()):
+            levels = levels[:1]
+        patterns, pattern = torch.unique(levels, dim=0, return_inverse=True)
+        alpha, sigma = amplitudes(patterns, path, self._means.shape[2])
+        flat = x.to(self._means).flatten(1)
+        seen = alpha[pattern] > 0  # what stands at level 1 may be anything
+        return View(x=torch.where(seen, flat, 0), alpha=alpha, sigma=sigma, pattern=pattern)
+
+    def tile_rows(self, view: View) -> int:
+        """Rows whose posteriors are held at once."""
+        K, D, _ = self._covariances.shape
+        return max(1, TILE // (K * D * (1 if view.shared else D)))
+
+    def _factors_of(self, view: View, rows: slice) -> _Factors:
+        """L, G and the base covariances of the rows' patterns; (1|r, K, D, D)."""
+        if view.shared:
+            key = view.alpha.cpu().numpy().tobytes() + view.sigma.cpu().numpy().tobytes()
+            if key not in self._factors:
+                self._factors[key] = self._factorise(view.alpha, view.sigma)
+                while len(self._factors) > CACHED:
+                    self._factors.popitem(last=False)
+            return self._factors[key]
+        chosen = view.pattern[rows]
+        return self._factorise(view.alpha[chosen], view.sigma[chosen])
+
+    def _factorise(self, alpha: Tensor, sigma: Tensor) -> _Factors:
+        D = alpha.shape[1]
+        L = torch.linalg.cholesky(self.covariance(alpha, sigma))
+        eye = torch.eye(D).to(L)
+        inverse = torch.linalg.solve_triangular(L, eye.expand_as(L), upper=False)  # L^-1
+        of_noise = sigma[:, None, :, None] * inverse.mT  # Cov(e, z), with z the innovations
+        of_clean = (self._covariances * alpha[:, None, None, :]) @ inverse.mT  # Cov(x, z)
+        return _Factors(
+            inverse=inverse,
+            log_diagonal=L.diagonal(dim1=-2, dim2=-1).log(),
+            of_noise=of_noise,
+            of_clean=of_clean,
+        )
+
+    def _infer_noise(self, alpha: Tensor, sigma: Tensor, prefix: Prefix) -> Tensor:
+        """Which coordinates are seen so well that their noise is inferred: (P, D) bool."""
+        if prefix == "before":
+            return torch.zeros_like(alpha, dtype=torch.bool)
+        spread = self._covariances.diagonal(dim1=1, dim2=2).amin(0)  # (D,)
+        d = self._means.shape[2]
+        well = sigma.square() < alpha.square() * spread
+        whole: Tensor = well.reshape(len(well), -1, d).all(2)
+        return whole.repeat_interleave(d, 1)
+
+    def _told(self, prefix: Prefix) -> Tensor:
+        """(D, D) bool: whether coordinate i is told innovation m."""
+        token = (
+            torch.arange(self._covariances.shape[-1], device=self._means.device)
+            // self._means.shape[2]
+        )
+        if prefix == "all":
+            return torch.ones(len(token), len(token), dtype=torch.bool, device=self._means.device)
+        earlier = token[None, :] < token[:, None]
+        return earlier if prefix == "before" else earlier | (token[None, :] == token[:, None])
+
+    def posterior(
+        self, view: View, rows: slice, prefix: Prefix, tokens: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Log-weights (r, 1|S, K) and means (r, S, K, d) of the clean tokens' mixtures."""
+        _, N, d = self._means.shape
+        factors = self._factors_of(view, rows)
+        alpha, sigma = view.amplitudes(rows)  # (1|r, D)
+        x = view.x[rows]  # (r, D)
+        residual = x[:, None] - alpha[:, None] * self._means.flatten(1)  # (r, K, D)
+        z = _apply(factors.inverse, residual)  # (r, K, D) innovations
+        by_token = (-0.5 * z.square() - factors.log_diagonal).unflatten(2, (N, d)).sum(3)
+        by_token = by_token.transpose(1, 2)  # (r, N, K)
+        if prefix == "all":
+            evidence = by_token.sum(1, keepdim=True)
+        else:
+            seen = earlier(by_token) if prefix == "before" else by_token
+            evidence = seen.cumsum(1)[:, list(tokens)]
+        log_weights = evidence + self._weights.log()
+        own = _coordinates(tokens, d, self._means.device)
+        told = self._told(prefix)[own]
+        from_noise = self._infer_noise(alpha, sigma, prefix)[:, None, own]  # (1|r, 1, S d)
+        clean = self._means.flatten(1)[:, own] + _apply(factors.of_clean[:, :, own] * told, z)
+        noise = _apply(factors.of_noise[:, :, own] * told, z)
+        a, s = alpha[:, None, own], sigma[:, None, own]
+        clean = torch.where(from_noise, (x[:, None, own] - s * noise) / a, clean)
+        return log_weights, clean.unflatten(2, (len(tokens), d)).transpose(1, 2)
+
+    def posterior_covariances(
+        self, view: View, rows: slice, prefix: Prefix, tokens: Sequence[int]
+    ) -> Tensor:
+        """Covariance of every clean token in each component: (1|r, S, K, d, d)."""
+        d, S = self._means.shape[2], len(tokens)
+        factors = self._factors_of(view, rows)
+        alpha, sigma = view.amplitudes(rows)
+        own = _coordinates(tokens, d, self._means.device)
+        told = self._told(prefix)[own]
+        from_noise = self._infer_noise(alpha, sigma, prefix)[:, None, own]  # (1|r, 1, S d)
+        ratio = torch.where(from_noise, sigma[:, None, own] / alpha[:, None, own], 1)
+        G = torch.where(
+            from_noise[..., None], factors.of_noise[:, :, own], factors.of_clean[:, :, own]
+        )
+        G = (G * told).unflatten(2, (S, d))  # (1|r, K, S, d, D)
+        blocks = self._covariances.unflatten(1, (-1, d)).unflatten(3, (-1, d))
+        index = torch.tensor(list(tokens), device=self._means.device)
+        base = blocks[:, index, :, index].transpose(0, 1)  # (K, S, d, d)
+        eye = torch.eye(d).to(base)
+        is_noise = from_noise.unflatten(2, (S, d))[..., None]  # (1|r, 1, S, d, 1)
+        remaining = torch.where(is_noise, eye, base) - G @ G.mT
+        ratio = ratio.unflatten(2, (S, d))
+        covariance = remaining * ratio[..., :, None] * ratio[..., None, :]
+        if d == 1:
+            covariance = covariance.clamp(min=0)
+        return symmetric(covariance).transpose(1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Factors:
+    """Of P patterns: L^-1, log diag L (P, K, D), Cov(e, z) and Cov(x, z), (P, K, D, D) each."""
+
+    inverse: Tensor
+    log_diagonal: Tensor
+    of_noise: Tensor
+    of_clean: Tensor
+
+
+def _apply(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """Matrices (1|r, K, S, D) times the vectors (r, K, D) of each row: (r, K, S)."""
+    if len(matrix) == 1:  # one product per component serves all rows
+        return torch.bmm(vectors.transpose(0, 1), matrix[0].mT).transpose(0, 1)
+    return (matrix @ vectors[..., None]).squeeze(-1)
+
+
+def amplitudes(levels: Tensor, path: NoisePath, dim: int) -> tuple[Tensor, Tensor]:
+    """Alpha and sigma of every coordinate, (P, N d), at levels (P, N)."""
+    each = levels.repeat_interleave(dim, 1)
+    return path.alpha(each), path.sigma(each)
+
+
+def _coordinates(tokens: Sequence[int], dim: int, device: torch.device) -> Tensor:
+    return torch.tensor([i * dim + j for i in tokens for j in range(dim)], device=device)
+
+
+def symmetric(matrix: Tensor) -> Tensor:
+    """The mean of each matrix and its transpose, which rounding makes unequal."""
+    return 0.5 * (matrix + matrix.mT)

@@ -1,0 +1,208 @@
+"""Targets built from rows of token ids: one component per distinct row, smoothed.
+
+Token i of component c is p_ci(v) = (1 - lambda) [v = x_ci] + lambda m_i(v) with its marginal law
+m_i, itself smoothed by one row's worth of the law of all tokens together. The share lambda is
+chosen by leave-one-out likelihood, sum_r log (sum_c w_c prod_i p_ci(x_ri) with one occurrence of r
+less). A row of weight w occurred w times: sequences that come again and again are evidence of their
+frequency, so what is left out is an occurrence and not every copy of it. How well such a target
+generalises is measured on occurrences that neither it nor lambda has seen.
+"""
+
+from __future__ import annotations
+
+import numbers
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.targets.categorical.categorical_components import LARGEST as LARGEST
+from capcheck.targets.categorical.categorical_components import require_held
+from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.parameters import require_count
+from capcheck.targets.provenance import HeldOut, Provenance
+
+QUERIES = 1000  # rows whose left-out likelihood chooses the smoothing
+HELD_OUT = 0.2  # share of the rows that the generalisation score is measured on
+SHARES = np.concatenate([np.geomspace(1e-4, 0.1, 10), np.linspace(0.15, 0.95, 14)])
+INDEPENDENT = 1 - 1e-9  # a share at which nothing but the marginal laws is left
+MOST_OCCURRENCES = 1e8  # that a data set is split by; larger weights are scaled down
+MOST = 1e100  # sum of the weights
+TILE = 1 << 22  # numbers held at once
+
+
+def from_token_ids(
+    ids: np.ndarray,
+    *,
+    smoothing: float | Literal["auto"] = "auto",
+    vocabulary: int | None = None,
+    weights: Tensor | np.ndarray | None = None,
+    grid: tuple[int, int] | None = None,
+) -> CategoricalMixture:
+    """Build a target from rows of token ids; see `from_samples`, which calls this."""
+    if ids.ndim != 2 or ids.size == 0:
+        raise InputError(
+            f"token ids must have shape (rows, tokens), none of them 0, got {ids.shape}."
+        )
+    if ids.min() < 0:
+        raise InputError(f"token ids must be at least 0, got {ids.min()}; shift them.")
+    V = int(ids.max()) + 1 if vocabulary is None else require_count("vocabulary", vocabulary)
+    if ids.max() >= V:
+        raise InputError(
+            f"token ids must be below {V}, got {ids.max()}; "
+            "give a larger vocabulary, or renumber those that occur."
+        )
+    require_held(ids.shape[1], V)
+    rows, w = distinct_rows(ids.astype(np.int64), row_weights(weights, len(ids)))
+    chosen = _chosen(rows, w, smoothing, V)
+    return CategoricalMixture.of_rows(
+        torch.from_numpy(rows),
+        vocabulary=V,
+        smoothing=chosen,
+        marginals=marginals(rows, w, V),
+        weights=torch.from_numpy(w),
+        grid=grid,
+        provenance=Provenance(
+            description=f"{len(rows)} distinct rows, each token mixed with {chosen:.3g} of its "
+            "marginal law",
+            exactness="fitted surrogate",
+            held_out=_held_out(rows, w, smoothing, V),
+        ),
+    )
+
+
+def leave_one_out_smoothing(rows: np.ndarray, weights: np.ndarray, vocabulary: int) -> float:
+    """The share of the marginal laws that maximises the leave-one-out log-likelihood.
+
+    Args:
+        rows: (n, N) distinct rows of token ids.
+        weights: (n,), positive: how often each occurred; a weight below 1 is one occurrence.
+        vocabulary: V.
+
+    Raises:
+        InputError: Fewer than two distinct rows.
+    """
+    if len(rows) < 2:
+        raise InputError(
+            f"smoothing 'auto' needs at least 2 distinct rows, got {len(rows)}; "
+            "give rows that differ, or in Python a share of the marginal law, smoothing=0.1."
+        )
+    keys, total = torch.from_numpy(rows), weights.sum()
+    w = torch.from_numpy(weights / total)
+    one = torch.from_numpy(np.minimum(weights, 1) / total)  # an occurrence's share
+    laws = marginals(rows, weights, vocabulary)
+    places = np.unique(np.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).astype(int))
+    shares = torch.from_numpy(SHARES)
+    score = torch.zeros(len(shares), dtype=torch.float64)
+    for queries in torch.from_numpy(places).split(max(1, TILE // keys.numel())):
+        x = keys[queries]  # (r, N)
+        m = laws.gather(1, x.T).T[..., None]  # (r, N, 1)
+        base = (shares * m).log()  # (r, N, L) without a match
+        bonus = (1 + (1 - shares) / (shares * m)).log()  # what a match adds
+        matches = (x[:, None] == keys).double()  # (r, n, N)
+        log_p = matches @ bonus + base.sum(1, keepdim=True) + w.log()[:, None]  # (r, n, L)
+        remaining = (w - one).log() - w.log()  # of the row itself
+        log_p[torch.arange(len(x)), queries] += remaining[queries, None]
+        left = log_p.logsumexp(1) - torch.log1p(-one[queries])[:, None]
+        score += w[queries] @ left
+    return float(SHARES[int(score.argmax())])
+
+
+def marginals(rows: np.ndarray, weights: np.ndarray, vocabulary: int) -> Tensor:
+    """Law of each token, (N, V), smoothed by one row's worth of the law of all tokens together.
+
+    Args:
+        rows: (n, N) token ids.
+        weights: (n,), not all 0.
+        vocabulary: V.
+    """
+    n, N = rows.shape
+    w = torch.from_numpy(weights * (n / weights.sum()))
+    counts = torch.zeros(N, vocabulary, dtype=torch.float64)
+    counts.scatter_add_(1, torch.from_numpy(rows).T, w.expand(N, -1))
+    pooled = counts.sum(0) + 1 / vocabulary  # a symbol that never occurs keeps a little
+    laws: Tensor = (counts + pooled / pooled.sum()) / (n + 1)
+    return laws
+
+
+def distinct_rows(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct rows of positive weight, in order of first appearance, with summed weights."""
+    rows, weights = rows[weights > 0], weights[weights > 0]
+    _, first, inverse = np.unique(
+        rows.reshape(len(rows), -1), axis=0, return_index=True, return_inverse=True
+    )
+    order = np.argsort(first)
+    return rows[first[order]], np.bincount(inverse.reshape(-1), weights=weights)[order]
+
+
+def row_weights(weights: Tensor | np.ndarray | None, count: int) -> np.ndarray:
+    """Weights of the rows, equal if none are given.
+
+    Raises:
+        InputError: Wrong shape, negative, not finite or all 0.
+    """
+    if weights is None:
+        return np.ones(count)
+    given = weights.detach().cpu().numpy() if isinstance(weights, Tensor) else np.asarray(weights)
+    if not (np.issubdtype(given.dtype, np.integer) or np.issubdtype(given.dtype, np.floating)):
+        raise InputError(f"weights must be real numbers, got {given.dtype}; convert to float64.")
+    w = given.astype(np.float64)
+    if w.shape != (count,):
+        raise InputError(f"weights must have one entry per row, ({count},), got {w.shape}.")
+    if not (np.isfinite(w).all() and (w >= 0).all() and w.any()):
+        raise InputError(
+            "weights must be finite, non-negative and not all 0; drop or fix the rows."
+        )
+    if not w.max() <= MOST / count:
+        raise InputError(
+            f"weights must be at most {MOST:g} in all, got one of {w.max():g}; rescale them."
+        )
+    return w
+
+
+def _chosen(
+    rows: np.ndarray, weights: np.ndarray, smoothing: float | Literal["auto"], vocabulary: int
+) -> float:
+    if smoothing == "auto":
+        return leave_one_out_smoothing(rows, weights, vocabulary)
+    number = isinstance(smoothing, numbers.Real) and not isinstance(smoothing, bool)
+    if not (number and 0 <= smoothing < 1):
+        raise InputError(f"smoothing must be at least 0 and below 1, or 'auto', got {smoothing!r}.")
+    return float(smoothing)
+
+
+def _held_out(
+    rows: np.ndarray, weights: np.ndarray, smoothing: float | Literal["auto"], vocabulary: int
+) -> HeldOut | None:
+    """The score of a fifth of the occurrences under a target made of the others."""
+    occurrences = np.ceil(weights * min(1.0, MOST_OCCURRENCES / weights.sum())).astype(np.int64)
+    n = int(HELD_OUT * occurrences.sum())
+    drawn = np.random.default_rng(0).multivariate_hypergeometric(occurrences, n)
+    test = weights * drawn / occurrences
+    train = weights - test
+    known = drawn < occurrences
+    if n < 1 or known.sum() < 2:
+        return None
+    chosen = _chosen(rows[known], train[known], smoothing, vocabulary)
+
+    def score(of: np.ndarray, share: float) -> float:
+        target = CategoricalMixture.of_rows(
+            torch.from_numpy(rows[known]),
+            vocabulary=vocabulary,
+            smoothing=share,
+            marginals=marginals(rows[known], train[known], vocabulary),
+            weights=torch.from_numpy(train[known]),
+        )
+        some = np.random.default_rng(1).permutation(np.flatnonzero(of > 0))[:QUERIES]
+        log_prob = target.log_prob(torch.from_numpy(rows[some])).numpy()
+        return float(np.average(log_prob, weights=of[some]))
+
+    return HeldOut(
+        rows=n,
+        log_likelihood=score(test, chosen),
+        in_sample=score(train, chosen),
+        baseline=score(test, INDEPENDENT),
+        baseline_name="independent tokens",
+    )

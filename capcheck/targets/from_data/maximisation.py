@@ -1,0 +1,154 @@
+"""Expectation and maximisation: laws of token ids with a hidden cause.
+
+Each round takes the posterior of the hidden cause of every row, a class or a path of states, under
+the law of the round before, and counts symbols weighted by it: p(v) = (sum_r P(cause | x_r)
+[v seen] + prior) / total. The log-likelihood with its pseudo-counts never falls. A single start can
+lie near a saddle, for example that of independent tokens, so the best of some goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.categorical.hidden_markov import HiddenMarkov
+
+ROUNDS = 60
+STARTS = 4
+WARM = 20  # rounds after which the best start is known
+CONVERGED = 1e-5  # gain per token, in nats, below which they stop
+PRIOR = 1.0  # pseudo-counts per class or state, spread like the marginal law
+
+ModelT = TypeVar("ModelT")
+StateT = TypeVar("StateT")
+Grid = tuple[int, int] | None
+_Tables = tuple[Tensor, Tensor, Tensor]
+
+
+def latent_classes(
+    x: Tensor, size: int, prior: Tensor, *, seed: int, grid: Grid
+) -> CategoricalMixture:
+    """A mixture of `size` products of categorical laws.
+
+    Args:
+        x: (n, N) token ids.
+        size: Number of classes.
+        prior: (N, V) law that the pseudo-counts of each class are spread like.
+        seed: Seed of the starts.
+        grid: (rows, columns) of the tokens, if they have any.
+    """
+    (n, N), V = x.shape, prior.shape[1]
+
+    def start(generator: torch.Generator) -> Tensor:
+        shares = torch.rand(n, size, generator=generator, dtype=torch.float64)
+        return (4 * shares).softmax(1)
+
+    def improve(shares: Tensor) -> tuple[CategoricalMixture, float, Tensor]:
+        counts = PRIOR * prior.expand(size, N, V).clone()
+        for i in range(N):
+            counts[:, i].index_add_(1, x[:, i], shares.T)
+        p = _laws(counts)
+        weights = shares.mean(0)
+        log_joint = weights.log() + sum(p[:, i].log().T[x[:, i]] for i in range(N))
+        model = CategoricalMixture(p, weights, grid=grid)
+        return model, float(log_joint.logsumexp(1).mean()) / N, log_joint.softmax(1)
+
+    return _from_several_starts(start, improve, size=size, seed=seed)
+
+
+def hidden_states(x: Tensor, size: int, prior: Tensor, *, seed: int, grid: Grid) -> HiddenMarkov:
+    """A homogeneous hidden Markov model of `size` states.
+
+    Args:
+        x: (n, N) token ids.
+        size: Number of states.
+        prior: (V,) law that the pseudo-counts of each state are spread like.
+        seed: Seed of the starts.
+        grid: (rows, columns) of the tokens, if they have any.
+    """
+    N = x.shape[1]
+    everything = torch.ones_like(x, dtype=torch.bool)
+
+    def start(generator: torch.Generator) -> _Tables:
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64).exp()
+
+        emission = _laws(prior * draw(size, len(prior)))
+        return _laws(draw(size)), _laws(draw(size, size)), emission
+
+    def improve(tables: _Tables) -> tuple[HiddenMarkov, float, _Tables]:
+        model = HiddenMarkov(*tables, tokens=N, grid=grid)
+        gain = float(model.log_prob(x).mean()) / N
+        posterior = model.state_posterior(x, everything)  # (n, N, S)
+        counts = PRIOR * prior.repeat(size, 1).T  # (V, S)
+        counts = counts.index_add(0, x.reshape(-1), posterior.reshape(-1, size))
+        initial = _laws(posterior[:, 0].sum(0) + PRIOR / size)
+        transition = _laws(model.expected_transitions(x) + PRIOR / size)
+        return model, gain, (initial, transition, _laws(counts.T))
+
+    return _from_several_starts(start, improve, size=size, seed=seed)
+
+
+def _from_several_starts(
+    start: Callable[[torch.Generator], StateT],
+    improve: Callable[[StateT], tuple[ModelT, float, StateT]],
+    *,
+    size: int,
+    seed: int,
+) -> ModelT:
+    return maximised(
+        start,
+        improve,
+        seed=seed,
+        starts=STARTS if size > 1 else 1,
+        warm=WARM,
+        rounds=ROUNDS,
+        converged=CONVERGED,
+    )
+
+
+def maximised(
+    start: Callable[[torch.Generator], StateT],
+    improve: Callable[[StateT], tuple[ModelT, float, StateT]],
+    *,
+    seed: int,
+    starts: int,
+    warm: int,
+    rounds: int,
+    converged: float,
+) -> ModelT:
+    """The model that rounds from the best of some starts lead to.
+
+    Args:
+        start: Draws a start.
+        improve: One round: the model of a state, its log-likelihood, the next state.
+        seed: Seed of the starts.
+        starts: How many there are.
+        warm: Rounds after which the best start is known.
+        rounds: Most rounds from there.
+        converged: Gain below which they stop.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    best_state, best_gain = start(generator), -np.inf
+    for attempt in range(starts if starts > 1 else 0):
+        state = start(generator) if attempt else best_state
+        for _ in range(warm):
+            _, gain, state = improve(state)
+        if gain > best_gain:
+            best_state, best_gain = state, gain
+    before = -np.inf
+    for _ in range(rounds):
+        model, gain, best_state = improve(best_state)
+        if gain - before < converged:
+            break
+        before = gain
+    return model
+
+
+def _laws(counts: Tensor) -> Tensor:
+    return counts / counts.sum(-1, keepdim=True)

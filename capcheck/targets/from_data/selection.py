@@ -1,0 +1,106 @@
+"""Which size a fitted law has, and how far it is from the data it was fitted to.
+
+Every size is fitted to four fifths of the rows; the one whose mean log-likelihood on the other
+fifth, 1/n sum_r log p(x_r) in nats per sequence, is largest is fitted again to all of them. That
+held-out score is reported beside the score of a simpler law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from capcheck.core.errors import InputError
+from capcheck.targets.from_data.empirical_categorical import HELD_OUT
+from capcheck.targets.parameters import require_count
+from capcheck.targets.provenance import HeldOut
+from capcheck.targets.target import Target
+
+SCORED = 2000  # rows that a score is the mean of
+LEAST = 2  # rows: one to hold out, and one to fit to
+
+TargetT = TypeVar("TargetT", bound=Target)
+
+
+def best_fitted(
+    rows: np.ndarray,
+    sizes: Sequence[int],
+    fit: Callable[[np.ndarray, int], TargetT],
+    baseline: Callable[[np.ndarray, np.ndarray], float],
+    baseline_name: str,
+) -> TargetT:
+    """The size that predicts held-out rows best, fitted to all rows.
+
+    Args:
+        rows: (n, ...), at least 2.
+        sizes: What to choose from.
+        fit: Rows and a size to a law.
+        baseline: Rows to fit to and rows to score: the held-out score of a simpler law.
+        baseline_name: Which law that is.
+    """
+    order = np.random.default_rng(0).permutation(len(rows))
+    n = max(1, int(HELD_OUT * len(rows)))
+    test, train = rows[order[:n]], rows[order[n:]]
+    best_size, best, best_score = sizes[0], None, -np.inf
+    for size in sizes:
+        model = fit(train, size)
+        score = mean_log_likelihood(model, test)
+        if best is None or score > best_score:
+            best_size, best, best_score = size, model, score
+    assert best is not None
+    final = fit(rows, best_size)
+    return final.with_provenance(
+        description=f"{final.provenance.description}, fitted to {len(rows)} rows",
+        exactness="fitted surrogate",
+        held_out=HeldOut(
+            rows=n,
+            log_likelihood=best_score,
+            in_sample=mean_log_likelihood(best, train),
+            baseline=baseline(train, test),
+            baseline_name=baseline_name,
+        ),
+    )
+
+
+def mean_log_likelihood(model: Target, rows: np.ndarray) -> float:
+    """Mean log-likelihood of the first rows, nats per sequence."""
+    return float(model.log_prob(torch.from_numpy(rows[:SCORED])).mean())
+
+
+def sizes_to_try(
+    given: int | None, known: Sequence[int], count: int, *, distinct: int | None = None
+) -> Sequence[int]:
+    """The size that was asked for, or those to choose from.
+
+    Args:
+        given: What was asked for, if anything.
+        known: Sizes to choose from otherwise, as far as the rows allow.
+        count: Number of rows.
+        distinct: Number of different ones, where only these count.
+
+    Raises:
+        InputError: No whole number from 1 to half the rows that count.
+    """
+    counted = count if distinct is None else distinct
+    if given is None:
+        return [size for size in known if size < max(counted // 4, 2)] or [known[0]]
+    size, most = require_count("size of the law", given), max(counted // 2, 1)
+    if size > most:
+        rule = f"between 1 and {most}" if most > 1 else "1"
+        rows = f"{count} rows" if counted == count else f"{count} rows, {counted} of them distinct"
+        raise InputError(
+            f"size of the law must be {rule} for {rows}, got {size}; choose a smaller one, or give "
+            "more rows."
+        )
+    return [size]
+
+
+def require_rows(count: int, least: int = LEAST) -> None:
+    """Raise InputError unless there are enough rows to hold some out and to fit to the others."""
+    if count < least:
+        raise InputError(
+            f"data must have at least {least} rows to fit a law to, got {count}; give more rows."
+        )

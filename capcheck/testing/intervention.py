@@ -1,0 +1,167 @@
+"""Intervention: does a procedure write what it says it writes?
+
+A trace is read off the probe's own statements, so these are checked by experiment. The run is made
+twice on the same random numbers, and in the second the network's answer for one token is changed in
+one call. In the iteration that made the call exactly the tokens that it says it wrote may move; and
+a token that it says it wrote again must move in some row, or it was not rewritten at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from capcheck.core.budget import Budget
+from capcheck.core.errors import ProbeError
+from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.laws import Categorical, TokenLaw
+from capcheck.networks.signatures import Wrapper
+from capcheck.procedures.probe import State
+from capcheck.procedures.procedure import AnyProcedure
+
+SHIFT = 3.0  # change of a continuous answer, in token units
+
+
+def require_honest(procedure: AnyProcedure, budget: Budget, *, n: int = 16, seed: int = 0) -> None:
+    """Raise ProbeError unless a procedure's states survive every intervention.
+
+    Args:
+        procedure: What is run.
+        budget: A small one: there is a run for every call and token.
+        n: Sample rows; a change that leaves a draw as it was in one row shows in another.
+        seed: Of all runs.
+    """
+    family = procedure.probe.family
+    plain = _record(procedure, budget, n, seed)
+    claimed = torch.stack([state.written for state in plain.states[1:]])  # (iterations, n, N)
+    again = claimed & (claimed.cumsum(0) > 1)
+    responded = torch.zeros_like(again[:, 0])  # (iterations, N)
+    for call, iteration in enumerate(plain.iterations):
+        for token in range(procedure.spec.tokens):
+            other = _record(procedure, budget, n, seed, change=(call, token))
+            if iteration == 0 or len(other.states) <= iteration:
+                continue  # made before the start, or in an iteration that no longer happened
+            before, after = plain.states[iteration], other.states[iteration]
+            moved = _differs(before.tokens, after.tokens)  # (n, N)
+            if bool((moved & ~(before.written | after.written)).any()):
+                raise ProbeError(
+                    f"{family}: iteration {iteration} moved tokens that it does not report as "
+                    f"written when the answer for token {token} in call {call} was changed."
+                )
+            responded[iteration - 1, token] |= bool(moved[:, token].any())
+    unmoved = again.any(1) & ~responded
+    if bool(unmoved.any()):
+        iteration, token = (int(i) for i in unmoved.nonzero()[0])
+        raise ProbeError(
+            f"{family}: iteration {iteration + 1} says that it wrote token {token} again, and no "
+            "change of the network's answer for it moves it."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """States of a run, and the iteration in which each call of the network was made."""
+
+    states: list[State]
+    iterations: list[int]
+
+
+class _Intervening(Wrapper):
+    """Notes in which iteration each call is made, and changes one answer."""
+
+    def __init__(self, states: list[State], change: tuple[int, int] | None) -> None:
+        self._states, self._change = states, change
+        self.iterations: list[int] = []
+
+    def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
+        """The network's answer, or another one."""
+        answer = network(*shown)
+        if self._change is not None and self._change[0] == len(self.iterations):
+            answer = changed(answer, shown[0], self._change[1])
+        self.iterations.append(len(self._states))
+        return answer
+
+
+def _record(
+    procedure: AnyProcedure,
+    budget: Budget,
+    n: int,
+    seed: int,
+    change: tuple[int, int] | None = None,
+) -> _Run:
+    states: list[State] = []
+    wrapper = _Intervening(states, change)
+    rng = CounterRandomness(seed, name="model", device=procedure.spec.mean.device)
+    for state in procedure.wrapped(wrapper).run(budget, n, rng):
+        states.append(state)  # the network asks how many there are
+    return _Run(states=states, iterations=wrapper.iterations)
+
+
+def changed(answer: Any, shown: Tensor, token: int) -> Any:
+    """The answer of a network, made another one for one token.
+
+    Args:
+        answer: A token law; a tensor (n, N, d); or energies (n,).
+        shown: What the network was shown first.
+        token: Whose answer to change.
+    """
+    if isinstance(answer, TokenLaw):
+        return _changed_law(answer, token)
+    if answer.dim() == 1:  # an energy: another slope along the token, or other values of it
+        along = shown[:, token].reshape(len(shown), -1).to(answer).sum(1)
+        return answer + SHIFT * along
+    other = answer.clone()
+    other[:, token] += SHIFT
+    return other
+
+
+def _changed_law(law: TokenLaw, token: int) -> TokenLaw:
+    if hasattr(law, "log_probabilities"):
+        logits = law.log_probabilities.clone()
+        logits[:, token] = logits[:, token].roll(1, -1)
+        return Categorical(logits)
+    return _Shifted(law, [SHIFT * (i == token) for i in range(law.mean().shape[1])])
+
+
+class _Shifted(TokenLaw):
+    """Continuous tokens moved by a constant each."""
+
+    def __init__(self, law: TokenLaw, by: Sequence[float]) -> None:
+        self._law, self._by = law, list(by)
+
+    def _shift(self, like: Tensor) -> Tensor:
+        return like.new_tensor(self._by)[None, :, None]
+
+    def sample(self, rng: Randomness) -> Tensor:
+        draws = self._law.sample(rng)
+        return draws + self._shift(draws)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._law.log_prob(x - self._shift(x))
+
+    def mean(self) -> Tensor:
+        mean = self._law.mean()
+        return mean + self._shift(mean)
+
+    def variance(self) -> Tensor:
+        return self._law.variance()
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return self._law.cdf(x - self._shift(x))
+
+    def icdf(self, u: Tensor) -> Tensor:
+        quantile = self._law.icdf(u)
+        return quantile + self._shift(quantile)
+
+    def select(self, tokens: Sequence[int]) -> TokenLaw:
+        return _Shifted(self._law.select(tokens), [self._by[i] for i in tokens])
+
+
+def _differs(a: Tensor, b: Tensor) -> Tensor:
+    """(n, N), where tokens are not the same."""
+    moved = (a != b) & ~(a.isnan() & b.isnan())
+    return moved.flatten(2).any(2) if moved.dim() > 2 else moved

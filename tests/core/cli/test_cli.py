@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from capcheck.cli.app import main
+from capcheck.targets.specs import BUILT_IN
+
+SMALL = ["--target", "modes:tokens=3", "--samples", "200", "--steps", "1,2"]
+FEW = ["--family", "gpt,maskgit,diffusion"]
+
+
+class Ran(NamedTuple):
+    code: int | None
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def call(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["capcheck", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return Ran(caught.value.code, captured.out, captured.err)  # type: ignore[arg-type]
+
+    return call
+
+
+def test_families_are_listed_and_explained(run) -> None:  # type: ignore[no-untyped-def]
+    listed = run("families")
+    assert listed.code in (0, None)
+    assert all(name in listed.out for name in ("gpt", "maskgit", "diffusion"))
+    card = run("families", "maskgit")
+    assert "Chang et al. 2022" in card.out
+    assert "random, fixed, confidence" in card.out
+    assert (
+        run("families", "maskgti").err
+        == "error: family 'maskgti' is not registered; did you mean 'maskgit'?\n"
+    )
+
+
+def test_json_is_all_that_standard_output_holds(run) -> None:  # type: ignore[no-untyped-def]
+    found = run("check", "--family", "gpt", *SMALL, "--length", "0,3", "--json")
+    result = json.loads(found.out)
+    assert found.code == 0
+    assert result["outcome"] == "representable"
+    assert result["smallest_budget"] == {"length": 3, "steps": 1}
+    assert [cell["budget"]["length"] for cell in result["cells"]] == [0, 0, 3, 3]
+    assert "[4/4]" in found.err
+    surveyed = run("survey", *SMALL, *FEW, "--json")
+    names = [found["family"] for found in json.loads(surveyed.out)["families"]]
+    assert names == ["gpt", "maskgit", "diffusion"]
+
+
+def test_exit_codes_tell_the_verdict(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("check", "--family", "gpt", *SMALL).code == 0
+    assert run("check", "--family", "gpt", *SMALL, "--length", "0").code == 1
+    # The order of confidence has no density here, and 200 draws do not resolve transport.
+    undecided = ["--family", "maskgit", *SMALL[:4], "--option", "order=confidence"]
+    assert run("check", *undecided, "--steps", "1", "--length", "3").code == 3
+    assert run("survey", *SMALL, *FEW).code == 0
+    assert run("survey", *SMALL, *FEW, "--strict").code == 1
+    assert run("survey", *SMALL, "--strict", "--family", "gpt").code == 0
+
+
+def test_options_reach_the_probe(run) -> None:  # type: ignore[no-untyped-def]
+    found = run(
+        "check", "--family", "maskgit", *SMALL, "--option", "order=fixed",
+        "--option", "tokens-per-round=1", "--json",
+    )  # fmt: skip
+    assert json.loads(found.out)["options"]["order"] == "fixed"
+    assert json.loads(found.out)["options"]["tokens_per_round"] == 1
+    assert found.code == 0
+
+
+def test_a_saved_run_can_be_reported_again(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "a run <b>&'\"; $(x)"
+    assert run("survey", *SMALL, *FEW, "--out", str(folder)).code == 0
+    assert {p.name for p in folder.iterdir()} == {"manifest.json", "cells.jsonl", "report.html"}
+    first = (folder / "report.html").read_text()
+    misplaced = run("report", str(folder), "--out", str(tmp_path))
+    assert misplaced.code == 2
+    assert "it is a folder" in misplaced.err
+    (folder / "report.html").unlink()
+    assert run("report", str(folder)).code in (0, None)
+    assert (folder / "report.html").read_text() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "--family", "gtp", *SMALL], "did you mean 'gpt'"),
+        (["check", "--family", "gpt", *SMALL, "--steps", "0"], "at least 1, got 0"),
+        (["check", "--family", "gpt", *SMALL, "--length", "9"], "at most 3, got 9"),
+        (["check", "--family", "gpt", *SMALL, "--length", "a"], "whole numbers"),
+        (["check", "--family", "gpt", *SMALL, "--tolerance", "kl"], "key=value"),
+        (["check", "--family", "gpt", *SMALL, "--tolerance", "kl=x"], "must give numbers"),
+        (
+            ["check", "--family", "gpt", *SMALL, "--tolerance", "kl=1,kl=2"],
+            "twice",
+        ),
+        (["check", "--family", "gpt", *SMALL, *2 * ["--option", "window=1"]], "twice"),
+        (["check", "--family", "gpt", *SMALL, "--divergence", ""], "divergence ''"),
+        (["check", "--family", "gpt", *SMALL, "--option", "windw=2"], "did you mean 'window'"),
+        (["check", "--family", "gpt", *SMALL, "--data", "digits"], "got both"),
+        (["check", "--family", "gpt"], "got neither"),
+        (["check", *SMALL], "--family"),
+        (["check", "--family", "gpt", *SMALL, "--tokens", "4"], "are for --data"),
+        (["check", "--family", "gpt", *SMALL, "--law", "rows"], "are for --data"),
+        (["check", "--family", "gpt", *SMALL, "--bandwidth", "0.3"], "are for --data"),
+        (["check", "--family", "gpt", *SMALL, "--unit", "bytes"], "are for --data"),
+        (["check", "--family", "gpt", "--data", "text", "--kind", "words"], "--kind"),
+        (["survey", "--target", "party:4"], "did you mean 'parity'"),
+        (["survey", "--target", "parity:0"], "greater than or equal to 1"),
+        (["check", "--family", "diffusion", "--target", "parity:4"], "not categorical ones"),
+        (["check", "--family", "gpt", "--data", "none.npy"], "does not exist"),
+        (["check", "--family", "gpt", "--data", "digits", "--grid", "8"], "ROWSxCOLUMNS"),
+        (["check", "--family", "gpt", "--data", "digits", "--tokens", "0"], "--tokens"),
+        (["check", "--famly", "gpt"], "--family"),
+        (["chek"], "chek"),
+        (["report", "nowhere"], "has no manifest.json"),
+        (["survey", *SMALL, "--family", "gpt,gtp"], "did you mean 'gpt'"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_exit_code_two(run, arguments, message) -> None:  # type: ignore[no-untyped-def]
+    found = run(*arguments)
+    assert found.code == 2
+    assert found.out == ""
+    assert message in found.err
+    assert found.err.startswith("error: ")
+    assert found.err.count("\n") == 1
+    assert "Traceback" not in found.err
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ("x.txt", ["--pca", "2"], "pca lays out numbers"),
+        ("x.txt", ["--token-dim", "2"], "token-dim lays out numbers"),
+        ("x.txt", ["--grid", "2x2"], "grid lays out numbers"),
+        ("x.txt", ["--kind", "continuous"], "must be categorical, as it is text"),
+        ("x.txt", ["--law", "gaussian"], "law 'gaussian' is for continuous tokens"),
+        ("x.txt", ["--law", "markov:two"], "must have a whole number as its size, got 'two'"),
+        ("x.txt", ["--law", "markov:16"], "16"),
+        ("x.txt", ["--bandwidth", "0.3"], "bandwidth smooths the rows of continuous data"),
+        ("bad.txt", [], "must be UTF-8 text"),
+        ("short.txt", [], "at least 2 rows to fit a law to"),
+        ("none.txt", [], "does not exist"),
+        ("rows.npy", ["--law", "markov"], "law 'markov' is for categorical tokens"),
+        ("rows.npy", ["--law", "norm"], "law 'norm' is unknown"),
+        ("rows.npy", ["--law", "gaussian:3"], "has no size, got '3'"),
+        (
+            "rows.npy",
+            ["--law", "mixture:99"],
+            "size of the law must be between 1 and 30 for 60 rows, got 99",
+        ),
+        ("rows.npy", ["--law", "gaussian", "--bandwidth", "1"], "bandwidth smooths the rows"),
+        ("rows.npy", ["--bandwidth", "0"], "bandwidth must be positive"),
+        ("rows.npy", ["--bandwidth", "nan"], "bandwidth must be positive"),
+        ("rows.npy", ["--kind", "categorical"], "not all its numbers are whole"),
+        ("rows.npy", ["--unit", "bytes"], "unit lays out text"),
+        ("rows.npy", ["--split", "lines"], "split lays out text"),
+        ("ids.npy", ["--bandwidth", "0.3"], "bandwidth smooths the rows of continuous data"),
+        ("ids.npy", ["--pca", "2"], "pca lays out real numbers"),
+        (
+            "ids.npy",
+            ["--law", "hmm:99"],
+            "size of the law must be between 1 and 30 for 60 rows, got 99",
+        ),
+        ("ids.npy", ["--tokens", "3"], "tokens must be the 4 ids of a row, got 3"),
+        ("x.mat", [], "must be a file that ends in"),
+        ("folder", [], "must be a folder of images"),
+        ("text", ["--unit", "bytes"], "unit lays out a text file"),
+    ],
+)
+def test_data_that_does_not_fit_is_one_sentence_and_exit_code_two(  # type: ignore[no-untyped-def]
+    run, tmp_path: Path, rows: np.ndarray, data: str, options: list[str], message: str
+) -> None:
+    (tmp_path / "x.txt").write_text("the cat sat on the mat. " * 20)
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "short.txt").write_text("abc")
+    (tmp_path / "x.mat").write_text("x")
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, 3, (60, 4)))
+    source = data if data == "text" else str(tmp_path / data)
+    out = tmp_path / "run"
+    arguments = ["--data", source, *options, "--samples", "200", "--out", str(out)]
+    found = run("survey", "--family", "gpt", *arguments)
+    assert found.code == 2
+    assert found.out == ""
+    assert message in found.err
+    assert found.err.startswith("error: ")
+    assert found.err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_the_built_in_targets_are_listed_with_their_parameters(run) -> None:  # type: ignore[no-untyped-def]
+    listed = run("targets")
+    assert listed.code in (0, None)
+    for name in BUILT_IN:
+        assert name in listed.out
+    for word in ("coupling", "scratch", "0.4", "NAME:value"):
+        assert word in listed.out
+
+
+def test_a_survey_of_tokens_lists_what_is_not_defined_for_them(run) -> None:  # type: ignore[no-untyped-def]
+    parity = ["--target", "parity:4", "--samples", "300", *FEW]
+    surveyed = run("survey", *parity, "--json")
+    assert surveyed.code == 0
+    found = {family["family"]: family for family in json.loads(surveyed.out)["families"]}
+    assert found["gpt"]["outcome"] == "representable"
+    assert found["gpt"]["smallest_budget"] == {"length": 4, "steps": 1}
+    assert found["diffusion"]["cells"] == []
+    assert not found["diffusion"]["supported"]
+    reason = "diffusion is defined for continuous tokens, not categorical ones."
+    assert found["diffusion"]["error"] == reason
+    shown = run("survey", *parity)
+    assert shown.code == 0
+    assert "diffusion is defined for continuous tokens" in " ".join(shown.out.split())
+
+
+def test_a_survey_of_text_says_whose_tokens_they_are(  # type: ignore[no-untyped-def]
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tale.txt").write_text("abab baba abba baab " * 30)
+    text = ["--data", "tale.txt", "--tokens", "4", "--samples", "200", "--steps", "1"]
+    surveyed = run("survey", *text, "--family", "gpt", "--json")
+    assert surveyed.code == 0
+    result = json.loads(surveyed.out)
+    assert result["target"]["provenance"]["vocabulary"] == [" ", "a", "b"]
+    assert result["target"]["provenance"]["exactness"] == "fitted surrogate"
+    assert (tmp_path / "runs" / "tale" / "report.html").is_file()
+    checked = run("check", "--family", "gpt", *text, "--law", "rows", "--split", "lines", "--json")
+    assert checked.code in (0, 1, 3)
+    assert json.loads(checked.out)["target"]["provenance"]["source"] == "tale.txt"
+
+
+def test_a_quick_survey_takes_fewer_draws_and_says_so(  # type: ignore[no-untyped-def]
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gpt = ["--family", "gpt"]
+    asked = ["survey", "--target", "modes:tokens=2", *gpt]
+    quick = run(*asked, "--quick", "--json")
+    settings = json.loads(quick.out)["settings"]
+    assert (settings["samples"], settings["grid"]["steps"]) == (500, [1, 16])
+    chosen = run(*asked, "--quick", "--samples", "300", "--steps", "1,2")
+    assert "quick: 300 draws per cell at steps 1, 2;" in chosen.out
+    usual = run(*asked, "--samples", "300")
+    assert "quick" not in usual.out
+    # A quick run of some data does not stand in the way of the whole one.
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 2)))
+    data = ["survey", "--data", "x.npy", "--law", "gaussian", *gpt]
+    assert run(*data, "--quick").code == 0
+    assert run(*data, "--samples", "300").code == 0
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["x", "x-quick"]
+
+
+def test_a_run_can_be_diagnosed_later(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = ["--family", "gpt", *SMALL, "--length", "0,3", "--out", str(tmp_path / "run")]
+    plain = json.loads(run("check", *out, "--json").out)
+    later = run("check", *out, "--diagnose", "classifier", "--json")
+    assert later.code == 0
+    assert "[3/4] gpt" in later.err  # three cells were kept
+    diagnosed = json.loads(later.out)
+    assert [test["name"] for test in diagnosed["cells"][-1]["diagnoses"]] == ["classifier"]
+    assert [cell["estimates"] for cell in diagnosed["cells"]] == [
+        cell["estimates"] for cell in plain["cells"]
+    ]
+    page = tmp_path / "run" / "report.html"
+    page.unlink()
+    assert run("report", str(tmp_path / "run")).code in (0, None)
+    assert "classifier accuracy" in page.read_text()
+    other = run("check", *out, "--seed", "1")
+    assert other.code == 2  # every other setting still tells two runs apart
+    assert "settings.seed" in other.err
+
+
+def test_an_internal_failure_is_told_and_coded(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("capcheck.probes.length.gpt.GPT.run", broken)
+    failed = run("check", "--family", "gpt", *SMALL)
+    assert failed.code == 4
+    assert "ZeroDivisionError: oops" in failed.err
+    surveyed = run("survey", *SMALL, *FEW)
+    assert surveyed.code == 4
+    assert "not measured" in surveyed.out
+    assert "diffusion" in surveyed.out
+
+
+def test_nan_in_the_data_is_refused_from_the_shell(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([[1.0, np.nan], [0.0, 1.0]]))
+    command = [sys.executable, "-m", "capcheck", "survey", "--data", str(tmp_path / "x.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "NaN or infinity in 1 of 2 rows" in done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,125 @@
+"""What a survey prints: marks, sentences, causes and the front."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from capcheck import survey
+from capcheck.cli.terminal import print_survey
+from capcheck.results.family import Axes, FamilyResult
+from capcheck.results.survey import SurveyResult
+from capcheck.targets import from_spec
+
+
+@pytest.fixture(scope="module")
+def result() -> SurveyResult:
+    at_once = {"maskgit": {"tokens_per_round": 3}}
+    modes = from_spec("modes:tokens=3")
+    return survey(modes, ["gpt", "maskgit"], options=at_once, samples=200, steps=[1, 4])
+
+
+def changed(result: SurveyResult, **facts: Any) -> SurveyResult:
+    """The survey with other facts about its first family, gpt."""
+    first, *others = result.families
+    families = (first.model_copy(update=facts), *others)
+    return result.model_copy(update={"families": families})
+
+
+def printed(result: SurveyResult, capsys: pytest.CaptureFixture[str], **how: Any) -> str:
+    print_survey(result, **how)
+    return capsys.readouterr().out
+
+
+def row_of(text: str, family: str) -> list[str]:
+    """Cells of the first table line that starts with a family."""
+    lines = (line.strip("│ ").split("│") for line in text.splitlines() if line.startswith("│"))
+    cells = next(cells for cells in lines if cells[0].split()[:1] == [family])
+    return [cell.strip() for cell in cells]
+
+
+def test_agreement_with_the_paper_is_marked_and_needs_no_sentence(
+    result: SurveyResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(result, capsys)
+    assert row_of(text, "gpt")[-3:] == ["used", "flat", "= length"]
+    assert "≠" not in text
+    assert "?" not in text
+    assert "differs: " not in text
+
+
+@pytest.mark.parametrize(
+    ("axes", "loop_order", "mark", "sentence"),
+    [
+        (("flat", "flat"), "none", "≠ neither axis", "differs: the paper puts it"),
+        (("used", "used"), "steps_outer", "≠ both, steps outside", "differs: the paper puts it"),
+        (("used", "undecided"), "length", "? undecided", "undecided: the paper puts it"),
+    ],
+)
+def test_disagreement_is_marked_and_explained(
+    result: SurveyResult,
+    capsys: pytest.CaptureFixture[str],
+    axes: tuple[Any, Any],
+    loop_order: str,
+    mark: str,
+    sentence: str,
+) -> None:
+    other = changed(result, axes=Axes(length=axes[0], steps=axes[1]), loop_order=loop_order)
+    text = printed(other, capsys)
+    assert row_of(text, "gpt")[-1] == mark
+    assert row_of(text, "maskgit")[-1] == "= length"
+    lines = text.splitlines()
+    below = lines[next(i for i, line in enumerate(lines) if line.startswith("gpt: ")) + 1]
+    assert below.startswith(f"    {sentence}")
+    assert f"measured is length {axes[0]}, steps {axes[1]}" in below
+
+
+def test_families_beyond_the_paper_are_marked(
+    result: SurveyResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "+ not in the paper's table"
+    assert note not in printed(result, capsys)
+    text = printed(changed(result, in_paper=False), capsys)
+    assert note in text
+    assert row_of(text, "gpt")[0] == "gpt +"
+    assert row_of(text, "maskgit")[0] == "maskgit"
+
+
+def test_what_was_not_measured_has_its_reason_in_one_line(
+    result: SurveyResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "gpt is for other tokens, and no terminal is as wide as " + "this sentence " * 10
+    text = printed(changed(result, error=reason, reason=reason, cells=()), capsys)
+    assert "".join(row_of(text, "gpt")[1:]) == "not measured"
+    assert f"gpt: {reason}".strip() in map(str.strip, text.splitlines())
+
+
+def test_causes_stand_below_the_family(
+    result: SurveyResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(result, capsys).splitlines()
+    maskgit: FamilyResult = result.families[1]
+    assert maskgit.failure == "wrong factorisation"  # one round for all tokens
+    place = next(i for i, line in enumerate(lines) if line.startswith("maskgit: "))
+    assert lines[place + 1].startswith("    cause: wrong factorisation; with one token per round")
+
+
+def test_the_front_ends_with_the_family_that_is_exact(
+    result: SurveyResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(result, capsys)
+    table = text[text.index("efficiency front") :]
+    rows = [line.split("│") for line in table.splitlines() if line.startswith("│")]
+    calls = [int(row[2]) for row in rows]
+    assert calls == sorted(set(calls))
+    assert rows[0][4].strip() not in ("0", "0 *")  # one call, which leaves the tokens independent
+    assert rows[-1][4].strip() == "0 *"
+    assert rows[-1][5].strip() == "gpt (length 3, steps 1)"
+    alone = result.model_copy(update={"families": result.families[:1]})
+    assert "efficiency front" not in printed(alone, capsys)
+
+
+def test_a_quick_survey_says_so(result: SurveyResult, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "quick" not in printed(result, capsys)
+    assert "quick: 200 draws per cell" in printed(result, capsys, quick=True)

@@ -1,0 +1,24 @@
+"""Verdicts on models whose true divergences are known: a part of tests/benchmarks/verdicts.py."""
+
+from __future__ import annotations
+
+import pytest
+from benchmarks.verdicts import Verdict, summary, verdicts
+
+from capcheck.results.measurement import Outcome
+
+
+@pytest.mark.slow
+def test_definite_verdicts_are_right_and_clear_cases_are_decided() -> None:
+    found = list(verdicts(2000, dimensions=(2, 64)))
+    definite, wrong, clear, decided = summary(found)
+    assert definite >= 100
+    assert wrong <= 0.01 * definite
+    assert decided >= 0.9 * clear
+
+
+def test_a_wrong_verdict_would_be_counted() -> None:
+    passed = Verdict(name="", ratio=2.0, certifiable=True, outcome=Outcome.REPRESENTABLE)
+    refused = Verdict(name="", ratio=0.5, certifiable=True, outcome=Outcome.NOT_REPRESENTABLE)
+    open_ = Verdict(name="", ratio=0.5, certifiable=True, outcome=Outcome.INCONCLUSIVE)
+    assert summary([passed, refused, open_]) == (2, 2, 3, 2)

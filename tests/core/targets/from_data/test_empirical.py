@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.special import logsumexp
+from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import KernelDensity
+
+from capcheck.core.errors import InputError
+from capcheck.targets import ProductMixture, from_samples
+from capcheck.targets.from_data import empirical
+from capcheck.targets.from_data.empirical import gaussian_score, leave_one_out_bandwidth
+
+
+def test_the_density_is_that_of_scikit_learn(rows: np.ndarray) -> None:
+    target = from_samples(rows, bandwidth=0.4)
+    deviation = rows.std(0)
+    kde = KernelDensity(bandwidth=0.4).fit(rows / deviation)
+    x = np.random.default_rng(1).normal(size=(20, 4))
+    expected = kde.score_samples(x / deviation) - np.log(deviation).sum()
+    assert target.log_prob(torch.tensor(x)[..., None]).tolist() == pytest.approx(expected.tolist())
+
+
+def test_the_bandwidth_maximises_scikit_learns_leave_one_out_score(rows: np.ndarray) -> None:
+    scaled = rows / rows.std(0)
+
+    def score(h: float) -> float:
+        left_out = [
+            KernelDensity(bandwidth=h).fit(np.delete(scaled, r, 0)).score_samples(scaled[[r]])[0]
+            for r in range(len(scaled))
+        ]
+        return float(np.mean(left_out))
+
+    best = leave_one_out_bandwidth(rows[..., None], np.ones(len(rows)))
+    assert score(best) > max(score(0.93 * best), score(1.07 * best))
+
+
+def test_copies_of_a_row_do_not_shrink_the_bandwidth(rows: np.ndarray) -> None:
+    once = from_samples(rows)
+    twice = from_samples(np.concatenate([rows, rows]))
+    assert twice.provenance.bandwidth == pytest.approx(once.provenance.bandwidth)
+    x = torch.tensor(rows[:5])[..., None]
+    assert twice.log_prob(x).tolist() == pytest.approx(once.log_prob(x).tolist())
+
+
+def test_weights_count_like_copies(rows: np.ndarray) -> None:
+    weights = np.ones(60)
+    weights[0], weights[1] = 3, 0
+    copies = np.concatenate([rows[[0]], rows[[0]], rows[[0]], rows[2:]])
+    a, b = from_samples(rows, weights=weights, bandwidth=0.5), from_samples(copies, bandwidth=0.5)
+    x = torch.tensor(rows[:5])[..., None]
+    assert a.log_prob(x).tolist() == pytest.approx(b.log_prob(x).tolist())
+
+
+def test_a_target_that_memorises_is_seen(rows: np.ndarray) -> None:
+    honest = from_samples(rows).provenance.held_out
+    memorising = from_samples(rows, bandwidth=1e-2).provenance.held_out
+    assert honest is not None
+    assert memorising is not None
+    assert memorising.memorises
+    assert memorising.in_sample > honest.in_sample
+    assert memorising.log_likelihood < memorising.baseline
+
+
+def test_structure_that_a_gaussian_misses_is_not_called_memorising(rows: np.ndarray) -> None:
+    modes = np.concatenate([rows * 0.1 - 2, rows * 0.1 + 2, rows * 0.1 + [2, -2, 2, -2]])
+    held_out = from_samples(modes).provenance.held_out
+    assert held_out is not None
+    assert not held_out.memorises
+
+
+def test_constant_columns_and_single_rows_stay_finite(rows: np.ndarray) -> None:
+    constant = rows.copy()
+    constant[:, 2] = 7.0
+    target = from_samples(constant)
+    assert bool(target.log_prob(torch.tensor(constant)[..., None]).isfinite().all())
+    single = from_samples(rows[:1], bandwidth=0.5)
+    assert single.provenance.held_out is None
+    assert bool(single.log_prob(torch.tensor(rows)[..., None]).isfinite().all())
+
+
+def left_out_score(scaled: np.ndarray, w: np.ndarray, h: float, *, itself: bool = False) -> float:
+    """Mean log-density of every row under the others, by enumeration of pairs."""
+    squares = ((scaled[:, None] - scaled) ** 2).sum(-1)
+    log_p = -squares / (2 * h**2) - scaled.shape[1] * np.log(h * np.sqrt(2 * np.pi)) + np.log(w)
+    if not itself:
+        np.fill_diagonal(log_p, -np.inf)
+    return float(np.average(logsumexp(log_p, axis=1), weights=w))
+
+
+@pytest.mark.parametrize("tile", [1, 7 * 60, 1 << 20])
+def test_left_out_scores_are_sums_over_pairs(
+    rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, tile: int
+) -> None:
+    # Near neighbours at 1e-4 of the distances: expanding their squares must not lose them.
+    rows = np.concatenate([rows[:30], rows[:30] + 1e-4])
+    w = np.random.default_rng(0).uniform(0.1, 2, 60)
+    mean = np.average(rows, axis=0, weights=w)
+    scaled = rows / np.sqrt(np.average((rows - mean) ** 2, axis=0, weights=w))
+    bandwidths = np.geomspace(1e-3, 1e1, 9)
+    monkeypatch.setattr(empirical, "TILE", tile)
+    found = empirical._left_out_scores(
+        empirical._Standardised(rows[..., None], w),
+        torch.from_numpy(w / w.sum()),
+        torch.arange(60),
+        bandwidths,
+    )
+    expected = np.array([left_out_score(scaled, w, h) for h in bandwidths])
+    assert found - found[0] == pytest.approx(expected - expected[0], rel=1e-7)
+    kept = np.array([left_out_score(scaled, w, h, itself=True) for h in bandwidths])
+    assert found - found[0] != pytest.approx(kept - kept[0], rel=1e-2)  # left out, indeed
+
+
+@pytest.mark.parametrize("few", [1, 4, 60])
+def test_a_few_rows_say_where_and_all_rows_say_which(
+    rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(empirical, "FEW", few)
+    scaled = rows / rows.std(0)
+    best = leave_one_out_bandwidth(rows[..., None], np.ones(60))
+
+    def score(h: float) -> float:
+        return left_out_score(scaled, np.ones(60), h)
+
+    assert score(best) > max(score(0.95 * best), score(1.05 * best))
+    only = empirical._peak(
+        empirical._Standardised(rows[..., None], np.ones(60)),
+        torch.full((60,), 1 / 60, dtype=torch.float64),
+        torch.tensor([0]),
+        *(1e-3, 1e1),
+    )[0]
+    assert score(best) > score(only) + 0.01  # the first row alone would choose another
+
+
+def test_the_bandwidth_stays_within_its_limits() -> None:
+    far = np.array([[0.0], [1.0]])  # each can only be reached from the other
+    assert 1e-3 <= leave_one_out_bandwidth(far[..., None], np.ones(2)) <= 1e1
+    near = np.concatenate([np.arange(50) * 1e-9, 1 + np.arange(50) * 1e-9])[:, None, None]
+    assert leave_one_out_bandwidth(near, np.ones(100)) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("shape", [(40, 4), (12, 30), (40, 1)])
+def test_the_gaussian_of_the_rows_is_that_of_scikit_learn(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    mix = rng.normal(size=(shape[1], shape[1]))
+    train, test = (rng.normal(size=(n, shape[1])) @ mix + 3 for n in (shape[0], 7))
+    weights = rng.uniform(size=7)
+    scale = train.std(0)
+    fitted = LedoitWolf().fit(train / scale)
+    law = stats.multivariate_normal(fitted.location_, fitted.covariance_)
+    expected = np.average(law.logpdf(test / scale), weights=weights) - np.log(scale).sum()
+    monkeypatch.setattr(empirical, "TILE", 100)
+    found = gaussian_score(train[..., None], test[..., None], weights)
+    assert found == pytest.approx(expected, rel=1e-9)
+    if shape == (40, 4):  # a covariance that nothing is done to is another one
+        plain = stats.multivariate_normal(fitted.location_, np.cov((train / scale).T, ddof=0))
+        plain_score = np.average(plain.logpdf(test / scale), weights=weights) - np.log(scale).sum()
+        assert abs(found - plain_score) > 1e-3
+
+
+def test_a_gaussian_of_rows_in_a_plane_has_a_finite_score() -> None:
+    train = np.array([[1.0, 2.0], [-1.0, -2.0]])[..., None]  # which Ledoit and Wolf do not shrink
+    assert np.isfinite(gaussian_score(train, train))
+    assert np.isfinite(gaussian_score(train[:1], train))
+
+
+def test_the_held_out_score_says_how_many_rows_it_is_from(
+    rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(empirical, "QUERIES", 5)
+    held_out = from_samples(rows, bandwidth=0.5).provenance.held_out
+    assert held_out is not None
+    assert held_out.rows == 5  # of the 12 that a fifth of 60 is
+    order = np.random.default_rng(0).permutation(60)
+    train, deviation = rows[order[12:]], rows[order[12:]].std(0)
+    kde = KernelDensity(bandwidth=0.5).fit(train / deviation)
+
+    def score(x: np.ndarray) -> float:
+        return float((kde.score_samples(x / deviation) - np.log(deviation).sum()).mean())
+
+    assert held_out.log_likelihood == pytest.approx(score(rows[order[:5]]))
+    assert held_out.log_likelihood != pytest.approx(score(rows[order[:12]]))
+    assert held_out.in_sample == pytest.approx(score(train[:5]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_distinct_rows_are_those_that_sorting_finds(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    rows: np.ndarray = rng.choice([-1.5, -0.0, 0.0, 1e-30], size=(500, 2, 2)).astype(dtype)
+    weights = rng.choice([0.0, 1.0, 2.5], 500)
+    found, summed = empirical._distinct(rows, weights)
+    kept = weights > 0
+    expected, inverse = np.unique(rows[kept].reshape(-1, 4), axis=0, return_inverse=True)
+    order = np.lexsort((found.reshape(-1, 4) + 0.0).T[::-1])
+    assert np.array_equal(found.reshape(-1, 4)[order], expected)
+    assert summed[order] == pytest.approx(np.bincount(inverse.ravel(), weights=weights[kept]))
+    assert len({row.tobytes() for row in rows[kept]}) > len(found)  # zeros have two signs
+
+
+def test_float32_rows_are_kept_and_computed_with_in_float64(rows: np.ndarray) -> None:
+    narrow = (100 + rows).astype(np.float32)
+    target = from_samples(narrow, bandwidth=0.4)
+    assert isinstance(target, ProductMixture)
+    assert (target.means.dtype, target.dtype) == (torch.float32, torch.float64)
+    deviation = narrow.astype(np.float64).std(0)
+    kde = KernelDensity(bandwidth=0.4).fit(narrow / deviation)
+    x = 100 + np.random.default_rng(1).normal(size=(20, 4))
+    expected = kde.score_samples(x / deviation) - np.log(deviation).sum()
+    shown = torch.tensor(x)[..., None]
+    assert target.log_prob(shown).tolist() == pytest.approx(expected.tolist(), rel=1e-9)
+    single = target.to(device="cpu", dtype=torch.float32).log_prob(shown.float())
+    assert single.tolist() != pytest.approx(expected.tolist(), rel=1e-9)
+
+
+def test_the_target_does_not_change_with_the_array_it_was_made_of(rows: np.ndarray) -> None:
+    mine = rows.copy()
+    target = from_samples(mine, bandwidth=0.5)
+    before = target.fingerprint
+    mine[:] = 0
+    assert from_samples(rows, bandwidth=0.5).fingerprint == before == target.fingerprint
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_samples_are_taken(rows: np.ndarray, dtype: torch.dtype) -> None:
+    half = torch.tensor(rows).to(dtype)
+    target = from_samples(half, bandwidth=0.5)
+    assert target.fingerprint == from_samples(half.double(), bandwidth=0.5).fingerprint
+
+
+@pytest.mark.filterwarnings("ignore:.*prototype stage:UserWarning")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.eye(3).to_sparse(), "dense tensor.*got a torch.sparse_coo one"),
+        (lambda: torch.ones(3, 2, device="meta"), "dense tensor.*got a meta one"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "got a nested one"),
+    ],
+)
+def test_tensors_without_rows_of_numbers_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_samples(make())
+
+
+def test_a_smoothing_whose_square_vanishes_is_refused(rows: np.ndarray) -> None:
+    tiny = 1e-80 * rows
+    assert bool(
+        from_samples(tiny, bandwidth=1e-60).log_prob(torch.tensor(tiny)[..., None]).isfinite().all()
+    )
+    for factor, bandwidth in ((1e-80, 1e-80), (1e80, 1e80)):
+        with pytest.raises(InputError, match=r"deviations must be between 1e-150 and 1e\+150"):
+            from_samples(factor * rows, bandwidth=bandwidth)
+
+
+@pytest.mark.parametrize("weights", [np.zeros(60), -np.ones(60), np.full(60, np.nan)])
+def test_bad_weights_are_refused(rows: np.ndarray, weights: np.ndarray) -> None:
+    with pytest.raises(InputError, match="non-negative and not all 0"):
+        from_samples(rows, weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("x", "bandwidth", "message"),
+    [
+        (np.zeros(5), "auto", "shape"),
+        (np.zeros((0, 3)), "auto", "none of them 0"),
+        (np.array([[0.0, np.nan], [1.0, 2.0]]), "auto", "NaN or infinity in 1 of 2 rows"),
+        (np.array([[0.0, np.inf], [1.0, 2.0]]), "auto", "NaN or infinity in 1 of 2 rows"),
+        (np.zeros((4, 3)), "auto", "at least 2 distinct rows, got 1"),
+        (np.ones((4, 3)), 0.0, "bandwidth must be positive"),
+        (np.ones((4, 3)), float("nan"), "bandwidth must be positive"),
+        (np.ones((4, 3)), True, "bandwidth must be positive.*got True"),
+        (np.ones((4, 3)), 1e-300, r"between 1e-100 and 1e\+100 .*got 1e-300"),
+        (np.ones((4, 3)), 1e300, r"between 1e-100 and 1e\+100 .*got 1e\+300"),
+        (np.ones((4, 3)), "wide", "bandwidth must be positive.*got 'wide'"),
+        (np.ones((4, 3)) * 1j, "auto", "must be real numbers, got complex128"),
+        (np.array([["a"], ["b"]]), "auto", "must be real numbers"),
+        (np.array([[1e120], [2.0]]), "auto", "rescale them"),
+    ],
+)
+def test_bad_samples_are_refused(x: np.ndarray, bandwidth: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_samples(x, bandwidth=bandwidth)

@@ -1,0 +1,713 @@
+"""Fitted laws against scikit-learn, scipy, hand counts and brute-force enumeration."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal, norm
+from sklearn.covariance import LedoitWolf
+from sklearn.mixture import GaussianMixture as FittedMixture
+
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
+from capcheck.targets import HeldOut, HiddenMarkov, MarkovChain
+from capcheck.targets.from_data import fitting, maximisation
+from capcheck.targets.from_data.fitting import (
+    fit_diagonal_mixture,
+    fit_gaussian,
+    fit_gaussian_mixture,
+    fit_hidden_markov,
+    fit_latent_class,
+    fit_markov_chain,
+    from_sklearn,
+)
+
+
+def split(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The documented split: a fifth of the rows, by NumPy's generator of seed 0, is held out."""
+    order = np.random.default_rng(0).permutation(n)
+    return order[n // 5 :], order[: n // 5]
+
+
+def ledoit_wolf(rows: np.ndarray) -> Any:
+    """Scipy's Gaussian with scikit-learn's shrunk covariance of the rows at unit variance."""
+    flat = rows.reshape(len(rows), -1)
+    deviation = flat.std(0)
+    fitted = LedoitWolf().fit(flat / deviation)
+    covariance = fitted.covariance_ * np.outer(deviation, deviation)
+    return multivariate_normal(flat.mean(0), covariance)
+
+
+@pytest.fixture
+def correlated() -> np.ndarray:
+    rng = np.random.default_rng(5)
+    mixing = rng.normal(size=(4, 4)) * [1, 5, 0.1, 2]
+    return (rng.normal(size=(150, 4)) @ mixing + [3, -2, 0, 100]).reshape(150, 2, 2)
+
+
+# Gaussians
+
+
+def test_one_gaussian_is_that_of_ledoit_and_wolf(correlated: np.ndarray) -> None:
+    target = fit_gaussian(correlated, grid=(1, 2))
+    expected = ledoit_wolf(correlated).logpdf(correlated.reshape(150, 4))
+    assert target.log_prob(torch.tensor(correlated)).tolist() == pytest.approx(expected.tolist())
+    assert target.spec.grid == (1, 2)
+
+
+def test_the_held_out_score_is_that_of_a_gaussian_of_the_other_rows(
+    correlated: np.ndarray,
+) -> None:
+    train, test = split(150)
+    held_out = fit_gaussian(correlated).provenance.held_out
+    assert held_out is not None
+    law = ledoit_wolf(correlated[train])
+    assert held_out.rows == 30
+    assert held_out.log_likelihood == pytest.approx(
+        law.logpdf(correlated[test].reshape(30, 4)).mean()
+    )
+    assert held_out.in_sample == pytest.approx(law.logpdf(correlated[train].reshape(120, 4)).mean())
+    independent = norm(correlated[train].mean(0), correlated[train].std(0))
+    baseline = independent.logpdf(correlated[test]).sum((1, 2)).mean()
+    assert held_out.baseline == pytest.approx(baseline)
+    assert held_out.baseline_name == "independent tokens"
+    assert not held_out.memorises
+
+
+@pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("tokens", [2, 4])
+def test_a_mixture_of_scikit_learn_keeps_its_density(
+    correlated: np.ndarray, covariance: str, tokens: int
+) -> None:
+    flat = correlated.reshape(150, 4)
+    model = FittedMixture(3, covariance_type=covariance, random_state=0).fit(flat)
+    target = from_sklearn(model, tokens=tokens)
+    assert (target.spec.tokens, target.spec.dim) == (tokens, 4 // tokens)
+    x = torch.tensor(flat.reshape(150, tokens, -1))
+    expected = model.score_samples(flat)
+    assert target.log_prob(x).tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_mixture_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(InputError, match="must be fitted"):
+        from_sklearn(FittedMixture(2), tokens=2)
+    model = FittedMixture(1).fit(np.random.default_rng(0).normal(size=(20, 4)))
+    for tokens in (3, 0):
+        with pytest.raises(InputError, match=f"must divide the 4 features.*got {tokens}"):
+            from_sklearn(model, tokens=tokens)
+
+
+MEANS = np.array([[-4.0, 0.0], [4.0, 1.0]])
+COVARIANCES = np.array([[[1.0, 0.8], [0.8, 2.0]], [[0.5, -0.3], [-0.3, 0.5]]])
+
+
+def two_modes(n: int, *, full: bool) -> np.ndarray:
+    rng = np.random.default_rng(2)
+    modes = [
+        rng.multivariate_normal(m, C if full else np.diag(np.diag(C)), size=k)
+        for m, C, k in zip(MEANS, COVARIANCES, (3 * n // 10, 7 * n // 10), strict=True)
+    ]
+    rows: np.ndarray = rng.permutation(np.concatenate(modes))
+    return rows[..., None]
+
+
+def test_full_covariances_are_recovered() -> None:
+    target = fit_gaussian_mixture(two_modes(3000, full=True), 2)
+    order = target.means[:, 0, 0].argsort()
+    assert target.means[order][..., 0].numpy() == pytest.approx(MEANS, abs=0.12)
+    assert target.covariances[order].numpy() == pytest.approx(COVARIANCES, abs=0.15)
+    assert target.weights[order].tolist() == pytest.approx([0.3, 0.7], abs=0.01)
+    held_out = target.provenance.held_out
+    assert held_out is not None
+    assert held_out.baseline_name == "one Gaussian"
+    assert held_out.log_likelihood > held_out.baseline
+
+
+def test_diagonal_covariances_are_recovered() -> None:
+    target = fit_diagonal_mixture(two_modes(3000, full=False), 2)
+    order = target.means[:, 0, 0].argsort()
+    assert target.means[order][..., 0].numpy() == pytest.approx(MEANS, abs=0.12)
+    deviations = np.sqrt(np.diagonal(COVARIANCES, axis1=1, axis2=2))
+    assert target.scales[order][..., 0].numpy() == pytest.approx(deviations, abs=0.05)
+    held_out = target.provenance.held_out
+    assert held_out is not None
+    assert held_out.baseline_name == "independent tokens"
+    assert not held_out.memorises
+
+
+@pytest.mark.parametrize(
+    ("fit", "covariance"), [(fit_gaussian_mixture, "full"), (fit_diagonal_mixture, "diag")]
+)
+@pytest.mark.parametrize("n", [300, 1000])
+def test_the_number_of_components_is_the_one_that_scikit_learn_scores_best(
+    fit: Any, covariance: str, n: int
+) -> None:
+    rows = two_modes(n, full=True)[..., 0]
+    train, test = split(n)
+    deviation = rows[train].std(0)
+    scores = {
+        size: FittedMixture(size, covariance_type=covariance, reg_covar=1e-4, random_state=0)
+        .fit(rows[train] / deviation)
+        .score(rows[test] / deviation)
+        - np.log(deviation).sum()
+        for size in (1, 2, 4, 8, 16)
+    }
+    best = max(scores, key=lambda size: scores[size])
+    target = fit(rows[..., None])
+    assert len(target.means) == best > 1
+    held_out = target.provenance.held_out
+    assert held_out is not None
+    assert held_out.log_likelihood == pytest.approx(scores[best], abs=1e-6)
+
+
+def test_a_size_that_is_asked_for_is_kept() -> None:
+    rows = two_modes(200, full=True)
+    assert len(fit_gaussian_mixture(rows, 3).weights) == 3
+    assert len(fit_diagonal_mixture(rows, 1).means) == 1
+
+
+def test_the_unit_of_the_data_changes_nothing_but_the_unit() -> None:
+    rows = two_modes(300, full=True)
+    factors = np.array([1e-6, 1e6])[:, None]
+    small, large = fit_gaussian_mixture(rows, 2), fit_gaussian_mixture(rows * factors, 2)
+    x = torch.tensor(rows[:20])
+    scaled = large.log_prob(x * torch.tensor(factors))  # the factors' logarithms sum to 0
+    assert scaled.tolist() == pytest.approx(small.log_prob(x).tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize("fit", [fit_gaussian_mixture, fit_diagonal_mixture])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.repeat(np.random.default_rng(0).normal(size=(3, 2, 1)), 20, axis=0),
+        np.ones((40, 2, 1)),
+        np.random.default_rng(0).normal(size=(2, 2, 1)),
+    ],
+    ids=["three rows, many times", "one row, many times", "two rows"],
+)
+def test_repeated_and_few_rows_are_fitted_or_refused(fit: Any, rows: np.ndarray) -> None:
+    try:
+        target = fit(rows)
+    except InputError:
+        return
+    assert bool(target.log_prob(torch.tensor(rows)).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.random.default_rng(0).normal(size=(2, 2, 1)), np.ones((2, 3, 1)), np.ones((40, 2, 1))],
+    ids=["two rows", "one row twice", "one row, many times"],
+)
+def test_a_gaussian_of_repeated_or_few_rows_is_finite(rows: np.ndarray) -> None:
+    assert bool(fit_gaussian(rows).log_prob(torch.tensor(rows)).isfinite().all())
+
+
+# Token ids
+
+
+def sequences(vocabulary: int, tokens: int) -> np.ndarray:
+    return np.array(list(itertools.product(range(vocabulary), repeat=tokens)))
+
+
+def noisy_copy(noise: float) -> np.ndarray:
+    """p(x) over 3^4 sequences: a class, and every token equal to it but for the noise."""
+    x = sequences(3, 4)
+    weights = np.array([0.5, 0.3, 0.2])
+    of_class = [np.where(x == c, 1 - noise, noise / 2).prod(1) for c in range(3)]
+    p: np.ndarray = weights @ np.array(of_class)
+    return p
+
+
+def kl(p: np.ndarray, target: Any, x: np.ndarray) -> float:
+    """KL of the law p over all sequences x, and a check that the target's law sums to 1."""
+    log_q = target.log_prob(torch.from_numpy(x)).numpy()
+    assert np.exp(log_q).sum() == pytest.approx(1)
+    return float((p * (np.log(p) - log_q)).sum())
+
+
+@pytest.mark.parametrize("classes", [3, None])
+def test_latent_classes_recover_a_noisy_copy(classes: int | None) -> None:
+    p, x = noisy_copy(0.15), sequences(3, 4)
+    rows = x[np.random.default_rng(1).choice(len(x), size=5000, p=p)]
+    target = fit_latent_class(rows, classes, vocabulary=3)
+    # 2 weights and 24 probabilities cost 26 / (2 * 5000) = 0.003 nats on average.
+    assert kl(p, target, x) < 0.01
+    one_class = fit_latent_class(rows, 1, vocabulary=3)
+    assert kl(p, one_class, x) > 0.5
+    held_out = target.provenance.held_out
+    assert held_out is not None
+    assert not held_out.memorises
+    assert held_out.log_likelihood == pytest.approx((p * np.log(p)).sum(), abs=0.1)
+
+
+def test_one_class_is_independent_tokens_counted_by_hand() -> None:
+    # Token 1: (3, 1, 0) of 4 rows, token 2: (0, 4, 0). Pooled: (3, 5, 0) + 1/3 each, over 9:
+    # (10/27, 16/27, 1/27). A token's marginal is its counts and one row's worth of that, over 5;
+    # the class is its counts and one row's worth of the marginal, over 5 again.
+    ids = np.array([[0, 1], [0, 1], [0, 1], [1, 1]])
+    target = fit_latent_class(ids, 1, vocabulary=3)
+    first = (3 + (3 + 10 / 27) / 5) / 5
+    second = (4 + (4 + 16 / 27) / 5) / 5
+    expected = math.log(first) + math.log(second)
+    assert float(target.log_prob(torch.tensor([[0, 1]]))) == pytest.approx(expected)
+
+
+def test_many_classes_of_independent_tokens_memorise() -> None:
+    ids = np.random.default_rng(0).integers(0, 4, (60, 6))
+    held_out = fit_latent_class(ids, 30, vocabulary=4).provenance.held_out
+    assert held_out is not None
+    assert held_out.memorises
+    assert held_out.in_sample > held_out.log_likelihood
+    assert held_out.baseline_name == "independent tokens"
+
+
+@pytest.mark.parametrize(
+    ("score", "memorises"), [(-1.0, False), (-2.0, False), (-2.1, True), (math.nan, True)]
+)
+def test_memorising_is_to_predict_worse_than_the_baseline(score: float, memorises: bool) -> None:
+    held_out = HeldOut(
+        rows=1, log_likelihood=score, in_sample=0.0, baseline=-2.0, baseline_name="x"
+    )
+    assert held_out.memorises == memorises
+
+
+def test_a_markov_chain_is_witten_bells_by_hand() -> None:
+    # Symbols: 0 four times, 1 twice, two kinds: p(v) = (count + 2/3) / 8.
+    # Pairs: 01, 10, 00, 01. After 0: 00 once, 01 twice, two kinds; after 1: 10 once, one kind.
+    target = fit_markov_chain(np.array([[0, 1, 0], [0, 0, 1]]), 1, vocabulary=3)
+    p = np.array([4 + 2 / 3, 2 + 2 / 3, 2 / 3]) / 8
+    after_0 = (np.array([1, 2, 0]) + 2 * p) / 5
+    after_1 = (np.array([1, 0, 0]) + p) / 2
+    assert target.conditionals[0].tolist() == pytest.approx(p.tolist())
+    expected = np.array([after_0, after_1, p])  # 2 was never seen: the shorter context stands
+    assert target.conditionals[1].numpy() == pytest.approx(expected)
+    log_prob = float(target.log_prob(torch.tensor([[1, 0, 1]])))
+    assert log_prob == pytest.approx(math.log(p[1] * after_1[0] * after_0[1]))
+
+
+def witten_bell(rows: np.ndarray, order: int, vocabulary: int) -> Any:
+    """p(v | context) by recursion over shorter contexts, with counts in a dictionary."""
+    counts: dict[tuple[int, ...], np.ndarray] = {}
+    for row in rows.tolist():
+        for j in range(order + 1):
+            for i in range(j, len(row)):
+                context = tuple(row[i - j : i])
+                counts.setdefault(context, np.zeros(vocabulary))[row[i]] += 1
+
+    def p(context: tuple[int, ...]) -> np.ndarray:
+        lower = p(context[1:]) if context else np.full(vocabulary, 1 / vocabulary)
+        if context not in counts:
+            return lower
+        seen = counts[context]
+        kinds = (seen > 0).sum()
+        law: np.ndarray = (seen + kinds * lower) / (seen.sum() + kinds)
+        return law
+
+    def log_prob(row: list[int]) -> float:
+        laws = [p(tuple(row[max(0, i - order) : i])) for i in range(len(row))]
+        return float(sum(math.log(law[v]) for law, v in zip(laws, row, strict=True)))
+
+    return log_prob
+
+
+def order_two(n: int, tokens: int = 10) -> np.ndarray:
+    """x_i = x_{i-1} + x_{i-2} modulo 3, but for one in ten; any two tokens are independent."""
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 3, (n, tokens))
+    for i in range(2, tokens):
+        follows = rng.random(n) < 0.9
+        x[:, i] = np.where(follows, (x[:, i - 1] + x[:, i - 2]) % 3, x[:, i])
+    return x
+
+
+def test_the_order_of_the_source_is_chosen_and_scored() -> None:
+    rows = order_two(500)
+    target = fit_markov_chain(rows, vocabulary=3)
+    assert target.order == 2
+    train, test = split(500)
+    held_out = target.provenance.held_out
+    assert held_out is not None
+    by_hand = witten_bell(rows[train], 2, 3)
+    expected = np.mean([by_hand(row) for row in rows[test].tolist()])
+    assert held_out.log_likelihood == pytest.approx(expected)
+    final = witten_bell(rows, 2, 3)
+    x = rows[:20]
+    expected_all = [final(row) for row in x.tolist()]
+    assert target.log_prob(torch.from_numpy(x)).tolist() == pytest.approx(expected_all)
+    assert not held_out.memorises
+    # Without two tokens of the past there is nothing to know: ln 3 nats a token.
+    assert held_out.baseline == pytest.approx(-10 * math.log(3), abs=0.2)
+
+
+def test_the_best_order_is_chosen_even_where_the_one_before_it_does_not_help() -> None:
+    # x_i is the parity of the last three: orders 1 and 2 predict nothing, and 2 a little worse.
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (400, 12))
+    for i in range(3, 12):
+        x[:, i] = np.where(rng.random(400) < 0.95, x[:, i - 3 : i].sum(1) % 2, x[:, i])
+    scores = {}
+    for order in (1, 2, 3):
+        held_out = fit_markov_chain(x, order, vocabulary=2).provenance.held_out
+        assert held_out is not None
+        scores[order] = held_out.log_likelihood
+    best = max(scores, key=lambda order: scores[order])
+    assert best == 3
+    assert fit_markov_chain(x, vocabulary=2).order == best
+
+
+def test_orders_stop_where_the_table_is_too_large() -> None:
+    ids = np.random.default_rng(0).integers(0, 600, (40, 4))
+    assert fit_markov_chain(ids, vocabulary=600).order == 0  # 600^2 is above 2^18
+
+
+def test_an_order_that_no_memory_holds_is_refused_before_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = torch.zeros
+
+    def guarded(*shape: Any, **facts: Any) -> torch.Tensor:
+        size = math.prod(shape[0] if isinstance(shape[0], tuple) else shape)
+        assert size <= 1 << 25, f"asked for {size} numbers"
+        return made(*shape, **facts)
+
+    monkeypatch.setattr(torch, "zeros", guarded)
+    ids = np.random.default_rng(0).integers(0, 500, (40, 6))
+    with pytest.raises(InputError, match=r"order|conditionals"):
+        fit_markov_chain(ids, 4, vocabulary=500)
+
+
+@pytest.mark.parametrize("order", [4, 5, 20])
+def test_an_order_beyond_the_sequence_is_refused(order: int) -> None:
+    ids = np.random.default_rng(0).integers(0, 3, (60, 4))
+    with pytest.raises(InputError, match=f"got {order}"):
+        fit_markov_chain(ids, order, vocabulary=3)
+
+
+# Hidden Markov models
+
+
+def fitted_after(
+    rows: np.ndarray, rounds: int, monkeypatch: pytest.MonkeyPatch, *, prior: float = 1.0
+) -> HiddenMarkov:
+    """The model after `rounds` rounds of EM from the same start."""
+    monkeypatch.setattr(maximisation, "STARTS", 1)
+    monkeypatch.setattr(maximisation, "ROUNDS", rounds + 1)
+    monkeypatch.setattr(maximisation, "CONVERGED", -math.inf)
+    monkeypatch.setattr(maximisation, "PRIOR", prior)
+    return fit_hidden_markov(rows, 2, vocabulary=2)
+
+
+def parameters(model: HiddenMarkov) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return model._initial.numpy(), model._transition.numpy(), model._emission.numpy()
+
+
+def marginal_law(rows: np.ndarray, vocabulary: int) -> np.ndarray:
+    """Mean over tokens of their marginal laws, each with one row's worth of the pooled law."""
+    n, N = rows.shape
+    counts = np.stack([(rows == v).sum(0) for v in range(vocabulary)], 1)  # (N, V)
+    pooled = (counts.sum(0) + 1 / vocabulary) / (n * N + 1)
+    law: np.ndarray = ((counts + pooled) / (n + 1)).mean(0)
+    return law
+
+
+TINY = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 1]])
+
+
+@pytest.mark.parametrize("prior", [1.0, 0.25])
+def test_a_round_of_baum_and_welch_is_that_of_enumeration(
+    monkeypatch: pytest.MonkeyPatch, prior: float
+) -> None:
+    pi, T, E = parameters(fitted_after(TINY, 0, monkeypatch, prior=prior))
+    start, steps = np.full(2, prior / 2), np.full((2, 2), prior / 2)
+    shown = prior * np.tile(marginal_law(TINY, 2), (2, 1))
+    for x in TINY:
+        paths = list(itertools.product(range(2), repeat=3))
+        joint = np.array(
+            [
+                pi[s[0]] * T[s[0], s[1]] * T[s[1], s[2]] * E[s[0], x[0]] * E[s[1], x[1]]
+                * E[s[2], x[2]]
+                for s in paths
+            ]
+        )  # fmt: skip
+        for s, share in zip(paths, joint / joint.sum(), strict=True):
+            start[s[0]] += share
+            for i in range(3):
+                shown[s[i], x[i]] += share
+            for i in range(2):
+                steps[s[i], s[i + 1]] += share
+    after = parameters(fitted_after(TINY, 1, monkeypatch, prior=prior))
+    expected = (a / a.sum(-1, keepdims=True) for a in (start, steps, shown))
+    for got, wanted in zip(after, expected, strict=True):
+        assert got == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("prior", [1.0, 1e-9])
+def test_the_likelihood_with_its_pseudo_counts_never_falls(
+    monkeypatch: pytest.MonkeyPatch, prior: float
+) -> None:
+    rng = np.random.default_rng(0)
+    state = rng.integers(0, 2, (40, 1)) ^ (rng.random((40, 8)) < 0.2).cumsum(1) % 2
+    rows = state ^ (rng.random((40, 8)) < 0.1)
+    share = marginal_law(rows, 2)
+    objective, likelihood = [], []
+    for rounds in range(12):
+        model = fitted_after(rows, rounds, monkeypatch, prior=prior)
+        pi, T, E = parameters(model)
+        likelihood.append(float(model.log_prob(torch.from_numpy(rows)).sum()))
+        penalty = 0.5 * (np.log(pi).sum() + np.log(T).sum()) + (share * np.log(E)).sum()
+        objective.append(likelihood[-1] + prior * penalty)
+    assert (np.diff(objective) > -1e-6).all()
+    assert likelihood[-1] > likelihood[0] + 0.3
+
+
+def test_a_hidden_markov_model_finds_the_law_that_drew_its_rows() -> None:
+    stay = torch.tensor([[0.95, 0.05], [0.1, 0.9]], dtype=torch.float64)
+    shows = torch.tensor([[0.8, 0.15, 0.05], [0.05, 0.15, 0.8]], dtype=torch.float64)
+    source = HiddenMarkov(torch.tensor([0.7, 0.3]).double(), stay, shows, tokens=12)
+    rows = source.sample(3000, CounterRandomness(0)).numpy()
+    target = fit_hidden_markov(rows, 2, vocabulary=3)
+    fresh = source.sample(2000, CounterRandomness(1))
+    gap = source.log_prob(fresh) - target.log_prob(fresh)
+    assert abs(float(gap.mean())) < 0.01  # 7 parameters cost 7 / (2 * 3000) nats
+    order = target._transition.diagonal().argsort(descending=True)
+    assert target._transition[order][:, order].numpy() == pytest.approx(stay.numpy(), abs=0.03)
+    assert target._emission[order].numpy() == pytest.approx(shows.numpy(), abs=0.03)
+    held_out = target.provenance.held_out
+    assert held_out is not None
+    assert held_out.log_likelihood > held_out.baseline + 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_start_leaves_a_hidden_markov_model_at_independent_tokens(seed: int) -> None:
+    # Two persistent states that show the lower or the upper half of four symbols: the tokens share
+    # 1.4 nats, all of which are lost where EM stays at its start.
+    stay = torch.tensor([[0.95, 0.05], [0.05, 0.95]], dtype=torch.float64)
+    shows = torch.tensor([[0.4, 0.4, 0.1, 0.1], [0.1, 0.1, 0.4, 0.4]], dtype=torch.float64)
+    source = HiddenMarkov(torch.tensor([0.5, 0.5]).double(), stay, shows, tokens=16)
+    rows = source.sample(1000, CounterRandomness(0)).numpy()
+    target = fit_hidden_markov(rows, 2, vocabulary=4, seed=seed)
+    fresh = source.sample(2000, CounterRandomness(1))
+    assert float((source.log_prob(fresh) - target.log_prob(fresh)).mean()) < 0.1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_start_leaves_latent_classes_at_too_few_of_them(seed: int) -> None:
+    x = sequences(3, 6)
+    of_class = [np.where(x == c, 0.85, 0.075).prod(1) for c in range(3)]
+    p = np.mean(of_class, 0)
+    rows = x[np.random.default_rng(1).choice(len(x), size=4000, p=p)]
+    assert kl(p, fit_latent_class(rows, 3, vocabulary=3, seed=seed), x) < 0.1
+
+
+@pytest.mark.parametrize("n", [2, 3, 19, 20])
+@pytest.mark.parametrize("fit", [fit_latent_class, fit_markov_chain, fit_hidden_markov])
+def test_few_rows_are_enough_for_some_size(fit: Any, n: int) -> None:
+    ids = np.random.default_rng(0).integers(0, 3, (n, 4))
+    target = fit(ids, vocabulary=3)
+    assert bool(target.log_prob(torch.from_numpy(ids)).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "fit", [fit_latent_class, fit_markov_chain, fit_hidden_markov], ids=lambda fit: fit.__name__
+)
+def test_symbols_that_never_occur_stay_possible(fit: Any) -> None:
+    ids = np.random.default_rng(0).integers(0, 2, (60, 3))
+    target = fit(ids, vocabulary=4)
+    assert target.spec.dim == 4
+    assert math.isfinite(float(target.log_prob(torch.tensor([[0, 3, 1]]))))
+
+
+@pytest.mark.parametrize(
+    ("fit", "rows", "least"),
+    [(fit_gaussian, 1, 2), (fit_gaussian_mixture, 2, 3), (fit_diagonal_mixture, 2, 3)],
+)
+def test_one_row_to_fit_to_is_too_few(fit: Any, rows: int, least: int) -> None:
+    with pytest.raises(InputError, match=f"at least {least} rows to fit a law to, got {rows}"):
+        fit(np.arange(2.0 * rows).reshape(rows, 2, 1))
+    fit(np.arange(2.0 * least).reshape(least, 2, 1))  # what the message asks for is enough
+
+
+@pytest.mark.parametrize("fit", [fit_latent_class, fit_markov_chain, fit_hidden_markov])
+def test_one_row_of_ids_is_too_few(fit: Any) -> None:
+    with pytest.raises(InputError, match="at least 2 rows to fit a law to, got 1"):
+        fit(np.zeros((1, 3), dtype=np.int64), vocabulary=2)
+
+
+def test_fits_repeat_themselves_and_leave_the_rows_alone() -> None:
+    ids = np.random.default_rng(0).integers(0, 3, (60, 4))
+    kept = ids.copy()
+    for fit in (fit_latent_class, fit_hidden_markov):
+        first, second = fit(ids, vocabulary=3), fit(ids, vocabulary=3)
+        assert first.fingerprint == second.fingerprint
+    assert isinstance(fit_markov_chain(ids, 1, vocabulary=3), MarkovChain)
+    assert (ids == kept).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = two_modes(100, full=True)
+        assert (
+            fit_gaussian_mixture(rows, 2).fingerprint == fit_gaussian_mixture(rows, 2).fingerprint
+        )
+
+
+@pytest.mark.parametrize("fit", [fit_latent_class, fit_markov_chain, fit_hidden_markov])
+def test_an_alphabet_that_no_memory_holds_is_refused(fit: Any) -> None:
+    ids = np.arange(3000).reshape(2, 1500)
+    with pytest.raises(InputError, match="symbols x tokens must be at most 1048576, got 10000 x"):
+        fit(ids, vocabulary=10_000)
+    with pytest.raises(InputError, match="from 0 to 4, got 5"):
+        fit(np.array([[0, 5], [1, 2]]), vocabulary=5)
+    with pytest.raises(InputError, match="integers of shape"):
+        fit(np.zeros((3, 2)), vocabulary=5)
+
+
+@pytest.mark.parametrize("fit", [fit_gaussian, fit_gaussian_mixture, fit_diagonal_mixture])
+def test_rows_that_are_not_finite_are_refused(fit: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 2, 1))
+    rows[3, 0] = np.nan
+    with pytest.raises(InputError, match="finite, got NaN or infinity"):
+        fit(rows)
+    with pytest.raises(InputError, match="shape"):
+        fit(rows[..., 0])
+
+
+# Hard data.
+
+GAUSSIANS = [fit_gaussian, fit_gaussian_mixture, fit_diagonal_mixture]
+gaussians = pytest.mark.parametrize("fit", GAUSSIANS)
+
+
+@gaussians
+@pytest.mark.parametrize("offset", [1e6, 1e9])
+def test_data_far_from_zero_are_fitted_like_data_around_it(fit: Any, offset: float) -> None:
+    rows = two_modes(200, full=True)
+    near, far = fit(rows), fit(rows + offset)
+    assert len(far.means) == len(near.means)
+    x = torch.tensor(rows[:50])
+    expected = near.log_prob(x).numpy()
+    assert far.log_prob(x + offset).numpy() == pytest.approx(expected, abs=1e-9 * offset**0.9)
+    assert np.abs(expected - near.log_prob(x + 0.1).numpy()).max() > 0.02  # a shift is seen
+    if fit is fit_diagonal_mixture and offset == 1e9:  # scikit-learn subtracts squares
+        with pytest.raises(ValueError, match="ill-defined"):
+            FittedMixture(2, covariance_type="diag", reg_covar=1e-4).fit(rows[..., 0] + offset)
+
+
+@gaussians
+@pytest.mark.parametrize("unit", [1e-80, 1e-9, 1e9, 1e80])
+def test_the_unit_of_data_with_a_constant_column_changes_nothing(fit: Any, unit: float) -> None:
+    rows = np.concatenate([two_modes(200, full=True), np.full((200, 1, 1), 0.5)], 1)
+    one, other = fit(rows), fit(unit * rows)
+    x = torch.tensor(rows[:20])
+    expected = (one.log_prob(x) - 3 * math.log(unit)).tolist()
+    assert other.log_prob(unit * x).tolist() == pytest.approx(expected, rel=1e-6)
+    before, after = one.provenance.held_out, other.provenance.held_out
+    assert before is not None
+    assert after is not None
+    assert after.baseline + 3 * math.log(unit) == pytest.approx(before.baseline, rel=1e-6)
+
+
+@gaussians
+def test_columns_of_very_different_size_keep_their_spread(fit: Any) -> None:
+    # One is 1e15 times the other, and not constant for that.
+    rows = two_modes(200, full=True)
+    factors = np.array([1e15, 1.0])[:, None]
+    x = torch.tensor(rows[:20])
+    expected = (fit(rows).log_prob(x) - 15 * math.log(10)).tolist()
+    found = fit(rows * factors).log_prob(x * torch.tensor(factors))
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("fit", [fit_gaussian_mixture, fit_diagonal_mixture])
+def test_a_fit_that_did_not_converge_says_so(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 3, 1))
+    assert "EM" not in fit(rows, 2).provenance.description
+    monkeypatch.setattr(fitting, "ROUNDS", 2)
+    description = fit(rows, 4).provenance.description  # and scikit-learn's warning is no error
+    assert description.endswith("(EM stopped after 2 rounds), fitted to 60 rows")
+
+
+@pytest.mark.parametrize("fit", [fit_gaussian_mixture, fit_diagonal_mixture])
+def test_rows_that_repeat_allow_fewer_components(fit: Any) -> None:
+    rng = np.random.default_rng(0)
+    few = np.concatenate([np.zeros((90, 2, 1)), rng.normal(size=(9, 2, 1))])
+    with pytest.raises(InputError, match="between 1 and 5 for 99 rows, 10 of them distinct, got 6"):
+        fit(few, 6)
+    assert bool(fit(few, 5).log_prob(torch.tensor(few)).isfinite().all())
+
+
+@gaussians
+@pytest.mark.parametrize("unit", [1e-95, 1e-200, 1e101, 1e200])
+def test_data_whose_squares_are_no_numbers_are_refused(fit: Any, unit: float) -> None:
+    rows = unit * np.random.default_rng(0).normal(size=(20, 2, 1))
+    with pytest.raises(InputError, match="rescale"):
+        fit(rows)
+
+
+@gaussians
+def test_other_real_numbers_are_fitted_as_float64(fit: Any) -> None:
+    rows = np.random.default_rng(0).integers(-9, 9, size=(40, 2, 1))
+    expected = fit(rows.astype(np.float64)).fingerprint
+    for dtype in (np.int16, np.float32, np.float16):
+        assert fit(rows.astype(dtype)).fingerprint == expected
+    for other in (rows.astype(complex), rows > 0, rows.astype(str)):
+        with pytest.raises(InputError, match="data must be"):
+            fit(other)
+
+
+SIZED = [
+    (fit_gaussian_mixture, np.random.default_rng(0).normal(size=(9, 2, 1)), {}),
+    (fit_diagonal_mixture, np.random.default_rng(0).normal(size=(9, 2, 1)), {}),
+    (fit_latent_class, np.random.default_rng(0).integers(0, 3, (9, 4)), {"vocabulary": 3}),
+    (fit_hidden_markov, np.random.default_rng(0).integers(0, 3, (9, 4)), {"vocabulary": 3}),
+]
+
+
+@pytest.mark.parametrize(("fit", "rows", "facts"), SIZED)
+def test_sizes_that_cannot_be_are_refused(fit: Any, rows: np.ndarray, facts: Any) -> None:
+    for size in (0, -1, 2.0, True, "2"):
+        with pytest.raises(InputError, match=f"whole number of at least 1, got {size!r}"):
+            fit(rows, size, **facts)
+    with pytest.raises(InputError, match="must be between 1 and 4 for 9 rows, got 5; choose"):
+        fit(rows, 5, **facts)
+    fit(rows, np.int64(4), **facts)  # what the message allows
+    with pytest.raises(InputError, match="must be 1 for 3 rows, got 2"):
+        fit(rows[:3], 2, **facts)
+    fit(rows[:3], 1, **facts)
+
+
+def test_orders_that_cannot_be_are_refused() -> None:
+    ids = np.array([[0, 1, 2]] * 2)
+    for order in (-1, 1.0, True):
+        with pytest.raises(InputError, match=f"whole number of at least 0, got {order!r}"):
+            fit_markov_chain(ids, order, vocabulary=3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="below the 3 tokens of a sequence, got 3; choose a lower"):
+        fit_markov_chain(ids, 3, vocabulary=3)
+    assert fit_markov_chain(ids, 2, vocabulary=3).order == 2  # two rows are enough for any order
+    with pytest.raises(InputError, match="below the 1 tokens"):
+        fit_markov_chain(ids[:, :1], 1, vocabulary=3)
+    assert fit_markov_chain(ids[:, :1], 0, vocabulary=3).order == 0
+
+
+@pytest.mark.parametrize("fit", [fit_latent_class, fit_markov_chain, fit_hidden_markov])
+def test_ids_of_any_integer_type_are_the_same_data(fit: Any) -> None:
+    ids = np.random.default_rng(0).integers(0, 3, (20, 3))
+    expected = fit(ids, vocabulary=3).fingerprint
+    for dtype in (np.uint8, np.int16, np.uint64):
+        assert fit(ids.astype(dtype), vocabulary=3).fingerprint == expected
+    with pytest.raises(InputError, match="integers of shape"):
+        fit(ids > 0, vocabulary=3)
+    for vocabulary in (0, 3.0, True):
+        with pytest.raises(InputError, match="vocabulary must be a whole number"):
+            fit(ids, vocabulary=vocabulary)
+
+
+def test_a_number_of_tokens_must_be_whole() -> None:
+    model = FittedMixture(1).fit(np.random.default_rng(0).normal(size=(20, 4)))
+    for tokens in (2.0, -2, True):
+        with pytest.raises(InputError, match=f"tokens must .*got {tokens}"):
+            from_sklearn(model, tokens=tokens)  # type: ignore[arg-type]
