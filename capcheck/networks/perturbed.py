@@ -15,18 +15,18 @@ network's error is, and sees no more than the oracle does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from capcheck.core.errors import ControlFlow
-from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import Categorical, TokenLaw, log_table
+from capcheck.laws.shifted import Shifted
 from capcheck.networks.signatures import BijectionSignature, Signature, Wrapper
-from capcheck.noise.paths import NoisePath
 
 Perturbation = Literal["noise", "shrinkage", "temperature"]
 MEANINGS: dict[Perturbation, str] = {
@@ -86,7 +86,7 @@ class Perturbing(Wrapper):
 
     def _law(self, law: TokenLaw) -> TokenLaw:
         if self.spec.kind == "continuous":
-            return _Shifted(law, self.of_tokens(law.mean()))
+            return Shifted(law, self.of_tokens(law.mean()))
         log_p = log_table(law)
         return Categorical(log_p + torch.where(log_p.isinf(), 0, self.of_logits(log_p)))
 
@@ -115,44 +115,3 @@ class Perturbing(Wrapper):
         if self.kind != "temperature":
             raise NotPerturbed
         return torch.where(energy.isinf(), 0, -self.size / (1 + self.size) * energy)
-
-
-class _Shifted(TokenLaw):
-    """Laws of continuous tokens that are moved."""
-
-    def __init__(self, law: TokenLaw, shift: Tensor) -> None:
-        self._law, self._shift = law, shift
-
-    def sample(self, rng: Randomness) -> Tensor:
-        return self._law.sample(rng) + self._shift
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self._law.log_prob(x - self._shift)
-
-    def mean(self) -> Tensor:
-        return self._law.mean() + self._shift
-
-    def variance(self) -> Tensor:
-        return self._law.variance()
-
-    def cdf(self, x: Tensor) -> Tensor:
-        return self._law.cdf(x - self._shift)
-
-    def icdf(self, u: Tensor) -> Tensor:
-        return self._law.icdf(u) + self._shift
-
-    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
-        moved = path.alpha(t)[..., None] * self._shift
-        return self._law.denoise(x_t - moved, t, path) + self._shift
-
-    def coordinate(self, j: int, x: Tensor) -> TokenLaw:
-        return _Shifted(self._law.coordinate(j, x - self._shift), self._shift[..., j : j + 1])
-
-    def held(self) -> TokenLaw:
-        return _Shifted(self._law.held(), self._shift)
-
-    def rows(self, index: Tensor) -> TokenLaw:
-        return _Shifted(self._law.rows(index), self._shift[index])
-
-    def select(self, tokens: Sequence[int]) -> TokenLaw:
-        return _Shifted(self._law.select(tokens), self._shift[:, list(tokens)])

@@ -8,7 +8,7 @@ a token that it says it wrote again must move in some row, or it was not rewritt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from capcheck.core.budget import Budget
 from capcheck.core.errors import ProbeError
-from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.core.randomness import CounterRandomness
 from capcheck.laws import Categorical, TokenLaw
+from capcheck.laws.shifted import Shifted
 from capcheck.networks.signatures import Wrapper
 from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import AnyProcedure
@@ -124,41 +125,9 @@ def _changed_law(law: TokenLaw, token: int) -> TokenLaw:
         logits = law.log_probabilities.clone()
         logits[:, token] = logits[:, token].roll(1, -1)
         return Categorical(logits)
-    return _Shifted(law, [SHIFT * (i == token) for i in range(law.mean().shape[1])])
-
-
-class _Shifted(TokenLaw):
-    """Continuous tokens moved by a constant each."""
-
-    def __init__(self, law: TokenLaw, by: Sequence[float]) -> None:
-        self._law, self._by = law, list(by)
-
-    def _shift(self, like: Tensor) -> Tensor:
-        return like.new_tensor(self._by)[None, :, None]
-
-    def sample(self, rng: Randomness) -> Tensor:
-        draws = self._law.sample(rng)
-        return draws + self._shift(draws)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self._law.log_prob(x - self._shift(x))
-
-    def mean(self) -> Tensor:
-        mean = self._law.mean()
-        return mean + self._shift(mean)
-
-    def variance(self) -> Tensor:
-        return self._law.variance()
-
-    def cdf(self, x: Tensor) -> Tensor:
-        return self._law.cdf(x - self._shift(x))
-
-    def icdf(self, u: Tensor) -> Tensor:
-        quantile = self._law.icdf(u)
-        return quantile + self._shift(quantile)
-
-    def select(self, tokens: Sequence[int]) -> TokenLaw:
-        return _Shifted(self._law.select(tokens), [self._by[i] for i in tokens])
+    shift = torch.zeros_like(law.mean())
+    shift[:, token] = SHIFT
+    return Shifted(law, shift)
 
 
 def _differs(a: Tensor, b: Tensor) -> Tensor:

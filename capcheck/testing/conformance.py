@@ -1,0 +1,375 @@
+"""Conformance: checks that every family must pass, registered or not.
+
+`check_family(MyProbe())` runs a probe on small targets with several networks (see `networks`) on
+every device that is there, and raises at the first broken promise of `Probe`. As scikit-learn's
+`check_estimator`, it is for those who write a family; capcheck's own tests run the same checks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capcheck.core.budget import AXES, Budget
+from capcheck.core.errors import ProbeError, UnfitError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
+from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.networks.signatures import Calls
+from capcheck.procedures.probe import ROWS, AnyProbe, State
+from capcheck.procedures.procedure import AnyProcedure, Procedure
+from capcheck.procedures.trace import Recorder
+from capcheck.targets import ProductMixture, from_spec, from_table
+from capcheck.targets.target import Target
+from capcheck.testing.intervention import require_honest
+from capcheck.testing.networks import NETWORKS, NetworkName, wrapper_of
+
+__all__ = ["CHECKS", "TARGETS", "Case", "cases_of", "check_family", "devices"]
+
+TARGETS: Mapping[str, Target] = {
+    "modes": from_spec("modes:tokens=4,modes=3,gap=3"),
+    "one token": from_spec("gaussian:tokens=1,std=2"),
+    "correlated": from_spec("gaussian:ar1,tokens=4,rho=0.8"),
+    "vectors": ProductMixture(
+        torch.tensor([[[0.0, 1.0], [2.0, -1.0]], [[1.0, 1.0], [-2.0, 0.5]]], dtype=torch.float64),
+        torch.tensor([[0.5, 1.0], [0.7, 0.4]], dtype=torch.float64),
+    ),
+    "table": from_table(
+        torch.tensor([0.3, 0.1, 0.05, 0.2, 0.02, 0.13, 0.15, 0.05], dtype=torch.float64).reshape(
+            2, 2, 2
+        )
+    ),
+    "classes": from_spec("copy:tokens=4,symbols=3"),
+    "one id": from_table(torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)),
+}
+"""Small targets of either kind of token, by name."""
+N_ROWS = 5  # sample rows of a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A probe with a network on a target and a device.
+
+    Attributes:
+        probe: The family's procedure.
+        target: Name of one of `TARGETS`.
+        network: Name of the network.
+        device: Of target and run.
+    """
+
+    probe: AnyProbe
+    target: str
+    network: NetworkName
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        return f"{self.probe.family} on {self.target} with {self.network} on {self.device}"
+
+    def procedure(self, *, given: Sequence[int] = ()) -> AnyProcedure:
+        """The procedure of the case.
+
+        Raises:
+            UnfitError: The family has no oracle on such a target.
+        """
+        target = TARGETS[self.target]
+        dtype = torch.float64 if self.device == "cpu" else torch.float32
+        placed = target.to(device=self.device, dtype=dtype)
+        procedure = Procedure.of(self.probe, placed, given=given)
+        wrapper = wrapper_of(self.network, self.probe.signature)
+        return procedure.watched(procedure.oracle).wrapped(wrapper)
+
+    def rng(self, seed: int = 0, first_row: int = 0) -> CounterRandomness:
+        """Random numbers of the case."""
+        return CounterRandomness(seed, first_row=first_row, name="model", device=self.device)
+
+
+def devices() -> list[str]:
+    """The devices that are there."""
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def cases_of(probe: AnyProbe) -> Iterator[Case]:
+    """Every case of a probe: targets whose tokens it takes and that it has an oracle on."""
+    for device in devices():
+        for name, target in TARGETS.items():
+            if target.spec.kind not in probe.kinds:
+                continue
+            with contextlib.suppress(UnfitError):
+                first = Case(probe=probe, target=name, network="oracle", device=device)
+                _ = first.procedure().network
+                for network in NETWORKS:
+                    yield Case(probe=probe, target=name, network=network, device=device)
+
+
+def check_family(probe: AnyProbe) -> None:
+    """Check a family, which need not be registered.
+
+    Args:
+        probe: With its options.
+
+    Raises:
+        ProbeError: The first promise of `Probe` that it breaks, with the case.
+    """
+    cases = list(cases_of(probe))
+    if not cases:
+        raise ProbeError(
+            f"{probe.family}: kinds must let it take one of the small targets "
+            f"{', '.join(TARGETS)}, and its signature have an oracle there."
+        )
+    check_declaration(probe)
+    for case in cases:
+        for check in CHECKS:
+            check(case)
+
+
+def check_declaration(probe: AnyProbe) -> None:
+    """The facts that the class declares are among those that there are."""
+    name = probe.family
+    _require(probe.row in ROWS, f"{name}: row must be one of {', '.join(ROWS)}, got {probe.row!r}")
+    _require(
+        probe.kinds <= {"continuous", "categorical"} and bool(probe.kinds),
+        f"{name}: kinds must be of continuous and categorical, got {set(probe.kinds)}",
+    )
+    for what, axes in (("reads", probe.reads), ("anytime", probe.anytime)):
+        _require(axes <= set(AXES), f"{name}: {what} must be of {', '.join(AXES)}, got {set(axes)}")
+    _require(probe.anytime <= probe.reads, f"{name}: an axis that is never read cannot be anytime")
+    for suspect in probe.suspects():
+        _require(suspect.probe != probe, f"{name}: a suspect must be another procedure")
+        _require(
+            bool(suspect.probe.kinds & probe.kinds),
+            f"{name}: a suspect must take the same tokens, {suspect.cure} does not",
+        )
+        _require(
+            suspect.cure.rstrip(".") == suspect.cure != "",
+            f'{name}: a cure must follow "with" in a sentence, got {suspect.cure!r}',
+        )
+
+
+def check_states(case: Case) -> None:
+    """States are well formed, keep to the budget, and write what they move."""
+    if case.network == "huge":
+        return  # see check_divergence
+    procedure = case.procedure()
+    spec, probe = procedure.spec, case.probe
+    for budget in _some_budgets(spec.tokens):
+        calls = Calls()
+        states = _recorded(case, procedure, budget, calls)
+        for state in states:
+            shape = (N_ROWS, spec.tokens)
+            _require(
+                tuple(state.tokens.shape) == (*shape, *spec.token_shape)
+                and tuple(state.placed.shape) == tuple(state.written.shape) == shape,
+                f"{case}: a state must have tokens of shape {(*shape, *spec.token_shape)}",
+            )
+            _require(
+                state.tokens.dtype == procedure.start(1, case.rng()).tokens.dtype,
+                f"{case}: tokens must keep the type of the start, got {state.tokens.dtype}",
+            )
+            _require(bool(state.tokens.isfinite().all()), f"{case}: a token is no finite number")
+            if spec.kind == "categorical":
+                inside = (state.tokens >= 0) & (state.tokens < spec.dim)
+                _require(bool(inside.all()), f"{case}: a token id is not in 0..{spec.dim - 1}")
+        _require(
+            all(bool(state.written.any()) for state in states[1:]),
+            f"{case}: every state but the first must write something at {budget}",
+        )
+        placed = states[-1].placed.sum(1)
+        if probe.row in ("neither", "steps"):
+            _require(bool((placed == spec.tokens).all()), f"{case}: every token must be placed")
+        else:
+            _require(
+                bool((placed <= budget.length).all()), f"{case}: more than {budget} are placed"
+            )
+            full = budget.length < spec.tokens or bool((placed == spec.tokens).all())
+            _require(full, f"{case}: every token must be placed at {budget}")
+        _require(calls.sequential > 0 or budget.length == 0, f"{case}: no call of the network")
+
+
+def check_determinism(case: Case) -> None:
+    """A run depends on its seed and on nothing else, and its rows not on the batch."""
+    if case.network != "oracle":
+        return
+    procedure = case.procedure()
+    budget = Budget(length=procedure.spec.tokens, steps=3)
+
+    def final(n: int, first: int, seed: int = 0) -> Tensor:
+        *_, last = procedure.run(budget, n, case.rng(seed, first))
+        return last.tokens
+
+    whole = final(20, 0)
+    _require(torch.equal(final(20, 0), whole), f"{case}: the same seed must give the same tokens")
+    tolerance = 1e-9 if case.device == "cpu" else 1e-3
+    _require(
+        bool(((final(8, 12) - whole[12:]).abs() <= tolerance).all()),
+        f"{case}: a row must not depend on the batch in which it is drawn",
+    )
+    _require(
+        not torch.equal(final(20, 0, seed=1), whole), f"{case}: another seed must give other tokens"
+    )
+
+
+def check_reads(case: Case) -> None:
+    """Budgets that differ along an axis that is not read make the same states and densities."""
+    if case.network != "oracle":
+        return
+    procedure = case.procedure()
+    N = procedure.spec.tokens
+    pairs = {
+        "length": (Budget(length=N, steps=3), Budget(length=N // 2, steps=3)),
+        "steps": (Budget(length=N, steps=3), Budget(length=N, steps=1)),
+    }
+    for axis in set(AXES) - case.probe.reads:
+        one, other = pairs[axis]
+        runs = [list(procedure.run(budget, N_ROWS, case.rng())) for budget in (one, other)]
+        same = len(runs[0]) == len(runs[1]) and all(
+            torch.equal(a.tokens, b.tokens) and torch.equal(a.placed, b.placed)
+            for a, b in zip(*runs, strict=True)
+        )
+        _require(same, f"{case}: `reads` leaves {axis} out, and a run depends on it")
+        x = procedure.target.sample(N_ROWS, case.rng())
+        found = [procedure.log_density(budget, x, case.rng()) for budget in (one, other)]
+        values = [f.values if isinstance(f, LogDensity) else f.reason for f in found]
+        same = (
+            torch.equal(values[0], values[1])
+            if isinstance(values[0], Tensor) and isinstance(values[1], Tensor)
+            else values[0] is values[1] or values[0] == values[1]
+        )
+        _require(same, f"{case}: `reads` leaves {axis} out, and the log-density depends on it")
+
+
+def check_snapshots(case: Case) -> None:
+    """Along an anytime axis a run at the largest budget holds every smaller one."""
+    if case.network != "oracle":
+        return
+    procedure = case.procedure()
+    N, anytime = procedure.spec.tokens, case.probe.anytime
+
+    def states(length: int, steps: int) -> list[State]:
+        return list(procedure.run(Budget(length=length, steps=steps), 6, case.rng(3)))
+
+    largest = states(N, 5)
+    if "steps" in anytime:
+        same = torch.equal(states(N, 2)[-1].tokens, largest[:3][-1].tokens)
+        _require(same, f"{case}: `steps` is no anytime axis")
+    if "length" in anytime:
+        half = N // 2
+        held = [state for state in largest if int(state.placed[0].sum()) <= half][-1]
+        small = states(half, 5)[-1]
+        same = torch.equal(small.placed, held.placed) and torch.equal(
+            small.tokens[small.placed], held.tokens[held.placed]
+        )
+        _require(same, f"{case}: `length` is no anytime axis")
+
+
+def check_writes(case: Case) -> None:
+    """Exactly the tokens that an iteration says it wrote move when an answer is changed."""
+    if case.network == "oracle" and case.target in ("modes", "table"):
+        procedure = case.procedure()
+        require_honest(procedure, Budget(length=procedure.spec.tokens, steps=2))
+
+
+def check_given(case: Case) -> None:
+    """Given tokens keep their values, are placed from the start, and the rest is filled in."""
+    N = TARGETS[case.target].spec.tokens
+    if N == 1 or case.network == "huge":
+        return
+    try:
+        procedure = case.procedure(given=(0,))
+        states = _recorded(case, procedure, Budget(length=N - 1, steps=3), Calls())
+    except UnfitError:
+        return  # no oracle of a conditional law
+    start = procedure.start(N_ROWS, case.rng())
+    for state in states:
+        _require(
+            torch.equal(state.tokens[:, 0], start.tokens[:, 0])
+            and bool(state.placed[:, 0].all())
+            and not bool(state.written[:, 0].any()),
+            f"{case}: a given token must keep its value and never be written",
+        )
+    _require(bool(states[-1].placed.all()), f"{case}: the rest must be filled in")
+
+
+def check_density(case: Case) -> None:
+    """The log-density, where it is exact, is that of what a run samples."""
+    if case.network != "oracle" or case.device != "cpu":
+        return
+    procedure = case.procedure()
+    budget = Budget(length=procedure.spec.tokens // 2, steps=2)
+    reference = Reference(procedure.target, divergences=("kl",), samples=400, seed=0)
+    law = procedure.exact_law(budget) if reference.has_law else Unavailable(reason="")
+    density = procedure.log_density(budget, reference.draws, case.rng())
+    samples = procedure.sample(budget, 400, case.rng())
+    evidence = ModelEvidence(samples=samples, law=law, log_density=density)
+    kl = reference.estimates(evidence)["kl"]  # raises if the draws contradict the law
+    _require(
+        kl.value is None or kl.value >= -0.2,
+        f"{case}: the log-density gives KL {kl.value} below 0: it does not integrate to 1",
+    )
+
+
+def check_forgetful(case: Case) -> None:
+    """A network's answer for known tokens means nothing."""
+    if case.network != "forgetful":
+        return
+    oracle = Case(probe=case.probe, target=case.target, network="oracle", device=case.device)
+    budget = Budget(length=TARGETS[case.target].spec.tokens, steps=3)
+    one, other = (c.procedure().sample(budget, N_ROWS, case.rng()) for c in (oracle, case))
+    _require(
+        torch.equal(one, other),
+        f"{case}: the result changes with the network's answer for tokens that are known",
+    )
+
+
+def check_divergence(case: Case) -> None:
+    """A network that diverges makes a run that ends, and draws that can be weighed."""
+    if case.network != "huge":
+        return
+    procedure = case.procedure()
+    budget = Budget(length=procedure.spec.tokens, steps=3)
+    samples = procedure.sample(budget, 200, case.rng())
+    reference = Reference(procedure.target, divergences=("wasserstein", "mmd"), samples=200, seed=0)
+    estimates = reference.estimates(ModelEvidence(samples=samples))
+    _require(
+        all(e.value is not None for e in estimates.values()),
+        f"{case}: draws must be weighed, however large they are",
+    )
+
+
+CHECKS: tuple[Callable[[Case], None], ...] = (
+    check_states,
+    check_determinism,
+    check_reads,
+    check_snapshots,
+    check_writes,
+    check_given,
+    check_density,
+    check_forgetful,
+    check_divergence,
+)
+"""All checks of a case."""
+
+
+def _some_budgets(tokens: int) -> list[Budget]:
+    lengths = sorted({0, tokens // 2, tokens})
+    return [Budget(length=length, steps=steps) for length in lengths for steps in (1, 7)]
+
+
+def _recorded(case: Case, procedure: AnyProcedure, budget: Budget, calls: Calls) -> list[State]:
+    """The states of a run that says what it writes."""
+    recorder = Recorder(case.probe.family, procedure.start(N_ROWS, case.rng()))
+    states = []
+    for state in procedure.run(budget, N_ROWS, case.rng(), calls=calls):
+        recorder.record(state)
+        states.append(state)
+    _require(bool(states), f"{case}: run() yielded no state at {budget}")
+    return states
+
+
+def _require(fine: bool, otherwise: str) -> None:
+    if not fine:
+        raise ProbeError(f"{otherwise}.")
