@@ -40,6 +40,7 @@ NUMBERS = 1 << 24  # probabilities of one draw of all its rows, 128 MiB
 
 
 Route = Literal["density", "branching"]
+ROUTES: tuple[Route, ...] = ("density", "branching")
 
 
 def enumerated_law(
@@ -48,7 +49,7 @@ def enumerated_law(
     spec: SequenceSpec,
     *,
     name: str,
-    routes: Sequence[Route] = ("density", "branching"),
+    routes: Sequence[Route] = ROUTES,
 ) -> SequenceLaw | Unavailable:
     """The law of what a procedure returns, by the first route that leads to it.
 

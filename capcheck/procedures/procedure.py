@@ -29,7 +29,7 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.change_of_variables import density_of_draws
-from capcheck.exact.enumeration import enumerated_law
+from capcheck.exact.enumeration import ROUTES, Route, enumerated_law
 from capcheck.exact.replay import replayed_law
 from capcheck.networks.perturbed import Perturbation, Perturbing
 from capcheck.networks.rounded import Precision, Rounding, spec_in
@@ -256,11 +256,17 @@ class Procedure(Generic[NetworkT]):
         found = density_of_draws(sampler, self.spec, n=n, source=source, name=self.probe.family)
         return self.coordinates.density_of_tokens(found)
 
-    def exact_law(self, budget: Budget) -> ExactLaw | Unavailable:
+    def exact_law(
+        self, budget: Budget, *, routes: Sequence[Route] = ROUTES
+    ) -> ExactLaw | Unavailable:
         """The law of what is sampled at a budget, with no sampling error, or why it is not known.
 
         By replay of the normal draws where tokens are continuous, by enumeration where they are
         categorical.
+
+        Args:
+            budget: What the procedure may spend.
+            routes: Of the enumeration, in the order in which they are tried.
         """
         if self.precision is not None:
             return _ROUNDED
@@ -268,7 +274,7 @@ class Procedure(Generic[NetworkT]):
         if self.spec.kind == "continuous":
             return self.coordinates.law_of_tokens(replayed_law(sampler, self.spec))
         density = functools.partial(self._density_inside, budget)
-        return enumerated_law(sampler, density, self.spec, name=self.probe.family)
+        return enumerated_law(sampler, density, self.spec, name=self.probe.family, routes=routes)
 
     def limit(self, n: int, rng: Randomness) -> Tensor | None:
         """What `sample` with the oracle converges to as the budget grows, from the same draws.

@@ -74,15 +74,17 @@ class _Run:
 class _Intervening(Wrapper):
     """Notes in which iteration each call is made, and changes one answer."""
 
-    def __init__(self, states: list[State], change: tuple[int, int] | None) -> None:
-        self._states, self._change = states, change
+    def __init__(
+        self, states: list[State], change: tuple[int, int] | None, vocabulary: int
+    ) -> None:
+        self._states, self._change, self._vocabulary = states, change, vocabulary
         self.iterations: list[int] = []
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
         """The network's answer, or another one."""
         answer = network(*shown)
         if self._change is not None and self._change[0] == len(self.iterations):
-            answer = changed(answer, shown[0], self._change[1])
+            answer = changed(answer, shown[0], self._change[1], self._vocabulary)
         self.iterations.append(len(self._states))
         return answer
 
@@ -95,20 +97,21 @@ def _record(
     change: tuple[int, int] | None = None,
 ) -> _Run:
     states: list[State] = []
-    wrapper = _Intervening(states, change)
+    wrapper = _Intervening(states, change, procedure.spec.dim)
     rng = CounterRandomness(seed, name="model", device=procedure.spec.mean.device)
     for state in procedure.wrapped(wrapper).run(budget, n, rng):
         states.append(state)  # the network asks how many there are
     return _Run(states=states, iterations=wrapper.iterations)
 
 
-def changed(answer: Any, shown: Tensor, token: int) -> Any:
+def changed(answer: Any, shown: Tensor, token: int, vocabulary: int) -> Any:
     """The answer of a network, made another one for one token.
 
     Args:
-        answer: A token law; a tensor (n, N, d); or energies (n,).
-        shown: What the network was shown first.
-        token: Whose answer to change.
+        answer: A token law; a tensor (n, N, d), or (n, N) integers; or energies (n,).
+        shown: The first argument that the network was shown.
+        token: The token whose answer to change.
+        vocabulary: Symbols of a categorical token.
     """
     if isinstance(answer, TokenLaw):
         return _changed_law(answer, token)
@@ -116,7 +119,10 @@ def changed(answer: Any, shown: Tensor, token: int) -> Any:
         along = shown[:, token].reshape(len(shown), -1).to(answer).sum(1)
         return answer + SHIFT * along
     other = answer.clone()
-    other[:, token] += SHIFT
+    if answer.is_floating_point():
+        other[:, token] += SHIFT
+    else:
+        other[:, token] = (other[:, token] + 1) % vocabulary
     return other
 
 

@@ -14,10 +14,9 @@ from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.change_of_variables import own_log_density
-from capcheck.exact.replay import exact_law
-from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.laws.gaussian import GaussianLaw
 from capcheck.procedures.probe import AnyProbe
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import from_spec
 from capcheck.targets.target import Target
@@ -27,22 +26,14 @@ MODES = from_spec("modes:tokens=1,modes=2,gap=3")
 
 
 def density(probe: AnyProbe, target: Target, steps: int) -> LogDensity | Unavailable:
-    return own_log_density(
-        probe,
-        probe.signature.oracle(target),
-        completion=TokenPredictorSignature().oracle(target),
-        spec=target.spec,
-        budget=Budget(length=0, steps=steps),
-        n=200,
-        source=functools.partial(CounterRandomness, 0, name="model"),
-    )
+    source = functools.partial(CounterRandomness, 0, name="model")
+    budget = Budget(length=0, steps=steps)
+    return Procedure.of(probe, target).log_density_of_draws(budget, 200, source)
 
 
 def samples(probe: AnyProbe, target: Target, steps: int) -> torch.Tensor:
-    network = probe.signature.oracle(target)
     rng = CounterRandomness(0, name="model")
-    *_, last = probe.run(network, target.spec, Budget(length=0, steps=steps), 200, rng)
-    return last.tokens
+    return Procedure.of(probe, target).sample(Budget(length=0, steps=steps), 200, rng)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
@@ -50,14 +41,8 @@ def test_on_a_gaussian_it_is_the_density_of_the_replayed_law(solver: str) -> Non
     probe = build_probe("diffusion", {"solver": solver})
     found = density(probe, AR1, 4)
     assert isinstance(found, LogDensity)
-    law = exact_law(
-        probe,
-        probe.signature.oracle(AR1),
-        completion=TokenPredictorSignature().oracle(AR1),
-        spec=AR1.spec,
-        budget=Budget(length=0, steps=4),
-    )
-    assert not isinstance(law, Unavailable)
+    law = Procedure.of(probe, AR1).exact_law(Budget(length=0, steps=4))
+    assert isinstance(law, GaussianLaw)
     exact = law.log_prob(samples(probe, AR1, 4))
     assert (found.values - exact).abs().max() < 1e-6
     assert (found.values - exact - 0.01).abs().min() > 1e-3  # a twin that is off by a hundredth
@@ -65,16 +50,14 @@ def test_on_a_gaussian_it_is_the_density_of_the_replayed_law(solver: str) -> Non
 
 def test_in_one_dimension_it_gives_the_reverse_kl_of_quadrature() -> None:
     """Two steps of DDIM on two modes: x = F(z) is monotone, and q(F(z)) F'(z) = N(z)."""
-    probe = build_probe("diffusion")
-    network = probe.signature.oracle(MODES)
+    procedure = Procedure.of(build_probe("diffusion"), MODES)
 
     def x_of(z: float) -> torch.Tensor:
         class Fixed(CounterRandomness):
             def normal(self, shape: tuple[int, ...]) -> torch.Tensor:
                 return torch.full(shape, z, dtype=torch.float64)
 
-        *_, last = probe.run(network, MODES.spec, Budget(length=0, steps=4), 1, Fixed(0))
-        return last.tokens
+        return procedure.sample(Budget(length=0, steps=4), 1, Fixed(0))
 
     def integrand(z: float) -> float:
         slope = float((x_of(z + 1e-4) - x_of(z - 1e-4)).squeeze()) / 2e-4

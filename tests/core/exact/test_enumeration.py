@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
-from capcheck.procedures.completion import complete
 from numpy.typing import NDArray
 from reference import sequences as reference
 from scipy import stats
@@ -24,12 +23,13 @@ from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact import enumeration as module
-from capcheck.exact.enumeration import Route, sampled_law
+from capcheck.exact.enumeration import Route
 from capcheck.laws import Categorical, TokenLaw
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.probes.length import maskgit
 from capcheck.probes.length.gpt import GPT
 from capcheck.procedures.probe import Probe, Row, State
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import CategoricalMixture, from_spec, from_table
 from capcheck.targets.categorical.sequence_law import SequenceLaw, numbers, sequences, target_law
@@ -55,14 +55,9 @@ def law_by(
     length: int,
     routes: tuple[Route, ...] = ("density", "branching"),
 ) -> SequenceLaw | Unavailable:
-    return sampled_law(
-        probe,
-        probe.signature.oracle(target),
-        completion=TokenPredictorSignature().oracle(target),
-        spec=target.spec,
-        budget=Budget(length=length, steps=1),
-        routes=routes,
-    )
+    law = Procedure.of(probe, target).exact_law(Budget(length=length, steps=1), routes=routes)
+    assert isinstance(law, (SequenceLaw, Unavailable))
+    return law
 
 
 def law_of(
@@ -295,16 +290,10 @@ def bernoulli(p: float) -> TokenPredictor:
 def test_confidence_order_is_biased_by_exactly_what_is_known(p: float, N: int) -> None:
     # i.i.d. Bernoulli(p), p < 1/2, one per round: zeros are the more confident, so the token that
     # is placed when m are masked is a one only if all m draws are ones, p^m.
-    zeros = torch.zeros(N, 2, dtype=torch.float64)
-    law = known(
-        sampled_law(
-            build_probe("maskgit", {"order": "confidence", "tokens_per_round": 1}),
-            bernoulli(p),
-            completion=bernoulli(p),
-            spec=SequenceSpec(tokens=N, kind="categorical", dim=2, mean=zeros, variance=zeros),
-            budget=Budget(length=N, steps=1),
-        )
-    )
+    probe = build_probe("maskgit", {"order": "confidence", "tokens_per_round": 1})
+    procedure = Procedure.of(probe, from_table(torch.full((2,) * N, 0.5**N).double()))
+    law = procedure.watched(bernoulli(p)).exact_law(Budget(length=N, steps=1), routes=BRANCHING)
+    assert isinstance(law, SequenceLaw)
     ones = float(law.probabilities @ torch.cat(list(sequences(2, N))).sum(1).double())
     assert ones == pytest.approx(sum(p**m for m in range(1, N + 1)), abs=1e-12)
     if N > 1:
@@ -355,10 +344,8 @@ def test_confidence_order_is_that_of_brute_force(
 def test_real_draws_follow_the_branched_law() -> None:
     target = table(THREE)[0]
     probe = build_probe("maskgit", {"order": "confidence", "tokens_per_round": 2})
-    oracle, n = probe.signature.oracle(target), 20_000
-    budget, rng = Budget(length=2, steps=1), CounterRandomness(3)
-    *_, last = probe.run(oracle, target.spec, budget, n, rng)
-    drawn = numbers(complete(last, oracle, rng.stream("completion")), 3)
+    n, budget = 20_000, Budget(length=2, steps=1)
+    drawn = numbers(Procedure.of(probe, target).sample(budget, n, CounterRandomness(3)), 3)
     counts = np.bincount(drawn.numpy(), minlength=27)
     p = known(law_by(probe, target, 2)).probabilities.numpy()
     assert counts[p == 0].sum() == 0
@@ -399,13 +386,12 @@ class Peculiar(Probe[TokenPredictor]):
         network: TokenPredictor,
         spec: SequenceSpec,
         budget: Budget,
-        n: int,
+        start: State,
         rng: Randomness,
     ) -> Iterator[State]:
         if self.habit != "silent":
-            state = State.blank(spec, n)
-            yield state
-            yield state.write(self.tokens(spec, n, rng))
+            yield start
+            yield start.write(self.tokens(spec, start.n, rng))
 
     def tokens(self, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
         N, V = spec.tokens, spec.dim
@@ -495,7 +481,8 @@ def test_a_broken_contract_is_an_error(habit: Habit, message: str) -> None:
 def test_sequences_that_cannot_be_enumerated_are_refused(spec: str, because: str) -> None:
     target = from_spec(spec)
     assert_refused(target_law(target), because)
-    assert_refused(law_by(build_probe("gpt"), target, 1), because)
+    if target.spec.kind == "categorical":
+        assert_refused(law_by(build_probe("gpt"), target, 1), because)
 
 
 @pytest.mark.parametrize("spec", ["parity:16", "copy:tokens=2,symbols=256", "copy:tokens=1"])
