@@ -29,6 +29,7 @@ from capcheck.judging.sentences import (
     precision_lines,
     without_parts,
 )
+from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.probe import ROW_TITLES, ROWS, Failure
 from capcheck.reports.charts import (
     curve_chart,
@@ -106,6 +107,8 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
     smallest, used = found.smallest_budget, parts_used(found)
     return {
         "result": found,
+        "end_to_end": isinstance(found.plan.network, FittedNetwork)
+        and found.plan.network.objective == "end_to_end",
         "anchor": _anchor(found, result),
         "network": network_sentence(found.facts) if found.facts is not None else None,
         "blame": blame_sentence(found),

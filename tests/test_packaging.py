@@ -29,6 +29,16 @@ def test_the_list_of_packages_equals_the_folders() -> None:
     assert set(listed) == placed
 
 
+def test_no_module_is_hidden_from_the_repository() -> None:
+    listed = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "*.py"]
+    hidden = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert [
+        name
+        for name in hidden.stdout.splitlines()
+        if name.startswith(("capcheck/", "probes/", "reports/", "tests/"))
+    ] == []
+
+
 def test_every_module_is_within_a_package() -> None:
     for top in ("capcheck", "probes", "reports"):
         for module in (ROOT / top).rglob("*.py"):
@@ -50,8 +60,9 @@ def test_dependencies_point_one_way() -> None:
 @pytest.mark.slow
 def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     source = tmp_path / "source"  # a build leaves files behind, and would pick up old ones
-    ignored = shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__")
+    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, symlinks=True, ignore=ignored)
+    shutil.rmtree(source / "runs", ignore_errors=True)  # outputs, and not the package of the name
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
     subprocess.run([*build, str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

@@ -47,13 +47,13 @@ def main() -> None:
         fail(error, session)
     finally:
         sys.stdout = stdout
-        _let_go(stdout.fileno())
+        _let_go()
     sys.exit(code)
 
 
-def _let_go(stdout: int) -> None:
+def _let_go() -> None:
     """Keep the interpreter from complaining, at its end, of a reader that went away."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -47,7 +47,8 @@ from capcheck.procedures.probe import Probe, State
 from capcheck.targets.conditional import log_prob_of
 from capcheck.targets.target import Target
 
-_ROUNDED = Unavailable(reason="the law of rounded arithmetic is not known")
+ROUNDED_LAW = Unavailable(reason="the law of rounded arithmetic is not known")
+"""The law that a procedure in fewer digits samples."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -249,7 +250,7 @@ class Procedure(Generic[NetworkT]):
             source: Makes the random numbers of the run, each time anew.
         """
         if self.precision is not None:
-            return _ROUNDED
+            return ROUNDED_LAW
         if self.spec.kind == "categorical":
             return Unavailable(reason="token ids have no change of variables")
         sampler = functools.partial(self._sample_inside, budget)
@@ -269,7 +270,7 @@ class Procedure(Generic[NetworkT]):
             routes: Of the enumeration, in the order in which they are tried.
         """
         if self.precision is not None:
-            return _ROUNDED
+            return ROUNDED_LAW
         sampler = functools.partial(self._sample_inside, budget)
         if self.spec.kind == "continuous":
             return self.coordinates.law_of_tokens(replayed_law(sampler, self.spec))
@@ -317,7 +318,7 @@ class Procedure(Generic[NetworkT]):
         self, budget: Budget, x: Tensor, rng: Randomness
     ) -> LogDensity | Unavailable:
         if self.precision is not None:
-            return _ROUNDED
+            return ROUNDED_LAW
         network, completion = self.network, self.completion
         with blaming(self.probe):
             found = self.probe.log_density(network, completion, self.spec, budget, x, rng)

@@ -7,7 +7,7 @@ from typing import Any
 from capcheck.core.budget import Budget
 from capcheck.core.errors import CapcheckError
 from capcheck.core.record import Record
-from capcheck.results.family import Axes, FamilyResult
+from capcheck.results.family import Axes, Blame, FamilyResult, LoopOrder
 from capcheck.results.gap import Part
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.plan import FitFacts
@@ -164,6 +164,16 @@ class CheckResult(Record):
     def axes(self) -> Axes:
         """Measured use of the two budget axes."""
         return self.found.axes
+
+    @property
+    def loop_order(self) -> LoopOrder | None:
+        """Measured loop order, or None if nothing ran."""
+        return self.found.loop_order
+
+    @property
+    def blame(self) -> Blame | None:
+        """Whose fault a failure is, where that is known."""
+        return self.found.blame
 
     @property
     def cells(self) -> tuple[Cell, ...]:

@@ -28,7 +28,7 @@ from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.networks.signatures import Calls
 from capcheck.procedures.coordinates import ExactLaw
 from capcheck.procedures.probe import State
-from capcheck.procedures.procedure import AnyProcedure
+from capcheck.procedures.procedure import ROUNDED_LAW, AnyProcedure
 from capcheck.procedures.trace import Recorder, Traces, Writes
 from capcheck.results.measurement import Measurement
 from capcheck.results.settings import Settings
@@ -128,7 +128,7 @@ class Sweep:
 
     def estimates_from_draws(self, samples: Tensor) -> dict[str, Estimate]:
         """Divergences of draws of which nothing else is known."""
-        return self._weigh(ModelEvidence(samples=samples))[0]
+        return self._weigh(_draws_alone(samples))[0]
 
     def exact_law(self, budget: Budget) -> ExactLaw | Unavailable:
         """The law that is sampled at a budget, if divergences from it can be had."""
@@ -214,7 +214,7 @@ class Sweep:
     def _evidence(self, budget: Budget, samples: Tensor) -> ModelEvidence:
         """What there is to know of the law at a budget, and no more than is asked for."""
         if self._procedure.precision is not None:
-            return ModelEvidence(samples=samples)
+            return _draws_alone(samples)
         asked = self._settings.tolerances
         law = self.exact_law(budget)
         known = not isinstance(law, Unavailable)
@@ -338,6 +338,14 @@ class RoundedSweep(Sweep):
             scale=wasserstein.scale(spec),
             power=wasserstein.power,
         )
+
+
+def _draws_alone(samples: Tensor) -> ModelEvidence:
+    """What there is to know of the law of rounded arithmetic, and what that is compared with."""
+    unknown = ROUNDED_LAW
+    return ModelEvidence(
+        samples=samples, law=unknown, log_density=unknown, own_log_density=unknown
+    )
 
 
 def _joined(parts: Sequence[LogDensity]) -> LogDensity:

@@ -11,7 +11,17 @@ import pytest
 import torch
 
 import capcheck
-from capcheck import Budget, CapcheckError, InputError, Outcome, Progress, check, survey
+from capcheck import (
+    Budget,
+    CapcheckError,
+    InputError,
+    Outcome,
+    Progress,
+    check,
+    report,
+    save,
+    survey,
+)
 from capcheck.laws import MixtureOfGaussians, TokenLaw
 from capcheck.networks.signatures import DenoiserSignature, TokenPredictorSignature
 from capcheck.procedures.probe import State
@@ -44,7 +54,7 @@ def test_the_flow_map_in_the_denoisers_place_makes_one_step_exact() -> None:
     target = from_spec("gaussian:tokens=2,std=2")
 
     def flow_map(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return 2 * x_t  # at t = 1, from N(0, 1) to N(0, 4)
+        return x_t  # at t = 1, from N(0, 1) to the target in its own units
 
     exact = check("diffusion", target, network=flow_map, steps=[1], lengths=[2])
     oracle = check("diffusion", target, steps=[1], lengths=[2])
@@ -107,7 +117,7 @@ def test_default_grids_have_at_least_two_budgets_on_each_axis(three: ProductMixt
 def test_the_result_schema_uses_its_words(three: ProductMixture) -> None:
     found = check("diffusion", three, samples=200, steps=[1, 2]).to_dict()
     json.dumps(found, allow_nan=False)
-    assert found["schema_version"] == 3
+    assert found["schema_version"] == 4
     assert found["outcome"] in {"representable", "not_representable", "inconclusive"}
     assert set(found["axes"]) == {"length", "steps"}
     for cell in found["cells"]:
@@ -121,10 +131,10 @@ def test_a_result_survives_saving(three: ProductMixture, tmp_path: Path) -> None
     from capcheck.runs.store import Store
 
     result = check("maskgit", three, samples=200, lengths=[0, 3], steps=[1])
-    result.save(tmp_path / "run")
+    save(result.survey, tmp_path / "run")
     again = Store.open(tmp_path / "run").result()
     assert again.check_result("maskgit").to_dict() == result.to_dict()
-    assert (result.report(tmp_path / "page.html")).read_text().startswith("<!doctype html>")
+    assert report(result, tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize(
@@ -188,8 +198,8 @@ def test_a_network_that_breaks_is_inconclusive(three: ProductMixture) -> None:
 def test_samples_that_contradict_the_density_are_caught(
     three: ProductMixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def zeros(self: Any, network: Any, spec: Any, budget: Any, n: int, rng: Any) -> Any:
-        state = State.blank(spec, n)
+    def zeros(self: Any, network: Any, spec: Any, budget: Any, start: State, rng: Any) -> Any:
+        state = start
         yield state
         yield state.write(state.tokens)
 
@@ -205,9 +215,9 @@ def test_results_of_two_networks_do_not_share_a_folder(
         oracle = TokenPredictorSignature().oracle(target)
         return check("gpt", three, network=oracle, lengths=[3], steps=[1], samples=200)
 
-    result(three).save(tmp_path)
+    save(result(three).survey, tmp_path)
     with pytest.raises(InputError, match="holds another network for gpt, given"):
-        result(from_spec("gaussian:tokens=3")).save(tmp_path)
+        save(result(from_spec("gaussian:tokens=3")).survey, tmp_path)
 
 
 def test_in_many_dimensions_transport_is_certified_from_both_sides() -> None:
@@ -275,7 +285,7 @@ def test_an_undecided_family_is_drawn_again_until_it_is_decided(tmp_path: Path) 
     assert again.to_dict() == looked.to_dict()
     saved = Store.open(tmp_path / "run").result()
     assert saved.check_result("gpt").to_dict() == looked.to_dict()
-    copied = Store.open(looked.save(tmp_path / "copy")).result()
+    copied = Store.open(save(looked.survey, tmp_path / "copy")).result()
     assert copied.check_result("gpt").to_dict() == looked.to_dict()
 
 

@@ -11,7 +11,7 @@ from capcheck import Outcome, check, fit, survey
 from capcheck.core.budget import Budget
 from capcheck.divergences.estimate import Estimate
 from capcheck.fitting import build
-from capcheck.procedures.coordinates import chart_of
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, from_spec
 
@@ -34,7 +34,7 @@ def test_a_fit_on_a_gpu_comes_as_near_as_one_on_the_cpu(
 ) -> None:
     probe = build_probe(family)
     on_gpu = digits.to(device=torch.device("cuda"), dtype=torch.float32)
-    module = build(probe.signature, chart_of(probe, digits).target.spec, "mlp:width=32,depth=2")
+    module = build(probe.signature, Procedure.of(probe, digits).spec, "mlp:width=32,depth=2")
     budgets = [Budget(length=8, steps=4)]
     there = fit(probe, on_gpu, module, budgets=budgets, steps=300)
     here = fit(probe, digits, module, budgets=budgets, steps=300)
@@ -45,7 +45,7 @@ def test_a_fit_on_a_gpu_comes_as_near_as_one_on_the_cpu(
 
 def test_a_survey_with_near_oracles_agrees_with_the_cpu(digits: ProductMixture) -> None:
     names = ["consistency", "vae", "gan", "flow", "gpt", "diffusion", "maskgit"]
-    there = survey(digits, names, device="cuda", fit_seconds=5, **HOW)
+    there = survey(digits, names, device="cuda", fit_steps=100, **HOW)
     here = survey(digits, names, device="cpu", network="none", **HOW)
     oracles = [found for found in there.families if found.network == "oracle"]
     assert there.settings.dtype == "float32"
@@ -70,5 +70,5 @@ def test_digits_and_errors_are_measured_there_too() -> None:
         steps=[1], precision=["bfloat16", "float16"], sensitivity=True,
     )  # fmt: skip
     assert found.outcome is Outcome.REPRESENTABLE
-    assert {p.holding for p in found.precisions} == {"holds"}
-    assert {s.perturbation for s in found.sensitivities} == {"noise", "shrinkage"}
+    assert {p.holding for p in found.found.precisions} == {"holds"}
+    assert {s.perturbation for s in found.found.sensitivities} == {"noise", "shrinkage"}

@@ -182,7 +182,7 @@ def test_a_refused_law_of_one_sequence_has_a_report() -> None:
         return Categorical(torch.zeros(*tokens.shape, 2, dtype=torch.float64))
 
     checked = check("gpt", target, network=fair, samples=200, lengths=[2], steps=[1])
-    page = outside_library(report_writer()(checked.survey()))
+    page = outside_library(report_writer()(checked.survey))
     assert ">cannot<" in page
 
 
@@ -254,7 +254,9 @@ def test_few_draws_are_told(page: str, result: SurveyResult) -> None:
 
 def test_twenty_families_are_still_a_small_page(result: SurveyResult) -> None:
     families = tuple(
-        found.model_copy(update={"family": f"{found.family}{copy}"})
+        found.model_copy(
+            update={"plan": found.plan.model_copy(update={"family": f"{found.family}{copy}"})}
+        )
         for copy in range(7)
         for found in result.families
     )

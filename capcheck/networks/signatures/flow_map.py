@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -64,6 +64,7 @@ class FlowMapSignature(Signature[FlowMap]):
         path: Noise path that the network was trained on.
     """
 
+    noisy: ClassVar[bool] = True
     path: PathName
 
     def oracle(self, target: Target) -> FlowMap:
@@ -90,6 +91,7 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
             level of their uniform grid below t, and then along the grid. None for the exact map.
     """
 
+    noisy: ClassVar[bool] = True
     path: PathName
     solver_steps: int | None = None
 

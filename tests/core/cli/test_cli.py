@@ -84,7 +84,12 @@ def test_options_reach_the_probe(run) -> None:  # type: ignore[no-untyped-def]
 def test_a_saved_run_can_be_reported_again(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path / "a run <b>&'\"; $(x)"
     assert run("survey", *SMALL, *FEW, "--out", str(folder)).code == 0
-    assert {p.name for p in folder.iterdir()} == {"manifest.json", "cells.jsonl", "report.html"}
+    assert {p.name for p in folder.iterdir()} == {
+        "manifest.json",
+        "cells.jsonl",
+        "report.html",
+        "run.log",
+    }
     first = (folder / "report.html").read_text()
     misplaced = run("report", str(folder), "--out", str(tmp_path))
     assert misplaced.code == 2

@@ -11,6 +11,7 @@ from capcheck.core.budget import Budget
 from capcheck.divergences.estimate import GROUPS, Estimate, Term
 from capcheck.judging.front import Point, front, non_dominated
 from capcheck.procedures.trace import Traces
+from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult
 from capcheck.targets import from_spec
@@ -45,6 +46,11 @@ def point(calls: int, multiple: float) -> Point:
     return Point(family="f", row="length", cell=cell(calls), multiple=multiple)
 
 
+def _named(found: FamilyResult, family: str) -> FamilyResult:
+    plan = found.plan.model_copy(update={"family": family})
+    return found.model_copy(update={"plan": plan})
+
+
 def undominated_pairs(pairs: list[tuple[int, float]]) -> list[tuple[int, float]]:
     """By the definition: every pair against every other one."""
     return [
@@ -65,7 +71,7 @@ def of_cells(template: SurveyResult, *families: list[Cell], names: str = "kl") -
         update={"tolerances": dict.fromkeys(names.split(), 0.5)}
     )
     found = tuple(
-        template.families[0].model_copy(update={"family": f"f{i}", "cells": tuple(cells)})
+        _named(template.families[0], f"f{i}").model_copy(update={"cells": tuple(cells)})
         for i, cells in enumerate(families)
     )
     return template.model_copy(update={"settings": settings, "families": found})

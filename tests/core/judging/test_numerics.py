@@ -13,17 +13,26 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck import CapacityError, InputError, Outcome, check, require, survey
+from capcheck import (
+    CapacityError,
+    InputError,
+    Outcome,
+    check,
+    report,
+    require,
+    save,
+    survey,
+)
 from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
-from capcheck.networks.rounded import network_in, spec_in
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.probes.steps.masked_diffusion import MaskedDiffusion
 from capcheck.procedures import registry
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State
+from capcheck.procedures.procedure import Procedure
 from capcheck.runs import engine
 from capcheck.runs.store import Store
 from capcheck.targets import ProductMixture, from_spec, from_table
@@ -77,7 +86,7 @@ def test_gumbel_noise_in_fewer_digits_is_blamed_on_numerics(precision: str) -> N
     target = rare_symbols(128)
     how: dict[str, Any] = {"lengths": [1], "samples": 400, "options": GUMBEL}
     found = check("masked_diffusion", target, steps=[128], precision=["float32", precision], **how)
-    fine, coarse = found.precisions
+    fine, coarse = found.found.precisions
     assert found.outcome is Outcome.REPRESENTABLE
     assert [p.precision for p in (fine, coarse)] == ["float32", precision]
     assert fine.holding == "holds"
@@ -95,11 +104,9 @@ def test_gumbel_noise_in_fewer_digits_is_blamed_on_numerics(precision: str) -> N
 
 def test_float16_gumbel_noise_loses_what_its_grid_says() -> None:
     target = rare_symbols(128)
-    spec = spec_in(target.spec, "float16")
-    network = network_in(TokenPredictorSignature().oracle(target), "float16")
-    probe = MaskedDiffusion(draw="gumbel", remask=False)
+    procedure = Procedure.of(MaskedDiffusion(draw="gumbel", remask=False), target)
     budget, n = Budget(length=1, steps=128), 3000
-    *_, last = probe.run(network, spec, budget, n, CounterRandomness(0))
+    *_, last = procedure.rounded("float16").run(budget, n, CounterRandomness(0))
     expected = share_of_the_common_symbol(128, 128)
     error = math.sqrt(expected * (1 - expected) / n)
     assert float((last.tokens == 0).double().mean()) == pytest.approx(expected, abs=4 * error)
@@ -120,10 +127,15 @@ class GumbelUnmasking(Probe[TokenPredictor]):
     signature = TokenPredictorSignature()
 
     def run(
-        self, network: TokenPredictor, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self,
+        network: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        start: State,
+        rng: Randomness,
     ) -> Iterator[State]:
         """One state per step."""
-        state = State.blank(spec, n)
+        state, n = start, start.n
         yield state
         dtype = spec.mean.dtype
         grid = 2 / torch.finfo(dtype).eps
@@ -178,7 +190,7 @@ def test_float32_gumbel_noise_at_many_small_steps_is_blamed_on_numerics() -> Non
         precision=["float32"],
     )
     assert found.outcome is Outcome.REPRESENTABLE
-    (single,) = found.precisions
+    (single,) = found.found.precisions
     assert single.holding == "numerics"
     assert found.blame == "numerics"
     assert found.exit_code == 1
@@ -192,7 +204,7 @@ def test_a_procedure_that_does_not_mind_holds(three: ProductMixture) -> None:
     found = check(
         "gpt", three, samples=400, lengths=[3], steps=[1], precision=["float32", "bfloat16"]
     )
-    single, coarse = found.precisions
+    single, coarse = found.found.precisions
     assert (single.holding, coarse.holding) == ("holds", "holds")
     moved = [one.cells[0].moved for one in (single, coarse)]
     assert all(m is not None and m.value is not None for m in moved)
@@ -232,8 +244,8 @@ def test_precisions_are_added_to_a_run_and_read_again(three: ProductMixture, tmp
     assert [f.cells for f in added.families] == [f.cells for f in first.families]
     assert all(len(f.precisions) == 1 for f in added.families)
     assert Store.open(tmp_path).result().to_dict() == added.to_dict()
-    assert Store.open(added.save(tmp_path / "saved")).result().to_dict() == added.to_dict()
-    assert "bfloat16" in added.report(tmp_path / "page.html").read_text()
+    assert Store.open(save(added, tmp_path / "saved")).result().to_dict() == added.to_dict()
+    assert "bfloat16" in report(added, tmp_path / "page.html").read_text()
 
 
 def test_a_run_that_breaks_in_fewer_digits_loses_nothing_else(
@@ -245,7 +257,7 @@ def test_a_run_that_breaks_in_fewer_digits_loses_nothing_else(
     monkeypatch.setattr(engine, "RoundedSweep", broken)
     found = check("gpt", three, samples=200, lengths=[3], steps=[1], precision=["float16"])
     assert found.outcome is Outcome.REPRESENTABLE
-    (half,) = found.precisions
+    (half,) = found.found.precisions
     assert half.holding == "undecided"
     assert half.reason == "ValueError: no such kernel"
 
@@ -255,8 +267,6 @@ def test_impossible_precisions_are_refused(three: ProductMixture) -> None:
         check("gpt", three, precision=["float61"])
     with pytest.raises(InputError, match="precision float64 is what others are compared with"):
         check("gpt", three, precision="float64")
-    with pytest.raises(InputError, match="precision is measured of whole sequences"):
-        check("gpt", three, precision=["float32"], given=[0])
 
 
 def test_largest_gumbel_of_many_is_what_the_probe_draws() -> None:
@@ -274,7 +284,11 @@ def test_modes_survive_bfloat16() -> None:
         "diffusion", from_spec("modes:tokens=2,modes=2,gap=3"), samples=300, lengths=[2],
         steps=[16], precision=["bfloat16", "float8"],
     )  # fmt: skip
-    half, eighth = found.precisions
+    half, eighth = found.found.precisions
     assert half.holding == "holds"
     assert eighth.holding == "undecided"  # it moves too far to tell from so few draws
-    assert eighth.cells[0].moved.value > half.cells[0].moved.value  # type: ignore[union-attr, operator]
+    moves = [p.cells[0].moved for p in (eighth, half)]
+    (far, near) = (move.value for move in moves if move is not None)
+    assert far is not None
+    assert near is not None
+    assert far > near

@@ -244,4 +244,4 @@ def test_a_dropped_mode_is_caught() -> None:
 
     found = check("diffusion", target, network=one_mode, steps=[32], lengths=[2])
     assert found.outcome is Outcome.NOT_REPRESENTABLE
-    assert found.network == "given"
+    assert found.found.network == "given"

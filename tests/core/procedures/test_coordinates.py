@@ -131,7 +131,8 @@ def test_coordinates_of_vectors_are_interleaved() -> None:
 
 
 def test_without_a_basis_they_centre_and_divide_by_one_number(uneven: ProductMixture) -> None:
-    inside = coordinates_of(build_probe("gpt"), uneven)
+    assert coordinates_of(build_probe("gpt"), uneven).target is uneven  # it adds no noise
+    inside = coordinates_of(build_probe("diffusion"), uneven)
     x = uneven.sample(3, CounterRandomness(0))
     assert torch.allclose(inside.target.spec.mean, torch.zeros(2, 1).double(), atol=1e-14)
     assert float(inside.target.spec.variance.mean()) == pytest.approx(1, abs=1e-14)

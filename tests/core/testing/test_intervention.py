@@ -9,12 +9,13 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 from capcheck.core.budget import Budget
-from capcheck.core.errors import CapcheckError
+from capcheck.core.errors import ProbeError
 from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.networks.signatures import TokenPredictor
 from capcheck.probes.length.gpt import GPT
 from capcheck.procedures.probe import OPTIONS, State
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.procedures.trace import Recorder
 from capcheck.targets import from_spec
@@ -30,9 +31,14 @@ class Sweeper(GPT):
     family: ClassVar[str] = "sweeper"
 
     def run(
-        self, network: TokenPredictor, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self,
+        network: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        start: State,
+        rng: Randomness,
     ) -> Iterator[State]:
-        for state in super().run(network, spec, budget, n, rng):
+        for state in super().run(network, spec, budget, start, rng):
             written = state.placed if bool(state.written.any()) else state.written
             yield State(tokens=state.tokens, placed=state.placed, written=written)
 
@@ -44,17 +50,21 @@ class Hider(GPT):
     family: ClassVar[str] = "hider"
 
     def run(
-        self, network: TokenPredictor, spec: SequenceSpec, budget: Budget, n: int, rng: Randomness
+        self,
+        network: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        start: State,
+        rng: Randomness,
     ) -> Iterator[State]:
-        for state in super().run(network, spec, budget, n, rng):
+        for state in super().run(network, spec, budget, start, rng):
             tokens = state.tokens.clone()
             tokens[:, 0] += tokens[:, -1]
             yield State(tokens=tokens, placed=state.placed, written=state.written)
 
 
 def examine(probe: GPT) -> None:
-    network = probe.signature.oracle(TARGET)
-    require_honest(probe, network, TARGET.spec, Budget(length=4, steps=2))
+    require_honest(Procedure.of(probe, TARGET), Budget(length=4, steps=2))
 
 
 def test_an_honest_probe_passes() -> None:
@@ -62,29 +72,27 @@ def test_an_honest_probe_passes() -> None:
 
 
 def test_a_probe_that_pretends_to_sweep_is_caught_by_the_intervention_alone() -> None:
-    with pytest.raises(CapcheckError, match="says that it wrote token 0 again"):
+    with pytest.raises(ProbeError, match="says that it wrote token 0 again"):
         examine(Sweeper())
-    recorder = Recorder("sweeper")
-    rng = CounterRandomness(0)
-    network = GPT().signature.oracle(TARGET)
-    for state in Sweeper().run(network, TARGET.spec, Budget(length=4, steps=1), 6, rng):
+    procedure, rng = Procedure.of(Sweeper(), TARGET), CounterRandomness(0)
+    recorder = Recorder("sweeper", procedure.start(6, rng))
+    for state in procedure.run(Budget(length=4, steps=1), 6, rng):
         recorder.record(state)  # no value moves without a write, so that this cannot notice
-    assert recorder.traces(4).highest == "sweep"
+    assert recorder.writes.traces().highest == "sweep"
 
 
 def test_a_hidden_move_is_caught_twice() -> None:
-    with pytest.raises(CapcheckError, match="moved tokens that it does not report"):
+    with pytest.raises(ProbeError, match="moved tokens that it does not report"):
         examine(Hider())
-    recorder = Recorder("hider")
-    rng = CounterRandomness(0)
-    network = GPT().signature.oracle(TARGET)
-    states = list(Hider().run(network, TARGET.spec, Budget(length=4, steps=1), 6, rng))
+    procedure, rng = Procedure.of(Hider(), TARGET), CounterRandomness(0)
+    recorder = Recorder("hider", procedure.start(6, rng))
+    states = list(procedure.run(Budget(length=4, steps=1), 6, rng))
     for state in states[:-1]:
         recorder.record(state)
-    with pytest.raises(CapcheckError, match="moved tokens"):
+    with pytest.raises(ProbeError, match="moved tokens"):
         recorder.record(states[-1])
 
 
 def test_every_budget_of_a_real_sweep_responds() -> None:
-    probe = build_probe("diffusion")
-    require_honest(probe, probe.signature.oracle(TARGET), TARGET.spec, Budget(length=4, steps=3))
+    procedure = Procedure.of(build_probe("diffusion"), TARGET)
+    require_honest(procedure, Budget(length=4, steps=3))
