@@ -31,6 +31,27 @@ class Outcome(StrEnum):
         return {"representable": 0, "not_representable": 1, "inconclusive": 3}[self.value]
 
 
+class SampledLaw(Record):
+    """The law that a procedure samples, where it is known with no sampling error.
+
+    Of numbers it is a mixture of Gaussians over flat sequences of D = N d numbers, in token units;
+    most procedures have one component, and a random order one for each distinct law. Of token ids
+    it is a table.
+
+    Attributes:
+        weights: (K,) of the components; empty for a table.
+        means: (K, D).
+        covariances: (K, D, D); one may be singular.
+        probabilities: (V^N,) of every sequence, the first token most significant; empty if the
+            tokens are numbers.
+    """
+
+    weights: tuple[float, ...] = ()
+    means: tuple[tuple[float, ...], ...] = ()
+    covariances: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    probabilities: tuple[float, ...] = ()
+
+
 class Measurement(Record):
     """One cell as measured, before any verdict.
 
@@ -46,6 +67,7 @@ class Measurement(Record):
         moved: Of a run in fewer digits, how far its draws are from those of the same random numbers
             in the run's own precision.
         precise: Likewise, the divergences of these from the target, by the same estimators.
+        law: The law that is sampled, where it is known exactly and of few enough numbers.
         examples: A few samples, (rows, N, d) or (rows, N).
     """
 
@@ -59,6 +81,7 @@ class Measurement(Record):
     diagnoses: tuple[Diagnosis, ...] = ()
     moved: Estimate | None = None
     precise: dict[str, Estimate] = Field(default_factory=dict)
+    law: SampledLaw | None = Field(default=None, repr=False)
     examples: Any = Field(default=(), repr=False)
 
 

@@ -134,9 +134,7 @@ class Assembly:
             "gaps": tuple(gap for parts in stages for gap in gaps_of(parts, level=level)),
         }
 
-    def _cured(
-        self, entry: FamilyEntry, look: int
-    ) -> list[tuple[SuspectPlan, Measurement]]:
+    def _cured(self, entry: FamilyEntry, look: int) -> list[tuple[SuspectPlan, Measurement]]:
         """The largest budget of a procedure without each suspect, where it was measured."""
         if entry.plan.network.kind != "oracle":
             return []  # another procedure may need another network

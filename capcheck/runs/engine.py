@@ -29,7 +29,7 @@ from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import AnyProcedure, Procedure
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Outcome
-from capcheck.results.plan import FamilyEntry, FamilyPlan, plan_of
+from capcheck.results.plan import FamilyPlan, plan_of
 from capcheck.results.settings import Settings, TargetSummary
 from capcheck.results.survey import MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, sensitive_budget, survey_result

@@ -13,12 +13,12 @@ from typing import Any, SupportsIndex, TypedDict
 import torch
 
 from capcheck.core.budget import Grid
+from capcheck.core.errors import InputError, near
 from capcheck.diagnostics.diagnosis import chosen_diagnoses
 from capcheck.divergences import DEFAULT, chosen, tolerances
-from capcheck.core.errors import InputError, near
-from capcheck.networks.rounded import chosen_precisions
-from capcheck.results.settings import (Settings)
 from capcheck.networks.perturbed import SIZES
+from capcheck.networks.rounded import chosen_precisions
+from capcheck.results.settings import Settings
 from capcheck.targets.target import Target
 
 LEAST_SAMPLES = 200  # below, the groups that pair cells hold too few rows

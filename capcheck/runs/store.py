@@ -30,7 +30,6 @@ from capcheck.results.survey import SCHEMA_VERSION, MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
 from capcheck.runs.cells import CellKey, Cells
 
-
 MANIFEST, CELLS, FITS = "manifest.json", "cells.jsonl", "fits"
 PARTIAL = ".*.partial"  # what a process killed while writing a file leaves behind
 
@@ -236,9 +235,7 @@ def _entry(found: FamilyResult) -> FamilyEntry:
         SuspectPlan(failure=cause.failure, cure=cause.cure, plan=cause.plan)
         for cause in found.causes
     )
-    return FamilyEntry(
-        plan=found.plan, row=found.row, in_paper=found.in_paper, suspects=suspects
-    )
+    return FamilyEntry(plan=found.plan, row=found.row, in_paper=found.in_paper, suspects=suspects)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -325,9 +322,7 @@ def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
             f"out {str(folder)!r} holds another run: it measures {mine}, and now {other} was asked "
             "for; give another folder, or delete this one."
         )
-    for field, here, there in _differences(
-        held.to_json(free), asked.to_json(free)
-    ):
+    for field, here, there in _differences(held.to_json(free), asked.to_json(free)):
         raise InputError(
             f"out {str(folder)!r} holds another run: its {field} is {reprlib.repr(here)}, and now "
             f"{reprlib.repr(there)} was asked for; give another folder, or delete this one."

@@ -25,16 +25,18 @@ from capcheck.diagnostics.witness import Observer, Witness
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate, Term
 from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.laws.gaussian import MixtureLaw
 from capcheck.networks.signatures import Calls
 from capcheck.procedures.coordinates import ExactLaw
 from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import ROUNDED_LAW, AnyProcedure
 from capcheck.procedures.trace import Recorder, Traces, Writes
-from capcheck.results.measurement import Measurement
+from capcheck.results.measurement import Measurement, SampledLaw
 from capcheck.results.settings import Settings
+from capcheck.targets.categorical.sequence_law import SequenceLaw
 
 EXAMPLES = 200  # most samples of a cell that are kept for the report
-EXAMPLE_NUMBERS = 4096  # most numbers in them, if eight samples fit
+EXAMPLE_NUMBERS = 4096  # most numbers in them, if eight samples fit, and in a law that is kept
 _NOT_ASKED = Unavailable(reason="it was not asked for")
 
 
@@ -118,6 +120,7 @@ class Sweep:
                 traces=snapshot.traces,
                 witness=witness,
                 diagnoses=self._diagnoses(budget, samples),
+                law=self._kept_law(budget),
                 examples=examples(samples),
                 **self._beside(budget, samples),
             )
@@ -138,6 +141,11 @@ class Sweep:
         if key not in self._laws:
             self._laws[key] = self._procedure.exact_law(budget)
         return self._laws[key]
+
+    def _kept_law(self, budget: Budget) -> SampledLaw | None:
+        if self._procedure.precision is not None:
+            return None
+        return kept_law(self.exact_law(budget))
 
     def _snapshots(self, budgets: Sequence[Budget]) -> dict[Budget, _Snapshot]:
         """What each budget has of one run at the largest of them."""
@@ -343,14 +351,30 @@ class RoundedSweep(Sweep):
 def _draws_alone(samples: Tensor) -> ModelEvidence:
     """What there is to know of the law of rounded arithmetic, and what that is compared with."""
     unknown = ROUNDED_LAW
-    return ModelEvidence(
-        samples=samples, law=unknown, log_density=unknown, own_log_density=unknown
-    )
+    return ModelEvidence(samples=samples, law=unknown, log_density=unknown, own_log_density=unknown)
 
 
 def _joined(parts: Sequence[LogDensity]) -> LogDensity:
     """The log-densities of all batches."""
     return dataclasses.replace(parts[0], values=torch.cat([part.values for part in parts]))
+
+
+def kept_law(law: ExactLaw | Unavailable) -> SampledLaw | None:
+    """A law as data, or None if there is none, or if it is of more than 4,096 numbers."""
+    if isinstance(law, Unavailable):
+        return None
+    if isinstance(law, SequenceLaw):
+        table = law.probabilities
+        few = table.numel() <= EXAMPLE_NUMBERS
+        return SampledLaw(probabilities=tuple(table.tolist())) if few else None
+    laws = law.laws if isinstance(law, MixtureLaw) else (law,)
+    if sum(one.covariance.numel() for one in laws) > EXAMPLE_NUMBERS:
+        return None
+    return SampledLaw(
+        weights=tuple(law.weights.tolist()) if isinstance(law, MixtureLaw) else (1.0,),
+        means=tuple(tuple(one.mean.tolist()) for one in laws),
+        covariances=tuple(tuple(map(tuple, one.covariance.tolist())) for one in laws),
+    )
 
 
 def examples(samples: Tensor) -> list[Any]:

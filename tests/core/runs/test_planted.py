@@ -15,16 +15,16 @@ from torch import Tensor
 
 from capcheck import Outcome, check
 from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.sequences import Kind
 from capcheck.divergences import tolerances
 from capcheck.divergences.reference import ModelEvidence, Reference
-from capcheck.core.log_density import (LogDensity)
-from capcheck.core.randomness import CounterRandomness
-from capcheck.results.measurement import (Measurement)
-from capcheck.core.sequences import Kind
+from capcheck.judging.verdict import judge
+from capcheck.procedures.trace import Traces
+from capcheck.results.measurement import Measurement
 from capcheck.targets import CategoricalMixture, GaussianMixture, from_spec
 from capcheck.targets.target import Target
-from capcheck.procedures.trace import Traces
-from capcheck.judging.verdict import judge
 
 SAMPLES = 2000
 NAMES = ("kl", "wasserstein", "mmd")
