@@ -1,7 +1,8 @@
 """From the user's data to a target.
 
 A reader makes raw rows of a file (`files`, `text`, `named`), a layout makes tokens of them
-(`layout`), and a law is built or fitted to the tokens (`laws`).
+(`layout`), and a law is built or fitted to the tokens (`laws`). The folder imports `targets` and
+what lies below; `cli` and users import it.
 """
 
 from capcheck.data.laws import LAWS

@@ -1,4 +1,7 @@
-"""Fitting: real networks in the oracle's place, as near to it as their architecture comes."""
+"""Fitting: real networks in the oracle's place, found by name, checked, and fitted to the oracle.
+
+The folder imports `procedures` and what lies below; `runs` and `api` may import it.
+"""
 
 from capcheck.fitting.architecture import Architecture
 from capcheck.fitting.fit import Fitted, fit

@@ -1,4 +1,7 @@
-"""Token laws: what a token predictor returns for every token of every row."""
+"""Token laws: the law of one token, which a token predictor returns for every token of every row.
+
+It imports `noise` and `core`; every folder above may import it.
+"""
 
 from capcheck.laws.categorical import Categorical, DeferredCategorical
 from capcheck.laws.inversion import invert_cdf, normal_cdf

@@ -1,4 +1,4 @@
 """Results as data: what was asked for, what was measured and what was found.
 
-Nothing here measures, judges, stores or prints. Folders from `judging` upwards may import it.
+Nothing here measures, judges, stores or prints. `judging` and every folder above may import it.
 """
