@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+import tomllib
 import types
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from capcheck import check, targets
 from capcheck.cli.app import cli
 from capcheck.procedures.registry import families
 
@@ -90,29 +92,42 @@ def test_the_readmes_surveys_run(
 
 
 def test_the_family_of_the_contributing_guide_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = blocks("CONTRIBUTING.md", "python")
+    code, tried = blocks("CONTRIBUTING.md", "python")
     imports = (
         "from typing import ClassVar\n"
         "from pydantic.dataclasses import dataclass\n"
-        "from capcheck.procedures.probe import OPTIONS, Probe, Row, State\n"
-        "from capcheck.core.sequences import Kind\n"
-        "from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature\n"
+        "import capcheck, capcheck.testing\n"
+        "from capcheck.authoring import *\n"
+        "target = capcheck.targets.from_spec('modes:tokens=3,gap=6')\n"
     )
     module = types.ModuleType("guide")
     monkeypatch.setitem(sys.modules, "guide", module)
-    exec(compile(imports + code, "CONTRIBUTING.md", "exec"), module.__dict__)
+    exec(compile(imports + code + tried, "CONTRIBUTING.md", "exec"), module.__dict__)
 
-    from importlib.metadata import EntryPoint
-
-    from capcheck import check, targets
-    from capcheck.procedures import registry
-
-    entries = registry._entries("capcheck.families")
-    entry = EntryPoint("copycat", "guide:Copycat", "capcheck.families")
-    monkeypatch.setattr(registry, "_entries", lambda group: entries | {"copycat": entry})
-    found = check("copycat", targets.from_spec("modes:tokens=3,gap=6"), samples=400)
+    copycat = module.__dict__["Copycat"]()
+    found = check(copycat, targets.from_spec("modes:tokens=3,gap=6"), samples=400)
     assert found.outcome == "not_representable"
     assert (found.axes.length, found.axes.steps, found.loop_order) == ("flat", "flat", "none")
-    independent = check("copycat", targets.from_spec("gaussian:tokens=3"), samples=400)
+    independent = check(copycat, targets.from_spec("gaussian:tokens=3"), samples=400)
     assert independent.outcome == "representable"  # the exact law is found by replay
     assert independent.cells[0].estimates["kl"].kind == "exact"
+
+
+def test_the_map_of_the_contributing_guide_is_the_contract_of_imports() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("| folder of")[2]
+    table = table.partition("\n\n")[0]
+    folders = re.findall(r"^\| `(\w+)/`", table, re.M)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    floors = [name for layer in layers for name in re.split(r" [|:] ", layer)]
+    packages = {"probes", "reports", "api", "authoring"}
+    assert [f for f in folders if f != "testing"] == [
+        name for name in sorted(floors, key=lambda n: _rank(n, layers))
+        if name not in packages and name != "testing"
+    ]  # fmt: skip
+    for path in re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text()):
+        assert (ROOT / "capcheck" / path).is_file() or (ROOT / path).is_file(), path
+
+
+def _rank(name: str, layers: list[str]) -> int:
+    return next(i for i, layer in enumerate(layers) if name in re.split(r" [|:] ", layer))

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import math
+import pydoc
+import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,10 +29,16 @@ from capcheck import (
     save,
     survey,
 )
+from capcheck.core.budget import Axis
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.fitting import build
 from capcheck.laws import MixtureOfGaussians, TokenLaw
 from capcheck.networks.signatures import DenoiserSignature, TokenPredictorSignature
-from capcheck.procedures.probe import State
+from capcheck.procedures.groups import Group, Groupwise
+from capcheck.procedures.probe import Row, State
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
+from capcheck.runs.options import RunOptions
 from capcheck.runs.store import Store
 from capcheck.runs.sweep import Sweep
 from capcheck.targets import ProductMixture, Target, from_spec
@@ -292,3 +305,101 @@ def test_an_undecided_family_is_drawn_again_until_it_is_decided(tmp_path: Path) 
 def test_looks_have_a_limit() -> None:
     with pytest.raises(InputError, match="looks must be at most 10, got 11"):
         check("gpt", from_spec("parity:2"), looks=11)
+
+
+class TwoByTwo(Groupwise):
+    """A family that nobody registered."""
+
+    family: ClassVar[str] = "two_by_two"
+    row: ClassVar[Row] = "length"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    reads: ClassVar[frozenset[Axis]] = frozenset({"length"})
+
+    def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
+        free = spec.free[:length]
+        return [Group(tokens=list(free[i : i + 2])) for i in range(0, len(free), 2)]
+
+
+def test_a_probe_that_nobody_registered_can_be_checked_surveyed_required_and_fitted() -> None:
+    target = from_spec("gaussian:ar1,tokens=3,rho=0.8")
+    found = check(TwoByTwo(), target, samples=200, lengths=[0, 3], steps=[1])
+    assert found.outcome is Outcome.NOT_REPRESENTABLE
+    # Tokens 0 and 1 are drawn independently: I(x_0; x_1) = -1/2 ln(1 - 0.8^2).
+    kl = found.cells[-1].estimates["kl"].value
+    assert kl == pytest.approx(-0.5 * math.log(1 - 0.64), abs=1e-9)
+    names = [f.family for f in survey(target, [TwoByTwo(), "gpt"], samples=200).families]
+    assert names == ["two_by_two", "gpt"]
+    with pytest.raises(capcheck.CapacityError, match="two_by_two is not representable"):
+        capcheck.require(TwoByTwo(), target, samples=200, lengths=[3], steps=[1])
+    module = build(TwoByTwo().signature, Procedure.of(TwoByTwo(), target).spec, "mlp:width=8")
+    fitted = capcheck.fit(TwoByTwo(), target, module, budgets=[Budget(length=3, steps=1)], steps=20)
+    assert fitted.validation < fitted.start
+    with pytest.raises(InputError, match="make the probe first, as in MyProbe"):
+        check(TwoByTwo, target)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="give them to TwoByTwo"):
+        check(TwoByTwo(), target, options={"window": 1})
+
+
+@pytest.mark.parametrize("function", [capcheck.check, capcheck.survey, capcheck.require])
+def test_help_lists_every_keyword(function: Any) -> None:
+    text = pydoc.plain(pydoc.render_doc(function))
+    for keyword in (*RunOptions.__annotations__, "fit_steps", "fit_seconds", "network", "options"):
+        assert re.search(rf"^ +{keyword}: ", text, re.M), keyword
+        assert keyword in str(inspect.signature(function))
+    assert "**" not in str(inspect.signature(function))
+
+
+def test_public_names_exist_and_are_listed() -> None:
+    for name in capcheck.__all__:
+        assert getattr(capcheck, name) is not None
+    missing = []
+    root = Path(capcheck.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        module = ast.parse(path.read_text())
+        names = [t.id for n in module.body if isinstance(n, ast.Assign) for t in n.targets
+                 if isinstance(t, ast.Name)]  # fmt: skip
+        public = [
+            n.name for n in module.body
+            if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and not n.name.startswith("_")
+        ]  # fmt: skip
+        if public and "__all__" not in names:
+            missing.append(str(path.relative_to(root)))
+    assert missing == []
+
+
+def test_given_tokens_work_with_a_network_that_is_not_the_oracle() -> None:
+    target = from_spec("gaussian:ar1,tokens=3,rho=0.8")
+    wrong = Procedure.of(build_probe("gpt"), from_spec("gaussian:ar1,tokens=3,rho=0.5")).oracle
+    found = check("gpt", target, network=wrong, given=[0], lengths=[2], steps=[1], samples=200)
+    # Each of the two drawn tokens is N(.5 x, 1 - .25) in place of N(.8 x, 1 - .64), x ~ N(0, 1):
+    # KL = 1/2 [ln(.75 / .36) - 1 + (.36 + .09) / .75] each.
+    each = 0.5 * (math.log(0.75 / 0.36) - 1 + 0.45 / 0.75)
+    assert found.cells[0].estimates["kl"].value == pytest.approx(2 * each, abs=1e-9)
+    fitted = check(
+        "gpt", target, network="mlp:width=8", fit_steps=20, given=[0], lengths=[2], steps=[1],
+        samples=200, precision=["float32"], sensitivity=[0.1],
+    )  # fmt: skip
+    assert fitted.found.facts is not None
+    assert fitted.found.precisions[0].cells
+
+
+@pytest.mark.slow
+def test_a_thousand_tokens_stay_small() -> None:
+    code = (
+        "import resource, torch, capcheck\n"
+        "from capcheck.procedures.procedure import Procedure\n"
+        "from capcheck.procedures.registry import build_probe\n"
+        "from capcheck.targets import MarkovChain\n"
+        "from capcheck.runs.sweep import Sweep\n"
+        "T = torch.full((4, 4), 0.1).double() + 0.6 * torch.eye(4).double()\n"
+        "first = torch.full((4,), 0.25).double()\n"
+        "target = MarkovChain([first, T], tokens=1024)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "capcheck.check('gpt', capcheck.targets.from_spec('parity:4'), samples=200)\n"
+        "before = peak()\n"
+        "capcheck.check('gpt', target, samples=256, lengths=[1024], steps=[1],\n"
+        "               divergences=['kl'])\n"
+        "print(peak() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 200, done.stdout  # MiB beyond the start
