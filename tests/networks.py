@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from reference.groups import chance
+from reference.groups import probability
 
 from capcheck.core.budget import Budget
 from capcheck.core.randomness import Randomness
@@ -47,7 +47,7 @@ class TablePredictor:
         V = self._p.shape[0]
         if i in shown:
             return [1.0] + [0.0] * (V - 1)
-        return [chance(self._p, [*x[:i], v, *x[i + 1 :]], [i], shown) for v in range(V)]
+        return [probability(self._p, [*x[:i], v, *x[i + 1 :]], [i], shown) for v in range(V)]
 
 
 def law_of(procedure: Procedure[Any], budget: Budget, route: Route | None = None) -> Array:
@@ -94,6 +94,6 @@ def law_of_run(procedure: Procedure[Any], budget: Budget, p: Array) -> Array:
         name = procedure.probe.family
         found = enumerated_law(sample, density, spec, name=name, routes=("branching",))
         assert isinstance(found, SequenceLaw), found
-        weight = chance(p, x[0].tolist(), given)
+        weight = probability(p, x[0].tolist(), given)
         total += weight * found.probabilities.numpy().reshape(p.shape)
     return total

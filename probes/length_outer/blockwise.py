@@ -33,7 +33,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.core.budget import Budget
-from capcheck.core.errors import InputError
+from capcheck.core.errors import UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
@@ -172,7 +172,7 @@ class Blockwise(Probe[PrefixPredictor]):
 
     def _require_kind(self, spec: SequenceSpec) -> None:
         if self.rule == "greedy" and spec.kind != "categorical":
-            raise InputError(
+            raise UnfitError(
                 "rule=greedy needs categorical tokens, whose laws have an argmax that can match, "
                 f"got {spec.kind} ones; use rule=lossless."
             )

@@ -21,8 +21,8 @@ Known: one step is the product of the marginals; without remasking the law is a 
 revealed, q_j(S) = sum_{S' in S} q_{j-1}(S') c^|S-S'| (1-c)^(N-|S|) prod p(x_i | x_S') with
 c = (t - s) / t, and its distance from the target falls as 1/k; with exact marginals remasking has
 nothing to mend, and is slower; one token at a time is exact. Uniforms of p bits make Gumbel noise
-of at most p ln 2: what has less than a chance of 2^-p in a step is never drawn in it, and in fewer
-digits, more steps lose the rarer symbols.
+of at most p ln 2: what has a chance below 2^-p in a step is drawn too rarely, so that in fewer
+digits more steps lose the rarer symbols.
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ def sequences(p: Array) -> Iterator[tuple[int, ...]]:
     return itertools.product(*(range(size) for size in p.shape))
 
 
-def chance(p: Array, x: Sequence[int], tokens: Sequence[int], given: Sequence[int] = ()) -> float:
+def probability(
+    p: Array, x: Sequence[int], tokens: Sequence[int], given: Sequence[int] = ()
+) -> float:
     """P(x_tokens | x_given) of a table, by sums over it."""
     both, past = (
         float(p[tuple(x[i] if i in at else slice(None) for i in range(p.ndim))].sum())
@@ -40,11 +42,11 @@ def law_of_groups(p: Array, q: Array, given: Sequence[int], groups: Sequence[Gro
     for tokens, _ in groups:
         placed += tokens
     for x in sequences(p):
-        value = chance(p, x, given)
+        value = probability(p, x, given)
         for tokens, shown in groups:
-            value *= np.prod([chance(q, x, [i], shown) for i in tokens])
+            value *= np.prod([probability(q, x, [i], shown) for i in tokens])
         rest = [i for i in range(p.ndim) if i not in placed]
-        law[x] = value * np.prod([chance(p, x, [i], placed) for i in rest])
+        law[x] = value * np.prod([probability(p, x, [i], placed) for i in rest])
     return law
 
 
