@@ -270,9 +270,12 @@ def test_weights_of_a_draw_meet_its_numbers_on_their_device(
     # Beyond MOST_TOKENS the steps are drawn with weights that are made on the CPU.
     monkeypatch.setattr(module, "MOST_TOKENS", 1)
     when: list[torch.Tensor] = []
-    monkeypatch.setattr(
-        module, "_along", lambda network, x, drawn, count: (when.append(drawn), x.double())[1]
-    )
+
+    def along(network: object, x: torch.Tensor, drawn: torch.Tensor, count: int) -> torch.Tensor:
+        when.append(drawn)
+        return x.double()
+
+    monkeypatch.setattr(module, "_along", along)
     procedure = Procedure.of(MaskedDiffusion(remask=False), from_spec("copy:tokens=4,symbols=3"))
     x = procedure.target.sample(5, CounterRandomness(0))
     spec = dataclasses.replace(procedure.spec, mean=procedure.spec.mean.to("meta"))

@@ -44,7 +44,7 @@ def law_of_groups(p: Array, q: Array, given: Sequence[int], groups: Sequence[Gro
     for x in sequences(p):
         value = probability(p, x, given)
         for tokens, shown in groups:
-            value *= np.prod([probability(q, x, [i], shown) for i in tokens])
+            value *= float(np.prod([probability(q, x, [i], shown) for i in tokens]))
         rest = [i for i in range(p.ndim) if i not in placed]
         law[x] = value * np.prod([probability(p, x, [i], placed) for i in rest])
     return law
