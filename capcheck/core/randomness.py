@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+__all__ = ["CounterRandomness", "Randomness", "inverse_cdf"]
+
 
 class Randomness(ABC):
     """A source of independent rows of unit draws; every call is the next draw of each row."""

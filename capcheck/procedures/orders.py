@@ -18,6 +18,8 @@ from torch import Tensor
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 
+__all__ = ["commit_schedule", "random_ranks", "ranks_among_all", "rounds_within"]
+
 
 def commit_schedule(tokens: int, *, rounds: int, per_round: int | None = None) -> list[int]:
     """Tokens placed after each round, starting with 0 and ending with all of them.

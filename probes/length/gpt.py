@@ -33,6 +33,8 @@ from capcheck.networks.signatures import (
 from capcheck.procedures.groups import Group, Groupwise
 from capcheck.procedures.probe import OPTIONS, Row, Suspect
 
+__all__ = ["GPT"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class GPT(Groupwise):

@@ -44,6 +44,8 @@ from capcheck.procedures.orders import (
 )
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
+__all__ = ["MaskGIT"]
+
 ENUMERATED_CALLS = 512  # sets of known tokens up to which the mixture over orders is summed
 TIE = 1e-9  # nats by which two confidences may differ and count as equal,
 TIE_DIGITS = 16  # or, of a coarser type, that many units in the last place of 1

@@ -23,6 +23,8 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.procedures.groups import Group, Groupwise
 from capcheck.procedures.probe import OPTIONS, Row, Suspect
 
+__all__ = ["MultiToken"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class MultiToken(Groupwise):

@@ -28,6 +28,8 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.procedures.groups import Group, Groupwise
 from capcheck.procedures.probe import OPTIONS, Row, Suspect
 
+__all__ = ["PixelCNN", "receptive_field"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class PixelCNN(Groupwise):

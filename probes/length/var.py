@@ -30,6 +30,8 @@ from capcheck.procedures.groups import Group, Groupwise
 from capcheck.procedures.probe import OPTIONS, Row, Suspect
 from capcheck.procedures.scales import haar, interlaced, is_dyadic
 
+__all__ = ["VAR"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class VAR(Groupwise):

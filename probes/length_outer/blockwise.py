@@ -41,6 +41,8 @@ from capcheck.laws import Categorical, TokenLaw
 from capcheck.networks.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
+__all__ = ["Blockwise"]
+
 PROPOSALS = 64  # of a continuous residual; more are needed with probability 0.006 at most
 TRIED = 8  # of them at once
 

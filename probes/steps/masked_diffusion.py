@@ -46,6 +46,8 @@ from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import random_ranks, ranks_among_all
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
+__all__ = ["MaskedDiffusion"]
+
 MOST_TOKENS = 6  # whose sets are summed, by 64 calls
 ROWS = 256  # whose 64 x 64 pairs of sets are held at once
 

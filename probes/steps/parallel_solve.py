@@ -34,6 +34,8 @@ from capcheck.laws import TokenLaw
 from capcheck.networks.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State
 
+__all__ = ["ParallelSolve"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class ParallelSolve(Probe[PrefixPredictor]):

@@ -109,6 +109,8 @@ def test_one_token_at_a_time_is_exact(k: int) -> None:
     p, probe = table(3, 2, seed=1), MaskedDiffusion(reveal="one")
     assert np.abs(at_steps(p, k, "density", probe) - p).max() < 1e-12
     assert np.abs(at_steps(p, k, "branching", probe) - p).max() < 1e-9
+    forgetful = Procedure.of(probe, from_table(torch.tensor(p))).with_network(TablePredictor(p))
+    assert np.abs(law_of(forgetful, Budget(length=0, steps=k), "branching") - p).max() < 1e-9
     together = at_steps(p, k, "density", MaskedDiffusion(remask=False))
     assert np.abs(together - p).max() > 1e-3
 
