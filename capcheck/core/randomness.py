@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+__all__ = ["CounterRandomness", "Randomness", "inverse_cdf"]
+
 
 class Randomness(ABC):
     """A source of independent rows of unit draws; every call is the next draw of each row."""
@@ -37,11 +39,11 @@ class Randomness(ABC):
 
         Args:
             probabilities: (..., K) non-negative weights, not all zero; `...` is empty or equal to
-                all but the last dimension of `shape`.
+                all but the last dimension of `shape`. They may be on any device.
             shape: Shape of the result; `shape[0]` counts sample rows.
 
         Returns:
-            int64 indices of that shape in 0..K-1.
+            int64 indices of that shape in 0..K-1, on the device of this source's draws.
         """
         return inverse_cdf(probabilities, self.uniform(shape))
 
@@ -107,13 +109,13 @@ def inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
 
     Args:
         probabilities: (..., K) non-negative weights; `...` is empty or all but the last dimension
-            of u.
+            of u. They are moved to the device of u.
         u: (..., m) numbers in (0, 1).
 
     Returns:
-        int64 indices of u's shape; never one whose weight is 0.
+        int64 indices of u's shape, on its device; never one whose weight is 0.
     """
-    p = probabilities.to(torch.float64)
+    p = probabilities.to(u.device, torch.float64)
     cumulative = p.cumsum(-1)
     total = cumulative[..., -1:]
     index = torch.searchsorted(cumulative, (u * total).contiguous(), right=True)

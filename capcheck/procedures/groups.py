@@ -12,16 +12,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import Axis, Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.networks.signatures import Signature, TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.probe import Probe, State
+
+__all__ = ["Group", "Groupwise"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +33,8 @@ class Group:
 
     Attributes:
         tokens: Their indices.
-        shown: (N,) bool, which of the tokens placed before it the network is shown; all if None.
+        shown: (N,) bool, which of the tokens placed before it, given ones included, the network is
+            shown; all if None.
     """
 
     tokens: list[int]
@@ -40,6 +44,8 @@ class Group:
 @dataclass(frozen=True, kw_only=True)
 class Groupwise(Probe[TokenPredictor]):
     """A procedure that draws groups of tokens one after the other, the same ones in every row."""
+
+    reads: ClassVar[frozenset[Axis]] = frozenset({"length"})
 
     @abstractmethod
     def groups(self, spec: SequenceSpec, length: int) -> list[Group]:

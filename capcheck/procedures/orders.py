@@ -1,8 +1,9 @@
 """Commit orders: how many tokens each round of parallel decoding adds, and which.
 
-A schedule m_0 = 0 < m_1 < .. = N counts the tokens placed after every round; on the cosine schedule
-round r of R leaves floor(N cos(pi r / 2R)) to be placed, and adds at least one. With the tokens of
-a row ranked 0..N-1, the round from m to m' commits those of rank m..m'-1.
+A schedule m_0 = 0 < m_1 < .. = F counts the tokens placed after every round, of the F that are not
+given from the start; on the cosine schedule round r of R leaves floor(F cos(pi r / 2R)) to be
+placed, and adds at least one. With these tokens of a row ranked 0..F-1, and given ones -1, the
+round from m to m' commits those of rank m..m'-1.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import SequenceSpec
+
+__all__ = ["commit_schedule", "random_ranks", "ranks_among_all", "rounds_within"]
 
 
 def commit_schedule(tokens: int, *, rounds: int, per_round: int | None = None) -> list[int]:
     """Tokens placed after each round, starting with 0 and ending with all of them.
 
     Args:
-        tokens: N.
+        tokens: F, how many are to be placed.
         rounds: R of the cosine schedule, at least 1.
         per_round: A fixed number per round, instead of the schedule.
 
@@ -53,5 +58,20 @@ def rounds_within(schedule: Sequence[int], length: int) -> Iterable[tuple[int, i
 
 
 def random_ranks(n: int, tokens: int, rng: Randomness) -> Tensor:
-    """The rank of every token in an order drawn uniformly for each row: (n, N) int64."""
+    """The rank of every token in an order drawn uniformly for each row: (n, F) int64."""
     return rng.permutation(n, tokens).argsort(1)
+
+
+def ranks_among_all(ranks: Tensor, spec: SequenceSpec) -> Tensor:
+    """The ranks of all tokens from those of the free ones: -1 for given tokens.
+
+    Args:
+        ranks: (n, F) int64, on any device.
+        spec: Of the sequences.
+
+    Returns:
+        (n, N) int64, on the device of the sequences.
+    """
+    whole = torch.full((len(ranks), spec.tokens), -1, device=spec.mean.device)
+    whole[:, list(spec.free)] = ranks.to(whole)
+    return whole

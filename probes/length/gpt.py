@@ -5,6 +5,8 @@ Signature: token predictor; it is shown the tokens before i, or the last `window
 `softmax_rank` its logits, over all contexts, form a matrix of at most that rank.
 Assumption: none without these; with a window, x_i is independent of what lies before it.
 Budgets: `length` places that many tokens from the left; `steps` is ignored.
+Given tokens: a prompt is seen as far as the window reaches; a given token to the right of i is not
+seen at i, which costs sum_i I(x_i; given x_>i | x_<i).
 Known: KL(l) is the conditional total correlation of what was not placed,
 E[log p(x_>l | x_<=l)] - sum_{i>l} E[log p(x_i | x_<=l)]; a window of w tokens costs
 sum_i I(x_i; x_{<i-w} | x_{i-w..i-1}); a softmax of rank r is exact iff r is at least the rank of
@@ -30,6 +32,8 @@ from capcheck.networks.signatures import (
 )
 from capcheck.procedures.groups import Group, Groupwise
 from capcheck.procedures.probe import OPTIONS, Row, Suspect
+
+__all__ = ["GPT"]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -66,9 +70,9 @@ class GPT(Groupwise):
     def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
         """x_i ~ p(x_i | x_<i), or given the last `window` of them, for i = 1..l."""
         place = torch.arange(spec.tokens, device=spec.mean.device)
+        reach = spec.tokens if self.window is None else self.window
         return [
-            Group(tokens=[i], shown=None if self.window is None else place >= i - self.window)
-            for i in spec.free[:length]
+            Group(tokens=[i], shown=(place >= i - reach) & (place < i)) for i in spec.free[:length]
         ]
 
     def suspects(self) -> tuple[Suspect, ...]:

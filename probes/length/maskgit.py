@@ -3,15 +3,18 @@
 Source: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer", section 3.2.
 Signature: token predictor, shown the known tokens, whichever they are.
 Assumption: the tokens of one round are independent given the known ones.
-Budgets: `length` cuts the schedule for N tokens inside its round; `steps` is ignored.
-After round r of R, floor(N cos(pi r / 2R)) tokens are left masked, and every round commits at least
-one; `tokens_per_round` commits a fixed number instead.
+Budgets: `length` cuts the schedule for F tokens inside its round; `steps` is ignored.
+After round r of R, floor(F cos(pi r / 2R)) of the F tokens that are not given are left masked, and
+every round commits at least one; `tokens_per_round` commits a fixed number instead.
 Orders: `random` (drawn up front), `fixed` (left to right), `confidence` (all masked tokens are
 drawn, and those whose value has the largest log-probability plus temperature (1 - r/R) Gumbel noise
-stay).
+stay; which of equal ones is drawn, so that no rounding decides).
+Given tokens: known in every round.
 Known: in fixed order KL is the sum over rounds of the round's total correlation given the known
 tokens; in random order the sampled law is the mixture over orders, whose KL is smaller than the
-mean over orders; confidence order is biased even when the tokens are independent.
+mean over orders; one token per round is exact in both. Confidence order is biased even when the
+tokens are independent: of N equal bits that are 1 with probability p < 1/2, one per round leaves
+sum_{m=1..N} p^m ones on average, not N p.
 """
 
 from __future__ import annotations
@@ -27,17 +30,25 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import Axis, Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
-from capcheck.laws import TokenLaw
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
-from capcheck.procedures.orders import commit_schedule, random_ranks
+from capcheck.procedures.orders import (
+    commit_schedule,
+    random_ranks,
+    ranks_among_all,
+    rounds_within,
+)
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
+__all__ = ["MaskGIT"]
+
 ENUMERATED_CALLS = 512  # sets of known tokens up to which the mixture over orders is summed
+TIE = 1e-9  # nats by which two confidences may differ and count as equal,
+TIE_DIGITS = 16  # or, of a coarser type, that many units in the last place of 1
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -47,6 +58,7 @@ class MaskGIT(Probe[TokenPredictor]):
     family: ClassVar[str] = "maskgit"
     row: ClassVar[Row] = "length"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    reads: ClassVar[frozenset[Axis]] = frozenset({"length"})
 
     rounds: Annotated[int, Field(ge=1, description="rounds R of the cosine schedule")] = 4
     tokens_per_round: Annotated[
@@ -79,20 +91,18 @@ class MaskGIT(Probe[TokenPredictor]):
         """One state per round."""
         state = start
         yield state
-        N = spec.tokens
-        drawn = self.order == "random"
-        rank = random_ranks(start.n, N, rng) if drawn else torch.arange(N).expand(start.n, N)
-        rank = rank.to(state.placed.device)
-        schedule = self.schedule(N)
-        for r, (before, after) in enumerate(itertools.pairwise(schedule), start=1):
-            after = min(after, budget.length)
-            if after <= before:
-                return
+        rank, ties = self._ranks(start.n, spec, rng), rng.stream("ties")
+        schedule = self.schedule(len(spec.free))
+        for r, (before, after) in enumerate(rounds_within(schedule, budget.length), start=1):
             law = network(state.tokens, state.placed)
             draws = law.sample(rng)
             if self.order == "confidence":
-                noise = self.temperature * (1 - r / (len(schedule) - 1))
-                chosen = self._most_confident(law, draws, state.placed, after - before, noise, rng)
+                confidence = law.log_prob(draws)
+                if self.temperature > 0:
+                    gumbel = -(-rng.uniform(tuple(confidence.shape)).log()).log()
+                    noise = self.temperature * (1 - r / (len(schedule) - 1))
+                    confidence = confidence + noise * gumbel.to(confidence)
+                chosen = _largest(confidence, ~state.placed, after - before, ties)
             else:
                 chosen = (rank >= before) & (rank < after)
             state = state.write(draws, chosen)
@@ -120,36 +130,25 @@ class MaskGIT(Probe[TokenPredictor]):
         """Of the law that is really sampled where it can be summed; otherwise a bound."""
         if self.order == "confidence":
             return Unavailable(reason="which tokens a round commits depends on all that it drew")
-        N = spec.tokens
-        sizes = [m for m in self.schedule(N) if m < budget.length] + [budget.length]
-        if self.order == "fixed":
-            rank = torch.arange(N).expand(len(x), N)
-            values = self._along_order(network, completion, sizes, x, rank.to(x.device))
-            return LogDensity(values=values, method="chain rule over rounds")
-        if sum(math.comb(N, m) for m in sizes) <= ENUMERATED_CALLS:
-            values = self._over_orders(network, completion, sizes, x)
+        F = len(spec.free)
+        sizes = [m for m in self.schedule(F) if m < budget.length] + [budget.length]
+        if self.order == "random" and sum(math.comb(F, m) for m in sizes) <= ENUMERATED_CALLS:
+            values = self._over_orders(network, completion, spec, sizes, x)
             return LogDensity(values=values, method="mixture over all orders of commitment")
-        rank = random_ranks(len(x), N, rng)
-        values = self._along_order(network, completion, sizes, x, rank.to(x.device))
+        rank = self._ranks(len(x), spec, rng)
+        values = self._along_order(network, completion, [*sizes, F], x, rank)
+        if self.order == "fixed":
+            return LogDensity(values=values, method="chain rule over rounds")
         return LogDensity(
             values=values, bound=True, method="mean over orders, one drawn for each row"
         )
 
-    def _most_confident(
-        self,
-        law: TokenLaw,
-        draws: Tensor,
-        placed: Tensor,
-        count: int,
-        noise: float,
-        rng: Randomness,
-    ) -> Tensor:
-        confidence = law.log_prob(draws)
-        if self.temperature > 0:
-            gumbel = -(-rng.uniform(tuple(confidence.shape)).log()).log()
-            confidence = confidence + noise * gumbel.to(confidence)
-        best = torch.where(placed, -torch.inf, confidence).topk(count, dim=1).indices
-        return torch.zeros_like(placed).scatter_(1, best, True)
+    def _ranks(self, n: int, spec: SequenceSpec, rng: Randomness) -> Tensor:
+        """(n, N), which of the free tokens comes when, where that does not depend on values."""
+        F = len(spec.free)
+        drawn = self.order == "random"
+        ranks = random_ranks(n, F, rng) if drawn else torch.arange(F).expand(n, F)
+        return ranks_among_all(ranks, spec)
 
     def _along_order(
         self,
@@ -159,42 +158,68 @@ class MaskGIT(Probe[TokenPredictor]):
         x: Tensor,
         rank: Tensor,
     ) -> Tensor:
-        """Log q(x | order): every round's tokens given those of lower rank."""
-        N = rank.shape[1]
+        """Log q(x | order): every round's tokens given those of lower rank, and the completion."""
         log_q = torch.zeros((), device=x.device)
-        for before, after in itertools.pairwise([*sizes, N]):
+        for before, after in itertools.pairwise(sizes):
             if before < after:
-                predictor = completion if before == sizes[-1] else network
+                predictor = completion if before == sizes[-2] else network
                 of_round = (rank >= before) & (rank < after)
                 log_p = predictor(x, rank < before).log_prob(x)
                 log_q = log_q + torch.where(of_round, log_p, 0).sum(1)
         return log_q
 
     def _over_orders(
-        self, network: TokenPredictor, completion: TokenPredictor, sizes: list[int], x: Tensor
+        self,
+        network: TokenPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        sizes: list[int],
+        x: Tensor,
     ) -> Tensor:
         """Log q(x), by a sum over the sets S of placed tokens, round by round.
 
         With F(S) the density of x_S summed over the ways to have placed S, a round that adds c
         tokens gives F(S') = sum_{S in S'} F(S) prod_{i in S'-S} p(x_i | x_S) / C(N - |S|, c).
         """
-        n, N = x.shape[:2]
-        everything = tuple(range(N))
+        n, free = len(x), spec.free
         reached: dict[tuple[int, ...], Tensor] = {(): torch.zeros(n, device=x.device)}
-        for before, after in itertools.pairwise([*sizes, N]):
+        for before, after in itertools.pairwise([*sizes, len(free)]):
             if before == after:
                 continue
             completing = before == sizes[-1]
-            ways = 1 if completing else math.comb(N - before, after - before)
+            ways = 1 if completing else math.comb(len(free) - before, after - before)
             arrivals: dict[tuple[int, ...], list[Tensor]] = {}
             for S, log_F in reached.items():
-                known = torch.zeros(n, N, dtype=torch.bool, device=x.device)
-                known[:, list(S)] = True
-                unknown = [i for i in everything if i not in S]
+                known = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+                known[:, [*spec.given, *S]] = True
+                unknown = [i for i in free if i not in S]
                 law = (completion if completing else network)(x, known).select(unknown)
                 log_p = dict(zip(unknown, law.log_prob(x[:, unknown]).unbind(1), strict=True))
                 for added in itertools.combinations(unknown, after - before):
                     log_path = log_F + sum(log_p[i] for i in added) - math.log(ways)
                     arrivals.setdefault(tuple(sorted(S + added)), []).append(log_path)
             reached = {S: torch.stack(paths).logsumexp(0) for S, paths in arrivals.items()}
-        return reached[everything]
+        return reached[free]
+
+
+def _largest(values: Tensor, among: Tensor, count: int, ties: Randomness) -> Tensor:
+    """The `count` largest values of each row, equal ones at random: (n, N) bool.
+
+    Args:
+        values: (n, N).
+        among: (n, N) bool, which of them may be chosen.
+        count: How many of each row.
+        ties: A stream of its own, of which every choice takes one draw.
+    """
+    tolerance = max(TIE, TIE_DIGITS * torch.finfo(values.dtype).eps)
+    chosen = torch.zeros_like(among)
+    for left in range(count, 0, -1):
+        open_ = among & ~chosen
+        best = torch.where(open_, values, -torch.inf).amax(1, keepdim=True)
+        equal = open_ & ~(values < best - tolerance)
+        # Where all of the equal ones are chosen in the end, their order is not drawn.
+        first = equal & (equal.cumsum(1) == 1)
+        weights = torch.where(equal.sum(1, keepdim=True) <= left, first, equal)
+        choice = ties.categorical(weights.double(), (len(values), 1))
+        chosen = chosen.scatter(1, choice, True)
+    return chosen

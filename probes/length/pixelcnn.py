@@ -7,6 +7,7 @@ Assumption: x_i is independent of the earlier tokens that `layers` masked convol
 `kernel` do not reach. Stacked masks leave a blind spot above and to the right; a vertical and a
 horizontal stack leave none.
 Budgets: `length` places that many tokens in raster order; `steps` is ignored.
+Given tokens: seen where they lie in the field, and nowhere else.
 Known: the field costs sum_i I(x_i; unseen earlier tokens | seen ones); what was not placed costs
 its conditional total correlation, as in gpt.
 """
@@ -26,6 +27,8 @@ from capcheck.core.budget import Axis
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.procedures.groups import Group, Groupwise
 from capcheck.procedures.probe import OPTIONS, Row, Suspect
+
+__all__ = ["PixelCNN", "receptive_field"]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)

@@ -9,6 +9,7 @@ Scales: continuous tokens in an orthonormal Haar pyramid of the sequence or grid
 divided by its unit (the target's bandwidth); states, length and completion are then in
 coefficients. Categorical tokens, sides that are no powers of two and parts of a larger grid take
 interlaced subsets, every 2^m-th place of each side.
+Given tokens: shown to every scale; continuous tokens beside them take interlaced subsets, too.
 Known: KL is the sum over scales of E[total correlation of the scale given the coarser ones].
 """
 
@@ -24,10 +25,12 @@ from torch import Tensor
 
 from capcheck.core.budget import Axis
 from capcheck.core.sequences import Kind, SequenceSpec
-from capcheck.probes.length.gpt import GPT
+from capcheck.probes.length.maskgit import MaskGIT
 from capcheck.procedures.groups import Group, Groupwise
 from capcheck.procedures.probe import OPTIONS, Row, Suspect
 from capcheck.procedures.scales import haar, interlaced, is_dyadic
+
+__all__ = ["VAR"]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -71,9 +74,9 @@ class VAR(Groupwise):
 
     def suspects(self) -> tuple[Suspect, ...]:
         """Tokens of a scale, drawn independently."""
-        return (
-            Suspect(failure="wrong factorisation", cure="one token after another", probe=GPT()),
-        )
+        one_by_one = MaskGIT(tokens_per_round=1, order="fixed")
+        cure = "one token after another"
+        return (Suspect(failure="wrong factorisation", cure=cure, probe=one_by_one),)
 
     def _in_coefficients(self, spec: SequenceSpec) -> bool:
         # A given token is no coefficient: beside one, scales are subsets of the tokens.

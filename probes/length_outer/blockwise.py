@@ -13,6 +13,8 @@ drafts need the token that the verification has put right, which published heads
 one refused draws from norm(max(p - q, 0)); the token that comes free where all are accepted is the
 next block's first draft, which never is refused. `rule=greedy` accepts argmax matches: the same
 rule on point masses.
+Given tokens: blocks are of the other tokens. Drafts see given ones before the first token that they
+draft, the base model those before each token; neither sees what follows, as in gpt.
 Known: KL follows from F_r(j) = sum_m [prod_{j<=i<m} min(p_i, q_i)] (p_m - q_m)_+ F_{r-1}(m+1) +
 prod_{i>=j} min(p_i, q_i), F_0 = product of the last draft's q_i; a round fixes two tokens at least,
 so ceil(b / 2) rounds are exact; where drafts are accepted with probability a each, g of them and
@@ -31,13 +33,15 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.core.budget import Budget
-from capcheck.core.errors import InputError
+from capcheck.core.errors import UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.laws import Categorical, TokenLaw
 from capcheck.networks.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+
+__all__ = ["Blockwise"]
 
 PROPOSALS = 64  # of a continuous residual; more are needed with probability 0.006 at most
 TRIED = 8  # of them at once
@@ -73,27 +77,26 @@ class Blockwise(Probe[PrefixPredictor]):
         self._require_kind(spec)
         state = start
         yield state
-        place = torch.arange(spec.tokens, device=spec.mean.device).expand(
-            start.n, -1
-        )  # (start.n, N)
-        for block in self._blocks(budget.length):
-            fixed = torch.full((start.n, 1), block[0], device=place.device)  # tokens that stay
+        place = torch.arange(spec.tokens, device=spec.mean.device).expand(start.n, -1)  # (n, N)
+        for block in self._blocks(spec, budget.length):
+            b, ends = len(block), place.new_tensor([*block, spec.tokens])
+            number = torch.full_like(place[0], -1)  # (N,), a token's place in the block
+            number[block] = torch.arange(b, device=place.device)
+            fixed = place.new_zeros(start.n, 1)  # tokens of the block that stay
             for r in range(self._rounds(block, budget)):
-                to_come = (place >= fixed) & (place <= block[-1])
-                q = self._asked(network, state.tokens, place < fixed, block)
+                to_come = number >= fixed
+                q = self._asked(network, state.tokens, place < ends[fixed], block)
                 drafted = state.tokens.clone()
                 drafted[:, block] = q.sample(rng)
                 drafted = state.write(drafted, to_come).tokens
                 p = self._asked(network, drafted, place <= block[-1], block)
-                refused = self._first_refused(p, q, drafted[:, block], fixed - block[0], rng)
+                refused = self._first_refused(p, q, drafted[:, block], fixed, rng)
                 stream = rng.stream(f"residual {block[0]} {r}")
                 residual = _residual(p, q, refused, stream, spec.kind)
-                at = (place == block[0] + refused) & to_come  # nowhere if all are accepted
-                mended = torch.where(
-                    at.reshape(*at.shape, *[1] * len(spec.token_shape)), residual, drafted
-                )
-                state = state.write(mended, to_come)
-                fixed = block[0] + (refused + 1).clamp(max=len(block))
+                mended = state.write(drafted, to_come)
+                state = mended.write(residual, (number == refused) & to_come)
+                state = dataclasses.replace(state, written=to_come)
+                fixed = (refused + 1).clamp(max=b)
                 if bool(to_come.any()):
                     yield state
 
@@ -121,24 +124,26 @@ class Blockwise(Probe[PrefixPredictor]):
     ) -> LogDensity:
         """Sum of log F_k over the blocks, and the completion's marginals."""
         self._require_kind(spec)
-        N, length = spec.tokens, budget.length
-        place = torch.arange(N, device=x.device).expand(len(x), N)
+        place = torch.arange(spec.tokens, device=x.device).expand(len(x), -1)
         log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
-        for block in self._blocks(length):
+        for block in self._blocks(spec, budget.length):
             p = self._asked(network, x, place <= block[-1], block).log_prob(x[:, block])
             drafts = [
                 self._asked(network, x, place < j, block).log_prob(x[:, block]) for j in block
             ]
             log_q = log_q + _log_density_of_block(p, drafts, self._rounds(block, budget))
-        if length < N:
-            rest = list(range(length, N))
-            law = completion(x, place < length).select(rest)
+        rest = list(spec.free[budget.length :])
+        if rest:
+            placed = torch.ones_like(place, dtype=torch.bool)
+            placed[:, rest] = False
+            law = completion(x, placed).select(rest)
             log_q = log_q + law.log_prob(x[:, rest]).sum(1)
         return LogDensity(values=log_q, method="sum over the places of refusal in each block")
 
-    def _blocks(self, length: int) -> list[list[int]]:
-        starts = range(0, length, self.block)
-        return [list(range(start, min(start + self.block, length))) for start in starts]
+    def _blocks(self, spec: SequenceSpec, length: int) -> list[list[int]]:
+        placed = spec.free[:length]
+        starts = range(0, len(placed), self.block)
+        return [list(placed[i : i + self.block]) for i in starts]
 
     def _rounds(self, block: list[int], budget: Budget) -> int:
         """As many as there may be, or as all rows need: each round fixes two tokens at least."""
@@ -169,7 +174,7 @@ class Blockwise(Probe[PrefixPredictor]):
 
     def _require_kind(self, spec: SequenceSpec) -> None:
         if self.rule == "greedy" and spec.kind != "categorical":
-            raise InputError(
+            raise UnfitError(
                 "rule=greedy needs categorical tokens, whose laws have an argmax that can match, "
                 f"got {spec.kind} ones; use rule=lossless."
             )

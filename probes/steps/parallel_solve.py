@@ -9,7 +9,8 @@ Iteration: x_i <- h_i(u_i, x_<i) for all i at once, with noise u that stays the 
 component by inverse CDF and then its Gaussian; of integers the inverse CDF. It starts at the means
 of the tokens; of integers at each one's most probable value. With `block` = b an iteration makes b
 calls: inside each block of b tokens one after the other is updated, all blocks at once.
-Known: after k iterations the first b k tokens are the autoregressive ones, exactly, so ceil(N / b)
+Given tokens: kept, and seen by what follows them only; blocks are of the F others.
+Known: after k iterations the first b k tokens are the autoregressive ones, exactly, so ceil(F / b)
 iterations suffice; on a symmetric binary chain so does 1 + the longest run of tokens whose map
 depends on the token before.
 """
@@ -33,6 +34,8 @@ from capcheck.laws import TokenLaw
 from capcheck.networks.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State
 
+__all__ = ["ParallelSolve"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class ParallelSolve(Probe[PrefixPredictor]):
@@ -41,6 +44,7 @@ class ParallelSolve(Probe[PrefixPredictor]):
     family: ClassVar[str] = "parallel_solve"
     row: ClassVar[Row] = "steps"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
     anytime: ClassVar[frozenset[Axis]] = frozenset({"steps"})
 
     block: Annotated[
@@ -60,11 +64,12 @@ class ParallelSolve(Probe[PrefixPredictor]):
         start: State,
         rng: Randomness,
     ) -> Iterator[State]:
-        """One state per iteration; every one writes all tokens."""
-        state = start.filled(self._start(spec, start.n))
+        """One state per iteration; every one writes all tokens but the given ones."""
+        state = start.filled(_first_guess(spec, start.n))
         yield state
+        free = self._free(spec).expand_as(start.placed)
         for _ in range(budget.steps):
-            state = state.write(self._iterate(network, state.tokens, rng))
+            state = state.write(self._iterate(network, state.tokens, spec, rng), free)
             yield state
 
     def log_density(
@@ -77,8 +82,9 @@ class ParallelSolve(Probe[PrefixPredictor]):
         rng: Randomness,
     ) -> LogDensity | Unavailable:
         """Of the autoregressive law once all tokens have settled, and of a single iteration."""
-        if budget.steps * self.block >= spec.tokens:
-            values = _conditionals(network, x).log_prob(x).sum(1)
+        free = self._free(spec)
+        if budget.steps * self.block >= len(spec.free):
+            values = torch.where(free, _conditionals(network, x).log_prob(x), 0).sum(1)
             return LogDensity(values=values, method="chain rule, all tokens settled")
         if budget.steps > 1:
             return Unavailable(
@@ -86,8 +92,8 @@ class ParallelSolve(Probe[PrefixPredictor]):
                 "from the same noise"
             )
         log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
-        shown = self._start(spec, len(x))
-        for now in self._turns(spec.tokens, x.device):
+        shown = _where(free, _first_guess(spec, len(x)), x)
+        for now in self._turns(spec):
             log_q = log_q + torch.where(now, _conditionals(network, shown).log_prob(x), 0).sum(1)
             shown = _where(now, x, shown)
         return LogDensity(values=log_q, method="product over tokens, each drawn once")
@@ -96,25 +102,35 @@ class ParallelSolve(Probe[PrefixPredictor]):
         self, oracle: PrefixPredictor, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor:
         """The autoregressive sample from the same noise, token by token."""
-        x = self._start(spec, start.n)
-        for i in range(spec.tokens):
+        x = start.filled(_first_guess(spec, start.n)).tokens
+        for i in spec.free:
             x[:, i] = _conditionals(oracle, x).sample(rng.stream("noise"))[:, i]
         return x
 
-    def _start(self, spec: SequenceSpec, n: int) -> Tensor:
-        mean = spec.mean if spec.kind == "continuous" else spec.mean.argmax(1)
-        return mean.expand(n, *mean.shape).clone()
-
-    def _turns(self, tokens: int, device: torch.device) -> list[Tensor]:
+    def _turns(self, spec: SequenceSpec) -> list[Tensor]:
         """(N,) masks of the tokens that each call of an iteration updates."""
-        place = torch.arange(tokens, device=device) % self.block
-        return [place == j for j in range(min(self.block, tokens))]
+        turns = torch.zeros(min(self.block, len(spec.free)), spec.tokens, dtype=torch.bool)
+        for number, i in enumerate(spec.free):
+            turns[number % self.block, i] = True
+        return list(turns.to(spec.mean.device))
 
-    def _iterate(self, network: PrefixPredictor, x: Tensor, rng: Randomness) -> Tensor:
-        for now in self._turns(x.shape[1], x.device):
+    def _free(self, spec: SequenceSpec) -> Tensor:
+        """(N,) bool, all tokens but the given ones."""
+        return torch.stack(self._turns(spec)).any(0)
+
+    def _iterate(
+        self, network: PrefixPredictor, x: Tensor, spec: SequenceSpec, rng: Randomness
+    ) -> Tensor:
+        for now in self._turns(spec):
             # A stream that is opened again starts again: the noise stays the same.
             x = _where(now, _conditionals(network, x).sample(rng.stream("noise")), x)
         return x
+
+
+def _first_guess(spec: SequenceSpec, n: int) -> Tensor:
+    """The means, or the most probable values, of all tokens: (n, N, d), or (n, N) integers."""
+    mean = spec.mean if spec.kind == "continuous" else spec.mean.argmax(1)
+    return mean.expand(n, *mean.shape)
 
 
 def _conditionals(network: PrefixPredictor, x: Tensor) -> TokenLaw:

@@ -10,51 +10,37 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from networks import TablePredictor, law_of, law_of_run, table
 from numpy.typing import NDArray
+from reference.groups import covariance_of_groups, law_of_groups, probability, sequences
 from reference.mixtures import Mixture
 from reference.sequences import Sequences, weighed
 
 from capcheck import check
 from capcheck.core.budget import Budget
-from capcheck.core.errors import InputError
+from capcheck.core.errors import UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
-from capcheck.exact.enumeration import Route, sampled_law
+from capcheck.exact.enumeration import Route
 from capcheck.laws import Categorical, TokenLaw
-from capcheck.networks.signatures import TokenPredictorSignature
 from capcheck.probes.length_outer import blockwise as module
 from capcheck.probes.length_outer.blockwise import Blockwise
+from capcheck.procedures.probe import State
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
-from capcheck.targets import ProductMixture, from_table
-from capcheck.targets.categorical.sequence_law import SequenceLaw
+from capcheck.targets import GaussianMixture, ProductMixture, from_table
 
 Array = NDArray[np.float64]
 Symbols = tuple[int, ...]
 
 
-def table(N: int, V: int, seed: int = 0) -> Array:
-    weights = np.random.default_rng(seed).exponential(size=(V,) * N) ** 2
-    p: Array = weights / weights.sum()
-    return p
-
-
-def law_of(
+def at_budget(
     p: Array, block: int, length: int, k: int, route: Route, rule: str = "lossless"
 ) -> Array:
-    target = from_table(torch.tensor(p))
     probe = build_probe("blockwise", {"block": block, "rule": rule})
-    law = sampled_law(
-        probe,
-        probe.signature.oracle(target),
-        completion=TokenPredictorSignature().oracle(target),
-        spec=target.spec,
-        budget=Budget(length=length, steps=k),
-        routes=(route,),
-    )
-    assert isinstance(law, SequenceLaw), law
-    found: Array = law.probabilities.numpy().reshape(p.shape)
-    return found
+    procedure = Procedure.of(probe, from_table(torch.tensor(p)))
+    return law_of(procedure, Budget(length=length, steps=k), route)
 
 
 def rounds(
@@ -129,7 +115,7 @@ def test_the_density_is_the_law_of_the_procedure(
     p = table(N, V)
     expected = enumerated(p, block, length, k)
     assert expected.sum() == pytest.approx(1, abs=1e-12)
-    assert np.abs(law_of(p, block, length, k, "density") - expected).max() < 1e-12
+    assert np.abs(at_budget(p, block, length, k, "density") - expected).max() < 1e-12
     if k < -(-block // 2):  # and blocks of 2 are another law, the exact one
         assert np.abs(enumerated(p, 2, length, k) - expected).max() > 1e-4
 
@@ -140,21 +126,21 @@ def test_the_density_is_the_law_of_the_procedure(
 )
 def test_a_branching_run_has_the_density(N: int, V: int, block: int, length: int, k: int) -> None:
     p = table(N, V, seed=1)
-    run = law_of(p, block, length, k, "branching")
-    assert np.abs(run - law_of(p, block, length, k, "density")).max() < 1e-9
+    run = at_budget(p, block, length, k, "branching")
+    assert np.abs(run - at_budget(p, block, length, k, "density")).max() < 1e-9
     # A round more is another law, unless all rounds that can be needed were made.
     if k < -(-block // 2):
-        assert np.abs(run - law_of(p, block, length, k + 1, "density")).max() > 1e-4
+        assert np.abs(run - at_budget(p, block, length, k + 1, "density")).max() > 1e-4
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 4, 5])
 def test_half_a_block_of_rounds_is_exact(block: int) -> None:
     p = table(5, 2, seed=2)
     enough = -(-block // 2)
-    assert np.abs(law_of(p, block, 5, enough, "density") - p).max() < 1e-12
-    assert np.abs(law_of(p, block, 5, 100, "density") - p).max() < 1e-12
+    assert np.abs(at_budget(p, block, 5, enough, "density") - p).max() < 1e-12
+    assert np.abs(at_budget(p, block, 5, 100, "density") - p).max() < 1e-12
     if enough > 1:
-        assert np.abs(law_of(p, block, 5, enough - 1, "density") - p).max() > 1e-3
+        assert np.abs(at_budget(p, block, 5, enough - 1, "density") - p).max() > 1e-3
 
 
 def test_constrained_laws_have_zeros_and_no_nan() -> None:
@@ -162,9 +148,9 @@ def test_constrained_laws_have_zeros_and_no_nan() -> None:
     for x in itertools.product(range(2), repeat=4):
         p[x] = (sum(x) % 2 == 0) / 8
     for k in (1, 2):
-        found = law_of(p, 4, 4, k, "density")
+        found = at_budget(p, 4, 4, k, "density")
         assert np.abs(found - enumerated(p, 4, 4, k)).max() < 1e-12
-        assert np.abs(found - law_of(p, 4, 4, k, "branching")).max() < 1e-12
+        assert np.abs(found - at_budget(p, 4, 4, k, "branching")).max() < 1e-12
 
 
 def reference_of(target: ProductMixture) -> Mixture:
@@ -197,15 +183,9 @@ def one_round(reference: Mixture, x: Array) -> Array:
 
 
 def density(target: ProductMixture, x: torch.Tensor, block: int, k: int) -> torch.Tensor:
-    probe = Blockwise(block=block)
-    found = probe.log_density(
-        probe.signature.oracle(target),
-        TokenPredictorSignature().oracle(target),
-        target.spec,
-        Budget(length=target.spec.tokens, steps=k),
-        x,
-        CounterRandomness(0),
-    )
+    budget = Budget(length=target.spec.tokens, steps=k)
+    procedure = Procedure.of(Blockwise(block=block), target)
+    found = procedure.log_density(budget, x, CounterRandomness(0))
     assert isinstance(found, LogDensity)
     assert not found.bound
     return found.values
@@ -231,10 +211,8 @@ def moments_by_quadrature(reference: Mixture) -> tuple[Array, float]:
 
 def sampled_moments(target: ProductMixture, n: int) -> tuple[Array, Array]:
     """Mean and standard error of x_i x_j over a run."""
-    probe = Blockwise(block=3)
-    network, budget = probe.signature.oracle(target), Budget(length=3, steps=1)
-    *_, last = probe.run(network, target.spec, budget, n, CounterRandomness(0))
-    x = last.tokens[..., 0].numpy()
+    procedure, budget = Procedure.of(Blockwise(block=3), target), Budget(length=3, steps=1)
+    x = procedure.sample(budget, n, CounterRandomness(0))[..., 0].numpy()
     products = x[:, :, None] * x[:, None, :]
     return products.mean(0), products.std(0) / math.sqrt(n)
 
@@ -265,9 +243,8 @@ def test_accepted_drafts_make_a_geometric_sum() -> None:
         told = torch.cat([torch.ones_like(known[:, :1]), known[:, :-1]], 1)
         return Categorical(torch.where(told[..., None], base, head))
 
-    states = list(
-        Blockwise(block=b).run(network, spec, Budget(length=b, steps=2), n, CounterRandomness(0))
-    )
+    budget, start = Budget(length=b, steps=2), State.blank(spec, n)
+    states = list(Blockwise(block=b).run(network, spec, budget, start, CounterRandomness(0)))
     fixed = b - states[2].written.sum(1).double() - 1  # beyond the base model's token
     g = b - 2
     expected = (1 - a ** (g + 1)) / (1 - a)
@@ -283,7 +260,7 @@ def test_greedy_is_a_point_mass() -> None:
         slices = [p[(*best, v)].sum() for v in range(2)]
         best = (*best, int(np.argmax(slices)))
     for route in ("density", "branching"):
-        found = law_of(p, 4, 4, 2, route, rule="greedy")
+        found = at_budget(p, 4, 4, 2, route, rule="greedy")
         assert found[best] == pytest.approx(1)
         assert found.sum() == pytest.approx(1)
     result = check(
@@ -295,10 +272,12 @@ def test_greedy_is_a_point_mass() -> None:
 
 
 def test_greedy_needs_values_that_can_match(three: ProductMixture) -> None:
-    probe = Blockwise(rule="greedy")
-    network, budget = probe.signature.oracle(three), Budget(length=3, steps=1)
-    with pytest.raises(InputError, match="rule=greedy needs categorical tokens"):
-        next(probe.run(network, three.spec, budget, 2, CounterRandomness(0)))
+    procedure, budget = Procedure.of(Blockwise(rule="greedy"), three), Budget(length=3, steps=1)
+    with pytest.raises(UnfitError, match="rule=greedy needs categorical tokens"):
+        procedure.sample(budget, 2, CounterRandomness(0))
+    x = three.sample(2, CounterRandomness(0))
+    with pytest.raises(UnfitError, match="rule=greedy needs categorical tokens"):
+        procedure.log_density(budget, x, CounterRandomness(0))
 
 
 def test_a_round_costs_a_draft_and_a_verification() -> None:
@@ -313,11 +292,10 @@ def test_a_round_costs_a_draft_and_a_verification() -> None:
 
 
 def test_rows_that_fill_a_block_sooner_do_not_wait_for_others(three: ProductMixture) -> None:
-    probe = Blockwise(block=3)
-    network, budget = probe.signature.oracle(three), Budget(length=3, steps=2)
-    *_, many = probe.run(network, three.spec, budget, 60, CounterRandomness(5))
-    *_, few = probe.run(network, three.spec, budget, 7, CounterRandomness(5, first_row=20))
-    assert (few.tokens - many.tokens[20:27]).abs().max() < 1e-12
+    procedure, budget = Procedure.of(Blockwise(block=3), three), Budget(length=3, steps=2)
+    many = procedure.sample(budget, 60, CounterRandomness(5))
+    few = procedure.sample(budget, 7, CounterRandomness(5, first_row=20))
+    assert (few - many[20:27]).abs().max() < 1e-12
 
 
 def test_suspects_switch_off_what_they_name() -> None:
@@ -325,3 +303,97 @@ def test_suspects_switch_off_what_they_name() -> None:
     assert (greedy.failure, greedy.probe) == ("limited emission", Blockwise())
     assert (one.failure, one.probe) == ("wrong factorisation", Blockwise(rule="greedy", block=1))
     assert Blockwise(block=1).suspects() == ()
+
+
+def filled(
+    q: Array, x: Symbols, block: list[int], k: int, stale: dict[int, int]
+) -> Iterator[tuple[Symbols, float]]:
+    """Every way to fill the tokens of a block in at most k rounds, and its probability.
+
+    A draft sees what lies before its first token, the base model what lies before each token.
+
+    Args:
+        q: The network's table.
+        x: All tokens; what follows the block, and what is not given in it, counts for nothing.
+        block: The tokens that are to be filled, in rising order.
+        k: Rounds that are left.
+        stale: The draft of the last round, kept where none is left.
+    """
+    if not block or k == 0:
+        yield tuple(stale[i] if i in block else v for i, v in enumerate(x)), 1.0
+        return
+    before = list(range(block[0]))
+    for draft in itertools.product(range(q.shape[0]), repeat=len(block)):
+        drafted = dict(zip(block, draft, strict=True))
+        y = tuple(drafted.get(i, v) for i, v in enumerate(x))
+        value = math.prod(probability(q, y, [i], before) for i in block)
+        for number, i in enumerate(block):
+
+            def laws(i: int = i, y: Symbols = y) -> Iterator[tuple[float, float]]:
+                for v in range(q.shape[0]):
+                    z = (*y[:i], v, *y[i + 1 :])
+                    yield probability(q, z, [i], range(i)), probability(q, z, [i], before)
+
+            base, heads = (np.array(side) for side in zip(*laws(), strict=True))
+            excess = np.maximum(base - heads, 0)
+            accepted = min(1.0, base[y[i]] / heads[y[i]])
+            for w in range(q.shape[0]) if accepted < 1 - 1e-12 else ():
+                refused = value * (1 - accepted) * excess[w] / excess.sum()
+                z = (*y[:i], w, *y[i + 1 :])
+                for done, more in filled(q, z, block[number + 1 :], k - 1, drafted):
+                    yield done, refused * more
+            value *= accepted
+        yield y, value
+
+
+@pytest.mark.parametrize("given", [(0,), (1,), (0, 3)])
+@pytest.mark.parametrize("k", [1, 2])
+def test_beside_given_tokens_a_wrong_network_makes_the_law_of_its_rounds(
+    given: Symbols, k: int
+) -> None:
+    p, q, block, length = table(5, 2), table(5, 2, seed=1), 3, 3
+    plain = Procedure.of(Blockwise(block=block), from_table(torch.tensor(p)), given=given)
+    procedure = plain.with_network(TablePredictor(q, causal=True))
+    budget = Budget(length=length, steps=k)
+    placed = [i for i in range(5) if i not in given][:length]
+    rest = [i for i in range(5) if i not in (*given, *placed)]
+    filling: dict[Symbols, dict[Symbols, float]] = {}  # by the given values
+    expected = np.zeros_like(p)
+    for x in sequences(p):
+        blank = tuple(v if i in given else 0 for i, v in enumerate(x))
+        if blank not in filling:
+            filling[blank] = defaultdict(float)
+            for y, value in filled(q, blank, placed, k, {}):
+                filling[blank][y] += value
+        y = tuple(0 if i in rest else v for i, v in enumerate(x))
+        ends = [probability(p, x, [i], [*given, *placed]) for i in rest]
+        expected[x] = probability(p, x, given) * filling[blank][y] * math.prod(ends)
+    assert expected.sum() == pytest.approx(1, abs=1e-12)
+    assert np.abs(law_of(procedure, budget, "density") - expected).max() < 1e-12
+    assert np.abs(law_of_run(procedure, budget, p) - expected).max() < 1e-9
+    settled = law_of_groups(p, q, given, [([i], range(i)) for i in placed])
+    assert (np.abs(expected - settled).max() < 1e-12) == (k == 2)
+
+
+def test_beside_given_numbers_enough_rounds_are_the_regressions() -> None:
+    C, Q = (r ** np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0))) for r in (0.8, -0.5))
+    target, other = (
+        GaussianMixture(torch.zeros(1, 5, 1).double(), torch.tensor(S)[None]) for S in (C, Q)
+    )
+    plain = Procedure.of(Blockwise(block=3), target, given=(1, 3))
+    procedure = plain.with_network(plain.probe.signature.oracle(other))
+    expected = covariance_of_groups(C, Q, (1, 3), [([i], list(range(i))) for i in (0, 2, 4)])
+    normal = torch.distributions.MultivariateNormal(torch.zeros(5).double(), torch.tensor(expected))
+    x = target.sample(50, CounterRandomness(0))
+    found = {
+        k: procedure.log_density(Budget(length=3, steps=k), x, CounterRandomness(0)).values  # type: ignore[union-attr]
+        for k in (1, 2)
+    }
+    assert (found[2] - normal.log_prob(x[..., 0])).abs().max() < 1e-9
+    assert (found[1] - found[2]).abs().max() > 0.01
+    n = 20_000
+    drawn = procedure.sample(Budget(length=3, steps=2), n, CounterRandomness(1))[..., 0].numpy()
+    products = drawn[:, :, None] * drawn[:, None]
+    error = products.std(0) / math.sqrt(n)
+    assert np.abs((products.mean(0) - expected) / error).max() < 4.5
+    assert np.abs((products.mean(0) - C) / error).max() > 20

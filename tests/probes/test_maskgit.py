@@ -8,6 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from networks import TablePredictor, law_of, law_of_run, table
+from reference.groups import covariance_of_groups, law_of_groups, probability, sequences
 from reference.information import (
     Array,
     Entropy,
@@ -24,12 +26,14 @@ from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
-from capcheck.exact.enumeration import sampled_law
 from capcheck.laws import Categorical, TokenLaw
+from capcheck.laws.gaussian import GaussianLaw
 from capcheck.probes.length import maskgit as module
 from capcheck.probes.length.maskgit import MaskGIT
+from capcheck.procedures.probe import State
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
-from capcheck.targets import ProductMixture, from_spec, from_table
+from capcheck.targets import GaussianMixture, MarkovChain, ProductMixture, from_spec, from_table
 from capcheck.targets.categorical.sequence_law import SequenceLaw
 
 
@@ -54,10 +58,8 @@ def log_q_of_blocks(reference: Mixture, x: np.ndarray, blocks: list[tuple[int, .
 
 
 def log_q(target: ProductMixture, x: torch.Tensor, length: int, **options: str) -> LogDensity:
-    probe = build_probe("maskgit", options)
-    oracle = probe.signature.oracle(target)
-    budget = Budget(length=length, steps=1)
-    found = probe.log_density(oracle, oracle, target.spec, budget, x, CounterRandomness(0))
+    procedure = Procedure.of(build_probe("maskgit", options), target)
+    found = procedure.log_density(Budget(length=length, steps=1), x, CounterRandomness(0))
     assert isinstance(found, LogDensity)
     return found
 
@@ -212,12 +214,10 @@ def test_the_mean_over_orders_is_a_sum_of_mean_informations(
 ) -> None:
     p, places = four_bits(), list(itertools.product(range(2), repeat=4))
     target = from_table(torch.tensor(p))
-    probe = build_probe("maskgit", {"tokens_per_round": per_round})
-    oracle = probe.signature.oracle(target)
+    procedure = Procedure.of(MaskGIT(tokens_per_round=per_round), target)
     monkeypatch.setattr(module, "ENUMERATED_CALLS", 0)
     x = torch.tensor(places).repeat_interleave(len(ORDERS), 0)
-    budget = Budget(length=4, steps=1)
-    bound = probe.log_density(oracle, oracle, target.spec, budget, x, EveryOrder(0))
+    bound = procedure.log_density(Budget(length=4, steps=1), x, EveryOrder(0))
     assert isinstance(bound, LogDensity)
     assert bound.bound
     log_q = bound.values.reshape(2, 2, 2, 2, len(ORDERS)).mean(-1).numpy()
@@ -284,7 +284,8 @@ def test_confidence_order_is_biased_even_for_independent_tokens() -> None:
         return Categorical(torch.tensor([1 - p, p]).double().log().expand(*tokens.shape, 2))
 
     probe = build_probe("maskgit", {"order": "confidence", "tokens_per_round": 1})
-    *_, last = probe.run(bernoulli, spec, Budget(length=N, steps=1), n, CounterRandomness(0))
+    budget, start = Budget(length=N, steps=1), State.blank(spec, n)
+    *_, last = probe.run(bernoulli, spec, budget, start, CounterRandomness(0))
     ones = last.tokens.sum(1).double()
     expected = sum(p**m for m in range(1, N + 1))
     assert abs(ones.mean() - expected) < 4 * ones.std() / math.sqrt(n)
@@ -300,11 +301,8 @@ def test_confidence_order_by_enumeration_is_the_geometric_sum(p: float, N: int) 
     for _ in range(N - 1):
         joint = np.multiply.outer(joint, one)
     target = from_table(torch.tensor(joint))
-    probe = build_probe("maskgit", {"order": "confidence", "tokens_per_round": 1})
-    oracle = probe.signature.oracle(target)
-    law = sampled_law(
-        probe, oracle, completion=oracle, spec=target.spec, budget=Budget(length=N, steps=1)
-    )
+    procedure = Procedure.of(MaskGIT(order="confidence", tokens_per_round=1), target)
+    law = procedure.exact_law(Budget(length=N, steps=1))
     assert isinstance(law, SequenceLaw)
     ones = np.array([sum(x) for x in itertools.product(range(2), repeat=N)])
     expected = sum(p**m for m in range(1, N + 1))
@@ -314,28 +312,140 @@ def test_confidence_order_by_enumeration_is_the_geometric_sum(p: float, N: int) 
 
 def test_a_cut_round_commits_only_what_the_budget_allows(three: ProductMixture) -> None:
     for order in ("random", "fixed", "confidence"):
-        probe = build_probe("maskgit", {"order": order, "rounds": 1})
-        network = probe.signature.oracle(three)
-        *_, last = probe.run(
-            network, three.spec, Budget(length=2, steps=1), 30, CounterRandomness(0)
-        )
+        procedure = Procedure.of(build_probe("maskgit", {"order": order, "rounds": 1}), three)
+        *_, last = procedure.run(Budget(length=2, steps=1), 30, CounterRandomness(0))
         assert last.placed.sum(1).tolist() == [2] * 30
 
 
 def test_temperature_moves_confidence_order_towards_random(three: ProductMixture) -> None:
     def first_committed(temperature: str) -> np.ndarray:
         options = {"order": "confidence", "tokens_per_round": 1, "temperature": temperature}
-        probe = build_probe("maskgit", options)
-        states = list(
-            probe.run(
-                probe.signature.oracle(three),
-                three.spec,
-                Budget(length=3, steps=1),
-                3000,
-                CounterRandomness(0),
-            )
-        )
+        procedure = Procedure.of(build_probe("maskgit", options), three)
+        states = list(procedure.run(Budget(length=3, steps=1), 3000, CounterRandomness(0)))
         return states[1].written.sum(0).numpy()
 
     assert stats.chisquare(first_committed("0")).pvalue < 1e-6
     assert stats.chisquare(first_committed("1e6")).pvalue > 1e-3
+
+
+MASK = -1
+
+
+def committed(p: Array, x: tuple[int, ...], count: int) -> dict[tuple[int, ...], float]:
+    """The law of confidence order over independent tokens that follow p, from where x stands.
+
+    x holds MASK where nothing is committed. All masked tokens are drawn, and the `count` of the
+    largest probabilities stay; every set of equally good ones is as likely as the others.
+    """
+    masked = [i for i, v in enumerate(x) if v == MASK]
+    if not masked:
+        return {x: 1.0}
+    found: dict[tuple[int, ...], float] = {}
+    for draws in itertools.product(range(len(p)), repeat=len(masked)):
+        ranked = sorted((p[v] for v in draws), reverse=True)[:count]
+        best = [
+            kept
+            for kept in itertools.combinations(range(len(masked)), len(ranked))
+            if sorted((p[draws[j]] for j in kept), reverse=True) == ranked
+        ]
+        for kept in best:
+            y = list(x)
+            for j in kept:
+                y[masked[j]] = draws[j]
+            share = math.prod(p[v] for v in draws) / len(best)
+            for z, more in committed(p, tuple(y), count).items():
+                found[z] = found.get(z, 0.0) + share * more
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_equal_confidences_are_chosen_among_at_random(count: int) -> None:
+    # As a table and as a chain the same four independent bits have laws that differ by rounding.
+    p, N = np.array([0.7, 0.3]), 4
+    joint = np.einsum("a,b,c,d->abcd", p, p, p, p)
+    rows = torch.tensor(p)
+    targets = [from_table(torch.tensor(joint)), MarkovChain([rows, rows.expand(2, 2)], tokens=N)]
+    probe, budget = MaskGIT(order="confidence", tokens_per_round=count), Budget(length=N, steps=1)
+    expected = np.zeros((2,) * N)
+    for x, value in committed(p, (MASK,) * N, count).items():
+        expected[x] = value
+    for target in targets:
+        law = law_of(Procedure.of(probe, target), budget)
+        assert np.abs(law - expected).max() < 1e-9
+    exact = float((joint * np.log(joint / expected)).sum())
+    assert count > 1 or exact == pytest.approx(0.745, abs=5e-4)
+    checked = check(probe, targets[0], lengths=[N], steps=[1], samples=200, divergences=["kl"])
+    assert checked.cells[0].estimates["kl"].value == pytest.approx(exact, abs=1e-9)
+
+
+def test_a_lead_beyond_rounding_is_no_tie() -> None:
+    ties = CounterRandomness(0).stream("ties")
+    among = torch.ones(500, 3, dtype=torch.bool)
+    near = torch.tensor([0.0, 1e-12, -1e-12]).double().expand(500, 3)
+    clear = torch.tensor([0.0, 1e-6, -1e-6]).double().expand(500, 3)
+    counts = module._largest(near, among, 1, ties).sum(0)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+    assert module._largest(clear, among, 1, ties).sum(0).tolist() == [0, 500, 0]
+    coarse = torch.tensor([0.0, 1e-7, -1e-7]).expand(500, 3)  # single precision resolves no better
+    assert int(module._largest(coarse, among, 1, ties).sum(0).min()) > 100
+
+
+@pytest.mark.parametrize("given", [(0,), (1, 3)])
+@pytest.mark.parametrize("order", ["random", "fixed"])
+def test_beside_given_tokens_a_wrong_network_makes_the_law_written_out(
+    given: tuple[int, ...], order: str
+) -> None:
+    p, q = table(4, 2), table(4, 2, seed=1)
+    probe = build_probe("maskgit", {"order": order, "tokens_per_round": 2})
+    plain = Procedure.of(probe, from_table(torch.tensor(p)), given=given)
+    procedure, free = plain.with_network(TablePredictor(q)), [i for i in range(4) if i not in given]
+    orders = list(itertools.permutations(free)) if order == "random" else [tuple(free)]
+    for length in range(len(free) + 1):
+        laws = []
+        for each in orders:
+            rounds = [each[a : min(a + 2, length)] for a in range(0, length, 2)]
+            groups = [(r, [*given, *each[: 2 * j]]) for j, r in enumerate(rounds)]
+            laws.append(law_of_groups(p, q, given, groups))
+        expected, budget = np.mean(laws, 0), Budget(length=length, steps=1)
+        assert np.abs(law_of(procedure, budget, "density") - expected).max() < 1e-12
+        assert np.abs(law_of_run(procedure, budget, p) - expected).max() < 1e-12
+    assert np.abs(expected - p).max() > 1e-3
+
+
+def test_the_schedule_is_that_of_the_tokens_that_are_not_given() -> None:
+    # floor(6 cos(pi r / 8)) = 5, 4, 2, 0 of six free tokens are left masked.
+    procedure = Procedure.of(MaskGIT(), from_spec("modes:tokens=8"), given=(2, 5))
+    states = list(procedure.run(Budget(length=6, steps=1), 4, CounterRandomness(0)))
+    assert [int(state.placed[0].sum()) for state in states] == [2, 3, 4, 6, 8]
+
+
+def test_confidence_order_beside_a_given_token_by_enumeration() -> None:
+    p, q = table(3, 2), table(3, 2, seed=1)
+    probe = MaskGIT(order="confidence", tokens_per_round=1)
+    plain = Procedure.of(probe, from_table(torch.tensor(p)), given=(1,))
+    expected = np.zeros_like(p)
+    for x in sequences(p):
+        for a, c in itertools.product(range(2), repeat=2):  # what the first round draws
+            drawn = (a, x[1], c)
+            q_0, q_2 = (probability(q, drawn, [i], [1]) for i in (0, 2))
+            first = 0 if q_0 > q_2 else 2
+            if drawn[first] == x[first]:
+                last = probability(q, x, [2 - first], [1, first])
+                expected[x] += probability(p, x, [1]) * q_0 * q_2 * last
+    run = law_of_run(plain.with_network(TablePredictor(q)), Budget(length=2, steps=1), p)
+    assert np.abs(run - expected).max() < 1e-12
+    assert np.abs(expected - law_of_groups(p, q, [1], [([0], [1]), ([2], [0, 1])])).max() > 1e-3
+
+
+def test_beside_given_numbers_the_law_is_that_of_regressions() -> None:
+    C, Q = (r ** np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0))) for r in (0.8, -0.5))
+    target, other = (
+        GaussianMixture(torch.zeros(1, 5, 1).double(), torch.tensor(S)[None]) for S in (C, Q)
+    )
+    plain = Procedure.of(MaskGIT(order="fixed", tokens_per_round=2), target, given=(1,))
+    procedure = plain.with_network(plain.probe.signature.oracle(other))
+    law = procedure.exact_law(Budget(length=3, steps=1))
+    assert isinstance(law, GaussianLaw)
+    expected = covariance_of_groups(C, Q, (1,), [([0, 2], [1]), ([3], [0, 1, 2])])
+    assert np.allclose(law.covariance, expected, rtol=0, atol=1e-9)
+    assert np.abs(expected - C).max() > 1e-2

@@ -5,11 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from networks import TablePredictor, law_of, law_of_run, table
+from reference.groups import covariance_of_groups, law_of_groups
 from reference.information import of_blocks, of_gaussian, of_table
 
 from capcheck import check
 from capcheck.core.budget import Budget
 from capcheck.core.randomness import CounterRandomness
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.probes.length.multi_token import MultiToken
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import GaussianMixture, ProductMixture, from_spec, from_table
 
@@ -65,10 +71,9 @@ def test_copies_drawn_at_once_disagree() -> None:
 
 def test_one_head_is_gpt(three: ProductMixture) -> None:
     one, gpt = build_probe("multi_token", {"heads": 1}), build_probe("gpt")
-    two = build_probe("multi_token", {"heads": 2})
-    oracle, budget = gpt.signature.oracle(three), Budget(length=3, steps=1)
+    two, budget = build_probe("multi_token", {"heads": 2}), Budget(length=3, steps=1)
     ends = [
-        list(probe.run(oracle, three.spec, budget, 20, CounterRandomness(0)))
+        list(Procedure.of(probe, three).run(budget, 20, CounterRandomness(0)))
         for probe in (one, gpt, two)
     ]
     assert [len(states) for states in ends] == [4, 4, 3]
@@ -84,3 +89,43 @@ def test_the_suspect_is_one_head() -> None:
     assert suspect.failure == "wrong factorisation"
     assert suspect.probe == build_probe("multi_token", {"heads": 1})
     assert suspect.probe.suspects() == ()
+
+
+def free_blocks(
+    given: tuple[int, ...], heads: int, length: int, tokens: int
+) -> list[tuple[list[int], list[int]]]:
+    """Blocks of the tokens that are not given, each shown what lies before its first token."""
+    free = [i for i in range(tokens) if i not in given][:length]
+    blocks = [free[a : a + heads] for a in range(0, len(free), heads)]
+    return [(block, list(range(block[0]))) for block in blocks]
+
+
+@pytest.mark.parametrize("given", [(0,), (1,), (0, 3)])
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_beside_given_tokens_a_wrong_network_makes_the_law_written_out(
+    given: tuple[int, ...], heads: int
+) -> None:
+    p, q = table(4, 2), table(4, 2, seed=1)
+    plain = Procedure.of(MultiToken(heads=heads), from_table(torch.tensor(p)), given=given)
+    procedure = plain.with_network(TablePredictor(q))
+    for length in range(5 - len(given)):
+        groups = free_blocks(given, heads, length, 4)
+        expected, budget = law_of_groups(p, q, given, groups), Budget(length=length, steps=1)
+        assert np.abs(law_of(procedure, budget, "density") - expected).max() < 1e-12
+        assert np.abs(law_of_run(procedure, budget, p) - expected).max() < 1e-12
+    of_all = law_of_groups(p, q, (), free_blocks((), heads, 4, 4))
+    assert np.abs(expected - of_all).max() > 1e-3
+
+
+def test_beside_given_numbers_the_law_is_that_of_regressions() -> None:
+    C, Q = (r ** np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0))) for r in (0.8, -0.5))
+    target, other = (
+        GaussianMixture(torch.zeros(1, 5, 1).double(), torch.tensor(S)[None]) for S in (C, Q)
+    )
+    plain = Procedure.of(MultiToken(heads=2), target, given=(1,))
+    procedure = plain.with_network(TokenPredictorSignature().oracle(other))
+    law = procedure.exact_law(Budget(length=3, steps=1))
+    assert isinstance(law, GaussianLaw)
+    expected = covariance_of_groups(C, Q, (1,), [([0, 2], []), ([3], [0, 1, 2])])
+    assert np.allclose(law.covariance, expected, rtol=0, atol=1e-9)
+    assert np.abs(expected - C).max() > 1e-2

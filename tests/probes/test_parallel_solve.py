@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import torch
+from networks import TablePredictor, law_of, table
+from reference.groups import covariance_of_groups, law_of_groups, probability, sequences
 from scipy import stats
 
 from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.replay import exact_law
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.networks.signatures import PrefixPredictorSignature, TokenPredictorSignature
 from capcheck.probes.steps.parallel_solve import ParallelSolve
 from capcheck.procedures.probe import State
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.trace import Recorder
-from capcheck.targets import Target, from_spec, from_table
+from capcheck.targets import GaussianMixture, Target, from_spec, from_table
 
 TARGETS: dict[str, Target] = {
     "modes": from_spec("modes:tokens=5,modes=3,gap=3"),
@@ -29,19 +32,22 @@ TARGETS: dict[str, Target] = {
 
 
 def run(target: Target, k: int, n: int, block: int = 1) -> list[State]:
-    probe = ParallelSolve(block=block)
-    network, budget = probe.signature.oracle(target), Budget(length=0, steps=k)
-    return list(probe.run(network, target.spec, budget, n, CounterRandomness(4)))
+    procedure = Procedure.of(ParallelSolve(block=block), target)
+    states = procedure.run(Budget(length=0, steps=k), n, CounterRandomness(4))
+    tokens = procedure.coordinates.tokens
+    return [dataclasses.replace(state, tokens=tokens(state.tokens)) for state in states]
 
 
-def in_turn(target: Target, n: int) -> torch.Tensor:
+def in_turn(target: Target, n: int, given: tuple[int, ...] = ()) -> torch.Tensor:
     """Token after token from the bidirectional predictor, which is shown the past only."""
-    predict = TokenPredictorSignature().oracle(target)
-    state = State.blank(target.spec, n)
-    for i in range(target.spec.tokens):
-        draws = predict(state.tokens, state.placed).sample(CounterRandomness(4).stream("noise"))
-        state = state.write(draws, torch.arange(target.spec.tokens).expand(n, -1) == i)
-    return state.tokens
+    procedure = Procedure.of(ParallelSolve(), target, given=given)
+    predict = TokenPredictorSignature().oracle(procedure.coordinates.target)
+    state, place = procedure.start(n, CounterRandomness(4)), torch.arange(target.spec.tokens)
+    for i in procedure.spec.free:
+        past = (place < i).expand(n, -1)
+        draws = predict(state.tokens, past).sample(CounterRandomness(4).stream("noise"))
+        state = state.write(draws, (place == i).expand(n, -1))
+    return procedure.coordinates.tokens(state.tokens)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -55,8 +61,8 @@ def test_the_first_tokens_are_the_autoregressive_ones(name: str, block: int) -> 
         assert float(miss[: k * block].max() if k else 0) < 1e-9
         if k == 1:
             assert bool((miss[block:] > 0.1).any())  # what follows has not settled
-    probe = ParallelSolve(block=block)
-    limit = probe.limit(probe.signature.oracle(target), target.spec, 200, CounterRandomness(4))
+    limit = Procedure.of(ParallelSolve(block=block), target).limit(200, CounterRandomness(4))
+    assert limit is not None
     assert (limit - expected).abs().max() < 1e-9
 
 
@@ -92,14 +98,8 @@ def test_on_a_gaussian_chain_the_past_reaches_k_tokens_back(k: int) -> None:
     for i, j in itertools.product(range(N), range(k)):
         if i >= j:
             A[i, i - j] = rho**j * (1 if i == j else (1 - rho**2) ** 0.5)
-    target, probe = TARGETS["correlated"], ParallelSolve()
-    law = exact_law(
-        probe,
-        probe.signature.oracle(target),
-        completion=TokenPredictorSignature().oracle(target),
-        spec=target.spec,
-        budget=Budget(length=0, steps=k),
-    )
+    procedure = Procedure.of(ParallelSolve(), TARGETS["correlated"])
+    law = procedure.exact_law(Budget(length=0, steps=k))
     assert isinstance(law, GaussianLaw)
     assert law.covariance.numpy() == pytest.approx(A @ A.T, abs=1e-9)
     exact = rho ** np.abs(np.subtract.outer(np.arange(N), np.arange(N)))
@@ -107,15 +107,8 @@ def test_on_a_gaussian_chain_the_past_reaches_k_tokens_back(k: int) -> None:
 
 
 def density(target: Target, k: int, block: int, x: torch.Tensor) -> LogDensity | Unavailable:
-    probe = ParallelSolve(block=block)
-    return probe.log_density(
-        probe.signature.oracle(target),
-        TokenPredictorSignature().oracle(target),
-        target.spec,
-        Budget(length=0, steps=k),
-        x,
-        CounterRandomness(0),
-    )
+    procedure = Procedure.of(ParallelSolve(block=block), target)
+    return procedure.log_density(Budget(length=0, steps=k), x, CounterRandomness(0))
 
 
 def test_after_one_iteration_every_token_is_drawn_given_the_start() -> None:
@@ -154,10 +147,75 @@ def test_the_density_is_the_targets_once_all_have_settled() -> None:
 
 
 def test_it_sweeps() -> None:
-    recorder = Recorder("parallel_solve")
-    for state in run(TARGETS["modes"], 4, 20):
+    states = run(TARGETS["modes"], 4, 20)
+    recorder = Recorder("parallel_solve", states[0])
+    for state in states:
         recorder.record(state)
-    assert recorder.traces(4).highest == "sweep"
+    assert recorder.writes.traces().highest == "sweep"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("block", [1, 2])
+def test_the_first_free_tokens_are_the_autoregressive_ones(name: str, block: int) -> None:
+    target, given, n = TARGETS[name], (0, 2), 100
+    procedure = Procedure.of(ParallelSolve(block=block), target, given=given)
+    free, expected = list(procedure.spec.free), in_turn(target, n, given)
+    states = list(procedure.run(Budget(length=0, steps=len(free)), n, CounterRandomness(4)))
+    for k, state in enumerate(states):
+        tokens = procedure.coordinates.tokens(state.tokens)
+        miss = (tokens - expected).abs().double().reshape(n, target.spec.tokens, -1).amax((0, 2))
+        assert float(miss[list(given)].max()) < 1e-12
+        assert float(miss[free[: k * block]].max() if k else 0) < 1e-9
+        if k == 1:
+            assert float(miss[free[block:]].max()) > 0.1
+    limit = procedure.limit(n, CounterRandomness(4))
+    assert limit is not None
+    assert (limit - expected).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("given", [(0,), (2,), (1, 3)])
+@pytest.mark.parametrize("block", [1, 2])
+def test_beside_given_tokens_a_wrong_network_makes_the_law_written_out(
+    given: tuple[int, ...], block: int
+) -> None:
+    p, q = table(4, 2), table(4, 2, seed=1)
+    plain = Procedure.of(ParallelSolve(block=block), from_table(torch.tensor(p)), given=given)
+    procedure = plain.with_network(TablePredictor(q, causal=True))
+    free = [i for i in range(4) if i not in given]
+    settled = Budget(length=0, steps=len(free))
+    expected = law_of_groups(p, q, given, [([i], range(i)) for i in free])
+    assert np.abs(law_of(procedure, settled, "density") - expected).max() < 1e-12
+    # One iteration: the tokens of other blocks, and later ones, still have their likeliest values.
+    guess = [int(p.sum(tuple(j for j in range(4) if j != i)).argmax()) for i in range(4)]
+    once = np.zeros_like(p)
+    for x in sequences(p):
+        once[x] = probability(p, x, given)
+        for number, i in enumerate(free):
+            held = [*given, *(j for m, j in enumerate(free) if m % block < number % block)]
+            seen = [x[j] if j in held or j == i else guess[j] for j in range(4)]
+            once[x] *= probability(q, seen, [i], range(i))
+    found = law_of(procedure, Budget(length=0, steps=1), "density")
+    assert np.abs(found - once).max() < 1e-12
+    assert (np.abs(once - expected).max() > 1e-3) == (block == 1 or len(free) > 2)
+    n = 8000
+    drawn = procedure.sample(Budget(length=0, steps=1), n, CounterRandomness(2)).numpy()
+    counts = np.bincount(drawn @ [8, 4, 2, 1], minlength=16)
+    assert stats.chisquare(counts, n * once.ravel()).pvalue > 1e-3
+
+
+def test_beside_given_numbers_the_law_is_that_of_regressions() -> None:
+    C, Q = (r ** np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0))) for r in (0.8, -0.5))
+    target, other = (
+        GaussianMixture(torch.zeros(1, 5, 1).double(), torch.tensor(S)[None]) for S in (C, Q)
+    )
+    plain = Procedure.of(ParallelSolve(), target, given=(1, 4))
+    procedure = plain.with_network(plain.probe.signature.oracle(other))
+    law = procedure.exact_law(Budget(length=0, steps=3))
+    assert isinstance(law, GaussianLaw)
+    groups = [([i], list(range(i))) for i in (0, 2, 3)]
+    expected = covariance_of_groups(C, Q, (1, 4), groups)
+    assert np.allclose(law.covariance, expected, rtol=0, atol=1e-9)
+    assert np.abs(expected - C).max() > 1e-2
 
 
 @pytest.mark.parametrize("name", TARGETS)

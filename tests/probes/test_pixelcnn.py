@@ -7,6 +7,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from networks import TablePredictor, law_of, law_of_run, table
+from reference.groups import covariance_of_groups, law_of_groups
 from reference.information import (
     Array,
     information,
@@ -19,9 +21,9 @@ from torch.nn.functional import conv2d
 from capcheck import check
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
-from capcheck.exact.replay import exact_law
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.probes.length.pixelcnn import PixelCNN, receptive_field
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import GaussianMixture, from_table
 
@@ -145,14 +147,8 @@ def test_on_a_gaussian_grid_the_law_is_that_of_regressions_on_the_field() -> Non
     root = rng.normal(size=(6, 6))
     C = root @ root.T + np.eye(6)
     target = GaussianMixture(torch.zeros(1, 6, 1).double(), torch.tensor(C)[None], grid=(2, 3))
-    probe = build_probe("pixelcnn", {"layers": 1})
-    law = exact_law(
-        probe,
-        probe.signature.oracle(target),
-        completion=probe.signature.oracle(target),
-        spec=target.spec,
-        budget=Budget(length=6, steps=1),
-    )
+    procedure = Procedure.of(PixelCNN(layers=1), target)
+    law = procedure.exact_law(Budget(length=6, steps=1))
     assert isinstance(law, GaussianLaw)
     q = regressed(C, NEIGHBOURS)
     assert np.allclose(law.covariance, q, rtol=0, atol=1e-9)
@@ -189,3 +185,55 @@ def test_the_suspect_sees_every_earlier_token() -> None:
 def test_a_kernel_has_a_centre(kernel: int) -> None:
     with pytest.raises(InputError, match=r"pixelcnn.kernel: .*got " + str(kernel)):
         build_probe("pixelcnn", {"kernel": kernel})
+
+
+def in_raster_order(given: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """The tokens that are not given, each shown its field."""
+    return [([i], NEIGHBOURS[i]) for i in range(6) if i not in given]
+
+
+@pytest.mark.parametrize("given", [(0,), (2, 4)])
+def test_beside_given_tokens_a_wrong_network_makes_the_law_written_out(
+    given: tuple[int, ...],
+) -> None:
+    p, q = table(6, 2), table(6, 2, seed=1)
+    target = from_table(torch.tensor(p), grid=(2, 3))
+    procedure = Procedure.of(PixelCNN(layers=1), target, given=given).with_network(
+        TablePredictor(q)
+    )
+    groups = in_raster_order(given)
+    for length in (1, len(groups)):
+        expected = law_of_groups(p, q, given, groups[:length])
+        budget = Budget(length=length, steps=1)
+        assert np.abs(law_of(procedure, budget, "density") - expected).max() < 1e-12
+        assert np.abs(law_of_run(procedure, budget, p) - expected).max() < 1e-12
+    assert np.abs(expected - law_of_groups(p, p, given, groups)).max() > 1e-3
+
+
+def test_a_given_token_outside_the_field_is_not_seen() -> None:
+    # Token 0 is seen by its neighbours 1, 3 and 4 alone; given it, nothing gets cheaper.
+    p = table(6, 2)
+    H = of_table(p)
+    found = check(
+        "pixelcnn", from_table(torch.tensor(p), grid=(2, 3)), options={"layers": 1}, given=[0],
+        lengths=[5], steps=[1], samples=200,
+    )  # fmt: skip
+    expected = cost(H, NEIGHBOURS, 6)
+    assert found.cells[0].estimates["kl"].value == pytest.approx(expected, abs=1e-9)
+    everywhere = [[], *([*sorted({0, *seen})] for seen in NEIGHBOURS[1:])]
+    assert expected > cost(H, everywhere, 6) + 0.01
+
+
+def test_beside_given_numbers_the_law_is_that_of_regressions() -> None:
+    C, Q = (r ** np.abs(np.subtract.outer(np.arange(6.0), np.arange(6.0))) for r in (0.8, -0.5))
+    target, other = (
+        GaussianMixture(torch.zeros(1, 6, 1).double(), torch.tensor(S)[None], grid=(2, 3))
+        for S in (C, Q)
+    )
+    plain = Procedure.of(PixelCNN(layers=1), target, given=(0, 5))
+    procedure = plain.with_network(plain.probe.signature.oracle(other))
+    law = procedure.exact_law(Budget(length=4, steps=1))
+    assert isinstance(law, GaussianLaw)
+    expected = covariance_of_groups(C, Q, (0, 5), in_raster_order((0, 5)))
+    assert np.allclose(law.covariance, expected, rtol=0, atol=1e-9)
+    assert np.abs(expected - covariance_of_groups(C, C, (), in_raster_order(()))).max() > 1e-2

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import TablePredictor, law_of, law_of_run, table
+from reference.groups import covariance_of_groups, law_of_groups
 from reference.information import Array, of_blocks, of_gaussian, of_table
 from scipy import integrate, special
 
 from capcheck import check
 from capcheck.core.budget import Budget
 from capcheck.core.randomness import CounterRandomness
+from capcheck.laws.gaussian import GaussianLaw
 from capcheck.probes.length.var import VAR
-from capcheck.procedures.coordinates import chart_of
 from capcheck.procedures.probe import AnyProbe
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.results.survey import CheckResult
 from capcheck.targets import GaussianMixture, ProductMixture, Target, from_spec, from_table
@@ -195,10 +198,8 @@ def test_ids_come_in_interlaced_subsets(
 
 def placed(probe: AnyProbe, target: Target, length: int) -> list[int]:
     """Tokens placed in each state of a run."""
-    inside = chart_of(probe, target).target
-    network = probe.signature.oracle(inside)
     budget = Budget(length=length, steps=1)
-    states = probe.run(network, inside.spec, budget, 3, CounterRandomness(0))
+    states = Procedure.of(probe, target).run(budget, 3, CounterRandomness(0))
     return [int(state.placed[0].sum()) for state in states]
 
 
@@ -230,5 +231,45 @@ def test_the_suspect_is_exact() -> None:
     (suspect,) = VAR().suspects()
     assert suspect.failure == "wrong factorisation"
     target = from_spec("gaussian:ar1,tokens=4")
-    found = check(suspect.probe.family, target, lengths=[4], steps=[1], samples=200)
-    assert found.cells[0].estimates["kl"].value == pytest.approx(0, abs=1e-9)
+    for given in ((), (3,)):
+        length = 4 - len(given)
+        found = check(suspect.probe, target, given=given, lengths=[length], steps=[1], samples=200)
+        assert found.cells[0].estimates["kl"].value == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("given", "groups"),
+    [
+        ((0,), [([2], [0]), ([1, 3], [0, 2])]),
+        ((3,), [([0], [3]), ([2], [0, 3]), ([1], [0, 2, 3])]),
+        ((0, 2), [([1, 3], [0, 2])]),
+    ],
+)
+def test_beside_given_tokens_a_wrong_network_makes_the_law_written_out(
+    given: tuple[int, ...], groups: list[tuple[list[int], list[int]]]
+) -> None:
+    p, q = table(4, 3), table(4, 3, seed=1)
+    procedure = Procedure.of(VAR(), from_table(torch.tensor(p)), given=given).with_network(
+        TablePredictor(q)
+    )
+    for length in range(5 - len(given)):
+        ends = itertools.accumulate(len(tokens) for tokens, _ in groups)
+        fit = [group for group, end in zip(groups, ends, strict=True) if end <= length]
+        expected, budget = law_of_groups(p, q, given, fit), Budget(length=length, steps=1)
+        assert np.abs(law_of(procedure, budget, "density") - expected).max() < 1e-12
+        assert np.abs(law_of_run(procedure, budget, p) - expected).max() < 1e-12
+    assert np.abs(expected - law_of_groups(p, p, given, groups)).max() > 1e-3
+
+
+def test_numbers_beside_given_ones_come_in_interlaced_subsets() -> None:
+    C, Q = (r ** np.abs(np.subtract.outer(np.arange(4.0), np.arange(4.0))) for r in (0.8, -0.5))
+    target, other = (
+        GaussianMixture(torch.zeros(1, 4, 1).double(), torch.tensor(S)[None]) for S in (C, Q)
+    )
+    plain = Procedure.of(VAR(), target, given=(1,))
+    procedure = plain.with_network(plain.probe.signature.oracle(other))
+    law = procedure.exact_law(Budget(length=2, steps=1))
+    assert isinstance(law, GaussianLaw)
+    expected = covariance_of_groups(C, Q, (1,), [([0], [1]), ([2], [0, 1])])
+    assert np.allclose(law.covariance, expected, rtol=0, atol=1e-9)
+    assert np.abs(expected - C).max() > 1e-2

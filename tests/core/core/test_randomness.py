@@ -56,3 +56,12 @@ def test_an_index_of_probability_zero_is_never_drawn(weights: list[float], u: fl
 def test_the_extreme_uniforms_stay_inside_the_unit_interval() -> None:
     assert 0 < (0 + 0.5) * 2.0**-52
     assert (2**52 - 1 + 0.5) * 2.0**-52 < 1
+
+
+def test_weights_go_to_the_device_of_the_numbers_and_the_result_stays_there() -> None:
+    # Tensors of `meta` have no storage, and no operation takes one beside a tensor of the CPU.
+    weights, u = torch.tensor([0.2, 0.8]), torch.rand(5, 1, device="meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        weights.expand(5, 2) * u
+    assert inverse_cdf(weights, u).device.type == "meta"
+    assert inverse_cdf(weights.expand(5, 2), u).shape == (5, 1)
