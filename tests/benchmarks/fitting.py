@@ -21,10 +21,11 @@ from capcheck import fit
 from capcheck.core.budget import Grid
 from capcheck.core.randomness import CounterRandomness
 from capcheck.data import Layout, load_target
-from capcheck.fitting import Run, as_network, build, objective_for
+from capcheck.fitting import RecordedRun, as_network, build, objective_for
 from capcheck.fitting.batches import BatchSource
 from capcheck.fitting.fit import LEARNING_RATE
 from capcheck.noise.paths import PATHS
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets.target import Target
 
@@ -67,7 +68,7 @@ def left_to_learn(module: nn.Module, supply: BatchSource) -> float:
 def compare(family: str, target: Target, rows: Tensor, loss: Loss) -> None:
     probe, budgets = build_probe(family), Grid.over(target.spec.tokens).budgets()
     module = build(probe.signature, target.spec, NETWORK)
-    run = Run(probe, target, budgets=budgets, seed=1)
+    run = RecordedRun(Procedure.of(probe, target), budgets=budgets, seed=1)
     judge = BatchSource(
         objective_for(probe.signature, run), batch=BATCH, seed=1, device=torch.device("cpu")
     )

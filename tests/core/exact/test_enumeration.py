@@ -286,7 +286,7 @@ def bernoulli(p: float) -> TokenPredictor:
     return predict
 
 
-@pytest.mark.parametrize(("p", "N"), [(0.3, 1), (0.3, 2), (0.3, 4), (0.45, 4), (0.1, 5)])
+@pytest.mark.parametrize(("p", "N"), [(0.3, 1), (0.3, 2), (0.3, 4), (0.45, 4), (0.1, 4)])
 def test_confidence_order_is_biased_by_exactly_what_is_known(p: float, N: int) -> None:
     # i.i.d. Bernoulli(p), p < 1/2, one per round: zeros are the more confident, so the token that
     # is placed when m are masked is a one only if all m draws are ones, p^m.
