@@ -145,7 +145,7 @@ def _kind(kind: Any, rules: Sequence[Any]) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"{_kind(get_args(kind)[0], ())}, and more with / in between"
+        return _kind(get_args(kind)[0], ()).replace("number", "numbers", 1) + " with / in between"
     words: dict[Any, str] = {int: "whole number", float: "number", bool: "yes, no"}
     signs = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     limits = [

@@ -137,7 +137,7 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
 def _exact(
     target: ContinuousTarget, name: PathName
 ) -> Callable[[Tensor, float, float, Tensor], Tensor]:
-    """(x_t, t, s, which tokens are clean (N,)) -> x_s: of one Gaussian a matrix, else integrated."""
+    """(x_t, t, s, which tokens are clean (N,)) -> x_s: a matrix for one Gaussian, else integrated."""
     path, spec = PATHS[name], target.spec
     if (moments := target.gaussian()) is not None:
 
