@@ -17,10 +17,10 @@ from reference.gaussians import autoregressive
 from scipy import stats
 
 from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
-from capcheck.core.errors import InputError
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.networks.signatures import Calls, Denoiser, TokenPredictorSignature
 from capcheck.probes.steps.diffusion import Diffusion
