@@ -3,8 +3,9 @@
     c = H ((x - m) / u)
 
 m is the mean of every coordinate, u the one number that makes the mean variance 1, and H an
-orthonormal basis where a probe names one. Noise of size 1 is thus as large as the data for every
-target, in whatever unit it was measured. Draws, laws and densities are carried back to x. KL does
+orthonormal basis where a probe names one. A procedure that adds noise of a stated size works in
+these units: noise of size 1 is then as large as the data, in whatever unit it was measured. Other
+procedures work on the tokens as they are. Draws, laws and densities are carried back to x. KL does
 not change on the way; distances are taken between tokens.
 """
 
@@ -33,7 +34,7 @@ class Coordinates:
 
     Attributes:
         target: The law of the coordinates.
-        origin: m, (N, d), or None if tokens are categorical.
+        origin: m, (N, d), or None if coordinates are the tokens themselves.
         units: u, (N, d), likewise.
         basis: H, (N d, N d), or None if it is the identity.
     """
@@ -97,6 +98,8 @@ def coordinates_of(probe: Probe[Any], target: Target, given: Sequence[int] = ())
     if not isinstance(target, ContinuousTarget):
         if basis is not None:
             raise UnfitError(f"{probe.family} wants a basis, which categorical tokens do not have.")
+        return Coordinates(target=target)
+    if basis is None and not probe.signature.noisy:
         return Coordinates(target=target)
     inside, origin, units = target.standardised
     if basis is None:

@@ -13,7 +13,6 @@ ULA: x' = x - h/2 grad E(x) + tau xi with tau = sqrt(h), or `noise_scale` as in 
 Langevin sampling. MALA keeps x' with probability min(1, exp(E(x) - E(x')) q(x | x') / q(x' | x)).
 Gibbs, for integers: a sweep draws every token in turn from softmax_v(-E(x with x_i = v)), one call
 for each, of V energies that do not wait for each other; from its marginal where all are infinite.
-Units: h and tau count in the tokens' root mean square deviation, h in its square.
 Known: ULA on N(0, v) goes geometrically, by (1 - h/(2v))^2 each step, to variance
 (tau^2 / h) v / (1 - h/(4v)), the wrong one at tau^2 = h; MALA and Gibbs leave the target in place.
 Modes far apart mix in exponential time.
@@ -65,8 +64,7 @@ class EBM(Probe[Energy]):
         Field(
             gt=0,
             allow_inf_nan=False,
-            description="h, 1 being the tokens' mean variance; the smallest component variance if "
-            "not given",
+            description="h, in squared token units; the smallest component variance if not given",
         ),
     ] = None
     noise_scale: Annotated[
@@ -74,8 +72,7 @@ class EBM(Probe[Energy]):
         Field(
             gt=0,
             allow_inf_nan=False,
-            description="tau, 1 being the tokens' root mean square deviation; the root of "
-            "step_size if not given",
+            description="tau, in token units; the root of step_size if not given",
         ),
     ] = None
 

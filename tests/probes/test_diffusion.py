@@ -155,7 +155,7 @@ def test_ancestral_steps_are_a_recursion_of_covariances(path: str, k: int) -> No
         assert found[solver].numpy() == pytest.approx(2.25 * covariance, abs=1e-10)
     # The noise of the last step is that of its level, and one step without it returns the mean.
     gap = found["ddpm_large_noisy"] - found["ddpm_large"]
-    a, s = PATHS[path]
+    _, s = PATHS[path]
     assert gap.numpy() == pytest.approx(2.25 * s(1 / k) ** 2 * np.eye(3), abs=1e-10)
     if k > 1:
         assert float((found["ddpm_large"] - found["ddpm_small"]).abs().max()) > 0.01

@@ -52,10 +52,9 @@ def last(target: Target, k: int, n: int, **options: str | float) -> Array:
 def test_ula_goes_geometrically_to_a_wrong_variance(
     v: float, h: float, noise: float | None
 ) -> None:
-    # In units of the token's deviation, so that h stands for h / v.
     target = from_spec(f"gaussian:tokens=1,std={v**0.5}")
-    options = {"step_size": h / v} | ({} if noise is None else {"noise_scale": noise})
-    temperature = 1.0 if noise is None else noise**2 / (h / v)
+    options = {"step_size": h} | ({} if noise is None else {"noise_scale": noise})
+    temperature = 1.0 if noise is None else noise**2 / h
     limit = temperature * v / (1 - h / (4 * v))
     gaps = [float(replayed(target, k, **options).covariance) - limit for k in (1, 2, 3)]
     # The initial law is N(0, v).
@@ -117,13 +116,12 @@ def test_mala_has_the_law_that_quadrature_of_its_kernel_gives() -> None:
         stay = 1 - moved.sum(1) * dx if adjusted else 0
         law[adjusted] = (q @ moved) * dx + q * stay
     cdf = {a: np.cumsum(q) * (x[1] - x[0]) for a, q in law.items()}
-    unit = variance  # of the token: what step sizes are told in
-    drawn = last(target, k, 8000, sampler="mala", step_size=h / unit)
+    drawn = last(target, k, 8000, sampler="mala", step_size=h)
     assert stats.kstest(drawn, lambda v: np.interp(v, x, cdf[True])).pvalue > 1e-3
     assert stats.kstest(drawn, lambda v: np.interp(v, x, cdf[False])).pvalue < 1e-6
     # A long chain has no floor.
     p = np.exp(-energy)
-    long = last(target, 60, 4000, sampler="mala", step_size=h / unit)
+    long = last(target, 60, 4000, sampler="mala", step_size=h)
     exact = np.cumsum(p) * (x[1] - x[0])
     assert stats.kstest(long, lambda v: np.interp(v, x, exact)).pvalue > 1e-3
 
@@ -159,31 +157,43 @@ def gibbs_by_hand(p: Array, sweeps: int, given: Sequence[int] = ()) -> Array:
     return np.array([q[x] for x in states])
 
 
-def test_a_gibbs_sweep_waits_once_for_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = from_spec("copy:tokens=3,symbols=5")
-    for numbers in (1 << 21, 60):  # in one tile, and in tiles of 60 // (10 * 3) = 2 values
-        monkeypatch.setattr("capcheck.probes.steps.ebm.NUMBERS", numbers)
-        calls, sizes = Calls(), []
+class Sizes(Wrapper):
+    """Notes how many rows each call of a network has."""
 
-        class Looking(Wrapper):
-            def call(self, network: Any, *shown: torch.Tensor) -> Any:
-                sizes.append(len(shown[0]))
-                return network(*shown)
+    def __init__(self) -> None:
+        self.found: list[int] = []
 
-        procedure = Procedure.of(EBM(), target).wrapped(Looking())
-        states = list(
-            procedure.run(Budget(length=0, steps=2), 10, CounterRandomness(0), calls=calls)
+    def call(self, network: Any, *shown: torch.Tensor) -> Any:
+        self.found.append(len(shown[0]))
+        return network(*shown)
+
+
+@pytest.mark.parametrize(("numbers", "tiles"), [(1 << 21, [50]), (60, [20, 20, 10])])
+def test_a_gibbs_sweep_waits_once_for_each_token(
+    monkeypatch: pytest.MonkeyPatch, numbers: int, tiles: list[int]
+) -> None:
+    # 10 rows of 3 tokens: a tile of 60 tokens holds 2 of the 5 values.
+    target, budget = from_spec("copy:tokens=3,symbols=5"), Budget(length=0, steps=2)
+    whole = Procedure.of(EBM(), target).sample(budget, 10, CounterRandomness(0))
+    monkeypatch.setattr("capcheck.probes.steps.ebm.NUMBERS", numbers)
+    calls, sizes = Calls(), Sizes()
+    procedure = Procedure.of(EBM(), target).wrapped(sizes)
+    *_, state = procedure.run(budget, 10, CounterRandomness(0), calls=calls)
+    assert sizes.found == tiles * (2 * 3)
+    assert calls.sequential == 2 * 3  # not 2 * 3 * 5: energies of 5 values do not wait
+    assert calls.tokens == 2 * 3 * 5 * 10 * 3
+    assert torch.equal(state.tokens, whole)
+
+
+def test_langevin_steps_wait_for_each_other() -> None:
+    for sampler, count in (("ula", 4), ("mala", 5)):
+        probe, calls = build_probe("ebm", {"sampler": sampler}), Calls()
+        procedure, budget = (
+            Procedure.of(probe, from_spec("gaussian:tokens=2")),
+            Budget(length=0, steps=4),
         )
-        assert calls.sequential == 2 * 3  # not 2 * 3 * 5: the energies of 5 values wait for nothing
-        assert calls.tokens == 2 * 3 * 5 * 10 * 3
-        assert sizes == ([50] * 6 if numbers > 60 else [20, 20, 10] * 6)
-        if numbers > 60:
-            whole = states[-1].tokens
-        else:
-            assert torch.equal(states[-1].tokens, whole)
-    ula, calls = Procedure.of(EBM(), from_spec("gaussian:tokens=2")), Calls()
-    assert len(list(ula.run(Budget(length=0, steps=4), 3, CounterRandomness(0), calls=calls))) == 5
-    assert calls.sequential == 4  # those of Langevin's steps wait for each other
+        assert len(list(procedure.run(budget, 3, CounterRandomness(0), calls=calls))) == 5
+        assert calls.sequential == count
 
 
 TABLE = np.array([0.3, 0.1, 0.05, 0.2, 0.02, 0.13, 0.15, 0.05]).reshape(2, 2, 2)

@@ -8,7 +8,7 @@ tokens, as a per-token diffusion head on top of a masked model does (own).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -45,6 +45,7 @@ class DenoiserSignature(Signature[Denoiser]):
             tokens at level 0 (`own`).
     """
 
+    noisy: ClassVar[bool] = True
     path: PathName
     view: View = "all"
 

@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class FlowMapSignature(Signature[FlowMap]):
         path: Noise path that the network was trained on.
     """
 
+    noisy: ClassVar[bool] = True
     path: PathName
 
     def oracle(self, target: Target) -> FlowMap:
@@ -100,6 +101,7 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
             level of their uniform grid below t, and then along the grid. None for the exact map.
     """
 
+    noisy: ClassVar[bool] = True
     path: PathName
     solver_steps: int | None = None
 
@@ -137,7 +139,7 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
 def _exact(
     target: ContinuousTarget, name: PathName
 ) -> Callable[[Tensor, float, float, Tensor], Tensor]:
-    """(x_t, t, s, which tokens are clean (N,)) -> x_s: a matrix for one Gaussian, else integrated."""
+    """(x_t, t, s, clean tokens (N,)) -> x_s: a matrix for one Gaussian, otherwise integrated."""
     path, spec = PATHS[name], target.spec
     if (moments := target.gaussian()) is not None:
 

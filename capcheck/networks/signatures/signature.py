@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +24,14 @@ NetworkT = TypeVar("NetworkT", bound=Callable[..., Any])
 
 
 class Signature(ABC, Generic[NetworkT]):
-    """The shape of a family's network."""
+    """The shape of a family's network.
+
+    Attributes:
+        noisy: Whether noise of a stated size is added to what the network is shown. The procedure
+            then works in the target's own units (see `capcheck.procedures.coordinates`).
+    """
+
+    noisy: ClassVar[bool] = False
 
     @abstractmethod
     def oracle(self, target: Target) -> NetworkT:
