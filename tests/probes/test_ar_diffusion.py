@@ -82,6 +82,11 @@ def test_its_floor_per_token_falls_as_sequences_grow() -> None:
         chain = autoregressive(N, 0.9).covariances[0]
         floors[N] = reference.kl(chain, published_limit(chain, "cosine")) / N
     values = list(floors.values())
+    assert values == pytest.approx([0.065, 0.040, 0.013, 0.0038, 0.0010], rel=0.03)
+    for N, floor in floors.items():  # the card: half of that on the linear path
+        chain = autoregressive(N, 0.9).covariances[0]
+        linear = reference.kl(chain, published_limit(chain, "linear")) / N
+        assert linear == pytest.approx(floor / 2, rel=0.06)
     assert values == sorted(values, reverse=True)
     assert floors[2] > 0.06
     assert floors[8] > 0.01 > floors[16]  # nats per token; 0.01 is the default tolerance

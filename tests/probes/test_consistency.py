@@ -100,6 +100,28 @@ def test_listed_times_are_taken_as_they_are_and_interpolated_by_other_budgets() 
             build_probe("consistency", {"times": times})
 
 
+def test_one_step_of_distillation_returns_the_mean(three: ProductMixture) -> None:
+    drawn = Procedure.of(Consistency(solver_steps=1), three).sample(
+        Budget(length=0, steps=1), 20, CounterRandomness(0)
+    )
+    mean = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64) @ three.means[..., 0]
+    assert (drawn[..., 0] - mean).abs().max() < 1e-10
+
+
+def test_one_exact_call_is_that_of_a_flow_map(three: ProductMixture) -> None:
+    budget = Budget(length=0, steps=1)
+    exact, whole, few = (
+        Procedure.of(build_probe(family, options), three).sample(budget, 20, CounterRandomness(0))
+        for family, options in (
+            ("consistency", {"solver_steps": "exact"}),
+            ("flow_map", {}),
+            ("consistency", {}),
+        )
+    )
+    assert (exact - whole).abs().max() < 1e-12
+    assert (few - whole).abs().max() > 0.1
+
+
 def test_few_solver_steps_are_suspected_and_found_guilty() -> None:
     found = check(
         "consistency", from_spec("gaussian:tokens=2"), lengths=[2], steps=[1, 2], samples=200

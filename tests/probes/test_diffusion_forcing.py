@@ -108,6 +108,22 @@ def test_a_causal_network_reaches_it_only_token_after_token() -> None:
         assert limit == pytest.approx(floor, rel=0.05)
 
 
+def test_the_floor_of_a_causal_network_on_the_card() -> None:
+    # Twice KL at 2 k less KL at k is without its error of order 1 / k.
+    chain = autoregressive(4, 0.9).covariances[0]
+    for delay in (lambda i: 0, lambda i: i):
+        few, many = (
+            reference.kl(
+                chain,
+                reference.carried(
+                    chain, reference.passes(reference.pyramid(4, k, delay)), causal=True
+                ),
+            )
+            for k in (256, 512)
+        )
+        assert 2 * many - few == pytest.approx(0.58, abs=0.005)
+
+
 def test_full_sequence_is_diffusion(three: ProductMixture) -> None:
     budget = Budget(length=3, steps=7)
     plain = Procedure.of(build_probe("diffusion"), three)

@@ -126,6 +126,32 @@ def test_mala_has_the_law_that_quadrature_of_its_kernel_gives() -> None:
     assert stats.kstest(long, lambda v: np.interp(v, x, exact)).pvalue > 1e-3
 
 
+def spectral_gap(m: float, h: float) -> float:
+    """1 less the second eigenvalue of ULA's kernel on N(-m, 1) and N(m, 1), by quadrature."""
+    x = np.linspace(-m - 7, m + 7, 301)
+    parts = [stats.norm.pdf(x, mode) for mode in (-m, m)]
+    slope = ((x + m) * parts[0] + (x - m) * parts[1]) / sum(parts)
+    kernel = stats.norm.pdf(x[None], (x - h / 2 * slope)[:, None], h**0.5) * (x[1] - x[0])
+    return float(1 - np.sort(np.abs(np.linalg.eigvals(kernel)))[-2])
+
+
+def test_modes_far_apart_mix_in_exponential_time() -> None:
+    # The energy's barrier is about m^2 / 2: the log of the gap falls faster than by m.
+    gaps = np.log([spectral_gap(m, 0.5) for m in (2.0, 3.0, 4.0)])
+    assert gaps[0] - gaps[1] > 1.5
+    assert gaps[1] - gaps[2] > gaps[0] - gaps[1] + 0.5
+    # The code: modes of 0.3 and 0.7, from a start that is symmetric about their mean.
+    found = {}
+    for m in (1.0, 4.0):
+        means = torch.tensor([[[-m]], [[m]]], dtype=torch.float64)
+        target = ProductMixture(means, torch.ones(1, 1).double(), torch.tensor([0.3, 0.7]).double())
+        x = last(target, 40, 8000, step_size=0.5)
+        exact = float(0.3 * stats.norm.cdf(m) + 0.7 * stats.norm.cdf(-m))
+        found[m] = abs(float((x < 0).mean()) - exact)
+    assert found[1.0] < 0.02
+    assert found[4.0] > 0.02
+
+
 def gibbs_by_hand(p: Array, sweeps: int, given: Sequence[int] = ()) -> Array:
     """The law after some sweeps from the product of the marginals, state by state.
 

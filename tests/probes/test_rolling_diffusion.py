@@ -97,6 +97,24 @@ def test_noisy_tokens_of_the_window_carry_some_of_what_is_forgotten() -> None:
     assert all(a > 5 * b for a, b in zip(floors, enough, strict=True))
 
 
+def test_the_floors_on_the_card() -> None:
+    # Twice KL at 2 k less KL at k is without its error of order 1 / k.
+    chain = reference.second_order(6)
+    chain = chain / np.diag(chain).mean()
+
+    def floor(window: int) -> float:
+        few, many = (
+            reference.kl(chain, reference.carried(chain, reference.rolling_passes(6, k, window, 1)))
+            for k in (128, 256)
+        )
+        return 2 * many - few
+
+    assert reference.cost_of_window(chain, 1) == pytest.approx(0.271, abs=5e-4)
+    assert floor(2) == pytest.approx(0.044, abs=5e-4)
+    assert floor(3) == pytest.approx(0.012, abs=5e-4)
+    assert floor(4) == pytest.approx(0.0044, abs=2e-4)
+
+
 @pytest.mark.parametrize(("window", "n_clean"), [(1, 1), (2, 0), (2, 1), (4, 1)])
 def test_tokens_within_the_reach_of_the_context_have_their_exact_law(
     window: int, n_clean: int
