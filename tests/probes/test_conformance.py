@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from capcheck.procedures.given import Given
 
 from capcheck import Outcome, check
 from capcheck.core.budget import Budget
@@ -16,6 +15,7 @@ from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.networks.signatures import Calls, counted
 from capcheck.procedures.coordinates import Chart, chart_of
+from capcheck.procedures.given import Given
 from capcheck.procedures.probe import AnyProbe, State
 from capcheck.procedures.registry import build_probe, families, probe_class
 from capcheck.procedures.trace import Recorder

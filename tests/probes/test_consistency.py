@@ -95,9 +95,9 @@ def test_listed_times_are_taken_as_they_are_and_interpolated_by_other_budgets() 
         assert found[k] == pytest.approx(recursion(0.49, 2, times, "cosine"), abs=1e-10)
     assert abs(found[3] - variance_of_token(0.49, 3)) > 1e-3
     assert build_probe("consistency", {"times": "0.8/0.3"}) == Consistency(times=(0.8, 0.3))
-    for times, words in [("1/0.3", "less than 1"), ("0.3/0.8", "must fall"), ("0.3/0", "greater")]:
+    for text, words in [("1/0.3", "less than 1"), ("0.3/0.8", "must fall"), ("0.3/0", "greater")]:
         with pytest.raises(InputError, match=words):
-            build_probe("consistency", {"times": times})
+            build_probe("consistency", {"times": text})
 
 
 def test_one_step_of_distillation_returns_the_mean(three: ProductMixture) -> None:

@@ -23,6 +23,7 @@ from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.networks.signatures import Calls, Denoiser, TokenPredictorSignature
+from capcheck.noise.paths import PathName
 from capcheck.probes.steps.diffusion import Diffusion
 from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import Procedure
@@ -230,7 +231,7 @@ def test_listed_levels_are_taken_as_they_are_and_interpolated_by_other_budgets()
 
 @pytest.mark.parametrize("path", ["linear", "cosine"])
 @pytest.mark.parametrize("k", [1, 2, 8])
-def test_karras_levels_are_the_papers_noise_mapped_to_the_path(path: str, k: int) -> None:
+def test_karras_levels_are_the_papers_noise_mapped_to_the_path(path: PathName, k: int) -> None:
     # sigma_i = (max^(1/7) + i / (k-1) (min^(1/7) - max^(1/7)))^7, in token deviations 160 and
     # 0.004 where the paper's data have deviation 0.5 and 80 and 0.002; its first level is 1 here.
     unit = 1.5
@@ -416,7 +417,7 @@ def test_any_network_sees_given_tokens_clean() -> None:
         return ((t == 0)[..., None] * x_t).sum(1, keepdim=True).expand_as(x_t)
 
     for solver in ("ddim", "heun"):
-        probe = Diffusion(solver=solver)  # type: ignore[arg-type]
+        probe = build_probe("diffusion", {"solver": solver})
         procedure = Procedure.of(probe, CHAIN, given=(0, 2)).with_network(summing)
         drawn = procedure.sample(Budget(length=2, steps=3), 5, CounterRandomness(0))
         total = drawn[:, [0, 2]].sum(1)

@@ -32,7 +32,7 @@ from capcheck.targets.categorical.sequence_law import SequenceLaw
 Array = NDArray[np.float64]
 
 
-def replayed(target: Target, k: int, given: Sequence[int] = (), **options: float) -> GaussianLaw:
+def replayed(target: Target, k: int, given: Sequence[int] = (), **options: Any) -> GaussianLaw:
     procedure = Procedure.of(build_probe("ebm", options), target, given=given)
     law = procedure.exact_law(Budget(length=0, steps=k))
     assert isinstance(law, GaussianLaw)
@@ -53,7 +53,7 @@ def test_ula_goes_geometrically_to_a_wrong_variance(
     v: float, h: float, noise: float | None
 ) -> None:
     target = from_spec(f"gaussian:tokens=1,std={v**0.5}")
-    options = {"step_size": h} | ({} if noise is None else {"noise_scale": noise})
+    options: dict[str, Any] = {"step_size": h} | ({} if noise is None else {"noise_scale": noise})
     temperature = 1.0 if noise is None else noise**2 / h
     limit = temperature * v / (1 - h / (4 * v))
     gaps = [float(replayed(target, k, **options).covariance) - limit for k in (1, 2, 3)]
