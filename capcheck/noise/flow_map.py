@@ -87,7 +87,7 @@ def flow_map(
         return ddim(x_t, t, s) if s < t else x_t
     grid = torch.tensor(_strides(start, stop, spec), dtype=torch.float64)
     strides = grid.diff()
-    stages = grid[:-1, None] + strides[:, None] * torch.from_numpy(RK45.C)
+    stages = grid[:-1, None] + strides[:, None] * torch.tensor(RK45.C)
     levels = level_of(stages.exp(), path).tolist()
     first, final = level_of(grid[[0, -1]].exp(), path).tolist()
     x = ddim(x_t, t, first) if ratio(t, path) > start else x_t

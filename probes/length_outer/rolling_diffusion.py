@@ -103,6 +103,7 @@ class RollingDiffusion(Probe[Denoiser]):
     ) -> Tensor | None:
         """The flow along the window's levels, if nothing is ever out of sight."""
         corners = beside_given(rolling(len(spec.free), self.window, window=self.window), spec)
+        corners = corners.to(spec.mean)
         shown = corners[:-1]  # the last row is the result
         if not torch.equal(self._seen(shown, spec), shown):
             return None

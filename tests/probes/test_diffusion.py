@@ -28,6 +28,7 @@ from capcheck.probes.steps.diffusion import Diffusion
 from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
+from capcheck.results.plan import FamilyPlan, plan_of
 from capcheck.targets import ProductMixture, Target, from_spec
 
 
@@ -206,7 +207,13 @@ def test_options_of_a_step_must_fit_each_other() -> None:
     ]:
         with pytest.raises(InputError, match=words):
             build_probe("diffusion", options)
-    assert build_probe("diffusion", {"levels": "1/0.7/0"}) == Diffusion(levels=(1, 0.7, 0))
+    listed = build_probe("diffusion", {"levels": "1/0.7/0"})
+    assert (
+        listed == Diffusion(levels=(1, 0.7, 0)) == build_probe("diffusion", {"levels": [1, 0.7, 0]})
+    )
+    plan = plan_of(listed)  # as a run folder keeps it
+    assert FamilyPlan.model_validate(plan.to_json()) == plan
+    assert build_probe("diffusion", plan.options) == listed
 
 
 def factors(v: float, levels: Sequence[float], path: str) -> float:
