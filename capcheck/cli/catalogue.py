@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from rich.console import Group, RenderableType
@@ -125,23 +125,34 @@ def _options_table(probe: AnyProbe, options: Mapping[str, FieldInfo]) -> Table:
 
 def option_values(field: FieldInfo) -> str:
     """What an option of a probe takes, in words: its type, its choices and its range."""
-    kinds = [field.annotation]
-    if get_origin(field.annotation) is not Literal:
-        kinds = list(get_args(field.annotation)) or kinds
+    kinds = _alternatives(field.annotation)
+    named = [_kind(kind, field.metadata) for kind in kinds if kind is not NoneType]
+    text = ", or ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
+    return f"{text}, or none" if NoneType in kinds else text
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The members of a union, or the type by itself."""
+    united = isinstance(annotation, UnionType) or get_origin(annotation) is Union
+    return list(get_args(annotation)) if united else [annotation]
+
+
+def _kind(kind: Any, rules: Sequence[Any]) -> str:
+    """One type in words, with the range that its rules give it."""
+    if get_origin(kind) is Annotated:
+        kind, *rules = get_args(kind)
+        rules = [rule for own in rules for rule in getattr(own, "metadata", [own])]
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return _kind(get_args(kind)[0], ()).replace("number", "numbers", 1) + " with / in between"
     words: dict[Any, str] = {int: "whole number", float: "number", bool: "yes, no"}
-    named = [
-        ", ".join(map(str, get_args(kind)))
-        if get_origin(kind) is Literal
-        else words.get(kind, getattr(kind, "__name__", str(kind)))
-        for kind in kinds
-        if kind is not NoneType
-    ]
     signs = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
     limits = [
         f"{sign} {getattr(rule, name):g}"
-        for rule in field.metadata
+        for rule in rules
         for name, sign in signs.items()
         if getattr(rule, name, None) is not None
     ]
-    text = " ".join([", ".join(named), *limits[:1]]) + "".join(f", {more}" for more in limits[1:])
-    return f"{text}, or none" if NoneType in kinds else text
+    named = words.get(kind, getattr(kind, "__name__", str(kind)))
+    return " ".join([named, *limits[:1]]) + "".join(f", {more}" for more in limits[1:])

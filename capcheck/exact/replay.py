@@ -68,7 +68,7 @@ def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLa
     try:
         procedure.record()
         _require_affordable(procedure.tape, D)
-        laws = [_law_given_order(procedure, order) for order in procedure.tape.orders()]
+        laws = _laws_given_orders(procedure, list(procedure.tape.orders()))
     except RefusedError as refusal:
         return Unavailable(reason=str(refusal))
     return _merged(laws, spec)
@@ -185,12 +185,8 @@ class _Replayed:
         self.tape.sealed = True
 
     def result(self, z: Tensor, u: Tensor, order: Tensor) -> Tensor:
-        """What rows with normals z (n, K), uniforms u (n, U) and one order (W,) return: (n, D)."""
-        columns: dict[_Kind, Tensor] = {
-            "normal": z,
-            "uniform": u,
-            "order": order.expand(len(z), len(order)),
-        }
+        """What rows with normals z (n, K), uniforms u (n, U) and orders (n, W) return: (n, D)."""
+        columns: dict[_Kind, Tensor] = {"normal": z, "uniform": u, "order": order}
         rows = _Rows(n=len(z), columns=columns, device=self.spec.mean.device)
         tokens = self._run(rows)
         if len(rows.made) < len(self.tape.draws):
@@ -261,33 +257,74 @@ def _require_affordable(tape: _Tape, D: int) -> None:
         )
 
 
-def _law_given_order(procedure: _Replayed, order: Tensor) -> GaussianLaw:
-    """N(b, A A^T), summed over the columns of A, of which only one block is ever held."""
-    plan = _Plan.of(procedure.tape)
-    C, K = plan.z.shape
-    D = procedure.spec.tokens * procedure.spec.dim
-    size = max(2, BLOCK // max(K, plan.u.shape[1], D))
-    b, covariance = torch.empty(0), torch.zeros(D, D, dtype=torch.float64)
-    linear, reach = torch.zeros(2, C, D, dtype=torch.float64)  # A z and |A| |z| of the check rows
-    found = []
-    for start in range(0, 1 + K + C, size):
-        stop = min(start + size, 1 + K + C)
-        x = procedure.result(*plan.rows(start, stop), order)  # (r, D)
+@dataclass(kw_only=True)
+class _Sums:
+    """What the rows of one order have shown so far.
+
+    Attributes:
+        b: (D,) result at z = 0.
+        covariance: (D, D), the sum over the columns of A, of which only one block is ever held.
+        linear: (C, D), A z of the check rows.
+        reach: (C, D), their |A| |z|.
+        found: What they return, block by block.
+    """
+
+    b: Tensor
+    covariance: Tensor
+    linear: Tensor
+    reach: Tensor
+    found: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, C: int, D: int) -> _Sums:
+        """Nothing so far."""
+        b, covariance, linear, reach = (
+            torch.zeros(*shape, dtype=torch.float64) for shape in ((D,), (D, D), (C, D), (C, D))
+        )
+        return cls(b=b, covariance=covariance, linear=linear, reach=reach)
+
+    def add(self, x: Tensor, start: int, plan: _Plan) -> None:
+        """Take in the results x (r, D) of the rows of the plan from `start` on."""
         if not bool(x.isfinite().all()):
             raise RefusedError("some results are not finite")
-        b = x[0] if start == 0 else b
+        K, stop = plan.z.shape[1], start + len(x)
+        self.b = x[0] if start == 0 else self.b
         first, last = max(start, 1), max(1, min(stop, 1 + K))  # rows of unit vectors
-        columns = x[first - start : max(last, first) - start] - b
+        columns = x[first - start : max(last, first) - start] - self.b
         z = plan.z[:, first - 1 : first - 1 + len(columns)]
-        covariance += columns.T @ columns
-        linear += z @ columns
-        reach += z.abs() @ columns.abs()
-        found.append(x[max(0, 1 + K - start) :])
-    miss = torch.cat(found) - b - linear
-    noise = _require_affine(procedure.spec, plan, b, miss, reach)
-    still = covariance.diagonal() <= noise**2  # only rounding moves these coordinates
-    covariance[still], covariance[:, still] = 0, 0
-    return GaussianLaw(mean=b, covariance=covariance)
+        self.covariance += columns.T @ columns
+        self.linear += z @ columns
+        self.reach += z.abs() @ columns.abs()
+        self.found.append(x[max(0, 1 + K - start) :])
+
+    def law(self, spec: SequenceSpec, plan: _Plan) -> GaussianLaw:
+        """N(b, A A^T), if the check rows land where they should."""
+        miss = torch.cat(self.found) - self.b - self.linear
+        noise = _require_affine(spec, plan, self.b, miss, self.reach)
+        still = self.covariance.diagonal() <= noise**2  # only rounding moves these coordinates
+        self.covariance[still], self.covariance[:, still] = 0, 0
+        return GaussianLaw(mean=self.b, covariance=self.covariance)
+
+
+def _laws_given_orders(procedure: _Replayed, orders: Sequence[Tensor]) -> list[GaussianLaw]:
+    """The law for each order (W,); as many orders as a block holds are replayed in one run."""
+    plan, spec = _Plan.of(procedure.tape), procedure.spec
+    (C, K), D = plan.z.shape, spec.tokens * spec.dim
+    size = max(2, BLOCK // max(K, plan.u.shape[1], D))  # rows of one run
+    rows = 1 + K + C
+    count = max(1, size // rows)
+    laws = []
+    for first in range(0, len(orders), count):
+        some = torch.stack(list(orders[first : first + count]))  # (m, W)
+        sums = [_Sums.of(C, D) for _ in some]
+        for start in range(0, rows, size):
+            z, u = plan.rows(start, min(start + size, rows))
+            m, r = len(some), len(z)
+            x = procedure.result(z.repeat(m, 1), u.repeat(m, 1), some.repeat_interleave(r, 0))
+            for one, part in zip(sums, x.split(r), strict=True):
+                one.add(part, start, plan)
+        laws += [one.law(spec, plan) for one in sums]
+    return laws
 
 
 def _require_affine(

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from capcheck.core.errors import InputError
+from capcheck.core.errors import UnfitError
 from capcheck.laws import LOG_2PI, MixtureOfGaussians, TokenLaw
 
 HeadName = Literal["gaussian", "mixture", "exact"]
@@ -30,7 +30,7 @@ def emitted(law: TokenLaw, head: HeadName, *, components: int = 2) -> TokenLaw:
         components: m of a mixture.
 
     Raises:
-        InputError: A mixture for tokens of several dimensions, whose law has no grid.
+        UnfitError: A mixture for tokens of several dimensions, whose law has no grid.
     """
     if head == "exact":
         return law
@@ -38,7 +38,7 @@ def emitted(law: TokenLaw, head: HeadName, *, components: int = 2) -> TokenLaw:
     if head == "gaussian":
         return MixtureOfGaussians(mean.new_zeros(1, 1, 1), mean, variance)
     if mean.shape[-1] != 1:
-        raise InputError(
+        raise UnfitError(
             f"heads=mixture needs tokens of dimension 1, got {mean.shape[-1]}; "
             "use heads=gaussian or heads=exact."
         )

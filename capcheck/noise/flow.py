@@ -28,17 +28,41 @@ MOST_CALLS = 3000  # evaluations after which the flow is given up: it is too sti
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
-def ddim_step(x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, path: NoisePath) -> Tensor:
-    """x_s = alpha_s x0 + (sigma_s / sigma_t) (x_t - alpha_t x0).
+def ddim_step(
+    x_t: Tensor,
+    x0: Tensor,
+    t: Tensor,
+    s: Tensor,
+    path: NoisePath,
+    *,
+    eta: float = 0.0,
+    z: Tensor | None = None,
+) -> Tensor:
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - sigma_ts^2) e + sigma_ts z.
+
+    Here e = (x_t - alpha_t x0) / sigma_t is the noise that x_t is said to hold, and the deviation
+    of the fresh noise, sigma_ts = eta (sigma_s / sigma_t) sqrt(sigma_t^2 - (alpha_t / alpha_s)^2
+    sigma_s^2), is 0 for DDIM, and at eta = 1 that of ancestral DDPM with its small variance.
 
     Args:
         x_t: (n, N, d) tokens at level t.
         x0: (n, N, d), the denoiser's answer there.
         t: Level of x_t, above 0.
-        s: Level to step to.
+        s: Level to step to, below t.
         path: The noise path.
+        eta: Share of fresh noise, in [0, 1].
+        z: (n, N, d) standard normals, the fresh noise; needed where eta is above 0.
+
+    Source: Song, Meng & Ermon 2021, equations 12 and 16.
     """
-    return path.alpha(s) * x0 + path.sigma(s) / path.sigma(t) * (x_t - path.alpha(t) * x0)
+    of_noise = path.sigma(s) / path.sigma(t)
+    if eta == 0 or z is None:
+        return path.alpha(s) * x0 + of_noise * (x_t - path.alpha(t) * x0)
+    a_ts = path.alpha(t) / path.alpha(s)
+    sigma_ts = eta * of_noise * (path.sigma(t).square() - (a_ts * path.sigma(s)).square()).sqrt()
+    e = (x_t - path.alpha(t) * x0) / path.sigma(t)
+    kept = (path.sigma(s).square() - sigma_ts.square()).clamp(min=0).sqrt()
+    return path.alpha(s) * x0 + kept * e + sigma_ts * z
 
 
 def velocity(x_t: Tensor, x0: Tensor, t: Tensor, path: NoisePath) -> Tensor:

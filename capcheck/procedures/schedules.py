@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
+import numpy as np
 import torch
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness
@@ -26,6 +29,56 @@ from capcheck.networks.signatures import Denoiser
 from capcheck.noise.flow import ddim_step
 from capcheck.noise.paths import NoisePath
 from capcheck.procedures.probe import State
+
+
+def _separate(value: object) -> object:
+    """The numbers of a text such as 1/0.7/0.3/0, in which a list stands at the shell."""
+    return value.split("/") if isinstance(value, str) else value
+
+
+def _falling(levels: tuple[float, ...]) -> tuple[float, ...]:
+    if any(s >= t for t, s in itertools.pairwise(levels)):
+        raise ValueError("levels must fall from one to the next")
+    return levels
+
+
+def _from_noise_to_data(levels: tuple[float, ...]) -> tuple[float, ...]:
+    if len(levels) < 2 or (levels[0], levels[-1]) != (1, 0):
+        raise ValueError("levels must go from 1 (noise) to 0 (clean)")
+    return _falling(levels)
+
+
+Levels = Annotated[
+    tuple[float, ...], BeforeValidator(_separate), AfterValidator(_from_noise_to_data)
+]
+"""An option that lists falling levels from 1 to 0, as a sequence or as text with / in between."""
+
+InnerLevels = Annotated[
+    tuple[Annotated[float, Field(gt=0, lt=1)], ...],
+    BeforeValidator(_separate),
+    AfterValidator(_falling),
+]
+"""An option that lists falling levels between 1 and 0, likewise."""
+
+
+def resampled(levels: Sequence[float], steps: int) -> list[float]:
+    """So many steps along a list of levels: the list itself if it has as many.
+
+    Other numbers of steps are spread evenly along the line through the list's entries.
+
+    Args:
+        levels: Falling, at least two.
+        steps: At least 1; there is one level more.
+
+    Example:
+        >>> resampled([1, 0.5, 0], 2), resampled([1, 0.2, 0], 4)
+        ([1, 0.5, 0], [1.0, 0.6, 0.2, 0.1, 0.0])
+    """
+    if len(levels) == steps + 1:
+        return list(levels)
+    at = np.linspace(0, len(levels) - 1, steps + 1)
+    found: list[float] = np.interp(at, np.arange(len(levels)), levels).tolist()
+    return found
 
 
 def pyramid(tokens: int, steps: int, *, uncertainty: float) -> Tensor:
@@ -135,7 +188,14 @@ def starting_noise(spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
 
 
 def denoised_along(
-    schedule: Tensor, network: Denoiser, *, start: State, noise: Tensor, path: NoisePath
+    schedule: Tensor,
+    network: Denoiser,
+    *,
+    start: State,
+    noise: Tensor,
+    path: NoisePath,
+    eta: float = 0.0,
+    rng: Randomness | None = None,
 ) -> Iterator[State]:
     """The start, then one state per pass, in which the tokens that changed their level are written.
 
@@ -145,6 +205,8 @@ def denoised_along(
         start: The rows, with the given tokens placed; these are shown at level 0.
         noise: (n, N, d), every token at level 1.
         path: The noise path.
+        eta: Share of fresh noise; see `capcheck.noise.flow.ddim_step`.
+        rng: Where the fresh noise is drawn, if there is any.
     """
     state = start.filled(noise)
     yield state
@@ -152,8 +214,10 @@ def denoised_along(
     for t, s in itertools.pairwise(schedule.to(noise)):
         moves = t != s  # (N,)
         x0 = network(state.tokens, t.expand(shape))
-        from_level = torch.where(moves, t, 1)[:, None]  # a clean token has no noise to scale
-        x_s = ddim_step(state.tokens, x0, from_level, s[:, None], path)
+        # Tokens that stay are not written: their levels need only be numbers.
+        t_i, s_i = torch.where(moves, t, 1)[:, None], torch.where(moves, s, 0)[:, None]
+        z = rng.normal(tuple(noise.shape)).to(noise) if eta and rng is not None else None
+        x_s = ddim_step(state.tokens, x0, t_i, s_i, path, eta=eta, z=z)
         state = state.write(x_s, moves.expand(shape))
         yield state
 

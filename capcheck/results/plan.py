@@ -94,7 +94,9 @@ class FamilyEntry(Record):
 
 def plan_of(probe: AnyProbe) -> FamilyPlan:
     """The plan of a probe with its oracle."""
-    return FamilyPlan(family=probe.family, options=dataclasses.asdict(probe))
+    facts = dataclasses.asdict(probe)
+    options = {name: list(x) if isinstance(x, tuple) else x for name, x in facts.items()}
+    return FamilyPlan(family=probe.family, options=options)  # as JSON gives it back
 
 
 class FitFacts(Record):

@@ -5,6 +5,7 @@ Signature: denoiser E[x_0 | x_t], shown all tokens at their levels, and not told
 Assumption: the denoiser's answer does not change along a pass.
 Budgets: `length` lets the first l tokens take part; `steps` is k, the passes that bring the first
 token to level 0, on levels that are multiples of 1/k.
+Given tokens: at level 0 from the start; the schedule is that of the others.
 Schedules: `published`, along the line through two moving anchors (see
 `capcheck.procedures.schedules`); `sequential`, k passes for each token before the next one
 starts.
@@ -25,7 +26,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import AXES, Axis, Budget
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.networks.signatures import Denoiser, DenoiserSignature
@@ -49,6 +50,7 @@ class ARDiffusion(Probe[Denoiser]):
     family: ClassVar[str] = "ar_diffusion"
     row: ClassVar[Row] = "length_outer"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
     schedule: Annotated[
         Literal["published", "sequential"], Field(description="how levels fall from left to right")

@@ -5,13 +5,14 @@ Signature: denoiser E[x_i^0 | x_i^t, known tokens]: token i sees itself at its l
 at level 0.
 Assumption: the tokens of one group are independent given the known ones, and the denoiser's answer
 does not change along a step.
-Budgets: `length` cuts the schedule of groups for N tokens inside its group; `steps` is the k DDIM
-steps, uniform in t, that draw each token of a group.
-The order is random and drawn up front; groups are the rounds of MaskGIT's cosine schedule, or of a
-fixed size.
-Known: given the order, a token whose conditional law is N(m, v) comes out as N(m, f^2 v), f the
-product of the k DDIM factors of diffusion; with the number of steps unlimited KL is that of MaskGIT
-in random order, zero for groups of one token.
+Budgets: `length` cuts the schedule of groups inside its group; `steps` is the k DDIM steps, uniform
+in t, that draw each token of a group.
+The order is drawn up front, or with `order=fixed` it is that of the sequence; groups are the rounds
+of MaskGIT's cosine schedule, or of a fixed size.
+Given tokens: known from the start; order and groups are those of the others.
+Known: given the order, a token whose conditional law is N(m, v) comes out as N(m, f^2), f the
+product of the k DDIM factors that `diffusion` has on N(0, v); with the number of steps unlimited KL
+is that of MaskGIT in that order, zero for groups of one token.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import AXES, Axis, Budget
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
@@ -44,11 +45,15 @@ class MAR(Probe[Denoiser]):
     family: ClassVar[str] = "mar"
     row: ClassVar[Row] = "length_outer"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
     rounds: Annotated[int, Field(ge=1, description="rounds R of the cosine schedule")] = 4
     tokens_per_round: Annotated[
         int | None, Field(ge=1, description="a fixed number per round, instead of the schedule")
     ] = None
+    order: Annotated[
+        Literal["random", "fixed"], Field(description="drawn for every sequence, or left to right")
+    ] = "random"
     path: Annotated[PathName, Field(description="noise path")] = "cosine"
 
     @property
@@ -57,7 +62,11 @@ class MAR(Probe[Denoiser]):
         return DenoiserSignature(self.path, view="own")
 
     def schedule(self, tokens: int) -> list[int]:
-        """Tokens placed after each group, starting with 0 and ending with all of them."""
+        """Tokens placed after each group, starting with 0 and ending with all of them.
+
+        Args:
+            tokens: How many are not given.
+        """
         return commit_schedule(tokens, rounds=self.rounds, per_round=self.tokens_per_round)
 
     def run(
@@ -70,7 +79,7 @@ class MAR(Probe[Denoiser]):
         levels = torch.linspace(
             1, 0, budget.steps + 1, dtype=spec.mean.dtype, device=spec.mean.device
         )
-        for before, after in rounds_within(self.schedule(spec.tokens), budget.length):
+        for before, after in rounds_within(self.schedule(len(spec.free)), budget.length):
             group = (rank >= before) & (rank < after)
             for t, s in itertools.pairwise(levels):
                 seen = torch.where(group, t, (rank >= after).to(t))  # the later ones are unseen
@@ -106,11 +115,12 @@ class MAR(Probe[Denoiser]):
         self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
         """Token by token the probability flow from the same noise, for groups of one."""
-        N = spec.tokens
-        if len(self.schedule(N)) <= N:
+        F = len(spec.free)
+        if len(self.schedule(F)) <= F:
             return None
-        rank, x = self._draws(spec, start.n, rng)
-        for r in range(N):
+        rank, noise = self._draws(spec, start.n, rng)
+        x = start.filled(noise).tokens
+        for r in range(F):
             token = rank == r  # one in each row
 
             def own(
@@ -127,6 +137,9 @@ class MAR(Probe[Denoiser]):
         return x
 
     def _draws(self, spec: SequenceSpec, n: int, rng: Randomness) -> tuple[Tensor, Tensor]:
-        """The order's ranks (n, N), and every token's starting noise (n, N, d)."""
-        rank = random_ranks(n, spec.tokens, rng).to(spec.mean.device)
+        """The order's ranks (n, N), -1 for given tokens, and all starting noise (n, N, d)."""
+        F, device = len(spec.free), spec.mean.device
+        rank = torch.full((n, spec.tokens), -1, device=device)
+        drawn = random_ranks(n, F, rng) if self.order == "random" else torch.arange(F)
+        rank[:, list(spec.free)] = drawn.to(device)
         return rank, rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)

@@ -1,22 +1,28 @@
 """Diffusion: the whole sequence at once, from noise to data in k steps.
 
-Source: Song, Meng & Ermon 2021 (DDIM); Ho, Jain & Abbeel 2020 (ancestral, DDPM); Karras et al.
-2022, algorithm 1 (Heun); Lu et al. 2022, "DPM-Solver++", algorithm 2 (2M).
+Source: Song, Meng & Ermon 2021 (DDIM, eta); Ho, Jain & Abbeel 2020 (ancestral, DDPM); Karras et al.
+2022, algorithm 1 (Heun) and equation 5 (levels); Lu et al. 2022, "DPM-Solver++", algorithm 2 (2M).
 Signature: denoiser E[x_0 | x_t], told the level t of its input and not the next level s.
 Assumption: the denoiser's answer does not change along a step; true only of infinitely many.
-Budgets: `steps` is k, on levels uniform in t, or with `grid=log_snr` in ln(alpha / sigma): between
-the ends 1 and 0 the midpoints of k - 1 strides from a noise of 1,000 widest tokens to one of a
-thousandth of the narrowest component. `length` is ignored.
-DDIM from t to s: x_s = alpha_s x0 + (sigma_s / sigma_t) (x_t - alpha_t x0).
+Budgets: `steps` is k; `length` is ignored.
+Levels: uniform in t; with `grid=log_snr` in ln(alpha / sigma), between the ends 1 and 0 the
+midpoints of k - 1 strides from a noise of 1,000 widest tokens to one of a thousandth of the
+narrowest component; with `grid=karras` sigma / alpha falls from 160 to 0.004 standard deviations
+of the tokens with even steps in its 7th root, the first of these levels being 1. A list `levels`
+is taken as it is by as many steps as it has, and interpolated by others.
+Given tokens: shown to the denoiser at level 0.
+DDIM from t to s: x_s = alpha_s x0 + sqrt(sigma_s^2 - sigma_ts^2) e + sigma_ts z with fresh noise z,
+e = (x_t - alpha_t x0) / sigma_t and sigma_ts = eta (sigma_s / sigma_t) s_ts; eta = 0 draws nothing.
 DDPM: x_s ~ N(a_ts s_s^2 / s_t^2 x_t + a_s s_ts^2 / s_t^2 x0, v) with a_ts = a_t / a_s, s_ts^2 =
-s_t^2 - a_ts^2 s_s^2 and v = s_ts^2 s_s^2 / s_t^2 (small: the last step is a point) or s_ts^2.
+s_t^2 - a_ts^2 s_s^2 and v = s_ts^2 s_s^2 / s_t^2 (small) or s_ts^2 (large). The last step adds no
+noise, as published; with `ddpm_large_noisy` it does, so that the result has a density.
 Heun: the trapezoid of dx/dt = alpha' x0 + sigma' e with e = (x - alpha x0) / sigma; its last step
 is DDIM, so k steps make 2k - 1 calls.
 DPM-Solver++(2M): DDIM with x0 + h / (2 h') (x0 - x0') for x0, from the step before, h and h' the
 steps in ln(alpha / sigma); the first two and the last are DDIM.
 Known: on N(0, v) one DDIM step multiplies by (alpha_s alpha_t v + sigma_s sigma_t) / (alpha_t^2 v +
-sigma_t^2); one step from pure noise returns the mean; DDIM is of order 1, Heun of order 2, and so
-is DPM-Solver++(2M) on the log_snr grid.
+sigma_t^2); one step from pure noise returns the mean; eta = 1 is DDPM with the small variance; DDIM
+is of order 1, Heun of order 2, and so is DPM-Solver++(2M) on the log_snr grid.
 """
 
 from __future__ import annotations
@@ -24,28 +30,38 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import Axis, Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.laws import LOG_2PI
 from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
-from capcheck.noise.flow import ddim_step, probability_flow, velocity
+from capcheck.noise.flow import ddim_step, flow_along, velocity
 from capcheck.noise.flow_map import level_of, ratios
 from capcheck.noise.paths import PATHS, NoisePath, PathName
 from capcheck.probes.steps.flow_map import FlowMapSampler
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.schedules import (
+    Levels,
+    beside_given,
+    full_sequence,
+    resampled,
+    starting_noise,
+)
 
+Denoise = Callable[[Tensor, Tensor], Tensor]  # x_t, t of the tokens that are not given -> x0
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> x_s
-STOCHASTIC = ("ddpm_small", "ddpm_large")
+ANCESTRAL = ("ddpm_small", "ddpm_large", "ddpm_large_noisy")
+KARRAS = 160.0, 0.004  # first and last noise, in deviations of the tokens (80 and 0.002 at 0.5)
+RHO = 7  # Karras et al. 2022
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -55,40 +71,64 @@ class Diffusion(Probe[Denoiser]):
     family: ClassVar[str] = "diffusion"
     row: ClassVar[Row] = "steps"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
 
     solver: Annotated[
-        Literal["ddim", "ddpm_small", "ddpm_large", "heun", "dpm_solver"],
+        Literal["ddim", "ddpm_small", "ddpm_large", "ddpm_large_noisy", "heun", "dpm_solver"],
         Field(description="rule that makes one step"),
     ] = "ddim"
+    eta: Annotated[
+        float,
+        Field(ge=0, le=1, description="share of fresh noise in a step of ddim; 1 is ddpm_small"),
+    ] = 0.0
     grid: Annotated[
-        Literal["time", "log_snr"], Field(description="what the levels are uniform in")
+        Literal["time", "log_snr", "karras"], Field(description="rule that spaces the levels")
     ] = "time"
+    levels: Annotated[
+        Levels | None,
+        Field(description="falling levels from 1 to 0 in place of a grid, as in 1/0.7/0.3/0"),
+    ] = None
     path: Annotated[PathName, Field(description="noise path")] = "cosine"
+
+    @model_validator(mode="after")
+    def _require_options_that_fit(self) -> Self:
+        if self.eta > 0 and self.solver != "ddim":
+            raise ValueError(f"eta is for solver ddim, not {self.solver}")
+        if self.levels is not None and self.grid != "time":
+            raise ValueError("give either grid or levels")
+        return self
 
     @property
     def signature(self) -> DenoiserSignature:
         """(x_t, t) -> E[x_0 | x_t]."""
         return DenoiserSignature(self.path)
 
-    def levels(self, spec: SequenceSpec, k: int) -> list[float]:
+    def grid_of(self, spec: SequenceSpec, k: int) -> list[float]:
         """The k + 1 levels, from 1 to 0."""
+        if self.levels is not None:
+            return resampled(self.levels, k)
         if self.grid == "time":
             return [j / k for j in range(k, -1, -1)]
-        low, high = (math.log(r) for r in ratios(spec))
-        middles = (torch.arange(k - 1, dtype=torch.float64) + 0.5) / max(k - 1, 1)
-        inner = level_of((high + (low - high) * middles).exp(), PATHS[self.path])
-        return [1.0, *inner.tolist(), 0.0]
+        count = torch.arange(k - 1, dtype=torch.float64)
+        if self.grid == "log_snr":
+            low, high = (math.log(r) for r in ratios(spec))
+            noise = (high + (low - high) * (count + 0.5) / max(k - 1, 1)).exp()
+        else:
+            deviation = float(spec.variance.double().mean().sqrt())
+            first, last = ((end * deviation) ** (1 / RHO) for end in KARRAS)
+            noise = (first + (count + 1) / max(k - 1, 1) * (last - first)) ** RHO
+        return [1.0, *level_of(noise, PATHS[self.path]).tolist(), 0.0]
 
     def run(
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """K steps from t = 1 to t = 0; every one writes all tokens."""
-        state = start.filled(self._noise(spec, start.n, rng))
+        """K steps from t = 1 to t = 0; every one writes all tokens that are not given."""
+        state = start.filled(starting_noise(spec, start.n, rng))
         yield state
-        levels = spec.mean.new_tensor(self.levels(spec, budget.steps))
-        step = self._stepper(network, rng)
+        levels = spec.mean.new_tensor(self.grid_of(spec, budget.steps))
+        step = self._stepper(_beside(start.tokens, start.placed, network), rng)
         for t, s in itertools.pairwise(levels):
-            state = state.write(step(state.tokens, t, s))
+            state = state.write(step(state.tokens, t, s), ~start.placed)
             yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
@@ -106,68 +146,88 @@ class Diffusion(Probe[Denoiser]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """Of ancestral steps with the large variance E[sum log q(x_s | x_t) - log p(x_t | x_s)].
+        """Of ancestral steps that all add noise E[sum log q(x_s | x_t) - log p(x_t | x_s)].
 
         The mean is over the noising of x, one path of it for each row.
         """
-        if self.solver == "ddpm_small":
-            return Unavailable(reason="the last ancestral step of small variance is a point mass")
-        if self.solver != "ddpm_large":
+        if self.solver in ("ddpm_small", "ddpm_large") or self.eta > 0:
+            return Unavailable(
+                reason="the last step adds no noise, and given all noise before it the result is "
+                "a point mass"
+            )
+        if self.solver != "ddpm_large_noisy":
             return Unavailable(
                 reason="the result is a deterministic map of the starting noise, "
                 "and the density of its image needs the map's inverse"
             )
-        path, log_q = PATHS[self.path], x.new_zeros(len(x))
-        levels = spec.mean.new_tensor(self.levels(spec, budget.steps)[::-1])
+        path, log_q, free = PATHS[self.path], x.new_zeros(len(x)), list(spec.free)
+        given = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        given[:, free] = False
+        denoise = _beside(x, given, network)
+        levels = spec.mean.new_tensor(self.grid_of(spec, budget.steps)[::-1])
         x_s = x
         for s, t in itertools.pairwise(levels):
             a_ts, variance = _noising(t, s, path)
             x_t = a_ts * x_s + variance.sqrt() * rng.normal(tuple(x.shape)).to(x)
-            mean = _ancestral_mean(x_t, _clean(network, x_t, t), t, s, path)
-            log_q = (
-                log_q + _log_normal(x_s - mean, variance) - _log_normal(x_t - a_ts * x_s, variance)
-            )
+            mean = _ancestral_mean(x_t, denoise(x_t, t), t, s, path)
+            log_q = log_q + _log_normal((x_s - mean)[:, free], variance)
+            log_q = log_q - _log_normal((x_t - a_ts * x_s)[:, free], variance)
             x_s = x_t
-        log_q = log_q + _log_normal(x_s, levels[-1])
+        log_q = log_q + _log_normal(x_s[:, free], levels[-1])
         return LogDensity(values=log_q, bound=True, method="mean over noisings, one for each row")
 
     def limit(
         self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
         """The probability flow from the same noise, if no other noise is drawn."""
-        if self.solver in STOCHASTIC:
+        if self.solver in ANCESTRAL or self.eta > 0:
             return None
-        return probability_flow(oracle, self._noise(spec, start.n, rng), PATHS[self.path])
+        corners = beside_given(full_sequence(len(spec.free), 1), spec)
+        noise = start.filled(starting_noise(spec, start.n, rng)).tokens
+        return flow_along(corners, oracle, noise=noise, path=PATHS[self.path])
 
-    def _noise(self, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
-        return rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)
-
-    def _stepper(self, network: Denoiser, rng: Randomness) -> Step:
+    def _stepper(self, denoise: Denoise, rng: Randomness) -> Step:
         path = PATHS[self.path]
         if self.solver == "heun":
-            return _heun(network, path)
+            return _heun(denoise, path)
         if self.solver == "dpm_solver":
-            return _dpm_solver(network, path)
+            return _dpm_solver(denoise, path)
         if self.solver == "ddim":
-            return _ddim(network, path)
-        return _ddpm(network, path, rng, large=self.solver == "ddpm_large")
+            return _ddim(denoise, path, rng, self.eta)
+        return _ddpm(denoise, path, rng, self.solver)
 
 
-def _clean(network: Denoiser, x_t: Tensor, t: Tensor) -> Tensor:
-    return network(x_t, t.expand(x_t.shape[:2]))
+def _beside(tokens: Tensor, given: Tensor, network: Denoiser) -> Denoise:
+    """The denoiser beside given tokens, which it is shown clean wherever a step has moved them.
+
+    Args:
+        tokens: (n, N, d), with the values of given tokens.
+        given: (n, N) bool.
+        network: Denoiser.
+    """
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        shown = torch.where(given[..., None], tokens, x_t)
+        return network(shown, torch.where(given, 0, t))
+
+    return denoise
 
 
-def _ddim(network: Denoiser, path: NoisePath) -> Step:
-    return lambda x_t, t, s: ddim_step(x_t, _clean(network, x_t, t), t, s, path)
+def _ddim(denoise: Denoise, path: NoisePath, rng: Randomness, eta: float) -> Step:
+    def step(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        z = rng.normal(tuple(x_t.shape)).to(x_t) if eta > 0 else None
+        return ddim_step(x_t, denoise(x_t, t), t, s, path, eta=eta, z=z)
+
+    return step
 
 
-def _heun(network: Denoiser, path: NoisePath) -> Step:
+def _heun(denoise: Denoise, path: NoisePath) -> Step:
     def slope(x: Tensor, t: Tensor) -> Tensor:
-        return velocity(x, _clean(network, x, t), t, path)
+        return velocity(x, denoise(x, t), t, path)
 
     def step(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         if s == 0:
-            return ddim_step(x_t, _clean(network, x_t, t), t, s, path)
+            return ddim_step(x_t, denoise(x_t, t), t, s, path)
         slope_t = slope(x_t, t)
         slope_s = slope(x_t + (s - t) * slope_t, s)
         return x_t + 0.5 * (s - t) * (slope_t + slope_s)
@@ -175,11 +235,11 @@ def _heun(network: Denoiser, path: NoisePath) -> Step:
     return step
 
 
-def _dpm_solver(network: Denoiser, path: NoisePath) -> Step:
+def _dpm_solver(denoise: Denoise, path: NoisePath) -> Step:
     before: list[tuple[Tensor, Tensor]] = []  # x0 and h of the step before
 
     def step(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        x0 = D = _clean(network, x_t, t)
+        x0 = D = denoise(x_t, t)
         log_snr_t, log_snr_s = ((path.alpha(u) / path.sigma(u)).log() for u in (t, s))
         h = log_snr_s - log_snr_t
         if before and s > 0:
@@ -191,12 +251,14 @@ def _dpm_solver(network: Denoiser, path: NoisePath) -> Step:
     return step
 
 
-def _ddpm(network: Denoiser, path: NoisePath, rng: Randomness, *, large: bool) -> Step:
+def _ddpm(denoise: Denoise, path: NoisePath, rng: Randomness, solver: str) -> Step:
     def step(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        mean = _ancestral_mean(x_t, _clean(network, x_t, t), t, s, path)
+        mean = _ancestral_mean(x_t, denoise(x_t, t), t, s, path)
         _, variance = _noising(t, s, path)
-        if not large:
+        if solver == "ddpm_small":
             variance = variance * (path.sigma(s) / path.sigma(t)).square()
+        if s == 0 and solver != "ddpm_large_noisy":
+            return mean
         return mean + variance.sqrt() * rng.normal(tuple(x_t.shape)).to(x_t)
 
     return step

@@ -1,16 +1,21 @@
 """EBM: k iterations of a Markov chain that descends an energy with noise.
 
 Source: LeCun et al. 2006, "A Tutorial on Energy-Based Learning"; Du & Mordatch 2019, "Implicit
-Generation and Modeling with Energy Based Models" (Langevin); Roberts & Tweedie 1996 (ULA, MALA).
+Generation and Modeling with Energy Based Models" (Langevin, with noise of its own scale); Roberts &
+Tweedie 1996 (ULA, MALA).
 Signature: energy x -> E(x) = -log p(x), with its gradient.
 Assumption: a step leaves the target in place, and k of them reach it from the initial law.
 Budgets: `steps` is k; `length` is ignored.
-Initial law: every token by itself, N(mean, variance), or its marginal where tokens are integers.
-ULA: x' = x - h/2 grad E(x) + sqrt(h) xi. MALA keeps x' with probability
-min(1, exp(E(x) - E(x')) q(x | x') / q(x' | x)). Gibbs, for integers: a sweep draws every token in
-turn from softmax_v(-E(x with x_i = v)), V calls for each; from its marginal where all are infinite.
-Known: ULA on N(0, v) goes geometrically, by (1 - h/(2v))^2 each step, to variance v / (1 - h/(4v)),
-the wrong one; MALA and Gibbs leave the target in place. Modes far apart mix in exponential time.
+Given tokens: the energy sees them, and no step moves them.
+Initial law: every other token by itself, N(mean, variance), or its marginal where tokens are
+integers.
+ULA: x' = x - h/2 grad E(x) + tau xi with tau = sqrt(h), or `noise_scale` as in the practice of
+Langevin sampling. MALA keeps x' with probability min(1, exp(E(x) - E(x')) q(x | x') / q(x' | x)).
+Gibbs, for integers: a sweep draws every token in turn from softmax_v(-E(x with x_i = v)), one call
+for each, of V energies that do not wait for each other; from its marginal where all are infinite.
+Known: ULA on N(0, v) goes geometrically, by (1 - h/(2v))^2 each step, to variance
+(tau^2 / h) v / (1 - h/(4v)), the wrong one at tau^2 = h; MALA and Gibbs leave the target in place.
+Modes far apart mix in exponential time.
 """
 
 from __future__ import annotations
@@ -27,15 +32,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.core.budget import Axis, Budget
-from capcheck.core.errors import InputError
+from capcheck.core.errors import UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.laws import Categorical
-from capcheck.networks.signatures import Energy, EnergySignature, TokenPredictor
+from capcheck.networks.signatures import Energy, EnergySignature, TokenPredictor, together
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
+NUMBERS = 1 << 21  # tokens of one tile of energies
 STATES = 512  # sequences up to which the law of a Gibbs chain is carried along whole
 
 
@@ -46,6 +52,7 @@ class EBM(Probe[Energy]):
     family: ClassVar[str] = "ebm"
     row: ClassVar[Row] = "steps"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
     anytime: ClassVar[frozenset[Axis]] = frozenset({"steps"})
 
     sampler: Annotated[
@@ -60,6 +67,14 @@ class EBM(Probe[Energy]):
             description="h, in squared token units; the smallest component variance if not given",
         ),
     ] = None
+    noise_scale: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="tau, in token units; the root of step_size if not given",
+        ),
+    ] = None
 
     @property
     def signature(self) -> EnergySignature:
@@ -69,18 +84,20 @@ class EBM(Probe[Energy]):
     def run(
         self, network: Energy, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """One state per iteration, or per sweep; every one writes all tokens."""
+        """One state per iteration, or per sweep; every one writes all but given tokens."""
         sampler = self._chosen(spec)
         state = start.filled(_initial(spec, start.n, rng))
         yield state
+        free = ~start.placed
         if sampler == "gibbs":
             chain = _gibbs(network, state.tokens, spec, rng)
-        elif sampler == "mala":
-            chain = _mala(network, state.tokens, self._h(spec), rng)
         else:
-            chain = _ula(network, state.tokens, self._h(spec), rng)
+            h = spec.smallest_variance if self.step_size is None else self.step_size
+            tau = math.sqrt(h) if self.noise_scale is None else self.noise_scale
+            langevin = _mala if sampler == "mala" else _ula
+            chain = langevin(network, state.tokens, free[..., None], h, tau, rng)
         for tokens in itertools.islice(chain, budget.steps):
-            state = state.write(tokens)
+            state = state.write(tokens, free)
             yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
@@ -104,13 +121,13 @@ class EBM(Probe[Energy]):
         rng: Randomness,
     ) -> LogDensity | Unavailable:
         """Of Gibbs sampling on few sequences, whose law is a vector."""
-        N, V = spec.tokens, spec.dim
-        # V^N itself may have thousands of digits.
-        if self._chosen(spec) != "gibbs" or N * math.log(V) > math.log(STATES) + 1e-9:
+        free, V = list(spec.free), spec.dim
+        # V^F itself may have thousands of digits.
+        if self._chosen(spec) != "gibbs" or len(free) * math.log(V) > math.log(STATES) + 1e-9:
             return Unavailable(reason="the law after k steps is an integral over all their paths")
-        law = _gibbs_law(network, spec, len(x), budget.steps)  # (n, V^N)
-        place = torch.tensor([V**i for i in reversed(range(N))], device=x.device)
-        log_q = law.gather(1, (x * place).sum(1, keepdim=True)).log()[:, 0]
+        law = _gibbs_law(network, spec, x, budget.steps)  # (n, V^F)
+        place = torch.tensor([V**i for i in reversed(range(len(free)))], device=x.device)
+        log_q = law.gather(1, (x[:, free] * place).sum(1, keepdim=True)).log()[:, 0]
         return LogDensity(values=log_q, method="law of the chain, carried along whole")
 
     def _chosen(self, spec: SequenceSpec) -> str:
@@ -118,14 +135,16 @@ class EBM(Probe[Energy]):
         sampler = self.sampler or usual
         if (sampler == "gibbs") != (usual == "gibbs"):
             fitting = "ula or mala" if usual == "ula" else "gibbs"
-            raise InputError(
+            raise UnfitError(
                 f"ebm.sampler must be {fitting} for {spec.kind} tokens, got {sampler}; leave it "
                 "out for the usual one."
             )
+        if sampler == "gibbs" and (self.step_size is not None or self.noise_scale is not None):
+            raise UnfitError(
+                "ebm.step_size and ebm.noise_scale are for numbers, and a Gibbs sweep of token ids "
+                "has neither; leave them out."
+            )
         return sampler
-
-    def _h(self, spec: SequenceSpec) -> float:
-        return spec.smallest_variance if self.step_size is None else self.step_size
 
 
 def _initial(spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
@@ -135,32 +154,35 @@ def _initial(spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
     return spec.mean + spec.variance.sqrt() * z
 
 
-def _slope(network: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
-    """E(x) (n,) and its gradient (n, N, d)."""
+def _slope(network: Energy, x: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """E(x) (n,) and its gradient (n, N, d), 0 where tokens are not free."""
     with torch.enable_grad():
         at = x.detach().requires_grad_()
         energy = network(at)
         (gradient,) = torch.autograd.grad(energy.sum(), at)
-    return energy.detach(), gradient
+    return energy.detach(), torch.where(free, gradient, 0)
 
 
-def _ula(network: Energy, x: Tensor, h: float, rng: Randomness) -> Iterator[Tensor]:
+def _ula(
+    network: Energy, x: Tensor, free: Tensor, h: float, tau: float, rng: Randomness
+) -> Iterator[Tensor]:
     while True:
-        _, gradient = _slope(network, x)
-        x = x - 0.5 * h * gradient + math.sqrt(h) * rng.normal(tuple(x.shape)).to(x)
+        _, gradient = _slope(network, x, free)
+        xi = torch.where(free, rng.normal(tuple(x.shape)).to(x), 0)
+        x = x - 0.5 * h * gradient + tau * xi
         yield x
 
 
-def _mala(network: Energy, x: Tensor, h: float, rng: Randomness) -> Iterator[Tensor]:
-    energy, gradient = _slope(network, x)
+def _mala(
+    network: Energy, x: Tensor, free: Tensor, h: float, tau: float, rng: Randomness
+) -> Iterator[Tensor]:
+    energy, gradient = _slope(network, x, free)
     while True:
-        xi = rng.normal(tuple(x.shape)).to(x)
-        proposal = x - 0.5 * h * gradient + math.sqrt(h) * xi
-        new_energy, new_gradient = _slope(network, proposal)
+        xi = torch.where(free, rng.normal(tuple(x.shape)).to(x), 0)
+        proposal = x - 0.5 * h * gradient + tau * xi
+        new_energy, new_gradient = _slope(network, proposal, free)
         back = x - proposal + 0.5 * h * new_gradient
-        log_there, log_back = (
-            -0.5 * step.square().flatten(1).sum(1) for step in (xi, back / math.sqrt(h))
-        )
+        log_there, log_back = (-0.5 * step.square().flatten(1).sum(1) for step in (xi, back / tau))
         log_u = rng.uniform((len(x), 1))[:, 0].log().to(x)
         kept = log_u < energy - new_energy + log_back - log_there  # (n,)
         x = torch.where(kept[:, None, None], proposal, x)
@@ -170,17 +192,34 @@ def _mala(network: Energy, x: Tensor, h: float, rng: Randomness) -> Iterator[Ten
 
 
 def _gibbs(network: Energy, x: Tensor, spec: SequenceSpec, rng: Randomness) -> Iterator[Tensor]:
+    values = torch.arange(spec.dim, device=x.device)[:, None]  # (V, 1)
     while True:
         x = x.clone()
-        for i in range(spec.tokens):
-            energies = []
-            for value in range(spec.dim):  # rows keep their places: they may have laws of their own
-                changed = x.clone()
-                changed[:, i] = value
-                energies.append(network(changed))
-            logits = _conditional(torch.stack(energies, 1), spec.mean[i])
+        for i in spec.free:
+            logits = _conditional(_energies(network, x, [i], values), spec.mean[i])
             x[:, i] = Categorical(logits[:, None]).sample(rng)[:, 0]
         yield x
+
+
+def _energies(network: Energy, x: Tensor, tokens: list[int], values: Tensor) -> Tensor:
+    """Energies of x with other values of some tokens, in one call: (n, v).
+
+    Args:
+        network: Of the sequences.
+        x: (n, N) integers.
+        tokens: Indices of t tokens.
+        values: (v, t), what they are to be.
+    """
+    n, N = x.shape
+    size = max(1, NUMBERS // (n * N))
+
+    def tiles() -> Iterator[Tensor]:
+        for some in values.split(size):
+            changed = x.repeat(len(some), 1, 1)
+            changed[:, :, tokens] = some[:, None]
+            yield changed.flatten(0, 1)
+
+    return torch.cat(together(network, tiles())).reshape(len(values), n).T
 
 
 def _conditional(energies: Tensor, marginal: Tensor) -> Tensor:
@@ -189,18 +228,23 @@ def _conditional(energies: Tensor, marginal: Tensor) -> Tensor:
     return torch.where(impossible, marginal.log(), -energies)
 
 
-def _gibbs_law(network: Energy, spec: SequenceSpec, n: int, sweeps: int) -> Tensor:
-    """P(x) after so many sweeps, for every sequence, first token most significant: (n, V^N)."""
-    N, V = spec.tokens, spec.dim
-    table = torch.cartesian_prod(*[torch.arange(V, device=spec.mean.device)] * N).reshape(-1, N)
-    energies = torch.stack([network(x.expand(n, N)) for x in table], 1)  # (n, V^N)
-    law = spec.mean[:1].T  # (V, 1), then (V^2, 1), ...
-    for marginal in spec.mean[1:]:
-        law = (law * marginal).reshape(-1, 1)
+def _gibbs_law(network: Energy, spec: SequenceSpec, x: Tensor, sweeps: int) -> Tensor:
+    """P(free tokens) after so many sweeps beside the given ones of x, for all values: (n, V^F).
+
+    The first free token is the most significant digit of a place in the last dimension.
+    """
+    free, V, n = list(spec.free), spec.dim, len(x)
+    F = len(free)
+    digits = [torch.arange(V, device=x.device)] * F
+    table = torch.cartesian_prod(*digits).reshape(-1, F)
+    energies = _energies(network, x, free, table)  # (n, V^F)
+    law = spec.mean.new_ones(1, 1)
+    for marginal in spec.mean[free]:
+        law = (law * marginal).reshape(-1, 1)  # (V, 1), then (V^2, 1), ...
     law = law.T.expand(n, -1)
-    for _, i in itertools.product(range(sweeps), range(N)):
-        split = (n, V**i, V, V ** (N - 1 - i))
-        logits = _conditional(energies.reshape(split).transpose(2, 3), spec.mean[i])
+    for _, i in itertools.product(range(sweeps), range(F)):
+        split = (n, V**i, V, V ** (F - 1 - i))
+        logits = _conditional(energies.reshape(split).transpose(2, 3), spec.mean[free[i]])
         given = law.reshape(split).sum(2, keepdim=True)
         law = (given * logits.softmax(-1).transpose(2, 3)).reshape(n, -1)
     return law

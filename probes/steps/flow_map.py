@@ -2,8 +2,9 @@
 
 Source: Boffi, Albergo & Vanden-Eijnden 2024, "Flow Map Matching"; Kim et al. 2024, "Consistency
 Trajectory Models".
-Signature: flow map (x_t, t, s) -> x_s along the probability flow; all tokens share a level.
-Assumption: none; the flow carries N(0, I) to the law of the data exactly.
+Signature: flow map (x_t, t, s) -> x_s along the probability flow; all tokens share a level but the
+given ones, which are shown at level 0.
+Assumption: none; the flow carries N(0, I) to the law of the data, given those tokens, exactly.
 Budgets: `steps` is k, on levels uniform in t; `length` is ignored.
 Known: one step is exact, and so is every other number of them: the map from t to s followed by that
 from s to 0 is the map from t to 0. On N(0, v) it multiplies by
@@ -21,13 +22,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import Axis, Budget
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.networks.signatures import FlowMap, FlowMapSignature, TokenPredictor
 from capcheck.noise.paths import PathName
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State
+from capcheck.procedures.schedules import starting_noise
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -38,6 +40,7 @@ class FlowMapSampler(Probe[FlowMap]):
     row: ClassVar[Row] = "steps"
     in_paper: ClassVar[bool] = False
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
 
     path: Annotated[PathName, Field(description="noise path")] = "cosine"
 
@@ -49,12 +52,13 @@ class FlowMapSampler(Probe[FlowMap]):
     def run(
         self, network: FlowMap, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """K steps from t = 1 to t = 0; every one writes all tokens."""
-        state = start.filled(self._noise(spec, start.n, rng))
+        """K steps from t = 1 to t = 0; every one writes all tokens that are not given."""
+        state = start.filled(starting_noise(spec, start.n, rng))
         yield state
-        levels = torch.linspace(1, 0, budget.steps + 1).to(state.tokens)
-        for t, s in itertools.pairwise(levels.expand(start.n, spec.tokens, -1).unbind(2)):
-            state = state.write(network(state.tokens, t, s))
+        levels = torch.linspace(1, 0, budget.steps + 1, device=spec.mean.device)
+        for t, s in itertools.pairwise(levels.to(state.tokens)):
+            shown, landing = (torch.where(start.placed, 0, level) for level in (t, s))
+            state = state.write(network(state.tokens, shown, landing), ~start.placed)
             yield state
 
     def log_density(
@@ -74,9 +78,6 @@ class FlowMapSampler(Probe[FlowMap]):
 
     def limit(self, oracle: FlowMap, spec: SequenceSpec, start: State, rng: Randomness) -> Tensor:
         """The whole flow from the same noise, in one call."""
-        noise = self._noise(spec, start.n, rng)
-        levels = noise.new_ones(start.n, spec.tokens)
+        noise = start.filled(starting_noise(spec, start.n, rng)).tokens
+        levels = (~start.placed).to(noise)
         return oracle(noise, levels, torch.zeros_like(levels))
-
-    def _noise(self, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
-        return rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)

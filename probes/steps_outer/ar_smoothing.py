@@ -5,15 +5,19 @@ Signature: transition predictor: token i at noise s_j, given the tokens before i
 the tokens of the pass before at s_{j+1}.
 Assumption: what the heads emit; by default a token's law is Gaussian given what the network sees.
 Budgets: `steps` is the k passes; `length` is the tokens l, from the left, that exist in them.
-Noise: x^(j+1) = x^(j) + independent noise, s_{k-1} > .. > s_1 > s_0 = 0 with s_1 = 0.3 of a token's
-standard deviation, doubling upwards; passes that could tell nothing from noise are not made. The
-first one made draws x_i^(j) ~ p(. | x_<i^(j)), the others x_i^(j) ~ p(. | x_<i^(j), x^(j+1)).
-Tokens are kept on the linear path, (x + s e) / (1 + s).
+Noise: x^(j+1) = x^(j) + independent noise, s_{k-1} > .. > s_1 > s_0 = 0 with s_1 = `first_noise` of
+a token's standard deviation, doubling upwards; passes that could tell nothing from noise are not
+made. The first one made draws x_i^(j) ~ p(. | x_<i^(j)), the others
+x_i^(j) ~ p(. | x_<i^(j), x^(j+1)). Tokens are kept on the linear path, (x + s e) / (1 + s).
+Given tokens: clean in every pass, at level 0 and without noise of their own, whether they are left
+or right of what is drawn. So the passes are those of the law given them; had they noise in the
+early passes, the noisy tokens drawn there would know too little of them.
 Heads: `gaussian` (mean and variance of every coordinate), `mixture` of some Gaussians, `exact`.
 Last pass: `sample`; `tweedie`, the posterior mean; `factorised`, all tokens at once.
 Known: exact heads give 0 at every k; k = 1 is the autoregressive model with these heads; on N(0, v)
-the posterior mean has variance v^2 / (v + s_1^2); a factorised last pass leaves
-E[total correlation of x given noisy x].
+the posterior mean has variance v^2 / (v + s_1^2); a factorised last pass leaves at most
+E[total correlation of x given noisy x], and less, as many noisy x lead to one x: 0.0224 of 0.1041
+nats on an AR(1) Gaussian of 4 tokens and correlation 0.9.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import AXES, Axis, Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
@@ -43,7 +47,6 @@ from capcheck.networks.signatures import (
 from capcheck.networks.signatures.transition import added_noise
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
-FIRST = 0.3  # s_1 in standard deviations of a token
 ROUNDINGS = 64  # by which a noise level must stay below 1
 
 
@@ -54,9 +57,14 @@ class ARSmoothing(Probe[TransitionPredictor]):
     family: ClassVar[str] = "ar_smoothing"
     row: ClassVar[Row] = "steps_outer"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
     heads: Annotated[HeadName, Field(description="what the network emits for a token")] = "gaussian"
     components: Annotated[int, Field(ge=2, description="Gaussians of a mixture head")] = 2
+    first_noise: Annotated[
+        float,
+        Field(gt=0, allow_inf_nan=False, description="s_1 in standard deviations of a token"),
+    ] = 0.3
     last: Annotated[
         Literal["sample", "tweedie", "factorised"], Field(description="how the last pass ends")
     ] = "sample"
@@ -77,18 +85,19 @@ class ARSmoothing(Probe[TransitionPredictor]):
         """One state per token and pass, or one for a last pass that is not drawn in turn."""
         state = start
         yield state
-        length = budget.length
         place = torch.arange(spec.tokens, device=spec.mean.device)
+        made = list(spec.free[: budget.length])
+        of_pass = torch.isin(place, torch.tensor(made, dtype=torch.int64, device=place.device))
         levels = self._levels(spec, budget)
         for t, s in itertools.pairwise(levels):
-            if self._at_once(s, levels) and length > 0:
-                law = self._emitted(network, state.tokens, self._seen(t, s, 0, length), s)
+            if self._at_once(s, levels) and made:
+                law = self._emitted(network, state.tokens, self._seen(t, s, 0, made), s)
                 tokens = law.mean() if self.last == "tweedie" else law.sample(rng)
-                state = state.write(tokens, (place < length).expand(start.n, -1))
+                state = state.write(tokens, of_pass.expand(start.n, -1))
                 yield state
                 continue
-            for i in range(length):
-                seen = self._seen(t, s, i, length)
+            for i in made:
+                seen = self._seen(t, s, i, made)
                 tokens = state.tokens.clone()
                 law = self._emitted(network, tokens, seen, s, i)
                 tokens[:, i] = law.sample(rng)[:, 0]
@@ -118,45 +127,56 @@ class ARSmoothing(Probe[TransitionPredictor]):
         rng: Randomness,
     ) -> LogDensity | Unavailable:
         """Exact for one pass; otherwise E log [q(x, noisy x) / p(noisy x | x)], one draw each."""
-        N, length = spec.tokens, budget.length
+        free = spec.free
+        made, rest = list(free[: budget.length]), list(free[budget.length :])
         levels = self._levels(spec, budget)
         if self.last == "tweedie" and len(levels) > 2:
             return Unavailable(reason="the posterior mean is a deterministic map of noisy tokens")
-        place = torch.arange(N, device=x.device)
         y, log_q = x, x.new_zeros(len(x), dtype=spec.mean.dtype)
         for s, t in itertools.pairwise(reversed(levels)):  # from the clean tokens upwards
-            y_t, log_noise = (y, 0) if t is levels[0] else self._noised(y, s, t, length, rng)
-            log_q = log_q + self._log_pass(network, y, y_t, t, s, levels, length) - log_noise
+            y_t, log_noise = (y, 0) if t is levels[0] else self._noised(y, s, t, made, rng)
+            log_q = log_q + self._log_pass(network, y, y_t, t, s, levels, made) - log_noise
             y = y_t
-        if length < N:
-            rest = list(range(length, N))
-            law = completion(x, (place < length).expand(len(x), -1)).select(rest)
-            log_q = log_q + law.log_prob(x[:, rest]).sum(1)
-        if len(levels) == 2 or length == 0:
+        if rest:
+            known = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+            known[:, rest] = False
+            log_q = log_q + completion(x, known).select(rest).log_prob(x[:, rest]).sum(1)
+        if len(levels) == 2 or not made:
             return LogDensity(values=log_q, method="chain rule, completed by marginals")
         method = "evidence bound with the noise of the passes as proposal, one draw for each row"
         return LogDensity(values=log_q, method=method, bound=True)
 
     def _levels(self, spec: SequenceSpec, budget: Budget) -> list[Tensor]:
-        """Levels of all tokens from pure noise to the clean last pass, (N,) each."""
+        """Levels of all tokens from pure noise to the clean last pass, (N,) each; 0 if given."""
         deviation = spec.variance.mean(1).sqrt()
         largest = 1 - ROUNDINGS * torch.finfo(deviation.dtype).eps
+        drawn = torch.ones_like(deviation)
+        drawn[list(spec.given)] = 0
         levels = [torch.zeros_like(deviation)]
         for j in range(1, budget.steps):
-            noise = FIRST * 2.0 ** (j - 1) * deviation
+            noise = self.first_noise * 2.0 ** (j - 1) * deviation
             if bool((noise / (1 + noise) > largest).any()):
                 break
             levels.append(noise / (1 + noise))
-        return [torch.ones_like(deviation), *reversed(levels)]
+        drawn = torch.ones_like(deviation, dtype=torch.bool)
+        drawn[list(spec.given)] = False
+        return [
+            torch.where(drawn, level, 0) for level in (torch.ones_like(deviation), *levels[::-1])
+        ]
 
     def _at_once(self, s: Tensor, levels: list[Tensor]) -> bool:
         """Whether the pass to levels s is a last one that writes all tokens together."""
         return self.last != "sample" and s is levels[-1] and len(levels) > 2
 
-    def _seen(self, t: Tensor, s: Tensor, i: int, length: int) -> Tensor:
-        """Levels (N,) seen for token i: new ones before it, old from it on, none past length."""
+    def _seen(self, t: Tensor, s: Tensor, i: int, made: list[int]) -> Tensor:
+        """Levels (N,) seen for token i: new ones before it, old from it on, none past the length.
+
+        Given tokens, whose levels t and s are 0, are seen clean.
+        """
         place = torch.arange(len(t), device=t.device)
-        return torch.where(place < i, s, torch.where(place < length, t, 1))
+        unseen = torch.ones_like(t, dtype=torch.bool)
+        unseen[made] = False
+        return torch.where(place < i, s, torch.where(unseen & (t > 0), 1, t))
 
     def _emitted(
         self,
@@ -176,14 +196,14 @@ class ARSmoothing(Probe[TransitionPredictor]):
         y: Tensor,
         s: Tensor,
         t: Tensor,
-        length: int,
+        made: list[int],
         rng: Randomness,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens with the noise from level s to t, and its log-density over the length, (n,)."""
+        """Tokens with the noise from level s to t, and its log-density over those made, (n,)."""
         r, q = added_noise(t, s)  # (N,)
         e = rng.normal(tuple(y.shape)).to(y)
         log_p = -0.5 * (e.square() + 2 * q.log()[:, None] + LOG_2PI)
-        return r[:, None] * y + q[:, None] * e, log_p[:, :length].sum((1, 2))
+        return r[:, None] * y + q[:, None] * e, log_p[:, made].sum((1, 2))
 
     def _log_pass(
         self,
@@ -193,16 +213,16 @@ class ARSmoothing(Probe[TransitionPredictor]):
         t: Tensor,
         s: Tensor,
         levels: list[Tensor],
-        length: int,
+        made: list[int],
     ) -> Tensor:
         """Log-density of the placed tokens y at levels s, drawn after those y_t at t: (n,)."""
         log_q = y.new_zeros(len(y))
         if self._at_once(s, levels):
-            law = self._emitted(network, y_t, self._seen(t, s, 0, length), s)
-            return log_q + law.log_prob(y)[:, :length].sum(1)
+            law = self._emitted(network, y_t, self._seen(t, s, 0, made), s)
+            return log_q + law.log_prob(y)[:, made].sum(1)
         place = torch.arange(len(t), device=t.device)
-        for i in range(length):
+        for i in made:
             shown = torch.where((place < i)[:, None], y, y_t)
-            law = self._emitted(network, shown, self._seen(t, s, i, length), s, i)
+            law = self._emitted(network, shown, self._seen(t, s, i, made), s, i)
             log_q = log_q + law.log_prob(y[:, [i]])[:, 0]
         return log_q

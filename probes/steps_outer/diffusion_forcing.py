@@ -6,6 +6,9 @@ those up to i (causal), and not told the next levels.
 Assumption: the denoiser's answer does not change along a pass; if causal, noisy tokens to the right
 tell nothing of a token.
 Budgets: `length` lets the first l tokens take part; `steps` is k, the passes that each token takes.
+Given tokens: at level 0 from the start; the schedule is that of the others.
+Passes are DDIM, of which `eta` above 0 replaces a part of the noise by fresh noise, as in
+`diffusion`; 1 is ancestral DDPM.
 Schedules: K[m, i] = clip(k + floor(i u) - m, 0, k) with u = 0 (`full_sequence`), u = `uncertainty`
 (`pyramid`) or u = k (`autoregressive`).
 Known: a bidirectional network reaches the target along every schedule whose longest jump goes to 0,
@@ -26,7 +29,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import AXES, Axis, Budget
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.networks.signatures import Denoiser, DenoiserSignature
@@ -51,6 +54,7 @@ class DiffusionForcing(Probe[Denoiser]):
     family: ClassVar[str] = "diffusion_forcing"
     row: ClassVar[Row] = "steps_outer"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
     schedule: Annotated[
         Literal["full_sequence", "pyramid", "autoregressive"],
@@ -67,6 +71,9 @@ class DiffusionForcing(Probe[Denoiser]):
     causal: Annotated[bool, Field(description="whether token i sees the tokens up to i only")] = (
         False
     )
+    eta: Annotated[
+        float, Field(ge=0, le=1, description="share of fresh noise in a pass; 1 is ancestral DDPM")
+    ] = 0.0
     path: Annotated[PathName, Field(description="noise path")] = "cosine"
 
     @property
@@ -82,7 +89,13 @@ class DiffusionForcing(Probe[Denoiser]):
         schedule = beside_given(schedule, spec)
         noise = starting_noise(spec, start.n, rng)
         yield from denoised_along(
-            schedule, network, start=start, noise=noise, path=PATHS[self.path]
+            schedule,
+            network,
+            start=start,
+            noise=noise,
+            path=PATHS[self.path],
+            eta=self.eta,
+            rng=rng,
         )
 
     def suspects(self) -> tuple[Suspect, ...]:
@@ -99,9 +112,12 @@ class DiffusionForcing(Probe[Denoiser]):
     def limit(
         self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """The probability flow of all tokens, since delays vanish beside k, or token by token."""
+        """The probability flow of all tokens, since delays vanish beside k, or token by token.
+
+        There is none with fresh noise.
+        """
         in_turn = self.schedule == "autoregressive"
-        if self.causal and not in_turn:
+        if (self.causal and not in_turn) or self.eta > 0:
             return None
         corners = (autoregressive if in_turn else full_sequence)(len(spec.free), 1)
         corners = beside_given(corners, spec)

@@ -8,7 +8,8 @@ import torch
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
-from capcheck.networks.rounded import PRECISIONS, Precision, chosen_precisions, network_in, spec_in
+from capcheck.networks.rounded import PRECISIONS, Precision, chosen_precisions
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe, families
 from capcheck.targets import from_spec
 from capcheck.targets.target import Target
@@ -22,30 +23,52 @@ CATEGORICAL = from_spec("copy:tokens=3,symbols=3")
 def test_every_family_runs_in_every_precision(family: str, precision: Precision) -> None:
     probe = build_probe(family)
     target: Target = CONTINUOUS if "continuous" in probe.kinds else CATEGORICAL
-    if probe.basis(target.spec) is not None:
-        pytest.skip("runs in coordinates, which a chart makes")
-    network = network_in(probe.signature.oracle(target), precision)
-    spec = spec_in(target.spec, precision)
-    budget = Budget(length=spec.tokens, steps=2)
-    exact = list(
-        probe.run(probe.signature.oracle(target), target.spec, budget, 50, CounterRandomness(0))
-    )[-1]
-    *_, last = probe.run(network, spec, budget, 50, CounterRandomness(0))
+    budget, n = Budget(length=target.spec.tokens, steps=2), 50
+    exact = Procedure.of(probe, target)
+    *_, wide = exact.run(budget, n, CounterRandomness(0))
+    *_, last = exact.rounded(precision).run(budget, n, CounterRandomness(0))
     assert bool(last.tokens.isfinite().all())
+    if target.spec.kind == "continuous":
+        assert last.tokens.dtype == (
+            torch.float32 if precision == "float8" else getattr(torch, precision)
+        )
     if target.spec.kind == "continuous" and precision == "float32":
-        close = (last.tokens.double() - exact.tokens).abs() < 1e-3
+        close = (last.tokens.double() - wide.tokens).abs() < 1e-3
         assert close.double().mean() > 0.9  # a draw near the edge of a component may fall elsewhere
 
 
+@pytest.mark.parametrize(
+    "family",
+    [
+        "diffusion",
+        "consistency",
+        "flow_map",
+        "ebm",
+        "ar_diffusion",
+        "rolling_diffusion",
+        "mar",
+        "diffusion_forcing",
+        "ar_smoothing",
+    ],
+)
+def test_given_tokens_keep_their_values_in_fewer_digits(family: str) -> None:
+    procedure = Procedure.of(build_probe(family), CONTINUOUS, given=(0,)).rounded("bfloat16")
+    budget = Budget(length=1, steps=2)
+    first, *later = procedure.run(budget, 20, CounterRandomness(0))
+    for state in later:
+        assert torch.equal(state.tokens[:, 0], first.tokens[:, 0])
+        assert bool(state.tokens.isfinite().all())
+    assert bool(later[-1].placed.all())
+
+
 def test_answers_carry_the_digits_of_the_precision() -> None:
-    probe = build_probe("diffusion")
-    exact = probe.signature.oracle(CONTINUOUS)
+    procedure = Procedure.of(build_probe("diffusion"), CONTINUOUS)
     x = CONTINUOUS.sample(100, CounterRandomness(0))
     t = torch.full((100, 2), 0.5).double()
-    errors = {}
+    exact, errors = procedure.network(x, t), {}
     for precision in PRECISIONS:
-        answer = network_in(exact, precision)(x, t)
-        errors[precision] = float((answer.double() - exact(x, t)).abs().max())
+        answer = procedure.rounded(precision).network(x, t)
+        errors[precision] = float((answer.double() - exact).abs().max())
     assert errors["float32"] < 1e-6 < errors["float16"] < errors["bfloat16"] < errors["float8"]
 
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from reference.gaussians import Gaussians
+from reference import levels as reference
+from reference.gaussians import Gaussians, autoregressive
 from scipy import integrate, stats
 
 from capcheck import check
 from capcheck.core.budget import Budget
-from capcheck.core.errors import InputError
+from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.replay import exact_law
 from capcheck.laws import MixtureOfGaussians
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.laws.heads import emitted
-from capcheck.networks.signatures import TokenPredictorSignature, TransitionPredictorSignature
+from capcheck.networks.signatures import TransitionPredictorSignature, Wrapper
 from capcheck.probes.steps_outer.ar_smoothing import ARSmoothing
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import GaussianMixture, ProductMixture, from_spec
 from capcheck.targets.target import ContinuousTarget, Target
@@ -35,33 +38,27 @@ CORRELATED = GaussianMixture(
 )
 
 
-def replayed(target: Target, k: int, length: int | None = None, **options: str) -> GaussianLaw:
-    probe = build_probe("ar_smoothing", options)
-    N = target.spec.tokens
-    law = exact_law(
-        probe,
-        probe.signature.oracle(target),
-        completion=TokenPredictorSignature().oracle(target),
-        spec=target.spec,
-        budget=Budget(length=N if length is None else length, steps=k),
-    )
+def replayed(
+    target: Target, k: int, length: int | None = None, given: Sequence[int] = (), **options: Any
+) -> GaussianLaw:
+    procedure = Procedure.of(build_probe("ar_smoothing", options), target, given=given)
+    length = len(procedure.spec.free) if length is None else length
+    law = procedure.exact_law(Budget(length=length, steps=k))
     assert isinstance(law, GaussianLaw), law
     return law
 
 
 def log_q(
-    target: Target, x: torch.Tensor, k: int, length: int | None = None, **options: str
+    target: Target,
+    x: torch.Tensor,
+    k: int,
+    length: int | None = None,
+    given: Sequence[int] = (),
+    **options: Any,
 ) -> LogDensity | Unavailable:
-    probe = build_probe("ar_smoothing", options)
-    length = target.spec.tokens if length is None else length
-    return probe.log_density(
-        probe.signature.oracle(target),
-        TokenPredictorSignature().oracle(target),
-        target.spec,
-        Budget(length=length, steps=k),
-        x,
-        CounterRandomness(1),
-    )
+    procedure = Procedure.of(build_probe("ar_smoothing", options), target, given=given)
+    length = len(procedure.spec.free) if length is None else length
+    return procedure.log_density(Budget(length=length, steps=k), x, CounterRandomness(1))
 
 
 def values(found: LogDensity | Unavailable) -> torch.Tensor:
@@ -163,13 +160,8 @@ def test_unplaced_tokens_are_in_no_pass() -> None:
     # The first two by smoothing, the third from its marginal given them: all Gaussian, so exact.
     law = replayed(CORRELATED, 3, length=2)
     assert np.abs(law.covariance.numpy() - COVARIANCE).max() < 1e-9
-    probe = ARSmoothing()
-    budget = Budget(length=2, steps=3)
-    states = list(
-        probe.run(
-            probe.signature.oracle(CORRELATED), CORRELATED.spec, budget, 4, CounterRandomness(0)
-        )
-    )
+    procedure = Procedure.of(ARSmoothing(), CORRELATED)
+    states = list(procedure.run(Budget(length=2, steps=3), 4, CounterRandomness(0)))
     assert len(states) == 1 + 3 * 2
     assert not bool(states[-1].placed[:, 2].any())
 
@@ -192,17 +184,18 @@ def test_one_pass_is_the_autoregressive_model_with_its_heads(three: ProductMixtu
 
 
 def test_samples_follow_the_target_with_exact_heads(three: ProductMixture) -> None:
-    probe, n = ARSmoothing(heads="exact"), 6000
-    network, budget = probe.signature.oracle(three), Budget(length=3, steps=3)
-    *_, last = probe.run(network, three.spec, budget, n, CounterRandomness(3))
-    u = three.marginals(last.tokens, torch.zeros(n, 3), causal=True).cdf(last.tokens)
+    n = 6000
+
+    def rosenblatt(k: int, heads: str) -> torch.Tensor:
+        procedure = Procedure.of(build_probe("ar_smoothing", {"heads": heads}), three)
+        x = procedure.sample(Budget(length=3, steps=k), n, CounterRandomness(3))
+        return three.marginals(x, torch.zeros(n, 3), causal=True).cdf(x)
+
+    u = rosenblatt(3, "exact")
     for i in range(3):
         assert stats.kstest(u[:, i].numpy(), "uniform").pvalue > 1e-3
     assert abs(np.corrcoef(u.T.numpy())[np.triu_indices(3, 1)]).max() < 5 / np.sqrt(n)
-    *_, blunt = ARSmoothing().run(
-        network, three.spec, Budget(length=3, steps=1), n, CounterRandomness(3)
-    )
-    u = three.marginals(blunt.tokens, torch.zeros(n, 3), causal=True).cdf(blunt.tokens)
+    u = rosenblatt(1, "gaussian")
     assert min(stats.kstest(u[:, i].numpy(), "uniform").pvalue for i in range(3)) < 1e-5
 
 
@@ -211,7 +204,7 @@ def test_smoothing_lowers_kl_and_sweeps(digits: ProductMixture) -> None:
     kl = {(c.budget.length, c.budget.steps): c.estimates["kl"] for c in result.cells}
     assert (kl[8, 3].value or 0) < 0.6 * (kl[8, 1].value or 0)
     assert (result.axes.length, result.axes.steps) == ("used", "used")
-    assert result.loop_order == "steps_outer"
+    assert result.found.loop_order == "steps_outer"
 
 
 def kl_of_head(law: MixtureOfGaussians, head: MixtureOfGaussians) -> float:
@@ -266,17 +259,99 @@ def test_mixture_heads_need_tokens_of_one_dimension() -> None:
     vectors: ContinuousTarget = ProductMixture(
         torch.zeros(2, 2, 2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)
     )
-    probe = ARSmoothing(heads="mixture")
-    run = probe.run(
-        probe.signature.oracle(vectors),
-        vectors.spec,
-        Budget(length=2, steps=1),
-        2,
-        CounterRandomness(0),
-    )
+    procedure = Procedure.of(ARSmoothing(heads="mixture"), vectors)
+    run = procedure.run(Budget(length=2, steps=1), 2, CounterRandomness(0))
     next(run)
-    with pytest.raises(InputError, match="heads=mixture needs tokens of dimension 1, got 2"):
+    with pytest.raises(UnfitError, match="heads=mixture needs tokens of dimension 1, got 2"):
         next(run)
+
+
+@pytest.mark.parametrize("given", [(0,), (1,), (2,), (0, 2)])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_beside_given_tokens_exact_heads_give_the_target(
+    three: ProductMixture, k: int, given: tuple[int, ...]
+) -> None:
+    law = replayed(CORRELATED, k, given=given)
+    assert np.abs(law.covariance.numpy() - COVARIANCE).max() < 1e-9
+    assert np.abs(law.mean.numpy() - [1, -2, 0.5]).max() < 1e-9
+    x = three.sample(50, CounterRandomness(0))
+    found = log_q(three, x, k, given=given, heads="exact")
+    assert isinstance(found, LogDensity)
+    assert found.bound == (k > 1)
+    assert (found.values - three.log_prob(x)).abs().max() < 1e-8
+    assert (values(log_q(three, x, k, given=given)) - three.log_prob(x)).abs().max() > 0.01
+
+
+def test_given_tokens_that_had_noise_in_the_early_passes_would_leave_a_gap() -> None:
+    # Two tokens of correlation 0.8, the first given, k = 2, by covariances. With a noisy given
+    # token y_g the first pass draws y_2 from its regression on y_g, the last one x_2 from its
+    # regression on (x_g, y_2); y_g tells nothing beside x_g. Both shown clean, the law is exact.
+    S, s2 = np.array([[1, 0.8], [0.8, 1]]), 0.3**2
+
+    def gap(noise: float) -> float:
+        slope, rest = 0.8 / (1 + noise), 1 + s2 - 0.64 / (1 + noise)
+        y = slope**2 * (1 + noise) + rest  # variance of y_2
+        joint = np.array([[1, 0.8], [0.8, 1 + s2]])  # of (x_g, y_2) in the target
+        gain = np.linalg.solve(joint, [0.8, 1])
+        own = 1 - gain @ [0.8, 1]
+        known = np.array([[1, slope], [slope, y]])  # of (x_g, y_2) as drawn
+        C = np.array([[1, gain @ known[0]], [gain @ known[0], gain @ known @ gain + own]])
+        return reference.kl(S, C)
+
+    assert gap(0.0) == pytest.approx(0, abs=1e-12)
+    assert gap(s2) > 1e-4
+    law = replayed(from_spec("gaussian:ar1,tokens=2,rho=0.8"), 2, given=(0,))
+    assert reference.kl(S, law.covariance.numpy()) == pytest.approx(0, abs=1e-10)
+
+
+def test_the_network_is_shown_given_tokens_clean_in_every_pass() -> None:
+    seen = []
+
+    class Looking(Wrapper):
+        def call(self, network: Any, *shown: torch.Tensor) -> Any:
+            seen.append((shown[0][:, 1], shown[1][0], shown[2]))
+            return network(*shown)
+
+    procedure = Procedure.of(ARSmoothing(), CORRELATED, given=(1,)).wrapped(Looking())
+    states = list(procedure.run(Budget(length=1, steps=3), 4, CounterRandomness(0)))
+    assert len(states) == 1 + 3
+    for tokens, t, s in seen:
+        assert torch.equal(tokens, states[0].tokens[:, 1])
+        assert float(t[1]) == float(s[1]) == 0
+    # Token 0 from noise 0.6 / (1 + 0.6) and 0.3 / (1 + 0.3) down; token 2 is in no pass.
+    assert [float(t[0]) for _, t, _ in seen] == pytest.approx([1, 0.6 / 1.6, 0.3 / 1.3])
+    assert [float(t[2]) for _, t, _ in seen] == [1, 1, 1]
+    assert not bool(states[-1].placed[:, 2].any())
+
+
+@pytest.mark.parametrize("given", [(), (1,)])
+def test_the_bound_of_a_factorised_pass_is_above_its_true_floor(given: tuple[int, ...]) -> None:
+    # AR(1) of 4 tokens, correlation 0.9, noise 0.3: TC(x | noisy x) is 0.1041, and KL 0.0224.
+    S = autoregressive(4, 0.9).covariances[0]
+    free = [i for i in range(4) if i not in given]
+    precision = (np.linalg.inv(S) + np.eye(4) / 0.09)[np.ix_(free, free)]
+    posterior = np.linalg.inv(precision)  # of the others, given these tokens and all noisy ones
+    bound = 0.5 * (np.log(np.diag(posterior)).sum() - np.linalg.slogdet(posterior)[1])
+    # x = E[x | y, x_g] + independent errors, y and x_g jointly as in the target.
+    mean = posterior / 0.09  # weight of y
+    C = mean @ (S + 0.09 * np.eye(4))[np.ix_(free, free)] @ mean.T + np.diag(np.diag(posterior))
+    law = replayed(from_spec("gaussian:ar1,tokens=4,rho=0.9"), 2, given=given, last="factorised")
+    floor = reference.kl(S, law.covariance.numpy())
+    if not given:
+        assert law.covariance.numpy() == pytest.approx(C, abs=1e-10)
+        assert bound == pytest.approx(0.1041, abs=5e-5)
+        assert floor == pytest.approx(0.0224, abs=5e-5)
+    assert 1e-3 < floor < 0.5 * bound
+
+
+@pytest.mark.parametrize("first", [0.1, 1.0])
+def test_the_first_noise_is_that_of_the_option(first: float) -> None:
+    # In a deviation of the token, 3: the posterior mean has variance v^2 / (v + s^2).
+    target, v = from_spec("gaussian:tokens=1,std=3"), 9.0
+    law = replayed(target, 2, last="tweedie", first_noise=first)
+    assert float(law.covariance) == pytest.approx(v**2 / (v + (3 * first) ** 2), abs=1e-10)
+    with pytest.raises(InputError, match="greater than 0"):
+        build_probe("ar_smoothing", {"first_noise": "0"})
 
 
 def test_suspects_switch_off_what_they_name() -> None:

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from reference import levels as reference
-from reference.diffusion import ddim_variance
+from reference.diffusion import PATHS, ddim_variance
 from reference.gaussians import autoregressive
+from reference.traces import traces_of
 
 from capcheck import check
 from capcheck.core.budget import Budget
 from capcheck.core.randomness import CounterRandomness
-from capcheck.exact.replay import exact_law
 from capcheck.laws.gaussian import GaussianLaw
-from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.networks.signatures import Wrapper
 from capcheck.procedures.probe import State
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
-from capcheck.procedures.trace import Traces, classify
-from capcheck.targets import ProductMixture, Target, from_spec
+from capcheck.procedures.trace import Traces
+from capcheck.targets import GaussianMixture, ProductMixture, Target, from_spec
 
 S = autoregressive(3, 0.8).covariances[0]
 AR1 = from_spec("gaussian:ar1,tokens=3,rho=0.8")
 DELAYS = {"full_sequence": lambda i: 0, "pyramid": lambda i: i, "autoregressive": None}
 
 
-def covariance(target: Target, k: int, length: int | None = None, **options: Any) -> np.ndarray:
+def covariance(
+    target: Target,
+    k: int,
+    length: int | None = None,
+    given: Sequence[int] = (),
+    **options: Any,
+) -> np.ndarray:
     """Exact covariance of what is sampled, completed."""
-    probe = build_probe("diffusion_forcing", options)
-    law = exact_law(
-        probe,
-        probe.signature.oracle(target),
-        completion=TokenPredictorSignature().oracle(target),
-        spec=target.spec,
-        budget=Budget(length=target.spec.tokens if length is None else length, steps=k),
-    )
+    procedure = Procedure.of(build_probe("diffusion_forcing", options), target, given=given)
+    length = len(procedure.spec.free) if length is None else length
+    law = procedure.exact_law(Budget(length=length, steps=k))
     assert isinstance(law, GaussianLaw), law
     found: np.ndarray = law.covariance.numpy()
     return found
@@ -50,14 +54,12 @@ def carried(schedule: str, k: int, *, causal: bool = False) -> np.ndarray:
 
 
 def states(target: Target, budget: Budget, n: int = 4, **options: Any) -> list[State]:
-    probe = build_probe("diffusion_forcing", options)
-    oracle = probe.signature.oracle(target)
-    return list(probe.run(oracle, target.spec, budget, n, CounterRandomness(0)))
+    procedure = Procedure.of(build_probe("diffusion_forcing", options), target)
+    return list(procedure.run(budget, n, CounterRandomness(0)))
 
 
 def traces(target: Target, k: int, **options: Any) -> Traces:
-    _, *later = states(target, Budget(length=target.spec.tokens, steps=k), **options)
-    return classify(torch.stack([state.written for state in later]))
+    return traces_of(states(target, Budget(length=target.spec.tokens, steps=k), **options))
 
 
 @pytest.mark.parametrize("schedule", DELAYS)
@@ -73,9 +75,11 @@ def test_the_sampled_law_is_that_of_explicit_matrices(schedule: str, causal: boo
 def test_independent_tokens_have_the_closed_form_whatever_the_schedule(
     schedule: str, path: str
 ) -> None:
-    target = from_spec("gaussian:tokens=3,std=2")
+    variances = torch.tensor([0.25, 0.75, 2.0], dtype=torch.float64)  # of mean 1, the unit
+    target = GaussianMixture(torch.zeros(1, 3, 1).double(), variances.diag()[None])
     found = covariance(target, 5, schedule=schedule, path=path, causal=True)
-    np.testing.assert_allclose(found, ddim_variance(4.0, 5, path) * np.eye(3), rtol=0, atol=1e-10)
+    expected = np.diag([ddim_variance(v, 5, path) for v in variances.tolist()])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("schedule", DELAYS)
@@ -104,11 +108,26 @@ def test_a_causal_network_reaches_it_only_token_after_token() -> None:
         assert limit == pytest.approx(floor, rel=0.05)
 
 
+def test_the_floor_of_a_causal_network_on_the_card() -> None:
+    # Twice KL at 2 k less KL at k is without its error of order 1 / k.
+    chain = autoregressive(4, 0.9).covariances[0]
+    for delay in (lambda i: 0, lambda i: i):
+        few, many = (
+            reference.kl(
+                chain,
+                reference.carried(
+                    chain, reference.passes(reference.pyramid(4, k, delay)), causal=True
+                ),
+            )
+            for k in (256, 512)
+        )
+        assert 2 * many - few == pytest.approx(0.58, abs=0.005)
+
+
 def test_full_sequence_is_diffusion(three: ProductMixture) -> None:
     budget = Budget(length=3, steps=7)
-    plain = build_probe("diffusion")
-    oracle = plain.signature.oracle(three)
-    *_, expected = plain.run(oracle, three.spec, budget, 4, CounterRandomness(0))
+    plain = Procedure.of(build_probe("diffusion"), three)
+    *_, expected = plain.run(budget, 4, CounterRandomness(0))
     assert (states(three, budget)[-1].tokens - expected.tokens).abs().max() < 1e-12
     other = states(three, budget, schedule="pyramid")[-1].tokens
     assert (other - expected.tokens).abs().max() > 1e-3
@@ -129,16 +148,16 @@ def test_a_full_sequence_is_swept_and_slanted_ones_finish_first() -> None:
 def test_tokens_that_may_not_be_placed_are_never_shown(
     three: ProductMixture, schedule: str
 ) -> None:
-    probe = build_probe("diffusion_forcing", {"schedule": schedule})
-    oracle, levels = probe.signature.oracle(three), []
+    levels = []
 
-    def network(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        levels.append(t)
-        answer: torch.Tensor = oracle(x_t, t)
-        return answer
+    class Looking(Wrapper):
+        def call(self, network: Any, *shown: torch.Tensor) -> Any:
+            levels.append(shown[1])
+            return network(*shown)
 
+    procedure = Procedure.of(build_probe("diffusion_forcing", {"schedule": schedule}), three)
     budget = Budget(length=2, steps=3)
-    *_, last = probe.run(network, three.spec, budget, 5, CounterRandomness(0))
+    *_, last = procedure.wrapped(Looking()).run(budget, 5, CounterRandomness(0))
     shown = torch.stack(levels)
     assert bool((shown[..., 2] == 1).all())
     assert bool((shown[..., :2] < 1).any())
@@ -163,7 +182,7 @@ def test_what_a_causal_network_misses_are_later_tokens() -> None:
         samples=200,
         divergences=["kl"],
     )
-    assert found.failure == "missing argument"
+    assert found.found.failure == "missing argument"
     assert build_probe("diffusion_forcing").suspects() == ()
     assert (
         build_probe("diffusion_forcing", {"causal": True, "schedule": "autoregressive"}).suspects()
@@ -175,25 +194,81 @@ def test_what_a_causal_network_misses_are_later_tokens() -> None:
 def test_runs_approach_the_stated_limit_at_order_one(
     three: ProductMixture, options: dict[str, str]
 ) -> None:
-    probe = build_probe("diffusion_forcing", options)
-    oracle = probe.signature.oracle(three)
-    limit = probe.limit(oracle, three.spec, 30, CounterRandomness(0))
-    assert limit is not None
-    ks, misses = [16, 32, 64], []
-    for k in ks:
-        last = states(three, Budget(length=3, steps=k), n=30, **options)[-1]
-        misses.append(float((last.tokens - limit).square().mean().sqrt()))
-    assert -np.polyfit(np.log(ks), np.log(misses), 1)[0] == pytest.approx(1, abs=0.2)
+    for given in ((), (1,)):
+        procedure = Procedure.of(build_probe("diffusion_forcing", options), three, given=given)
+        limit = procedure.limit(30, CounterRandomness(0))
+        assert limit is not None
+        ks, misses = [16, 32, 64], []
+        for k in ks:
+            budget = Budget(length=3 - len(given), steps=k)
+            last = procedure.sample(budget, 30, CounterRandomness(0))
+            misses.append(float((last - limit).square().mean().sqrt()))
+        assert -np.polyfit(np.log(ks), np.log(misses), 1)[0] == pytest.approx(1, abs=0.25)
 
 
-def test_a_causal_full_sequence_has_no_limit_that_is_the_target(three: ProductMixture) -> None:
-    for schedule in ("full_sequence", "pyramid"):
-        probe = build_probe("diffusion_forcing", {"causal": True, "schedule": schedule})
-        oracle = probe.signature.oracle(three)
-        assert probe.limit(oracle, three.spec, 4, CounterRandomness(0)) is None
+def test_neither_a_causal_full_sequence_nor_fresh_noise_has_a_limit(three: ProductMixture) -> None:
+    for options in (
+        {"causal": True},
+        {"causal": True, "schedule": "pyramid"},
+        {"eta": 0.5},
+    ):
+        procedure = Procedure.of(build_probe("diffusion_forcing", options), three)
+        assert procedure.limit(4, CounterRandomness(0)) is None
+
+
+@pytest.mark.parametrize("schedule", DELAYS)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("given", [(0,), (2,)])
+def test_beside_given_tokens_the_schedule_is_that_of_the_others(
+    schedule: str, causal: bool, given: tuple[int, ...]
+) -> None:
+    delay = DELAYS[schedule] or (lambda i: 4 * i)
+    rows = reference.pyramid(2, 4, delay)
+    steps = list(reference.beside(3, given, reference.passes(rows)))
+    start = reference.start_beside(S, given)
+    found = covariance(AR1, 4, given=given, schedule=schedule, causal=causal)
+    expected = reference.carried(S, steps, causal=causal, start=start)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+    # The twin; a causal network sees a given token to the right as little as a drawn one.
+    other = reference.carried(S, steps, causal=not causal, start=start)
+    blind = [(b, a, [j for j in shown if j not in given]) for b, a, shown in steps]
+    unseen = reference.carried(S, blind, causal=causal, start=start)
+    if given == (2,):
+        assert np.abs(found - other).max() > 1e-2
+        assert (np.abs(found - unseen).max() < 1e-12) == causal
+    else:
+        assert np.abs(found - unseen).max() > 1e-2
+
+
+@pytest.mark.parametrize("schedule", DELAYS)
+def test_a_pass_with_fresh_noise_is_an_ancestral_step_of_the_tokens_that_move(
+    schedule: str,
+) -> None:
+    # Of independent tokens, the posterior of three jointly normal numbers, token by token.
+    v, k, (a, s) = 1.0, 4, PATHS["cosine"]
+    found = covariance(from_spec("gaussian:tokens=3"), k, schedule=schedule, eta=1)
+    C = 1.0
+    for t, u in itertools.pairwise(np.linspace(1, 0, k + 1).tolist()):
+        r = a(t) / a(u)
+        gain = r * s(u) ** 2 / s(t) ** 2
+        A = gain + (a(u) - gain * a(t)) * a(t) * v / (a(t) ** 2 * v + s(t) ** 2)
+        C = A**2 * C + s(u) ** 2 - gain * r * s(u) ** 2
+    np.testing.assert_allclose(found, C * np.eye(3), rtol=0, atol=1e-10)
+    assert abs(C - ddim_variance(1.0, k, "cosine")) > 1e-3
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_full_sequence_with_fresh_noise_is_diffusion_with_it(
+    three: ProductMixture, eta: float
+) -> None:
+    budget = Budget(length=3, steps=7)
+    plain = Procedure.of(build_probe("diffusion", {"eta": eta}), three)
+    *_, expected = plain.run(budget, 4, CounterRandomness(0))
+    assert (states(three, budget, eta=eta)[-1].tokens - expected.tokens).abs().max() < 1e-12
+    assert (states(three, budget)[-1].tokens - expected.tokens).abs().max() < 1e-12 or eta > 0
 
 
 def test_digits_use_both_axes_and_refinement_is_outside(digits: ProductMixture) -> None:
     found = check("diffusion_forcing", digits, samples=400, divergences=["wasserstein", "mmd"])
     assert (found.axes.length, found.axes.steps) == ("used", "used")
-    assert found.loop_order == "steps_outer"
+    assert found.found.loop_order == "steps_outer"

@@ -12,14 +12,10 @@ from scipy import optimize, stats
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
-from capcheck.exact.replay import exact_law
 from capcheck.laws.gaussian import GaussianLaw
-from capcheck.networks.signatures import (
-    ConsistencySignature,
-    FlowMapSignature,
-    TokenPredictorSignature,
-)
+from capcheck.networks.signatures import ConsistencySignature, FlowMapSignature
 from capcheck.noise.paths import PathName
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, from_spec
 
@@ -86,14 +82,8 @@ def test_every_number_of_steps_is_exact(k: int, path: str) -> None:
     distance = np.abs(np.subtract.outer(np.arange(3), np.arange(3)))
     probes = [("flow_map", 1e-12, False), ("diffusion", 1e-2, True)]
     for family, tolerance, misses in probes:
-        probe = build_probe(family, {"path": path})
-        law = exact_law(
-            probe,
-            probe.signature.oracle(target),
-            completion=TokenPredictorSignature().oracle(target),
-            spec=target.spec,
-            budget=Budget(length=0, steps=k),
-        )
+        procedure = Procedure.of(build_probe(family, {"path": path}), target)
+        law = procedure.exact_law(Budget(length=0, steps=k))
         assert isinstance(law, GaussianLaw)
         miss = np.abs(law.covariance.numpy() - 2.25 * 0.8**distance).max()
         assert (miss > tolerance) == misses
@@ -114,18 +104,80 @@ def test_two_maps_in_turn_are_one(modes: ProductMixture) -> None:
 
 
 def test_tokens_at_different_levels_are_refused(three: ProductMixture) -> None:
-    x = torch.zeros(1, 3, 1).double()
-    levels = torch.tensor([[0.5, 0.5, 0.4]], dtype=torch.float64)
-    with pytest.raises(InputError, match="same for all tokens"):
-        FlowMapSignature("cosine").oracle(three)(x, levels, 0 * levels)
-    with pytest.raises(InputError, match="same for all tokens"):
-        ConsistencySignature("cosine", solver_steps=2).oracle(three)(x, levels)
+    x = torch.zeros(2, 3, 1).double()
+    levels = torch.tensor([[0.5, 0.5, 0.4]] * 2, dtype=torch.float64)
+    known = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]], dtype=torch.float64)  # not in one row
+    flow_map, few = (
+        FlowMapSignature("cosine").oracle(three),
+        ConsistencySignature("cosine", solver_steps=2).oracle(three),
+    )
+    for wrong in (levels, known):
+        with pytest.raises(InputError, match="same for all tokens"):
+            flow_map(x, wrong, 0 * wrong)
+        with pytest.raises(InputError, match="same for all tokens"):
+            few(x, wrong)
+    t = torch.tensor([[0.5, 0.5, 0.0]] * 2, dtype=torch.float64)
+    with pytest.raises(InputError, match="levels to land at"):
+        flow_map(x, t, 0.1 + 0 * t)  # the last token would get noise
+    assert torch.equal(flow_map(x, t, t), x)
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+@pytest.mark.parametrize(("t", "s"), LEVELS)
+def test_beside_known_tokens_the_conditional_quantiles_are_kept(
+    three: ProductMixture, path: PathName, t: float, s: float
+) -> None:
+    # Token 1 given tokens 0 and 2, of three components: weights by Bayes' rule, F by its mixture.
+    known, means, scales = np.array([0.4, -1.0]), three.means.numpy()[..., 0], np.array([0.6, 0.5])
+    weights = np.array([0.2, 0.5, 0.3]) * stats.norm.pdf(known, means[:, [0, 2]], scales).prod(1)
+    weights /= weights.sum()
+
+    def cdf(x: float, level: float) -> float:
+        a, sigma = (f(level) for f in FORMULAS[path])
+        return float(weights @ stats.norm.cdf((x - a * means[:, 1]) / np.hypot(a * 0.8, sigma)))
+
+    x = np.linspace(-2, 2, 9)
+    expected = [
+        optimize.brentq(lambda q, u=u: cdf(q, s) - u, -20, 20) for u in (cdf(v, t) for v in x)
+    ]
+    tokens = torch.tensor([[known[0], v, known[1]] for v in x])[..., None]
+    levels = torch.tensor([0.0, 1.0, 0.0]).double().expand(9, 3)
+    found = FlowMapSignature(path).oracle(three)(tokens, t * levels, s * levels)
+    assert found[:, 1, 0].tolist() == pytest.approx(expected, abs=2e-4)
+    assert torch.equal(found[:, [0, 2]], tokens[:, [0, 2]])
+    if (t, s) == (1.0, 0.0):
+        few = ConsistencySignature(path, solver_steps=2).oracle(three)(tokens, levels)
+        assert torch.equal(few[:, [0, 2]], tokens[:, [0, 2]])
+        assert abs(few[:, 1, 0].numpy() - expected).max() > 0.02
+        exact = ConsistencySignature(path).oracle(three)(tokens, levels)
+        assert (exact - found).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("given", [(0,), (1, 2)])
+@pytest.mark.parametrize("k", [1, 3])
+def test_beside_given_tokens_every_number_of_steps_is_exact(k: int, given: tuple[int, ...]) -> None:
+    target = from_spec("gaussian:ar1,tokens=4,rho=0.8,std=1.5")
+    distance = np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
+    procedure = Procedure.of(build_probe("flow_map"), target, given=given)
+    law = procedure.exact_law(Budget(length=0, steps=k))
+    assert isinstance(law, GaussianLaw)
+    assert law.covariance.numpy() == pytest.approx(2.25 * 0.8**distance, abs=1e-10)
+
+    def still(x_t: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        assert bool((t[:, list(given)] == 0).all() and (s[:, list(given)] == 0).all())
+        return x_t + 5  # which given tokens must not follow
+
+    other = procedure.with_network(still)
+    a, b = (
+        one.sample(Budget(length=0, steps=k), 5, CounterRandomness(0)) for one in (procedure, other)
+    )
+    assert torch.equal(a[:, list(given)], b[:, list(given)])
 
 
 def test_the_limit_is_what_one_step_makes(three: ProductMixture) -> None:
-    probe = build_probe("flow_map")
-    oracle, budget = probe.signature.oracle(three), Budget(length=0, steps=1)
-    *_, last = probe.run(oracle, three.spec, budget, 8, CounterRandomness(0))
-    found = probe.limit(oracle, three.spec, 8, CounterRandomness(0))
-    assert found is not None
-    assert torch.equal(found, last.tokens)
+    for given in ((), (1,)):
+        procedure = Procedure.of(build_probe("flow_map"), three, given=given)
+        last = procedure.sample(Budget(length=0, steps=1), 8, CounterRandomness(0))
+        found = procedure.limit(8, CounterRandomness(0))
+        assert found is not None
+        assert torch.equal(found, last)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from reference.diffusion import ddim_variance
+from reference.traces import traces_of
 from scipy import stats
 
 from capcheck.core.budget import Budget
 from capcheck.core.randomness import CounterRandomness
-from capcheck.core.unavailable import Unavailable
-from capcheck.exact.replay import exact_law
 from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
-from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.networks.signatures import Wrapper
 from capcheck.probes.length_outer.mar import MAR
 from capcheck.procedures.orders import commit_schedule
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
-from capcheck.procedures.trace import Recorder
 from capcheck.targets import ProductMixture, from_spec
 
 Array = NDArray[np.float64]
@@ -30,16 +31,12 @@ COVARIANCE: Array = RHO ** np.abs(np.subtract.outer(np.arange(N), np.arange(N)))
 TARGET = from_spec(f"gaussian:ar1,tokens={N},rho={RHO}")
 
 
-def replayed(k: int, length: int = N, **options: str) -> GaussianLaw | MixtureLaw:
-    probe = build_probe("mar", options)
-    law = exact_law(
-        probe,
-        probe.signature.oracle(TARGET),
-        completion=TokenPredictorSignature().oracle(TARGET),
-        spec=TARGET.spec,
-        budget=Budget(length=length, steps=k),
-    )
-    assert not isinstance(law, Unavailable)
+def replayed(
+    k: int, length: int = N, given: Sequence[int] = (), **options: str
+) -> GaussianLaw | MixtureLaw:
+    procedure = Procedure.of(build_probe("mar", options), TARGET, given=given)
+    law = procedure.exact_law(Budget(length=length, steps=k))
+    assert isinstance(law, (GaussianLaw, MixtureLaw)), law
     return law
 
 
@@ -50,9 +47,16 @@ def covariance(law: GaussianLaw | MixtureLaw) -> Array:
     return total
 
 
-def of_order(order: tuple[int, ...], cuts: list[int], k: float, path: str) -> Array:
-    """Covariance if the blocks of an order are drawn as x_i = m_i(known) + f sqrt(v_i) e."""
+def of_order(order: tuple[int, ...], cuts: list[int], k: float, path: str, first: int = 0) -> Array:
+    """Covariance if the blocks of an order are drawn as x_i = m_i(known) + f(v_i) e.
+
+    f(v) is the product of the DDIM factors of N(0, v), which tends to sqrt(v). The first tokens of
+    the order may be given: drawn from the target, all together.
+    """
     loadings = np.zeros((N, N))  # x = loadings @ e
+    if first:
+        at = list(order[:first])
+        loadings[np.ix_(at, at)] = np.linalg.cholesky(COVARIANCE[np.ix_(at, at)])
     for before, after in itertools.pairwise(cuts):
         known = list(order[:before])
         inside = COVARIANCE[np.ix_(known, known)]
@@ -126,42 +130,103 @@ def test_what_many_steps_leave_is_the_total_correlation_of_the_groups() -> None:
     assert slope == pytest.approx(1, abs=0.2)
 
 
+def test_a_token_comes_out_with_the_squared_factor_for_a_variance() -> None:
+    # Not with f^2 v: with two tokens of correlation 0.8 in turn, v is 1 and then 0.36.
+    law = Procedure.of(MAR(order="fixed", tokens_per_round=1), TARGET).exact_law(
+        Budget(length=2, steps=3)
+    )
+    assert isinstance(law, GaussianLaw)
+    C = law.covariance.numpy()
+    assert C[0, 0] == pytest.approx(ddim_variance(1.0, 3, "cosine"), abs=1e-10)
+    own = C[1, 1] - C[0, 1] ** 2 / C[0, 0]
+    f_squared = ddim_variance(1 - RHO**2, 3, "cosine")
+    assert own == pytest.approx(f_squared, abs=1e-10)
+    assert abs(own - f_squared * (1 - RHO**2)) > 0.05
+
+
+@pytest.mark.parametrize(("per_round", "k"), [(1, 3), (2, 2)])
+def test_a_fixed_order_is_that_of_the_sequence(per_round: int, k: int) -> None:
+    cuts = commit_schedule(N, rounds=1, per_round=per_round)
+    law = replayed(k, tokens_per_round=str(per_round), order="fixed")
+    assert isinstance(law, GaussianLaw)
+    expected = of_order((0, 1, 2, 3), cuts, k, "cosine")
+    assert np.abs(covariance(law) - expected).max() < 1e-9
+    assert np.abs(covariance(law) - over_orders(cuts, k, "cosine")).max() > 1e-3
+
+
+@pytest.mark.parametrize("given", [(0,), (2,), (0, 3)])
+def test_given_tokens_are_known_and_the_order_is_that_of_the_others(given: tuple[int, ...]) -> None:
+    free = [i for i in range(N) if i not in given]
+    cuts = [len(given) + m for m in commit_schedule(len(free), rounds=1, per_round=1)]
+    each = [
+        of_order((*given, *order), cuts, 3, "cosine", first=len(given))
+        for order in itertools.permutations(free)
+    ]
+    found = covariance(replayed(3, len(free), given, tokens_per_round="1"))
+    assert np.abs(found - np.mean(each, axis=0)).max() < 1e-9
+    apart = [len(given), N]  # the twin: all in one group
+    other = of_order((*given, *free), apart, 3, "cosine", first=len(given))
+    assert np.abs(found - other).max() > 1e-3
+
+
+def test_any_network_sees_given_tokens_as_known() -> None:
+    def network(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return ((t == 0)[..., None] * x_t).sum(1, keepdim=True).expand_as(x_t)
+
+    procedure = Procedure.of(MAR(rounds=1), TARGET, given=(1, 2)).with_network(network)
+    x = procedure.sample(Budget(length=2, steps=2), 5, CounterRandomness(0))
+    assert (x[:, [0, 3]] - x[:, [1, 2]].sum(1)[:, None]).abs().max() < 1e-12
+
+
+def test_a_replay_runs_all_orders_at_once() -> None:
+    # 24 orders of 4 groups in 5 steps: one run to find the draws out, and one for all rows.
+    calls = 0
+
+    class Counted(Wrapper):
+        def call(self, network: Any, *shown: torch.Tensor) -> Any:
+            nonlocal calls
+            calls += 1
+            return network(*shown)
+
+    procedure = Procedure.of(MAR(tokens_per_round=1), TARGET).wrapped(Counted())
+    law = procedure.exact_law(Budget(length=N, steps=5))
+    assert isinstance(law, MixtureLaw)
+    assert calls == 2 * 4 * 5
+
+
 def test_tokens_finish_one_group_after_the_other() -> None:
-    probe = build_probe("mar")
-    network = probe.signature.oracle(TARGET)
+    procedure = Procedure.of(MAR(), TARGET)
 
     def trace(k: int) -> str:
-        recorder, budget = Recorder("mar"), Budget(length=N, steps=k)
-        states = list(probe.run(network, TARGET.spec, budget, 50, CounterRandomness(0)))
-        for state in states:
-            recorder.record(state)
+        states = list(procedure.run(Budget(length=N, steps=k), 50, CounterRandomness(0)))
         assert len(states) == 1 + k * (len(commit_schedule(N, rounds=4)) - 1)
-        return recorder.traces(len(states) - 1).highest
+        return traces_of(states).highest
 
     assert trace(4) == "finish_first"
     assert trace(1) == "in_turn"
 
 
-def test_one_token_per_round_tends_to_draws_of_the_target(three: ProductMixture) -> None:
-    probe = MAR(tokens_per_round=1)
-    oracle, n = probe.signature.oracle(three), 600
-    limit = probe.limit(oracle, three.spec, n, CounterRandomness(0))
+@pytest.mark.parametrize("given", [(), (1,)])
+def test_one_token_per_round_tends_to_draws_of_the_target(
+    three: ProductMixture, given: tuple[int, ...]
+) -> None:
+    procedure, n = Procedure.of(MAR(tokens_per_round=1), three, given=given), 600
+    limit = procedure.limit(n, CounterRandomness(0))
     assert limit is not None
     u = three.marginals(limit, torch.zeros(n, 3), causal=True).cdf(limit)
     for i in range(3):
         assert stats.kstest(u[:, i].numpy(), "uniform").pvalue > 1e-3
     distances = []
     for k in (25, 50, 100):
-        budget = Budget(length=3, steps=k)
-        *_, last = probe.run(oracle, three.spec, budget, n, CounterRandomness(0))
-        distances.append(float((last.tokens - limit).square().mean().sqrt()))
+        last = procedure.sample(Budget(length=3 - len(given), steps=k), n, CounterRandomness(0))
+        distances.append(float((last - limit).square().mean().sqrt()))
     slope = -np.polyfit(np.log([25, 50, 100]), np.log(distances), 1)[0]
     assert slope == pytest.approx(1, abs=0.2)
     assert distances[-1] < 0.1
     # Other noise is no coupling, and groups of two tend to something else.
-    *_, other = probe.run(oracle, three.spec, budget, n, CounterRandomness(1))
-    assert float((other.tokens - limit).square().mean().sqrt()) > 0.5
-    assert MAR(tokens_per_round=2).limit(oracle, three.spec, n, CounterRandomness(0)) is None
+    other = procedure.sample(Budget(length=3 - len(given), steps=k), n, CounterRandomness(1))
+    assert float((other - limit).square().mean().sqrt()) > 0.5
+    assert Procedure.of(MAR(tokens_per_round=2), three).limit(n, CounterRandomness(0)) is None
 
 
 def test_the_cure_is_one_token_per_round() -> None:

@@ -57,6 +57,24 @@ def rolling_passes(N: int, k: int, W: int, n_clean: int) -> Iterator[Pass]:
             yield tuple(before), tuple(after), range(max(0, front - n_clean), N)
 
 
+def beside(N: int, given: Sequence[int], steps: Iterable[Pass]) -> Iterator[Pass]:
+    """Passes of the other tokens, to which given ones are shown at level 0 all the time."""
+    free = [i for i in range(N) if i not in given]
+    for before, after, shown in steps:
+        rows = [[Fraction(0)] * N for _ in range(2)]
+        for whole, row in zip(rows, (before, after), strict=True):
+            for i, level in zip(free, row, strict=True):
+                whole[i] = level
+        yield tuple(rows[0]), tuple(rows[1]), sorted([*given, *(free[j] for j in shown)])
+
+
+def start_beside(S: Array, given: Sequence[int]) -> Array:
+    """Covariance of the start: noise, beside given tokens that are drawn from N(0, S)."""
+    start = np.eye(len(S))
+    start[np.ix_(given, given)] = S[np.ix_(given, given)]
+    return start
+
+
 def passes(rows: Sequence[Row]) -> Iterator[Pass]:
     """Between neighbouring rows, with all tokens shown."""
     for before, after in itertools.pairwise(rows):

@@ -25,6 +25,7 @@ from capcheck.networks.signatures.signature import (
     Signature,
     Wrapper,
     counted,
+    together,
 )
 from capcheck.networks.signatures.token_predictor import TokenPredictor, TokenPredictorSignature
 from capcheck.networks.signatures.transition import (
@@ -63,4 +64,5 @@ __all__ = [
     "TransitionPredictorSignature",
     "Wrapper",
     "counted",
+    "together",
 ]

@@ -3,17 +3,20 @@
 A flow map is told the level s to land at, (x_t, t, s) -> x_s; a consistency function lands at the
 clean end, (x_t, t) -> x_0. Their oracle is the exact map of the probability flow; that of a
 consistency function may be one that a few DDIM steps make, as a short distillation gives. In one
-call all tokens share a level.
+call all tokens share a level, but for those at level 0: these are known, stay where they are, and
+the flow is that of the law of the others given them.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
@@ -33,8 +36,8 @@ class FlowMap(Protocol):
 
         Args:
             x_t: (n, N, d), every token alpha(t) x_0 + sigma(t) e.
-            t: (n, N), one level in (0, 1] for all.
-            s: (n, N), one level in [0, t] for all.
+            t: (n, N), one level in (0, 1] for all tokens but the known ones, which are at 0.
+            s: (n, N), one level in [0, t] for all tokens but the known ones, which are at 0.
 
         Returns:
             x_s, (n, N, d).
@@ -49,7 +52,7 @@ class ConsistencyFunction(Protocol):
 
         Args:
             x_t: (n, N, d), every token alpha(t) x_0 + sigma(t) e.
-            t: (n, N), one level in (0, 1] for all.
+            t: (n, N), one level in (0, 1] for all tokens but the known ones, which are at 0.
 
         Returns:
             x_0, (n, N, d).
@@ -72,7 +75,14 @@ class FlowMapSignature(Signature[FlowMap]):
         carry = _exact(require_continuous(target, "a flow map"), self.path)
 
         def along(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            return carry(x_t, _shared(t), _shared(s))
+            level, clean = _shared(t)
+            to = float(s.max())
+            if not bool((s == torch.where(clean, 0, s.max())).all()):
+                raise InputError(
+                    "levels to land at must be the same for all tokens but those at level 0, got "
+                    f"{float(s.min()):g} to {to:g}; call it once for each level."
+                )
+            return carry(x_t, level, to, clean)
 
         return along
 
@@ -100,17 +110,23 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
         continuous = require_continuous(target, "a consistency function")
         if self.solver_steps is None:
             carry = _exact(continuous, self.path)
-            return lambda x_t, t: carry(x_t, _shared(t), 0.0)
+
+            def exact(x_t: Tensor, t: Tensor) -> Tensor:
+                level, clean = _shared(t)
+                return carry(x_t, level, 0.0, clean)
+
+            return exact
         path, m = PATHS[self.path], self.solver_steps
 
         def solve(x_t: Tensor, t: Tensor) -> Tensor:
-            level, x = _shared(t), x_t
+            (level, clean), x = _shared(t), x_t
             # The epsilon keeps levels that lie on the grid on the grid.
             below = range(math.ceil(level * m - 1e-6) - 1, -1, -1)
             for u, s in itertools.pairwise([level, *(j / m for j in below)]):
-                here = t.new_full(t.shape, u)
+                here = torch.where(clean, 0, t.new_tensor(u)).expand(t.shape)
                 x0 = continuous.denoise(x, here, path)
-                x = ddim_step(x, x0, t.new_tensor(u), t.new_tensor(s), path)
+                x_s = ddim_step(x, x0, t.new_tensor(u), t.new_tensor(s), path)
+                x = torch.where(clean[:, None], x_t, x_s)
             return x
 
         return solve
@@ -120,27 +136,38 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
         require_like(answer, shown, "the clean tokens")
 
 
-def _exact(target: ContinuousTarget, name: PathName) -> Callable[[Tensor, float, float], Tensor]:
-    """(x_t, t, s) -> x_s: a matrix for one Gaussian, otherwise integrated."""
-    path = PATHS[name]
+def _exact(
+    target: ContinuousTarget, name: PathName
+) -> Callable[[Tensor, float, float, Tensor], Tensor]:
+    """(x_t, t, s, clean tokens (N,)) -> x_s: a matrix for one Gaussian, otherwise integrated."""
+    path, spec = PATHS[name], target.spec
     if (moments := target.gaussian()) is not None:
-        return gaussian_flow_map(*moments, path)
 
-    def carry(x_t: Tensor, t: float, s: float) -> Tensor:
-        def denoise(x: Tensor, levels: Tensor) -> Tensor:
-            return target.denoise(x, levels, path)
+        @functools.cache
+        def matrix(clean: tuple[bool, ...]) -> Callable[[Tensor, float, float], Tensor]:
+            known = [
+                i * spec.dim + j for i in range(spec.tokens) if clean[i] for j in range(spec.dim)
+            ]
+            return gaussian_flow_map(*moments, path, clean=known)
 
-        return flow_map(denoise, x_t, t, s, path=path, spec=target.spec)
+        return lambda x_t, t, s, clean: matrix(tuple(clean.tolist()))(x_t, t, s)
+
+    def denoise(x: Tensor, levels: Tensor) -> Tensor:
+        return target.denoise(x, levels, path)
+
+    def carry(x_t: Tensor, t: float, s: float, clean: Tensor) -> Tensor:
+        return flow_map(denoise, x_t, t, s, path=path, spec=spec, clean=clean)
 
     return carry
 
 
-def _shared(levels: Tensor) -> float:
-    """The level that all tokens of a call have."""
-    level = float(levels.flatten()[0])
-    if not bool((levels == level).all()):
+def _shared(levels: Tensor) -> tuple[float, Tensor]:
+    """The level that all tokens of a call have, and which of them are at level 0 instead, (N,)."""
+    level, clean = float(levels.max()), levels[0] == 0
+    if not bool((levels == torch.where(clean, 0, levels.max())).all()):
         raise InputError(
-            "levels must be the same for all tokens that a flow map is shown, got "
-            f"{float(levels.min()):g} to {float(levels.max()):g}; call it once for each level."
+            "levels must be the same for all tokens that a flow map is shown, but for those at "
+            f"level 0, which are so in every row, got {float(levels.min()):g} to {level:g}; call "
+            "it once for each level."
         )
-    return level
+    return level, clean

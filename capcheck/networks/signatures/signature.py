@@ -8,7 +8,7 @@ are counted here, by a wrapper around whatever network runs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -74,6 +74,10 @@ class Wrapper:
         """The answer of the wrapped network."""
         return network(*shown)
 
+    def together(self, network: Callable[..., Any], inputs: Iterable[Tensor]) -> list[Any]:
+        """The answers to inputs none of which waits for the answer to another."""
+        return [self.call(network, shown) for shown in inputs]
+
     def log_prob(self, network: Any, x: Tensor) -> Tensor:
         """The log-density of the wrapped network, of signatures whose networks have one: (n,)."""
         density: Tensor = network.log_prob(x)
@@ -99,6 +103,10 @@ class Wrapped:
     def __call__(self, *shown: Tensor) -> Any:
         """The wrapper's answer."""
         return self._wrapper.call(self._network, *shown)
+
+    def together(self, inputs: Iterable[Tensor]) -> list[Any]:
+        """The wrapper's answers to inputs none of which waits for the answer to another."""
+        return self._wrapper.together(self._network, inputs)
 
 
 @dataclass
@@ -141,6 +149,13 @@ class Counting(Wrapper):
             raise NetworkError(str(error)) from None
         return answer
 
+    def together(self, network: Callable[..., Any], inputs: Iterable[Tensor]) -> list[Any]:
+        """The network's answers; one sequential call more, since none waits for another."""
+        before = self.calls.sequential
+        answers = super().together(network, inputs)
+        self.calls.sequential = before + bool(answers)
+        return answers
+
 
 @dataclass(frozen=True, eq=False)
 class Blinding(Wrapper):
@@ -170,6 +185,21 @@ class Blinding(Wrapper):
 def counted(network: NetworkT, signature: Signature[NetworkT], calls: Calls) -> NetworkT:
     """The network, whose calls are counted in `calls` and whose answers' shape is checked."""
     return signature.wrap(network, Counting(signature, calls))
+
+
+def together(network: Callable[..., Any], inputs: Iterable[Tensor]) -> list[Any]:
+    """The answers of a network to inputs none of which waits for the answer to another.
+
+    A counted network counts them as one sequential call: one large batch, cut into tiles so that
+    memory stays bounded.
+
+    Args:
+        network: Counted or not.
+        inputs: The tiles, made one at a time.
+    """
+    if isinstance(network, Wrapped):
+        return network.together(inputs)
+    return [network(shown) for shown in inputs]
 
 
 def require_like(answer: object, shown: Tensor, meaning: str) -> None:

@@ -11,7 +11,7 @@ the relative level t' = q / (1 + q), q = (1 - s) sqrt(S_t^2 - S_s^2), S = level 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class TransitionPredictor(Protocol):
         Args:
             x: (n, N, d), every token (1 - t) x_0 + t e.
             t: (n, N) levels in [0, 1], none below s; 1 is unseen, and t_i = s_i known at that
-                level.
+                level, as a given token is at 0.
             s: (N,) levels in [0, 1) to predict at; 0 is clean.
 
         Returns:
@@ -45,6 +45,8 @@ class TransitionPredictor(Protocol):
 @dataclass(frozen=True)
 class TransitionPredictorSignature(Signature[TransitionPredictor]):
     """(x, t, s) -> token law at levels s, on the linear path."""
+
+    noisy: ClassVar[bool] = True
 
     def oracle(self, target: Target) -> TransitionPredictor:
         """The exact law, of the target with noise s."""

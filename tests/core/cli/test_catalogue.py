@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from typing import Annotated, Literal
 
@@ -41,6 +42,8 @@ class Every:
     order: Literal["random", "fixed"] = "fixed"
     either: Literal["a", "b"] | None = None
     flag: bool = False
+    whole: Annotated[Annotated[int, Field(ge=1)] | Literal["exact"], Field(description="d")] = 2
+    listed: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None, Field()] = None
 
 
 @pytest.mark.parametrize(
@@ -53,10 +56,20 @@ class Every:
         ("order", "random, fixed"),
         ("either", "a, b, or none"),
         ("flag", "yes, no"),
+        ("whole", "whole number at least 1, or exact"),
+        ("listed", "numbers above 0, below 1 with / in between, or none"),
     ],
 )
 def test_options_are_told_in_words(option: str, words: str) -> None:
     assert option_values(Every.__pydantic_fields__[option]) == words  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("family", families())
+def test_no_option_is_told_by_the_name_of_a_type(family: str) -> None:
+    for name, field in getattr(probe_class(family), "__pydantic_fields__", {}).items():
+        words = option_values(field)
+        found = re.search(r"Annotated|Literal|tuple|typing|\bint\b|\[|None", words)
+        assert not found, (name, words)
 
 
 @pytest.mark.parametrize("family", families())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from conftest import UnitDraws
 from reference import levels as reference
 from reference.gaussians import Gaussians, autoregressive
+from reference.traces import traces_of
 from scipy import stats
 
 from capcheck.core.randomness import CounterRandomness
@@ -20,8 +22,8 @@ from capcheck.networks.signatures import DenoiserSignature
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures import schedules
-from capcheck.procedures.trace import classify
-from capcheck.targets import GaussianMixture, ProductMixture
+from capcheck.procedures.probe import State
+from capcheck.targets import GaussianMixture, ProductMixture, from_spec
 
 Make = Callable[[int, int], torch.Tensor]
 MAKERS: dict[str, tuple[Make, Callable[[int, int], list[reference.Row]]]] = {
@@ -120,12 +122,14 @@ def test_the_passes_are_those_of_explicit_matrices_on_any_monotone_schedule() ->
     cuts = np.vstack([[12] * 4, cuts, [0] * 4])
     rows = [tuple(Fraction(int(v), 12) for v in row) for row in cuts]
     target = GaussianMixture(torch.zeros(1, 4, 1).double(), torch.tensor(S)[None])
-    noise = UnitDraws().normal((5, 4, 1))
+    noise, start = UnitDraws().normal((5, 4, 1)), State.blank(target.spec, 5)
     schedule = torch.tensor([[float(t) for t in row] for row in rows], dtype=torch.float64)
     for path in ("linear", "cosine"):
         for causal in (False, True):
             oracle = DenoiserSignature(path, "causal" if causal else "all").oracle(target)
-            *_, last = schedules.denoised_along(schedule, oracle, noise=noise, path=PATHS[path])
+            *_, last = schedules.denoised_along(
+                schedule, oracle, start=start, noise=noise, path=PATHS[path]
+            )
             A = (last.tokens[1:] - last.tokens[0])[..., 0].numpy()
             expected = reference.carried(S, reference.passes(rows), path, causal=causal)
             np.testing.assert_allclose(A.T @ A, expected, rtol=0, atol=1e-11)
@@ -138,11 +142,36 @@ def test_exactly_the_tokens_that_change_their_level_are_written(three: ProductMi
     schedule = schedules.pyramid(3, 4, uncertainty=2)
     oracle = DenoiserSignature("cosine").oracle(three)
     noise = schedules.starting_noise(three.spec, 6, CounterRandomness(0))
-    start, *states = schedules.denoised_along(schedule, oracle, noise=noise, path=PATHS["cosine"])
+    made = list(
+        schedules.denoised_along(
+            schedule,
+            oracle,
+            start=State.blank(three.spec, 6),
+            noise=noise,
+            path=PATHS["cosine"],
+        )
+    )
+    start, *states = made
     assert not bool(start.written.any() or start.placed.any())
     for state, (t, s) in zip(states, itertools.pairwise(schedule), strict=True):
         assert torch.equal(state.written, (t != s).expand(6, 3))
-    assert classify(torch.stack([state.written for state in states])).finish_first == 6
+    assert traces_of(made).finish_first == 6
+
+
+def test_a_list_of_levels_is_taken_as_it_is_or_interpolated() -> None:
+    levels = (1, 0.7, 0.3, 0)
+    assert schedules.resampled(levels, 3) == [1, 0.7, 0.3, 0]
+    assert schedules.resampled(levels, 1) == [1, 0]
+    for k in (2, 5, 12):
+        expected = np.interp(3 * np.arange(k + 1) / k, np.arange(4), levels)
+        assert schedules.resampled(levels, k) == pytest.approx(expected.tolist())
+
+
+def test_the_schedule_of_the_others_has_given_tokens_clean_from_the_start() -> None:
+    spec = dataclasses.replace(from_spec("gaussian:tokens=5").spec, given=(0, 3))
+    whole = schedules.beside_given(schedules.autoregressive(3, 2), spec)
+    assert bool((whole[:, [0, 3]] == 0).all())
+    assert torch.equal(whole[:, [1, 2, 4]], schedules.autoregressive(3, 2))
 
 
 @pytest.mark.parametrize("path", ["linear", "cosine"])
