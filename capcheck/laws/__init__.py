@@ -1,7 +1,7 @@
 """Token laws: what a token predictor returns for every token of every row."""
 
 from capcheck.laws.categorical import Categorical, DeferredCategorical
-from capcheck.laws.inversion import invert_cdf, normal_cdf
+from capcheck.laws.inversion import normal_cdf
 from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, TiledMixture
 from capcheck.laws.token_law import (
     DrawnRows,
@@ -20,7 +20,6 @@ __all__ = [
     "SideBySide",
     "TiledMixture",
     "TokenLaw",
-    "invert_cdf",
     "log_table",
     "normal_cdf",
     "require_scalar_tokens",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness, inverse_cdf
-from capcheck.laws.inversion import invert_cdf, normal_cdf
+from capcheck.laws.inversion import mixture_quantiles, normal_cdf, standardised
 from capcheck.laws.token_law import DrawnRows, TokenLaw, require_scalar_tokens
 from capcheck.noise.paths import NoisePath
 
@@ -128,26 +128,18 @@ class MixtureOfGaussians(TokenLaw):
     def cdf(self, x: Tensor) -> Tensor:
         """P(token <= x) for x (n, N, 1): (n, N)."""
         require_scalar_tokens("cdf", self.means.shape[-1])
-        z = (x[:, :, None, 0] - self.means[..., 0]) / self._along[..., 0].sqrt()
+        z = standardised(x, self.means[..., 0], self._along[..., 0].sqrt())  # (n, N, K)
         return (self._w * normal_cdf(z)).sum(-1)
 
     def icdf(self, u: Tensor) -> Tensor:
-        """The quantile of u (n, N), by Halley's method inside a shrinking bracket: (n, N, 1)."""
+        """The quantile of u (n, N): (n, N, 1); see `inversion`."""
         require_scalar_tokens("icdf", self.means.shape[-1])
+        size = max(1, TILE // max(1, self.means[0].numel()))
+        if len(u) > size:
+            parts = zip(u.split(size), self._split(size, len(u)), strict=True)
+            return torch.cat([law.icdf(of_rows) for of_rows, law in parts])
         m, s = self.means[..., 0], self._along[..., 0].sqrt()  # (n|1, N, K|1)
-        z = torch.special.ndtri(u)
-        quantiles = m + s * z[..., None]
-        low, high = quantiles.amin(-1), quantiles.amax(-1)  # a mixture's quantile lies between
-        start = self.mean()[..., 0] + self.variance()[..., 0].sqrt() * z
-        start = torch.minimum(torch.maximum(start, low), high)
-
-        def distribution(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            z = (x[..., None] - m) / s  # (n, N, K)
-            density = self._w / s * (-0.5 * (z.square() + LOG_2PI)).exp()
-            F = (self._w * normal_cdf(z)).sum(-1)
-            return F, density.sum(-1), -(z / s * density).sum(-1)
-
-        return invert_cdf(distribution, u, start=start, low=low, high=high)[..., None]
+        return mixture_quantiles(self._w, m, s, u)[..., None]
 
     def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
         """Sum_c r_c (m_c + alpha C_c V_c^-1 (x_t - alpha m_c)), V_c = alpha^2 C_c + sigma^2.
