@@ -128,8 +128,8 @@ class MixtureOfGaussians(TokenLaw):
     def cdf(self, x: Tensor) -> Tensor:
         """P(token <= x) for x (n, N, 1): (n, N)."""
         require_scalar_tokens("cdf", self.means.shape[-1])
-        z = standardised(x, self.means[..., 0], self._along[..., 0].sqrt())  # (n, N, K)
-        return (self._w * normal_cdf(z)).sum(-1)
+        w, m, s = self.on_the_line()
+        return (w * normal_cdf(standardised(x, m, s))).sum(-1)
 
     def icdf(self, u: Tensor) -> Tensor:
         """The quantile of u (n, N): (n, N, 1); see `inversion`."""
@@ -138,8 +138,12 @@ class MixtureOfGaussians(TokenLaw):
         if len(u) > size:
             parts = zip(u.split(size), self._split(size, len(u)), strict=True)
             return torch.cat([law.icdf(of_rows) for of_rows, law in parts])
-        m, s = self.means[..., 0], self._along[..., 0].sqrt()  # (n|1, N, K|1)
-        return mixture_quantiles(self._w, m, s, u)[..., None]
+        return mixture_quantiles(*self.on_the_line(), u)[..., None]
+
+    def on_the_line(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (n|1, N|1, K), means and deviations (n|1, N|1, K|1) of tokens of one number."""
+        require_scalar_tokens("on_the_line", self.means.shape[-1])
+        return self._w, self.means[..., 0], self._along[..., 0].sqrt()
 
     def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
         """Sum_c r_c (m_c + alpha C_c V_c^-1 (x_t - alpha m_c)), V_c = alpha^2 C_c + sigma^2.
@@ -260,6 +264,10 @@ class TiledMixture(TokenLaw):
             return self._tile(rows, tokens).coordinate(j, x[rows][:, columns])
 
         return TiledMixture(tile, rows=self._n, tokens=self._tokens, dim=1, size=self._size)
+
+    def held(self) -> MixtureOfGaussians:
+        """The mixture with the parameters of all rows written out."""
+        return self._tile(slice(0, self._n), self._tokens)
 
     def select(self, tokens: Sequence[int]) -> TiledMixture:
         """The laws of those tokens only."""

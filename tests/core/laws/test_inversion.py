@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import mpmath
+import mpmath  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import torch
@@ -84,9 +84,10 @@ def test_single_precision_ends_at_its_own_digits(case: tuple[Any, Any, Any]) -> 
     u = torch.tensor(levels, dtype=torch.float32)
     found = quantiles(case, u[:, None])[:, 0]
     assert found.dtype == torch.float32
-    rounded = tuple(np.asarray(part, dtype=np.float32).astype(float) for part in case)
+    w, m, s = (np.asarray(part, dtype=np.float32).astype(float) for part in case)
+    rounded = (w, m, s)
     for level, x in zip(u.tolist(), found.tolist(), strict=True):
-        around = 64 * float(np.spacing(np.float32(abs(x) + np.abs(rounded[2]).max() * 1e-3)))
+        around = 64 * float(np.spacing(np.float32(abs(x) + s.max() * 1e-3)))
         near = abs(off(rounded, x, level)) <= 1e-4
         assert near or off(rounded, x - around, level) <= 0 <= off(rounded, x + around, level)
 
