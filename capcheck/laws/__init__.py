@@ -1,8 +1,8 @@
 """Token laws: what a token predictor returns for every token of every row."""
 
-from capcheck.laws.categorical import Categorical, DeferredCategorical
+from capcheck.laws.categorical import Categorical, DeferredCategorical, certain
 from capcheck.laws.inversion import normal_cdf
-from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, TiledMixture
+from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, TiledMixture, point_mass
 from capcheck.laws.token_law import (
     DrawnRows,
     SideBySide,
@@ -20,7 +20,9 @@ __all__ = [
     "SideBySide",
     "TiledMixture",
     "TokenLaw",
+    "certain",
     "log_table",
     "normal_cdf",
+    "point_mass",
     "require_scalar_tokens",
 ]

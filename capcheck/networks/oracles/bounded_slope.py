@@ -46,8 +46,8 @@ class BoundedSlope:
     z: Tensor
     g: Tensor
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """G of z, (n, 1, 1)."""
+    def __call__(self, z: Tensor, *given: Tensor) -> Tensor:
+        """G of z, (n, 1, 1); of one number nothing is given."""
         last = len(self.z) - 1
         place = (z.to(self.z) - self.z[0]) / (self.z[-1] - self.z[0]) * last
         left = place.clamp(0, last - 1).floor()
@@ -117,7 +117,7 @@ def steepest_slope(target: Target) -> float:
 
 
 def _log_slope(x: Tensor, w: Tensor, m: Tensor, s: Tensor) -> Tensor:
-    """Log of phi(Phi^-1(F(x))) / f(x) at points (P,), for components (K,); -inf beyond all tails."""
+    """Log of phi(Phi^-1(F(x))) / f(x) at points (P,), -inf beyond all tails of K components."""
     parts = []
     for some in x.split(max(1, PAIRS // len(w))):
         z = (some[:, None] - m) / s  # (p, K)

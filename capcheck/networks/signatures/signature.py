@@ -31,7 +31,7 @@ class Signature(ABC, Generic[NetworkT]):
         """The population optimum of the training objective on that target.
 
         Raises:
-            InputError: There is none for such a target; the sentence says why.
+            UnfitError: There is none for such a target; the sentence says why.
         """
 
     def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
@@ -67,14 +67,16 @@ class Wrapper:
         """The answer of the wrapped network."""
         return network(*shown)
 
-    def log_prob(self, network: Any, x: Tensor) -> Tensor:
+    def log_prob(self, network: Any, x: Tensor, *known: Tensor) -> Tensor:
         """The log-density of the wrapped network, of signatures whose networks have one: (n,)."""
-        density: Tensor = network.log_prob(x)
+        density: Tensor = network.log_prob(x, *known)
         return density
 
-    def encode(self, network: Any, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, network: Any, x: Tensor, rng: Randomness, *known: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The encoder of the wrapped network, of signatures whose networks have one."""
-        encoded: tuple[Tensor, Tensor] = network.encode(x, rng)
+        encoded: tuple[Tensor, Tensor] = network.encode(x, rng, *known)
         return encoded
 
 
