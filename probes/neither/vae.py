@@ -15,7 +15,8 @@ all weights are.
 Known: an unlimited decoder is exact on mixtures of products, where it reads the component off z; on
 a Gaussian of eigenvalues l_1 >= .. >= l_D a linear one of shared noise leaves
 1/2 [(D-q) ln(mean of l_{q+1..D}) - sum_{i>q} ln l_i], and one with noise for each token (factor
-analysis) less; no latent leaves the total correlation; K classes leave (N-1) ln(V/K) of a copied symbol, if K divides V.
+analysis) less; no latent leaves the total correlation, and K classes (N-1) ln(V/K) of a copied
+symbol, if K divides V.
 """
 
 from __future__ import annotations
