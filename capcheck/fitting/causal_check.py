@@ -1,4 +1,4 @@
-"""Causal check: whether a network's answer for a token depends on tokens that this one does not see.
+"""Causal check: a network's answer for a token must not depend on tokens that it does not see.
 
 | signature | token i sees |
 |---|---|
@@ -99,6 +99,12 @@ def _changes(before: Any, after: Any, at: Sequence[Tensor], spec: SequenceSpec) 
 
 
 def any_tokens(spec: SequenceSpec, name: str) -> Tensor:
+    """Some sequences, (ROWS, N, d) or (ROWS, N), independent token by token.
+
+    Args:
+        spec: Of the sequences.
+        name: Of the draw; another name is another draw.
+    """
     rng = CounterRandomness(0, name=name, device=spec.mean.device)
     if spec.kind == "categorical":
         even = torch.ones(spec.dim, dtype=torch.float64, device=spec.mean.device)

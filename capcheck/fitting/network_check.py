@@ -37,7 +37,7 @@ from capcheck.networks.signatures.generator import normals_for
 from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.procedure import AnyProcedure
 
-CALLS = 32  # after which a trial has seen enough
+CALLS = 32  # after which a check ends
 TWICE = 4  # of these calls are made again
 WIDEST = 256  # numbers of a sequence of which a Jacobian is taken
 DENSITY = 0.05, 0.01  # nats, and share, that a log-density may be off by, as its inverse rounds
@@ -63,7 +63,7 @@ def answers_of(
         torch.manual_seed(0)  # of networks that draw, which are refused
         for budget in reversed(budgets):
             check = _NetworkCheck(signature, spec, name, network)
-            rng = CounterRandomness(0, name="trial", device=spec.mean.device)
+            rng = CounterRandomness(0, name="check", device=spec.mean.device)
             checked = procedure.watched(network).wrapped(check)
             with contextlib.suppress(_SeenEnough):
                 for _ in checked.wrapped(Blinding(signature, spec)).run(budget, ROWS, rng):
@@ -121,7 +121,7 @@ def require_density(network: Callable[..., Any], procedure: AnyProcedure, *, nam
 
 
 class _SeenEnough(ControlFlow):
-    """Ends a trial run."""
+    """Ends the run of a check."""
 
 
 class _NetworkCheck(Wrapper):

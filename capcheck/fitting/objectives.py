@@ -55,7 +55,8 @@ class Objective(ABC):
             rows tell how close a module is.
         mixes: Whether rows of several draws may stand in one batch.
         mixed: Whether bfloat16 products are safe early in a fit.
-        large: Rows of one batch that is descended whole, where the loss is a mean over rows.
+        large: Rows, at most, of the one batch that ends a fit (see `polish`); 0 where the loss is
+            no mean over rows.
     """
 
     exact: bool = False
