@@ -28,7 +28,7 @@ SETTLED = 1e-3  # share of an exact objective's loss that these rounds lower it 
 NOISE = 1e-7  # fall of any other loss, which is estimated, in these rounds
 CALL = 512  # rows that take as long as a call of the module and the optimiser without any: c
 WIDE = 2  # times that a row costs more in float64
-WANTED = 100  # evaluations, for which a batch is made smaller
+WANTED = {True: 100, False: 30}  # evaluations that a batch is halved for, by whether it is exact
 FEWEST_ROWS = 512  # of a batch
 
 
@@ -55,7 +55,7 @@ def affordable(objective: Objective, *, parameters: int, steps: int, batch: int)
         batch: Rows of each.
     """
     spent, rows = steps * (batch + CALL), objective.large
-    while rows > FEWEST_ROWS and spent < WANTED * (WIDE * rows + CALL):
+    while rows > FEWEST_ROWS and spent < WANTED[objective.exact] * (WIDE * rows + CALL):
         rows //= 2
     enough = objective.exact or ROWS_PER_PARAMETER * parameters <= rows
     evaluations = spent // (WIDE * rows + CALL)
