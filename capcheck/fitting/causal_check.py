@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capcheck.core.errors import InputError
+from capcheck.core.errors import NetworkError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import TokenLaw
@@ -29,7 +29,7 @@ LEAK = 1e-3  # of an answer that may change with what has no say in it: rounding
 def require_causal(
     network: Callable[..., Any], signature: Signature[Any], spec: SequenceSpec, *, name: str
 ) -> None:
-    """Raise InputError if an answer for a token depends on tokens that this one does not see.
+    """Raise NetworkError if an answer for a token depends on tokens that this one does not see.
 
     Tokens are changed one after another; no answer may move for a token that does not see them: of
     a prefix predictor token i sees those before it, of a causal denoiser also itself, and of one
@@ -68,14 +68,14 @@ def require_causal(
                 leaks = (moved > LEAK) & ~sees[:, j]
                 if bool(leaks.any()):
                     i = int(leaks.nonzero()[0])
-                    raise InputError(
+                    raise NetworkError(
                         f"network {name} must not {rule}, and its answer for token {i} changes "
                         f"with token {j}; {cure}."
                     )
-    except InputError:
+    except NetworkError:
         raise
     except Exception as error:
-        raise InputError(
+        raise NetworkError(
             f"network {name} must answer for tokens that are all known, and raised "
             f"{type(error).__name__}: {error}."
         ) from error

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.budget import Budget
-from capcheck.core.errors import ControlFlow, InputError
+from capcheck.core.errors import ControlFlow, InputError, NetworkError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.causal_check import LEAK, ROWS, any_tokens, require_causal
@@ -55,7 +55,7 @@ def answers_of(
         name: Of the network, for the sentence.
 
     Raises:
-        InputError: It cannot be called so, answers in another shape or with broken numbers, does
+        NetworkError: It cannot be called so, answers in another shape or with broken numbers, does
             not answer the same twice, or looks at what it is to predict.
     """
     signature, spec = procedure.probe.signature, procedure.spec
@@ -75,7 +75,7 @@ def answers_of(
 
 
 def require_density(network: Callable[..., Any], procedure: AnyProcedure, *, name: str) -> None:
-    """Raise InputError unless the log-density of a bijection is that of what it draws.
+    """Raise NetworkError unless the log-density of a bijection is that of what it draws.
 
     By the change of variables, log q(f(z)) = log N(z) - log |det df/dz|. Other networks pass, and
     so do bijections without a gradient, of half precision, or of very long sequences.
@@ -113,7 +113,7 @@ def require_density(network: Callable[..., Any], procedure: AnyProcedure, *, nam
     off = float((own - wanted).abs().median())
     nats, share = DENSITY
     if not off <= nats + share * float(wanted.abs().median()) and bool(wanted.isfinite().all()):
-        raise InputError(
+        raise NetworkError(
             f"network {name} must know the density of what it draws, and its log_prob is "
             f"{_few(own)} where the change of variables gives {_few(wanted)}; add the logarithm of "
             "the Jacobian's determinant."
@@ -144,21 +144,23 @@ class _NetworkCheck(Wrapper):
             except Exception as error:
                 if isinstance(error, TypeError) and self._is_shown_given(shown):
                     expected = f"{expected}: z, tokens and which of them are known"
-                raise InputError(
+                raise NetworkError(
                     f"{expected}, and raised {type(error).__name__}: {error}."
                 ) from error
         try:
             self._signature.require(answer, shown[0])
         except InputError as error:
-            raise InputError(f"{expected}: {error}") from None
+            raise NetworkError(f"{expected}: {error}") from None
         self._require_shape_of_law(answer, shown[0], expected)
         self._require_tokens(answer, expected)
         if shown[0].requires_grad and not any(x.requires_grad for x in numbers):
-            raise InputError(f"{expected}, and must have a gradient, got none; leave it attached.")
+            raise NetworkError(
+                f"{expected}, and must have a gradient, got none; leave it attached."
+            )
         for x in numbers:
             # A softmax of bounded rank knows one token; the laws of the others may be broken.
             if bool(x.isnan().any()) and not isinstance(self._signature, LowRankPredictorSignature):
-                raise InputError(f"{expected}, and must answer in numbers, got NaN.")
+                raise NetworkError(f"{expected}, and must answer in numbers, got NaN.")
             coarse = x.detach().to(torch.bfloat16).view(torch.int16)  # other devices round alike
             self.digest.update(repr(tuple(x.shape)).encode() + coarse.cpu().numpy().tobytes())
         if isinstance(self._signature, BijectionSignature):
@@ -191,7 +193,7 @@ class _NetworkCheck(Wrapper):
             return
         found, wanted = tuple(answer.mean().shape), (len(shown), self._spec.tokens, self._spec.dim)
         if found != wanted:
-            raise InputError(
+            raise NetworkError(
                 f"{expected}, and its law must have means of shape {wanted}, got {found}."
             )
 
@@ -204,12 +206,12 @@ class _NetworkCheck(Wrapper):
         whole = not (answer.is_floating_point() or answer.is_complex())
         if spec.kind == "continuous":
             if whole:
-                raise InputError(f"{expected}, and must return numbers, got {answer.dtype}.")
+                raise NetworkError(f"{expected}, and must return numbers, got {answer.dtype}.")
         elif not whole or bool(((answer < 0) | (answer >= spec.dim)).any()):
             got = (
                 f"{answer.min():g} to {answer.max():g}, {str(answer.dtype).removeprefix('torch.')}"
             )
-            raise InputError(
+            raise NetworkError(
                 f"{expected}, and must return token ids, integers from 0 to {spec.dim - 1}, "
                 f"got {got}."
             )
@@ -220,17 +222,17 @@ class _NetworkCheck(Wrapper):
         try:
             density = self._network.log_prob(with_given(answer.detach(), *given), *given[1:])
         except Exception as error:
-            raise InputError(
+            raise NetworkError(
                 f"{expected}, and its log_prob raised {type(error).__name__}: {error}."
             ) from error
         shape = tuple(density.shape) if isinstance(density, Tensor) else type(density).__name__
         if shape != (len(answer),):
-            raise InputError(
+            raise NetworkError(
                 f"{expected}, and its log_prob must return one number for each row, of shape "
                 f"({len(answer)},), got {shape}; sum over tokens and their coordinates."
             )
         if bool(density.isnan().any()):
-            raise InputError(f"{expected}, and its log_prob must be a number, got NaN.")
+            raise NetworkError(f"{expected}, and its log_prob must be a number, got NaN.")
 
     def _require_same(self, shown: Sequence[Tensor], first: list[Tensor], expected: str) -> None:
         with torch.set_grad_enabled(shown[0].requires_grad):
@@ -239,7 +241,7 @@ class _NetworkCheck(Wrapper):
             a, b = (x.detach().double() for x in (one, other))
             close = LEAK * float(a.nan_to_num(posinf=0, neginf=0).abs().max())
             if not torch.allclose(a, b, rtol=LEAK, atol=close, equal_nan=True):
-                raise InputError(
+                raise NetworkError(
                     f"{expected}, and must answer the same when it is asked the same, and did not; "
                     "switch off what draws random numbers, as dropout does."
                 )

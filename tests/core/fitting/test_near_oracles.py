@@ -36,7 +36,7 @@ def sized(three: ProductMixture) -> CheckResult:
 
 
 def parts_of(found: FamilyResult, divergence: str) -> dict[str, float]:
-    (gap,) = (g for g in found.gaps if g.divergence == divergence and g.budget.length == 3)
+    (gap,) = (g for g in found.found.gaps if g.divergence == divergence and g.budget.length == 3)
     return {part.name: part.value for part in gap.parts}
 
 
@@ -54,7 +54,7 @@ def test_parts_add_up_to_what_was_measured(sized: CheckResult) -> None:
             assert estimate.high is not None
             assert estimate.low <= total <= estimate.high
         assert parts_of(found, "kl")["structural"] == 0  # the law is known to be the target
-    small, _ = sorted(fitted, key=lambda found: SIZES.index(found.network))
+    small, _ = sorted(fitted, key=lambda found: SIZES.index(found.found.network))
     assert parts_of(small, "kl")["network"] > 0  # the large one's may be noise around 0
 
 
@@ -93,7 +93,7 @@ def test_the_procedure_is_blamed_where_the_oracle_cannot() -> None:
         steps=[1], network="mlp:width=16,depth=1", fit_seconds=2, samples=400,
     )  # fmt: skip
     assert found.outcome is Outcome.NOT_REPRESENTABLE
-    assert found.blame == "procedure"
+    assert found.found.blame == "procedure"
     assert found.beside[0].blame == "procedure"
 
 
@@ -120,15 +120,15 @@ def test_a_diverging_fit_is_told_and_never_not_representable(tmp_path: Path) -> 
         "diffusion", target, network=Diverging(inner), objective="oracle", fit_seconds=3,
         samples=400, steps=[1], lengths=[2],
     )  # fmt: skip
-    assert found.facts is not None
-    assert found.facts.fit is not None
-    assert found.facts.fit.diverged
-    assert found.oracle_outcome is Outcome.NOT_REPRESENTABLE
+    assert found.found.facts is not None
+    assert found.found.facts.fit is not None
+    assert found.found.facts.fit.diverged
+    assert found.found.oracle_outcome is Outcome.NOT_REPRESENTABLE
     assert found.outcome is Outcome.INCONCLUSIVE
     assert {cell.outcome for cell in found.cells} == {Outcome.INCONCLUSIVE}
     assert found.reason.startswith("the fit diverged: the loss ")
     assert found.exit_code == 3
-    assert found.blame is None
+    assert found.found.blame is None
     read = Store.open(found.save(tmp_path / "run")).result()
     assert read.to_dict() == found.survey().to_dict()
 
@@ -140,7 +140,7 @@ def test_end_to_end_is_an_objective_of_its_own() -> None:
         "diffusion", target, network="mlp:width=32,depth=2", objective="end_to_end",
         fit_seconds=6, **how,
     )  # fmt: skip
-    (gap,) = (g for g in found.gaps if g.divergence == "wasserstein")
+    (gap,) = (g for g in found.found.gaps if g.divergence == "wasserstein")
     structural, objective = gap.part("structural"), gap.part("objective")
     assert structural is not None
     assert objective is not None
@@ -175,7 +175,7 @@ def test_runs_with_networks_are_kept_read_and_resumed(
     for words in ("Whose part is it?", "which size suffices?", "How good must the network be?"):
         assert words in page
     json.dumps(first.to_dict(), allow_nan=False)
-    assert first.to_dict()["blame"] == first.blame
+    assert first.to_dict()["blame"] == first.found.blame
     assert first.to_dict()["curves"][0]["family"] == "gpt"
     with pytest.raises(InputError, match=r"it measures gpt, .* \(fitted for 1 s\).*now .* 2 s"):
         check("gpt", three, out=tmp_path / "run", **how | {"fit_seconds": 2})
@@ -190,7 +190,7 @@ def test_looks_of_a_network_are_kept_with_those_of_its_oracle(
     found = check("gpt", three, out=tmp_path / "run", **how)
     (oracle,) = found.beside
     assert found.cells[0].samples > oracle.cells[0].samples  # the oracle was decided at once
-    assert found.gaps[0].parts
+    assert found.found.gaps[0].parts
     for folder in (tmp_path / "run", found.save(tmp_path / "saved")):
         assert Store.open(folder).result().to_dict() == found.survey().to_dict()
 
