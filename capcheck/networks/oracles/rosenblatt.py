@@ -102,6 +102,7 @@ class Rosenblatt:
             for mask in known:
                 unseen = unseen & ~mask
             if bool(unseen[:, i].any()):
+                unseen[:, i] = True  # where it is known its law is not used, and may be degenerate
                 yield i, self.target.marginals(x, unseen.to(self.target.dtype)).select([i])
 
 

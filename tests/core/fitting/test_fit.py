@@ -185,7 +185,8 @@ def test_an_affine_flow_keeps_the_negentropy_of_two_modes() -> None:
     p = 0.5 * stats.norm.pdf(x, -2, 0.5) + 0.5 * stats.norm.pdf(x, 2, 0.5)
     h = -np.trapezoid(p * np.log(p), x)
     floor = 0.5 * math.log(2 * math.pi * math.e * 4.25) - h
-    found = procedure.with_network(fitted.network).log_density(
+    network: Any = fitted.network
+    found = procedure.watched(network).log_density(
         ONE[0], torch.tensor(x)[:, None, None], CounterRandomness(0)
     )
     assert isinstance(found, LogDensity)
