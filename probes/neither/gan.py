@@ -28,6 +28,7 @@ from capcheck.core.budget import Axis, Budget
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.networks.oracles.rosenblatt import Rosenblatt
 from capcheck.networks.signatures import Generator, GeneratorSignature, TokenPredictor
 from capcheck.networks.signatures.generator import normals_for
 from capcheck.networks.signatures.given import given_arguments
@@ -87,7 +88,7 @@ class GAN(Probe[Generator]):
     def limit(
         self, oracle: Generator, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """The oracle's image of the same normals, unless its slope is bounded."""
-        if self.lipschitz is not None:
+        """The oracle's image of the same normals, unless the bound on its slope limits it."""
+        if not isinstance(oracle, Rosenblatt):
             return None
         return oracle(normals_for(spec, start.n, rng), *given_arguments(start.tokens, spec))

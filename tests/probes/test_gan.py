@@ -77,7 +77,7 @@ def test_a_gaussian_is_no_steeper_than_its_deviation() -> None:
 def test_the_bound_is_in_deviations_of_the_target() -> None:
     m, s = 2.0, 0.5
     needed = s * np.exp(m**2 / (2 * s**2)) / np.sqrt(m**2 + s**2)  # 723.0
-    how = {"lengths": [1], "steps": [1], "samples": 400}
+    how = {"lengths": [1], "steps": [1], "samples": 2000}
     for unit in (1.0, 1000.0):
         target = pair(m * unit, s * unit)
         for share, exact in ((1.001, True), (0.999, False)):
