@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from capcheck.core.errors import InputError
+from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import TokenLaw
@@ -251,7 +251,10 @@ class ContinuousTarget(Target):
         return score.to(x.dtype)
 
     def gaussian(self) -> tuple[Tensor, Tensor] | None:
-        """Mean (N d,) and covariance (N d, N d) if the law is a single Gaussian, else None."""
+        """Mean (N d,) and covariance (N d, N d) if the law is a single Gaussian, else None.
+
+        Where rows have means of their own, as given tokens make, the mean is (n, N d).
+        """
         return None
 
 
@@ -271,8 +274,8 @@ def fingerprint(name: str, facts: object, tensors: Iterable[Tensor]) -> str:
 
 
 def require_one_law(target: Target, field: str) -> None:
-    """Raise InputError if the rows of a target have laws of their own, as given tokens make."""
+    """Raise UnfitError if the rows of a target have laws of their own, as given tokens make."""
     if target.rows is not None:
-        raise InputError(
+        raise UnfitError(
             f"{field} needs one law for all rows, got tokens that are given; leave either out."
         )
