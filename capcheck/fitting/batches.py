@@ -20,6 +20,11 @@ HELD_OUT = {True: 2, False: 16}  # batches, by whether the objective is exact
 CHUNK = 512  # rows of one draw of a large batch; the oracle holds much for each
 
 
+def step_seed(seed: int, step: int) -> int:
+    """The seed of one step for torch's own generators, which take 63 bits."""
+    return (seed * 1_000_003 + step) % 2**63
+
+
 class BatchSource:
     """The batches of one fit.
 
@@ -57,7 +62,7 @@ class BatchSource:
             return self.draw(step)
         if not self.objective.mixes:
             return self._pool[step % len(self._pool)]
-        order = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        order = torch.Generator().manual_seed(step_seed(self.seed, step))
         chosen = torch.randint(len(self._pool) * self.batch, (self.batch,), generator=order)
         whole = self._whole
         return {name: x[chosen.to(x.device)] for name, x in whole.items()}

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from capcheck.fitting.batches import BatchSource
+from capcheck.fitting.batches import BatchSource, step_seed
 from capcheck.fitting.checkpoint import Checkpoint, Facts, adam_state, named, restore_adam, under
 from capcheck.fitting.plan import CHECKS, Plan, planned
 from capcheck.fitting.polish import affordable, polished
@@ -153,7 +153,7 @@ class FitSession:
 
     def _make_step(self) -> None:
         """One step; a loss that is no number ends the fit."""
-        torch.manual_seed(self.source.seed * 1_000_003 + self.step)  # of modules that draw
+        torch.manual_seed(step_seed(self.source.seed, self.step))  # of modules that draw
         share = self.step / self.plan.steps
         warm = min(1.0, (self.step + 1) / max(1, self.plan.steps // 20))
         for group in self.adam.param_groups:
