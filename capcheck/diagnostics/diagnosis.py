@@ -16,12 +16,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
 from torch import Tensor
 
 from capcheck.core.errors import InputError, near
 from capcheck.core.randomness import Randomness
+from capcheck.core.record import Record
 from capcheck.diagnostics.classifier import classifier_test
 from capcheck.diagnostics.neighbours import nearest_neighbour_kl
 from capcheck.diagnostics.permutation import permutation_test
@@ -40,7 +40,7 @@ DIAGNOSES = tuple(LABELS)
 MOST = 5_000  # rows that are looked at: seconds
 
 
-class Diagnosis(BaseModel):
+class Diagnosis(Record):
     """One test of a model's draws against the target.
 
     Attributes:
@@ -54,8 +54,6 @@ class Diagnosis(BaseModel):
         samples: Rows of each sample that it was computed from.
         method: How it was had, or why it could not be.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     name: str
     value: float | None = None

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import stats
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from capcheck.core.record import Record
 from capcheck.targets.target import Target
 
 MOST = 5  # findings of each sort that are kept
@@ -29,11 +30,7 @@ SYMBOLS = 64  # vocabulary up to which pairs of tokens are tabulated
 FEATURES = 4096  # numbers of a sequence up to which regions are looked for
 
 
-class _Finding(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TokenError(_Finding):
+class TokenError(Record):
     """A token whose own law is off.
 
     Attributes:
@@ -46,7 +43,7 @@ class TokenError(_Finding):
     error: float
 
 
-class PairError(_Finding):
+class PairError(Record):
     """Two tokens whose dependence is off.
 
     Attributes:
@@ -61,7 +58,7 @@ class PairError(_Finding):
     model: float
 
 
-class MissedMode(_Finding):
+class MissedMode(Record):
     """A region of the target that the model's draws miss.
 
     Attributes:
@@ -75,7 +72,7 @@ class MissedMode(_Finding):
     example: Any = Field(repr=False)
 
 
-class Witness(_Finding):
+class Witness(Record):
     """Where a model's draws differ from the target's.
 
     Attributes:

@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import stats
+
+from capcheck.core.record import Record
 
 GROUPS = 50  # enough for a t interval within 3% of the normal one, little enough to store
 
 Kind = Literal["exact", "estimate", "upper bound", "lower bound", "two bounds", "unavailable"]
 
 
-class Term(BaseModel):
+class Term(Record):
     """One measured functional of the samples.
 
     Attributes:
@@ -32,8 +34,6 @@ class Term(BaseModel):
         degrees: Degrees of freedom of the standard error.
         groups: Value plus the mean influence of each of the `GROUPS` groups of rows.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     label: str
     value: float
@@ -112,7 +112,7 @@ class Term(BaseModel):
         return float(stats.t.cdf(excess / self.standard_error, self.degrees))
 
 
-class Estimate(BaseModel):
+class Estimate(Record):
     """A divergence between the target and what a procedure samples.
 
     Attributes:
@@ -133,8 +133,6 @@ class Estimate(BaseModel):
         below: Functionals that are at most the divergence, likewise.
         above: Functionals that are at least the divergence, likewise.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     value: float | None
     low: float | None

@@ -194,7 +194,7 @@ def chain_parity(
     inputs: Annotated[int, Field(ge=1, le=64, description="bits whose parity is asked")] = 6,
     scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
 ) -> Target:
-    """Uniform bits and their parity: with running results as tokens, a gpt with a window suffices."""
+    """Uniform bits and their parity; with running results, a window of two tokens tells it."""
     return running_parity(inputs, scratch=scratch)
 
 
