@@ -27,6 +27,7 @@ from capcheck.diagnostics.neighbours import nearest_neighbour_kl
 from capcheck.diagnostics.permutation import permutation_test
 from capcheck.diagnostics.stein import NOISE, smoothed_scores, stein_test
 from capcheck.divergences.estimate import GROUPS, Term
+from capcheck.divergences.lost import lost_rows, told
 from capcheck.divergences.mmd import BANDWIDTHS, median_distance, mmd_squared_terms
 from capcheck.targets.target import ContinuousTarget, Target
 
@@ -118,12 +119,12 @@ class Diagnoser:
             "permutation": self._permutation,
             "neighbours": self._neighbours,
         }
-        bad = int((~samples.isfinite()).flatten(1).any(1).sum())
+        lost = int(lost_rows(samples, self._target.spec.spread or 1.0).sum())
         found = []
         for name in self._names:
             try:
-                if bad:
-                    raise InputError(f"{bad} of {len(samples)} samples are not finite")
+                if lost:
+                    raise InputError(told(lost, len(samples)))
                 found.append(tests[name](samples))
             except InputError as error:
                 found.append(Diagnosis(name=name, level=self._level, method=str(error).rstrip(".")))

@@ -19,6 +19,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from capcheck.core.record import Record
+from capcheck.divergences.lost import lost_rows, told
 from capcheck.targets.target import Target
 
 MOST = 5  # findings of each sort that are kept
@@ -78,6 +79,8 @@ class Witness(Record):
     Attributes:
         impossible: Samples of probability 0 under the target, or None where nothing is impossible.
         samples: Samples that were looked at.
+        lost: Those that are infinitely far out, see `capcheck.divergences.lost`; if there are
+            some, nothing else is looked for.
         tokens: Tokens whose law is off, the worst first.
         pairs: Pairs whose dependence is off, the worst first.
         modes: Regions that are missed, the largest first.
@@ -85,6 +88,7 @@ class Witness(Record):
 
     impossible: int | None
     samples: int
+    lost: int = 0
     tokens: tuple[TokenError, ...] = ()
     pairs: tuple[PairError, ...] = ()
     modes: tuple[MissedMode, ...] = ()
@@ -92,6 +96,8 @@ class Witness(Record):
     def sentences(self) -> tuple[str, ...]:
         """What there is to say, a sentence each."""
         said = []
+        if self.lost:
+            said.append(f"{told(self.lost, self.samples)}.")
         if self.impossible:
             said.append(f"{self.impossible} of {self.samples} samples cannot occur in the target.")
         if self.pairs:
@@ -132,12 +138,13 @@ class Observer:
             self._regions = KMeans(min(MODES, distinct), n_init=1, random_state=0).fit(self._flat)
 
     def compare(self, samples: Tensor) -> Witness:
-        """What the samples (n, N, d) or (n, N) show; None of it if they are not finite."""
+        """What the samples (n, N, d) or (n, N) show."""
         impossible = None
         if self._spec.kind == "categorical":
             impossible = int(self._target.log_prob(samples).isneginf().sum())
-        found = Witness(impossible=impossible, samples=len(samples))
-        if not bool(samples.isfinite().all()):
+        lost = int(lost_rows(samples, self._spec.spread or 1.0).sum())
+        found = Witness(impossible=impossible, samples=len(samples), lost=lost)
+        if lost:
             return found
         return found.model_copy(
             update={

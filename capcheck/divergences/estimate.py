@@ -33,6 +33,7 @@ class Term(Record):
         standard_error: Of the value; 0 if it is exact.
         degrees: Degrees of freedom of the standard error.
         groups: Value plus the mean influence of each of the `GROUPS` groups of rows.
+        shortfall: By how much the functional may lie below the divergence; upper ends hold it.
     """
 
     label: str
@@ -40,6 +41,12 @@ class Term(Record):
     standard_error: float
     degrees: int
     groups: tuple[float, ...]
+    shortfall: float = 0.0
+
+    @classmethod
+    def infinite(cls, label: str) -> Term:
+        """A functional that is infinite, whatever other rows there are."""
+        return cls(label=label, value=math.inf, standard_error=0, degrees=1, groups=())
 
     @classmethod
     def from_influence(
@@ -83,19 +90,20 @@ class Term(Record):
                 "value": self.value * factor,
                 "standard_error": self.standard_error * factor,
                 "groups": tuple(group * factor for group in self.groups),
+                "shortfall": self.shortfall * factor,
             }
         )
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Two-sided t interval at that level."""
-        if not math.isfinite(self.value) or self.standard_error == 0:
+        """Two-sided t interval at that level, longer above by what the functional falls short."""
+        if not math.isfinite(self.value):
             return self.value, self.value
-        half = t_quantile(level, self.degrees) * self.standard_error
-        return self.value - half, self.value + half
+        half = t_quantile(level, self.degrees) * self.standard_error if self.standard_error else 0.0
+        return self.value - half, self.value + half + self.shortfall
 
     def p_within(self, bound: float) -> float:
-        """One-sided p-value of the hypothesis that the functional is above `bound`."""
-        return self._p_value(self.value - bound)
+        """One-sided p-value of the hypothesis that what it measures is above `bound`."""
+        return self._p_value(self.value + self.shortfall - bound)
 
     def p_above(self, bound: float) -> float:
         """One-sided p-value of the hypothesis that the functional is at most `bound`."""
