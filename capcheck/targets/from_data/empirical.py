@@ -20,6 +20,7 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.laws import LOG_2PI
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.components import Means
 from capcheck.targets.continuous.product_mixture import ProductMixture, moments
 from capcheck.targets.from_data.empirical_categorical import (
     HELD_OUT,
@@ -285,7 +286,7 @@ def _smoothed(
 def _mean_and_deviation(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, d) each; a constant coordinate takes the smallest positive deviation, or 1."""
     w = torch.from_numpy(weights / weights.sum())
-    mean, variance = (moment.numpy() for moment in moments(torch.from_numpy(rows), w))
+    mean, variance = (moment.numpy() for moment in moments(Means(torch.from_numpy(rows)), w))
     deviation = np.sqrt(variance)
     varies = deviation > 1e-12 * np.abs(mean)
     smallest = deviation[varies].min() if varies.any() else 1.0
