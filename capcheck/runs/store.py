@@ -30,7 +30,6 @@ from capcheck.results.survey import SCHEMA_VERSION, MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
 from capcheck.runs.cells import CellKey, Cells
 
-
 MANIFEST, CELLS, FITS = "manifest.json", "cells.jsonl", "fits"
 PARTIAL = ".*.partial"  # what a process killed while writing a file leaves behind
 
@@ -89,6 +88,7 @@ class Store(Cells):
         Raises:
             InputError: The folder holds another run, or files that are no run.
         """
+        _require_name(folder, "out must be a folder that can be written, got")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / MANIFEST).exists():
@@ -236,9 +236,7 @@ def _entry(found: FamilyResult) -> FamilyEntry:
         SuspectPlan(failure=cause.failure, cure=cause.cure, plan=cause.plan)
         for cause in found.causes
     )
-    return FamilyEntry(
-        plan=found.plan, row=found.row, in_paper=found.in_paper, suspects=suspects
-    )
+    return FamilyEntry(plan=found.plan, row=found.row, in_paper=found.in_paper, suspects=suspects)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -273,6 +271,7 @@ def write_atomically(path: Path, text: str) -> Path:
     Raises:
         InputError: The file cannot be written there.
     """
+    _require_name(path, "a file must be given a name, got")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -287,6 +286,12 @@ def write_atomically(path: Path, text: str) -> Path:
         partial.unlink(missing_ok=True)
         raise InputError(f"{str(path)!r} cannot be written: {error.strerror}.") from None
     return path
+
+
+def _require_name(path: Path, rule: str) -> None:
+    """Raise InputError if no file system could hold a path."""
+    if "\0" in str(path):
+        raise InputError(f"{rule} {str(path)!r}, which holds a NUL character; leave it out.")
 
 
 def _read_records(path: Path) -> Iterator[Any]:
@@ -325,9 +330,7 @@ def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
             f"out {str(folder)!r} holds another run: it measures {mine}, and now {other} was asked "
             "for; give another folder, or delete this one."
         )
-    for field, here, there in _differences(
-        held.to_json(free), asked.to_json(free)
-    ):
+    for field, here, there in _differences(held.to_json(free), asked.to_json(free)):
         raise InputError(
             f"out {str(folder)!r} holds another run: its {field} is {reprlib.repr(here)}, and now "
             f"{reprlib.repr(there)} was asked for; give another folder, or delete this one."
