@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -143,8 +144,8 @@ class Reference:
             self._require_agreement(model.samples, 0.0)
             return {name: self._same(name) for name in self._names}
         exact = self._exact(model)
-        if lost:  # what it says of numbers that cannot be squared is lost, too
-            exact = {"kl": exact["kl"]} if "kl" in exact else {}
+        if lost:  # of which a law of finite numbers knows nothing
+            exact = {"kl": math.inf} if exact.get("kl") == math.inf else {}
         rounding = ROUNDINGS * torch.finfo(self._target.dtype).eps
         exact_kl = exact.get("kl")
         if isinstance(exact_kl, float) and exact_kl <= rounding and not lost:
@@ -284,7 +285,9 @@ class Reference:
     def _kl(self, model: ModelEvidence) -> Estimate:
         density = _of_mixture(model.law, self.draws) or model.log_density
         if isinstance(density, Unavailable):
-            return self._unavailable("kl", density.reason)
+            known = not isinstance(model.law, Unavailable)
+            reason = "the law that was found has no draws infinitely far out, and there are some"
+            return self._unavailable("kl", reason if known else density.reason)
         return self._averaged(
             "kl",
             self.log_prob - density.values,

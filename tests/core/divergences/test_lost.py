@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from capcheck import Outcome, check
 from capcheck.core.budget import Axis, Budget
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.diagnostics.diagnosis import DIAGNOSES
@@ -22,6 +23,7 @@ from capcheck.divergences.kernels import kernel_tiles
 from capcheck.divergences.lost import FARTHEST, lost_rows
 from capcheck.divergences.mmd import kernel_row_means, mmd_squared
 from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.laws.gaussian import GaussianLaw
 from capcheck.networks.signatures import Denoiser, DenoiserSignature, Signature
 from capcheck.procedures.probe import Probe, Row, State
 from capcheck.targets import ProductMixture, from_spec
@@ -182,7 +184,15 @@ def test_a_procedure_that_diverges_is_refused(
 def test_the_same_procedure_that_never_diverges_is_accepted() -> None:
     probe = Diverging(value=math.inf, every=10**9)
     target = from_spec("gaussian:tokens=1")
-    result = check(probe, target, lengths=[1], steps=[1], samples=8000, divergences=["wasserstein"])
+    result = check(
+        probe,
+        target,
+        lengths=[1],
+        steps=[1],
+        samples=1000,
+        divergences=["wasserstein"],
+        tolerance={"wasserstein": 0.3},
+    )
     assert result.cells[0].witness is not None
     assert result.cells[0].witness.lost == 0
     assert result.outcome is Outcome.REPRESENTABLE
@@ -203,6 +213,26 @@ def test_a_network_that_diverges_is_refused_and_kl_is_what_its_density_says(
 
 
 @far
+def test_a_law_of_finite_numbers_says_nothing_of_draws_that_are_lost(value: float) -> None:
+    target = from_spec("gaussian:tokens=2")
+    names = ("kl", "wasserstein", "reverse_kl")
+    reference = Reference(target, divergences=names, samples=400, seed=0)
+    x = target.sample(400, CounterRandomness(0, name="model"))
+    law = GaussianLaw(mean=torch.zeros(2).double(), covariance=torch.eye(2).double())
+    sound = reference.estimates(ModelEvidence(samples=x, law=law))
+    assert [sound[name].value for name in names] == [0, 0, 0]
+    found = reference.estimates(ModelEvidence(samples=spoilt(x, value, 1), law=law))
+    assert found["kl"].value is None
+    assert "has no draws infinitely far out" in found["kl"].method
+    assert [found[name].value for name in names[1:]] == [math.inf, math.inf]
+    singular = dataclasses.replace(law, covariance=torch.zeros(2, 2).double())
+    assert (
+        reference.estimates(ModelEvidence(samples=spoilt(x, value, 1), law=singular))["kl"].value
+        == math.inf
+    )
+
+
+@far
 def test_kl_by_log_density_does_not_hear_of_lost_draws(value: float, three: ProductMixture) -> None:
     reference = Reference(three, divergences=("kl", "wasserstein", "mmd"), samples=ROWS, seed=0)
     x = three.sample(ROWS, CounterRandomness(0, name="model"))
@@ -214,8 +244,6 @@ def test_kl_by_log_density_does_not_hear_of_lost_draws(value: float, three: Prod
     assert found["wasserstein"].value == math.inf
 
 
-def _evidence(target: Target, reference: Reference, samples: Tensor) -> Any:
-    from capcheck.core.log_density import LogDensity
-
+def _evidence(target: Target, reference: Reference, samples: Tensor) -> ModelEvidence:
     density = LogDensity(values=reference.log_prob - 0.5, method="half a nat too low", bound=True)
     return ModelEvidence(samples=samples, log_density=density)

@@ -132,10 +132,12 @@ def test_the_upper_end_of_corrected_transport_covers_a_known_distance(case: str)
 def test_a_distance_above_the_tolerance_is_not_accepted_and_still_refused() -> None:
     f = CASES["collapsed, 8"]  # W2^2 = 1, of which T shows about 0.6 at this m
     found = terms(f, 150, RUNS)
-    facts = {"kind": "estimate", "method": "", "unit": "", "samples": 150}
 
     def share(of: list[Term], test: str, bound: float) -> float:
-        made = [Estimate.of([term], level=0.95, **facts) for term in of]
+        made = [
+            Estimate.of([term], level=0.95, kind="estimate", method="", unit="", samples=150)
+            for term in of
+        ]
         return float(np.mean([getattr(one, test)(bound) <= 0.05 for one in made]))
 
     assert share(found, "p_within", 0.95) <= 0.05

@@ -560,8 +560,8 @@ def check_conditionals(target: Target, reference: Reference) -> None:
     law = target.marginals(tensor(x), tensor(levels))
     ratio = (law.log_prob(tensor(x)) - law.log_prob(tensor(y)))[rows, i]
     close(ratio, target.log_prob(tensor(x)) - target.log_prob(tensor(y)))
-    causal = target.marginals(tensor(x), tensor(np.zeros_like(levels)), causal=True)
-    close(causal.log_prob(tensor(x)).sum(1), target.log_prob(tensor(x)))
+    in_order = target.marginals(tensor(x), tensor(np.zeros_like(levels)), causal=True)
+    close(in_order.log_prob(tensor(x)).sum(1), target.log_prob(tensor(x)))
 
 
 def check_atoms(target: Target, reference: Reference) -> None:

@@ -139,6 +139,7 @@ def test_rows_in_python_and_in_a_file_have_the_same_verdicts(tmp_path: Path) -> 
     unit = rows.std(0)
     scale = math.sqrt(float((unit**2).mean()))  # what the loader divides by
     direct = from_samples(rows)
+    assert isinstance(direct, ContinuousTarget)
     assert float(direct.spec.variance.mean()) > 1000
     assert_equal_up_to_units(measured(loaded), measured(direct), scale, rel=1e-5)
 
