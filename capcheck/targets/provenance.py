@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from capcheck.core.record import Record
 
 
-class HeldOut(BaseModel):
+class HeldOut(Record):
     """How well a target built from most of the user's rows predicts the others.
 
     Attributes:
@@ -17,8 +17,6 @@ class HeldOut(BaseModel):
         baseline: The held-out score of a law that no row is remembered by.
         baseline_name: Which law that is.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int
     log_likelihood: float
@@ -32,7 +30,7 @@ class HeldOut(BaseModel):
         return not self.log_likelihood >= self.baseline
 
 
-class Picture(BaseModel):
+class Picture(Record):
     """How to show a sequence as an image: pixels = offset + tokens (flat) @ basis.
 
     Attributes:
@@ -42,15 +40,13 @@ class Picture(BaseModel):
         basis: (N d, rows x columns).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     rows: int
     columns: int
     offset: tuple[float, ...]
     basis: tuple[tuple[float, ...], ...]
 
 
-class Provenance(BaseModel):
+class Provenance(Record):
     """Where a target comes from, and how exact it is.
 
     Attributes:
@@ -64,8 +60,6 @@ class Provenance(BaseModel):
         picture: How to show a sequence as an image, if it is one.
         vocabulary: What each value of a categorical token stands for, if it has a name.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     description: str
     exactness: Literal["analytic", "enumerated", "fitted surrogate"] = "analytic"

@@ -12,7 +12,7 @@ import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -208,11 +208,14 @@ class ContinuousTarget(Target):
     def standardised(self) -> tuple[ContinuousTarget, Tensor, Tensor]:
         """The law of (x - m) / u, with m (N, d) and u (N, d), all of one number.
 
-        m is the mean of every coordinate, and u makes the mean variance 1; u is 1 for a constant.
+        m is the mean of every coordinate, and u makes the mean variance 1: as they are in the
+        precision of the law, so that tokens and their law are moved alike. Variances that this
+        precision cannot hold are taken in float64.
         """
         mean = self.spec.mean
-        unit = float(self.spec.variance.double().mean().sqrt()) or 1.0
-        return self.relative_to(mean, unit), mean, torch.full_like(mean, unit)
+        wide = self.to(device=self.device, dtype=torch.float64)
+        unit = torch.full_like(mean, float(wide.spec.variance.mean().sqrt()))
+        return self.relative_to(mean, float(unit.flatten()[0])), mean, unit
 
     def in_basis(self, matrix: Tensor) -> tuple[ContinuousTarget, Tensor]:
         """The law of `matrix @ (x / units)`, and the (N, d) units that make it exact.
@@ -262,7 +265,18 @@ class CategoricalTarget(Target):
     """A law of sequences of integers in 0..V-1."""
 
 
-def fingerprint(name: str, facts: object, tensors: Iterable[Tensor]) -> str:
+class Parts(Protocol):
+    """A tensor, or what is read like one in parts along its first axis."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the whole."""
+
+    def split(self, split_size: int) -> Iterable[Tensor]:
+        """Parts of at most that many rows."""
+
+
+def fingerprint(name: str, facts: object, tensors: Iterable[Parts]) -> str:
     """SHA-256 over a law's name, its plain facts and its parameters in float64."""
     digest = hashlib.sha256(repr((name, facts)).encode())
     for tensor in tensors:
