@@ -54,6 +54,8 @@ class Provenance(Record):
         exactness: How the law relates to what the user asked for: `analytic` (in closed form),
             `enumerated`, or `fitted surrogate` (built from the user's rows).
         bandwidth: Smoothing of the rows, in standard deviations of each token, if there is one.
+        unit: Standard deviation of the rows, in token units, if it is known: noise of size 1 is as
+            large. It is 1 for data that was standardised before it became tokens.
         held_out: How far a surrogate is from the user's data, if rows could be held out.
         source: Name of the data, if it was loaded.
         preparation: What was done to the data before it became tokens.
@@ -64,6 +66,7 @@ class Provenance(Record):
     description: str
     exactness: Literal["analytic", "enumerated", "fitted surrogate"] = "analytic"
     bandwidth: float | None = None
+    unit: float | None = None
     held_out: HeldOut | None = None
     source: str | None = None
     preparation: str | None = None

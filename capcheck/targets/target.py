@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Protocol, Self
@@ -42,6 +43,7 @@ class Target(ABC):
         """The same law with other facts about where it comes from; see `Provenance`."""
         twin = copy.copy(self)
         twin.provenance = self.provenance.model_copy(update=facts)
+        twin.__dict__.pop("standardised", None)  # it may have been found with other facts
         return twin
 
     @property
@@ -208,13 +210,15 @@ class ContinuousTarget(Target):
     def standardised(self) -> tuple[ContinuousTarget, Tensor, Tensor]:
         """The law of (x - m) / u, with m (N, d) and u (N, d), all of one number.
 
-        m is the mean of every coordinate, and u makes the mean variance 1: as they are in the
-        precision of the law, so that tokens and their law are moved alike. Variances that this
-        precision cannot hold are taken in float64.
+        m is the mean of every coordinate, and u the unit that `provenance` states, or else the one
+        that makes the mean variance 1, without the smoothing of rows. Both are in the precision of
+        the law, so that tokens and their law are moved alike. Variances that this precision cannot
+        hold are taken in float64.
         """
-        mean = self.spec.mean
+        mean, smoothing = self.spec.mean, self.provenance.bandwidth or 0.0
         wide = self.to(device=self.device, dtype=torch.float64)
-        unit = torch.full_like(mean, float(wide.spec.variance.mean().sqrt()))
+        own = float(wide.spec.variance.mean().sqrt()) / math.hypot(1, smoothing)
+        unit = torch.full_like(mean, self.provenance.unit or own)
         return self.relative_to(mean, float(unit.flatten()[0])), mean, unit
 
     def in_basis(self, matrix: Tensor) -> tuple[ContinuousTarget, Tensor]:
