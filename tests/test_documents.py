@@ -28,10 +28,14 @@ def blocks(document: str, language: str) -> list[str]:
     return [textwrap.dedent(code) for _, code in found]
 
 
-def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readmes_python_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     code, _ = blocks("README.md", "python")
     exec(compile(code, "README.md", "exec"), {})
     assert "representable" in capsys.readouterr().out
+    assert (tmp_path / "maskgit.html").is_file()
 
 
 @pytest.mark.parametrize("objective", ["oracle", "none"])
