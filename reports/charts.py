@@ -19,8 +19,8 @@ from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.divergences.estimate import Estimate
 from capcheck.judging.front import Front, Point
 from capcheck.judging.scaling import along
-from capcheck.judging.sentences import alike
-from capcheck.judging.verdict import limit
+from capcheck.judging.sentences import grouped_gaps
+from capcheck.judging.verdict import tolerance_in_unit
 from capcheck.procedures.probe import ROW_TITLES, ROWS, Row
 from capcheck.results.family import FamilyResult
 from capcheck.results.gap import Part, PartName
@@ -194,7 +194,7 @@ def gap_chart(found: FamilyResult, result: SurveyResult) -> go.Figure:
     labels = [DIVERGENCES[result.target.kind][name].label for name in names]
     figure = make_subplots(cols=len(names), subplot_titles=labels, horizontal_spacing=0.07)
     for column, name in enumerate(names, start=1):
-        own = list(alike([gap for gap in gaps if gap.divergence == name]))
+        own = list(grouped_gaps([gap for gap in gaps if gap.divergence == name]))
         bound = _bound(found, name, result.settings.tolerances[name]) or 1.0
         places = [f"{lengths} / {steps}" for lengths, steps, _ in own]
         for part, colour in PART_COLOURS.items():
@@ -254,7 +254,7 @@ def _totals(totals: Sequence[tuple[str, Part]], bound: float, *, legend: bool) -
 def _bound(found: FamilyResult, name: str, tolerance: float) -> float:
     """The tolerance of a divergence in its unit, which budgets without it do not know."""
     known = (cell.estimates[name] for cell in found.cells)
-    return limit(next(e for e in known if e.value is not None), tolerance)
+    return tolerance_in_unit(next(e for e in known if e.value is not None), tolerance)
 
 
 def curve_chart(curve: CapacityCurve, result: SurveyResult) -> go.Figure:
@@ -310,7 +310,7 @@ def _add_estimates(
 ) -> None:
     name, label = divergence.name, divergence.label
     present = [
-        (place, cell.estimates[name], limit(cell.estimates[name], tolerance))
+        (place, cell.estimates[name], tolerance_in_unit(cell.estimates[name], tolerance))
         for place, cell in zip(places, line, strict=True)
         if cell.estimates[name].value is not None
     ]

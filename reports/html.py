@@ -19,15 +19,15 @@ from capcheck.core.sequences import Kind
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.front import Front, front
 from capcheck.judging.sentences import (
-    alike,
-    allowed_sentence,
     blame_sentence,
-    by_precision,
+    gaps_by_precision,
+    grouped_gaps,
+    missing_parts_sentence,
     network_sentence,
-    part_in,
+    part_text,
     parts_used,
     precision_lines,
-    without_parts,
+    sensitivity_sentence,
 )
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.probe import ROW_TITLES, ROWS, Failure
@@ -116,16 +116,16 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
             (
                 "" if precision == "-" else precision,
                 [
-                    (lengths, steps, gap, [part_in(gap, name, precision) for name in used])
-                    for lengths, steps, gap in alike(gaps)
+                    (lengths, steps, gap, [part_text(gap, name, precision) for name in used])
+                    for lengths, steps, gap in grouped_gaps(gaps)
                 ],
             )
-            for precision, gaps in by_precision(found)
+            for precision, gaps in gaps_by_precision(found)
         ],
         "parts": used,
-        "without_parts": without_parts(found),
+        "without_parts": missing_parts_sentence(found),
         "precisions": precision_lines(found),
-        "sensitivities": [(one, allowed_sentence(one)) for one in found.sensitivities],
+        "sensitivities": [(one, sensitivity_sentence(one)) for one in found.sensitivities],
         "verdict": WORDS[found.outcome.value] if not found.error else "not measured",
         "row": ROW_TITLES[found.row],
         "measured": None if found.measured_row is None else ROW_TITLES[found.measured_row],
