@@ -81,7 +81,7 @@ class Case:
         placed = target.to(device=self.device, dtype=dtype)
         procedure = Procedure.of(self.probe, placed, given=given)
         wrapper = wrapper_of(self.network, self.probe.signature)
-        return procedure.watched(procedure.oracle).wrapped(wrapper)
+        return procedure.with_trusted_network(procedure.oracle).wrapped(wrapper)
 
     def rng(self, seed: int = 0, first_row: int = 0) -> CounterRandomness:
         """Random numbers of the case."""
