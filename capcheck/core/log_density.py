@@ -13,7 +13,7 @@ class LogDensity:
 
     Attributes:
         values: (n,) log-densities, or lower bounds on them.
-        method: How the values were computed, in a few words.
+        method: The method of computation, in a few words.
         bound: Whether the values are lower bounds on the log-density (in expectation). KL(target to
             model) computed from lower bounds is an upper bound.
     """

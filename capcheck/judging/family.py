@@ -29,7 +29,7 @@ def judge_family(
     Args:
         entry: The family's plan, its row of the paper's table and its suspects.
         measurements: All cells of the grid, steps changing fastest.
-        settings: How the cells were measured, and the tolerances.
+        settings: Settings of the run, with the tolerances.
         cured: Each suspect with the largest budget of the procedure that lacks it.
     """
     tolerances, level = settings.tolerances, settings.level_of_a_look

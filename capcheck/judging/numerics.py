@@ -45,7 +45,7 @@ def judge_precision(
         measured: The cells in that precision, one per budget.
         precise: The cells in the run's own precision, with their verdicts.
         before: The stages of each cell in the run's own precision; see `gaps_of`.
-        settings: How the cells were measured, and the tolerances.
+        settings: Settings of the run, with the tolerances.
     """
     level = settings.level_of_a_look
     each = 1 - (1 - level) / len(measured)
