@@ -3,10 +3,12 @@
 Whatever the format, the result is float32, float64 or int64 with rows on its first axis: narrower
 floats are widened to float32, other integers and booleans to int64. A file of several arrays
 needs a name, `file.npz#latents`. Nothing is unpickled: what only a pickle can hold is refused.
+What a small file would unfold to is counted first, and refused if no memory should hold it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import zipfile
@@ -19,7 +21,7 @@ from numpy.lib.format import open_memmap
 from safetensors import safe_open
 
 from capcheck.core.errors import InputError
-from capcheck.data.contents import chosen, library, no_choice, real_rows
+from capcheck.data.contents import chosen, library, no_choice, real_rows, require_size
 from capcheck.data.tables import read_csv, read_parquet
 from capcheck.data.text import existing_file
 from capcheck.targets.from_data.empirical import as_array
@@ -55,7 +57,12 @@ def read_array(source: str) -> np.ndarray:
             f"data {source!r} must be a file that ends in {', '.join(SUFFIXES)} or a folder of "
             f"images, got {path.suffix or 'no ending'!r}; {hint}."
         )
-    return real_rows(reader(path, name, source), source)
+    try:
+        return real_rows(reader(path, name, source), source)
+    except MemoryError:
+        raise InputError(
+            f"data {source!r} must fit into memory, and does not; keep fewer rows."
+        ) from None
 
 
 def place_and_name(source: str) -> tuple[str, str | None]:
@@ -80,15 +87,36 @@ def _npz(path: Path, name: str | None, source: str) -> np.ndarray:
             raise ValueError("not a complete .npz archive")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = [member[:-4] for member in archive.zip.namelist() if member.endswith(".npy")]
-            array = archive[chosen(names, name, source, cure=cure) + ".npy"]
+            member = chosen(names, name, source, cure=cure) + ".npy"
+            require_size(_numbers_of(archive.zip, member), path, source)
+            array = archive[member]
         if not isinstance(array, np.ndarray):
             raise ValueError("a member that is no array in spite of its name")
         return array
 
 
+def _numbers_of(archive: zipfile.ZipFile, name: str) -> float:
+    """Numbers of 8 bytes, at most, that a member of an .npz archive says it holds."""
+    with archive.open(name) as member:
+        try:
+            version = np.lib.format.read_magic(member)
+        except ValueError:
+            return 0  # no array, which its reader tells
+        read = np.lib.format
+        read_header = (
+            read.read_array_header_1_0 if version == (1, 0) else read.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(member)
+    return math.prod(shape) * max(1.0, dtype.itemsize / 8)
+
+
 def _pt(path: Path, name: str | None, source: str) -> np.ndarray:
     cure = "save a tensor, or a dict of tensors, with torch.save"
     with library(source, cure):
+        if zipfile.is_zipfile(path):  # PyTorch does not compress it, and reads it if others do
+            with zipfile.ZipFile(path) as archive:
+                whole = sum(member.file_size for member in archive.infolist())
+            require_size(whole / 8, path, source)
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
@@ -98,12 +126,14 @@ def _pt(path: Path, name: str | None, source: str) -> np.ndarray:
             ) from None
         if isinstance(loaded, torch.Tensor):
             no_choice(name, source)
+            require_size(loaded.numel(), path, source)
             return as_array(loaded, f"data {source!r}")
         if not isinstance(loaded, dict):
             kind = type(loaded).__name__
             raise InputError(f"data {source!r} must hold a tensor, got a {kind}; {cure}.")
         tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
         tensor = tensors[chosen(list(tensors), name, source, cure=cure)]
+        require_size(tensor.numel(), path, source)
         return as_array(tensor, f"data {source!r}")
 
 

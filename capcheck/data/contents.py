@@ -6,12 +6,14 @@ import difflib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
 from capcheck.core.errors import InputError
 
 LARGEST_INTEGER = int(np.iinfo(np.int64).max)
+MOST_NUMBERS = 1 << 29  # numbers that a file may unfold to if it is smaller than they are: 4 GiB
 
 
 def reason(said: object) -> str:
@@ -41,6 +43,20 @@ def real_rows(array: np.ndarray, source: str) -> np.ndarray:
             "save it as float64."
         )
     return array.astype(np.int64, copy=False)
+
+
+def require_size(numbers: float, path: Path, source: str) -> None:
+    """Raise InputError if a small file claims more numbers than memory should hold.
+
+    Asked before anything is decompressed or copied: compression, and views that repeat their
+    numbers, let a few bytes claim any size. A file may always hold a number in each of its bytes.
+    """
+    if numbers > max(MOST_NUMBERS, path.stat().st_size):
+        raise InputError(
+            f"data {source!r} must hold at most {MOST_NUMBERS} numbers, got {numbers:.0f} out of "
+            f"{path.stat().st_size} bytes; keep fewer rows, or save them with numpy.save, as .npy "
+            "is read when it is needed."
+        )
 
 
 @contextmanager

@@ -134,6 +134,7 @@ def _of_numbers(
     return target.with_provenance(
         source=_name(data),
         preparation=prepared.preparation,
+        unit=1.0,
         picture=picture(shape, layout, prepared),
     )
 

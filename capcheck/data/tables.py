@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capcheck.core.errors import InputError
-from capcheck.data.contents import LARGEST_INTEGER, chosen, library, no_choice, real_rows, reason
+from capcheck.data.contents import (
+    LARGEST_INTEGER,
+    chosen,
+    library,
+    no_choice,
+    real_rows,
+    reason,
+    require_size,
+)
 from capcheck.data.text import utf8
 
 if TYPE_CHECKING:
     import pyarrow
+    import pyarrow.parquet
 
 INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
 
@@ -98,6 +107,7 @@ def read_parquet(path: Path, name: str | None, source: str) -> np.ndarray:
         names = list(file.schema_arrow.names)
         if name is not None or not names:
             names = [chosen(names, name, source, cure=cure)]
+        require_size(_values_of(file, names), path, source)
         table = file.read(columns=names)
         if any(name.startswith("__index_level_") for name in names):
             raise InputError(
@@ -112,6 +122,16 @@ def read_parquet(path: Path, name: str | None, source: str) -> np.ndarray:
             f"{lists[0]!r} among {len(columns)} columns; choose it: {f'{source}#{lists[0]}'!r}."
         )
     return np.concatenate(columns, axis=1)
+
+
+def _values_of(file: pyarrow.parquet.ParquetFile, names: Sequence[str]) -> int:
+    """Numbers in some columns: an encoding may hold a million equal ones in a few bytes."""
+    chunks = (
+        file.metadata.row_group(group).column(column)
+        for group in range(file.metadata.num_row_groups)
+        for column in range(file.metadata.num_columns)
+    )
+    return sum(one.num_values for one in chunks if one.path_in_schema.split(".")[0] in names)
 
 
 def _column(column: pyarrow.ChunkedArray, name: str, source: str) -> np.ndarray:

@@ -16,17 +16,18 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
 from torch import Tensor
 
 from capcheck.core.errors import InputError, near
 from capcheck.core.randomness import Randomness
+from capcheck.core.record import Record
 from capcheck.diagnostics.classifier import classifier_test
 from capcheck.diagnostics.neighbours import nearest_neighbour_kl
 from capcheck.diagnostics.permutation import permutation_test
 from capcheck.diagnostics.stein import NOISE, smoothed_scores, stein_test
 from capcheck.divergences.estimate import GROUPS, Term
+from capcheck.divergences.lost import lost_rows, told
 from capcheck.divergences.mmd import BANDWIDTHS, median_distance, mmd_squared_terms
 from capcheck.targets.target import ContinuousTarget, Target
 
@@ -40,7 +41,7 @@ DIAGNOSES = tuple(LABELS)
 MOST = 5_000  # rows that are looked at: seconds
 
 
-class Diagnosis(BaseModel):
+class Diagnosis(Record):
     """One test of a model's draws against the target.
 
     Attributes:
@@ -54,8 +55,6 @@ class Diagnosis(BaseModel):
         samples: Rows of each sample that it was computed from.
         method: How it was had, or why it could not be.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     name: str
     value: float | None = None
@@ -120,12 +119,12 @@ class Diagnoser:
             "permutation": self._permutation,
             "neighbours": self._neighbours,
         }
-        bad = int((~samples.isfinite()).flatten(1).any(1).sum())
+        lost = int(lost_rows(samples, self._target.spec.spread or 1.0).sum())
         found = []
         for name in self._names:
             try:
-                if bad:
-                    raise InputError(f"{bad} of {len(samples)} samples are not finite")
+                if lost:
+                    raise InputError(told(lost, len(samples)))
                 found.append(tests[name](samples))
             except InputError as error:
                 found.append(Diagnosis(name=name, level=self._level, method=str(error).rstrip(".")))

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import stats
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from capcheck.core.record import Record
+from capcheck.divergences.lost import lost_rows, told
 from capcheck.targets.target import Target
 
 MOST = 5  # findings of each sort that are kept
@@ -29,11 +31,7 @@ SYMBOLS = 64  # vocabulary up to which pairs of tokens are tabulated
 FEATURES = 4096  # numbers of a sequence up to which regions are looked for
 
 
-class _Finding(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TokenError(_Finding):
+class TokenError(Record):
     """A token whose own law is off.
 
     Attributes:
@@ -46,7 +44,7 @@ class TokenError(_Finding):
     error: float
 
 
-class PairError(_Finding):
+class PairError(Record):
     """Two tokens whose dependence is off.
 
     Attributes:
@@ -61,7 +59,7 @@ class PairError(_Finding):
     model: float
 
 
-class MissedMode(_Finding):
+class MissedMode(Record):
     """A region of the target that the model's draws miss.
 
     Attributes:
@@ -75,12 +73,14 @@ class MissedMode(_Finding):
     example: Any = Field(repr=False)
 
 
-class Witness(_Finding):
+class Witness(Record):
     """Where a model's draws differ from the target's.
 
     Attributes:
         impossible: Samples of probability 0 under the target, or None where nothing is impossible.
         samples: Samples that were looked at.
+        lost: Those that are infinitely far out, see `capcheck.divergences.lost`; if there are
+            some, nothing else is looked for.
         tokens: Tokens whose law is off, the worst first.
         pairs: Pairs whose dependence is off, the worst first.
         modes: Regions that are missed, the largest first.
@@ -88,6 +88,7 @@ class Witness(_Finding):
 
     impossible: int | None
     samples: int
+    lost: int = 0
     tokens: tuple[TokenError, ...] = ()
     pairs: tuple[PairError, ...] = ()
     modes: tuple[MissedMode, ...] = ()
@@ -95,6 +96,8 @@ class Witness(_Finding):
     def sentences(self) -> tuple[str, ...]:
         """What there is to say, a sentence each."""
         said = []
+        if self.lost:
+            said.append(f"{told(self.lost, self.samples)}.")
         if self.impossible:
             said.append(f"{self.impossible} of {self.samples} samples cannot occur in the target.")
         if self.pairs:
@@ -135,12 +138,13 @@ class Observer:
             self._regions = KMeans(min(MODES, distinct), n_init=1, random_state=0).fit(self._flat)
 
     def compare(self, samples: Tensor) -> Witness:
-        """What the samples (n, N, d) or (n, N) show; None of it if they are not finite."""
+        """What the samples (n, N, d) or (n, N) show."""
         impossible = None
         if self._spec.kind == "categorical":
             impossible = int(self._target.log_prob(samples).isneginf().sum())
-        found = Witness(impossible=impossible, samples=len(samples))
-        if not bool(samples.isfinite().all()):
+        lost = int(lost_rows(samples, self._spec.spread or 1.0).sum())
+        found = Witness(impossible=impossible, samples=len(samples), lost=lost)
+        if lost:
             return found
         return found.model_copy(
             update={

@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import stats
+
+from capcheck.core.record import Record
 
 GROUPS = 50  # enough for a t interval within 3% of the normal one, little enough to store
 
 Kind = Literal["exact", "estimate", "upper bound", "lower bound", "two bounds", "unavailable"]
 
 
-class Term(BaseModel):
+class Term(Record):
     """One measured functional of the samples.
 
     Attributes:
@@ -31,15 +33,20 @@ class Term(BaseModel):
         standard_error: Of the value; 0 if it is exact.
         degrees: Degrees of freedom of the standard error.
         groups: Value plus the mean influence of each of the `GROUPS` groups of rows.
+        shortfall: By how much the functional may lie below the divergence; upper ends hold it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     label: str
     value: float
     standard_error: float
     degrees: int
     groups: tuple[float, ...]
+    shortfall: float = 0.0
+
+    @classmethod
+    def infinite(cls, label: str) -> Term:
+        """A functional that is infinite, whatever other rows there are."""
+        return cls(label=label, value=math.inf, standard_error=0, degrees=1, groups=())
 
     @classmethod
     def from_influence(
@@ -83,19 +90,20 @@ class Term(BaseModel):
                 "value": self.value * factor,
                 "standard_error": self.standard_error * factor,
                 "groups": tuple(group * factor for group in self.groups),
+                "shortfall": self.shortfall * factor,
             }
         )
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Two-sided t interval at that level."""
-        if not math.isfinite(self.value) or self.standard_error == 0:
+        """Two-sided t interval at that level, longer above by what the functional falls short."""
+        if not math.isfinite(self.value):
             return self.value, self.value
-        half = t_quantile(level, self.degrees) * self.standard_error
-        return self.value - half, self.value + half
+        half = t_quantile(level, self.degrees) * self.standard_error if self.standard_error else 0.0
+        return self.value - half, self.value + half + self.shortfall
 
     def p_within(self, bound: float) -> float:
-        """One-sided p-value of the hypothesis that the functional is above `bound`."""
-        return self._p_value(self.value - bound)
+        """One-sided p-value of the hypothesis that what it measures is above `bound`."""
+        return self._p_value(self.value + self.shortfall - bound)
 
     def p_above(self, bound: float) -> float:
         """One-sided p-value of the hypothesis that the functional is at most `bound`."""
@@ -112,7 +120,7 @@ class Term(BaseModel):
         return float(stats.t.cdf(excess / self.standard_error, self.degrees))
 
 
-class Estimate(BaseModel):
+class Estimate(Record):
     """A divergence between the target and what a procedure samples.
 
     Attributes:
@@ -133,8 +141,6 @@ class Estimate(BaseModel):
         below: Functionals that are at most the divergence, likewise.
         above: Functionals that are at least the divergence, likewise.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     value: float | None
     low: float | None

@@ -1,10 +1,11 @@
 """Gaussian kernel matrices k_h(x, y) = exp(-|x - y|^2 / (2 h^2)) of two samples, tile by tile.
 
 Integers stand for one-hot vectors, whose squared distance is twice the number of tokens that
-differ: the kernel is then the product of exp(-[x_i != y_i] / h^2) over tokens. Memory is that of
-one tile and of one copy of a sample, whatever the number of rows. All bandwidths come from one
-pass, as k_{h/2} = k_h^4. Kernels are in float64 up to `DOUBLE` pairs of rows and in float32 beyond,
-where the roundings move MMD^2 by about 1e-9: a thousandth of its own noise at 50,000 rows.
+differ: the kernel is then the product of exp(-[x_i != y_i] / h^2) over tokens. A lost row (see
+`lost`) has kernels of 0 with all others. Memory is that of one tile and of one copy of a sample,
+whatever the number of rows. All bandwidths come from one pass, as k_{h/2} = k_h^4. Kernels are in
+float64 up to `DOUBLE` pairs of rows and in float32 beyond, where the roundings move MMD^2 by about
+1e-9: a thousandth of its own noise at 50,000 rows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
+from capcheck.divergences.lost import lost_rows
 
 TILE = 512  # rows and columns of one kernel tile, which then stays in the cache
 DOUBLE = 2_000**2  # pairs of rows up to which kernels are in float64: a tenth of a second
@@ -42,10 +44,14 @@ def kernel_tiles(
         Rows, columns, index of the bandwidth, and k_h of them, (r, c), until the next one is taken.
 
     Raises:
-        InputError: Shapes that do not match, too few rows, values that are not finite, numbers
-            against token ids, or a bandwidth that is not positive and finite.
+        InputError: Shapes that do not match, too few rows, numbers against token ids, or a
+            bandwidth that is not positive and finite.
     """
     _require_samples(x, y, bandwidths, same)
+    lost_x, lost_y = (lost_rows(z, max(bandwidths)) for z in (x, y))
+    any_lost = bool(lost_x.any() or lost_y.any())
+    if any_lost:
+        x, y = (_in_place_of(z, lost) for z, lost in ((x, lost_x), (y, lost_y)))
     chains = _chains(bandwidths)
     dtype = _precision(x, y, min(bandwidths))
     exponents = (_euclidean if x.is_floating_point() else _hamming)(x, y, max(bandwidths), dtype)
@@ -61,6 +67,9 @@ def kernel_tiles(
                 if exponent is not kernel:
                     torch.mul(exponent, ratio, out=kernel)
                 kernel.exp2_()
+                if any_lost:
+                    kernel[lost_x[rows]] = 0
+                    kernel[:, lost_y[columns]] = 0
                 if same and rows == columns:
                     kernel.fill_diagonal_(0)
                 for k, squarings in chain:
@@ -79,10 +88,14 @@ def _require_samples(x: Tensor, y: Tensor, bandwidths: Sequence[float], same: bo
         raise InputError(f"MMD needs at least 2 rows of each sample, got {len(x)} and {len(y)}.")
     if x.is_floating_point() != y.is_floating_point():
         raise InputError(f"samples must both hold numbers or ids, got {x.dtype} and {y.dtype}.")
-    if not all(bool(z[part].isfinite().all()) for z in (x, y) for part in _slices(len(z))):
-        raise InputError("samples must be finite, got NaN or infinity; leave such rows out.")
     if not bandwidths or not all(0 < h < math.inf for h in bandwidths):
         raise InputError(f"bandwidths must be positive and finite, got {list(bandwidths)}.")
+
+
+def _in_place_of(z: Tensor, lost: Tensor) -> Tensor:
+    """The rows, with one that is not lost (or zeros) in the place of those that are."""
+    kept = z[~lost][:1] if not bool(lost.all()) else torch.zeros_like(z[:1])
+    return torch.where(lost[:, None], kept, z)
 
 
 def _chains(bandwidths: Sequence[float]) -> list[tuple[float, list[tuple[int, int]]]]:

@@ -161,8 +161,8 @@ def kernel_row_means(
         One (n,) tensor per bandwidth.
 
     Raises:
-        InputError: Shapes that do not match, too few rows, values that are not finite, numbers
-            against token ids, or a bandwidth that is not positive and finite.
+        InputError: Shapes that do not match, too few rows, numbers against token ids, or a
+            bandwidth that is not positive and finite.
     """
     return list(kernel_means(x, y, bandwidths=bandwidths, same=same)[0])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,7 @@ from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.discrete import compare
 from capcheck.divergences.estimate import Estimate, Kind, Term
 from capcheck.divergences.kl import HEAVY, ROUNDINGS, is_same_law, kl_term, tail_index
+from capcheck.divergences.lost import lost_rows, told
 from capcheck.divergences.sampled import Measured, SampledMeasure, SampledMMD, SampledWasserstein
 from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
 from capcheck.targets.categorical.sequence_law import SequenceLaw, target_law
@@ -34,6 +36,7 @@ from capcheck.targets.target import ContinuousTarget, Target
 ExactLaw = GaussianLaw | MixtureLaw | SequenceLaw
 ENUMERATED = 4096  # sequences up to which laws are spelled out in every cell
 NOT_ASKED = Unavailable(reason="it was not asked for")
+CHECKED = 2_000  # draws that a claim is checked by where MMD was not asked for
 SURE = 0.9999  # level at which draws contradict a law or a density that is claimed
 ROUNDED = 1e-3  # nats below 0 that a divergence may seem to be by rounding
 
@@ -113,12 +116,15 @@ class Reference:
         """(n, N, d) draws of the target."""
         self.log_prob = target.log_prob(self.draws)
         """(n,) their log-density, nats."""
-        self._mmd = SampledMMD(target, self.draws)
-        self._measures: dict[str, SampledMeasure] = {"mmd": self._mmd}
+        self._measures: dict[str, SampledMeasure] = {}
         if "wasserstein" in self._names:
             self._measures["wasserstein"] = SampledWasserstein(target, self.draws)
-        fresh = target.sample(samples, rng.stream("null"))
-        self._null = {name: measure.of(fresh) for name, measure in self._measures.items()}
+        if "mmd" in self._names:
+            self._measures["mmd"] = self._mmd
+        self._null: dict[str, Measured] = {}
+        if self._measures:
+            fresh = target.sample(samples, rng.stream("null"))
+            self._null = {name: measure.of(fresh) for name, measure in self._measures.items()}
         self._law = target_law(target) if _is_small(target.spec) else None
 
     def estimates(self, model: ModelEvidence) -> dict[str, Estimate]:
@@ -127,17 +133,22 @@ class Reference:
         Raises:
             CapcheckError: The draws contradict the law or the density that the probe claims.
         """
+        lost = self._lost(model.samples)
         density = model.log_density
         if (
-            isinstance(density, LogDensity)
+            not lost
+            and isinstance(density, LogDensity)
             and not density.bound
             and is_same_law(self.log_prob, density.values)
         ):
             self._require_agreement(model.samples, 0.0)
             return {name: self._same(name) for name in self._names}
         exact = self._exact(model)
+        if lost:  # of which a law of finite numbers knows nothing
+            exact = {"kl": math.inf} if exact.get("kl") == math.inf else {}
         rounding = ROUNDINGS * torch.finfo(self._target.dtype).eps
-        if isinstance(exact_kl := exact.get("kl"), float) and exact_kl <= rounding:
+        exact_kl = exact.get("kl")
+        if isinstance(exact_kl, float) and exact_kl <= rounding and not lost:
             self._require_agreement(model.samples, 0.0)
             return {name: self._same(name) for name in self._names}
         if isinstance(mmd := exact.get("mmd"), float):
@@ -146,6 +157,16 @@ class Reference:
             name: self._exactly(name, exact[name]) if name in exact else self._best(name, model)
             for name in self._names
         }
+
+    @functools.cached_property
+    def _mmd(self) -> SampledMMD:
+        """Made when MMD is asked for, or a claim is checked.
+
+        Only where it is asked for is it worth the closed forms of a law with many components.
+        """
+        if "mmd" in self._names:
+            return SampledMMD(self._target, self.draws)
+        return SampledMMD(self._target, self.draws[:CHECKED], known=False)
 
     @property
     def bandwidths(self) -> tuple[float, ...]:
@@ -221,9 +242,10 @@ class Reference:
             samples: The draws.
             mmd: Squared MMD as a share of the kernel variance, the largest over bandwidths.
         """
-        if not bool(samples.isfinite().all()):
+        if self._lost(samples):
             return True
-        ends = [term.interval(SURE) for term in self._mmd.of(samples).terms]
+        some = samples if "mmd" in self._names else samples[:CHECKED]
+        ends = [term.interval(SURE) for term in self._mmd.of(some).terms]
         slack = self._divergences["mmd"].tolerance
         low, high = (max(side) for side in zip(*ends, strict=True))
         return not low - slack <= mmd <= high + slack
@@ -263,7 +285,9 @@ class Reference:
     def _kl(self, model: ModelEvidence) -> Estimate:
         density = _of_mixture(model.law, self.draws) or model.log_density
         if isinstance(density, Unavailable):
-            return self._unavailable("kl", density.reason)
+            known = not isinstance(model.law, Unavailable)
+            reason = "the law that was found has no draws infinitely far out, and there are some"
+            return self._unavailable("kl", reason if known else density.reason)
         return self._averaged(
             "kl",
             self.log_prob - density.values,
@@ -273,6 +297,18 @@ class Reference:
         )
 
     def _reverse_kl(self, model: ModelEvidence) -> Estimate:
+        if lost := self._lost(model.samples):
+            return self._estimate(
+                "reverse_kl",
+                Measured(
+                    kind="estimate",
+                    method=f"{told(lost, len(model.samples))}, where the target has no mass",
+                    rows=len(model.samples),
+                    terms=[Term.infinite("reverse KL")],
+                ),
+                null=0.0,
+                null_error=0.0,
+            )
         density = _of_mixture(model.law, model.samples) or model.own_log_density
         if isinstance(density, Unavailable):
             return self._unavailable("reverse_kl", density.reason)
@@ -323,17 +359,18 @@ class Reference:
         )
 
     def _sampled(self, name: str, model: ModelEvidence) -> Estimate:
-        samples = model.samples
-        if not bool(samples.isfinite().all()):
-            bad = int((~samples.isfinite()).flatten(1).any(1).sum())
-            return self._unavailable(name, f"{bad} of {len(samples)} samples are not finite")
         null = self._null[name].terms or self._null[name].below
         return self._estimate(
             name,
-            self._measures[name].of(samples, model.limit()),
+            self._measures[name].of(model.samples, model.limit()),
             null=max(term.value for term in null),
             null_error=max(term.standard_error for term in null),
         )
+
+    def _lost(self, samples: Tensor) -> int:
+        """Rows of the draws that are infinitely far out."""
+        counted = samples[:, list(self._target.spec.counted)]
+        return int(lost_rows(counted, self._target.spec.spread or 1.0).sum())
 
     def _estimate(
         self, name: str, measured: Measured, *, null: float, null_error: float

@@ -6,6 +6,8 @@ and then meets the draws of every cell.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from capcheck.divergences.certificates import (
     lower_certificates,
 )
 from capcheck.divergences.estimate import Kind, Term
+from capcheck.divergences.lost import lost_rows, told
 from capcheck.divergences.mmd import (
     BANDWIDTHS,
     kernel_row_means,
@@ -32,6 +35,7 @@ from capcheck.divergences.wasserstein import (
     LARGEST,
     Ground,
     corrected_transport,
+    in_halves,
     transport,
 )
 from capcheck.targets.target import Target
@@ -69,7 +73,7 @@ class SampledMeasure(ABC):
         """Measure a model by its draws.
 
         Args:
-            samples: (n, N, d), or (n, N) integers; finite.
+            samples: (n, N, d), or (n, N) integers; rows may be lost, see `lost`.
             limit: Draws of the target that were made from the same random numbers, if there are.
         """
 
@@ -80,7 +84,8 @@ class SampledWasserstein(SampledMeasure):
     By certificates from below and, if the draws are coupled with some of the target, from above; in
     few dimensions by corrected transport as well. Of categorical tokens corrected transport is
     only a lower bound: the cost between samples of one law falls like m^-1/2 there, and its
-    correction takes too much away from a small distance.
+    correction takes too much away from a small distance. Numbers are measured in the target's own
+    unit and about its mean, whatever those of its tokens are; results are in token units.
 
     Args:
         target: The target.
@@ -89,23 +94,54 @@ class SampledWasserstein(SampledMeasure):
 
     def __init__(self, target: Target, draws: Tensor) -> None:
         self._spec = target.spec
-        self._draws = _flat(draws, self._spec.counted)
+        counted = list(self._spec.counted)
+        self._mean, variance = (
+            moment[counted].double().cpu().flatten().numpy()
+            for moment in (self._spec.mean, self._spec.variance)
+        )  # (D,), or (N V,) of one-hot vectors
+        self._unit = 1.0
+        if self._spec.kind == "continuous":
+            self._unit = math.sqrt(float(variance.mean())) or 1.0
+        self._variance = variance / self._unit**2
+        self._draws = self._flat(draws)
         D = self._draws.shape[1]
         self._by_transport = self._spec.kind == "categorical" or D <= FAITHFUL
         self._m = min(len(draws) // 2, LARGEST)
         self._ground: Ground = "squared Euclidean" if self._spec.kind == "continuous" else "Hamming"
         if self._by_transport:
-            self._p, p_other = self._halves(self._draws)
+            self._p, p_other = self._sets(self._draws)
             self._floor = transport(self._p, p_other, self._ground)
+            self._half_floors = [
+                transport(p, other)
+                for p, other in zip(in_halves(self._p), in_halves(p_other), strict=True)
+                if self._ground == "squared Euclidean" and len(p) > 1
+            ]
 
     def of(self, samples: Tensor, limit: Tensor | None = None) -> Measured:
         """Measure a model by its draws."""
-        x = _flat(samples, self._spec.counted)
+        measured = self._in_own_unit(samples, limit)
+        square = self._unit**2
+        return dataclasses.replace(
+            measured,
+            terms=[term.scaled(square) for term in measured.terms],
+            below=[term.scaled(square) for term in measured.below],
+            above=[term.scaled(square) for term in measured.above],
+        )
+
+    def _in_own_unit(self, samples: Tensor, limit: Tensor | None) -> Measured:
+        lost = int(lost_rows(samples[:, list(self._spec.counted)], self._unit).sum())
+        if lost:
+            return Measured(
+                kind="estimate",
+                method=f"{told(lost, len(samples))}, where no cost is finite",
+                rows=len(samples),
+                terms=[Term.infinite("W2^2")],
+            )
+        x = self._flat(samples)
         above: list[Term] = []
         if limit is not None and self._spec.kind == "continuous":
-            resolution = RESOLUTION * self._spec.spread**2
-            y = _flat(limit, self._spec.counted)
-            above = [coupling_squared(x, y, resolution=resolution)]
+            resolution = RESOLUTION * float(self._variance.sum())
+            above = [coupling_squared(x, self._flat(limit), resolution=resolution)]
         coupled = ", and from above by draws that share their random numbers" if above else ""
         below = self._from_below(x)
         if not self._by_transport:
@@ -116,7 +152,13 @@ class SampledWasserstein(SampledMeasure):
                 below=below,
                 above=above,
             )
-        term = corrected_transport(self._p, self._floor, *self._halves(x), self._ground)
+        term = corrected_transport(
+            self._p,
+            self._floor,
+            *self._sets(x),
+            self._ground,
+            half_floors=self._half_floors,
+        )
         categorical = self._ground == "Hamming"
         certified = "; certified from below by moments and projections"
         return Measured(
@@ -132,15 +174,19 @@ class SampledWasserstein(SampledMeasure):
         )
 
     def _from_below(self, x: np.ndarray) -> list[Term]:
-        moments = [self._spec.mean, self._spec.variance]
-        mean, variance = (
-            moment[list(self._spec.counted)].double().cpu().numpy() for moment in moments
-        )
         if self._spec.kind == "categorical":
-            return [hamming_marginals(x, mean)]
-        return lower_certificates(x, self._draws, mean=mean.ravel(), variance=variance.ravel())
+            return [hamming_marginals(x, self._mean.reshape(x.shape[1], -1))]
+        origin = np.zeros_like(self._mean)  # which the mean of the target is taken to
+        return lower_certificates(x, self._draws, mean=origin, variance=self._variance)
 
-    def _halves(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _flat(self, x: Tensor) -> np.ndarray:
+        """The counted tokens of some sequences, (n, D) in float64, in the target's own unit."""
+        rows: np.ndarray = (
+            x[:, list(self._spec.counted)].flatten(1).to("cpu", torch.float64).numpy()
+        )
+        return (rows - self._mean) / self._unit if self._spec.kind == "continuous" else rows
+
+    def _sets(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The first m rows and the m after them."""
         return x[: self._m], x[self._m : 2 * self._m]
 
@@ -151,21 +197,20 @@ class SampledMMD(SampledMeasure):
     Args:
         target: The target.
         draws: (n, N, d) draws of it.
+        known: Whether kernel means of the target may be closed forms, where there are such.
     """
 
-    def __init__(self, target: Target, draws: Tensor) -> None:
+    def __init__(self, target: Target, draws: Tensor, *, known: bool = True) -> None:
         self._target = target
         self._counted = list(target.spec.counted)
         self._draws = draws[:, self._counted].flatten(1)
         unit = median_distance(self._draws)
         self.bandwidths = tuple(unit * multiple for multiple in BANDWIDTHS)
         """h of each kernel, in token units."""
-        known = [
-            target.kernel_self_mean(h) if target.spec.scored is None else None
-            for h in self.bandwidths
-        ]
-        self._self_means = [mean for mean in known if mean is not None]
-        self._closed_form = None not in known
+        known = known and target.spec.scored is None
+        means = [target.kernel_self_mean(h) if known else None for h in self.bandwidths]
+        self._self_means = [mean for mean in means if mean is not None]
+        self._closed_form = None not in means
         if not self._closed_form:
             within = kernel_row_means(self._draws, self._draws, self.bandwidths, same=True)
             self._self_means = [float(of_rows.mean()) for of_rows in within]
@@ -175,22 +220,27 @@ class SampledMMD(SampledMeasure):
     def of(self, samples: Tensor, limit: Tensor | None = None) -> Measured:
         """Measure a model by its draws."""
         x = samples[:, self._counted].flatten(1)
+        lost = lost_rows(x, max(self.bandwidths))
         if self._closed_form:
-            means = [self._target.kernel_mean(samples, h) for h in self.bandwidths]
+            means = [self._kernel_mean(samples, lost, h) for h in self.bandwidths]
             terms = mmd_squared_to_known(x, self.bandwidths, means, self._self_means)
         else:
             terms = mmd_squared_terms(x, self._draws, bandwidths=self.bandwidths)
+        count = int(lost.sum())
         against = "the target's closed-form kernel means" if self._closed_form else "target draws"
         return Measured(
             kind="estimate",
             method=f"U-statistic against {against}, largest of three bandwidths; "
-            "interval conservative",
+            "interval conservative" + (f"; {told(count, len(x))}" if count else ""),
             rows=len(samples),
             terms=[term.scaled(1 / v) for term, v in zip(terms, self.variances, strict=True)],
         )
 
-
-def _flat(x: Tensor, counted: Sequence[int]) -> np.ndarray:
-    """The counted tokens of some sequences, (n, D) in float64."""
-    rows: np.ndarray = x[:, list(counted)].flatten(1).to("cpu", torch.float64).numpy()
-    return rows
+    def _kernel_mean(self, samples: Tensor, lost: Tensor, bandwidth: float) -> Tensor:
+        """E k(x, Y), (n,); 0 for a lost row."""
+        if not bool(lost.any()):
+            return self._target.kernel_mean(samples, bandwidth)
+        means = torch.zeros(len(samples), dtype=torch.float64, device=samples.device)
+        if not bool(lost.all()):
+            means[~lost] = self._target.kernel_mean(samples[~lost], bandwidth).double()
+        return means

@@ -6,8 +6,13 @@ with the optimal cost C: W2 squared for the squared Euclidean distance, W1 for t
 for four independent sample sets of one size m. The raw cost between two samples of one law is far
 from 0 and falls for an under-dispersed model; T is centred at 0 for equal laws, is signed, and is
 never clamped. Its estimand is E[T] at that m, which approaches the distance from below as m grows:
-slowly in many dimensions, where T is therefore reported as a lower bound, which can refuse and
-never accepts.
+
+    W2^2 - E[T_m] ~ c m^-r,  r = min(1, 2 / D),  hence  W2^2 - E[T_m] ~ E[T_m - T_{m/2}] / (2^r - 1)
+
+A cautious estimate of the right-hand side is added to the upper end (`Term.shortfall`), or, where
+that is less, C(P, Q) - T, since E[C(P, Q)] is at least W2^2 for any laws. It costs T most of its
+power to accept in more than a few dimensions, and none of that to refuse. In more than `FAITHFUL`
+dimensions, where T resolves nothing, it is not used.
 
 Two solvers find the same optimum. Between samples of one size an assignment is faster than the
 network simplex under the Hamming distance, and under the Euclidean one above `PLANAR` dimensions;
@@ -17,6 +22,8 @@ small integers) and make up for the gain under the Euclidean one.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -28,7 +35,8 @@ from scipy.spatial.distance import cdist
 from capcheck.core.errors import CapcheckError, InputError
 from capcheck.divergences.estimate import Term
 
-FAITHFUL = 8  # dimensions up to which E[T] is close enough to W2^2 to be an upper end, too
+FAITHFUL = 8  # dimensions up to which E[T] can be told from W2^2
+DOUBT = 1.0  # standard errors, themselves conservative, that are added to T_m - T_{m/2}
 LARGEST = 8000  # rows of a transport problem: half a GiB of costs, and minutes
 PLANAR = 8  # dimensions up to which the network simplex is not slower than an assignment
 
@@ -138,6 +146,7 @@ def corrected_transport(
     q: np.ndarray,
     q_other: np.ndarray,
     ground: Ground = "squared Euclidean",
+    half_floors: Sequence[Transport] = (),
 ) -> Term:
     """T for target rows p and model rows q and q'.
 
@@ -152,6 +161,8 @@ def corrected_transport(
         q: (m, D) rows of the model.
         q_other: (m, D) further independent rows q' of the model.
         ground: Cost of moving a row.
+        half_floors: Transport from each half of p to that of p', as `in_halves` cuts them; with it
+            the term holds its shortfall.
 
     Raises:
         InputError: Sets of different sizes, fewer than two rows, or rows that `transport` refuses.
@@ -162,17 +173,61 @@ def corrected_transport(
             f"corrected transport needs four sets of one size of at least 2 rows, got {rows}; "
             "cut them to the smallest."
         )
-    across, floor = transport(p, q, ground), transport(q, q_other, ground)
-    value = across.cost - 0.5 * p_floor.cost - 0.5 * floor.cost
-    return Term.from_influence(
+    whole = _corrected(p, p_floor, q, q_other, ground)
+    term = Term.from_influence(
         "W1" if ground == "Hamming" else "W2^2",
-        value,
+        whole.value,
+        whole.influences,
+        # Rows of integers can all be equal, which is no proof that none could differ.
+        reach=float(p.shape[1]) if ground == "Hamming" else 0.0,
+    )
+    if not half_floors:
+        return term
+    parts = zip(in_halves(p), half_floors, in_halves(q), in_halves(q_other), strict=True)
+    halves = [_corrected(*part, ground) for part in parts]
+    return term.model_copy(update={"shortfall": _shortfall(whole, halves, p.shape[1])})
+
+
+def in_halves(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Its first and its second half; of an odd number the last row is left out."""
+    m = len(rows) // 2
+    return rows[:m], rows[m : 2 * m]
+
+
+@dataclass(frozen=True)
+class _Corrected:
+    """T, the raw cost C(P, Q), and the influences on T of the rows p, p', q and q'."""
+
+    value: float
+    cost: float
+    influences: list[np.ndarray]
+
+
+def _corrected(
+    p: np.ndarray, p_floor: Transport, q: np.ndarray, q_other: np.ndarray, ground: Ground
+) -> _Corrected:
+    across, floor = transport(p, q, ground), transport(q, q_other, ground)
+    return _Corrected(
+        across.cost - 0.5 * p_floor.cost - 0.5 * floor.cost,
+        across.cost,
         [
             across.of_x - 0.5 * p_floor.of_x,
             -0.5 * p_floor.of_y,
             across.of_y - 0.5 * floor.of_x,
             -0.5 * floor.of_y,
         ],
-        # Rows of integers can all be equal, which is no proof that none could differ.
-        reach=float(p.shape[1]) if ground == "Hamming" else 0.0,
     )
+
+
+def _shortfall(whole: _Corrected, halves: Sequence[_Corrected], D: int) -> float:
+    """At least W2^2 - E[T] with some confidence, from T and the mean of T over two halves."""
+    gain = whole.value - sum(half.value for half in halves) / 2  # of E[T_m - T_{m/2}]
+    error = 0.0
+    for of_whole, *of_halves in zip(
+        whole.influences, *(half.influences for half in halves), strict=True
+    ):
+        parts = np.concatenate([of_half - of_half.mean() for of_half in of_halves])
+        error += float((of_whole[: len(parts)] - parts).var(ddof=1)) / len(parts)
+    r = min(1.0, 2 / D)
+    extrapolated = (gain + DOUBT * math.sqrt(error)) / (2**r - 1)
+    return max(0.0, min(extrapolated, whole.cost - whole.value))

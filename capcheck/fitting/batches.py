@@ -20,8 +20,13 @@ HELD_OUT = {True: 2, False: 16}  # batches, by whether the objective is exact
 CHUNK = 512  # rows of one draw of a large batch; the oracle holds much for each
 
 
+def step_seed(seed: int, step: int) -> int:
+    """The seed of one step for torch's own generators, which take 63 bits."""
+    return (seed * 1_000_003 + step) % 2**63
+
+
 class BatchSource:
-    """What one fit is fed with.
+    """The batches of one fit.
 
     Args:
         objective: What draws batches.
@@ -46,7 +51,7 @@ class BatchSource:
         """Fresh batch k."""
         return self.objective.draw(self.batch, self.rng("train", k), floor=False)
 
-    def try_out(self, k: int) -> Batch:
+    def timed(self, k: int) -> Batch:
         """Batch k, kept until the pool is filled."""
         self._drawn[k] = self.draw(k)
         return self._drawn[k]
@@ -57,18 +62,19 @@ class BatchSource:
             return self.draw(step)
         if not self.objective.mixes:
             return self._pool[step % len(self._pool)]
-        order = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        order = torch.Generator().manual_seed(step_seed(self.seed, step))
         chosen = torch.randint(len(self._pool) * self.batch, (self.batch,), generator=order)
         whole = self._whole
         return {name: x[chosen.to(x.device)] for name, x in whole.items()}
 
-    def large(self, deadline: float | None = None) -> list[Batch]:
-        """As many rows as the objective wants in one batch, none of them in any other.
+    def large(self, rows: int, deadline: float | None = None) -> list[Batch]:
+        """So many rows in one batch, or in several where they do not mix; none is in any other.
 
         Args:
+            rows: In all.
             deadline: Of `time.monotonic`, by which they must be there; otherwise there are none.
         """
-        rows, parts = self.objective.large, []
+        parts: list[Batch] = []
         for k in range(max(1, rows // CHUNK)):
             if deadline is not None and time.monotonic() > deadline:
                 return []

@@ -37,7 +37,7 @@ class Facts(BaseModel):
         latest: Validation at the last check.
         mark: Validation that progress is measured from.
         floor: The oracle's own loss.
-        seconds: Wall-clock time of all sittings.
+        seconds: Wall-clock time of all sessions.
         diverged: Whether the fit was given up.
         too_short: Whether it ended before it could show anything.
         reason: How it ended; empty while it goes on.

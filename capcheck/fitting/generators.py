@@ -1,7 +1,8 @@
 """Modules of a latent: generators, one affine layer, neural flows, and decoders with an encoder.
 
 A generator is m + s (z + F(z)), token by token, or the likeliest value of logits F(z). A neural
-flow is a composition of autoregressive rational-quadratic splines.
+flow is a composition of autoregressive rational-quadratic splines. A module of a spec with given
+tokens is shown these beside its latent, (z, tokens, known), and makes the others.
 
 Source: Durkan et al. 2019, "Neural Spline Flows"; Kingma & Welling 2014, "Auto-Encoding Variational
 Bayes".
@@ -21,8 +22,9 @@ from capcheck.fitting.architecture import Architecture
 from capcheck.fitting.denoisers import trunk
 from capcheck.fitting.heads import TokenHead, positive
 from capcheck.fitting.perceptron import Perceptron
-from capcheck.fitting.predictors import ShownTokens
+from capcheck.fitting.predictors import GivenTokens, ShownTokens
 from capcheck.laws import LOG_2PI, MixtureOfGaussians, TokenLaw
+from capcheck.networks.oracles.rosenblatt import with_given
 from capcheck.networks.signatures import Noise
 
 TRANSFORMS = 3  # autoregressive layers of a neural flow
@@ -32,8 +34,8 @@ TRANSFORMS = 3  # autoregressive layers of a neural flow
 class Relaxed(Protocol):
     """A generator of token ids that can be differentiated."""
 
-    def relaxed(self, z: Tensor, /) -> Tensor:
-        """One-hot vectors of what z makes, (n, N, V), with the gradient of probabilities."""
+    def relaxed(self, z: Tensor, /, *given: Tensor) -> Tensor:
+        """One-hot vectors of the answer to z, (n, N, V), with the gradient of probabilities."""
 
 
 class GeneratorModule(nn.Module):
@@ -51,12 +53,13 @@ class GeneratorModule(nn.Module):
         super().__init__()
         self.register_buffer("mean", spec.mean.float())
         self.register_buffer("deviation", positive(spec.variance).sqrt())
-        self.trunk = trunk(spec, size, spec.dim, spec.dim)
+        self.given = GivenTokens(spec)
+        self.trunk = trunk(spec, size, spec.dim + self.given.numbers, spec.dim)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, *given: Tensor) -> Tensor:
         """(n, N, d) -> (n, N, d)."""
-        x: Tensor = self.mean + self.deviation * (z + self.trunk(z))
-        return x
+        x: Tensor = self.mean + self.deviation * (z + self.trunk(_beside(z, self.given, *given)))
+        return with_given(x, *given)
 
 
 class ChoiceModule(nn.Module):
@@ -69,24 +72,39 @@ class ChoiceModule(nn.Module):
 
     def __init__(self, spec: SequenceSpec, size: Architecture) -> None:
         super().__init__()
-        self.trunk = trunk(spec, size, 1, spec.dim)
+        self.given = GivenTokens(spec)
+        self.trunk = trunk(spec, size, 1 + self.given.numbers, spec.dim)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, *given: Tensor) -> Tensor:
         """(n, N, 1) -> (n, N) integers."""
-        choice: Tensor = self.trunk(z).argmax(-1)
-        return choice
+        choice: Tensor = self.trunk(_beside(z, self.given, *given)).argmax(-1)
+        return with_given(choice, *given)
 
-    def relaxed(self, z: Tensor) -> Tensor:
+    def relaxed(self, z: Tensor, *given: Tensor) -> Tensor:
         """(n, N, 1) -> (n, N, V): the choice, with the gradient of the softmax."""
-        logits = self.trunk(z)
+        logits = self.trunk(_beside(z, self.given, *given))
         p = logits.softmax(-1)
         choice = nn.functional.one_hot(logits.argmax(-1), p.shape[-1]).to(p)
         straight_through: Tensor = choice + p - p.detach()
-        return straight_through
+        if not given:
+            return straight_through
+        tokens, known = given
+        exact = nn.functional.one_hot(tokens.clamp(min=0), p.shape[-1]).to(p)
+        return torch.where(known[..., None], exact, straight_through)
+
+
+def _beside(z: Tensor, numbers: GivenTokens, *given: Tensor) -> Tensor:
+    """Each token's normals, and beside them the numbers of all given tokens: (n, N, d + G)."""
+    if not given:
+        return z
+    shown = numbers(given[0])[:, None].expand(-1, z.shape[1], -1)
+    return torch.cat([z, shown.to(z)], -1)
 
 
 class AffineModule(nn.Module):
-    """x = m + R z with a lower triangular R over flat sequences, as a `Bijection`.
+    """x = m + A c + R z with a lower triangular R over flat free tokens, as a `Bijection`.
+
+    c are the numbers of the given tokens, if there are any.
 
     Args:
         spec: Of the sequences.
@@ -94,20 +112,32 @@ class AffineModule(nn.Module):
 
     def __init__(self, spec: SequenceSpec) -> None:
         super().__init__()
-        self.mean = nn.Parameter(spec.mean.float().flatten())
-        self.log_scale = nn.Parameter(positive(spec.variance).flatten().log() / 2)
-        self.below = nn.Parameter(torch.zeros(spec.mean.numel(), spec.mean.numel()))
+        self.given = GivenTokens(spec)
+        free = self.given.free
+        self.mean = nn.Parameter(spec.mean.float()[free].flatten())
+        self.log_scale = nn.Parameter(positive(spec.variance)[free].flatten().log() / 2)
+        self.below = nn.Parameter(torch.zeros(self.mean.numel(), self.mean.numel()))
+        self.A = nn.Parameter(torch.zeros(self.mean.numel(), self.given.numbers))
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, *given: Tensor) -> Tensor:
         """(n, N, d) -> (n, N, d)."""
-        return (self.mean + z.flatten(1) @ self._root().T).reshape(z.shape)
+        centre = self._centre(given[0] if given else z)
+        made = centre + z[:, self.given.free].flatten(1) @ self._root().T
+        return _placed(made, self.given.free, z, *given)
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
         """Log-density (nats), (n,)."""
-        residual = (x.flatten(1) - self.mean).T
+        residual = (x[:, self.given.free].flatten(1) - self._centre(x)).T
         z = torch.linalg.solve_triangular(self._root(), residual, upper=False)
         log_q: Tensor = -0.5 * (z.square() + LOG_2PI).sum(0) - self.log_scale.sum()
         return log_q
+
+    def _centre(self, tokens: Tensor) -> Tensor:
+        """M + A c, (n|1, F)."""
+        if not self.given.given:
+            return self.mean
+        centre: Tensor = self.mean + self.given(tokens) @ self.A.T
+        return centre
 
     def _root(self) -> Tensor:
         """R = s (I + L), row by row in the tokens' units."""
@@ -116,11 +146,11 @@ class AffineModule(nn.Module):
 
 
 class FlowModule(nn.Module):
-    """Autoregressive splines over standardised flat sequences, as a `Bijection`.
+    """Autoregressive splines over standardised flat free tokens, as a `Bijection`.
 
     Args:
         spec: Of the sequences.
-        size: Of the networks that make the splines.
+        size: Of the networks that make the splines, from the given tokens as well.
 
     Raises:
         InputError: The library of flows is not installed.
@@ -138,25 +168,41 @@ class FlowModule(nn.Module):
                 "network of a flow needs the package zuko unless its depth is 0, got none "
                 "installed; run pip install 'capcheck[flows]'."
             ) from None
-        self.register_buffer("mean", spec.mean.float().flatten())
-        self.register_buffer("deviation", positive(spec.variance).flatten().sqrt())
+        self.given = GivenTokens(spec)
+        free = self.given.free
+        self.register_buffer("mean", spec.mean.float()[free].flatten())
+        self.register_buffer("deviation", positive(spec.variance)[free].flatten().sqrt())
         self.flow: Any = zuko.flows.NSF(
-            features=spec.mean.numel(),
+            features=self.mean.numel(),
+            context=self.given.numbers,
             transforms=TRANSFORMS,
             hidden_features=(size.width,) * size.depth,
             activation=nn.SiLU,
         )
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, *given: Tensor) -> Tensor:
         """(n, N, d) -> (n, N, d)."""
-        x: Tensor = self.flow().transform.inv(z.flatten(1))
-        return (self.mean + self.deviation * x).reshape(z.shape)
+        flow = self._flow(given[0] if given else z)
+        x: Tensor = flow.transform.inv(z[:, self.given.free].flatten(1))
+        return _placed(self.mean + self.deviation * x, self.given.free, z, *given)
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
         """Log-density (nats), (n,)."""
-        standard = (x.flatten(1) - self.mean) / self.deviation
-        log_q: Tensor = self.flow().log_prob(standard) - self.deviation.log().sum()
+        standard = (x[:, self.given.free].flatten(1) - self.mean) / self.deviation
+        log_q: Tensor = self._flow(x).log_prob(standard) - self.deviation.log().sum()
         return log_q
+
+    def _flow(self, tokens: Tensor) -> Any:
+        return self.flow(self.given(tokens)) if self.given.given else self.flow()
+
+
+def _placed(made: Tensor, free: list[int], z: Tensor, *given: Tensor) -> Tensor:
+    """Numbers of the free tokens, (n, F), as whole sequences like z, with the given tokens."""
+    if not given:
+        return made.reshape(z.shape)
+    tokens = given[0].to(made, copy=True)
+    tokens[:, free] = made.reshape(len(z), len(free), z.shape[2])
+    return tokens
 
 
 class DecoderModule(nn.Module):
@@ -174,13 +220,13 @@ class DecoderModule(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens, self.latent = spec.tokens, latent
-        self.shown = ShownTokens(spec)
+        self.shown, self.given = ShownTokens(spec), GivenTokens(spec)
         self.linear = size.depth == 0 and spec.kind == "continuous"
         self.head = TokenHead(spec, components=1)
         self.shared = noise == "shared"
         sizes = {"width": size.width, "depth": size.depth}
         numbers = spec.dim if self.linear else self.head.numbers
-        self.decoder = Perceptron(latent, spec.tokens * numbers, **sizes)
+        self.decoder = Perceptron(latent + self.given.numbers, spec.tokens * numbers, **sizes)
         heads = latent if self.linear else 2 * latent
         self.encoder = Perceptron(spec.tokens * spec.dim, heads, **sizes)
         if self.linear:
@@ -189,9 +235,10 @@ class DecoderModule(nn.Module):
             self.log_variance = nn.Parameter(noises.log())  # of the tokens' noise
             self.log_width = nn.Parameter(torch.zeros(latent))  # of the encoder
 
-    def forward(self, z: Tensor) -> TokenLaw:
+    def forward(self, z: Tensor, *given: Tensor) -> TokenLaw:
         """The (n, N) laws of z (n, q)."""
-        h = self.decoder(z).reshape(len(z), self.tokens, -1)
+        shown = torch.cat([z, self.given(given[0]).to(z)], 1) if given else z
+        h = self.decoder(shown).reshape(len(z), self.tokens, -1)
         if not self.linear:
             law: TokenLaw = self.head(h)
             return law
@@ -201,7 +248,7 @@ class DecoderModule(nn.Module):
             means.new_zeros(1, 1, 1), means[:, :, None], variance[None, :, None]
         )
 
-    def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, rng: Randomness, *known: Tensor) -> tuple[Tensor, Tensor]:
         """A latent for every sequence and its log-density: z (n, q) and nats (n,)."""
         h = self.encoder(self.shown(x).flatten(1))
         centre, log_width = (h, self.log_width) if self.linear else h.chunk(2, -1)

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.objectives import Batch, Objective
 from capcheck.fitting.recording import Call, Pool
 from capcheck.laws import LOG_2PI, Categorical, DeferredCategorical, TokenLaw
 from capcheck.networks.signatures import AutoEncoder, Bijection
+from capcheck.networks.signatures.given import given_arguments, hide_given
 from capcheck.networks.signatures.token_predictor import hidden
 from capcheck.networks.signatures.transition import added_noise
+from capcheck.targets.conditional import log_prob_of
 from capcheck.targets.target import ContinuousTarget, Target
 
 CALIBRATION = 2048  # points at which the size of a score is measured
@@ -149,19 +152,26 @@ def transitions(
 
 @dataclass(kw_only=True, eq=False)
 class Likelihood(Objective):
-    """Mean of -log q(x) over fresh draws.
+    """Mean of -log q(x) over fresh draws, or of the free tokens given the others.
 
     Attributes:
         target: The law.
+        spec: Of its sequences, some of whose tokens may be given.
     """
 
     mixed, large = False, 1 << 16
     target: Target
+    spec: SequenceSpec
 
     def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
         """Target draws."""
         x = self.target.sample(n, rng.stream("target"))
-        return {"x": x, "floor": -self.target.log_prob(x)} if floor else {"x": x}
+        if not floor:
+            return {"x": x}
+        log_p, given = self.target.log_prob(x), list(self.spec.given)
+        if given:
+            log_p = log_p - log_prob_of(self.target, given, x[:, given])
+        return {"x": x, "floor": -log_p}
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
         """Nats per sequence."""
@@ -170,7 +180,9 @@ class Likelihood(Objective):
                 "network of a flow must have a method log_prob(x) to be fitted by likelihood, got "
                 f"{type(module).__name__}; add one."
             )
-        return -module.log_prob(batch["x"]).clamp(min=FINITE).mean()
+        x = batch["x"]
+        log_q: Tensor = module.log_prob(x, *given_arguments(x, self.spec)[1:])
+        return -log_q.clamp(min=FINITE).mean()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -186,10 +198,12 @@ class EvidenceBound(Likelihood):
                 "network of a decoder must have a method encode(x, rng) to be fitted by the ELBO, "
                 f"got {type(module).__name__}; add one."
             )
-        x = batch["x"]
-        z, log_q = module.encode(x, rng)
+        x, free = batch["x"], list(self.spec.free)
+        given = given_arguments(x, self.spec)
+        z, log_q = module.encode(x, rng, *given[1:])
         log_prior = -0.5 * (z.square() + LOG_2PI).sum(1)
-        log_p: Tensor = module(z).log_prob(x).sum(1)
+        law = module(*hide_given((z, *given), self.spec))
+        log_p: Tensor = law.select(free).log_prob(x[:, free]).sum(1)
         return -(log_p + log_prior - log_q).clamp(min=FINITE).mean()
 
 

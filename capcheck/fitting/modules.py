@@ -48,7 +48,7 @@ def build(signature: object, spec: SequenceSpec, network: str, *, seed: int = 0)
 
     Args:
         signature: Of the family's network.
-        spec: Of the sequences in the coordinates that the family works in (see `chart_of`).
+        spec: Of the sequences in the coordinates that the family works in (`Procedure.spec`).
         network: Architecture and size, as in `mlp:width=128,depth=3`; see `Architecture`.
         seed: Of the first weights; the global seed is left alone.
 
@@ -62,6 +62,7 @@ def build(signature: object, spec: SequenceSpec, network: str, *, seed: int = 0)
         dim=spec.dim,
         mean=spec.mean.cpu(),
         variance=spec.variance.cpu(),
+        given=spec.given,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -143,5 +144,9 @@ def _(signature: DecoderSignature, spec: SequenceSpec, size: Architecture) -> nn
         )
     if signature.latent is not None:  # such a decoder is linear, whatever its encoder
         size = Architecture(trunk=size.trunk, width=size.width, depth=0)
+    if signature.latent == 0:
+        raise InputError(
+            f"network {size} has a latent, got latent=0; leave out latent, or measure the oracle."
+        )
     numbers = spec.tokens * (spec.dim if spec.kind == "continuous" else 1)
     return DecoderModule(spec, size, latent=signature.latent or numbers, noise=signature.noise)

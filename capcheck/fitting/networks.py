@@ -63,18 +63,19 @@ class Network:
 class BijectionNetwork(Network):
     """A bijection between two casts."""
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
         """Log-density (nats) of x (n, N, d): (n,)."""
-        density: Tensor = self.module.log_prob(copied(x, self.dtype))
+        density: Tensor = self.module.log_prob(*(copied(a, self.dtype) for a in (x, *known)))
         return self._out(density)
 
 
 class AutoEncoderNetwork(Network):
     """A decoder with its encoder between two casts."""
 
-    def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, rng: Randomness, *known: Tensor) -> tuple[Tensor, Tensor]:
         """A latent for every sequence, (n, r), and log q(z | x), nats, (n,)."""
-        z, log_q = self.module.encode(copied(x, self.dtype), rng)
+        shown = (copied(mask, self.dtype) for mask in known)
+        z, log_q = self.module.encode(copied(x, self.dtype), rng, *shown)
         return self._out(z), self._out(log_q)
 
 

@@ -29,6 +29,8 @@ from capcheck.networks.signatures import (
     FlowMapSignature,
     GeneratorSignature,
 )
+from capcheck.networks.signatures.generator import normals_for
+from capcheck.networks.signatures.given import given_arguments
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.targets.target import ContinuousTarget
@@ -53,7 +55,8 @@ class Objective(ABC):
             rows tell how close a module is.
         mixes: Whether rows of several draws may stand in one batch.
         mixed: Whether bfloat16 products are safe early in a fit.
-        large: Rows of one batch that is descended whole, where the loss is a mean over rows.
+        large: Rows, at most, of the one batch that ends a fit (see `polish`); 0 where the loss is
+            no mean over rows.
     """
 
     exact: bool = False
@@ -130,7 +133,12 @@ def denoising(
 
 
 def mapping(
-    target: ContinuousTarget, carry: Callable[..., Tensor], calls: Sequence[Call], *, lands: bool
+    target: ContinuousTarget,
+    carry: Callable[..., Tensor],
+    calls: Sequence[Call],
+    spec: SequenceSpec,
+    *,
+    lands: bool,
 ) -> Regression:
     """Noise carried by the exact flow through all recorded levels, any two of which are a question.
 
@@ -138,13 +146,16 @@ def mapping(
         target: The law.
         carry: The flow map (x_t, t, s) -> x_s.
         calls: Of a flow map, or of a consistency function.
+        spec: Of the sequences; given tokens are clean throughout.
         lands: Whether the network is told the level s to land at.
     """
-    spec = target.spec
+    free, given = list(spec.free), list(spec.given)
+    moves = torch.ones(spec.tokens).to(spec.mean)
+    moves[given] = 0
 
     def pair(call: Call) -> Tensor:
-        t = call.more[0][:, 0]
-        return torch.stack([t, call.more[1][:, 0] if lands else torch.zeros_like(t)], 1)
+        t = call.more[0][:, free[0]]
+        return torch.stack([t, call.more[1][:, free[0]] if lands else torch.zeros_like(t)], 1)
 
     pairs = Pool.of(calls, pair)
     levels = pairs.rows.unique()  # rising
@@ -152,17 +163,19 @@ def mapping(
     def questions(n: int, rng: Randomness) -> tuple[tuple[Tensor, ...], Tensor]:
         ways = -(-n // min(QUESTIONS, len(pairs.rows)))
         x = rng.stream("noise").normal((ways, spec.tokens, spec.dim)).to(spec.mean)
+        if given:
+            x[:, given] = target.sample(ways, rng.stream("target"))[:, given]
         chosen = pairs.draw(n, rng.stream("levels"))
         place = torch.searchsorted(levels, chosen.contiguous())  # (n, 2)
-        stops, at = [], x.new_ones(ways, spec.tokens)
+        stops, at = [], moves.expand(ways, spec.tokens)
         for level in levels.flip(0):
-            to = torch.full_like(at, float(level))
+            to = float(level) * moves.expand(ways, spec.tokens)
             x = x if bool((to == at).all()) else carry(x, at, to)
             stops.append(x)
             at = to
         way = torch.stack(stops[::-1])  # (levels, ways, N, d)
         row = torch.arange(n, device=x.device) % ways
-        t, s = (chosen[:, [side]].expand(n, spec.tokens).contiguous() for side in (0, 1))
+        t, s = (chosen[:, [side]] * moves for side in (0, 1))
         inputs = (way[place[:, 0], row], t, s) if lands else (way[place[:, 0], row], t)
         return inputs, way[place[:, 1], row]
 
@@ -182,8 +195,9 @@ def distilling(
         e = rng.stream("noise").normal(tuple(x_0.shape)).to(x_0)
         x_t = noise.alpha(t)[..., None] * x_0 + noise.sigma(t)[..., None] * e
         answer = torch.empty_like(x_t)
-        for level in t[:, 0].unique():
-            rows = t[:, 0] == level
+        noisiest = t.amax(1)
+        for level in noisiest.unique():
+            rows = noisiest == level
             answer[rows] = oracle(x_t[rows], t[rows])
         return (x_t, t), answer
 
@@ -236,7 +250,7 @@ class SampleDistance(Objective):
         """The distance, in units of the tokens' deviations."""
         spec, x = self.target.spec, batch["x"]
         if self._relaxed:
-            y = _relaxed(module, spec, len(x), rng)
+            y = self._one_hot(module, len(x), rng)
             x = nn.functional.one_hot(x.long(), spec.dim).to(y)
             return energy_distance(y.flatten(1), x.flatten(1))
         network: Any = as_network(module, spec.mean.dtype)
@@ -250,13 +264,14 @@ class SampleDistance(Objective):
         made, own = ((v.to(deviation) / deviation).flatten(1) for v in (state.tokens, x))
         return energy_distance(made, own)
 
-
-def _relaxed(module: nn.Module, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
-    """One-hot vectors (n, N, V) that a generator of token ids makes, with a gradient."""
-    if not isinstance(module, Relaxed):
-        raise InputError(
-            "network of token ids must have a method relaxed(z), which returns one-hot vectors "
-            f"with a gradient, got {type(module).__name__}; add one."
-        )
-    z = rng.normal((n, spec.tokens, 1)).to(next(module.parameters()))
-    return module.relaxed(z)
+    def _one_hot(self, module: nn.Module, n: int, rng: Randomness) -> Tensor:
+        """One-hot vectors (n, N, V) that a generator of token ids makes, with a gradient."""
+        if not isinstance(module, Relaxed):
+            raise InputError(
+                "network of token ids must have a method relaxed(z), which returns one-hot vectors "
+                f"with a gradient, got {type(module).__name__}; add one."
+            )
+        spec = self.procedure.spec
+        start = self.procedure.start(n, rng)
+        z = normals_for(spec, n, rng).to(next(module.parameters()))
+        return module.relaxed(z, *given_arguments(start.tokens, spec))

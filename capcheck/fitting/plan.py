@@ -57,7 +57,7 @@ def planned(source: BatchSource, module: nn.Module, *, seconds: float, dtype: to
     began = time.monotonic()
     scratch = copy.deepcopy(module)
     batches: list[Batch] = []
-    draw = _timed(lambda k: batches.append(source.try_out(k)))
+    draw = _timed(lambda k: batches.append(source.timed(k)))
 
     def one(k: int) -> None:
         source.loss(scratch, batches[k % len(batches)], k, dtype=dtype).backward()

@@ -42,6 +42,28 @@ class ShownTokens(nn.Module):
         return nn.functional.one_hot(within, self.vocabulary).to(self.mean)
 
 
+class GivenTokens(nn.Module):
+    """Sequences -> the numbers that stand for their given tokens, (n, G); G is 0 where none is.
+
+    Args:
+        spec: Of the sequences; `spec.given` are given.
+    """
+
+    def __init__(self, spec: SequenceSpec) -> None:
+        super().__init__()
+        self.given = list(spec.given)
+        self.free = list(spec.free)
+        self.shown = ShownTokens(spec)
+        self.numbers = len(self.given) * spec.dim
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Of tokens (n, N, d) or (n, N); where none is given, of anything with n rows."""
+        if not self.given:
+            return self.shown.mean.new_zeros(len(tokens), 0)
+        numbers: Tensor = self.shown(tokens)[:, self.given].flatten(1)
+        return numbers
+
+
 class PredictorModule(nn.Module):
     """(tokens, known) -> one law per token, given the known ones.
 

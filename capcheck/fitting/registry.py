@@ -118,7 +118,7 @@ def _(signature: DenoiserSignature, run: RecordedRun) -> Objective:
 
 @objective_for.register
 def _(signature: FlowMapSignature, run: RecordedRun) -> Objective:
-    return mapping(run.continuous, run.oracle, run.calls, lands=True)
+    return mapping(run.continuous, run.oracle, run.calls, run.procedure.spec, lands=True)
 
 
 @objective_for.register
@@ -126,7 +126,7 @@ def _(signature: ConsistencySignature, run: RecordedRun) -> Objective:
     if signature.solver_steps is not None:
         return distilling(run.continuous, run.oracle, run.calls, signature.path)
     carry = FlowMapSignature(signature.path).oracle(run.target)
-    return mapping(run.continuous, carry, run.calls, lands=False)
+    return mapping(run.continuous, carry, run.calls, run.procedure.spec, lands=False)
 
 
 @objective_for.register
@@ -160,9 +160,9 @@ def _(signature: GeneratorSignature, run: RecordedRun) -> Objective:
 
 @objective_for.register
 def _(signature: BijectionSignature, run: RecordedRun) -> Objective:
-    return Likelihood(target=run.target)
+    return Likelihood(target=run.target, spec=run.procedure.spec)
 
 
 @objective_for.register
 def _(signature: DecoderSignature, run: RecordedRun) -> Objective:
-    return EvidenceBound(target=run.target)
+    return EvidenceBound(target=run.target, spec=run.procedure.spec)

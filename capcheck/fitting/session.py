@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from capcheck.fitting.batches import BatchSource
+from capcheck.fitting.batches import BatchSource, step_seed
 from capcheck.fitting.checkpoint import Checkpoint, Facts, adam_state, named, restore_adam, under
 from capcheck.fitting.plan import CHECKS, Plan, planned
-from capcheck.fitting.polish import can_polish, polished
+from capcheck.fitting.polish import affordable, polished
 
 Progress = Callable[[int, int, float], None]
 NARROW = 0.8  # share of the steps that are made in bfloat16 on a GPU, where that is safe
@@ -53,7 +53,7 @@ class FitSession:
         self.limit: float | None = None
 
     def clock(self, began: float, limit: float | None) -> None:
-        """When this sitting began, and how many seconds all of them may take."""
+        """When this session began, and how many seconds all sessions of a fit may take."""
         self.began, self.limit = began, limit
 
     def begin(self, steps: int | None) -> None:
@@ -138,10 +138,13 @@ class FitSession:
         """Polish the best weights, if that can be done and does them good."""
         count = sum(p.numel() for p in self.parameters)
         self.module.load_state_dict(self.best_weights)
-        if self.diverged or self.too_short or not can_polish(self.source.objective, count):
+        polish = affordable(
+            self.source.objective, parameters=count, steps=self.step, batch=self.source.batch
+        )
+        if self.diverged or self.too_short or polish is None:
             return
         deadline = None if self.limit is None else self.began + self.limit - self.earlier
-        better = polished(self.source, self.module, iterations=self.plan.steps, deadline=deadline)
+        better = polished(self.source, self.module, polish, deadline=deadline)
         value = self.source.validate(better.eval(), self.dtype)
         if value < self.best:
             self.best, self.latest = value, value
@@ -150,7 +153,7 @@ class FitSession:
 
     def _make_step(self) -> None:
         """One step; a loss that is no number ends the fit."""
-        torch.manual_seed(self.source.seed * 1_000_003 + self.step)  # of modules that draw
+        torch.manual_seed(step_seed(self.source.seed, self.step))  # of modules that draw
         share = self.step / self.plan.steps
         warm = min(1.0, (self.step + 1) / max(1, self.plan.steps // 20))
         for group in self.adam.param_groups:

@@ -3,9 +3,9 @@
 It imports `noise` and `core`; every folder above may import it.
 """
 
-from capcheck.laws.categorical import Categorical, DeferredCategorical
-from capcheck.laws.inversion import invert_cdf, normal_cdf
-from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, TiledMixture
+from capcheck.laws.categorical import Categorical, DeferredCategorical, certain
+from capcheck.laws.inversion import normal_cdf
+from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, TiledMixture, point_mass
 from capcheck.laws.token_law import (
     DrawnRows,
     SideBySide,
@@ -23,8 +23,9 @@ __all__ = [
     "SideBySide",
     "TiledMixture",
     "TokenLaw",
-    "invert_cdf",
+    "certain",
     "log_table",
     "normal_cdf",
+    "point_mass",
     "require_scalar_tokens",
 ]

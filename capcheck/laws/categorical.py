@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness, inverse_cdf
@@ -49,6 +50,12 @@ class Categorical(TokenLaw):
     def select(self, tokens: Sequence[int]) -> Categorical:
         """The laws of those tokens only."""
         return Categorical(self.log_probabilities[:, list(tokens)])
+
+
+def certain(x: Tensor, vocabulary: int, dtype: torch.dtype) -> Categorical:
+    """The laws of token ids x (n, N) that are known, of so many."""
+    logits = torch.full((*x.shape, vocabulary), -torch.inf, dtype=dtype, device=x.device)
+    return Categorical(logits.scatter(-1, x[..., None], 0.0))
 
 
 class DeferredCategorical(TokenLaw):

@@ -1,12 +1,29 @@
-"""Inversion: the quantile of a law whose distribution function is known, F(x) = u."""
+"""Quantiles of mixtures of Gaussians on the line: the x with F(x) = u, in a bracket that closes.
+
+With T the smaller of the two tails at x, F(x) or 1 - F(x), and t that of u, Halley's method solves
+
+    y(x) = Phi^-1(T(x)) = Phi^-1(t),
+
+which is linear for one Gaussian and nearly so in the tails of any mixture. The quantile lies
+between those of the components. A step that leaves this bracket, or is not half as long as the one
+before, is replaced by a bisection, so that the search ends however far the modes lie apart.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+SAME = 64  # roundings by which a tail may differ from the one that is looked for
+FREE = 40  # steps after which a bracket is bisected to its end
+FAR = 40.0  # deviations beyond which a Gaussian has neither density nor tail in any precision
+CRAWL = (
+    4  # spacings of floating-point numbers: a step of that length need not be shorter than others
+)
 
 
 def normal_cdf(z: Tensor) -> Tensor:
@@ -15,42 +32,157 @@ def normal_cdf(z: Tensor) -> Tensor:
     return 0.5 * tail
 
 
-def invert_cdf(
-    distribution: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
-    u: Tensor,
-    *,
-    start: Tensor,
-    low: Tensor,
-    high: Tensor,
-) -> Tensor:
-    """Solve F(x) = u by Halley's steps, x - 2 e f / (2 f^2 - e f') with e = F - u, or by bisection.
+def standardised(x: Tensor, m: Tensor, s: Tensor) -> Tensor:
+    """(x - m) / s, and for an atom (s = 0) plus or minus `FAR`; at the atom plus."""
+    if bool((s > 0).all()):
+        return (x - m) / s
+    side = torch.where(x >= m, FAR, -FAR)
+    return torch.where(s > 0, (x - m) / torch.where(s > 0, s, 1), side.to(m))
+
+
+def mixture_quantiles(w: Tensor, m: Tensor, s: Tensor, u: Tensor) -> Tensor:
+    """The smallest x with F(x) = sum_c w_c Phi((x - m_c) / s_c) >= u, as far as it can be told.
 
     No answer depends on the other rows.
 
     Args:
-        distribution: x (n, N) -> F, its derivative f and the derivative f' of that, (n, N) each.
+        w: Weights (n|1, N|1, K), which sum to 1.
+        m: Means (n|1, N|1, K).
+        s: Deviations (n|1, N|1, K|1), at least 0; 0 is an atom.
         u: (n, N) in (0, 1).
-        start: (n, N), first guess.
-        low: (n, N), where F <= u.
-        high: (n, N), where F >= u.
 
     Returns:
-        (n, N), to 14 digits of x, of the bracket's width or of u.
+        (n, N): either the smaller tail at x is that of u to 64 roundings, or F(x) is at least u and
+        F is below u at the next smaller floating-point number.
     """
-    x = start
-    resolution = 1e-14 * torch.maximum(high - low, torch.maximum(low.abs(), high.abs()))
-    rounding = 64 * torch.finfo(u.dtype).eps * u  # closer to u, steps are noise
-    settled = torch.zeros_like(x, dtype=torch.bool)
-    for _ in range(200):  # bisection alone needs at most about 60 halvings of a sane bracket
-        F, f, slope = distribution(x)
-        e = F - u
-        low, high = torch.where(e < 0, x, low), torch.where(e < 0, high, x)
-        halley = x - 2 * e * f / (2 * f.square() - e * slope)
-        inside = (halley > low) & (halley < high)
-        settled = settled | (e.abs() <= rounding)
-        moved = torch.where(settled, x, torch.where(inside, halley, 0.5 * (low + high)))
-        settled = settled | ((moved - x).abs() <= resolution)
-        x = moved
-        if bool(settled.all()):
-            break
-    return x
+    search = _Search.of(w, m, s, u)
+    answer = torch.empty_like(search.answer).flatten()
+    index = torch.arange(answer.numel(), device=u.device)  # of the elements in the search
+    for count in itertools.count():
+        search.close()
+        left = ~search.ended
+        if 2 * int(left.sum()) <= left.numel():
+            answer[index] = search.answer.flatten()
+            if not bool(left.any()):
+                break
+            search, index = search.some(left), index[left.flatten()]
+        search.step(bisect=count >= FREE)
+    return answer.reshape(u.shape)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Search:
+    """Elements whose quantiles are looked for; `step` moves all of them.
+
+    Attributes:
+        w: Weights (..., K), where elements may share them.
+        m: Means, likewise.
+        s: Deviations, likewise.
+        side: 1 where the lower tail is compared, -1 where the upper one is, (...).
+        t: The tail that is looked for, at most 1/2.
+        x: Where it is evaluated next.
+        low: F is below u here, or this is the quantile.
+        high: F is at least u here.
+        last: Length of the last step.
+        answer: The quantile of an element that has ended.
+        ended: Whether it has.
+    """
+
+    w: Tensor
+    m: Tensor
+    s: Tensor
+    side: Tensor
+    t: Tensor
+    x: Tensor
+    low: Tensor
+    high: Tensor
+    last: Tensor
+    answer: Tensor
+    ended: Tensor
+
+    @classmethod
+    def of(cls, w: Tensor, m: Tensor, s: Tensor, u: Tensor) -> _Search:
+        """The search for u, in brackets from the quantiles of the components."""
+        side = torch.where(u <= 0.5, 1.0, -1.0).to(u)
+        t = torch.where(u <= 0.5, u, 1 - u)
+        quantiles = m + s * (side * torch.special.ndtri(t))[..., None]  # (n, N, K)
+        low = torch.where(w > 0, quantiles, torch.inf).amin(-1)
+        high = torch.where(w > 0, quantiles, -torch.inf).amax(-1)
+        start = _if_apart(w, m, s, u).to(low)
+        x = torch.minimum(torch.maximum(torch.where(start.isnan(), low, start), low), high)
+        ended = torch.zeros_like(u, dtype=torch.bool)
+        return cls(
+            w=w, m=m, s=s, side=side, t=t, x=x, low=low, high=high,
+            last=high - low, answer=high, ended=ended,
+        )  # fmt: skip
+
+    def some(self, where: Tensor) -> _Search:
+        """The elements that a mask names, in a row."""
+        parts: dict[str, Tensor] = {}
+        for field in fields(self):
+            part = getattr(self, field.name)
+            shape = (*where.shape, part.shape[-1]) if field.name in ("w", "m", "s") else where.shape
+            parts[field.name] = part.expand(shape)[where]
+        return _Search(**parts)
+
+    def close(self) -> None:
+        """End the elements whose bracket has no number inside, at its upper end."""
+        middle = self.low + 0.5 * (self.high - self.low)
+        closed = ~((self.low < middle) & (middle < self.high)) & ~self.ended
+        self.answer = torch.where(closed, self.high, self.answer)
+        self.ended = self.ended | closed
+
+    def step(self, *, bisect: bool) -> None:
+        """Evaluate the tail at x, narrow the bracket, end what has settled, and choose the next x.
+
+        Args:
+            bisect: Whether every next x is the middle of its bracket.
+        """
+        T, density, slope = self._tail()
+        settled = ((T - self.t).abs() <= SAME * torch.finfo(T.dtype).eps * self.t) & ~self.ended
+        self.answer = torch.where(settled, self.x, self.answer)
+        self.ended = self.ended | settled
+        above = self.side * (T - self.t) >= 0
+        self.high = torch.where(above, self.x, self.high)
+        self.low = torch.where(above, self.low, self.x)
+        middle = self.low + 0.5 * (self.high - self.low)
+        if bisect:
+            self.x = middle
+            return
+        y = torch.special.ndtri(T)
+        per_density = math.sqrt(2 * math.pi) * (0.5 * y.square()).exp()  # 1 / phi(y)
+        e, first = y - torch.special.ndtri(self.t), density * per_density
+        second = slope * per_density + y * first.square()
+        halley = -2 * e * first / (2 * first.square() - e * second)
+        size = self.x.abs()
+        spacing = torch.nextafter(size, torch.full_like(size, torch.inf)) - size
+        length = torch.maximum(halley.abs(), spacing)
+        trial = self.x + torch.where(above, -length, length)
+        good = (self.low < trial) & (trial < self.high)
+        good &= length <= torch.maximum(0.5 * self.last, CRAWL * spacing)
+        trial = torch.where(good, trial, middle)
+        self.last, self.x = (trial - self.x).abs(), trial
+
+    def _tail(self) -> tuple[Tensor, Tensor, Tensor]:
+        """T at x, its derivative along `side`, and the second one."""
+        z = self.side[..., None] * standardised(self.x[..., None], self.m, self.s)  # (..., K)
+        s = torch.where(self.s > 0, self.s, 1)
+        density = self.w / s * ((-0.5 * z.square()).exp() * (1 / math.sqrt(2 * math.pi)))
+        T = (self.w * normal_cdf(z)).sum(-1)
+        return T, density.sum(-1), -(z / s * density).sum(-1)
+
+
+def _if_apart(w: Tensor, m: Tensor, s: Tensor, u: Tensor) -> Tensor:
+    """The quantile that u would be if no component reached into another, (n, N)."""
+    shape = (*u.shape, w.shape[-1])
+    order = m.argsort(-1)  # by means
+    sorted_w = w.expand(shape).gather(-1, order.expand(shape))
+    upto = sorted_w.cumsum(-1)
+    place = torch.searchsorted(upto, u[..., None].to(upto)).clamp(max=shape[-1] - 1)
+    share = sorted_w.gather(-1, place)
+    component = order.expand(shape).gather(-1, place)
+    inside = ((u[..., None] - upto.gather(-1, place)) / share + 1).clamp(0, 1)
+    of_own = (part.expand(shape).gather(-1, component)[..., 0] for part in (m, s))
+    mean, deviation = of_own
+    start: Tensor = mean + deviation * torch.special.ndtri(inside[..., 0])
+    return start

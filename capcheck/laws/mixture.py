@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness, inverse_cdf
-from capcheck.laws.inversion import invert_cdf, normal_cdf
+from capcheck.laws.inversion import mixture_quantiles, normal_cdf, standardised
 from capcheck.laws.token_law import DrawnRows, TokenLaw, require_scalar_tokens
 from capcheck.noise.paths import NoisePath
 
@@ -128,26 +128,22 @@ class MixtureOfGaussians(TokenLaw):
     def cdf(self, x: Tensor) -> Tensor:
         """P(token <= x) for x (n, N, 1): (n, N)."""
         require_scalar_tokens("cdf", self.means.shape[-1])
-        z = (x[:, :, None, 0] - self.means[..., 0]) / self._along[..., 0].sqrt()
-        return (self._w * normal_cdf(z)).sum(-1)
+        w, m, s = self.on_the_line()
+        return (w * normal_cdf(standardised(x, m, s))).sum(-1)
 
     def icdf(self, u: Tensor) -> Tensor:
-        """The quantile of u (n, N), by Halley's method inside a shrinking bracket: (n, N, 1)."""
+        """The quantile of u (n, N): (n, N, 1); see `inversion`."""
         require_scalar_tokens("icdf", self.means.shape[-1])
-        m, s = self.means[..., 0], self._along[..., 0].sqrt()  # (n|1, N, K|1)
-        z = torch.special.ndtri(u)
-        quantiles = m + s * z[..., None]
-        low, high = quantiles.amin(-1), quantiles.amax(-1)  # a mixture's quantile lies between
-        start = self.mean()[..., 0] + self.variance()[..., 0].sqrt() * z
-        start = torch.minimum(torch.maximum(start, low), high)
+        size = max(1, TILE // max(1, self.means[0].numel()))
+        if len(u) > size:
+            parts = zip(u.split(size), self._split(size, len(u)), strict=True)
+            return torch.cat([law.icdf(of_rows) for of_rows, law in parts])
+        return mixture_quantiles(*self.on_the_line(), u)[..., None]
 
-        def distribution(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            z = (x[..., None] - m) / s  # (n, N, K)
-            density = self._w / s * (-0.5 * (z.square() + LOG_2PI)).exp()
-            F = (self._w * normal_cdf(z)).sum(-1)
-            return F, density.sum(-1), -(z / s * density).sum(-1)
-
-        return invert_cdf(distribution, u, start=start, low=low, high=high)[..., None]
+    def on_the_line(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (n|1, N|1, K), means and deviations (n|1, N|1, K|1) of tokens of one number."""
+        require_scalar_tokens("on_the_line", self.means.shape[-1])
+        return self._w, self.means[..., 0], self._along[..., 0].sqrt()
 
     def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
         """Sum_c r_c (m_c + alpha C_c V_c^-1 (x_t - alpha m_c)), V_c = alpha^2 C_c + sigma^2.
@@ -202,6 +198,11 @@ class MixtureOfGaussians(TokenLaw):
         return MixtureOfGaussians(
             chosen(self.log_weights), self.means[:, index], chosen(self.variances), self._drawn
         )
+
+
+def point_mass(x: Tensor) -> MixtureOfGaussians:
+    """The laws of tokens x (n, N, d) that are known."""
+    return MixtureOfGaussians(x.new_zeros(1, 1, 1), x[:, :, None], x.new_zeros(1, 1, 1, x.shape[2]))
 
 
 class TiledMixture(TokenLaw):
@@ -268,6 +269,10 @@ class TiledMixture(TokenLaw):
             return self._tile(rows, tokens).coordinate(j, x[rows][:, columns])
 
         return TiledMixture(tile, rows=self._n, tokens=self._tokens, dim=1, size=self._size)
+
+    def held(self) -> MixtureOfGaussians:
+        """The mixture with the parameters of all rows written out."""
+        return self._tile(slice(0, self._n), self._tokens)
 
     def select(self, tokens: Sequence[int]) -> TiledMixture:
         """The laws of those tokens only."""

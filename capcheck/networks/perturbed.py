@@ -78,11 +78,14 @@ class Perturbing(Wrapper):
             raise NotPerturbed
         return answer + self.of_tokens(answer)
 
-    def log_prob(self, network: Any, x: Tensor) -> Tensor:
+    def log_prob(self, network: Any, x: Tensor, *known: Tensor) -> Tensor:
         """Log-density (nats) of the bijection that is shrunk towards the mean, (n,)."""
         scale, mean = 1 - self.size, self.spec.mean.to(x)
-        inner: Tensor = network.log_prob(mean + (x - mean) / scale)
-        return inner - mean.numel() * math.log(scale)
+        before = mean + (x - mean) / scale
+        for mask in known:  # given tokens keep their values
+            before = torch.where(mask[..., None], x, before)
+        inner: Tensor = network.log_prob(before, *known)
+        return inner - len(self.spec.free) * self.spec.dim * math.log(scale)
 
     def _law(self, law: TokenLaw) -> TokenLaw:
         if self.spec.kind == "continuous":

@@ -88,6 +88,7 @@ class Store(Cells):
         Raises:
             InputError: The folder holds another run, or files that are no run.
         """
+        _require_name(folder, "out must be a folder that can be written, got")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / MANIFEST).exists():
@@ -270,6 +271,7 @@ def write_atomically(path: Path, text: str) -> Path:
     Raises:
         InputError: The file cannot be written there.
     """
+    _require_name(path, "a file must be given a name, got")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,6 +286,12 @@ def write_atomically(path: Path, text: str) -> Path:
         partial.unlink(missing_ok=True)
         raise InputError(f"{str(path)!r} cannot be written: {error.strerror}.") from None
     return path
+
+
+def _require_name(path: Path, rule: str) -> None:
+    """Raise InputError if no file system could hold a path."""
+    if "\0" in str(path):
+        raise InputError(f"{rule} {str(path)!r}, which holds a NUL character; leave it out.")
 
 
 def _read_records(path: Path) -> Iterator[Any]:

@@ -3,7 +3,6 @@
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.categorical.markov_chain import MarkovChain
-from capcheck.targets.categorical.scratchpad import Windowed
 from capcheck.targets.categorical.tables import from_table, uniform_over
 from capcheck.targets.continuous.diagonal_mixture import DiagonalMixture
 from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
@@ -27,7 +26,6 @@ __all__ = [
     "ProductMixture",
     "Provenance",
     "Target",
-    "Windowed",
     "from_samples",
     "from_sklearn",
     "from_spec",

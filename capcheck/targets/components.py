@@ -47,17 +47,71 @@ class Evidence:
         return Evidence(self.linear.to(dtype), self.quadratic.to(dtype))
 
 
+@dataclass(frozen=True, eq=False)
+class Means:
+    """Component means (K, N, d) in parts: stored ones m, or (m - origin) / unit as they are read.
+
+    Attributes:
+        stored: (K, N, d) in any floating-point type; may be memory-mapped.
+        origin: (N, d) float64, or None if the stored means are the means.
+        unit: Above 0.
+    """
+
+    stored: Tensor
+    origin: Tensor | None = None
+    unit: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(K, N, d)."""
+        return self.stored.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are stored."""
+        return self.stored.device
+
+    def __getitem__(self, part: slice | Tensor) -> Tensor:
+        """Some components: (c, N, d)."""
+        return self._moved(self.stored[part], self.origin)
+
+    def of_tokens(self, tokens: Tensor, components: slice | Tensor) -> Tensor:
+        """Some tokens of all components, (K, S, d); or of one each, of (n, S): (n, S, d)."""
+        origin = None if self.origin is None else self.origin[tokens]
+        return self._moved(self.stored[components, tokens], origin)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Parts of at most `size` components."""
+        return (self[part] for part in _slices(len(self), size))
+
+    def relative_to(self, origin: Tensor, unit: float) -> Means:
+        """(mu - origin) / unit, with nothing read or copied."""
+        whole = origin if self.origin is None else self.origin + self.unit * origin
+        return Means(self.stored, whole, self.unit * unit)
+
+    def to(self, device: torch.device | str) -> Means:
+        """The same elsewhere."""
+        origin = None if self.origin is None else self.origin.to(device)
+        return Means(self.stored.to(device), origin, self.unit)
+
+    def _moved(self, stored: Tensor, origin: Tensor | None) -> Tensor:
+        return stored if origin is None else (stored.to(origin) - origin) / self.unit
+
+
 class Components:
     """K weighted component means.
 
     Args:
-        means: (K, N, d) in any floating-point type; may be memory-mapped.
+        means: (K, N, d).
         centre: (N, d) float64, subtracted as parts are read: expanding the square around it loses
             fewest digits.
         log_weights: (K,), finite and normalised, in the precision of all large products.
     """
 
-    def __init__(self, means: Tensor, centre: Tensor, log_weights: Tensor) -> None:
+    def __init__(self, means: Means, centre: Tensor, log_weights: Tensor) -> None:
         self._means = means
         self._centre = centre
         self._log_weights = log_weights
@@ -69,14 +123,14 @@ class Components:
     def centred(self, part: slice | Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """Some centred means: (c, N, d)."""
         means = self._means[part]
-        if dtype == self._means.dtype:
+        if dtype == means.dtype:
             return means - self._centre.to(dtype)
         return (means.to(torch.float64) - self._centre).to(dtype)
 
     def of_tokens(self, tokens: Sequence[int], component: Tensor | None = None) -> Tensor:
         """Centred means of some tokens: of all components (K, S, d), or of one each (n, S, d)."""
         column = torch.tensor(list(tokens), device=self._means.device)
-        means = self._means[:, column] if component is None else self._means[component, column]
+        means = self._means.of_tokens(column, slice(None) if component is None else component)
         return means.to(torch.float64) - self._centre[column]
 
     def log_mass(self, evidence: Evidence, prefix: Prefix = "all") -> Tensor:

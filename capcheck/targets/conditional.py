@@ -209,6 +209,22 @@ class _Continuous(_Conditional, ContinuousTarget):
         noisy = self._whole.with_noise(self._levels(levels[None])[0], path)
         return _Continuous(noisy, self._given, self._values)
 
+    def gaussian(self) -> tuple[Tensor, Tensor] | None:
+        """Of a Gaussian whole: mean (n, D), C_rg C_gg^-1 (x_g - m_g) from its own, and covariance.
+
+        The covariance C_rr - C_rg C_gg^-1 C_gr, (D, D), is the same in every row.
+        """
+        whole: tuple[Tensor, Tensor] | None = self._whole.gaussian()
+        if whole is None:
+            return None
+        m, C = (of.double() for of in whole)
+        numbers = torch.arange(len(m), device=m.device).reshape(-1, self._spec.dim)
+        r, g = numbers[self._rest].flatten(), numbers[self._given].flatten()
+        gain = torch.linalg.solve(C[g][:, g], C[g][:, r]).T  # C_rg C_gg^-1
+        mean = m[r] + (self._values.flatten(1).to(m) - m[g]) @ gain.T
+        covariance = C[r][:, r] - gain @ C[g][:, r]
+        return mean.to(self.dtype), (0.5 * (covariance + covariance.T)).to(self.dtype)
+
     def relative_to(self, origin: Tensor, unit: float) -> ContinuousTarget:
         """The given values would move, too."""
         raise InputError("a conditional law cannot be moved; move the whole.")

@@ -201,6 +201,17 @@ def require_grid(grid: tuple[int, int] | None, tokens: int) -> None:
         )
 
 
+def require_scored(scored: tuple[int, ...] | None, tokens: int) -> None:
+    """Raise InputError unless the tokens that count, if not all do, are some of them in order."""
+    if scored is None:
+        return
+    if not scored or not set(scored) <= set(range(tokens)) or sorted({*scored}) != list(scored):
+        raise InputError(
+            f"scored must list some of the tokens 0 to {tokens - 1} in rising order, "
+            f"got {scored!r}."
+        )
+
+
 def require_levels(levels: Tensor, tokens: int) -> None:
     """Raise InputError unless the noise levels are one in [0, 1] for each token, (N,)."""
     if tuple(levels.shape) != (tokens,):

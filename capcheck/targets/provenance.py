@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from capcheck.core.record import Record
 
 
-class HeldOut(BaseModel):
+class HeldOut(Record):
     """How well a target built from most of the user's rows predicts the others.
 
     Attributes:
@@ -17,8 +17,6 @@ class HeldOut(BaseModel):
         baseline: The held-out score of a law that no row is remembered by.
         baseline_name: Which law that is.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int
     log_likelihood: float
@@ -32,7 +30,7 @@ class HeldOut(BaseModel):
         return not self.log_likelihood >= self.baseline
 
 
-class Picture(BaseModel):
+class Picture(Record):
     """How to show a sequence as an image: pixels = offset + tokens (flat) @ basis.
 
     Attributes:
@@ -42,15 +40,13 @@ class Picture(BaseModel):
         basis: (N d, rows x columns).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     rows: int
     columns: int
     offset: tuple[float, ...]
     basis: tuple[tuple[float, ...], ...]
 
 
-class Provenance(BaseModel):
+class Provenance(Record):
     """Where a target comes from, and how exact it is.
 
     Attributes:
@@ -58,6 +54,8 @@ class Provenance(BaseModel):
         exactness: How the law relates to what the user asked for: `analytic` (in closed form),
             `enumerated`, or `fitted surrogate` (built from the user's rows).
         bandwidth: Smoothing of the rows, in standard deviations of each token, if there is one.
+        unit: Standard deviation of the rows, in token units, if it is known: noise of size 1 is as
+            large. It is 1 for data that was standardised before it became tokens.
         held_out: How far a surrogate is from the user's data, if rows could be held out.
         source: Name of the data, if it was loaded.
         preparation: What was done to the data before it became tokens.
@@ -65,11 +63,10 @@ class Provenance(BaseModel):
         vocabulary: What each value of a categorical token stands for, if it has a name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     description: str
     exactness: Literal["analytic", "enumerated", "fitted surrogate"] = "analytic"
     bandwidth: float | None = None
+    unit: float | None = None
     held_out: HeldOut | None = None
     source: str | None = None
     preparation: str | None = None

@@ -27,9 +27,6 @@ from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import Target
 
 Tokens = Annotated[int, Field(ge=1, le=65_536, description="tokens of a sequence")]
-Window = Annotated[
-    int, Field(ge=0, le=65_536, description="distance up to which the predictor sees tokens")
-]
 CORRELATED = 2048  # tokens of a full covariance, 32 MiB
 EQUAL = 0.9999  # share of the lowest correlation that many tokens can all have, -1 / (tokens - 1)
 PLACES = 1 << 24  # numbers of all modes, 128 MiB
@@ -196,19 +193,17 @@ def ising(
 def chain_parity(
     inputs: Annotated[int, Field(ge=1, le=64, description="bits whose parity is asked")] = 6,
     scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
-    window: Window = 2,
 ) -> Target:
-    """Uniform bits and their parity, by a predictor with a window: the chain-of-thought effect."""
-    return running_parity(inputs, scratch=scratch, window=window)
+    """Uniform bits and their parity; with running results, a window of two tokens tells it."""
+    return running_parity(inputs, scratch=scratch)
 
 
 def chain_permutation(
     inputs: Annotated[int, Field(ge=1, le=16, description="permutations to compose")] = 3,
     scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
-    window: Window = 2,
 ) -> Target:
-    """Permutations of three things and their composition, by a predictor with a window."""
-    return running_permutation(inputs, scratch=scratch, window=window)
+    """Permutations of three things and what they compose to, with running results or without."""
+    return running_permutation(inputs, scratch=scratch)
 
 
 BUILT_IN: dict[str, Callable[..., Target]] = {

@@ -10,14 +10,15 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from capcheck.core.errors import InputError
+from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import TokenLaw
@@ -42,6 +43,7 @@ class Target(ABC):
         """The same law with other facts about where it comes from; see `Provenance`."""
         twin = copy.copy(self)
         twin.provenance = self.provenance.model_copy(update=facts)
+        twin.__dict__.pop("standardised", None)  # it may have been found with other facts
         return twin
 
     @property
@@ -208,11 +210,16 @@ class ContinuousTarget(Target):
     def standardised(self) -> tuple[ContinuousTarget, Tensor, Tensor]:
         """The law of (x - m) / u, with m (N, d) and u (N, d), all of one number.
 
-        m is the mean of every coordinate, and u makes the mean variance 1; u is 1 for a constant.
+        m is the mean of every coordinate, and u the unit that `provenance` states, or else the one
+        that makes the mean variance 1, without the smoothing of rows. Both are in the precision of
+        the law, so that tokens and their law are moved alike. Variances that this precision cannot
+        hold are taken in float64.
         """
-        mean = self.spec.mean
-        unit = float(self.spec.variance.double().mean().sqrt()) or 1.0
-        return self.relative_to(mean, unit), mean, torch.full_like(mean, unit)
+        mean, smoothing = self.spec.mean, self.provenance.bandwidth or 0.0
+        wide = self.to(device=self.device, dtype=torch.float64)
+        own = float(wide.spec.variance.mean().sqrt()) / math.hypot(1, smoothing)
+        unit = torch.full_like(mean, self.provenance.unit or own)
+        return self.relative_to(mean, float(unit.flatten()[0])), mean, unit
 
     def in_basis(self, matrix: Tensor) -> tuple[ContinuousTarget, Tensor]:
         """The law of `matrix @ (x / units)`, and the (N, d) units that make it exact.
@@ -251,7 +258,10 @@ class ContinuousTarget(Target):
         return score.to(x.dtype)
 
     def gaussian(self) -> tuple[Tensor, Tensor] | None:
-        """Mean (N d,) and covariance (N d, N d) if the law is a single Gaussian, else None."""
+        """Mean (N d,) and covariance (N d, N d) if the law is a single Gaussian, else None.
+
+        Where rows have means of their own, as given tokens make, the mean is (n, N d).
+        """
         return None
 
 
@@ -259,7 +269,18 @@ class CategoricalTarget(Target):
     """A law of sequences of integers in 0..V-1."""
 
 
-def fingerprint(name: str, facts: object, tensors: Iterable[Tensor]) -> str:
+class Parts(Protocol):
+    """A tensor, or what is read like one in parts along its first axis."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the whole."""
+
+    def split(self, split_size: int) -> Iterable[Tensor]:
+        """Parts of at most that many rows."""
+
+
+def fingerprint(name: str, facts: object, tensors: Iterable[Parts]) -> str:
     """SHA-256 over a law's name, its plain facts and its parameters in float64."""
     digest = hashlib.sha256(repr((name, facts)).encode())
     for tensor in tensors:
@@ -271,8 +292,8 @@ def fingerprint(name: str, facts: object, tensors: Iterable[Tensor]) -> str:
 
 
 def require_one_law(target: Target, field: str) -> None:
-    """Raise InputError if the rows of a target have laws of their own, as given tokens make."""
+    """Raise UnfitError if the rows of a target have laws of their own, as given tokens make."""
     if target.rows is not None:
-        raise InputError(
+        raise UnfitError(
             f"{field} needs one law for all rows, got tokens that are given; leave either out."
         )

@@ -1,7 +1,8 @@
 """Normalising flow: an invertible map of normals, x = f(z), whose density is exact.
 
 Source: Rezende & Mohamed 2015, "Variational Inference with Normalizing Flows".
-Signature: bijection z -> x with log q(x) = log N(f^-1(x)) - log |det df/dz|.
+Signature: bijection z -> x with log q(x) = log N(f^-1(x)) - log |det df/dz|; where tokens are
+given it is shown them, and maps the normals of the others.
 Assumption: none with triangular layers, which can be any triangular map; a single affine layer
 makes a Gaussian.
 Budgets: both are ignored: the whole sequence is placed by one call.
@@ -21,13 +22,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import Axis, Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.networks.signatures import Bijection, BijectionSignature, Layer, TokenPredictor
 from capcheck.networks.signatures.generator import normals_for
+from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 
@@ -38,6 +40,7 @@ class Flow(Probe[Bijection]):
     family: ClassVar[str] = "flow"
     row: ClassVar[Row] = "neither"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    reads: ClassVar[frozenset[Axis]] = frozenset()
     near_oracle: ClassVar[bool] = True
 
     layer: Annotated[Layer, Field(description="what the map may be")] = "triangular"
@@ -51,9 +54,9 @@ class Flow(Probe[Bijection]):
         self, network: Bijection, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """The whole sequence in one iteration."""
-        state = start
-        yield state
-        yield state.write(network(normals_for(spec, start.n, rng)))
+        yield start
+        x = network(normals_for(spec, start.n, rng), *given_arguments(start.tokens, spec))
+        yield start.write(x, ~start.placed)
 
     def log_density(
         self,
@@ -64,10 +67,11 @@ class Flow(Probe[Bijection]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """What the map states."""
+        """The map's own density."""
         if not isinstance(network, Bijection):
             return Unavailable(reason="the network has no method log_prob(x), as a flow's has")
-        return LogDensity(values=network.log_prob(x), method="change of variables")
+        known = given_arguments(x, spec)[1:]
+        return LogDensity(values=network.log_prob(x, *known), method="change of variables")
 
     def suspects(self) -> tuple[Suspect, ...]:
         """The affine layer, if it is one."""
@@ -81,4 +85,6 @@ class Flow(Probe[Bijection]):
         self, oracle: Bijection, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
         """The triangular oracle's image of the same normals."""
-        return oracle(normals_for(spec, start.n, rng)) if self.layer == "triangular" else None
+        if self.layer != "triangular":
+            return None
+        return oracle(normals_for(spec, start.n, rng), *given_arguments(start.tokens, spec))

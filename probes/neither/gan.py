@@ -2,12 +2,13 @@
 
 Source: Goodfellow et al. 2014, "Generative Adversarial Nets"; Arjovsky et al. 2017, "Wasserstein
 GAN" (bounded slope).
-Signature: generator z -> x; of every token as many normals as it has coordinates.
+Signature: generator z -> x; of every token as many normals as it has coordinates. Where tokens are
+given it is shown them, and makes the others.
 Assumption: none without a bound on the slope; with one, the target has no steep places, that is no
 regions of small probability between regions of large.
 Budgets: both are ignored: the whole sequence is placed by one call.
 The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i); a bound of the slope is for targets
-of one number, where the nearest map in W2 is known.
+of one number, where the nearest map in W2 is known. The bound is in the target's deviations.
 Known: 1/2 N(-m, s^2) + 1/2 N(m, s^2) needs a slope of at least s exp(m^2 / (2 s^2)); between atoms
 at -m and m a slope of L leaves W1 >= m (2 Phi(m/L) - 1) - 2 L (phi(0) - phi(m/L)) and total
 variation >= Phi(2 m/L) - 1/2.
@@ -23,12 +24,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import Axis, Budget
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.networks.oracles.rosenblatt import Rosenblatt
 from capcheck.networks.signatures import Generator, GeneratorSignature, TokenPredictor
 from capcheck.networks.signatures.generator import normals_for
+from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 
@@ -39,11 +42,14 @@ class GAN(Probe[Generator]):
     family: ClassVar[str] = "gan"
     row: ClassVar[Row] = "neither"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    reads: ClassVar[frozenset[Axis]] = frozenset()
     near_oracle: ClassVar[bool] = True
 
     lipschitz: Annotated[
         float | None,
-        Field(gt=0, allow_inf_nan=False, description="bound on the generator's slope"),
+        Field(
+            gt=0, allow_inf_nan=False, description="bound on the generator's slope, in deviations"
+        ),
     ] = None
 
     @property
@@ -55,9 +61,9 @@ class GAN(Probe[Generator]):
         self, network: Generator, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """The whole sequence in one iteration."""
-        state = start
-        yield state
-        yield state.write(network(normals_for(spec, start.n, rng)))
+        yield start
+        x = network(normals_for(spec, start.n, rng), *given_arguments(start.tokens, spec))
+        yield start.write(x, ~start.placed)
 
     def log_density(
         self,
@@ -82,5 +88,7 @@ class GAN(Probe[Generator]):
     def limit(
         self, oracle: Generator, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """The oracle's image of the same normals, unless its slope is bounded."""
-        return oracle(normals_for(spec, start.n, rng)) if self.lipschitz is None else None
+        """The oracle's image of the same normals, unless the bound on its slope limits it."""
+        if not isinstance(oracle, Rosenblatt):
+            return None
+        return oracle(normals_for(spec, start.n, rng), *given_arguments(start.tokens, spec))

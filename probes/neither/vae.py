@@ -2,18 +2,21 @@
 
 Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes"; Burda et al. 2016, "Importance
 Weighted Autoencoders" (the bound on the density).
-Signature: decoder z -> one law per token, with an encoder that proposes z given x.
+Signature: decoder z -> one law per token, with an encoder that proposes z given x. Where tokens are
+given it is shown them, and makes the laws of the others.
 Assumption: the tokens are independent given what the decoder may read off its latent.
 Budgets: both are ignored: the whole sequence is placed by one call.
 The latent is unlimited, or limited to `classes` values, or to `latent` numbers that a linear
-decoder adds to noise of one variance (`shared`) or of a variance for each coordinate (`token`).
+decoder adds to noise of one variance (`shared`) or of a variance for each coordinate (`token`);
+without any (`latent=0`) tokens are independent Gaussians, and token ids have their marginals.
 Classes that are not the target's own are fitted to its table, or to 20,000 draws if that is too
 large. With M draws of the encoder log q(x) >= E[log 1/M sum p(x|z) N(z) / q(z|x)], and equal where
 all weights are.
 Known: an unlimited decoder is exact on mixtures of products, where it reads the component off z; on
 a Gaussian of eigenvalues l_1 >= .. >= l_D a linear one of shared noise leaves
 1/2 [(D-q) ln(mean of l_{q+1..D}) - sum_{i>q} ln l_i], and one with noise for each token (factor
-analysis) less; K classes leave (N-1) ln(V/K) of a copied symbol, if K divides V.
+analysis) less; no latent leaves the total correlation, and K classes (N-1) ln(V/K) of a copied
+symbol, if K divides V.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import Axis, Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
@@ -40,6 +43,7 @@ from capcheck.networks.signatures import (
     Noise,
     TokenPredictor,
 )
+from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 ROUNDINGS = 1024  # of a log-weight by which constant weights may differ
@@ -52,13 +56,14 @@ class VAE(Probe[Decoder]):
     family: ClassVar[str] = "vae"
     row: ClassVar[Row] = "neither"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
+    reads: ClassVar[frozenset[Axis]] = frozenset()
     near_oracle: ClassVar[bool] = True
 
     classes: Annotated[
         int | None, Field(ge=1, description="values K that the decoder may read off its latent")
     ] = None
     latent: Annotated[
-        int | None, Field(ge=1, description="numbers q in the latent of a linear decoder")
+        int | None, Field(ge=0, description="numbers q in the latent of a linear decoder")
     ] = None
     noise: Annotated[
         Noise, Field(description="a linear decoder's variance: one for all numbers, or for each")
@@ -76,9 +81,9 @@ class VAE(Probe[Decoder]):
         self, network: Decoder, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """The whole sequence in one iteration."""
-        state = start
-        yield state
-        yield state.write(network(self._prior(spec, start.n, rng)).sample(rng))
+        yield start
+        law = network(self._prior(spec, start.n, rng), *given_arguments(start.tokens, spec))
+        yield start.write(law.sample(rng), ~start.placed)
 
     def log_density(
         self,
@@ -113,18 +118,22 @@ class VAE(Probe[Decoder]):
         self, network: Decoder, spec: SequenceSpec, x: Tensor, rng: Randomness
     ) -> Tensor:
         """Log p(x | z) + log N(z) - log q(z | x) at one proposal for every row, (n,)."""
+        given = given_arguments(x, spec)
         if isinstance(network, AutoEncoder):
-            z, log_proposal = network.encode(x, rng)
+            z, log_proposal = network.encode(x, rng, *given[1:])
         else:
             z = self._prior(spec, len(x), rng)
             log_proposal = _log_normal(z)
-        log_w = network(z).log_prob(x).sum(1) + _log_normal(z) - log_proposal
+        free = list(spec.free)
+        log_p = network(z, *given).select(free).log_prob(x[:, free]).sum(1)
+        log_w = log_p + _log_normal(z) - log_proposal
         return torch.where(log_w.isnan(), -torch.inf, log_w)
 
     def _prior(self, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
         """(n, q); without a limit as many numbers as a sequence has."""
         numbers = spec.tokens * (spec.dim if spec.kind == "continuous" else 1)
-        return rng.normal((n, self.latent or numbers)).to(spec.mean)
+        q = numbers if self.latent is None else self.latent
+        return rng.normal((n, q)).to(spec.mean)
 
 
 def _alike(log_w: Tensor) -> bool:

@@ -11,17 +11,17 @@ from scipy.special import ndtr
 
 from capcheck import Outcome, check
 from capcheck.core.budget import Budget
-from capcheck.core.errors import InputError
+from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.replay import exact_law
 from capcheck.laws import Categorical
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.networks.oracles.moments import mean_and_covariance
 from capcheck.networks.oracles.rosenblatt import Rosenblatt, uniform_of
-from capcheck.networks.signatures import Bijection, BijectionSignature, TokenPredictorSignature
+from capcheck.networks.signatures import Bijection, BijectionSignature
 from capcheck.probes.neither.flow import Flow
+from capcheck.procedures.procedure import Procedure
 from capcheck.targets import (
     DiagonalMixture,
     GaussianMixture,
@@ -122,13 +122,7 @@ def test_a_gaussian_is_made_by_its_cholesky_factor() -> None:
 
 
 def law_of(probe: Flow, target: Target) -> GaussianLaw:
-    found = exact_law(
-        probe,
-        probe.signature.oracle(target),
-        completion=TokenPredictorSignature().oracle(target),
-        spec=target.spec,
-        budget=Budget(length=0, steps=1),
-    )
+    found = Procedure.of(probe, target).exact_law(Budget(length=0, steps=1))
     assert isinstance(found, GaussianLaw)
     return found
 
@@ -138,7 +132,7 @@ def test_a_triangular_flow_is_exact_on_vectors() -> None:
     assert found.outcome is Outcome.REPRESENTABLE
     assert [cell.estimates["kl"].value for cell in found.cells] == [0] * 4
     assert {cell.model_calls for cell in found.cells} == {1}
-    assert (found.axes.length, found.axes.steps, found.loop_order) == ("flat", "flat", "none")
+    assert (found.axes.length, found.axes.steps, found.found.loop_order) == ("flat", "flat", "none")
 
 
 def bimodal(x: float) -> float:
@@ -176,7 +170,7 @@ def test_the_affine_floor_is_a_limited_emission() -> None:
     target = from_spec("modes:tokens=2,modes=2,gap=5")
     found = check("flow", target, options={"layer": "affine"}, lengths=[2], steps=[1], samples=400)
     assert found.outcome is Outcome.NOT_REPRESENTABLE
-    assert found.failure == "limited emission"
+    assert found.found.failure == "limited emission"
     assert Flow().suspects() == ()
 
 
@@ -219,20 +213,97 @@ def test_what_is_no_bijection_is_told_so() -> None:
     def without_density(z: torch.Tensor) -> torch.Tensor:
         return z
 
-    found = density(Flow(), without_density, target, x)  # type: ignore[arg-type]
+    found = density(without_density, target, x)  # type: ignore[arg-type]
     assert isinstance(found, Unavailable)
-    assert isinstance(density(Flow(), Flow().signature.oracle(target), target, x), LogDensity)
+    assert isinstance(density(None, target, x), LogDensity)
     with pytest.raises(InputError, match="sequence for every row"):
         Flow().signature.require(Categorical(torch.zeros(1, 1, 2)), x)
-    with pytest.raises(InputError, match="continuous"):
+    with pytest.raises(UnfitError, match="continuous"):
         Flow().signature.oracle(from_spec("copy:tokens=2,symbols=2"))
     with pytest.raises(InputError, match="continuous"):
         Rosenblatt(target=from_spec("copy:tokens=2,symbols=2")).inverse(x)
 
 
-def density(
-    probe: Flow, network: Bijection, target: Target, x: torch.Tensor
-) -> LogDensity | Unavailable:
-    completion = TokenPredictorSignature().oracle(target)
-    budget = Budget(length=0, steps=1)
-    return probe.log_density(network, completion, target.spec, budget, x, CounterRandomness(0))
+def density(network: Bijection | None, target: Target, x: torch.Tensor) -> LogDensity | Unavailable:
+    procedure = Procedure.of(Flow(), target)
+    if network is not None:
+        procedure = procedure.with_network(network)
+    return procedure.log_density(Budget(length=0, steps=1), x, CounterRandomness(0))
+
+
+@pytest.mark.parametrize(("target", "reference"), CASES.values(), ids=CASES.keys())
+def test_the_map_and_its_density_given_tokens(
+    target: ContinuousTarget, reference: Gaussians
+) -> None:
+    f = Rosenblatt(target=target)
+    x = target.sample(12, CounterRandomness(2))
+    N = target.spec.tokens
+    known = torch.zeros(12, N, dtype=torch.bool)
+    known[:6, 0], known[6:, N - 1] = True, True  # rows may know different tokens
+    z = CounterRandomness(3).normal(tuple(x.shape))
+    made = f(z, x, known)
+    assert torch.equal(made[known], x[known])
+    assert (f.inverse(made, known) - z)[~known].abs().max() < 1e-9
+    # log p(x) = log p(given) + log q(rest | given), the first by integrating the others out.
+    for row in range(12):
+        kept = [i for i in range(N) if bool(known[row, i])]
+        columns = [i * target.spec.dim + j for i in kept for j in range(target.spec.dim)]
+        at = made[row].flatten().numpy()[columns]
+        parts = [
+            w * stats.multivariate_normal(m.flatten()[columns], C[np.ix_(columns, columns)]).pdf(at)
+            for w, m, C in zip(
+                reference.weights, reference.means, reference.covariances, strict=True
+            )
+        ]
+        log_given = np.log(np.sum(parts) / np.sum(reference.weights))
+        joint = reference.log_prob(made[row].numpy())
+        own = float(f.log_prob(made[[row]], known[[row]]))
+        assert own == pytest.approx(joint - log_given, abs=1e-8)
+        assert abs(float(f.log_prob(made[[row]])) - own) > 1e-3  # twin: nothing given
+
+
+def test_an_affine_flow_given_tokens_of_a_gaussian_is_exact() -> None:
+    # With mean and covariance of the others given them, which here are all that there is.
+    target = from_spec("gaussian:ar1,tokens=4,rho=0.9")
+    procedure = Procedure.of(Flow(layer="affine"), target, given=(1, 3))
+    x = target.sample(50, CounterRandomness(0))
+    found = procedure.log_density(Budget(length=2, steps=1), x, CounterRandomness(1))
+    assert isinstance(found, LogDensity)
+    assert found.values.tolist() == pytest.approx(target.log_prob(x).tolist(), abs=1e-9)
+    law = procedure.exact_law(Budget(length=2, steps=1))
+    C = 0.9 ** np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
+    assert isinstance(law, GaussianLaw)
+    assert law.covariance.numpy() == pytest.approx(C, abs=1e-9)
+
+
+def test_rows_that_know_different_tokens_have_no_affine_map() -> None:
+    target = from_spec("gaussian:ar1,tokens=3,rho=0.9")
+    layer = BijectionSignature("affine").oracle(target)
+    x = target.sample(2, CounterRandomness(0))
+    known = torch.tensor([[True, False, False], [False, True, False]])
+    with pytest.raises(InputError, match="the same tokens in every row"):
+        layer(x, x, known)
+
+
+def test_modes_far_apart_are_drawn_as_the_density_says() -> None:
+    target = from_spec("modes:tokens=2,modes=2,gap=80")
+    found = check("flow", target, lengths=[2], steps=[1], samples=600)
+    assert found.cells[0].estimates["kl"].value == 0
+    f = Procedure.of(Flow(), target)
+    x = f.sample(Budget(length=2, steps=1), 10_000, CounterRandomness(7))[..., 0].numpy()
+    assert np.array_equal(np.sign(x[:, 0]), np.sign(x[:, 1]))  # of one mode
+    standard = x - 40 * np.sign(x)
+    for token in (0, 1):
+        assert stats.kstest(standard[:, token], ndtr).pvalue > 1e-3
+        assert stats.kstest(1.2 * standard[:, token], ndtr).pvalue < 1e-3  # twin
+    assert abs(float((x[:, 0] > 0).mean()) - 0.5) < 0.02
+
+
+def test_nothing_depends_on_the_budget() -> None:
+    assert Flow.reads == frozenset()
+    procedure = Procedure.of(Flow(), from_spec("modes:tokens=3,modes=2,gap=3"))
+    few, many = (
+        procedure.sample(Budget(length=length, steps=steps), 20, CounterRandomness(3))
+        for length, steps in ((0, 1), (3, 7))
+    )
+    assert torch.equal(few, many)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import optimize
-from scipy.special import ndtr
+from scipy import optimize, stats
+from scipy.special import logsumexp, ndtr
 
 from capcheck import Outcome, check
 from capcheck.core.budget import Budget
-from capcheck.core.errors import InputError
+from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
 from capcheck.networks.oracles import bounded_slope as module
-from capcheck.networks.oracles.bounded_slope import BoundedSlope, bounded_slope
+from capcheck.networks.oracles.bounded_slope import BoundedSlope, bounded_slope, steepest_slope
 from capcheck.networks.oracles.rosenblatt import Rosenblatt
-from capcheck.networks.signatures import TokenPredictorSignature
 from capcheck.probes.neither.gan import GAN
-from capcheck.targets import ProductMixture, Target, from_spec, from_table
+from capcheck.procedures.procedure import Procedure
+from capcheck.targets import DiagonalMixture, ProductMixture, Target, from_spec, from_table
 
 Z = np.linspace(-9, 9, 200_001)
 PHI = np.exp(-0.5 * Z**2) / np.sqrt(2 * np.pi) * (Z[1] - Z[0])
@@ -38,11 +38,57 @@ def values(g: BoundedSlope | Rosenblatt) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize(("m", "s"), [(1.0, 1.0), (2.0, 1.0), (1.0, 0.5)])
+@pytest.mark.parametrize(
+    ("m", "s"), [(1.0, 1.0), (2.0, 1.0), (1.0, 0.5), (2.0, 0.5), (3.0, 0.5), (10.0, 0.5)]
+)
 def test_two_modes_need_the_slope_of_the_closed_form(m: float, s: float) -> None:
-    needed = s * np.exp(m**2 / (2 * s**2))
+    needed = s * np.exp(m**2 / (2 * s**2))  # of (2, 0.5) it is 1490.5
+    assert steepest_slope(pair(m, s)) == pytest.approx(needed, rel=1e-9)
     assert isinstance(bounded_slope(pair(m, s), needed * 1.001), Rosenblatt)
     assert isinstance(bounded_slope(pair(m, s), needed * 0.99), BoundedSlope)
+
+
+def test_the_steepest_place_of_any_mixture_is_found() -> None:
+    # phi(Phi^-1(F)) / f on two million points, by scipy, in the lower tail where F < 1/2.
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        K = int(rng.integers(2, 9))
+        m, s, w = 4 * rng.normal(size=K), rng.uniform(0.05, 1, K), rng.dirichlet(np.ones(K))
+        x = np.linspace(m.min() - 6, m.max() + 6, 500_001)
+        z = (x[:, None] - m) / s
+        log_f = logsumexp(np.log(w) + stats.norm.logpdf(z) - np.log(s), axis=1)
+        tail = np.minimum(ndtr(z) @ w, ndtr(-z) @ w)
+        slope = np.exp(stats.norm.logpdf(stats.norm.ppf(tail)) - log_f).max()
+        target = DiagonalMixture(
+            torch.tensor(m)[:, None, None], torch.tensor(s)[:, None, None], torch.tensor(w)
+        )
+        found = steepest_slope(target)
+        assert found >= slope * (1 - 1e-9)
+        assert found == pytest.approx(slope, rel=1e-3)
+        assert found > 1.01 * s.max()
+
+
+def test_a_gaussian_is_no_steeper_than_its_deviation() -> None:
+    assert steepest_slope(from_spec("gaussian:tokens=1,std=2")) == pytest.approx(2, rel=1e-9)
+    # A single step of the map between far components of no weight to speak of counts, too.
+    assert steepest_slope(pair(8.0, 1.0, weight=1e-14)) > 1e6
+
+
+def test_the_bound_is_in_deviations_of_the_target() -> None:
+    m, s = 2.0, 0.5
+    needed = s * np.exp(m**2 / (2 * s**2)) / np.sqrt(m**2 + s**2)  # 723.0
+    how = {"lengths": [1], "steps": [1], "samples": 400}
+    for unit in (1.0, 1000.0):
+        target = pair(m * unit, s * unit)
+        for share, exact in ((1.001, True), (0.999, False)):
+            probe = GAN(lipschitz=float(needed * share))
+            assert isinstance(Procedure.of(probe, target).oracle, Rosenblatt) == exact
+    free, loose, tight = (
+        check("gan", target, options=options, **how)  # type: ignore[arg-type]
+        for options in ({}, {"lipschitz": needed * 1.001}, {"lipschitz": needed / 100})
+    )
+    assert loose.cells[0].estimates == free.cells[0].estimates
+    assert tight.cells[0].estimates["wasserstein"] != free.cells[0].estimates["wasserstein"]
 
 
 @pytest.mark.parametrize("L", [0.5, 1.0, 3.0])
@@ -84,17 +130,18 @@ def test_no_map_of_bounded_slope_is_nearer(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_bound_is_the_cause_of_its_floor() -> None:
     target = pair(3.0, 0.3)
+    deviation = float(target.spec.variance.sqrt())
     asked = {"lengths": [0, 1], "steps": [1, 4], "samples": 600}
     found = check("gan", target, options={"lipschitz": 1.0}, **asked)  # type: ignore[arg-type]
     assert found.outcome is Outcome.NOT_REPRESENTABLE
-    assert found.failure == "limited emission"
+    assert found.found.failure == "limited emission"
     free = check("gan", target, **asked)  # type: ignore[arg-type]
     assert free.outcome is Outcome.REPRESENTABLE
     assert {cell.model_calls for cell in free.cells} == {1}
-    assert (free.axes.length, free.axes.steps, free.loop_order) == ("flat", "flat", "none")
+    assert (free.axes.length, free.axes.steps, free.found.loop_order) == ("flat", "flat", "none")
     # W2^2 of the bounded map, by quadrature: the squared distance of monotone maps.
     T = values(bounded_slope(target, 1e9))
-    w2 = float(PHI @ (values(bounded_slope(target, 1.0)) - T) ** 2)
+    w2 = float(PHI @ (values(bounded_slope(target, deviation)) - T) ** 2)
     estimate = found.cells[0].estimates["wasserstein"]
     assert estimate.low is not None
     assert estimate.high is not None
@@ -103,10 +150,12 @@ def test_a_bound_is_the_cause_of_its_floor() -> None:
 
 def test_a_bound_is_for_one_number() -> None:
     for target in (from_spec("modes:tokens=2"), from_spec("copy:tokens=1,symbols=3")):
-        with pytest.raises(InputError, match="one number"):
+        with pytest.raises(UnfitError, match="one number"):
             GAN(lipschitz=1.0).signature.oracle(target)
-    with pytest.raises(InputError, match="given"):
-        check("gan", from_spec("modes:tokens=2"), options={"lipschitz": 1.0}, given=[0])
+    with pytest.raises(UnfitError, match="one number"):
+        check(
+            "gan", from_spec("modes:tokens=2"), options={"lipschitz": 1.0}, given=[0], lengths=[1]
+        )
 
 
 def test_token_ids_follow_the_table() -> None:
@@ -122,10 +171,65 @@ def test_token_ids_follow_the_table() -> None:
 
 
 def test_a_generator_has_no_density() -> None:
-    target, probe = from_spec("modes:tokens=2"), GAN()
-    oracle, completion = probe.signature.oracle(target), TokenPredictorSignature().oracle(target)
-    x, rng = target.sample(3, CounterRandomness(0)), CounterRandomness(0)
-    found = probe.log_density(oracle, completion, target.spec, Budget(length=2, steps=1), x, rng)
+    target = from_spec("modes:tokens=2")
+    x = target.sample(3, CounterRandomness(0))
+    procedure = Procedure.of(GAN(), target)
+    found = procedure.log_density(Budget(length=2, steps=1), x, CounterRandomness(0))
     assert isinstance(found, Unavailable)
     with pytest.raises(InputError, match="sequence for every row"):
-        probe.signature.require(x[:, :1], x)
+        GAN().signature.require(x[:, :1], x)
+
+
+def test_modes_far_apart_are_made_exactly() -> None:
+    target = from_spec("modes:tokens=1,modes=2,gap=80")
+    how = {"lengths": [1], "steps": [1], "samples": 1000}
+    assert check("gan", target, **how).outcome is Outcome.REPRESENTABLE  # type: ignore[arg-type]
+    # Both modes at +-40 have a share of 1/2, and a deviation of 1.
+    x = Procedure.of(GAN(), target).sample(Budget(length=1, steps=1), 10_000, CounterRandomness(5))
+    flat = x.flatten().numpy()
+
+    def law(at: np.ndarray) -> np.ndarray:
+        both: np.ndarray = 0.5 * (ndtr(at + 40) + ndtr(at - 40))
+        return both
+
+    assert stats.kstest(flat, law).pvalue > 1e-3
+    wrong = np.where(np.arange(10_000) % 15 == 0, flat + 5, flat)  # twin: 1 of 15 is off by 5
+    assert stats.kstest(wrong, law).pvalue < 1e-3
+
+
+@pytest.mark.parametrize("given", [(0,), (2,), (0, 2)])
+def test_given_tokens_condition_the_others(given: tuple[int, ...]) -> None:
+    # AR(1): the others given some are Gaussian, of mean C_rg C_gg^-1 x_g and covariance S.
+    target = from_spec("gaussian:ar1,tokens=3,rho=0.8")
+    C = 0.8 ** np.abs(np.subtract.outer(np.arange(3), np.arange(3)))
+    rest, g = [i for i in range(3) if i not in given], list(given)
+    gain = C[np.ix_(rest, g)] @ np.linalg.inv(C[np.ix_(g, g)])
+    S = C[np.ix_(rest, rest)] - gain @ C[np.ix_(g, rest)]
+    procedure = Procedure.of(GAN(), target, given=given)
+    rng = CounterRandomness(2)
+    start, *_, last = procedure.run(Budget(length=1, steps=1), 4000, rng)
+    assert torch.equal(last.tokens[:, g], start.tokens[:, g])
+    assert not bool(last.written[:, g].any())
+    x = last.tokens[..., 0].numpy()
+    standard = (x[:, rest] - x[:, g] @ gain.T) @ np.linalg.inv(np.linalg.cholesky(S)).T
+    assert stats.kstest(standard.flatten(), ndtr).pvalue > 1e-3
+    assert stats.kstest(x[:, rest[0]] / np.sqrt(S[0, 0]), ndtr).pvalue < 1e-3  # twin
+
+
+def test_given_token_ids_condition_the_others() -> None:
+    joint = torch.tensor([[0.1, 0.2, 0.0], [0.0, 0.3, 0.05], [0.15, 0.0, 0.2]]).double()
+    procedure = Procedure.of(GAN(), from_table(joint), given=(1,))
+    x = procedure.sample(Budget(length=1, steps=1), 20_000, CounterRandomness(0))
+    counts = torch.bincount(3 * x[:, 0] + x[:, 1], minlength=9).double() / len(x)
+    assert (counts.reshape(3, 3) - joint).abs().max() < 0.015
+    assert bool((counts[joint.flatten() == 0] == 0).all())
+
+
+def test_nothing_depends_on_the_budget() -> None:
+    assert GAN.reads == frozenset()
+    procedure = Procedure.of(GAN(), from_spec("modes:tokens=3,modes=2,gap=3"))
+    few, many = (
+        procedure.sample(Budget(length=length, steps=steps), 20, CounterRandomness(3))
+        for length, steps in ((0, 1), (3, 7))
+    )
+    assert torch.equal(few, many)

@@ -15,15 +15,16 @@ from sklearn.decomposition import FactorAnalysis
 
 from capcheck import Outcome, check
 from capcheck.core.budget import Budget
-from capcheck.core.errors import InputError
+from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.laws import TokenLaw
+from capcheck.networks.oracles import latent_classes
 from capcheck.networks.oracles.factor_analysis import factor_analysis, probabilistic_pca
 from capcheck.networks.oracles.latent_index import index_of, latent_of
-from capcheck.networks.signatures import Decoder, TokenPredictorSignature
-from capcheck.networks.signatures.decoder import LinearDecoder
+from capcheck.networks.signatures import Decoder
 from capcheck.probes.neither.vae import VAE
+from capcheck.procedures.procedure import Procedure
 from capcheck.targets import GaussianMixture, ProductMixture, Target, from_spec, from_table
 
 AR1 = 0.9 ** np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
@@ -40,11 +41,12 @@ def gaussian(covariance: np.ndarray, dim: int = 1) -> GaussianMixture:
 def density(
     target: Target, x: torch.Tensor, network: Decoder | None = None, **options: object
 ) -> LogDensity:
-    probe = VAE(**options)  # type: ignore[arg-type]
-    completion = TokenPredictorSignature().oracle(target)
-    network = network or probe.signature.oracle(target)
-    budget = Budget(length=0, steps=1)
-    return probe.log_density(network, completion, target.spec, budget, x, CounterRandomness(9))
+    procedure = Procedure.of(VAE(**options), target)  # type: ignore[arg-type]
+    if network is not None:
+        procedure = procedure.with_trusted_network(network)
+    found = procedure.log_density(Budget(length=0, steps=1), x, CounterRandomness(9))
+    assert isinstance(found, LogDensity)
+    return found
 
 
 def kl(target: Target, **options: object) -> float:
@@ -87,7 +89,8 @@ def test_an_unlimited_decoder_is_exact(target: Target) -> None:
     result = check("vae", target, lengths=[0, 1], steps=[1, 2], samples=200)
     assert result.outcome is Outcome.REPRESENTABLE
     assert [cell.estimates["kl"].value for cell in result.cells] == [0] * 4
-    assert (result.axes.length, result.axes.steps, result.loop_order) == ("flat", "flat", "none")
+    assert (result.axes.length, result.axes.steps) == ("flat", "flat")
+    assert result.found.loop_order == "none"
 
 
 def test_the_latent_names_components_by_weight() -> None:
@@ -151,7 +154,7 @@ def test_a_linear_decoder_of_a_mixture_is_fitted_to_its_moments() -> None:
     expected = stats.multivariate_normal(m, S).logpdf(x[..., 0].numpy())
     assert not found.bound
     assert found.values.tolist() == pytest.approx(expected.tolist(), abs=1e-9)
-    with pytest.raises(InputError, match="neither a mixture of products nor one"):
+    with pytest.raises(UnfitError, match="neither a mixture of products nor one"):
         VAE().signature.oracle(target)
 
 
@@ -188,7 +191,7 @@ def test_classes_of_numbers_are_fitted_to_draws() -> None:
     options = {"classes": 2}
     found = check("vae", target, options=options, lengths=[2], steps=[1], samples=400)
     assert found.outcome is Outcome.NOT_REPRESENTABLE
-    assert found.failure == "limited emission"
+    assert found.found.failure == "limited emission"
     # One class for each of two modes, one for both: N(2.5, 1 + 2.5^2) in each token by itself.
     left = Gaussians.product([[[-5.0]] * 2, [[2.5]] * 2], [[[1.0]] * 2, [[7.25**0.5]] * 2], [1, 2])
     x = target.sample(400, CounterRandomness(0))
@@ -199,12 +202,11 @@ def test_classes_of_numbers_are_fitted_to_draws() -> None:
 def test_without_an_encoder_the_prior_bounds_the_density_from_below() -> None:
     C = np.array([[2.0, 1.0], [1.0, 1.5]])
     target = gaussian(C)
-    exact = VAE(latent=1, noise="shared").signature.oracle(target)
+    exact = Procedure.of(VAE(latent=1, noise="shared"), target).oracle
     x = target.sample(400, CounterRandomness(1))
     values, vectors = np.linalg.eigh(C)
     S = values[0] * np.eye(2) + (values[1] - values[0]) * np.outer(vectors[:, 1], vectors[:, 1])
     log_q = stats.multivariate_normal(np.zeros(2), S).logpdf(x[..., 0].numpy())
-    assert isinstance(exact, LinearDecoder)
     means = {}
     for M in (1, 16, 400):
         found = density(target, x, exact.__call__, latent=1, importance_samples=M)
@@ -216,16 +218,18 @@ def test_without_an_encoder_the_prior_bounds_the_density_from_below() -> None:
 
 def test_a_false_proposal_is_a_bound_at_most() -> None:
     target = PRODUCTS["modes"]
-    oracle = VAE().signature.oracle(target)
+    oracle = Procedure.of(VAE(), target).oracle
 
     class Vague:
         """Proposes any latent."""
 
-        def __call__(self, z: torch.Tensor) -> TokenLaw:
+        def __call__(self, z: torch.Tensor, *given: torch.Tensor) -> TokenLaw:
             law: TokenLaw = oracle(z)
             return law
 
-        def encode(self, x: torch.Tensor, rng: Randomness) -> tuple[torch.Tensor, torch.Tensor]:
+        def encode(
+            self, x: torch.Tensor, rng: Randomness, *known: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             z = rng.normal((len(x), 1))
             return z, torch.distributions.Normal(0.0, 1.0).log_prob(z)[:, 0]
 
@@ -251,22 +255,103 @@ def test_single_precision_names_what_it_means(digits: ProductMixture) -> None:
     assert (found.values - narrow.log_prob(x)).abs().max() < 1e-3
 
 
+def conditional_total_correlation(C: np.ndarray, given: list[int]) -> float:
+    """Of the other coordinates of N(0, C) given some: 1/2 (sum ln S_ii - ln |S|), nats."""
+    rest = [i for i in range(len(C)) if i not in given]
+    S = np.linalg.inv(np.linalg.inv(C)[np.ix_(rest, rest)])
+    return 0.5 * float(np.log(np.diag(S)).sum() - np.linalg.slogdet(S)[1])
+
+
 def test_given_tokens_reweigh_the_components() -> None:
-    for target in (PRODUCTS["modes"], SEQUENCES["ising"]):
+    for target in (PRODUCTS["modes"], SEQUENCES["ising"], gaussian(AR1)):
         found = check("vae", target, given=[0], lengths=[1], steps=[1], samples=200)
         assert found.cells[0].estimates["kl"].value == pytest.approx(0, abs=1e-9)
     for options in ({"classes": 2}, {"latent": 1}):
-        with pytest.raises(InputError, match="given"):
-            check("vae", PRODUCTS["modes"], options=options, given=[0])
+        with pytest.raises(UnfitError, match="given"):
+            check("vae", PRODUCTS["modes"], options=options, given=[0], lengths=[1])
+    # Classes that are the target's own components are reweighed as well.
+    own = check(
+        "vae", PRODUCTS["modes"], options={"classes": 4}, given=[0], samples=200, lengths=[1]
+    )
+    assert own.outcome is Outcome.REPRESENTABLE
+
+
+def test_the_density_given_tokens_is_that_of_the_others() -> None:
+    target = PRODUCTS["modes"]
+    x = target.sample(60, CounterRandomness(0))
+    procedure, rng = Procedure.of(VAE(), target, given=(0, 2)), CounterRandomness(1)
+    found = procedure.log_density(Budget(length=1, steps=1), x, rng)
+    assert isinstance(found, LogDensity)
+    assert not found.bound
+    assert found.values.tolist() == pytest.approx(target.log_prob(x).tolist(), abs=1e-9)
+    moved = x.clone()
+    moved[:, 0] += 1
+    other = procedure.log_density(Budget(length=1, steps=1), moved, rng)
+    assert isinstance(other, LogDensity)  # twin: other given values, another density
+    assert float((other.values - found.values).abs().mean()) > 0.1
+
+
+@pytest.mark.parametrize("given", [[], [0], [1, 4]])
+def test_without_a_latent_the_total_correlation_is_left(given: list[int]) -> None:
+    found = check(
+        "vae", gaussian(AR1), options={"latent": 0}, given=given, lengths=[1], steps=[1],
+        samples=200,
+    ).cells[0].estimates["kl"]  # fmt: skip
+    expected = conditional_total_correlation(AR1, given)
+    assert found.kind == "exact"
+    assert found.value == pytest.approx(expected, abs=1e-9)
+    assert expected > 0.1
+
+
+def test_without_a_latent_and_with_shared_noise_the_variances_are_evened_out() -> None:
+    # KL of N(0, C) to N(0, s I) with s = tr C / D: 1/2 (D ln s - ln |C|).
+    C = UNEVEN
+    expected = 0.5 * (6 * math.log(np.trace(C) / 6) - np.linalg.slogdet(C)[1])
+    assert kl(gaussian(C), latent=0, noise="shared") == pytest.approx(expected, abs=1e-9)
+    of_tokens = conditional_total_correlation(C, [])
+    assert kl(gaussian(C), latent=0) == pytest.approx(of_tokens, abs=1e-9)
+    assert of_tokens < expected - 0.5
+
+
+@pytest.mark.parametrize("given", [[], [1]])
+def test_token_ids_without_a_latent_are_their_marginals(given: list[int]) -> None:
+    # A copied symbol: (N - 1) ln V, and nothing once one copy is known.
+    found = check(
+        "vae", PRODUCTS["copy"], options={"latent": 0}, given=given, lengths=[1], steps=[1],
+        samples=200,
+    ).cells[0].estimates["kl"]  # fmt: skip
+    assert found.value == pytest.approx(0.0 if given else 3 * math.log(5), abs=1e-9)
+
+
+def test_classes_are_fitted_once_for_a_whole_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(target: Target, K: int) -> object:
+        calls.append(K)
+        return latent_classes.best_classes(target, K)
+
+    monkeypatch.setattr("capcheck.networks.signatures.decoder.best_classes", counted)
+    found = check(
+        "vae", from_spec("sudoku"), options={"classes": 3}, precision=("float32", "bfloat16"),
+        sensitivity=(0.1,), samples=200, lengths=[0, 2], steps=[1, 2],
+    )  # fmt: skip
+    assert calls == [3]
+    assert len(found.found.precisions) == 2
+    assert found.found.sensitivities
+
+
+def test_nothing_depends_on_the_budget() -> None:
+    assert VAE.reads == frozenset()
+    procedure = Procedure.of(VAE(), PRODUCTS["modes"])
+    few, many = (
+        procedure.sample(Budget(length=length, steps=steps), 20, CounterRandomness(3))
+        for length, steps in ((0, 1), (3, 7))
+    )
+    assert torch.equal(few, many)
 
 
 def test_two_limits_are_one_too_many() -> None:
     with pytest.raises(InputError, match="both"):
         VAE(classes=2, latent=1).signature.oracle(PRODUCTS["modes"])
-    with pytest.raises(InputError, match="continuous"):
+    with pytest.raises(UnfitError, match="continuous"):
         VAE(latent=1).signature.oracle(PRODUCTS["copy"])
-
-
-def test_what_has_no_oracle_says_why() -> None:
-    with pytest.raises(InputError, match="given"):
-        check("vae", gaussian(AR1), given=[0])

@@ -1,7 +1,8 @@
 """One affine layer: x = m + R z, with R R^T = C.
 
 The best of all in KL has the target's mean m and covariance C; what it leaves is the negentropy
-1/2 ln((2 pi e)^D |C|) - h(p*), which is 0 for a Gaussian only.
+1/2 ln((2 pi e)^D |C|) - h(p*), which is 0 for a Gaussian only. Where tokens are given, m and C are
+those of the others given them, row by row.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from capcheck.laws import LOG_2PI
+from capcheck.networks.oracles.conditioned import Conditioned
 from capcheck.networks.oracles.moments import mean_and_covariance
-from capcheck.targets.target import ContinuousTarget
+from capcheck.targets.target import ContinuousTarget, Target
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,12 +44,52 @@ class Affine:
         return log_q
 
 
-def best_affine(target: ContinuousTarget) -> Affine:
+def best_affine(target: Target) -> Affine:
     """The affine map that is nearest to a target in KL.
 
     Raises:
-        InputError: Its covariance cannot be had.
+        UnfitError: Its covariance cannot be had.
     """
+    assert isinstance(target, ContinuousTarget)
     mean, covariance = mean_and_covariance(target)
     root = torch.linalg.cholesky(covariance)
     return Affine(mean=mean.to(target.dtype), root=root.to(target.dtype))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ConditionedAffine:
+    """The best affine map of a target, and of what is left of it when tokens are given.
+
+    Attributes:
+        maps: Both.
+    """
+
+    maps: Conditioned[Affine]
+
+    @classmethod
+    def of(cls, target: ContinuousTarget) -> ConditionedAffine:
+        """The maps of a target.
+
+        Raises:
+            UnfitError: Its covariance cannot be had.
+        """
+        maps = Conditioned(target=target, make=best_affine)
+        _ = maps.whole  # what cannot be had is told at once
+        return cls(maps=maps)
+
+    def __call__(self, z: Tensor, *given: Tensor) -> Tensor:
+        """X of z, (n, N, d); given tokens keep their values."""
+        if not given:
+            return self.maps.whole(z)
+        tokens, known = given
+        layer, rest = self.maps.of_rest(tokens, known)
+        x = tokens.to(z.dtype, copy=True)
+        x[:, rest] = layer(z[:, rest])
+        return x
+
+    def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
+        """Log-density (nats) of the tokens that are not known given those that are: (n,)."""
+        if not known:
+            return self.maps.whole.log_prob(x)
+        layer, rest = self.maps.of_rest(x, *known)
+        return layer.log_prob(x[:, rest])

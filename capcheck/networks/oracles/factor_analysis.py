@@ -42,6 +42,8 @@ def factor_analysis(covariance: Array, q: int) -> tuple[Array, Array]:
         q: Latent numbers, at least 0.
     """
     D = len(covariance)
+    if q == 0:
+        return np.zeros((D, 0)), np.diag(covariance).copy()
     if q >= D - 1:
         return probabilistic_pca(covariance, q)
     scale = np.sqrt(np.diag(covariance))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from capcheck.core.errors import InputError
+from capcheck.core.errors import UnfitError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
@@ -18,7 +18,7 @@ from capcheck.targets.categorical.sequence_law import batches, target_law
 from capcheck.targets.from_data.fitting import fit_diagonal_mixture, fit_latent_class
 from capcheck.targets.from_data.maximisation import maximised
 from capcheck.targets.products import Products
-from capcheck.targets.target import Target
+from capcheck.targets.target import Target, require_one_law
 
 DRAWS = 20_000  # that classes are fitted to where sequences cannot be listed
 STARTS = 16
@@ -31,15 +31,17 @@ def best_classes(target: Target, K: int) -> Products:
     """K classes, or the target's own components if they are no more.
 
     Args:
-        target: One law for all rows.
+        target: Any; one law for all rows, unless its own components are no more.
         K: At least 1.
 
     Raises:
-        InputError: K classes cannot be fitted to the draws.
+        UnfitError: K classes cannot be fitted to the draws, or each row has a law of its own, as
+            given tokens make, of more than K components.
     """
     own = target.products()
     if own is not None and own.log_weights.shape[1] <= K:
         return own
+    require_one_law(target, "vae.classes")
     law = target_law(target)
     if not isinstance(law, Unavailable):
         listed = law.log_probabilities > -torch.inf
@@ -111,5 +113,5 @@ def _fitted_to_draws(target: Target, K: int) -> Products:
         fitted = fit_latent_class(rows, K, vocabulary=spec.dim)
     products = fitted.to(device=target.device, dtype=target.dtype).products()
     if products is None:
-        raise InputError(f"vae.classes could not be fitted to {DRAWS} draws; leave it out.")
+        raise UnfitError(f"vae.classes could not be fitted to {DRAWS} draws; leave it out.")
     return products

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from capcheck.core.errors import InputError
+from capcheck.core.errors import UnfitError
 from capcheck.targets.products import Products
 from capcheck.targets.target import ContinuousTarget, require_one_law
 
@@ -24,11 +24,12 @@ def mean_and_covariance(target: ContinuousTarget) -> tuple[Tensor, Tensor]:
     """Of the flat sequence, in float64: (1|n, D) and (1|n, D, D), n for a law of n rows.
 
     Raises:
-        InputError: More dimensions than basis changes can be afforded, or a law that cannot change.
+        UnfitError: More dimensions than basis changes can be afforded, or a law that cannot change.
     """
     wide = target.to(device=target.device, dtype=torch.float64)
     if (moments := wide.gaussian()) is not None:
-        return moments[0].double()[None], moments[1].double()[None]
+        mean = moments[0].double()
+        return mean if mean.dim() == 2 else mean[None], moments[1].double()[None]
     if (products := wide.products()) is not None:
         return _of_products(products)
     return _of_diagonals(wide)
@@ -49,7 +50,7 @@ def _of_diagonals(target: ContinuousTarget) -> tuple[Tensor, Tensor]:
     mean, variance = (of.double().flatten() for of in (target.spec.mean, target.spec.variance))
     D = len(mean)
     if D > LARGEST:
-        raise InputError(
+        raise UnfitError(
             "the covariance of a law that is neither Gaussian nor a mixture of products can be had "
             f"up to {LARGEST} numbers, got {D}; shorten the sequences, or fit a Gaussian to them."
         )

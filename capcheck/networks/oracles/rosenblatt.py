@@ -6,6 +6,7 @@ Token by token, and coordinate by coordinate within a token,
 
 with F_i the conditional distribution function of the target. It is increasing in z_i, hence
 invertible where tokens are continuous; a categorical token is read off one z_i and has no inverse.
+Where tokens are given, F_i is conditional on all of them and on the others before i.
 """
 
 from __future__ import annotations
@@ -33,58 +34,76 @@ class Rosenblatt:
 
     target: Target
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """X of z: (n, N, d), or (n, N) integers.
+    def __call__(self, z: Tensor, *given: Tensor) -> Tensor:
+        """X of z: (n, N, d), or (n, N) integers; given tokens keep their values.
 
         Args:
             z: (n, N, d) standard normals; (n, N, 1) for categorical tokens.
+            given: Nothing, or tokens and known, (n, N) bool.
         """
         spec = self.target.spec
         u = uniform_of(z)  # (n, N, d)
         categorical = spec.kind == "categorical"
         dtype = torch.int64 if categorical else self.target.dtype
         x = torch.zeros(len(z), spec.tokens, *spec.token_shape, dtype=dtype, device=z.device)
-        for i, law in self.conditionals(x):
+        x, known = with_given(x, *given), given[1:]
+        for i, law in self.conditionals(x, *known):
+            drawn = x[:, [i]].clone()
             if categorical:
-                x[:, i] = law.icdf(u[:, [i], 0])[:, 0]
-                continue
-            for j in range(spec.dim):
-                x[:, i, j] = law.coordinate(j, x[:, [i]]).icdf(u[:, [i], j])[:, 0, 0].to(dtype)
+                drawn = law.icdf(u[:, [i], 0])
+            for j in range(0 if categorical else spec.dim):
+                drawn[..., j] = law.coordinate(j, drawn).icdf(u[:, [i], j])[..., 0].to(dtype)
+            x[:, [i]] = with_given(drawn, *(part[:, [i]] for part in given))
         return x
 
-    def inverse(self, x: Tensor) -> Tensor:
-        """Z of x, (n, N, d): z_i = Phi^-1(F_i(x_i | x_<i)).
+    def inverse(self, x: Tensor, *known: Tensor) -> Tensor:
+        """Z of x, (n, N, d): z_i = Phi^-1(F_i(x_i | x_<i)), and 0 where a token is given.
 
         Args:
             x: (n, N, d).
+            known: Nothing, or which tokens are given, (n, N) bool.
 
         Raises:
             InputError: The tokens are categorical.
         """
         if self.target.spec.kind == "categorical":
             raise InputError("Rosenblatt.inverse needs continuous tokens, got categorical ones.")
-        u = torch.zeros_like(x, dtype=torch.float64)
-        for i, law in self.conditionals(x):
+        u = torch.full_like(x, 0.5, dtype=torch.float64)
+        for i, law in self.conditionals(x, *known):
             for j in range(self.target.spec.dim):
                 of_j = law.coordinate(j, x[:, [i]])
                 u[:, i, j] = of_j.cdf(x[:, [i], j : j + 1].double())[:, 0].double()
         z: Tensor = torch.special.ndtri(u)
+        for mask in known:
+            z = torch.where(mask[..., None], 0, z)
         return z.to(x)
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density (nats) of x, by the chain rule: (n,)."""
+    def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
+        """Log-density (nats) of x, or of its other tokens given the known ones: (n,)."""
         log_q = torch.zeros(len(x), dtype=self.target.dtype, device=x.device)
-        for i, law in self.conditionals(x):
-            log_q = log_q + law.log_prob(x[:, [i]])[:, 0]
+        for i, law in self.conditionals(x, *known):
+            of_one = law.log_prob(x[:, [i]])[:, 0]
+            for mask in known:
+                of_one = torch.where(mask[:, i], 0, of_one)
+            log_q = log_q + of_one
         return log_q
 
-    def conditionals(self, x: Tensor) -> Iterator[tuple[int, TokenLaw]]:
-        """The law of each token given the tokens of x before it, which may be filled meanwhile."""
+    def conditionals(self, x: Tensor, *known: Tensor) -> Iterator[tuple[int, TokenLaw]]:
+        """The law of each token that some row does not know, by what is known or before it in x.
+
+        Args:
+            x: (n, N, d), or (n, N) integers; it may be filled meanwhile.
+            known: Nothing, or which tokens are given, (n, N) bool.
+        """
         N = x.shape[1]
         order = torch.arange(N, device=x.device).expand(len(x), N)
         for i in range(N):
-            unseen = (order >= i).to(self.target.dtype)
-            yield i, self.target.marginals(x, unseen).select([i])
+            unseen = order >= i
+            for mask in known:
+                unseen = unseen & ~mask
+            if bool(unseen[:, i].any()):
+                unseen[:, i] = True  # where it is known its law is not used, and may be degenerate
+                yield i, self.target.marginals(x, unseen.to(self.target.dtype)).select([i])
 
 
 def uniform_of(z: Tensor) -> Tensor:
@@ -92,3 +111,17 @@ def uniform_of(z: Tensor) -> Tensor:
     below = -z.double().abs()
     tail = normal_cdf(below).clamp(min=LEAST)
     return torch.where(z <= 0, tail, 1 - tail.clamp(min=2.0**-53))
+
+
+def with_given(x: Tensor, *given: Tensor) -> Tensor:
+    """The sequences x, in which given tokens have their values.
+
+    Args:
+        x: (n, N, d), or (n, N) integers.
+        given: Nothing, or tokens and known.
+    """
+    if not given:
+        return x
+    tokens, known = given
+    mask = known.reshape(*known.shape, *[1] * (x.dim() - 2))
+    return torch.where(mask, tokens.to(x), x)

@@ -1,6 +1,7 @@
 """Signatures: what each family's network is shown and returns, one module for each."""
 
-from capcheck.networks.signatures.decoder import AutoEncoder, Decoder, DecoderSignature, Noise
+from capcheck.networks.oracles.decoders import Noise
+from capcheck.networks.signatures.decoder import AutoEncoder, Decoder, DecoderSignature
 from capcheck.networks.signatures.denoiser import Denoiser, DenoiserSignature
 from capcheck.networks.signatures.energy import Energy, EnergySignature
 from capcheck.networks.signatures.flow_map import (

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from capcheck.core.errors import InputError
+from capcheck.core.errors import UnfitError
 from capcheck.networks.signatures.signature import Signature, require_like
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.targets.target import ContinuousTarget, Target
@@ -72,8 +72,8 @@ def require_continuous(target: Target, what: str) -> ContinuousTarget:
     """The target, if its tokens are continuous.
 
     Raises:
-        InputError: They are categorical.
+        UnfitError: They are categorical.
     """
     if not isinstance(target, ContinuousTarget):
-        raise InputError(f"{what} needs continuous tokens, got categorical ones.")
+        raise UnfitError(f"{what} needs continuous tokens, got categorical ones.")
     return target

@@ -1,5 +1,7 @@
 """Generator: standard normals -> a sequence, in one call; a bijection knows its density as well.
 
+Where tokens are given both are shown them, too (see `given`), and make the others.
+
 Any law is the image of the normals under its triangular map (see `rosenblatt`), which is the oracle
 of both. Where the map is limited the oracle is the best limited one: of bounded slope (see
 `bounded_slope`), or affine (see `affine`).
@@ -15,10 +17,11 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
-from capcheck.networks.oracles.affine import best_affine
+from capcheck.networks.oracles.affine import ConditionedAffine
 from capcheck.networks.oracles.bounded_slope import bounded_slope
 from capcheck.networks.oracles.rosenblatt import Rosenblatt
 from capcheck.networks.signatures.denoiser import require_continuous
+from capcheck.networks.signatures.given import hide_given
 from capcheck.networks.signatures.signature import Signature, Wrapped, Wrapper
 from capcheck.targets.target import Target
 
@@ -28,31 +31,41 @@ Layer = Literal["triangular", "affine"]
 class Generator(Protocol):
     """Standard normals -> a sequence."""
 
-    def __call__(self, z: Tensor, /) -> Tensor:
+    def __call__(self, z: Tensor, /, *given: Tensor) -> Tensor:
         """Generate.
 
         Args:
             z: (n, N, d) standard normals; (n, N, 1) where tokens are categorical.
+            given: Nothing, or where tokens are given: tokens (n, N, d) or (n, N), in which the
+                values of unknown tokens mean nothing, and known (n, N) bool.
 
         Returns:
-            (n, N, d), or (n, N) integers.
+            (n, N, d), or (n, N) integers; values of given tokens mean nothing.
         """
 
 
 @runtime_checkable
 class Bijection(Protocol):
-    """Standard normals -> a sequence, invertibly."""
+    """Standard normals -> a sequence, invertibly; of given tokens no normals are used."""
 
-    def __call__(self, z: Tensor, /) -> Tensor:
-        """Generate: z (n, N, d) -> (n, N, d)."""
+    def __call__(self, z: Tensor, /, *given: Tensor) -> Tensor:
+        """Generate: z (n, N, d) -> (n, N, d), as a `Generator`."""
 
-    def log_prob(self, x: Tensor, /) -> Tensor:
-        """Log-density (nats) of x (n, N, d) under the image of the normals: (n,)."""
+    def log_prob(self, x: Tensor, /, *known: Tensor) -> Tensor:
+        """Log-density (nats) of sequences under the image of the normals.
+
+        Args:
+            x: (n, N, d).
+            known: Nothing, or where tokens are given: (n, N) bool, which of them are.
+
+        Returns:
+            That of the tokens that are not known, given those that are: (n,).
+        """
 
 
 @dataclass(frozen=True)
 class GeneratorSignature(Signature[Generator]):
-    """Z -> x.
+    """(z) -> x, or (z, tokens, known) -> x where tokens are given.
 
     Attributes:
         lipschitz: Bound L on the slope of the map, if there is one.
@@ -61,10 +74,18 @@ class GeneratorSignature(Signature[Generator]):
     lipschitz: float | None = None
 
     def oracle(self, target: Target) -> Generator:
-        """The triangular map, or the nearest map of bounded slope (one number only)."""
+        """The triangular map, or the nearest map of bounded slope (one number only).
+
+        Raises:
+            UnfitError: A bound for sequences of more than one number.
+        """
         if self.lipschitz is None:
             return Rosenblatt(target=target)
         return bounded_slope(target, self.lipschitz)
+
+    def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
+        """The normals, and the tokens, all of whose unknown values look the same."""
+        return hide_given(shown, spec)
 
     def require(self, answer: object, shown: Tensor) -> None:
         """Raise InputError unless `answer` is one sequence for each row of normals."""
@@ -73,7 +94,7 @@ class GeneratorSignature(Signature[Generator]):
 
 @dataclass(frozen=True)
 class BijectionSignature(Signature[Bijection]):
-    """Z -> x and the log-density of x.
+    """(z) -> x and the log-density of x, or (z, tokens, known) -> x where tokens are given.
 
     Attributes:
         layer: `triangular`: any triangular map; `affine`: one affine layer.
@@ -82,15 +103,25 @@ class BijectionSignature(Signature[Bijection]):
     layer: Layer = "triangular"
 
     def oracle(self, target: Target) -> Bijection:
-        """The triangular map, or the affine one with the target's mean and covariance."""
+        """The triangular map, or the affine one with the target's mean and covariance.
+
+        Raises:
+            UnfitError: The tokens are categorical, or the covariance cannot be had.
+        """
         continuous = require_continuous(target, "an invertible map")
-        return best_affine(continuous) if self.layer == "affine" else Rosenblatt(target=target)
+        if self.layer == "affine":
+            return ConditionedAffine.of(continuous)
+        return Rosenblatt(target=target)
 
     def wrap(self, network: Bijection, wrapper: Wrapper) -> Bijection:
         """The network with a wrapper around it; it knows its density if the network does."""
         if isinstance(network, Bijection):
             return _WrappedBijection(network, wrapper)
         return super().wrap(network, wrapper)
+
+    def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
+        """The normals, and the tokens, all of whose unknown values look the same."""
+        return hide_given(shown, spec)
 
     def require(self, answer: object, shown: Tensor) -> None:
         """Raise InputError unless `answer` is one sequence for each row of normals."""
@@ -100,9 +131,9 @@ class BijectionSignature(Signature[Bijection]):
 class _WrappedBijection(Wrapped):
     """A bijection with a wrapper around it."""
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
         """Log-density (nats) of x (n, N, d): (n,)."""
-        return self._wrapper.log_prob(self._network, x)
+        return self._wrapper.log_prob(self._network, x, *known)
 
 
 def normals_for(spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:

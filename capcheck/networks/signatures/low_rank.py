@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from capcheck.core.errors import InputError
+from capcheck.core.errors import UnfitError
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import Categorical, DeferredCategorical, TokenLaw
 from capcheck.networks.signatures.signature import Signature
@@ -48,7 +48,7 @@ IMPOSSIBLE = 30.0  # nats below the likeliest value at which the first start put
 class LowRankPredictorSignature(Signature[TokenPredictor]):
     """(tokens, known) -> law of the token after the known ones, whose logits have a bounded rank.
 
-    The laws of all other tokens are NaN.
+    The known tokens are the first ones of each row; the laws of all other tokens are NaN.
 
     Attributes:
         rank: r, at least 1.
@@ -62,11 +62,10 @@ class LowRankPredictorSignature(Signature[TokenPredictor]):
         Contexts that the target never makes get the mean h of those of their length.
 
         Raises:
-            InputError: The tokens are continuous, or the contexts are too many to enumerate or
-                other ones in each row, as those of a conditional law are.
+            UnfitError: The tokens are continuous, or the contexts are too many to enumerate.
         """
         if target.spec.kind != "categorical":
-            raise InputError(
+            raise UnfitError(
                 "softmax_rank needs categorical tokens, got continuous ones; leave it out."
             )
         if self.rank >= target.spec.dim - 1:
@@ -106,7 +105,7 @@ def contexts_of(target: Target) -> Contexts:
     """The contexts of a categorical target, in float64 on the CPU.
 
     Raises:
-        InputError: Contexts x V is more than 2^20.
+        UnfitError: Contexts x V is more than 2^20.
     """
     N, V = target.spec.tokens, target.spec.dim
     prefix = torch.zeros(1, N, dtype=torch.int64)
@@ -114,7 +113,7 @@ def contexts_of(target: Target) -> Contexts:
     followers: list[tuple[Tensor, Tensor]] = []  # of each length: its context and its value
     for i in range(N):
         if sum(map(len, weights)) * V > LARGEST:
-            raise InputError(
+            raise UnfitError(
                 f"softmax_rank needs contexts x symbols of at most {LARGEST}, got at least "
                 f"{sum(map(len, weights))} x {V}; choose fewer tokens or merge rare symbols."
             )
@@ -173,9 +172,9 @@ class _LowRankPredictor:
         length = known.sum(1)
         place = torch.arange(N, device=known.device)
         if not bool((known == (place < length[:, None])).all()):
-            raise InputError(
-                "known must be the first tokens of each row for a softmax of bounded rank, got "
-                "others; show it a prefix."
+            raise UnfitError(
+                "softmax_rank is for tokens that follow a prefix, got others that are known; give "
+                "the first tokens only, or leave it out."
             )
         child = self._contexts.child.to(tokens.device)
         node = torch.full_like(length, 0)

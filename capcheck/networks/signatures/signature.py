@@ -38,7 +38,7 @@ class Signature(ABC, Generic[NetworkT]):
         """The population optimum of the training objective on that target.
 
         Raises:
-            InputError: There is none for such a target; the sentence says why.
+            UnfitError: There is none for such a target; the sentence says why.
         """
 
     def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
@@ -78,14 +78,16 @@ class Wrapper:
         """The answers to inputs none of which waits for the answer to another."""
         return [self.call(network, shown) for shown in inputs]
 
-    def log_prob(self, network: Any, x: Tensor) -> Tensor:
+    def log_prob(self, network: Any, x: Tensor, *known: Tensor) -> Tensor:
         """The log-density of the wrapped network, of signatures whose networks have one: (n,)."""
-        density: Tensor = network.log_prob(x)
+        density: Tensor = network.log_prob(x, *known)
         return density
 
-    def encode(self, network: Any, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, network: Any, x: Tensor, rng: Randomness, *known: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The encoder of the wrapped network, of signatures whose networks have one."""
-        encoded: tuple[Tensor, Tensor] = network.encode(x, rng)
+        encoded: tuple[Tensor, Tensor] = network.encode(x, rng, *known)
         return encoded
 
 

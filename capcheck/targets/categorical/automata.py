@@ -6,8 +6,6 @@ symbol; a strip is a Markov chain whose state is its frontier.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -74,40 +72,6 @@ def balanced_brackets(tokens: int) -> HiddenMarkov:
         emission,
         tokens=tokens,
         provenance=Provenance(description=f"{tokens} brackets, uniform over balanced strings"),
-    )
-
-
-def composition(
-    name: str, inputs: int, size: int, compose: Callable[[int, int], int], *, scratch: bool
-) -> HiddenMarkov:
-    """Uniform elements g_1..g_n of a group, numbered from 0, the neutral one, and their product.
-
-    The state is (product so far p, latest symbol), numbered size p + symbol. An input g leads from
-    p to p g and shows g; a result leads from p to p and shows p.
-
-    Args:
-        name: What the group composes, for readers of a report.
-        inputs: n.
-        size: Number of elements.
-        compose: p, g -> p g.
-        scratch: Whether the tokens are g_1 p_1 .. g_n p_n, or g_1 .. g_n p_n only.
-    """
-    S = size * size
-    initial, placed, told = (torch.zeros(shape).double() for shape in ((S,), (S, S), (S, S)))
-    for p in range(size):
-        shown = [size * p + symbol for symbol in range(size)]
-        told[shown, size * p + p] = 1
-        initial[size * p + p] = 1  # the first product is the first input
-        for g in range(size):
-            placed[shown, size * compose(p, g) + g] = 1
-    steps = [told, *[placed, told] * (inputs - 1)] if scratch else [placed] * (inputs - 1) + [told]
-    how = "with" if scratch else "without"
-    return HiddenMarkov.from_potentials(
-        initial,
-        torch.stack(steps),
-        _emits([state % size for state in range(S)], size),
-        tokens=len(steps) + 1,
-        provenance=Provenance(description=f"{name} of {inputs} inputs {how} a scratchpad"),
     )
 
 

@@ -27,7 +27,12 @@ from capcheck.targets.categorical.chain import (
     scaled_evidence,
     sparse_steps,
 )
-from capcheck.targets.parameters import require_count, require_grid, require_tables
+from capcheck.targets.parameters import (
+    require_count,
+    require_grid,
+    require_scored,
+    require_tables,
+)
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import fingerprint
 
@@ -43,6 +48,7 @@ class HiddenMarkov(Chain):
         emission: (S, V), or (N, S, V) one per token; rows are laws of the token.
         tokens: N.
         grid: (rows, columns) of the tokens, if they have any.
+        scored: Tokens that count in the divergences, in rising order; all of them if None.
         provenance: Where the parameters come from.
 
     Raises:
@@ -57,6 +63,7 @@ class HiddenMarkov(Chain):
         *,
         tokens: int,
         grid: tuple[int, int] | None = None,
+        scored: tuple[int, ...] | None = None,
         provenance: Provenance | None = None,
     ) -> None:
         initial, transition, emission = _require_shapes(initial, transition, emission, tokens)
@@ -72,6 +79,7 @@ class HiddenMarkov(Chain):
                     f"sum that is off by {off:.3g}; normalise it or use from_potentials."
                 )
         require_grid(grid, tokens)
+        require_scored(scored, tokens)
         self._initial = initial / initial.sum()
         self._transition = transition / transition.sum(-1, keepdim=True)
         self._emission = emission / emission.sum(-1, keepdim=True)
@@ -98,6 +106,7 @@ class HiddenMarkov(Chain):
             mean=p,
             variance=p * (1 - p),
             grid=grid,
+            scored=scored,
         )
         self.provenance = provenance or Provenance(
             description=f"hidden Markov model of {len(initial)} states"
@@ -112,6 +121,7 @@ class HiddenMarkov(Chain):
         *,
         tokens: int,
         grid: tuple[int, int] | None = None,
+        scored: tuple[int, ...] | None = None,
         provenance: Provenance | None = None,
     ) -> HiddenMarkov:
         """The law proportional to a product of non-negative potentials along a chain.
@@ -125,6 +135,7 @@ class HiddenMarkov(Chain):
             emission: (S, V) or (N, S, V) potentials of a token and its state.
             tokens: N.
             grid: As for the class.
+            scored: As for the class.
             provenance: As for the class.
 
         Raises:
@@ -151,6 +162,7 @@ class HiddenMarkov(Chain):
             _laws(emission),
             tokens=tokens,
             grid=grid,
+            scored=scored,
             provenance=provenance,
         )
 
@@ -168,7 +180,8 @@ class HiddenMarkov(Chain):
     def fingerprint(self) -> str:
         """SHA-256 over the parameters in float64."""
         parameters = (self._initial, self._transition, self._emission)
-        return fingerprint("hidden Markov", (self._spec.grid, self._spec.tokens), parameters)
+        facts = (self._spec.grid, self._spec.tokens, self._spec.scored)
+        return fingerprint("hidden Markov", facts, parameters)
 
     def to(self, *, device: torch.device | str, dtype: torch.dtype) -> HiddenMarkov:
         """The same law, computed elsewhere or in another precision."""
@@ -180,6 +193,7 @@ class HiddenMarkov(Chain):
             self._emission.to(device, dtype),
             tokens=self._spec.tokens,
             grid=self._spec.grid,
+            scored=self._spec.scored,
             provenance=self.provenance,
         )
 

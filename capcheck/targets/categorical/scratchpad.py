@@ -1,150 +1,72 @@
-"""Scratchpad tasks: tokens that only help, and a predictor that sees a window.
+"""Scratchpad tasks: sequences that hold running results beside inputs and an answer.
 
-A target may hold auxiliary tokens, which are placed like any other and marginalised out of the
-divergences (`SequenceSpec.scored`). With a predictor that sees only the tokens within a window, a
-long-range task becomes representable when there is room to write intermediate results: the
-chain-of-thought effect. Running composition in a group G of inputs g_1..g_n is such a task:
+Running results are auxiliary tokens: they are drawn like any other and summed out of the
+divergences (`SequenceSpec.scored`). A procedure that sees a window of the past can produce the
+answer only if there is room for them: the chain-of-thought effect. The task is to compose inputs
+g_1..g_n of a group G:
 
-    with scratch    g_1 p_1 g_2 p_2 .. g_n p_n,  p_i = p_{i-1} g_i: each follows from two neighbours
+    with scratch    g_1 p_1 g_2 p_2 .. g_n p_n,  p_i = p_{i-1} g_i: each follows from two tokens
     without         g_1 g_2 .. g_n p_n: the answer needs all inputs
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from capcheck.core.errors import InputError
-from capcheck.core.randomness import Randomness
-from capcheck.core.sequences import SequenceSpec
-from capcheck.laws import Categorical, DeferredCategorical
-from capcheck.noise.paths import PATHS, NoisePath
-from capcheck.targets.categorical.automata import composition
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
-from capcheck.targets.parameters import require_count
-from capcheck.targets.target import CategoricalTarget, fingerprint
+from capcheck.targets.provenance import Provenance
 
 
-class Windowed(CategoricalTarget):
-    """A law whose predictor sees only tokens at most `window` places away, and which it scores.
+def composition(
+    name: str, inputs: int, size: int, compose: Callable[[int, int], int], *, scratch: bool
+) -> HiddenMarkov:
+    """Uniform elements g_1..g_n of a group, numbered from 0, the neutral one, and their product.
+
+    The state is (product so far p, latest symbol), numbered size p + symbol. An input g leads from
+    p to p g and shows g; a result leads from p to p and shows p. Inputs and the last result count.
 
     Args:
-        law: The joint law of all tokens.
-        window: Distance up to which other tokens are seen, at least 0.
-        scored: Tokens that count in the divergences; the others are auxiliary.
+        name: What the group composes, for readers of a report.
+        inputs: n.
+        size: Number of elements.
+        compose: p, g -> p g.
+        scratch: Whether the tokens are g_1 p_1 .. g_n p_n, or g_1 .. g_n p_n only.
     """
-
-    def __init__(
-        self, law: CategoricalTarget, *, window: int, scored: tuple[int, ...] | None = None
-    ) -> None:
-        if not isinstance(law, CategoricalTarget):
-            raise InputError(
-                f"law must be of categorical tokens, got a {type(law).__name__}; "
-                "pass one of token ids, such as a MarkovChain."
-            )
-        require_count("window", window, least=0)
-        inside, scored = set(range(law.spec.tokens)), None if scored is None else tuple(scored)
-        if scored is not None and not (
-            scored and set(scored) <= inside and sorted(set(scored)) == list(scored)
-        ):
-            raise InputError(
-                f"scored must list some of the tokens 0 to {law.spec.tokens - 1} in rising order, "
-                f"got {scored}."
-            )
-        self._law = law
-        self._window = window
-        self._spec = dataclasses.replace(law.spec, scored=scored)
-        description = f"{law.provenance.description}; the predictor sees {window} tokens each way"
-        self.provenance = law.provenance.model_copy(update={"description": description})
-
-    @property
-    def spec(self) -> SequenceSpec:
-        """As the law's, with the scored tokens."""
-        return self._spec
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Floating-point type of every computation."""
-        return self._law.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where every computation runs."""
-        return self._law.device
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the law, the window and the scored tokens."""
-        facts = (self._law.fingerprint, self._window, self._spec.scored)
-        return fingerprint("windowed", facts, ())
-
-    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> Windowed:
-        """The same law, computed elsewhere or in another precision."""
-        law = self._law.to(device=device, dtype=dtype)
-        twin = Windowed(law, window=self._window, scored=self._spec.scored)
-        twin.provenance = self.provenance
-        return twin
-
-    def sample(self, n: int, rng: Randomness) -> Tensor:
-        """Draws of the joint law: (n, N) integers."""
-        return self._law.sample(n, rng)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Joint log-probability of all tokens, in nats: (n,)."""
-        self._require(x)
-        return self._law.log_prob(x)
-
-    def marginals(
-        self,
-        x: Tensor,
-        levels: Tensor,
-        path: NoisePath = PATHS["linear"],
-        causal: bool = False,
-    ) -> DeferredCategorical:
-        """The law of every token given the known ones within its window."""
-        self._require(x, levels)
-        place = torch.arange(self._spec.tokens, device=x.device)
-
-        def make(tokens: list[int]) -> Categorical:
-            laws = []
-            for i in tokens:
-                outside = ((place - i).abs() > self._window).to(levels)
-                law = self._law.marginals(x, torch.maximum(levels, outside), path, causal)
-                laws.append(law.select([i]).mean())
-            return Categorical(torch.cat(laws, 1).log())
-
-        return DeferredCategorical(make, range(self._spec.tokens))
-
-    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
-        """Of the law of all tokens; see `Target`."""
-        return self._law.kernel_mean(x, bandwidth)
-
-    def kernel_self_mean(self, bandwidth: float) -> float | None:
-        """Of the law of all tokens; see `Target`."""
-        return self._law.kernel_self_mean(bandwidth)
+    S = size * size
+    initial, placed, told = (torch.zeros(shape).double() for shape in ((S,), (S, S), (S, S)))
+    for p in range(size):
+        shown = [size * p + symbol for symbol in range(size)]
+        told[shown, size * p + p] = 1
+        initial[size * p + p] = 1  # the first product is the first input
+        for g in range(size):
+            placed[shown, size * compose(p, g) + g] = 1
+    steps = [told, *[placed, told] * (inputs - 1)] if scratch else [placed] * (inputs - 1) + [told]
+    tokens = len(steps) + 1
+    how = "with" if scratch else "without"
+    emission = torch.nn.functional.one_hot(torch.arange(S) % size, size).double()
+    return HiddenMarkov.from_potentials(
+        initial,
+        torch.stack(steps),
+        emission,
+        tokens=tokens,
+        scored=(*range(0, tokens, 2), tokens - 1) if scratch else None,
+        provenance=Provenance(description=f"{name} of {inputs} inputs {how} a scratchpad"),
+    )
 
 
-def running_parity(inputs: int, *, scratch: bool, window: int) -> Windowed:
+def running_parity(inputs: int, *, scratch: bool) -> HiddenMarkov:
     """Uniform bits, and whether an odd number of them is set."""
-    law = composition("parity", inputs, 2, lambda p, g: p ^ g, scratch=scratch)
-    return _composition(law, scratch, window)
+    return composition("parity", inputs, 2, lambda p, g: p ^ g, scratch=scratch)
 
 
-def running_permutation(inputs: int, *, scratch: bool, window: int) -> Windowed:
+def running_permutation(inputs: int, *, scratch: bool) -> HiddenMarkov:
     """Uniform permutations of three things, and what they compose to."""
     group = list(itertools.permutations(range(3)))
 
     def compose(p: int, g: int) -> int:
         return group.index(tuple(group[p][j] for j in group[g]))
 
-    law = composition("permutation composition", inputs, 6, compose, scratch=scratch)
-    return _composition(law, scratch, window)
-
-
-def _composition(law: HiddenMarkov, scratch: bool, window: int) -> Windowed:
-    """Inputs and the last result count; without a scratchpad these are all tokens."""
-    N = law.spec.tokens
-    return Windowed(law, window=window, scored=(*range(0, N, 2), N - 1) if scratch else None)
+    return composition("permutation composition", inputs, 6, compose, scratch=scratch)

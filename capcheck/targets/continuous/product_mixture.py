@@ -8,7 +8,8 @@ softmax over components followed by a per-token average.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -23,7 +24,7 @@ from capcheck.laws import (
     TokenLaw,
 )
 from capcheck.noise.paths import PATHS, NoisePath
-from capcheck.targets.components import Components, Evidence, Prefix
+from capcheck.targets.components import Components, Evidence, Means, Prefix
 from capcheck.targets.continuous.posterior_law import PosteriorLaw, View
 from capcheck.targets.parameters import (
     require_grid,
@@ -74,6 +75,20 @@ class ProductMixture(ContinuousTarget):
         weights = require_weights(weights.to(means.device, torch.float64), len(means))
         if not bool((weights > 0).all()):
             means, weights = means[weights > 0], weights[weights > 0]
+        self._hold(Means(means), scales, weights, dtype, grid)
+        self.provenance = provenance or Provenance(
+            description=f"mixture of {len(means)} products of Gaussians"
+        )
+
+    def _hold(
+        self,
+        means: Means,
+        scales: Tensor,
+        weights: Tensor,
+        dtype: torch.dtype,
+        grid: tuple[int, int] | None,
+    ) -> None:
+        """Keep sound parameters, and what follows from them."""
         self._means, self._weights = means, weights
         self._scales = scales.to(means.device, torch.float64)
         self._dtype = dtype
@@ -88,9 +103,6 @@ class ProductMixture(ContinuousTarget):
             variance=(between + self._scales.square()).to(dtype),
             grid=grid,
             narrowest=float(self._scales.min()),
-        )
-        self.provenance = provenance or Provenance(
-            description=f"mixture of {len(self._means)} products of Gaussians"
         )
 
     @property
@@ -111,7 +123,7 @@ class ProductMixture(ContinuousTarget):
     @property
     def means(self) -> Tensor:
         """(K, N, d) means of the components of positive weight."""
-        return self._means
+        return self._means[:]
 
     @property
     def scales(self) -> Tensor:
@@ -122,7 +134,7 @@ class ProductMixture(ContinuousTarget):
         """Its mean and covariance if there is one component."""
         if len(self._means) > 1:
             return None
-        mean = self._means[0].to(self._dtype).flatten()
+        mean = self._means[:1].to(self._dtype).flatten()
         return mean, self._scales.square().flatten().diag().to(self._dtype)
 
     @property
@@ -177,14 +189,13 @@ class ProductMixture(ContinuousTarget):
             log_weights=self._weights.log()[None].to(self._dtype),
             law=law,
             log_likelihood=lambda x, tokens: gaussian_log_likelihood(
-                x.to(self._scales), self._means[:, tokens].to(self._scales), variances[:, tokens]
+                x.to(self._scales), self._of_tokens(tokens), variances[:, tokens]
             ).to(self._dtype),
         )
 
     def relative_to(self, origin: Tensor, unit: float) -> ProductMixture:
         """Again a product mixture: means (mu - origin) / unit, scales s / unit."""
-        origin = origin.to(self._scales)
-        means = self._mapped(lambda mu: (mu - origin) / unit)
+        means = self._means.relative_to(origin.to(self._scales), unit)
         return self._with(means, self._scales / unit, self._dtype)
 
     def rescaled(self, units: Tensor) -> ProductMixture:
@@ -193,25 +204,26 @@ class ProductMixture(ContinuousTarget):
         means = self._mapped(lambda mu: mu / units)
         return self._with(means, self._scales / units, self._dtype)
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+    def _of_tokens(self, tokens: Sequence[int]) -> Tensor:
+        """(K, S, d) means of some tokens, float64."""
+        column = torch.tensor(list(tokens), device=self.device)
+        return self._means.of_tokens(column, slice(None)).to(self._scales)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Means:
         """Means that are changed in float64, in parts, and kept in float32 if they were narrow."""
-        kept = torch.promote_types(self._means.dtype, torch.float32)
-        changed = torch.empty_like(self._means, dtype=kept)
+        kept = torch.promote_types(self._means.stored.dtype, torch.float32)
+        changed = torch.empty_like(self._means.stored, dtype=kept)
         size = max(1, READ // self._centre.numel())
         for part, mu in zip(changed.split(size), self._means.split(size), strict=True):
             part.copy_(change(mu.to(self._centre)))
-        return changed
+        return Means(changed)
 
-    def _with(self, means: Tensor, scales: Tensor, dtype: torch.dtype) -> ProductMixture:
+    def _with(self, means: Means, scales: Tensor, dtype: torch.dtype) -> ProductMixture:
         """Other means and scales, and everything else as it is."""
-        return ProductMixture(
-            means,
-            scales,
-            self._weights,
-            grid=self._spec.grid,
-            provenance=self.provenance,
-            dtype=dtype,
-        )
+        twin = copy.copy(self)
+        vars(twin).pop("standardised", None)  # it is kept once it was asked for
+        twin._hold(means, scales, self._weights.to(means.device), dtype, self._spec.grid)
+        return twin
 
     def sample(self, n: int, rng: Randomness) -> Tensor:
         """Component by inverse CDF, then its Gaussians: (n, N, d)."""
@@ -269,7 +281,7 @@ class ProductMixture(ContinuousTarget):
         """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y', or None if too large."""
         if len(self._means) ** 2 * self._scales.numel() > SUMMED:
             return None
-        of_means = self._kernel_mean(self._means, bandwidth**2, 2 * self._scales.square())
+        of_means = self._kernel_mean(self._means[:], bandwidth**2, 2 * self._scales.square())
         return float(self._weights @ of_means)
 
     def _kernel_mean(self, x: Tensor, h2: float, variance: Tensor) -> Tensor:
@@ -301,18 +313,23 @@ class ProductMixture(ContinuousTarget):
         )
 
 
-def moments(means: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def moments(means: Means, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted mean and variance of rows (K, N, d), (N, d) in float64, read in parts.
 
     Args:
-        means: (K, N, d) in any floating-point type.
+        means: (K, N, d).
         weights: (K,) float64, normalised.
     """
-    size = max(1, READ // means[0].numel())
-    parts = list(zip(means.split(size), weights.split(size), strict=True))
-    mean = sum(torch.einsum("k,knd->nd", w, mu.double()) for mu, w in parts)
+    size = max(1, READ // means.shape[1:].numel())
+
+    def parts() -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(means.split(size), weights.split(size), strict=True)
+
+    mean = sum(torch.einsum("k,knd->nd", w, mu.double()) for mu, w in parts())
     assert isinstance(mean, Tensor)
-    variance = sum(torch.einsum("k,knd->nd", w, (mu.double() - mean).square_()) for mu, w in parts)
+    variance = sum(
+        torch.einsum("k,knd->nd", w, (mu.double() - mean).square_()) for mu, w in parts()
+    )
     assert isinstance(variance, Tensor)
     return mean, variance
 

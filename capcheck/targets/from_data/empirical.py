@@ -20,6 +20,7 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.laws import LOG_2PI
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.components import Means
 from capcheck.targets.continuous.product_mixture import ProductMixture, moments
 from capcheck.targets.from_data.empirical_categorical import (
     HELD_OUT,
@@ -32,6 +33,7 @@ from capcheck.targets.provenance import HeldOut, Provenance
 LARGE = 1e100  # magnitudes whose squares might overflow are refused
 LARGEST_SCALE = 1e150  # standard deviations likewise, and the inverse of those that vanish
 LOWEST, HIGHEST = 1e-3, 1e1  # bandwidths that likelihood may choose
+NARROWEST = 1e-5  # bandwidth below which a log-density of float64 is off by 1e-4 nats and more
 WIDER = 1.14  # by which the last round looks beyond what it found at an end of its range
 FEW = 200  # rows that say where the best bandwidth lies
 TILE = 1 << 19  # numbers held at once: 4 MiB, small enough to stay near the cache
@@ -285,7 +287,7 @@ def _smoothed(
 def _mean_and_deviation(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, d) each; a constant coordinate takes the smallest positive deviation, or 1."""
     w = torch.from_numpy(weights / weights.sum())
-    mean, variance = (moment.numpy() for moment in moments(torch.from_numpy(rows), w))
+    mean, variance = (moment.numpy() for moment in moments(Means(torch.from_numpy(rows)), w))
     deviation = np.sqrt(variance)
     varies = deviation > 1e-12 * np.abs(mean)
     smallest = deviation[varies].min() if varies.any() else 1.0
@@ -312,9 +314,9 @@ def _given(bandwidth: float | Literal["auto"]) -> float | None:
     if isinstance(bandwidth, str) and bandwidth == "auto":
         return None
     number = isinstance(bandwidth, (int, float)) and not isinstance(bandwidth, bool)
-    if not (number and 1 / LARGE <= bandwidth <= LARGE):
+    if not (number and NARROWEST <= bandwidth <= LARGE):
         raise InputError(
-            f"bandwidth must be positive, between {1 / LARGE:g} and {LARGE:g} standard deviations, "
+            f"bandwidth must be positive, between {NARROWEST:g} and {LARGE:g} standard deviations, "
             f"or 'auto', got {bandwidth!r}."
         )
     return float(bandwidth)

@@ -12,14 +12,15 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from capcheck import InputError, check, survey
+from capcheck import InputError, check, report, save, survey
 from capcheck.cli.app import cli
 from capcheck.core.budget import Budget, Grid
 from capcheck.core.randomness import CounterRandomness
 from capcheck.diagnostics.diagnosis import DIAGNOSES, Diagnoser, Diagnosis, chosen_diagnoses
 from capcheck.results.plan import FamilyPlan
 from capcheck.results.settings import Settings
-from capcheck.runs.cells import Place, cell_key
+from capcheck.results.survey import MeasuredBy
+from capcheck.runs.cells import CellKey
 from capcheck.runs.store import Store
 from capcheck.targets import ProductMixture, from_spec
 from capcheck.targets.target import Target
@@ -61,7 +62,8 @@ def test_what_cannot_be_had_says_why(three: ProductMixture) -> None:
     x = three.sample(400, CounterRandomness(1))
     x[0, 0] = math.nan
     for one in diagnoses(three, x).values():
-        assert (one.value, one.method) == (None, "1 of 400 samples are not finite")
+        assert one.value is None
+        assert one.method.startswith("1 of 400 draws are infinitely far out (not finite")
     few = diagnoses(three, x[1:51])
     assert "at least 100 rows" in few["classifier"].method
     assert few["stein"].value is not None
@@ -102,11 +104,11 @@ def test_they_are_kept_in_the_run_and_shown(three: ProductMixture, tmp_path: Pat
     count = len((tmp_path / "run" / "cells.jsonl").read_text().splitlines())
     measured(three, diagnose=["classifier", "stein"], out=tmp_path / "run")
     assert len((tmp_path / "run" / "cells.jsonl").read_text().splitlines()) == count
-    assert Store.open(result.save(tmp_path / "saved")).result().to_dict() == result.to_dict()
-    page = result.report(tmp_path / "report.html").read_text()
+    assert Store.open(save(result, tmp_path / "saved")).result().to_dict() == result.to_dict()
+    page = report(result, tmp_path / "report.html").read_text()
     assert "Diagnosis at length 3, steps 2" in page
     assert "KSD squared" in page
-    assert "Diagnosis" not in measured(three).report(tmp_path / "plain.html").read_text()
+    assert "Diagnosis" not in report(measured(three), tmp_path / "plain.html").read_text()
 
 
 def test_a_run_from_before_there_were_diagnoses_is_resumed(
@@ -141,8 +143,12 @@ def test_the_key_of_a_cell_tells_diagnoses_only_where_they_are_made() -> None:
     )
     asked = settings.model_copy(update={"diagnose": ("stein",)})
     plan = FamilyPlan(family="gpt", options={})
+    code = MeasuredBy(version="0", code="c", families={"gpt": "g"})
     keys = {
-        budget: [cell_key(Place(plan, budget, s, "f")) for s in (settings, asked)]
+        budget: [
+            CellKey(plan=plan, budget=budget, settings=s, fingerprint="f").digest(code)
+            for s in (settings, asked)
+        ]
         for budget in settings.grid.budgets()
     }
     changed = [budget for budget, (plain, other) in keys.items() if plain != other]
@@ -156,8 +162,8 @@ def test_a_network_that_breaks_has_no_diagnosis_and_no_crash(three: ProductMixtu
     found = check(
         "diffusion", three, network=broken, samples=200, steps=[1], diagnose=["permutation"]
     )
-    (one,) = found.diagnoses
-    assert one.method == "200 of 200 samples are not finite"
+    (one,) = found.found.diagnoses
+    assert one.method.startswith("200 of 200 draws are infinitely far out")
 
 
 def test_the_command_line_asks_for_them_and_shows_them_with_the_rates() -> None:

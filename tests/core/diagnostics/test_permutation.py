@@ -128,7 +128,6 @@ GOOD = normal(0, (5, 2))
         (GOOD[:1], GOOD, 9, "at least 2 rows"),
         (GOOD, GOOD[:, :1], 9, "one D"),
         (GOOD, GOOD.long(), 9, "numbers or ids"),
-        (GOOD, GOOD.masked_fill(GOOD > 0, math.nan), 9, "finite"),
         (GOOD, GOOD, 0, "permutations must be at least 1"),
     ],
 )

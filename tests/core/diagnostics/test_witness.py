@@ -102,8 +102,15 @@ def test_impossible_samples_are_counted() -> None:
     assert observe(target, draws(target, "model", 500)).impossible == 0
 
 
-def test_broken_samples_are_no_findings() -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e170])
+def test_lost_samples_are_counted_and_nothing_else_is_looked_for(value: float) -> None:
     target = from_spec("gaussian:ar1,tokens=4,rho=0.9")
-    samples = draws(target, "model").clone()
-    samples[0, 0] = torch.nan
-    assert observe(target, samples).sentences() == ()
+    samples = 2 * draws(target, "model")
+    assert observe(target, samples).tokens  # all variances are wrong
+    samples[:3, 0] = value
+    witness = observe(target, samples)
+    assert witness.lost == 3
+    assert (witness.tokens, witness.pairs, witness.modes) == ((), (), ())
+    (said,) = witness.sentences()
+    assert said.startswith(f"3 of {len(samples)} draws are infinitely far out")
+    assert observe(target, draws(target, "model")).lost == 0

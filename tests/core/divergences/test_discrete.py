@@ -25,8 +25,7 @@ from capcheck.divergences.discrete import (
     mmd_squared,
     total_variation,
 )
-from capcheck.exact.enumeration import sampled_law
-from capcheck.networks.signatures import TokenPredictorSignature
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import from_spec
 from capcheck.targets.categorical.sequence_law import SequenceLaw, target_law
@@ -66,12 +65,8 @@ def of_spec(spec: str) -> SequenceLaw:
 
 
 def by_gpt(spec: str, length: int) -> SequenceLaw:
-    target = from_spec(spec)
-    oracle = TokenPredictorSignature().oracle(target)
-    budget = Budget(length=length, steps=1)
-    found = sampled_law(
-        build_probe("gpt"), oracle, completion=oracle, spec=target.spec, budget=budget
-    )
+    procedure = Procedure.of(build_probe("gpt"), from_spec(spec))
+    found = procedure.exact_law(Budget(length=length, steps=1))
     assert isinstance(found, SequenceLaw)
     return found
 

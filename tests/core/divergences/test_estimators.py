@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
 
+from capcheck.core.errors import CapcheckError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences import kernels as kernels_module
@@ -211,3 +212,31 @@ def test_sampled_estimates_agree_with_exact_laws() -> None:
                     held += low <= value <= high
                     total += 1
     assert held / total >= 0.93
+
+
+# What is made only where it is asked for.
+
+
+def test_kernel_means_are_not_made_for_kl_and_a_claim_is_checked_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = from_spec("shuffle:4")
+
+    def never(*_: object) -> float:
+        raise AssertionError("closed-form kernel means are made")
+
+    monkeypatch.setattr(type(target), "kernel_self_mean", never)
+    monkeypatch.setattr(type(target), "kernel_mean", never)
+    x = target.sample(400, CounterRandomness(0, name="model"))
+    reference = Reference(target, divergences=("kl",), samples=400, seed=0)
+    claim = LogDensity(values=reference.log_prob, method="the target's own")
+    found = reference.estimates(ModelEvidence(samples=x, log_density=claim))
+    assert (found["kl"].value, found["kl"].kind) == (0, "exact")
+    copied = torch.zeros_like(x)
+    with pytest.raises(CapcheckError, match="and the samples are not"):
+        reference.estimates(ModelEvidence(samples=copied, log_density=claim))
+    reference.require_target_draws(x, "sound")
+    with pytest.raises(CapcheckError, match="are not draws of the target"):
+        reference.require_target_draws(copied, "broken")
+    with pytest.raises(AssertionError, match="kernel means are made"):
+        Reference(target, divergences=("kl", "mmd"), samples=400, seed=0)

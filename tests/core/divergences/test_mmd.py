@@ -167,8 +167,6 @@ GOOD = normal(0, (5, 2))
         (GOOD, GOOD[:0], 1.0, "at least 2 rows"),
         (GOOD, GOOD[:, :1], 1.0, "one D"),
         (GOOD, GOOD[..., None], 1.0, "one D"),
-        (GOOD, GOOD.masked_fill(GOOD > 0, math.nan), 1.0, "finite"),
-        (GOOD.masked_fill(GOOD > 0, math.inf), GOOD, 1.0, "finite"),
         (GOOD, GOOD.long(), 1.0, "numbers or ids"),
         (GOOD, GOOD, 0.0, "positive and finite"),
         (GOOD, GOOD, -1.0, "positive and finite"),

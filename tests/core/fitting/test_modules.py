@@ -225,6 +225,7 @@ def test_an_architecture_that_cannot_be_read_is_named(text: str, message: str) -
     [
         (GeneratorSignature(lipschitz=2.0), "lipschitz=2"),
         (DecoderSignature(classes=3), "classes=3"),
+        (DecoderSignature(latent=0), "latent=0"),
         (nn.Linear(1, 1), "no default module for Linear"),
     ],
 )

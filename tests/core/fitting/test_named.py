@@ -17,6 +17,8 @@ from capcheck.fitting import build
 from capcheck.fitting.named import make, placed, require_named
 from capcheck.fitting.network_check import answers_of
 from capcheck.laws import Categorical, MixtureOfGaussians
+from capcheck.networks.kinds import FittedNetwork
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, from_spec
 from capcheck.targets.target import Target
@@ -151,39 +153,41 @@ def test_names_that_name_nothing_are_refused(name: Any, words: str) -> None:
 )
 def test_factories_that_cannot_be_used_are_refused_in_one_sentence(name: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        check("diffusion", CONTINUOUS, network=name, fit_seconds=1, **HOW)
+        check("diffusion", CONTINUOUS, network=name, fit_steps=60, **HOW)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_factory_is_told_signature_and_spec_and_its_module_is_fitted() -> None:
-    found = check("gpt", CONTINUOUS, network="my_networks:Deep.factory", fit_seconds=1, **HOW)
+    found = check("gpt", CONTINUOUS, network="my_networks:Deep.factory", fit_steps=60, **HOW)
     assert sys.modules["my_networks"].calls == [("TokenPredictorSignature", 4)]
-    assert found.network == "my_networks:Deep.factory"
-    assert found.objective == "oracle"
-    assert found.facts is not None
-    assert found.facts.fit is not None
-    assert found.facts.fit.validation < found.facts.fit.start
+    assert found.found.network == "my_networks:Deep.factory"
+    kind = found.found.plan.network
+    assert isinstance(kind, FittedNetwork)
+    assert kind.objective == "oracle"
+    assert found.found.facts is not None
+    assert found.found.facts.fit is not None
+    assert found.found.facts.fit.validation < found.found.facts.fit.start
 
 
 def test_a_trained_checkpoint_is_measured_as_it_is(tmp_path: Path) -> None:
-    probe = build_probe("gpt")
+    procedure = Procedure.of(build_probe("gpt"), CONTINUOUS)
     by_name = check(
         "gpt", CONTINUOUS, network="my_networks:trained", objective="none", out=tmp_path / "run",
         **HOW,
     )  # fmt: skip
-    assert by_name.facts is not None
-    assert by_name.facts.fit is None
-    assert by_name.facts.parameters is not None
-    module = make("my_networks:trained", probe, CONTINUOUS.spec, seed=0)
+    assert by_name.found.facts is not None
+    assert by_name.found.facts.fit is None
+    assert by_name.found.facts.parameters is not None
+    module = make("my_networks:trained", procedure, seed=0)
     by_hand = check("gpt", CONTINUOUS, network=module, **HOW)
-    assert by_hand.facts == by_name.facts
+    assert by_hand.found.facts == by_name.found.facts
     assert by_hand.cells == by_name.cells
     assert by_hand.outcome is Outcome.NOT_REPRESENTABLE
-    again = check("gpt", CONTINUOUS, network=module, objective="oracle", fit_seconds=1, **HOW)
-    assert again.facts is not None
-    assert again.facts.fit is not None  # an object is fitted where that is asked for
-    assert again.facts.weights != by_hand.facts.weights
+    again = check("gpt", CONTINUOUS, network=module, objective="oracle", fit_steps=60, **HOW)
+    assert again.found.facts is not None
+    assert again.found.facts.fit is not None  # an object is fitted where that is asked for
+    assert again.found.facts.weights != by_hand.found.facts.weights
 
 
 def test_other_weights_are_other_cells(tmp_path: Path) -> None:
@@ -209,7 +213,7 @@ def test_an_attribute_that_is_no_weight_makes_other_cells_and_another_fit(tmp_pa
     del sys.modules["my_networks"]
     second, again = measured(objective="none"), measured(fit_steps=20)
     assert first.cells != second.cells
-    assert fitted.facts != again.facts
+    assert fitted.found.facts != again.found.facts
 
 
 def test_a_factory_is_seeded_and_the_caller_has_his_own_seed_back() -> None:
@@ -251,9 +255,9 @@ def test_a_network_that_is_fitted_cannot_learn_to_peek() -> None:
         "gpt", CONTINUOUS, network=Peeking(), objective="oracle", fit_steps=200,
         **HOW | {"lengths": [4]},
     )  # fmt: skip
-    assert found.facts is not None
-    assert found.facts.fit is not None
-    assert found.facts.fit.validation > 0.1  # the floor cannot be undercut
+    assert found.found.facts is not None
+    assert found.found.facts.fit is not None
+    assert found.found.facts.fit.validation > 0.1  # the floor cannot be undercut
     assert found.outcome is Outcome.NOT_REPRESENTABLE
 
 
@@ -355,11 +359,11 @@ def test_wrong_signatures_are_told_shape_by_shape(
      "ar_smoothing", "diffusion_forcing", "mar", "var", "pixelcnn", "parallel_solve"],
 )  # fmt: skip
 def test_default_modules_have_the_signature_that_is_asked_for(family: str) -> None:
-    probe = build_probe(family)
-    module = build(probe.signature, CONTINUOUS.spec, "mlp:width=8,depth=1")
-    network = placed(module, CONTINUOUS.spec, name="mlp")
+    procedure = Procedure.of(build_probe(family), CONTINUOUS)
+    module = build(procedure.probe.signature, procedure.spec, "mlp:width=8,depth=1")
+    network = placed(module, procedure.spec, name="mlp")
     budgets = [Budget(length=0, steps=1), Budget(length=4, steps=2)]
-    assert answers_of(network, probe, CONTINUOUS.spec, budgets, name="mlp")
+    assert answers_of(network, procedure, budgets, name="mlp")
 
 
 def test_one_object_at_a_time_and_none_with_a_folder(three: ProductMixture, tmp_path: Path) -> None:
@@ -377,5 +381,3 @@ def test_one_object_at_a_time_and_none_with_a_folder(three: ProductMixture, tmp_
         check("gpt", three, network="mlp", objective="none")
     with pytest.raises(InputError, match="exclude each other"):
         check("gpt", three, network="mlp", fit_seconds=3, fit_steps=3)
-    with pytest.raises(InputError, match="given needs the oracle"):
-        check("gpt", three, network="mlp", given=[0])

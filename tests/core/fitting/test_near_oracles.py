@@ -17,11 +17,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from capcheck import CheckResult, InputError, Outcome, check, survey
+from capcheck import CheckResult, InputError, Outcome, check, report, survey
 from capcheck.fitting import build
 from capcheck.procedures.registry import build_probe
 from capcheck.results.family import FamilyResult
-from capcheck.runs.store import Store
+from capcheck.runs.store import Store, save
 from capcheck.targets import GaussianMixture, ProductMixture, from_spec
 
 SIZES = ["mlp:width=2,depth=1", "mlp:width=32,depth=1"]
@@ -31,7 +31,7 @@ SIZES = ["mlp:width=2,depth=1", "mlp:width=32,depth=1"]
 def sized(three: ProductMixture) -> CheckResult:
     """Gpt with two networks on a target that it can represent at full length."""
     return check(
-        "gpt", three, network=SIZES, fit_seconds=4, samples=1000, lengths=[0, 3], steps=[1]
+        "gpt", three, network=SIZES, fit_steps=1500, samples=1000, lengths=[0, 3], steps=[1]
     )
 
 
@@ -41,7 +41,7 @@ def parts_of(found: FamilyResult, divergence: str) -> dict[str, float]:
 
 
 def test_parts_add_up_to_what_was_measured(sized: CheckResult) -> None:
-    oracle, *fitted = sized.survey().families
+    oracle, *fitted = sized.survey.families
     assert oracle.network == "oracle"
     assert [f.network for f in fitted] == SIZES or [f.network for f in fitted] == SIZES[::-1]
     for found in fitted:
@@ -61,7 +61,7 @@ def test_parts_add_up_to_what_was_measured(sized: CheckResult) -> None:
 def test_tokens_that_the_network_is_not_asked_for_have_no_network_part(
     sized: CheckResult,
 ) -> None:
-    for gap in sized.gaps:
+    for gap in sized.found.gaps:
         part = gap.part("network")
         assert part is not None
         if gap.budget.length == 0:
@@ -69,7 +69,7 @@ def test_tokens_that_the_network_is_not_asked_for_have_no_network_part(
 
 
 def test_a_larger_network_has_a_smaller_gap(sized: CheckResult) -> None:
-    (curve,) = sized.survey().curves
+    (curve,) = sized.survey.curves
     small, large = curve.points
     assert small.parameters < large.parameters
     assert small.changes == {}
@@ -81,7 +81,7 @@ def test_a_larger_network_has_a_smaller_gap(sized: CheckResult) -> None:
 
 
 def test_the_network_is_blamed_where_the_oracle_can(sized: CheckResult) -> None:
-    small = next(f for f in sized.survey().families if f.network == SIZES[0])
+    small = next(f for f in sized.survey.families if f.network == SIZES[0])
     assert small.outcome is Outcome.NOT_REPRESENTABLE
     assert small.oracle_outcome is Outcome.REPRESENTABLE
     assert small.blame == "network"
@@ -90,10 +90,10 @@ def test_the_network_is_blamed_where_the_oracle_can(sized: CheckResult) -> None:
 def test_the_procedure_is_blamed_where_the_oracle_cannot() -> None:
     found = check(
         "maskgit", from_spec("copy:tokens=4,symbols=3"), options={"rounds": 1}, lengths=[4],
-        steps=[1], network="mlp:width=16,depth=1", fit_seconds=2, samples=400,
+        steps=[1], network="mlp:width=16,depth=1", fit_steps=300, samples=400,
     )  # fmt: skip
     assert found.outcome is Outcome.NOT_REPRESENTABLE
-    assert found.blame == "procedure"
+    assert found.found.blame == "procedure"
     assert found.beside[0].blame == "procedure"
 
 
@@ -117,20 +117,20 @@ def test_a_diverging_fit_is_told_and_never_not_representable(tmp_path: Path) -> 
     probe = build_probe("diffusion")
     inner = build(probe.signature, target.spec, "mlp:width=8,depth=1")
     found = check(
-        "diffusion", target, network=Diverging(inner), objective="oracle", fit_seconds=3,
+        "diffusion", target, network=Diverging(inner), objective="oracle", fit_steps=300,
         samples=400, steps=[1], lengths=[2],
     )  # fmt: skip
-    assert found.facts is not None
-    assert found.facts.fit is not None
-    assert found.facts.fit.diverged
-    assert found.oracle_outcome is Outcome.NOT_REPRESENTABLE
+    assert found.found.facts is not None
+    assert found.found.facts.fit is not None
+    assert found.found.facts.fit.diverged
+    assert found.found.oracle_outcome is Outcome.NOT_REPRESENTABLE
     assert found.outcome is Outcome.INCONCLUSIVE
     assert {cell.outcome for cell in found.cells} == {Outcome.INCONCLUSIVE}
     assert found.reason.startswith("the fit diverged: the loss ")
     assert found.exit_code == 3
-    assert found.blame is None
-    read = Store.open(found.save(tmp_path / "run")).result()
-    assert read.to_dict() == found.survey().to_dict()
+    assert found.found.blame is None
+    read = Store.open(save(found.survey, tmp_path / "run")).result()
+    assert read.to_dict() == found.survey.to_dict()
 
 
 def test_end_to_end_is_an_objective_of_its_own() -> None:
@@ -138,9 +138,9 @@ def test_end_to_end_is_an_objective_of_its_own() -> None:
     how: dict[str, Any] = {"samples": 1000, "steps": [1], "lengths": [1]}
     found = check(
         "diffusion", target, network="mlp:width=32,depth=2", objective="end_to_end",
-        fit_seconds=6, **how,
+        fit_steps=600, **how,
     )  # fmt: skip
-    (gap,) = (g for g in found.gaps if g.divergence == "wasserstein")
+    (gap,) = (g for g in found.found.gaps if g.divergence == "wasserstein")
     structural, objective = gap.part("structural"), gap.part("objective")
     assert structural is not None
     assert objective is not None
@@ -161,24 +161,26 @@ def test_runs_with_networks_are_kept_read_and_resumed(
     three: ProductMixture, tmp_path: Path
 ) -> None:
     how: dict[str, Any] = {"samples": 300, "lengths": [3], "steps": [1, 2]}
-    how |= {"network": SIZES, "fit_seconds": 1, "sensitivity": [0.1]}
+    how |= {"network": SIZES, "fit_steps": 150, "sensitivity": [0.1]}
     first = check("gpt", three, out=tmp_path / "run", **how)
-    assert Store.open(tmp_path / "run").result().to_dict() == first.survey().to_dict()
+    assert Store.open(tmp_path / "run").result().to_dict() == first.survey.to_dict()
     before = (tmp_path / "run" / "cells.jsonl").read_bytes()
     again = check("gpt", three, out=tmp_path / "run", **how)
     assert (tmp_path / "run" / "cells.jsonl").read_bytes() == before
     assert again.to_dict() == first.to_dict()
     assert len(list((tmp_path / "run" / "fits").glob("*.safetensors"))) == 2
-    saved = Store.open(first.save(tmp_path / "saved")).result()
-    assert saved.to_dict() == first.survey().to_dict()
-    page = first.report(tmp_path / "page.html").read_text()
+    saved = Store.open(save(first.survey, tmp_path / "saved")).result()
+    assert saved.to_dict() == first.survey.to_dict()
+    page = report(first, tmp_path / "page.html").read_text()
     for words in ("Whose part is it?", "which size suffices?", "How good must the network be?"):
         assert words in page
     json.dumps(first.to_dict(), allow_nan=False)
-    assert first.to_dict()["blame"] == first.blame
+    assert first.to_dict()["blame"] == first.found.blame
     assert first.to_dict()["curves"][0]["family"] == "gpt"
-    with pytest.raises(InputError, match=r"it measures gpt, .* \(fitted for 1 s\).*now .* 2 s"):
-        check("gpt", three, out=tmp_path / "run", **how | {"fit_seconds": 2})
+    with pytest.raises(
+        InputError, match=r"it measures gpt, .* \(fitted for 150 steps\).*now .* 200 steps"
+    ):
+        check("gpt", three, out=tmp_path / "run", **how | {"fit_steps": 200})
 
 
 def test_looks_of_a_network_are_kept_with_those_of_its_oracle(
@@ -190,9 +192,9 @@ def test_looks_of_a_network_are_kept_with_those_of_its_oracle(
     found = check("gpt", three, out=tmp_path / "run", **how)
     (oracle,) = found.beside
     assert found.cells[0].samples > oracle.cells[0].samples  # the oracle was decided at once
-    assert found.gaps[0].parts
-    for folder in (tmp_path / "run", found.save(tmp_path / "saved")):
-        assert Store.open(folder).result().to_dict() == found.survey().to_dict()
+    assert found.found.gaps[0].parts
+    for folder in (tmp_path / "run", save(found.survey, tmp_path / "saved")):
+        assert Store.open(folder).result().to_dict() == found.survey.to_dict()
 
 
 @pytest.mark.slow
@@ -219,7 +221,7 @@ def test_a_killed_fit_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path) 
         )
         assert done.returncode in (0, 1, 3), done.stderr
         store = Store.open(tmp_path / folder)
-        (plan,) = (p for p in store.manifest.families if p.network != "oracle")
+        (plan,) = (e.plan for e in store.manifest.families if e.plan.network.kind == "fitted")
         facts = store.network(plan)
         assert facts is not None
         results.append(facts.weights)
@@ -230,7 +232,7 @@ def test_surveys_show_oracle_and_near_oracle_side_by_side() -> None:
     target = from_spec("modes:tokens=2,modes=2,gap=3")
     names = ["vae", "gan", "flow", "consistency", "gpt"]
     how: dict[str, Any] = {"samples": 200, "steps": [1], "lengths": [2]}
-    found = survey(target, names, fit_seconds=1, **how)
+    found = survey(target, names, fit_steps=100, **how)
     fitted = [f.family for f in found.families if f.network == "mlp:width=128,depth=3"]
     assert fitted == ["vae", "gan", "flow", "consistency"]
     assert [f.family for f in found.families if f.network == "oracle"] == names
@@ -239,7 +241,7 @@ def test_surveys_show_oracle_and_near_oracle_side_by_side() -> None:
         if one.network != "oracle":
             assert one.facts is not None
             assert one.facts.fit is not None
-            assert one.facts.fit.seconds < 10
+            assert one.facts.fit.steps == 100
     alone = survey(target, names, network="none", **how)
     assert [f.network for f in alone.families] == ["oracle"] * 5
 
@@ -269,7 +271,7 @@ def test_a_flow_library_that_is_missing_is_named(
     three: ProductMixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "zuko", None)
-    found = survey(three, ["flow"], samples=200, steps=[1], fit_seconds=1)
+    found = survey(three, ["flow"], samples=200, steps=[1], fit_steps=100)
     oracle, near = found.families
     assert oracle.outcome is Outcome.REPRESENTABLE
     assert not near.supported
@@ -283,13 +285,13 @@ def test_width_closes_the_gap_on_digits(digits: ProductMixture, family: str) -> 
     sizes = ["mlp:width=4,depth=1", "mlp:width=64,depth=2"]
     options = {"consistency": {"solver_steps": "exact"}}.get(family)
     found = check(
-        family, digits, options=options, network=sizes, fit_seconds=7, lengths=[8], steps=[4],
+        family, digits, options=options, network=sizes, fit_steps=3000, lengths=[8], steps=[4],
         samples=1000,
     )  # fmt: skip
-    (curve,) = found.survey().curves
+    (curve,) = found.survey.curves
     changes = curve.points[1].changes
     assert any(part.high < 0 for part in changes.values()), changes
-    for one in found.survey().families:
+    for one in found.survey.families:
         for gap in one.gaps:
             parts = {part.name: part for part in gap.parts}
             if parts:
@@ -302,7 +304,7 @@ def test_torch_has_its_own_seed_back() -> None:
     expected = torch.rand(1)
     torch.manual_seed(3)
     check(
-        "gpt", from_spec("modes:tokens=2"), network="mlp:width=4,depth=1", fit_seconds=0.5,
+        "gpt", from_spec("modes:tokens=2"), network="mlp:width=4,depth=1", fit_steps=30,
         samples=200, steps=[1], lengths=[2],
     )  # fmt: skip
     assert torch.equal(torch.rand(1), expected)

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from capcheck import InputError, check
 from capcheck.core.budget import Budget
 from capcheck.fitting import build
+from capcheck.fitting.causal_check import require_causal
 from capcheck.fitting.named import placed
 from capcheck.fitting.network_check import answers_of, require_density
 from capcheck.laws import MixtureOfGaussians
+from capcheck.networks.signatures import DenoiserSignature
+from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import from_spec
 
@@ -24,7 +27,7 @@ HOW: dict[str, Any] = {"samples": 200, "steps": [4]}
 
 
 class Chain:
-    """The conditionals of a chain of that scale, of which a share of each token itself is shown.
+    """The conditionals of a chain in its coordinates, of which some of each token itself is shown.
 
     Args:
         std: Deviation of the tokens.
@@ -46,23 +49,90 @@ class Chain:
 @pytest.mark.parametrize("std", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("leak", [{"mean": 0.02}, {"mean": 1.0}, {"variance": 0.02}])
 def test_a_network_that_must_look_back_may_not_look_ahead(std: float, leak: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="must not look ahead, and its law of token 0 changes"):
-        check("parallel_solve", from_spec(f"{CHAIN}{std}"), network=Chain(std, **leak), **HOW)
+    with pytest.raises(InputError, match="must not look ahead, and its answer for token 0 changes"):
+        check("parallel_solve", from_spec(f"{CHAIN}{std}"), network=Chain(1.0, **leak), **HOW)
 
 
 @pytest.mark.parametrize("std", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("family", ["parallel_solve", "blockwise"])
 def test_a_network_that_looks_back_passes(family: str, std: float) -> None:
-    assert check(family, from_spec(f"{CHAIN}{std}"), network=Chain(std), **HOW).cells
+    assert check(family, from_spec(f"{CHAIN}{std}"), network=Chain(1.0), **HOW).cells
 
 
 def test_default_prefix_predictors_look_back() -> None:
     for law in (from_spec(f"{CHAIN}1e-4"), BITS):
-        probe = build_probe("parallel_solve")
+        procedure = Procedure.of(build_probe("parallel_solve"), law)
         for name in ("mlp:width=8,depth=1", "transformer:width=8,depth=1"):
-            module = build(probe.signature, law.spec, name, seed=0)
-            network, budgets = placed(module, law.spec, name=name), [Budget(length=1, steps=1)]
-            assert answers_of(network, probe, law.spec, budgets, name=name)
+            module = build(procedure.probe.signature, procedure.spec, name, seed=0)
+            network = placed(module, procedure.spec, name=name)
+            assert answers_of(network, procedure, [Budget(length=1, steps=1)], name=name)
+
+
+def looking(weights: list[list[float]]) -> Any:
+    """A denoiser whose answer for token i is a weighted sum of the tokens, row i of the weights."""
+    W = torch.tensor(weights).double()
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        return torch.einsum("ij,njd->nid", W, x_t)
+
+    return denoise
+
+
+@pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 2)])
+def test_a_bidirectional_denoiser_is_refused_where_a_causal_one_is_meant(
+    place: tuple[int, int],
+) -> None:
+    chain = from_spec(f"{CHAIN}1.0")
+    how: dict[str, Any] = {"options": {"causal": True}, **HOW}
+    back = [[0.5, 0.0, 0.0], [0.3, 0.5, 0.0], [0.1, 0.3, 0.5]]
+    assert check("diffusion_forcing", chain, network=looking(back), **how).cells
+    back[place[0]][place[1]] = 0.02
+    words = (
+        f"must not look ahead, and its answer for token {place[0]} changes with token {place[1]}"
+    )
+    with pytest.raises(InputError, match=words):
+        check("diffusion_forcing", chain, network=looking(back), **how)
+    # Where the whole sequence is seen it is a network like any other.
+    assert check("diffusion_forcing", chain, network=looking(back), **HOW).cells
+
+
+def test_a_token_with_a_view_of_its_own_may_not_see_other_noisy_tokens() -> None:
+    signature = DenoiserSignature("cosine", "own")
+    spec = from_spec("gaussian:tokens=4").spec
+
+    def at_clean_ones(share: float) -> Any:
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            clean = torch.where(t[..., None] == 0, x_t, share * x_t)
+            return 0.5 * x_t + 0.1 * (clean.sum(1, keepdim=True) - clean)
+
+        return denoise
+
+    require_causal(at_clean_ones(0.0), signature, spec, name="it")
+    with pytest.raises(InputError, match="must not look at other noisy tokens, and its answer for"):
+        require_causal(at_clean_ones(0.05), signature, spec, name="it")
+    module = build(signature, spec, "mlp:width=8,depth=1", seed=0)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    require_causal(placed(module, spec, name="it"), signature, spec, name="it")
+    for view in ("all", "causal"):
+        other = build(DenoiserSignature("cosine", view), spec, "mlp:width=8,depth=1", seed=0)
+        with torch.no_grad():
+            for weight in other.parameters():
+                weight.fill_(0.3)
+        with pytest.raises(InputError, match="must not look at other noisy tokens"):
+            require_causal(placed(other, spec, name="it"), signature, spec, name="it")
+
+
+@pytest.mark.parametrize("family", ["gan", "flow", "vae"])
+def test_a_network_that_does_not_take_given_tokens_is_told(family: str) -> None:
+    def alone(z: Tensor) -> Tensor:
+        return z
+
+    words = r"z, tokens and which of them are known, and raised TypeError: .* takes 1 positional"
+    with pytest.raises(InputError, match=words) as caught:
+        check(family, PLANE, network=alone, given=[0], samples=200, steps=[1])
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_shown_is_a_copy() -> None:
@@ -97,9 +167,9 @@ def test_a_fit_is_not_disturbed_by_a_module_that_changes_what_it_is_shown() -> N
     def fitted(kind: type[Plain]) -> float:
         torch.manual_seed(0)
         found = check("diffusion", PLANE, network=kind(), objective="oracle", fit_steps=40, **HOW)
-        assert found.facts is not None
-        assert found.facts.fit is not None
-        return found.facts.fit.validation
+        assert found.found.facts is not None
+        assert found.found.facts.fit is not None
+        return found.found.facts.fit.validation
 
     assert fitted(Plain) == fitted(Hasty)
 
@@ -183,25 +253,26 @@ class Boastful:
     def __init__(self, honest: Any) -> None:
         self.honest = honest
 
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.honest(z)  # type: ignore[no-any-return]
+    def __call__(self, *shown: Tensor) -> Tensor:
+        return self.honest(*shown)  # type: ignore[no-any-return]
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self.honest.log_prob(x) + 1  # type: ignore[no-any-return]
+    def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
+        return self.honest.log_prob(x, *known) + 1  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("spec", ["gaussian:tokens=2", "modes:tokens=6,modes=3,gap=6"])
-def test_default_flows_know_their_density(spec: str) -> None:
-    law, probe = from_spec(spec), build_probe("flow")
+@pytest.mark.parametrize("given", [(), (1,)])
+def test_default_flows_know_their_density(spec: str, given: tuple[int, ...]) -> None:
+    procedure = Procedure.of(build_probe("flow"), from_spec(spec), given=given)
     for name in ("mlp:width=16,depth=2", "mlp:width=64,depth=0"):
-        module = build(probe.signature, law.spec, name, seed=3)
+        module = build(procedure.probe.signature, procedure.spec, name, seed=3)
         with torch.no_grad():
             for weight in module.parameters():
                 weight.add_(0.3 * torch.randn_like(weight))
-        require_density(placed(module, law.spec, name=name), probe, law.spec, name=name)
-        boastful = Boastful(placed(module, law.spec, name=name))
+        require_density(placed(module, procedure.spec, name=name), procedure, name=name)
+        boastful = Boastful(placed(module, procedure.spec, name=name))
         with pytest.raises(InputError, match="where the change of variables gives"):
-            require_density(boastful, probe, law.spec, name=name)  # so that it was looked at
+            require_density(boastful, procedure, name=name)  # so that it was looked at
 
 
 def test_a_log_density_that_nobody_asks_for_is_not_looked_at() -> None:

@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
-from capcheck.fitting import Run, build, fit, objective_for
+from capcheck.fitting import RecordedRun, build, fit, objective_for
 from capcheck.fitting.objectives import energy_distance
 from capcheck.networks.signatures import Signature
 from capcheck.probes.length.gpt import GPT
@@ -26,13 +26,14 @@ from capcheck.probes.steps.ebm import EBM
 from capcheck.probes.steps.flow_map import FlowMapSampler
 from capcheck.probes.steps_outer.ar_smoothing import ARSmoothing
 from capcheck.procedures.probe import AnyProbe
+from capcheck.procedures.procedure import Procedure
 from capcheck.targets import Target, from_spec
 
 BUDGETS = [Budget(length=3, steps=2)]
 
 
-def run(probe: AnyProbe, target: Target, budgets: list[Budget] | None = None) -> Run:
-    return Run(probe, target, budgets=budgets or BUDGETS, seed=0)
+def run(probe: AnyProbe, target: Target, budgets: list[Budget] | None = None) -> RecordedRun:
+    return RecordedRun(Procedure.of(probe, target), budgets=budgets or BUDGETS, seed=0)
 
 
 def numbers() -> Target:
@@ -91,8 +92,8 @@ def excess(objective: Any, network: torch.nn.Module) -> float:
 def test_the_oracle_is_at_the_floor_and_another_network_above(
     probe: AnyProbe, target: Target
 ) -> None:
-    objective = objective_for(probe.signature, run(probe, target))
-    oracle = probe.signature.oracle(target)
+    recorded = run(probe, target)
+    objective, oracle = objective_for(probe.signature, recorded), recorded.procedure.oracle
     by_level = isinstance(probe, (FlowMapSampler, Consistency))
     assert excess(objective, Exact(oracle, by_level)) == pytest.approx(0, abs=1e-5)
     assert excess(objective, Blurred(oracle, by_level)) > 0.01
@@ -136,14 +137,14 @@ def test_the_energy_distance_is_that_of_all_pairs() -> None:
 def test_end_to_end_one_step_of_diffusion_need_not_return_the_mean() -> None:
     # One DDIM step returns the network's answer at t = 1: the oracle's is the mean, of variance 0.
     target, budget = from_spec("gaussian:ar1,tokens=2,rho=0.8"), Budget(length=0, steps=1)
-    module = build(Diffusion().signature, target.spec, "mlp:width=16,depth=1")
+    procedure = Procedure.of(Diffusion(), target)
+    module = build(procedure.probe.signature, procedure.spec, "mlp:width=16,depth=1")
     more: dict[str, Any] = {"budgets": [budget], "batch": 128, "learning_rate": 2e-2}
 
     def covariance(objective: Any, steps: int) -> np.ndarray:
         fitted = fit(Diffusion(), target, module, steps=steps, objective=objective, **more)
-        rng = CounterRandomness(9)
-        *_, state = Diffusion().run(fitted.network, target.spec, budget, 4000, rng)
-        return np.cov(state.tokens[..., 0].numpy().T)
+        own = procedure.with_network(fitted.network)
+        return np.cov(own.sample(budget, 4000, CounterRandomness(9))[..., 0].numpy().T)
 
     assert covariance("end_to_end", 300) == pytest.approx(np.array([[1, 0.8], [0.8, 1]]), abs=0.15)
     assert np.abs(covariance("oracle", 50)).max() < 0.02

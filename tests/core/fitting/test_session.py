@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,7 +16,9 @@ from torch import nn
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
 from capcheck.fitting import Fitted, build, fit
+from capcheck.fitting.objectives import Objective
 from capcheck.fitting.plan import CHECKS
+from capcheck.fitting.polish import CALL, WIDE, affordable
 from capcheck.probes.neither.vae import VAE
 from capcheck.probes.steps.diffusion import Diffusion
 from capcheck.targets import Target, from_spec
@@ -175,7 +177,8 @@ def test_a_checkpoint_that_was_tampered_with_is_refused(tmp_path: Path, damage: 
         ({"batch": 1}, "batch must be a whole number of at least 2"),
         ({"steps": 0}, "steps must be a whole number"),
         ({"learning_rate": 0.0}, "learning_rate must be finite and above 0"),
-        ({"seconds": float("nan")}, "seconds must be finite"),
+        ({"steps": None, "seconds": float("nan")}, "seconds must be finite"),
+        ({"seconds": 1.0}, "steps and seconds exclude each other"),
         ({"budgets": []}, "budgets must hold at least one"),
         ({"objective": "end_to_end", "budgets": BUDGETS * 2}, "budgets must be one"),
     ],
@@ -212,3 +215,48 @@ def test_a_fit_that_had_time_for_the_fewest_steps_proves_nothing() -> None:
     assert hurried.too_short
     assert hurried.steps <= CHECKS
     assert hurried.reason.startswith("only the fewest steps were made")
+
+
+class Counted(nn.Module):
+    """A denoiser that counts the rows that it is shown, by precision."""
+
+    rows: ClassVar[dict[torch.dtype, int]] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and self.a.requires_grad:
+            self.rows[x.dtype] = self.rows.get(x.dtype, 0) + len(x)
+        return self.a[0] * x * (1 - t)[..., None] + self.a[1] * x
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(40, 64), (300, 512), (2000, 64)])
+def test_the_polish_costs_no_more_than_the_steps(steps: int, batch: int) -> None:
+    Counted.rows.clear()
+    fit(Diffusion(), two_modes(), Counted(), budgets=BUDGETS, steps=steps, batch=batch)
+    polish = affordable(Counting(), parameters=2, steps=steps, batch=batch)
+    assert polish is not None
+    spent = Counted.rows[torch.float64] * WIDE
+    assert 0 < spent <= steps * (batch + CALL)
+    assert Counted.rows[torch.float64] <= polish.rows * polish.evaluations
+    assert polish.evaluations * (WIDE * polish.rows + CALL) <= steps * (batch + CALL)
+
+
+def test_too_few_steps_leave_nothing_for_a_polish() -> None:
+    Counted.rows.clear()
+    fit(Diffusion(), two_modes(), Counted(), budgets=BUDGETS, steps=3, batch=64)
+    assert torch.float64 not in Counted.rows
+
+
+class Counting(Objective):
+    """Of the facts that a polish is planned from."""
+
+    exact, large = True, 1 << 12
+
+    def draw(self, n: int, rng: Any, *, floor: bool = True) -> Any:
+        raise NotImplementedError
+
+    def loss(self, module: nn.Module, batch: Any, rng: Any) -> Any:
+        raise NotImplementedError

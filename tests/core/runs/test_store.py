@@ -6,12 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import torch
+from torch import Tensor
 
-from capcheck import InputError, survey
-from capcheck.runs.store import Store
+from capcheck import InputError, check, report, save, survey
+from capcheck.core.version import __version__
+from capcheck.probes.length.gpt import GPT
+from capcheck.results.survey import SurveyResult
+from capcheck.runs.store import Store, read_manifest
 from capcheck.runs.sweep import Sweep
 from capcheck.targets import ProductMixture, from_spec
 
@@ -147,3 +154,152 @@ def test_damaged_manifests_are_refused(three: ProductMixture, tmp_path: Path) ->
     path.write_text(path.read_text()[:100])
     with pytest.raises(InputError, match="damaged"):
         Store.open(tmp_path)
+
+
+# What is written
+
+
+def refuse(constant: str) -> Any:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def assert_json(text: str) -> Any:
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_infinite_and_broken_numbers_are_written_as_json(
+    three: ProductMixture, tmp_path: Path
+) -> None:
+    def network(x: Tensor, levels: Tensor) -> Tensor:
+        return torch.full_like(x, float("inf")) if len(x) > 100 else x  # no check sees it
+
+    result = check(
+        "diffusion", three, network=network, samples=200, steps=[1, 2], diagnose=["stein"]
+    ).survey
+    save(result, tmp_path / "run")
+    lines = [assert_json(line) for line in cells_of(tmp_path / "run")]
+    texts = json.dumps(lines)
+    assert '"Infinity"' in texts  # one step of the oracle: KL; the network's draws: W2
+    assert_json((tmp_path / "run" / "manifest.json").read_text())
+    assert_json(json.dumps(result.to_dict(), allow_nan=False))
+    again = Store.open(tmp_path / "run").result()
+    assert again.to_dict() == result.to_dict()
+    infinite = again.families[1].cells[0].estimates["wasserstein"]
+    assert infinite.value == float("inf")
+    assert infinite.terms[0].value == float("inf")
+    with pytest.raises(AssertionError, match="Infinity is no JSON"):
+        assert_json(json.dumps({"value": float("inf")}))
+
+
+# The code that measured
+
+
+def measured(three: ProductMixture, folder: Path) -> SurveyResult:
+    return survey(three, ["gpt", "maskgit"], samples=200, steps=[1], out=folder)
+
+
+def test_results_say_what_code_measured_and_which_version_judged(
+    three: ProductMixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capcheck.runs.engine.code_digest", lambda: "0" * 64)
+    result = measured(three, tmp_path)
+    by = result.measured_by
+    assert (by.version, by.code, set(by.families)) == (__version__, "0" * 64, {"gpt", "maskgit"})
+    assert by.families["gpt"] != by.families["maskgit"]
+    assert result.judged_by == __version__
+    assert result.to_dict()["measured_by"]["code"] == "0" * 64
+    assert read_manifest(tmp_path).measured_by == by
+    # A later capcheck judges anew, and does not claim to have measured.
+    monkeypatch.setattr("capcheck.runs.assembly.__version__", "99")
+    again = Store.open(tmp_path).result()
+    assert (again.measured_by, again.judged_by) == (by, "99")
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The families whose cells are measured from now on, one entry a cell."""
+    found: list[str] = []
+    original = Sweep.measure
+
+    def measure(self: Sweep, budgets: Any) -> Iterator[Any]:
+        for cell in original(self, budgets):
+            found.append(self._probe.family)
+            yield cell
+
+    monkeypatch.setattr(Sweep, "measure", measure)
+    return found
+
+
+def test_cells_of_other_code_are_measured_again(
+    three: ProductMixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = measured(three, tmp_path)
+    cells = counted(monkeypatch)
+    measured(three, tmp_path)
+    assert cells == []
+    before = cells_of(tmp_path)
+    monkeypatch.setattr("capcheck.runs.engine.code_digest", lambda: "other")
+    second = measured(three, tmp_path)
+    of_causes = sum(len(found.causes) for found in second.families)
+    assert len(cells) == 2 * 3 + of_causes
+    assert cells_of(tmp_path)[: len(before)] == before  # what is written stays
+    assert len(cells_of(tmp_path)) == len(before) + len(cells)
+    assert second.measured_by.code == "other"
+    assert [found.cells for found in second.families] == [found.cells for found in first.families]
+    assert Store.open(tmp_path).result().measured_by.code == "other"
+
+
+def test_only_the_family_whose_code_changed_is_measured_again(
+    three: ProductMixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {"GPT": "g", "MaskGIT": "m"}
+    monkeypatch.setattr("capcheck.runs.engine.class_digest", lambda cls: digests[cls.__name__])
+    measured(three, tmp_path)
+    cells = counted(monkeypatch)
+    measured(three, tmp_path)
+    assert cells == []
+    digests["GPT"] = "changed"
+    measured(three, tmp_path)
+    assert set(cells) == {"gpt"}
+
+
+# A family that is not there any more
+
+
+class Departed(GPT):
+    """A family of a session that is over."""
+
+    family: ClassVar[str] = "departed"
+
+
+def test_a_run_of_a_family_that_is_not_registered_is_read_and_reported(
+    three: ProductMixture, tmp_path: Path
+) -> None:
+    probe = Departed(window=1)
+    result = survey(three, ["gpt", probe], samples=200, steps=[1], out=tmp_path / "run")
+    (entry,) = [e for e in read_manifest(tmp_path / "run").families if e.plan.family == "departed"]
+    assert (entry.row, entry.in_paper, entry.plan.options["window"]) == ("length", True, 1)
+    assert len(entry.suspects) == 1  # the window
+    read = Store.open(tmp_path / "run").result()
+    assert read.to_dict() == result.to_dict()
+    departed = read.families[1]
+    assert departed.family == "departed"
+    assert departed.error is None
+    assert departed.causes  # its suspects are read, too
+    saved = save(read, tmp_path / "saved")
+    assert Store.open(saved).result().to_dict() == result.to_dict()
+    assert "departed" in report(read, tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "deep/er\0/run"])
+def test_a_folder_with_a_nul_is_the_callers_mistake(
+    three: ProductMixture, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / name
+    with pytest.raises(InputError, match=r"out must be a folder .* holds a NUL character"):
+        survey(three, ["gpt"], samples=200, steps=[1], out=folder)
+    result = survey(three, ["gpt"], samples=200, steps=[1])
+    with pytest.raises(InputError, match="holds a NUL character"):
+        save(result, folder)
+    with pytest.raises(InputError, match="holds a NUL character"):
+        report(result, folder)
+    assert list(tmp_path.iterdir()) == []

@@ -25,8 +25,8 @@ from capcheck.targets import (
     ContinuousTarget,
     DiagonalMixture,
     GaussianMixture,
-    gaussian_mixture,
 )
+from capcheck.targets.continuous import gaussian_mixture
 
 WIDE, NARROW = torch.float64, torch.float32
 MEANS = torch.tensor([[[0.0], [1.0]], [[2.0], [-1.0]]], dtype=WIDE)  # (2, 2, 1)

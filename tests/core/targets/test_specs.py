@@ -53,7 +53,7 @@ def test_built_in_targets_are_the_laws_they_name() -> None:
         ("brackets:5", "brackets.tokens: .* multiple of 2, got '5'"),
         ("ising:columns=9", "ising.columns: .* less than or equal to 8, got '9'"),
         ("shuffle:9", "less than or equal to 8, got '9'"),
-        ("chain-permutation:window=-1", "greater than or equal to 0"),
+        ("chain-permutation:window=2", "has no parameter .window.; known are inputs, scratch"),
     ],
 )
 def test_bad_specs_are_refused(spec: str, message: str) -> None:

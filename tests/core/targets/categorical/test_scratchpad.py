@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,36 +15,36 @@ from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.results.measurement import Outcome
-from capcheck.targets import Windowed, from_spec, from_table
+from capcheck.targets import HiddenMarkov, from_spec
 
 SAMPLES = 1000
 
 
-def rows_of(target: Windowed) -> np.ndarray:
+def rows_of(target: HiddenMarkov) -> np.ndarray:
     """All sequences of positive probability."""
     spec = target.spec
     x = torch.tensor(list(itertools.product(range(spec.dim), repeat=spec.tokens)))
     return x[target.log_prob(x).isfinite()].numpy()
 
 
-def windowed(spec: str) -> Windowed:
+def scratchpad(spec: str) -> HiddenMarkov:
     target = from_spec(spec)
-    assert isinstance(target, Windowed)
+    assert isinstance(target, HiddenMarkov)
     return target
 
 
 def test_running_results_follow_from_two_neighbours() -> None:
-    rows = rows_of(windowed("chain-parity:inputs=4"))
+    rows = rows_of(scratchpad("chain-parity:inputs=4"))
     assert len(rows) == 2**4
     bits, results = rows[:, 0::2], rows[:, 1::2]
     assert (results == bits.cumsum(1) % 2).all()
-    short = rows_of(windowed("chain-parity:inputs=4,scratch=False"))
+    short = rows_of(scratchpad("chain-parity:inputs=4,scratch=False"))
     assert (short[:, 4] == short[:, :4].sum(1) % 2).all()
 
 
 def test_permutations_are_composed_in_their_order() -> None:
     group = np.array(list(itertools.permutations(range(3))))
-    rows = rows_of(windowed("chain-permutation:inputs=2"))
+    rows = rows_of(scratchpad("chain-permutation:inputs=2"))
     assert len(rows) == 36
     first, second, result = rows[:, 0], rows[:, 2], rows[:, 3]
     assert (rows[:, 1] == first).all()
@@ -56,37 +55,19 @@ def test_permutations_are_composed_in_their_order() -> None:
 
 
 def test_only_inputs_and_the_answer_are_scored() -> None:
-    spec = windowed("chain-parity:inputs=3").spec
+    spec = scratchpad("chain-parity:inputs=3").spec
     assert spec.counted == (0, 2, 4, 5)
     assert spec.spread**2 == pytest.approx(4 * 2 * 0.25)  # four fair bits, one-hot
-    assert windowed("chain-parity:inputs=3,scratch=False").spec.counted == (0, 1, 2, 3)
+    assert scratchpad("chain-parity:inputs=3,scratch=False").spec.counted == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("window", [0, 1, 2, 4])
-@pytest.mark.parametrize("causal", [False, True])
-def test_the_predictor_conditions_on_what_its_window_holds(window: int, causal: bool) -> None:
-    joint = torch.tensor(np.random.default_rng(0).uniform(size=(2,) * 5))
-    law = from_table(joint)
-    target = Windowed(law, window=window)
-    sequences = np.array(list(itertools.product(range(2), repeat=5)))
-    p = (joint / joint.sum()).flatten().numpy()
-    x = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 0, 0, 0]])
-    known = np.array([[True, False, True, True, False], [True, True, False, True, True]])
-    got = target.marginals(x, torch.tensor(~known).double(), causal=causal).mean().numpy()
-    for row, i in itertools.product(range(2), range(5)):
-        seen = [
-            j
-            for j in range(5)
-            if known[row, j] and abs(i - j) <= window and not (causal and j >= i)
-        ]
-        agrees = (sequences[:, seen] == x[row].numpy()[seen]).all(1)
-        expected = [(p * agrees * (sequences[:, i] == v)).sum() for v in range(2)]
-        assert got[row, i] == pytest.approx(np.array(expected) / sum(expected))
-
-
-def test_with_a_scratchpad_the_answer_can_be_produced_at_full_length() -> None:
-    result = check("gpt", from_spec("chain-parity:inputs=4"), lengths=[0, 4, 8], samples=SAMPLES)
-    by_length = {cell.budget.length: cell for cell in result.cells if cell.budget.steps == 1}
+def test_with_a_scratchpad_two_tokens_of_the_past_are_enough() -> None:
+    # p_i follows from p_{i-1} and g_i, the two tokens before it.
+    target = from_spec("chain-parity:inputs=4")
+    result = check(
+        "gpt", target, options={"window": 2}, lengths=[0, 4, 8], steps=[1], samples=SAMPLES
+    )
+    by_length = {cell.budget.length: cell for cell in result.cells}
     assert by_length[8].outcome is Outcome.REPRESENTABLE
     assert by_length[8].estimates["kl"].value == pytest.approx(0, abs=1e-12)
     assert by_length[0].outcome is Outcome.NOT_REPRESENTABLE
@@ -98,8 +79,8 @@ def test_with_a_scratchpad_the_answer_can_be_produced_at_full_length() -> None:
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_without_a_scratchpad_no_length_is_enough_and_ln_2_is_lost(window: int) -> None:
     # p = 2^-4 on its support; all bits look fair through the window, so q = 2^-5: KL = ln 2.
-    target = from_spec(f"chain-parity:inputs=4,scratch=False,window={window}")
-    result = check("gpt", target, lengths=[0, 2, 5], samples=SAMPLES)
+    target = from_spec("chain-parity:inputs=4,scratch=False")
+    result = check("gpt", target, options={"window": window}, lengths=[0, 2, 5], samples=SAMPLES)
     assert result.outcome is Outcome.NOT_REPRESENTABLE
     for cell in result.cells:
         assert cell.outcome is Outcome.NOT_REPRESENTABLE
@@ -107,17 +88,45 @@ def test_without_a_scratchpad_no_length_is_enough_and_ln_2_is_lost(window: int) 
         assert cell.estimates["kl"].kind == "exact"
 
 
-def test_without_a_scratchpad_all_inputs_must_be_in_the_window() -> None:
-    target = from_spec("chain-parity:inputs=4,scratch=False,window=4")
-    result = check("gpt", target, lengths=[0, 5], samples=SAMPLES)
+@pytest.mark.parametrize("window", [4, None])
+def test_without_a_scratchpad_all_inputs_must_be_in_the_window(window: int | None) -> None:
+    target = from_spec("chain-parity:inputs=4,scratch=False")
+    result = check("gpt", target, options={"window": window}, lengths=[0, 5], samples=SAMPLES)
     assert result.outcome is Outcome.REPRESENTABLE
     assert result.smallest_budget is not None
     assert result.smallest_budget.length == 5
 
 
+def test_given_inputs_lead_to_the_answer_for_who_sees_them_all() -> None:
+    # The answer is then certain; a window of 2 sees two of the four bits, and loses ln 2.
+    target = from_spec("chain-parity:inputs=4,scratch=False")
+    for window, lost in ((None, 0.0), (2, math.log(2))):
+        result = check(
+            "gpt",
+            target,
+            options={"window": window},
+            given=[0, 1, 2, 3],
+            lengths=[1],
+            steps=[1],
+            samples=SAMPLES,
+        )
+        assert result.cells[0].estimates["kl"].value == pytest.approx(lost, abs=1e-12)
+
+
+@pytest.mark.parametrize("family", ["vae", "gan"])
+def test_a_family_without_a_window_is_not_given_one(family: str) -> None:
+    # Their networks see everything, as the target's own conditionals do.
+    target = from_spec("chain-parity:inputs=4,scratch=False")
+    cell = check(family, target, lengths=[0], steps=[1], samples=SAMPLES).cells[0]
+    assert cell.witness is not None
+    assert cell.witness.impossible == 0
+    kl = cell.estimates["kl"].value
+    assert kl == (None if family == "gan" else pytest.approx(0, abs=1e-9))
+
+
 def test_no_predictor_with_that_window_could_do_better() -> None:
     # By enumeration: the answer is independent of any proper subset of the inputs.
-    rows = rows_of(windowed("chain-parity:inputs=4,scratch=False"))
+    rows = rows_of(scratchpad("chain-parity:inputs=4,scratch=False"))
     for size in range(4):
         for seen in itertools.combinations(range(4), size):
             for values in itertools.product(range(2), repeat=size):
@@ -126,17 +135,19 @@ def test_no_predictor_with_that_window_could_do_better() -> None:
 
 
 def test_permutations_lose_ln_6_without_a_scratchpad_and_nothing_with_one() -> None:
-    without = from_spec("chain-permutation:inputs=3,scratch=False,window=2")
-    lost = check("gpt", without, lengths=[4], steps=[1], samples=SAMPLES)
+    options = {"window": 2}
+    without = from_spec("chain-permutation:inputs=3,scratch=False")
+    lost = check("gpt", without, options=options, lengths=[4], steps=[1], samples=SAMPLES)
     assert lost.cells[0].estimates["kl"].value == pytest.approx(math.log(6))
     assert lost.outcome is Outcome.NOT_REPRESENTABLE
-    with_one = check("gpt", from_spec("chain-permutation"), lengths=[6], steps=[1], samples=SAMPLES)
+    target = from_spec("chain-permutation")
+    with_one = check("gpt", target, options=options, lengths=[6], steps=[1], samples=SAMPLES)
     assert with_one.outcome is Outcome.REPRESENTABLE
 
 
 def test_a_window_that_misses_the_running_result_spoils_the_scratchpad() -> None:
-    target = from_spec("chain-parity:inputs=4,window=1")
-    result = check("gpt", target, lengths=[8], steps=[1], samples=SAMPLES)
+    target = from_spec("chain-parity:inputs=4")
+    result = check("gpt", target, options={"window": 1}, lengths=[8], steps=[1], samples=SAMPLES)
     assert result.outcome is Outcome.NOT_REPRESENTABLE
 
 
@@ -163,7 +174,7 @@ def test_where_no_law_is_enumerated_kl_with_auxiliary_tokens_is_an_upper_bound()
 
 
 def test_transport_and_mmd_see_the_scored_tokens_only() -> None:
-    target = windowed("chain-parity:inputs=4")
+    target = scratchpad("chain-parity:inputs=4")
     reference = Reference(target, divergences=("wasserstein", "mmd"), samples=400, seed=0)
     x = target.sample(400, CounterRandomness(0, name="model"))
     scrambled, answered = x.clone(), x.clone()
@@ -184,32 +195,30 @@ def test_transport_and_mmd_see_the_scored_tokens_only() -> None:
 
 
 @pytest.mark.parametrize("scratch", [True, False])
-def test_maskgit_runs_on_a_scratchpad(scratch: bool) -> None:
+def test_maskgit_in_order_and_one_by_one_is_the_sampler_from_left_to_right(scratch: bool) -> None:
     target = from_spec(f"chain-parity:inputs=3,scratch={scratch}")
-    result = check("maskgit", target, samples=400, steps=[1])
-    for cell in result.cells:
-        for estimate in cell.estimates.values():
-            assert estimate.value is None or math.isfinite(estimate.value)
-    if not scratch:
-        assert result.outcome is Outcome.NOT_REPRESENTABLE
-    # In order, one token a round, it is the sampler from left to right.
     in_order = {"order": "fixed", "tokens_per_round": 1}
     same = check("maskgit", target, options=in_order, samples=400, steps=[1])
     left_to_right = check("gpt", target, samples=400, steps=[1])
-    assert same.outcome is left_to_right.outcome
+    for one, other in zip(same.cells, left_to_right.cells, strict=True):
+        assert one.estimates["kl"].value == pytest.approx(other.estimates["kl"].value, abs=1e-12)
+    assert same.outcome is left_to_right.outcome is Outcome.REPRESENTABLE
+    one_shot = check("maskgit", target, options={"rounds": 1}, samples=400, steps=[1])
+    assert one_shot.outcome is Outcome.NOT_REPRESENTABLE
 
 
-def test_windows_and_scored_tokens_are_part_of_the_identity() -> None:
-    law = from_table(torch.ones(2, 2, 2))
-    twins = [
-        Windowed(law, window=1),
-        Windowed(law, window=2),
-        Windowed(law, window=1, scored=(0, 2)),
-    ]
+def model(scored: tuple[int, ...] | None) -> HiddenMarkov:
+    return HiddenMarkov(
+        torch.full((2,), 0.5), torch.full((2, 2), 0.5), torch.eye(2), tokens=3, scored=scored
+    )
+
+
+def test_scored_tokens_are_part_of_the_identity() -> None:
+    twins = [model(None), model((0, 2)), model((0, 1))]
     assert len({twin.fingerprint for twin in twins}) == 3
-    single = twins[2].to(device="cpu", dtype=torch.float32)
-    assert single.dtype == torch.float32
-    assert single.spec.counted == (0, 2)
+    single = twins[1].to(device="cpu", dtype=torch.float32)
+    assert single.spec.counted == twins[1].spec.counted == (0, 2)
+    assert twins[0].spec.counted == (0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +228,7 @@ def test_windows_and_scored_tokens_are_part_of_the_identity() -> None:
         ("chain-parity:inputs=0", "greater than or equal to 1"),
         ("chain-parity:scratch=maybe", "scratch: .*got 'maybe'"),
         ("chain-permutation:inputs=17", "less than or equal to 16, got '17'"),
-        ("chain-parity:window=-1", "greater than or equal to 0"),
+        ("chain-parity:window=2", "has no parameter 'window'"),
     ],
 )
 def test_bad_scratchpads_are_refused(spec: str, message: str) -> None:
@@ -227,20 +236,9 @@ def test_bad_scratchpads_are_refused(spec: str, message: str) -> None:
         from_spec(spec)
 
 
-@pytest.mark.parametrize("window", [-1, 1.5, True])
-def test_windows_that_are_no_distance_are_refused(window: Any) -> None:
-    with pytest.raises(InputError, match=f"window must be a whole number .*, got {window}"):
-        Windowed(from_table(torch.ones(2, 2)), window=window)
-
-
-def test_numbers_are_not_seen_through_a_window() -> None:
-    with pytest.raises(InputError, match="law must be of categorical tokens, got a ProductMixture"):
-        Windowed(cast(Any, from_spec("gaussian:tokens=3")), window=1)
-
-
 def test_forty_inputs_are_composed_as_numpy_composes_them() -> None:
     # Too many to enumerate: p(x) = 2^-40 where the results are the running parity, else 0.
-    target = windowed("chain-parity:40,window=3")
+    target = scratchpad("chain-parity:40")
     x = target.sample(300, CounterRandomness(0))
     bits = x[:, 0::2].numpy()
     assert (x[:, 1::2].numpy() == bits.cumsum(1) % 2).all()
@@ -250,7 +248,7 @@ def test_forty_inputs_are_composed_as_numpy_composes_them() -> None:
     assert (target.log_prob(x) == -math.inf).all()
 
 
-@pytest.mark.parametrize("scored", [(0, 9), (), (-1,), (0, 0)])
+@pytest.mark.parametrize("scored", [(0, 9), (), (-1,), (0, 0), (1, 0)])
 def test_tokens_that_cannot_be_scored_are_refused(scored: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="scored"):
-        Windowed(from_table(torch.ones(2, 2)), window=1, scored=scored)
+    with pytest.raises(InputError, match="scored must list some of the tokens 0 to 2"):
+        model(scored)

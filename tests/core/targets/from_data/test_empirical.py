@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -73,14 +74,25 @@ def test_structure_that_a_gaussian_misses_is_not_called_memorising(rows: np.ndar
     assert not held_out.memorises
 
 
-def test_constant_columns_and_single_rows_stay_finite(rows: np.ndarray) -> None:
+def test_constant_columns_and_single_rows_are_smoothed_like_others(rows: np.ndarray) -> None:
     constant = rows.copy()
     constant[:, 2] = 7.0
     target = from_samples(constant)
-    assert bool(target.log_prob(torch.tensor(constant)[..., None]).isfinite().all())
+    assert isinstance(target, ProductMixture)
+    scales = target.scales.flatten().numpy()
+    deviations = constant.std(0)
+    h = scales[0] / deviations[0]
+    assert scales[[1, 3]].tolist() == pytest.approx((h * deviations[[1, 3]]).tolist())
+    assert scales[2] == min(scales[[0, 1, 3]])  # as narrow as the narrowest that varies
+    kernels = stats.norm(constant, scales).logpdf(constant[:, None]).sum(2)
+    expected = np.logaddexp.reduce(kernels, axis=1) - math.log(len(constant))
+    found = target.log_prob(torch.tensor(constant)[..., None])
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-9)
     single = from_samples(rows[:1], bandwidth=0.5)
     assert single.provenance.held_out is None
-    assert bool(single.log_prob(torch.tensor(rows)[..., None]).isfinite().all())
+    expected = stats.norm(rows[0], 0.5).logpdf(rows).sum(1)
+    found = single.log_prob(torch.tensor(rows)[..., None])
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-9)
 
 
 def left_out_score(scaled: np.ndarray, w: np.ndarray, h: float, *, itself: bool = False) -> float:
@@ -164,10 +176,11 @@ def test_the_gaussian_of_the_rows_is_that_of_scikit_learn(
         assert abs(found - plain_score) > 1e-3
 
 
-def test_a_gaussian_of_rows_in_a_plane_has_a_finite_score() -> None:
+def test_a_gaussian_of_rows_in_a_plane_scores_what_lies_off_it_worse() -> None:
     train = np.array([[1.0, 2.0], [-1.0, -2.0]])[..., None]  # which Ledoit and Wolf do not shrink
-    assert np.isfinite(gaussian_score(train, train))
-    assert np.isfinite(gaussian_score(train[:1], train))
+    off = train + np.array([2.0, -1.0])[:, None]
+    assert -math.inf < gaussian_score(train, off) < 0 < gaussian_score(train, train) < math.inf
+    assert -math.inf < gaussian_score(train[:1], train) < gaussian_score(train[:1], train[:1])
 
 
 def test_the_held_out_score_says_how_many_rows_it_is_from(
@@ -249,10 +262,14 @@ def test_tensors_without_rows_of_numbers_are_refused(make: Any, message: str) ->
 
 def test_a_smoothing_whose_square_vanishes_is_refused(rows: np.ndarray) -> None:
     tiny = 1e-80 * rows
-    assert bool(
-        from_samples(tiny, bandwidth=1e-60).log_prob(torch.tensor(tiny)[..., None]).isfinite().all()
-    )
-    for factor, bandwidth in ((1e-80, 1e-80), (1e80, 1e80)):
+    found = from_samples(tiny, bandwidth=1e-5).log_prob(torch.tensor(tiny)[..., None])
+    # Each row is alone: the peak of its own component, of deviations 1e-85 times those of rows.
+    scales = 1e-5 * tiny.std(0)
+    expected = -math.log(len(rows)) - np.log(scales).sum() - 2 * math.log(2 * math.pi)
+    assert found.tolist() == pytest.approx([expected] * len(rows), abs=1e-3)
+    with pytest.raises(InputError, match="bandwidth must be positive, between 1e-05 and"):
+        from_samples(tiny, bandwidth=1e-6)  # of which float64 keeps no digit that tells rows apart
+    for factor, bandwidth in ((1e-146, 1e-5), (1e80, 1e80)):
         with pytest.raises(InputError, match=r"deviations must be between 1e-150 and 1e\+150"):
             from_samples(factor * rows, bandwidth=bandwidth)
 
@@ -274,8 +291,8 @@ def test_bad_weights_are_refused(rows: np.ndarray, weights: np.ndarray) -> None:
         (np.ones((4, 3)), 0.0, "bandwidth must be positive"),
         (np.ones((4, 3)), float("nan"), "bandwidth must be positive"),
         (np.ones((4, 3)), True, "bandwidth must be positive.*got True"),
-        (np.ones((4, 3)), 1e-300, r"between 1e-100 and 1e\+100 .*got 1e-300"),
-        (np.ones((4, 3)), 1e300, r"between 1e-100 and 1e\+100 .*got 1e\+300"),
+        (np.ones((4, 3)), 1e-300, r"between 1e-05 and 1e\+100 .*got 1e-300"),
+        (np.ones((4, 3)), 1e300, r"between 1e-05 and 1e\+100 .*got 1e\+300"),
         (np.ones((4, 3)), "wide", "bandwidth must be positive.*got 'wide'"),
         (np.ones((4, 3)) * 1j, "auto", "must be real numbers, got complex128"),
         (np.array([["a"], ["b"]]), "auto", "must be real numbers"),

@@ -1,0 +1,65 @@
+"""An oracle under given tokens: that of p(x_rest | x_given), row by row.
+
+The oracle of the whole law is made once. That of what is left of it when some tokens are given is
+made for the latest of their values, and kept until others are shown.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.targets.conditional import conditional
+from capcheck.targets.target import Target
+
+OracleT = TypeVar("OracleT")
+
+
+@dataclass(kw_only=True, eq=False)
+class Conditioned(Generic[OracleT]):
+    """The oracles of a target and of its conditional laws.
+
+    Attributes:
+        target: The law of all tokens.
+        make: Makes the oracle of a law, whose rows may have laws of their own.
+    """
+
+    target: Target
+    make: Callable[[Target], OracleT]
+    _latest: tuple[Tensor, Tensor, OracleT] | None = field(default=None, init=False)
+
+    @functools.cached_property
+    def whole(self) -> OracleT:
+        """The oracle where nothing is given."""
+        return self.make(self.target)
+
+    def of_rest(self, tokens: Tensor, known: Tensor) -> tuple[OracleT, list[int]]:
+        """The oracle of the unknown tokens given the known ones, and the indices of the unknown.
+
+        Args:
+            tokens: (n, N, d), or (n, N) integers; values of unknown tokens mean nothing.
+            known: (n, N) bool, the same in every row.
+
+        Raises:
+            InputError: The rows know different tokens.
+            UnfitError: There is no such oracle.
+        """
+        mask = known[0]
+        if bool((known != mask).any()):
+            raise InputError("known must name the same tokens in every row, got different ones.")
+        given, rest = (part.nonzero()[:, 0].tolist() for part in (mask, ~mask))
+        values = tokens[:, given]
+        if values.is_floating_point():
+            values = values.to(self.target.dtype)
+        held = self._latest
+        if held is None or not (torch.equal(held[0], mask) and torch.equal(held[1], values)):
+            law = conditional(self.target, given, values) if given else self.target
+            held = (mask.clone(), values, self.make(law))
+            self._latest = held
+        return held[2], rest
