@@ -1,1 +1,1 @@
-"""Results as documents; each writer takes a `SurveyResult` and returns the text of one file."""
+"""Report writers, each of which turns a `SurveyResult` into the text of one file."""

@@ -1,7 +1,7 @@
-"""Charts of a result, as plotly figures ready to be embedded.
+"""Charts of a result as plotly figures.
 
 Divergences are drawn in multiples of their tolerance, so that all of them share one scale and one
-line at 1. The scale is asinh: linear around the tolerance, where signed estimates live, and
+line at 1. The scale is asinh: linear around the tolerance, where estimates may be negative, and
 logarithmic far above it.
 """
 
@@ -19,8 +19,8 @@ from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.divergences.estimate import Estimate
 from capcheck.judging.front import Front, Point
 from capcheck.judging.scaling import along
-from capcheck.judging.sentences import alike
-from capcheck.judging.verdict import limit
+from capcheck.judging.sentences import grouped_gaps
+from capcheck.judging.verdict import tolerance_in_unit
 from capcheck.procedures.probe import ROW_TITLES, ROWS, Row
 from capcheck.results.family import FamilyResult
 from capcheck.results.gap import Part, PartName
@@ -36,8 +36,10 @@ COLOURS = {
     "reverse_kl": "#7a3f91",
     "total_variation": "#8c6d1f",
 }
-GROUPS = ("#6b6b6b", "#2455a4", "#b4531f", "#3b7d4f", "#7a3f91")  # of the paper's rows, in order
-PLACES: dict[Row, str] = {  # of names on the fronts, which start close together
+# Colours of the rows of the paper's table, in their order.
+GROUPS = ("#6b6b6b", "#2455a4", "#b4531f", "#3b7d4f", "#7a3f91")
+# Positions of the names on each front, so that names of neighbouring fronts do not overlap.
+PLACES: dict[Row, str] = {
     "neither": "bottom right",
     "length": "bottom right",
     "steps": "top right",
@@ -52,8 +54,8 @@ PART_COLOURS: dict[PartName, str] = {
     "numerics": "#b4531f",
 }
 TICKS = (-1, 0, 1, 10, 100, 1000, 10_000)
-SHADES = 99  # of grey: two digits
-TOP = 1e5  # where an infinite divergence is drawn
+SHADES = 99  # darkest shade of grey, so that a pixel takes at most two digits
+TOP = 1e5  # position of an infinite divergence, in multiples of the tolerance
 LAYOUT = {
     "template": "plotly_white",
     "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
@@ -64,7 +66,7 @@ LAYOUT = {
 
 
 def family_chart(found: FamilyResult, result: SurveyResult) -> go.Figure:
-    """Divergence against each budget axis, the other at its largest."""
+    """The divergences along each budget axis, with the other axis at its largest budget."""
     figure = make_subplots(
         cols=2, shared_yaxes=True, subplot_titles=[_axis_title(found, axis) for axis in AXES]
     )
@@ -83,11 +85,11 @@ def family_chart(found: FamilyResult, result: SurveyResult) -> go.Figure:
 
 
 def front_chart(found: Front, result: SurveyResult) -> go.Figure:
-    """Upper ends of a divergence against counted model calls: every cell, and each group's front.
+    """The upper end of a divergence against model calls: all cells, and the front of each group.
 
     Args:
-        found: What the families achieve at which cost.
-        result: Whose divergence it is.
+        found: The efficiency front.
+        result: The result that the front was computed from.
     """
     figure = go.Figure()
     for row, colour, symbol in zip(ROWS, GROUPS, MARKERS, strict=True):
@@ -116,14 +118,14 @@ def front_chart(found: Front, result: SurveyResult) -> go.Figure:
     label = DIVERGENCES[result.target.kind][found.divergence].label
     most = max(1, *(point.calls for point in found.points))
     doublings = [2**i for i in range(most.bit_length())]
-    ends = [math.log10(0.6), math.log10(2 * most)]  # room for names
+    ends = [math.log10(0.6), math.log10(2 * most)]  # leaves room for the names
     figure.update_xaxes(title_text="model calls", type="log", tickvals=doublings, range=ends)
     figure.update_yaxes(title_text=f"{label} at most, x tolerance", **_divergence_axis())
     return figure.update_layout(**LAYOUT | {"height": 420})
 
 
 def _front_line(best: Sequence[Point], row: Row, colour: str, symbol: str) -> go.Scatter:
-    """A group's front: nothing is gained between its cells, so that it is a staircase."""
+    """The front of a group as a staircase, since calls between two of its cells gain nothing."""
     places: dict[tuple[int, float], list[Point]] = {}
     for point in best:
         places.setdefault((point.calls, point.multiple), []).append(point)
@@ -131,7 +133,7 @@ def _front_line(best: Sequence[Point], row: Row, colour: str, symbol: str) -> go
     return go.Scatter(
         x=[calls for calls, _ in places],
         y=[_scaled(multiple) for _, multiple in places],
-        # A name stands where the front passes to that family.
+        # A name is shown only where the front passes to another family.
         text=["" if i and name == names[i - 1] else name for i, name in enumerate(names)],
         textposition=PLACES[row],
         cliponaxis=False,
@@ -155,11 +157,11 @@ def _names(tied: Sequence[Point]) -> str:
 
 
 def samples_chart(groups: Sequence[tuple[str, Any]], target: TargetSummary) -> go.Figure:
-    """Samples of each group side by side: as images where they are any, else two coordinates.
+    """Samples of each group side by side, as images or as scatter plots of two coordinates.
 
     Args:
-        groups: Title and samples, (rows, N, d) or (rows, N) nested lists; the target's come first.
-        target: How to show them.
+        groups: Title and samples, (rows, N, d) or (rows, N) nested lists; the target comes first.
+        target: The target, which says whether samples are images.
     """
     figure = make_subplots(
         cols=len(groups), subplot_titles=[title for title, _ in groups], horizontal_spacing=0.03
@@ -188,13 +190,13 @@ def samples_chart(groups: Sequence[tuple[str, Any]], target: TargetSummary) -> g
 
 
 def gap_chart(found: FamilyResult, result: SurveyResult) -> go.Figure:
-    """The parts of each divergence on top of each other, budget by budget."""
+    """The parts of each divergence as stacked bars, budget by budget."""
     gaps = [gap for gap in found.gaps if gap.parts]
     names = [name for name in result.settings.tolerances if any(g.divergence == name for g in gaps)]
     labels = [DIVERGENCES[result.target.kind][name].label for name in names]
     figure = make_subplots(cols=len(names), subplot_titles=labels, horizontal_spacing=0.07)
     for column, name in enumerate(names, start=1):
-        own = list(alike([gap for gap in gaps if gap.divergence == name]))
+        own = list(grouped_gaps([gap for gap in gaps if gap.divergence == name]))
         bound = _bound(found, name, result.settings.tolerances[name]) or 1.0
         places = [f"{lengths} / {steps}" for lengths, steps, _ in own]
         for part, colour in PART_COLOURS.items():
@@ -231,7 +233,7 @@ def gap_chart(found: FamilyResult, result: SurveyResult) -> go.Figure:
 
 
 def _totals(totals: Sequence[tuple[str, Part]], bound: float, *, legend: bool) -> go.Scatter:
-    """What the parts add up to, with its interval."""
+    """The totals of the parts, with their intervals."""
     return go.Scatter(
         x=[place for place, _ in totals],
         y=[part.value / bound for _, part in totals],
@@ -252,13 +254,14 @@ def _totals(totals: Sequence[tuple[str, Part]], bound: float, *, legend: bool) -
 
 
 def _bound(found: FamilyResult, name: str, tolerance: float) -> float:
-    """The tolerance of a divergence in its unit, which budgets without it do not know."""
-    known = (cell.estimates[name] for cell in found.cells)
-    return limit(next(e for e in known if e.value is not None), tolerance)
+    """The tolerance of a divergence in its unit, from a cell where the divergence is available."""
+    estimates = (cell.estimates[name] for cell in found.cells)
+    available = next(estimate for estimate in estimates if estimate.value is not None)
+    return tolerance_in_unit(available, tolerance)
 
 
 def curve_chart(curve: CapacityCurve, result: SurveyResult) -> go.Figure:
-    """Divergences against the number of parameters."""
+    """The divergences of a family against the number of parameters of its network."""
     figure = go.Figure()
     for name, tolerance in result.settings.tolerances.items():
         divergence = DIVERGENCES[result.target.kind][name]
@@ -310,7 +313,7 @@ def _add_estimates(
 ) -> None:
     name, label = divergence.name, divergence.label
     present = [
-        (place, cell.estimates[name], limit(cell.estimates[name], tolerance))
+        (place, cell.estimates[name], tolerance_in_unit(cell.estimates[name], tolerance))
         for place, cell in zip(places, line, strict=True)
         if cell.estimates[name].value is not None
     ]
@@ -368,7 +371,7 @@ def _add_null_floor(
     divergence: Divergence,
     bound: float,
 ) -> None:
-    """The estimator's upper end on the target itself, as a dotted line in its colour."""
+    """A dotted line at the upper end of the estimator's null floor, in the divergence's colour."""
     measured = [e for e in estimates if e.null is not None and e.null_error]
     if not measured:
         return
@@ -390,7 +393,7 @@ def _add_null_floor(
 
 
 def _mosaic(rows: Any, target: TargetSummary) -> go.Heatmap:
-    """Six by six images in one heatmap; sequences of symbols without a grid are lines of it."""
+    """36 samples in one heatmap: six by six images, or one line per sequence without a grid."""
     picture = target.provenance.picture
     if picture is not None:
         images = [_pixels(tokens, picture) for tokens in rows[:36]]
@@ -400,7 +403,7 @@ def _mosaic(rows: Any, target: TargetSummary) -> go.Heatmap:
         images = rows[:36]
         height, width = target.grid or (1, target.tokens)
         high = max(target.dim - 1, 1)
-        low = -0.15 * high  # so that symbol 0 stands out from the page
+        low = -0.15 * high  # makes symbol 0 visible on a white page
     across = 6 if height > 1 else 1
     down = 36 // across
     gap = int(height > 1)
@@ -421,9 +424,9 @@ def _mosaic(rows: Any, target: TargetSummary) -> go.Heatmap:
 
 
 def _pixels(tokens: Any, picture: Picture) -> list[int]:
-    """Shades of an image; whole numbers, as most of a page with many families is pixels."""
+    """The shades of an image as whole numbers, since pixels dominate the size of a large page."""
     low, high = min(picture.offset), max(picture.offset)
-    unit = 1.25 * (high - low) / SHADES or 1.0  # single images are darker than their mean
+    unit = 1.25 * (high - low) / SHADES or 1.0  # single images exceed the range of their mean
     flat = [number for token in tokens for number in token]
     pixels = (
         offset + sum(x * axis[place] for x, axis in zip(flat, picture.basis, strict=True))
@@ -449,7 +452,7 @@ def _coordinates(tokens: Any) -> tuple[float, float]:
 
 
 def _ranges(rows: Any) -> list[list[float]]:
-    """[low, high] of each of the two coordinates, a fifth wider than the samples."""
+    """The range [low, high] of each of two coordinates, with a margin of a fifth on each side."""
     ranges = []
     for axis in zip(*(_coordinates(tokens) for tokens in rows), strict=True):
         pad = 0.2 * (max(axis) - min(axis)) + 1e-9
@@ -472,13 +475,15 @@ def _divergence_axis() -> dict[str, Any]:
 
 def _ratio(value: float | None, bound: float) -> float:
     assert value is not None
-    if bound == 0:  # a law of one sequence has no spread: any distance is beyond every tolerance
+    if (
+        bound == 0
+    ):  # a law of one sequence has no spread, so that any distance exceeds the tolerance
         return math.copysign(math.inf, value) if value else 0.0
     return value / bound
 
 
 def _scaled(multiple: float) -> float:
-    """Place on the asinh axis; a broken number is not drawn."""
+    """The position of a multiple on the asinh axis; NaN stays NaN and is not drawn."""
     if math.isnan(multiple):
         return math.nan
     return math.asinh(max(min(multiple, TOP), -TOP))
@@ -489,5 +494,5 @@ def _shown(multiple: float) -> str:
 
 
 def divergence_label(divergence: Divergence) -> str:
-    """Name, unit and tolerance unit of a divergence, for readers."""
+    """The name, unit and tolerance unit of a divergence as text."""
     return f"{divergence.label} ({divergence.unit}; tolerance in {divergence.tolerance_unit})"

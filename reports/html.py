@@ -1,7 +1,7 @@
-"""The HTML report: one file, complete in itself, from a saved run.
+"""The HTML report shows a run in one self-contained file.
 
-It carries its styles, one copy of the chart library and one block of data; a content security
-policy forbids it to fetch anything. Every text from outside is escaped by the template engine.
+The file contains its styles, one copy of the chart library and one block of data; a content
+security policy forbids it to load anything else. The template engine escapes every text.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from capcheck.core.sequences import Kind
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.front import Front, front
 from capcheck.judging.sentences import (
-    alike,
-    allowed_sentence,
     blame_sentence,
-    by_precision,
+    gaps_by_precision,
+    grouped_gaps,
+    missing_parts_sentence,
     network_sentence,
-    part_in,
+    part_text,
     parts_used,
     precision_lines,
-    without_parts,
+    sensitivity_sentence,
 )
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.probe import ROW_TITLES, ROWS, Failure
@@ -43,8 +43,8 @@ from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult
 
-TEXTS = 10  # samples of text in a group
-USUAL = 2000  # draws per cell unless others are asked for
+TEXTS = 10  # most text samples that are shown of one budget, or of the target
+USUAL = 2000  # default number of draws per cell; the report warns of fewer
 WORDS = {
     "representable": "can",
     "not_representable": "cannot",
@@ -53,7 +53,7 @@ WORDS = {
 
 
 def render(result: SurveyResult) -> str:
-    """The report of a run, as the text of one HTML file."""
+    """Writes the report of a run; returns the text of one HTML file."""
     figures: dict[str, go.Figure] = {}
     measured = [found for found in result.families if found.cells]
     fronts = front(result)
@@ -116,16 +116,16 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
             (
                 "" if precision == "-" else precision,
                 [
-                    (lengths, steps, gap, [part_in(gap, name, precision) for name in used])
-                    for lengths, steps, gap in alike(gaps)
+                    (lengths, steps, gap, [part_text(gap, name, precision) for name in used])
+                    for lengths, steps, gap in grouped_gaps(gaps)
                 ],
             )
-            for precision, gaps in by_precision(found)
+            for precision, gaps in gaps_by_precision(found)
         ],
         "parts": used,
-        "without_parts": without_parts(found),
+        "without_parts": missing_parts_sentence(found),
         "precisions": precision_lines(found),
-        "sensitivities": [(one, allowed_sentence(one)) for one in found.sensitivities],
+        "sensitivities": [(one, sensitivity_sentence(one)) for one in found.sensitivities],
         "verdict": WORDS[found.outcome.value] if not found.error else "not measured",
         "row": ROW_TITLES[found.row],
         "measured": None if found.measured_row is None else ROW_TITLES[found.measured_row],
@@ -136,7 +136,7 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
 
 
 def _stacked(number: object) -> Markup:
-    """A number with its interval below it, which takes less room than beside it."""
+    """A number with its interval below it instead of beside it, to save width."""
     value, bracket, rest = str(number).partition(" [")
     if not bracket:
         return escape(value)
@@ -144,7 +144,7 @@ def _stacked(number: object) -> Markup:
 
 
 def _broken(families: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Families whose verdict changes with a precision, by the precision."""
+    """Families that are broken by numerics, by the precision in which they are."""
     named: dict[str, list[dict[str, Any]]] = {}
     for family in families:
         for rounded in family["result"].precisions:
@@ -160,7 +160,7 @@ def _groups(families: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, An
 
 
 def _anchor(found: FamilyResult, result: SurveyResult) -> str:
-    """What its section is called: the family, and a number if it is with another network."""
+    """The name of a result's section: the family, and a number if its network is no oracle."""
     own = [other.network for other in result.families if other.family == found.family]
     return (
         found.family if found.network == "oracle" else f"{found.family}-{own.index(found.network)}"
@@ -168,14 +168,14 @@ def _anchor(found: FamilyResult, result: SurveyResult) -> str:
 
 
 def _summary(families: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Families by verdict; verdicts that none has are left out."""
+    """Families by verdict, without the verdicts that no family has."""
     verdicts = [*WORDS.values(), "not measured"]
     named = [(v, [f for f in families if f["verdict"] == v]) for v in verdicts]
     return [(verdict, members) for verdict, members in named if members]
 
 
 def _failures(result: SurveyResult) -> list[tuple[str, list[FamilyResult]]]:
-    """Families whose largest budget is refused, by the class of what their floor comes from."""
+    """Families whose largest budget is refused, by the class of the cause of their floor."""
     refused = [
         found
         for found in result.families
@@ -189,7 +189,7 @@ def _failures(result: SurveyResult) -> list[tuple[str, list[FamilyResult]]]:
 
 
 def _front(found: Front) -> list[dict[str, Any]]:
-    """Rows of the table of fronts: cells that tie share one."""
+    """The rows of the table of fronts; cells that tie share a row."""
     rows: list[dict[str, Any]] = []
     for row, best in found.of_groups.items():
         for (calls, multiple), tied in itertools.groupby(best, lambda p: (p.calls, p.multiple)):
@@ -208,7 +208,7 @@ def _front(found: Front) -> list[dict[str, Any]]:
 
 
 def _sample_groups(found: FamilyResult, result: SurveyResult) -> list[tuple[str, Any]]:
-    """Target samples, and those of the least, a middle and the largest budget that differ."""
+    """Samples of the target and of the smallest, a middle and the largest distinct budget."""
     distinct: list[Cell] = []
     for cell in found.cells:
         if all(cell.examples != other.examples for other in distinct):
@@ -223,7 +223,7 @@ def _sample_groups(found: FamilyResult, result: SurveyResult) -> list[tuple[str,
 
 
 def _texts(found: FamilyResult, result: SurveyResult) -> list[tuple[str, list[str]]]:
-    """Samples in the words of the vocabulary, with a title for each group, if there is one."""
+    """Samples as text, with a title for each group; empty if the target has no vocabulary."""
     words = result.target.provenance.vocabulary
     if words is None or not found.cells:
         return []
@@ -234,7 +234,7 @@ def _texts(found: FamilyResult, result: SurveyResult) -> list[tuple[str, list[st
 
 
 def _unavailable(families: list[FamilyResult], kind: Kind) -> list[tuple[str, str, str]]:
-    """Family, divergence and reason of every number that could not be had."""
+    """Family, divergence and reason of every divergence that is unavailable."""
     return [
         (found.title, DIVERGENCES[kind][name].label, estimate.method)
         for found in families
@@ -244,14 +244,14 @@ def _unavailable(families: list[FamilyResult], kind: Kind) -> list[tuple[str, st
 
 
 def _data(figures: dict[str, go.Figure]) -> dict[str, Any]:
-    """The figures as JSON values, with the template that all of them share only once."""
+    """The figures as JSON values, with their common template stored once."""
     data = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
     templates = [figure["layout"].pop("template") for figure in data.values()]
     return {"template": templates[0] if templates else {}, "figures": data}
 
 
 def _script_safe(data: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON text that cannot close the script element that contains it."""
     return (
         json.dumps(data, separators=(",", ":"))
         .replace("<", "\\u003c")

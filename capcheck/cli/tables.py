@@ -11,18 +11,18 @@ from rich.table import Column, Table
 from capcheck.core.budget import Budget
 from capcheck.judging.sentences import (
     PARTS,
-    alike,
-    by_precision,
-    part_in,
+    gaps_by_precision,
+    grouped_gaps,
+    missing_parts_sentence,
+    part_text,
     parts_used,
-    without_parts,
 )
 from capcheck.results.family import FamilyResult, Sensitivity
 from capcheck.results.survey import CapacityCurve
 
 
 def gap_table(found: FamilyResult) -> Table | None:
-    """Every divergence of every cell in parts, if there are any; cells alike share a row."""
+    """Every divergence of every cell in parts, if there are any; equal cells share a row."""
     used = parts_used(found)
     if not used:
         return None
@@ -30,14 +30,14 @@ def gap_table(found: FamilyResult) -> Table | None:
     head = ["precision"] if with_digits else []
     table = folding(*head, "length", "steps", "divergence", *used)
     table.title, table.title_justify = f"{found.title}: whose part is it?", "left"
-    for precision, own in by_precision(found):
-        for lengths, steps, gap in alike(own):
+    for precision, own in gaps_by_precision(found):
+        for lengths, steps, gap in grouped_gaps(own):
             cells = [precision] if with_digits else []
-            parts = (part_in(gap, name, precision) for name in used)
+            parts = (part_text(gap, name, precision) for name in used)
             table.add_row(*cells, lengths, steps, gap.divergence, *map(escape, parts))
         table.add_section()
     said = "total: of draws that the parts share; a cell's own estimate may differ within intervals"
-    table.caption = "; ".join(filter(None, [said, without_parts(found)]))
+    table.caption = "; ".join(filter(None, [said, missing_parts_sentence(found)]))
     table.caption_justify = "left"
     return table
 
@@ -52,7 +52,7 @@ def survey_gap_table(families: Sequence[FamilyResult], budget: Budget) -> Table 
     rows = [
         (found.title if precision == "-" else f"{found.title}, {precision}", gap)
         for found in families
-        for precision, gaps in by_precision(found)
+        for precision, gaps in gaps_by_precision(found)
         for gap in gaps
         if gap.budget == budget and gap.parts
     ]
@@ -63,7 +63,7 @@ def survey_gap_table(families: Sequence[FamilyResult], budget: Budget) -> Table 
     table.title, table.title_justify = f"at {budget}: whose part is it?", "left"
     for title, of_one in itertools.groupby(rows, key=lambda row: row[0]):
         for i, (_, gap) in enumerate(of_one):
-            parts = (escape(part_in(gap, name, "-")) for name in used)
+            parts = (escape(part_text(gap, name, "-")) for name in used)
             table.add_row(title if i == 0 else "", gap.divergence, *parts)
         table.add_section()
     return table

@@ -15,10 +15,10 @@ from capcheck.core.budget import Budget
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.front import Front, Point, front
 from capcheck.judging.sentences import (
-    allowed_sentence,
     blame_sentence,
     network_sentence,
     precision_lines,
+    sensitivity_sentence,
 )
 from capcheck.procedures.probe import ROW_TITLES
 from capcheck.results.family import FamilyResult
@@ -190,7 +190,7 @@ def _print_digits_and_errors(console: Console, found: FamilyResult) -> None:
     """What fewer digits and errors of the oracle do, if that was asked for."""
     if (table := sensitivity_table(found)) is not None:
         console.print(table)
-    errors = map(allowed_sentence, found.sensitivities)
+    errors = map(sensitivity_sentence, found.sensitivities)
     for line in [*precision_lines(found), *errors]:
         _print_line(console, f"{found.title}, {line}")
 

@@ -1,4 +1,4 @@
-"""Core: the words that every other folder says, such as budget, sequence, randomness and error.
+"""Core defines the concepts that all other folders use: budget, sequence, randomness and error.
 
-Every folder may import it; it imports none of them.
+Every folder may import this folder; it imports no other folder.
 """

@@ -1,7 +1,8 @@
-"""A budget is what a procedure may spend: `length` tokens placed, `steps` refinement iterations.
+"""A budget limits a procedure to `length` placed tokens and `steps` refinement iterations.
 
-A grid is the product of some lengths and some steps. Steps must be at least 1; a length lies
-between 0 (nothing may be placed: the product of the marginals) and the number of tokens.
+Steps are at least 1. A length lies between 0 and the number of tokens; at length 0 no token may be
+placed, and the result is the product of the marginals. A grid is the product of a list of lengths
+and a list of steps.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ AXES: tuple[Axis, Axis] = ("length", "steps")
 
 
 class Budget(Record):
-    """What a procedure may spend.
+    """The limits of one run of a procedure.
 
     Attributes:
-        length: Tokens that may be placed, 0..N; the others are completed from their marginals.
-        steps: Refinement iterations that may be made, at least 1.
+        length: Largest number of tokens to be placed, 0..N; the others are completed from their
+            marginals.
+        steps: Largest number of refinement iterations, at least 1.
     """
 
     length: int
@@ -32,7 +34,7 @@ class Budget(Record):
 
 
 class Grid(Record):
-    """The budgets length x steps, each axis sorted, without repeats."""
+    """The budgets length x steps, with both axes sorted and without repeats."""
 
     lengths: tuple[int, ...]
     steps: tuple[int, ...]
@@ -44,15 +46,15 @@ class Grid(Record):
         lengths: Iterable[int] | None = None,
         steps: Iterable[int] | None = None,
     ) -> Grid:
-        """Check what the user gave; an axis that is not given gets its default budgets.
+        """Makes a grid from the user's values, with default values for an axis that is None.
 
         Args:
-            tokens: Length N of the target's sequences.
+            tokens: Number of tokens that a procedure places: N, or fewer if tokens are given.
             lengths: Values in 0..N; by default 0, N // 2 and N.
             steps: Values of at least 1; by default 1, 4 and 16.
 
         Raises:
-            InputError: An empty axis, or a value out of its range.
+            InputError: An axis is empty, or a value is out of its range.
         """
         lengths = (0, tokens // 2, tokens) if lengths is None else lengths
         steps = (1, 4, 16) if steps is None else steps

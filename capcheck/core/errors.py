@@ -1,14 +1,14 @@
-"""Errors: whose mistake it is, and the exit code that says so.
+"""Each error class says whose mistake an error is, and has an exit code of the command line.
 
 | error | whose mistake | exit code |
 |---|---|---|
-| `InputError` | the caller's: something that is not possible was asked for | 2 |
-| `UnfitError` | nobody's: a family is not defined for such a target | 2; a survey goes on |
-| `NetworkError` | the caller's network: it raised, or answered wrongly | 2; a survey goes on |
-| `ProbeError` | of whoever wrote a family: it raised, or broke its contract | 4 |
+| `InputError` | the caller's, who asked for something impossible | 2 |
+| `UnfitError` | nobody's: a family is not defined for the target | 2; a survey goes on |
+| `NetworkError` | of a network's author: it raised, or broke its signature | 2; a survey goes on |
+| `ProbeError` | of a family's author: it raised, or broke its contract | 4 |
 | any other | capcheck's own | 4 |
 
-Every message is one sentence: the field, the rule, the value received and the cure.
+Every message is one sentence with the field, the rule, the value received and the cure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class UnfitError(InputError):
 
 
 class NetworkError(InputError):
-    """A network of the caller raised, or answered what its signature rules out."""
+    """A network of the caller raised, or returned an answer that its signature rules out."""
 
 
 class ProbeError(CapcheckError):
@@ -42,11 +42,11 @@ class ProbeError(CapcheckError):
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """Say which of `known` was probably meant, as the last clause of an error sentence."""
+    """The last clause of an error sentence: the most similar known name, or all known names."""
     known = sorted(known)
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {match[0]!r}?" if match else f"known are {', '.join(known)}."
 
 
 class ControlFlow(Exception):  # noqa: N818
-    """Passes through a family's code from one part of capcheck to another; nobody's mistake."""
+    """A signal between two parts of capcheck that crosses a family's code; nobody's mistake."""

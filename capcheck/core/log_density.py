@@ -1,4 +1,4 @@
-"""Log-densities of sequences under the law that a procedure samples."""
+"""A log-density states how probable sequences are under the law that a procedure samples."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogDensity:
-    """Log-density (nats) of sequences under the law that a procedure samples.
+    """Log-densities (nats) of n sequences under the law that a procedure samples.
 
     Attributes:
-        values: (n,).
-        bound: True if the values bound the log-density from below (in expectation), so that the KL
-            divergence computed from them is an upper bound.
-        method: How they were had, in a few words.
+        values: (n,) log-densities, or lower bounds on them.
+        method: The method of computation, in a few words.
+        bound: Whether the values are lower bounds on the log-density (in expectation). KL(target to
+            model) computed from lower bounds is an upper bound.
     """
 
     values: Tensor

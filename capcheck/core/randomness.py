@@ -1,9 +1,9 @@
-"""The one source of random numbers: counter-based streams keyed by what they are for.
+"""Randomness is the only source of random numbers: counter-based streams, each with a name.
 
-A draw is a function of (seed, replicate, stream name, sample row, draw number) and of nothing else:
-not of the batch in which its row is computed, of the budget, the network, the precision or the
-order of the cells. Cells that share a seed are therefore paired row by row. Philox counters make
-every row of every draw addressable, so a batch may start anywhere.
+A draw is a function of (seed, replicate, stream name, sample row, draw number) alone. It depends
+neither on the batch in which its row is computed nor on budget, network, precision or order of the
+cells. Cells that share a seed are therefore paired row by row. Philox counters make every row of
+every draw addressable, so that a batch may start at any row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Randomness(ABC):
 
     @abstractmethod
     def stream(self, name: str) -> Randomness:
-        """The independent stream of that name, at its first draw, over the same rows."""
+        """The independent stream with this name, at its first draw, for the same rows."""
 
     def categorical(self, probabilities: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Draw indices by inverse CDF in float64; an index of probability 0 is never drawn.
@@ -53,14 +53,14 @@ class Randomness(ABC):
 
 
 class CounterRandomness(Randomness):
-    """Philox streams, addressed by row.
+    """Philox streams whose draws are addressed by sample row.
 
     Args:
         seed: Any integer.
         replicate: Index of the independent repetition.
-        first_row: Sample row that the first row of every draw belongs to.
-        name: What the stream is for.
-        device: Where the draws are put; the numbers are the same on every device.
+        first_row: Index of the sample row that the first row of every draw belongs to.
+        name: Name of the stream, usually its purpose.
+        device: Device of the draws; the numbers are the same on every device.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class CounterRandomness(Randomness):
         self._key = np.frombuffer(digest, dtype=np.uint64)
 
     def stream(self, name: str) -> CounterRandomness:
-        """The independent stream of that name, at its first draw, over the same rows."""
+        """The independent stream with this name, at its first draw, for the same rows."""
         seed, replicate, first_row, parent, device = self._identity
         return CounterRandomness(
             seed, replicate=replicate, first_row=first_row, name=f"{parent}/{name}", device=device
@@ -94,7 +94,7 @@ class CounterRandomness(Randomness):
         self._draw += 1
         raw = np.random.Philox(key=self._key, counter=counter).random_raw(n * blocks * 4)
         raw = raw.reshape(n, blocks * 4)[:, :words].reshape(shape)
-        # 52 bits and a half: with 53 the largest value would round to 1.
+        # 52 bits plus one half: with 53 bits the largest value would round to 1.
         unit = ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
         return torch.from_numpy(unit).to(self._device)
 
@@ -105,7 +105,7 @@ class CounterRandomness(Randomness):
 
 
 def inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
-    """Index of the category whose cumulative interval holds u.
+    """The index of the category whose cumulative interval contains u.
 
     Args:
         probabilities: (..., K) non-negative weights; `...` is empty or all but the last dimension

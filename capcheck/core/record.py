@@ -1,7 +1,7 @@
-"""The base class of everything that is kept as data and written as JSON.
+"""A record is immutable data that can be written as JSON; all results derive from it.
 
-Infinite and broken numbers are the strings `Infinity`, `-Infinity` and `NaN` in JSON; a number that
-could not be had is null.
+In JSON, infinite and broken numbers are the strings `Infinity`, `-Infinity` and `NaN`, and a number
+that is unavailable is null.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """Data that is never changed, and refuses fields that it does not know."""
+    """The base class of all records: frozen, and without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     def to_json(self, exclude: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The data as `json.loads` gives it: no bare infinity.
+        """The data as `json.loads` returns it, with infinite and broken numbers as strings.
 
         Args:
             exclude: Fields to leave out, nested as for pydantic's `model_dump`.

@@ -1,6 +1,6 @@
-"""What a procedure may know about the sequences it makes: number, kind and size of the tokens.
+"""A sequence spec states the number, kind and size of the tokens that a procedure produces.
 
-A probe sees this spec and never the target: only oracles see the target.
+A probe sees the spec and never the target; only oracles see the target.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ Kind = Literal["continuous", "categorical"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceSpec:
-    """Sequences x = (x_1..x_N) of one kind of token.
+    """The specification of sequences x = (x_1..x_N) with one kind of token.
 
     Attributes:
-        tokens: N, at least 1.
+        tokens: N, number of tokens, at least 1.
         kind: `continuous` (vectors in R^dim) or `categorical` (integers 0..dim-1).
-        dim: d of a continuous token, or the size V of the vocabulary.
+        dim: Dimension d of a continuous token, or size V of the vocabulary.
         mean: (N, dim), mean of each token (of its one-hot vector if categorical).
-        variance: (N, dim), variance of each coordinate, in squared units of the tokens.
+        variance: (N, dim), variance of each coordinate, in squared token units.
         grid: (rows, columns) whose product is N, or None for a plain sequence.
-        scored: Tokens that count in the divergences, if not all do: the others are auxiliary.
+        scored: Indices of the tokens that count in the divergences, or None if all count; the other
+            tokens are auxiliary.
         narrowest: Standard deviation of the target's narrowest component along its narrowest axis,
-            in token units, where it has components: what a sampler's step is chosen by.
-        places: (row, column) of each token, where the tokens are a part of a larger grid.
-        given: Tokens that are known from the start, in rising order; a procedure draws the others.
+            in token units, or None if the target has no components. Samplers choose their step
+            sizes by it.
+        places: (row, column) of each token if the tokens are a part of a larger grid, or None.
+        given: Indices of the tokens that are known from the start, in rising order; a procedure
+            draws the others.
     """
 
     tokens: int
@@ -45,7 +48,7 @@ class SequenceSpec:
 
     @property
     def free(self) -> tuple[int, ...]:
-        """The tokens that a procedure draws, in rising order; a length budget counts these."""
+        """Indices of the tokens that a procedure draws, in rising order; lengths count these."""
         return tuple(i for i in range(self.tokens) if i not in self.given)
 
     @property
@@ -55,7 +58,7 @@ class SequenceSpec:
 
     @property
     def layout(self) -> tuple[tuple[int, int], ...]:
-        """(row, column) of each token; without a grid on the most nearly square one (8 = 2 x 4)."""
+        """(row, column) of each token; without a grid, on the most square one (8 = 2 x 4)."""
         if self.places is not None:
             return self.places
         if self.grid is not None:
@@ -67,19 +70,19 @@ class SequenceSpec:
 
     @property
     def smallest_variance(self) -> float:
-        """Of a component along its narrowest axis, or of a token's coordinate if unknown."""
+        """Variance of the narrowest component, or if unknown of the narrowest coordinate."""
         return float(self.variance.min()) if self.narrowest is None else self.narrowest**2
 
     @property
     def counted(self) -> tuple[int, ...]:
-        """The tokens that count in the divergences."""
+        """Indices of the tokens that count in the divergences."""
         return tuple(range(self.tokens)) if self.scored is None else self.scored
 
     @property
     def spread(self) -> float:
         """Root mean square distance of a sequence from the mean sequence, sqrt(tr Cov).
 
-        Over the counted tokens. Its square is the mean Hamming distance of two independent
-        sequences where tokens are categorical.
+        Only counted tokens contribute. For categorical tokens the square of the spread is the mean
+        Hamming distance of two independent sequences.
         """
         return float(self.variance[list(self.counted)].sum().sqrt())

@@ -1,4 +1,4 @@
-"""`Unavailable`: the reason why a number cannot be had, in place of the number."""
+"""`Unavailable` takes the place of a number or law that cannot be computed, and says why."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Unavailable:
-    """The reason why a number cannot be had.
+    """The reason why a number or law is not available.
 
     Attributes:
-        reason: One clause, to follow "unavailable:".
+        reason: One clause that can follow "unavailable:".
     """
 
     reason: str

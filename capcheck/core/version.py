@@ -1,4 +1,4 @@
-"""The installed version, and digests of the code that measured numbers depend on."""
+"""The installed version of capcheck, and digests of the code that measured numbers depend on."""
 
 from __future__ import annotations
 
@@ -12,36 +12,40 @@ from pathlib import Path
 __version__ = version("capcheck")
 
 PACKAGE = Path(__file__).parents[1]
-SILENT = {"api.py", "cli", "judging", "probes", "reports", "results", "testing"}
-"""Parts of the package that no measured number depends on, and probes, which have digests."""
+NOT_DIGESTED = {"api.py", "cli", "judging", "probes", "reports", "results", "testing"}
+"""Parts of the package that `code_digest` leaves out: no measured number depends on them.
+
+The exception is `probes`, each of which has a `class_digest` of its own.
+"""
 
 
 @functools.cache
 def code_digest() -> str:
     """SHA-256 over the sources of this package that measured numbers depend on."""
-    sources = (file for file in PACKAGE.rglob("*.py") if _part(file) not in SILENT)
+    sources = (
+        file
+        for file in PACKAGE.rglob("*.py")
+        if file.relative_to(PACKAGE).parts[0] not in NOT_DIGESTED
+    )
     return _digest(sorted(sources))
 
 
 @functools.cache
 def class_digest(cls: type) -> str:
-    """SHA-256 over the files that define a class and its bases outside of `code_digest`.
+    """SHA-256 over the files that define a class and its bases.
 
-    A class of an interactive session has no file: it is told from others by its name only.
+    A class that was defined in an interactive session has no file, and therefore no digest of its
+    own code.
     """
     files: set[Path] = set()
     for base in cls.__mro__:
         try:
             found = inspect.getsourcefile(base)
-        except (TypeError, OSError):  # built in, or of an interactive session
+        except (TypeError, OSError):  # built in, or defined in an interactive session
             continue
         if found is not None and Path(found).is_file():
             files.add(Path(found))
     return _digest(sorted(files))
-
-
-def _part(file: Path) -> str:
-    return file.relative_to(PACKAGE).parts[0]
 
 
 def _digest(files: Iterable[Path]) -> str:

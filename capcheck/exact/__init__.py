@@ -1,5 +1,5 @@
-"""Exact laws and densities of what a procedure samples, found from its random numbers alone.
+"""Exact laws and densities of a procedure, found by running it on chosen random numbers.
 
-The folder knows no probe: it is given functions of random numbers. It imports `networks` and what
-lies below; `procedures` and every folder above may import it.
+This folder knows no probe: a procedure is a function of random numbers here (`sampler.py`). It
+imports `networks` and the folders below; `procedures` and every folder above may import it.
 """

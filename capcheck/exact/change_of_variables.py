@@ -1,12 +1,12 @@
-"""Change of variables: the log-density of a sampler's own draws, from its derivative in its noise.
+"""Change of variables gives the density of a procedure's draws from the derivative in its noise.
 
-A procedure that maps D standard normals z to a sequence of D numbers has, at its draw x = F(z),
+A procedure that maps D standard normals z to a sequence x = F(z) of D numbers has the density
 
     q(x) = sum over the z' with F(z') = x of N(z') / |det dF/dz'|  >=  N(z) / |det dF/dz|
 
-with equality where F is injective, as every fine enough solver of a flow is. The derivative is
-taken by central differences of the procedure as it is, run again on normals that are moved one by
-one. Averaged over the model's draws this bounds KL(model || target) from below.
+with equality if F is injective, as every fine enough solver of a flow is. The derivative is taken
+by central differences: the unchanged procedure is run again with each normal shifted. The mean over
+the procedure's draws bounds KL(model to target) from below.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.exact.sampler import RefusedError, Sampler
 from capcheck.laws import LOG_2PI
 
-DIMENSIONS = 64  # largest D: there are four runs for each
-STEP = 1e-4  # of a normal; the error of a difference is of order STEP^2
-SMOOTH = 1e-3  # largest change of log |det| when the step is doubled
+DIMENSIONS = 64  # largest D; every dimension needs four runs
+STEP = 1e-4  # shift of a normal; the error of a central difference is of order STEP^2
+SMOOTH = 1e-3  # largest median change of log |det|, in nats, when the step is doubled
 
 
 class _Moved(Randomness):
-    """The numbers of another source, of which one normal draw is kept and may be moved."""
+    """Records the one normal draw of another source, and may shift one column of this draw."""
 
     def __init__(self, source: Randomness) -> None:
         self._source = source
@@ -38,7 +38,7 @@ class _Moved(Randomness):
         self.shift: tuple[int, float] | None = None
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        raise RefusedError("it draws other numbers than normals")
+        raise RefusedError("it draws numbers other than normals")
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         z = self._source.normal(shape)
@@ -57,7 +57,7 @@ class _Moved(Randomness):
 
 
 class _Refusing(Randomness):
-    """A stream that must not be drawn from."""
+    """A stream that refuses every draw."""
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         raise RefusedError("its result is completed by other draws")
@@ -76,17 +76,17 @@ def density_of_draws(
     source: Callable[[], Randomness],
     name: str,
 ) -> LogDensity | Unavailable:
-    """A lower bound on the log-density of the sequences that a procedure samples, at these.
+    """A lower bound on a procedure's log-density at its own draws.
 
     Args:
         sample: The procedure at one budget: (n, rng) -> (n, N, d) sequences.
-        spec: Of the sequences; continuous tokens.
-        n: Rows.
-        source: Makes the random numbers that the procedure was given, each time anew.
-        name: Of the procedure, for the sentence.
+        spec: Specification of the sequences, whose tokens are continuous.
+        n: Number of draws.
+        source: Returns the procedure's random numbers from their beginning, at every call.
+        name: Name of the procedure, for the reason.
 
     Returns:
-        (n,) values, nats, +inf where the map is singular; or why there are none.
+        (n,) lower bounds in nats, +inf where the map is singular; or the reason why there are none.
     """
     D = spec.tokens * spec.dim
     if D > DIMENSIONS:

@@ -1,13 +1,15 @@
-"""Enumeration: the exact law that a categorical procedure samples, as V^N probabilities.
+"""Enumeration finds the exact law of a categorical procedure as a table of V^N probabilities.
 
-There are two routes to q(x). Where a probe has an exact log-density it is evaluated at
-every sequence, and must sum to 1. Otherwise the procedure is run as it is on draws that *branch*: a
-draw from p becomes one row for every value v with p(v) > 0, which carries the factor p(v), and
+There are two routes to q(x). If the probe has an exact log-density (route `density`), it is
+evaluated at every sequence, and the probabilities must sum to 1. Otherwise (route `branching`) the
+unchanged procedure is run on draws that branch: a draw from p becomes one row for every value v
+with p(v) > 0, and this row carries the factor p(v). Then
 
     q(x) = sum over leaves that return x of prod over their draws of p(v).
 
-All leaves are rows of one run, which starts again whenever it meets a draw that has no value yet.
-Values of probability 0 are never tried, and a point mass does not branch.
+All leaves are rows of one run. The run starts again, with more rows, whenever it reaches a draw
+whose values are not chosen yet. Values of probability 0 are never tried, and a draw with one
+possible value does not branch.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ from capcheck.targets.categorical.sequence_law import (
     summed_to_one,
 )
 
-LEAVES = 1 << 18  # rows of a branching run: seconds
-NUMBERS = 1 << 24  # probabilities of one draw of all its rows, 128 MiB
+LEAVES = 1 << 18  # most rows of a branching run, which takes seconds
+NUMBERS = 1 << 24  # most probabilities of one draw over all rows, 128 MiB
 
 
 Route = Literal["density", "branching"]
@@ -51,24 +53,26 @@ def enumerated_law(
     name: str,
     routes: Sequence[Route] = ROUTES,
 ) -> SequenceLaw | Unavailable:
-    """The law of what a procedure returns, by the first route that leads to it.
+    """Finds the law that a procedure samples, by the first route that succeeds.
 
-    It is the law of all tokens; `onto(spec.counted)` leaves the auxiliary ones out. Branching
+    The law is that of all tokens; `onto(spec.counted)` removes the auxiliary ones. Branching
     refuses procedures that draw plain uniform or normal numbers, that use one draw twice, whose
     sample rows depend on each other, or that have more than `LEAVES` leaves.
 
     Args:
         sample: The procedure at one budget: (n, rng) -> (n, N) sequences.
-        density: Its log-density at given sequences.
-        spec: Of the sequences; categorical tokens.
-        name: Of the procedure, for the sentences.
-        routes: `density` believes the log-density, `branching` runs the procedure.
+        density: The log-density of the procedure at given sequences.
+        spec: Specification of the sequences, whose tokens are categorical.
+        name: Name of the procedure, for methods and errors.
+        routes: Routes in the order in which they are tried: `density` trusts the log-density,
+            `branching` runs the procedure.
 
     Returns:
-        The law, or the reasons why no route leads to it.
+        The law, or the reasons why every route fails.
 
     Raises:
-        CapcheckError: The probe's density does not sum to 1, or it breaks its contract.
+        CapcheckError: The probabilities do not sum to 1, or the procedure returns values that are
+            no token ids.
     """
     if (refused := refusal(spec)) is not None:
         return Unavailable(reason=refused)
@@ -85,7 +89,7 @@ def enumerated_law(
 
 
 def _by_density(density: Density, spec: SequenceSpec, name: str) -> SequenceLaw | Unavailable:
-    """The law whose log-density a procedure states."""
+    """The law from the log-density that a procedure states."""
     parts, method, device = [], "", spec.mean.device
     for x in batches(spec):
         with torch.no_grad():
@@ -102,14 +106,14 @@ def _by_density(density: Density, spec: SequenceSpec, name: str) -> SequenceLaw 
 
 @dataclass(frozen=True, kw_only=True)
 class _Branched:
-    """A procedure that is run with a fork at each of its draws."""
+    """A procedure that is run with a branch for every value of each of its draws."""
 
     sample: Sampler
     spec: SequenceSpec
     name: str
 
     def law(self) -> SequenceLaw | Unavailable:
-        """The law that is sampled."""
+        """The sampled law, by branching runs."""
         tree, x, spec = _Tree(log_p=torch.zeros(1, dtype=torch.float64)), None, self.spec
         try:
             while x is None:
@@ -128,7 +132,7 @@ class _Branched:
         return summed_to_one(q.log(), spec, method)
 
     def _require_separate_rows(self, tree: _Tree, x: Tensor) -> None:
-        """Refuse unless the first third of the rows, by themselves, do what they did among all."""
+        """Refuses unless the first third of the rows gives the same results when run alone."""
         part = tree.first(-(-len(x) // 3))
         try:
             alone = self._result(part)
@@ -149,7 +153,7 @@ _COUPLED = "what a sample row draws depends on the other rows of its batch"
 
 
 class _ForkError(ControlFlow):
-    """A draw had no value yet, so the run starts again with one row for each; likewise."""
+    """Signals a draw without chosen values: the run starts again with one row for each value."""
 
     def __init__(self, tree: _Tree) -> None:
         self.tree = tree
@@ -157,14 +161,14 @@ class _ForkError(ControlFlow):
 
 @dataclass(kw_only=True)
 class _Tree:
-    """The rows of a run, and what each of them has drawn, by stream and number.
+    """The rows of a branching run with their chosen draws, by stream and number of the draw.
 
     Attributes:
-        log_p: (n,) log-probability of each row's draws.
-        values: (n, C) of each draw that the rows have made, C numbers per row.
-        shapes: (C, K) of each draw from K values.
-        replayed: (n,) as `log_p`, from the laws that the current run showed.
-        made: Draws of the current run.
+        log_p: (n,) log-probability of all draws of each row.
+        values: The chosen values of each draw, (n, C): C numbers per row.
+        shapes: The shape (C, K) of each draw: C numbers per row, from K values.
+        replayed: (n,) log-probability of the row's draws under the laws of the current run.
+        made: Draws that the current run has made so far.
     """
 
     log_p: Tensor
@@ -177,10 +181,11 @@ class _Tree:
         self.replayed = torch.zeros_like(self.log_p)
 
     def draw(self, key: _Key, weights: Tensor) -> Tensor:
-        """Values (n, C) of draws with weights (n, C, K).
+        """The chosen values (n, C) of a draw with weights (n, C, K).
 
         Raises:
-            _ForkError: There are none yet.
+            _ForkError: The values of this draw are not chosen yet.
+            RefusedError: The draw does not fit a run with independent rows.
         """
         p = weights.double().cpu()
         what = f"draw {key[1]} of stream {key[0]!r}"
@@ -201,18 +206,23 @@ class _Tree:
         return values
 
     def first(self, n: int) -> _Tree:
-        """The first n rows, for another run."""
+        """The tree of the first n rows, for another run."""
         values = {key: drawn[:n] for key, drawn in self.values.items()}
         return _Tree(log_p=self.log_p[:n], values=values, shapes=self.shapes)
 
     def require_replayed(self, rounding: float) -> None:
-        """Refuse unless this run made the draws, under the laws, that the forks saw."""
+        """Refuses unless the run made exactly the chosen draws, under the laws of the forks."""
         same = bool(((self.replayed - self.log_p).abs() <= rounding).all())
         if not same or self.made != set(self.values):
             raise RefusedError(_COUPLED)
 
     def _forked(self, key: _Key, p: Tensor) -> _Tree:
-        """One row for every combination of values of positive probability p (n, C, K)."""
+        """The tree with one row for every combination of values of positive probability.
+
+        Args:
+            key: Stream and number of the draw.
+            p: (n, C, K) probabilities of the draw.
+        """
         _, C, K = p.shape
         count = float((p > 0).sum(2).double().prod(1).sum())
         if count > LEAVES or count * C * K > NUMBERS:
@@ -236,7 +246,7 @@ class _Tree:
 
 
 class _Branching(Randomness):
-    """Categorical draws and permutations from a tree; other numbers are refused."""
+    """Randomness that takes categorical draws and permutations from a tree, and refuses others."""
 
     def __init__(self, tree: _Tree, device: torch.device, name: str = "") -> None:
         self._tree, self._device, self._name = tree, device, name
@@ -258,7 +268,7 @@ class _Branching(Randomness):
         return self._next(p).reshape(shape).to(self._device)
 
     def permutation(self, n: int, size: int) -> Tensor:
-        # Place j takes one of the size - j that are left: digits of the order's number.
+        # Place j takes one of the size - j items that are left: a digit of the order's number.
         left = torch.arange(size, 0, -1)
         p = (torch.arange(size) < left[:, None]).double().expand(n, size, size)
         digits = self._next(p)  # (n, size)

@@ -1,14 +1,17 @@
-"""Replay: the exact law of a procedure that is affine in the standard normals it draws.
+"""Replay finds the exact law of a procedure that is affine in the standard normals it draws.
 
-On a Gaussian target every conditional law is Gaussian with a mean linear in what is known, so what
-nearly every procedure returns is x = b + A z in its normal draws z: run once with z = 0 and once
-with each unit vector it shows b and the columns of A, and its law is N(b, A A^T) with no sampling
-error. A random order gives one such law per order, and the mixture of them. Nothing of this is
-assumed: rows with other z must land on b + A z, rows with other uniforms on the same points, and a
-procedure whose rows do not is refused with the reason.
+    x = b + A z,  z ~ N(0, I)   implies   x ~ N(b, A A^T)
 
-The procedure is run as it is, on a second implementation of `Randomness`, and completed as a sweep
-completes it. A stream that is opened twice gives the same draws twice, as it does in a sweep.
+The procedure is run with z = 0, which gives b, and with each unit vector, which gives the columns
+of A. On a Gaussian target nearly every procedure is affine, because every conditional law is
+Gaussian with a mean linear in the known tokens. A procedure with a random order has one such law
+per order, and its law is their mixture.
+
+Affinity is checked, not assumed. Check rows with other z must return b + A z, and check rows with
+other uniform draws must return the same points; otherwise the procedure is refused with the reason.
+
+The unchanged procedure is run on a second implementation of `Randomness`, and completed as in a
+measurement. A stream that is opened twice gives the same draws twice, as in a measurement.
 """
 
 from __future__ import annotations
@@ -28,36 +31,38 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.exact.sampler import RefusedError, Sampler
 from capcheck.laws.gaussian import ROUNDINGS, GaussianLaw, MixtureLaw
 
-DIMENSIONS = 1024  # largest D: a covariance is 8 MiB, and its eigenvectors take a second
+DIMENSIONS = 1024  # largest D: a covariance has 8 MiB, and its eigenvectors take a second
 DRAWS = 16_384  # most normal numbers of one sample row
-ORDERS = 720  # most orders that are enumerated: those of six tokens
+ORDERS = 720  # most orders that are enumerated, which are those of six tokens
 ROWS = 1 << 17  # most rows that are replayed, over all orders
-NUMBERS = 1 << 25  # numbers in the covariances of all orders, 256 MiB
-BLOCK = 1 << 21  # numbers replayed, or returned, in one run
+NUMBERS = 1 << 25  # most numbers in the covariances of all orders, 256 MiB
+BLOCK = 1 << 21  # most numbers that are drawn, or returned, in one run
 
-# Once in two million draws a normal exceeds 5; beyond it Phi(z) and back costs float64 its digits.
+# Sizes of z in check rows. |z| exceeds 5 once in two million draws; beyond 5, computing Phi(z) and
+# inverting it loses the digits of float64.
 SCALES = (0.1, 1.0, 5.0)
-EDGE = 1e-12  # a uniform near 0 or 1
-AFFINE = 1e-9  # share of |A| |z| by which a check row may miss
-DROWNED = 100  # times those roundings must fit into the spread of every coordinate
+EDGE = 1e-12  # distance of extreme uniforms in check rows from 0 and 1
+AFFINE = 1e-9  # largest deviation of a check row, as a share of |A| |z|
+LEAST_SPREAD = 100  # least standard deviation of a coordinate, in units of the rounding error
 
 _Kind = Literal["normal", "uniform", "order"]
 
 
 def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLaw | Unavailable:
-    """The law of what a procedure returns, if it is Gaussian for every order that it may draw.
+    """Finds the law that a procedure samples, if it is Gaussian for every order it may draw.
 
-    A check row may miss b + A z by 1e-9 of |A| |z|, coordinate by coordinate, or by 64 roundings of
-    the largest number in play. In float64 that refuses a relative cubic term of 1e-10. In float32
-    the first share becomes 64 roundings too, 8e-6: affine procedures pass and a cubic term of
-    1e-5 is refused, but the law carries the rounding (replay in float64 where there is a choice).
+    A check row may deviate from b + A z by 1e-9 |A| |z|, coordinate by coordinate, or by 64
+    rounding errors of the largest number involved. In float64 this refuses a relative cubic term of
+    1e-10. In float32 the share 1e-9 becomes 64 rounding errors, 8e-6: a cubic term of 1e-5 is
+    refused, and the law carries the rounding, so that float64 is preferable.
 
     Args:
-        sample: The procedure at one budget, run as it is: (n, rng) -> (n, N, d) sequences.
-        spec: Of the sequences; continuous tokens.
+        sample: The procedure at one budget: (n, rng) -> (n, N, d) sequences.
+        spec: Specification of the sequences, whose tokens are continuous.
 
     Returns:
-        The law; a mixture if orders are drawn and their laws differ; or why there is none.
+        The law, a mixture if orders are drawn and their laws differ; or the reason why the law is
+        not found.
     """
     if spec.kind != "continuous":
         return Unavailable(reason="a replay needs continuous tokens")
@@ -76,7 +81,7 @@ def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLa
 
 @dataclass(frozen=True)
 class _Draw:
-    """A draw of every row: its kind, its shape per row and its first column among that kind."""
+    """A draw: its kind, its shape per row, and its first column among the draws of its kind."""
 
     kind: _Kind
     shape: tuple[int, ...]
@@ -89,17 +94,17 @@ class _Draw:
 
 @dataclass
 class _Tape:
-    """All draws that a run makes, by stream and number; sealed after the run that recorded it."""
+    """All draws that a run makes, by stream and number; sealed once the first run has ended."""
 
     draws: dict[tuple[str, int], _Draw] = field(default_factory=dict)
     sealed: bool = False
 
     def width(self, kind: _Kind) -> int:
-        """Numbers of that kind in one row."""
+        """The number of numbers of a kind that one row draws."""
         return max((draw.stop for draw in self.draws.values() if draw.kind == kind), default=0)
 
     def find(self, stream: str, number: int, kind: _Kind, shape: tuple[int, ...]) -> _Draw:
-        """The draw that is made now: the recorded one, or a new one while recording."""
+        """The recorded draw of a stream and number; while recording, a new one is added."""
         known = self.draws.get((stream, number))
         if known is None and not self.sealed:
             known = self.draws[stream, number] = _Draw(kind, shape, self.width(kind))
@@ -112,11 +117,11 @@ class _Tape:
         return known
 
     def sizes(self) -> list[int]:
-        """Lengths of the permutations that a row draws."""
+        """The lengths of the permutations that a row draws."""
         return [draw.shape[0] for draw in self.draws.values() if draw.kind == "order"]
 
     def orders(self) -> Iterator[Tensor]:
-        """Every outcome of all permutation draws, side by side: (W,) each."""
+        """Yields every joint outcome of all permutation draws, concatenated to (W,)."""
         each = [itertools.permutations(range(size)) for size in self.sizes()]
         for outcome in itertools.product(*each):
             yield torch.tensor(list(itertools.chain(*outcome)), dtype=torch.int64)
@@ -124,7 +129,7 @@ class _Tape:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """What n rows draw: the columns (n, width) of each kind; which draws were made so far."""
+    """The draws of n rows: the columns (n, width) of each kind, and the draws made so far."""
 
     n: int
     columns: dict[_Kind, Tensor]
@@ -133,7 +138,7 @@ class _Rows:
 
 
 class _Replay(Randomness):
-    """Draws that are given; while a tape is recorded, normals 0, uniforms 1/2 and order 0, 1, 2."""
+    """Randomness with chosen draws; while recording, normals 0, uniforms 1/2 and order 0, 1, .."""
 
     def __init__(self, tape: _Tape, rows: _Rows, name: str = "") -> None:
         self._tape, self._rows, self._name = tape, rows, name
@@ -180,12 +185,12 @@ class _Replayed:
     tape: _Tape = field(default_factory=_Tape)
 
     def record(self) -> None:
-        """Find out which draws are made."""
+        """Runs the procedure once to record which draws it makes."""
         self._run(_Rows(n=2, columns={}, device=self.spec.mean.device))
         self.tape.sealed = True
 
     def result(self, z: Tensor, u: Tensor, order: Tensor) -> Tensor:
-        """What rows with normals z (n, K), uniforms u (n, U) and orders (n, W) return: (n, D)."""
+        """The result (n, D) of rows with normals z (n, K), uniforms u (n, U) and orders (n, W)."""
         columns: dict[_Kind, Tensor] = {"normal": z, "uniform": u, "order": order}
         rows = _Rows(n=len(z), columns=columns, device=self.spec.mean.device)
         tokens = self._run(rows)
@@ -203,12 +208,12 @@ class _Replayed:
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """All rows of a replay: row 0, one row per unit vector, then the check rows.
+    """All rows of a replay: row 0 with z = 0, K rows with unit vectors, then C check rows.
 
     Attributes:
         z: (C, K) normals of the check rows.
-        u: (C, U) their uniforms.
-        settled: Check rows before this one have all uniforms 1/2, as rows 0..K have.
+        u: (C, U) uniforms of the check rows.
+        settled: Number of check rows that come first and have all uniforms 1/2, as rows 0..K have.
     """
 
     z: Tensor
@@ -217,7 +222,11 @@ class _Plan:
 
     @classmethod
     def of(cls, tape: _Tape) -> _Plan:
-        """At every scale, directions in the cube and its corners, both signs; then other u."""
+        """Chooses the check rows.
+
+        Their z are, at every scale and with both signs, random points and corners of a cube. The
+        same z are repeated with random uniforms in (0, 1) and with uniforms close to 0 and 1.
+        """
         K, U = tape.width("normal"), tape.width("uniform")
         rng = CounterRandomness(0, name="check rows")
         cube = 2 * rng.uniform((4, K)) - 1
@@ -227,14 +236,14 @@ class _Plan:
         u = torch.full((C, U), 0.5, dtype=torch.float64)
         if U == 0:
             return cls(z=z, u=u, settled=C)
-        strata = rng.uniform((C, U)).argsort(0)  # every draw meets every C-th of (0, 1)
+        strata = rng.uniform((C, U)).argsort(0)  # each draw visits each of C equal parts of (0, 1)
         edges = torch.full((C, U), EDGE, dtype=torch.float64)
         edges[::3] = 1 - EDGE
         others = [(strata + rng.uniform((C, U))) / C, edges]
         return cls(z=torch.cat([z] * 3), u=torch.cat([u, *others]), settled=C)
 
     def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Normals and uniforms of those rows."""
+        """The normals and uniforms of rows start..stop-1."""
         K = self.z.shape[1]
         index = torch.arange(start, stop)
         z = torch.zeros(len(index), K, dtype=torch.float64)
@@ -259,14 +268,14 @@ def _require_affordable(tape: _Tape, D: int) -> None:
 
 @dataclass(kw_only=True)
 class _Sums:
-    """What the rows of one order have shown so far.
+    """The sums over the rows of one order, which are run block by block.
 
     Attributes:
         b: (D,) result at z = 0.
-        covariance: (D, D), the sum over the columns of A, of which only one block is ever held.
+        covariance: (D, D), A A^T, summed over blocks of columns of A, which is never held whole.
         linear: (C, D), A z of the check rows.
-        reach: (C, D), their |A| |z|.
-        found: What they return, block by block.
+        reach: (C, D), |A| |z| of the check rows.
+        found: Results of the check rows, block by block.
     """
 
     b: Tensor
@@ -277,14 +286,14 @@ class _Sums:
 
     @classmethod
     def of(cls, C: int, D: int) -> _Sums:
-        """Nothing so far."""
+        """The sums before the first block."""
         b, covariance, linear, reach = (
             torch.zeros(*shape, dtype=torch.float64) for shape in ((D,), (D, D), (C, D), (C, D))
         )
         return cls(b=b, covariance=covariance, linear=linear, reach=reach)
 
     def add(self, x: Tensor, start: int, plan: _Plan) -> None:
-        """Take in the results x (r, D) of the rows of the plan from `start` on."""
+        """Adds the results x (r, D) of the rows of the plan from `start` on."""
         if not bool(x.isfinite().all()):
             raise RefusedError("some results are not finite")
         K, stop = plan.z.shape[1], start + len(x)
@@ -298,16 +307,16 @@ class _Sums:
         self.found.append(x[max(0, 1 + K - start) :])
 
     def law(self, spec: SequenceSpec, plan: _Plan) -> GaussianLaw:
-        """N(b, A A^T), if the check rows land where they should."""
+        """The law N(b, A A^T), if all check rows return b + A z."""
         miss = torch.cat(self.found) - self.b - self.linear
         noise = _require_affine(spec, plan, self.b, miss, self.reach)
-        still = self.covariance.diagonal() <= noise**2  # only rounding moves these coordinates
+        still = self.covariance.diagonal() <= noise**2  # these coordinates vary by rounding only
         self.covariance[still], self.covariance[:, still] = 0, 0
         return GaussianLaw(mean=self.b, covariance=self.covariance)
 
 
 def _laws_given_orders(procedure: _Replayed, orders: Sequence[Tensor]) -> list[GaussianLaw]:
-    """The law for each order (W,); as many orders as a block holds are replayed in one run."""
+    """The law for each order (W,); one run replays as many orders as a block holds."""
     plan, spec = _Plan.of(procedure.tape), procedure.spec
     (C, K), D = plan.z.shape, spec.tokens * spec.dim
     size = max(2, BLOCK // max(K, plan.u.shape[1], D))  # rows of one run
@@ -330,20 +339,20 @@ def _laws_given_orders(procedure: _Replayed, orders: Sequence[Tensor]) -> list[G
 def _require_affine(
     spec: SequenceSpec, plan: _Plan, b: Tensor, miss: Tensor, reach: Tensor
 ) -> float:
-    """Refuse unless all check rows land where they should; return the rounding of results.
+    """Refuses unless all check rows return b + A z; returns the rounding error of results.
 
     Args:
-        spec: The sequences.
-        plan: The check rows.
+        spec: Specification of the sequences.
+        plan: The plan with the check rows.
         b: (D,) result at z = 0.
-        miss: (C, D) what the check rows return, less b + A z.
-        reach: (C, D) their |A| |z|.
+        miss: (C, D) results of the check rows minus b + A z.
+        reach: (C, D) |A| |z| of the check rows.
     """
     eps = torch.finfo(spec.mean.dtype).eps
     mean, spread = spec.mean.flatten().double().cpu(), spec.variance.flatten().double().cpu().sqrt()
     level = torch.maximum(b.abs(), mean.abs())
     noise = ROUNDINGS * eps * float((level + spread).max())
-    if not bool((spread >= DROWNED * noise).all()):
+    if not bool((spread >= LEAST_SPREAD * noise).all()):
         raise RefusedError(
             f"results are rounded to about {noise:.2g}, too coarse for a coordinate whose "
             f"deviation is {float(spread.min()):.2g}"
@@ -367,7 +376,7 @@ def _require_affine(
 
 
 def _merged(laws: Sequence[GaussianLaw], spec: SequenceSpec) -> GaussianLaw | MixtureLaw:
-    """The equally likely laws, those that are equal up to rounding counted together."""
+    """The mixture of equally likely laws, with laws that are equal up to rounding merged."""
     eps = torch.finfo(spec.mean.dtype).eps
     same, rounding = max(AFFINE, ROUNDINGS * eps), ROUNDINGS * eps
     distinct: list[GaussianLaw] = []

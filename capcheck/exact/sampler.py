@@ -1,4 +1,4 @@
-"""A procedure at one budget, as the exact routes see it: a function of its random numbers."""
+"""A sampler is a procedure at one budget as a function of its random numbers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.unavailable import Unavailable
 
 Sampler = Callable[[int, Randomness], Tensor]
-"""(n, rng) -> what n rows return: (n, N, d), or (n, N) integers."""
+"""A function (n, rng) -> n sampled sequences: (n, N, d), or (n, N) integers."""
 
 Density = Callable[[Tensor, Randomness], LogDensity | Unavailable]
-"""(x, rng) -> the log-density at sequences x of what a `Sampler` returns."""
+"""A function (x, rng) -> log-density of sequences x under the law of a `Sampler`."""
 
 
 class RefusedError(ControlFlow):
-    """The reason why an exact route does not lead to a law; it never leaves this package."""
+    """The reason why a method of this package does not find a law; it never leaves the package."""

@@ -64,7 +64,7 @@ def answers_of(
         for budget in reversed(budgets):
             check = _NetworkCheck(signature, spec, name, network)
             rng = CounterRandomness(0, name="check", device=spec.mean.device)
-            checked = procedure.watched(network).wrapped(check)
+            checked = procedure.with_trusted_network(network).wrapped(check)
             with contextlib.suppress(_SeenEnough):
                 for _ in checked.wrapped(Blinding(signature, spec)).run(budget, ROWS, rng):
                     pass

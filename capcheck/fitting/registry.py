@@ -78,7 +78,9 @@ class RecordedRun:
     def calls(self) -> list[Call]:
         """What the procedure shows its oracle."""
         rng = CounterRandomness(self._seed, name="fit", device=self.target.device)
-        return record(self.procedure.watched(self.oracle), budgets=self.budgets, rng=rng)
+        return record(
+            self.procedure.with_trusted_network(self.oracle), budgets=self.budgets, rng=rng
+        )
 
     @property
     def continuous(self) -> ContinuousTarget:

@@ -1,4 +1,4 @@
-"""Judging: from numbers to verdicts, causes, parts and sentences.
+"""Judging turns measured divergences into verdicts, causes, parts of a gap and sentences.
 
-Nothing here measures or stores. `runs`, `cli` and the reports may import it.
+This folder neither measures nor stores anything. `runs`, `cli` and the reports may import it.
 """

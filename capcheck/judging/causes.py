@@ -1,11 +1,13 @@
-"""Causes of a floor: what is wrong where even the largest budget is refused.
+"""A cause is the property of a procedure that keeps its divergence above the tolerance.
 
-Each suspect that a family names is switched off, and the largest budget is measured again.
+A family has a *floor* if even its largest budget is refused. Each suspected cause that the family
+names is switched off and the largest budget is measured again; if the divergence falls clearly, the
+suspect is a cause of the floor.
 """
 
 from __future__ import annotations
 
-from capcheck.judging.verdict import judge, worst
+from capcheck.judging.verdict import judge, worst_divergence
 from capcheck.results.family import Cause, FamilyResult
 from capcheck.results.measurement import Cell, Measurement, Outcome
 from capcheck.results.plan import SuspectPlan
@@ -13,17 +15,29 @@ from capcheck.results.settings import Settings
 
 
 def has_floor(found: FamilyResult) -> bool:
-    """Whether even the largest budget is refused, so that there is a cause to look for."""
+    """Whether even the largest budget of a family is refused."""
     return bool(found.cells) and found.cells[-1].outcome is Outcome.NOT_REPRESENTABLE
 
 
 def cause_of(
     suspect: SuspectPlan, measurement: Measurement, floor: Cell, settings: Settings
 ) -> Cause | None:
-    """Judge a suspect by what the procedure does without it, or not if that shows nothing.
+    """Judges whether a suspect causes the floor, from the procedure without that suspect.
 
-    The suspect is a cause if the worst divergence that was measured in both falls clearly and
-    nothing is refused any more.
+    Only divergences that are available in both cells are compared. The suspect removes the floor if
+    the changed procedure is not refused and the worst divergence falls: the upper end of its new
+    interval is below the lower end of the old one. If the changed procedure is still refused, the
+    result says so with `removed=False`.
+
+    Args:
+        suspect: The suspected cause and the procedure that lacks it.
+        measurement: The largest budget of the procedure without the suspect.
+        floor: The largest budget of the procedure itself.
+        settings: Tolerances and confidence level of the run.
+
+    Returns:
+        The cause, or None if the comparison shows nothing: the floor is not refused by the
+        divergences that both cells have, or no divergence falls clearly.
     """
     level = settings.level_of_a_look
     (cell,) = judge([measurement], settings.tolerances, level=level)
@@ -36,7 +50,7 @@ def cause_of(
     (refused,) = judge([shared], settings.tolerances, level=level)
     if refused.outcome is not Outcome.NOT_REPRESENTABLE:
         return None
-    name = worst(shared, settings.tolerances)
+    name = worst_divergence(shared, settings.tolerances)
     before, after = (c.estimates[name] for c in (floor, cell))
     removed = cell.outcome is not Outcome.NOT_REPRESENTABLE
     if removed and after.interval(after.level)[1] >= before.interval(before.level)[0]:

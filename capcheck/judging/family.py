@@ -1,7 +1,6 @@
-"""The verdict of one family, from its cells.
+"""A family's result is judged from its measured cells, the tolerances and the confidence level.
 
-Verdicts are not stored: they follow from the measurements and the tolerances, and are found anew
-whenever a run is read.
+Verdicts are not stored. They are computed again whenever a run is read.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from capcheck.core.budget import AXES
 from capcheck.judging.causes import cause_of
 from capcheck.judging.rates import measured_rates
 from capcheck.judging.scaling import loop_order, measured_axes, worse_with_more
-from capcheck.judging.verdict import family_outcome, judge, smallest
+from capcheck.judging.verdict import family_outcome, judge, smallest_sufficient
 from capcheck.results.family import Axes, FamilyResult
 from capcheck.results.measurement import Measurement, Outcome
 from capcheck.results.plan import FamilyEntry, SuspectPlan
@@ -25,18 +24,18 @@ def judge_family(
     settings: Settings,
     cured: Sequence[tuple[SuspectPlan, Measurement]] = (),
 ) -> FamilyResult:
-    """Judge a family.
+    """Judges a family: its verdict, its use of the axes, its rates and the causes of its floor.
 
     Args:
-        entry: The family, and what was measured of it.
+        entry: The family's plan, its row of the paper's table and its suspects.
         measurements: All cells of the grid, steps changing fastest.
-        settings: How they were measured, and the tolerances.
-        cured: The largest budget of the procedure with each suspect switched off.
+        settings: Settings of the run, with the tolerances.
+        cured: Each suspect with the largest budget of the procedure that lacks it.
     """
     tolerances, level = settings.tolerances, settings.level_of_a_look
     cells = judge(measurements, tolerances, level=level)
     outcome, reason = family_outcome(cells)
-    passed = smallest(cells)
+    passed = smallest_sufficient(cells)
     axes = measured_axes(cells, tolerances, level=level)
     notes = [worse_with_more(cells, tolerances, axis, level=level) for axis in AXES]
     largest = cells[-1]
@@ -59,8 +58,13 @@ def judge_family(
     )
 
 
-def without_blame(found: FamilyResult, reason: str) -> FamilyResult:
-    """The same result with everything refused left undecided: its network proves nothing."""
+def with_refusals_undecided(found: FamilyResult, reason: str) -> FamilyResult:
+    """Turns every refusal of a result into `inconclusive`, as its network was not fitted well.
+
+    Args:
+        found: The result with that network.
+        reason: Why the fit shows nothing about the network, as one clause.
+    """
     cells = tuple(
         cell.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "reason": reason})
         if cell.outcome is Outcome.NOT_REPRESENTABLE
@@ -72,12 +76,12 @@ def without_blame(found: FamilyResult, reason: str) -> FamilyResult:
     return found.model_copy(update={"cells": cells} | ({} if passed else undecided))
 
 
-def unfit(entry: FamilyEntry, reason: str) -> FamilyResult:
-    """The result of a family that a target rules out."""
-    return failed(entry, reason).model_copy(update={"supported": False})
+def unsupported_result(entry: FamilyEntry, reason: str) -> FamilyResult:
+    """The result of a family whose procedure is not defined for the target."""
+    return failed_result(entry, reason).model_copy(update={"supported": False})
 
 
-def failed(entry: FamilyEntry, error: str) -> FamilyResult:
+def failed_result(entry: FamilyEntry, error: str) -> FamilyResult:
     """The result of a family that could not be measured."""
     return FamilyResult(
         plan=entry.plan,

@@ -1,11 +1,13 @@
-"""The efficiency front: the cells of a survey that no other cell beats in both cost and error.
+"""The efficiency front is the set of cells of a survey that no other cell beats in cost and error.
 
-A cell is a point (c, r): c counted model calls, and r the upper end of the interval of a divergence
-in tolerances, which is what the cell is shown to achieve. It is on the front if no other cell has
-c' <= c and r' <= r with one of the two strictly less; cells that tie are on it together. The
-divergence is the one that most cells have, KL first and Wasserstein second, of those that can make
-a family representable.
-One call of an unlimited network can be exact, so that each group of families has a front as well.
+A cell is a point (c, r). The cost c is its number of counted model calls; the error r is the upper
+end of the confidence interval of one divergence, divided by the tolerance. A cell is on the front
+if no other cell has c' <= c and r' <= r with at least one of the two strictly less; cells that tie
+are on the front together.
+
+The divergence is chosen among those that can make a family representable: the one that the most
+cells have, and among equals KL before Wasserstein. Each group of families has a front of its own as
+well, because one call of an ideal network can be exact and such families would hide all others.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from capcheck.divergences import DIVERGENCES
-from capcheck.judging.verdict import limit
+from capcheck.judging.verdict import tolerance_in_unit
 from capcheck.procedures.probe import ROWS, Row
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell
@@ -24,13 +26,14 @@ from capcheck.results.survey import SurveyResult
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One cell of a family.
+    """One cell of a family as a point of cost and error.
 
     Attributes:
-        family: Its name, with that of its network if it is not the oracle.
-        row: Its group in the paper's table.
-        cell: The cell; of those alike in both numbers, the one of the least budget.
-        multiple: r, in tolerances; may be infinite.
+        family: Name of the family, and of its network if that is not the oracle.
+        row: The family's group in the paper's table.
+        cell: The cell; if several cells of a family have equal cost and error, the one of the
+            smallest budget.
+        multiple: r, the upper end of the divergence in multiples of its tolerance; may be infinite.
     """
 
     family: str
@@ -40,20 +43,20 @@ class Point:
 
     @property
     def calls(self) -> int:
-        """c, counted sequential model calls."""
+        """The cost c: counted sequential model calls."""
         return self.cell.model_calls
 
 
 @dataclass(frozen=True, kw_only=True)
 class Front:
-    """What a survey's families achieve at which cost.
+    """The efficiency front of a survey, and the points that it was chosen from.
 
     Attributes:
-        divergence: Name of the divergence.
+        divergence: Name of the divergence whose upper end is the error.
         points: Every cell whose divergence is bounded from above, family by family.
-        best: The front, by rising calls.
+        best: The front over all families, by rising calls.
         of_groups: The front of every group that has one, in the order of the paper's table.
-        absent: Families that were measured and have no such cell.
+        absent: Measured families none of whose cells bounds the divergence from above.
     """
 
     divergence: str
@@ -64,7 +67,7 @@ class Front:
 
 
 def front(result: SurveyResult) -> Front:
-    """The efficiency front over all families of a survey; empty if nothing was measured."""
+    """Computes the efficiency front of a survey's oracles; it is empty if nothing was measured."""
     traits = DIVERGENCES[result.target.kind]
     found = {name: _points(result, name) for name in traits if name in result.settings.tolerances}
     # max() keeps the first of equals, and KL and Wasserstein come first.
@@ -87,7 +90,7 @@ def front(result: SurveyResult) -> Front:
 
 
 def non_dominated(points: Iterable[Point]) -> tuple[Point, ...]:
-    """The points of finite error that no other one dominates, by rising calls."""
+    """The points of finite error that no other point dominates, by rising calls."""
     best: list[Point] = []
     finite = (point for point in points if math.isfinite(point.multiple))
     for point in sorted(finite, key=lambda p: (p.calls, p.multiple)):
@@ -99,7 +102,7 @@ def non_dominated(points: Iterable[Point]) -> tuple[Point, ...]:
 
 
 def _oracles(result: SurveyResult) -> list[FamilyResult]:
-    """What the procedures can do; a network's divergence is also that of its fit."""
+    """Results with the oracle only: with a fitted network, the error is partly that of the fit."""
     return [family for family in result.families if family.network == "oracle"]
 
 
@@ -115,11 +118,11 @@ def _points(result: SurveyResult, name: str) -> list[Point]:
 
 
 def _multiple(cell: Cell, name: str, tolerance: float) -> float | None:
-    """Upper end of a divergence in tolerances, or None where nothing bounds it from above."""
+    """Upper end of a divergence in tolerances, or None if nothing bounds it from above."""
     estimate = cell.estimates[name]
     if estimate.high is None or estimate.kind == "lower bound":
         return None
-    bound = limit(estimate, tolerance)
+    bound = tolerance_in_unit(estimate, tolerance)
     if bound == 0:  # a law of one sequence has no spread
         return math.inf if estimate.high > 0 else 0.0
     return estimate.high / bound

@@ -1,13 +1,16 @@
-"""Numerics: whether a verdict survives fewer digits, and what they add to each divergence.
+"""Numerics decides whether a verdict still holds when the procedure runs in fewer digits.
 
-A budget *holds* if it is as it was: refused in both precisions, sufficient in both, or its draws
-move too little to matter. It is blamed on *numerics* if it suffices in the run's own precision and
-is refused in fewer digits. A procedure that is representable holds as long as one budget that
-suffices does, and is broken by numerics if every one of them is; any other holds if all budgets do.
+A budget *holds* if it is refused in both precisions, sufficient in both, or if its draws move too
+little to matter. A budget is *broken by numerics* if it is sufficient in the run's own precision
+and refused in fewer digits.
 
-Draws that move by m in the Wasserstein distance leave a distance W from the target within W + m, so
-that a budget that suffices holds if W + m is within the tolerance; so does one whose draws move by
-less than a tenth of it, whatever else its divergences come from.
+A family that passes *holds* in fewer digits if at least one of its passing budgets also holds
+there, and is *broken by numerics* if all of them break. Any other family holds if all of its
+budgets hold. Everything else is *undecided*.
+
+If rounding moves the draws by m in the Wasserstein distance, a distance W from the target becomes
+at most W + m. A sufficient budget therefore holds if W + m is within the tolerance. A budget whose
+draws move by at most a tenth of the tolerance (`NEGLIGIBLE`) always holds.
 """
 
 from __future__ import annotations
@@ -19,13 +22,13 @@ from capcheck.core.budget import Budget
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
 from capcheck.judging.gap import Stages, gaps_of
-from capcheck.judging.verdict import judge, limit, smallest
+from capcheck.judging.verdict import judge, smallest_sufficient, tolerance_in_unit
 from capcheck.networks.rounded import Precision
 from capcheck.results.family import PrecisionResult
 from capcheck.results.measurement import Cell, Holding, Measurement, Outcome, PrecisionCell
 from capcheck.results.settings import Settings
 
-NEGLIGIBLE = 0.1  # of the tolerance of the Wasserstein distance, in its own unit
+NEGLIGIBLE = 0.1  # largest negligible movement, as a share of the Wasserstein tolerance
 
 
 def judge_precision(
@@ -35,14 +38,14 @@ def judge_precision(
     before: Sequence[Stages],
     settings: Settings,
 ) -> PrecisionResult:
-    """What a precision does to a procedure.
+    """Judges a procedure that was run in fewer digits against its run in full precision.
 
     Args:
-        precision: Which.
-        measured: Its cells, one per budget.
-        precise: Those in the run's own precision, with their verdicts.
-        before: The parts of each cell up to there.
-        settings: How they were measured, and the tolerances.
+        precision: The lower precision.
+        measured: The cells in that precision, one per budget.
+        precise: The cells in the run's own precision, with their verdicts.
+        before: The stages of each cell in the run's own precision; see `gaps_of`.
+        settings: Settings of the run, with the tolerances.
     """
     level = settings.level_of_a_look
     each = 1 - (1 - level) / len(measured)
@@ -58,13 +61,13 @@ def judge_precision(
         for cell, own in zip(cells, precise, strict=True)
         if own.outcome is Outcome.REPRESENTABLE
     ]
-    holding = _of_all([cell.holding for cell in enough or cells], sufficient=bool(enough))
+    holding = _overall([cell.holding for cell in enough or cells], sufficient=bool(enough))
     reason = _reason(precision, cells, precise, settings)
     return PrecisionResult(precision=precision, holding=holding, reason=reason, cells=tuple(cells))
 
 
-def _of_all(holdings: Sequence[Holding], *, sufficient: bool) -> Holding:
-    """Of a procedure, from its budgets that suffice, or from all if none does."""
+def _overall(holdings: Sequence[Holding], *, sufficient: bool) -> Holding:
+    """Whether a procedure holds, from its sufficient budgets, or from all if none is sufficient."""
     if (any if sufficient else all)(holding == "holds" for holding in holdings):
         return "holds"
     broken = sufficient and all(holding == "numerics" for holding in holdings)
@@ -76,11 +79,11 @@ def _holding(cell: Cell, own: Cell, settings: Settings, level: float) -> Holding
         return "holds"
     if own.outcome is Outcome.REPRESENTABLE and cell.outcome is Outcome.NOT_REPRESENTABLE:
         return "numerics"
-    return "holds" if _stays(cell, own, settings, level) else "undecided"
+    return "holds" if _moves_too_little(cell, own, settings, level) else "undecided"
 
 
-def _stays(cell: Cell, own: Cell, settings: Settings, level: float) -> bool:
-    """Whether draws moved too little to matter."""
+def _moves_too_little(cell: Cell, own: Cell, settings: Settings, level: float) -> bool:
+    """Whether the draws of a budget move too little to change its verdict."""
     moved = cell.moved
     if moved is None or moved.value is None:
         return False
@@ -95,13 +98,13 @@ def _stays(cell: Cell, own: Cell, settings: Settings, level: float) -> bool:
 
 
 def _distance(value: float, like: Estimate) -> float:
-    """A Wasserstein divergence, which may be a square, as a distance."""
+    """A Wasserstein divergence as a distance: the square root where the estimate is a square."""
     return float(max(value, 0.0) ** (1 / like.power))
 
 
 def _tolerated(moved: Estimate, settings: Settings) -> float:
     default = DIVERGENCES["continuous" if moved.power == 2 else "categorical"]["wasserstein"]
-    return limit(moved, settings.tolerances.get("wasserstein", default.tolerance))
+    return tolerance_in_unit(moved, settings.tolerances.get("wasserstein", default.tolerance))
 
 
 def _reason(
@@ -117,7 +120,9 @@ def _reason(
             f"{_named([cell.budget for cell in broken])} suffices in {settings.dtype} and not in "
             f"{precision}: {broken[-1].reason}"
         )
-    passed = smallest([own for own, c in zip(precise, cells, strict=True) if c.holding == "holds"])
+    passed = smallest_sufficient(
+        [own for own, c in zip(precise, cells, strict=True) if c.holding == "holds"]
+    )
     if broken and passed is not None:
         said.append(f"{passed.budget} suffices in both")
     still_open = [cell for cell in cells if cell.holding == "undecided"]
@@ -135,7 +140,7 @@ def _movement(cell: Cell) -> float:
 
 
 def _moves(cell: Cell, settings: Settings) -> str:
-    """How far the draws of a budget move, in words."""
+    """A clause that says how far the draws of a budget move."""
     moved = cell.moved
     if moved is None or moved.value is None or moved.high is None:
         return "it is not known how far draws move" + (f" ({moved.method})" if moved else "")

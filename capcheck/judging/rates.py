@@ -1,12 +1,14 @@
-"""Rates: how fast a divergence falls along a budget axis, with the other axis at its largest.
+"""A rate is the power at which a divergence falls along one budget axis.
 
     excess(b) = divergence(b) - null floor ~ b^-rate,  rate = - slope of log excess against log b
 
-by least squares over the tail: the larger half, and at least three, of the budgets that are clearly
-above the floor. Budgets share their draws, so that the noise of the slope is that of its groups of
-rows (the delta method), and the noise of the common floor is added. Numbers without noise have as
-their interval the range of the slopes between neighbouring budgets, which shows how far the tail is
-from a power of the budget.
+The slope is fitted by least squares, with the other axis at its largest budget, over the tail: the
+larger half, and at least three, of the budgets whose divergence is clearly above the null floor.
+
+Budgets share their draws. The standard error of the slope is therefore computed from the groups of
+rows by the delta method, and the error of the common null floor is added. Without sampling noise
+the interval is the range of the slopes between neighbouring budgets, which shows how far the tail
+is from a power law.
 """
 
 from __future__ import annotations
@@ -20,23 +22,23 @@ import numpy as np
 from capcheck.core.budget import AXES, Axis
 from capcheck.divergences.estimate import GROUPS, Estimate, Term, t_quantile
 from capcheck.judging.scaling import ROUNDING, along
-from capcheck.judging.verdict import limit
+from capcheck.judging.verdict import tolerance_in_unit
 from capcheck.results.family import Axes, Rate
 from capcheck.results.measurement import Cell
 
-LEAST = 3  # budgets, of which two give a slope and the third shows that there is one
-CLEAR = 5.0  # standard errors above the floor: the logarithm is then off by 2% of itself at most
+LEAST = 3  # fewest budgets of a rate: two give a slope, and the third shows whether it is one
+CLEAR = 5.0  # standard errors above the floor, so that the logarithm's bias is at most 2%
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Point:
-    """One budget that is clearly above the floor.
+    """One budget whose divergence is clearly above the null floor.
 
     Attributes:
-        budget: b.
-        excess: Divergence less its null floor.
-        influence: (GROUPS,) how far each group of rows moves it.
-        null_error: Standard error of the floor.
+        budget: b, the budget along the axis.
+        excess: The divergence minus its null floor.
+        influence: (GROUPS,) deviation of each group of rows from the divergence.
+        null_error: Standard error of the null floor.
     """
 
     budget: int
@@ -48,12 +50,12 @@ class _Point:
 def measured_rates(
     cells: Sequence[Cell], tolerances: Mapping[str, float], axes: Axes, *, level: float
 ) -> tuple[Rate, ...]:
-    """The rate of every divergence along both axes, or why there is none.
+    """Fits the rate of every divergence along both axes, or says why there is none.
 
     Args:
-        cells: A full grid.
-        tolerances: Of the measured divergences.
-        axes: Measured use of the axes; one that is flat has no rates.
+        cells: All cells of a grid.
+        tolerances: Tolerance of each measured divergence.
+        axes: Measured use of the axes; a flat axis has no rates.
         level: Confidence of each interval by itself.
     """
     return tuple(
@@ -93,7 +95,7 @@ def _rate(
 
 
 def _points(line: Sequence[Cell], axis: Axis, name: str, tolerance: float) -> Iterator[_Point]:
-    """Budgets of at least 1 whose divergence is finite, no bound, and clearly above the floor."""
+    """Budgets above 0 whose divergence is finite, not a bound, and clearly above the floor."""
     usable = [
         cell
         for cell in line
@@ -108,7 +110,7 @@ def _points(line: Sequence[Cell], axis: Axis, name: str, tolerance: float) -> It
         excess = term.value - (estimate.null or 0.0)
         null_error = estimate.null_error or 0.0
         noise = math.hypot(term.standard_error, null_error)
-        if excess > max(CLEAR * noise, ROUNDING * limit(estimate, tolerance)):
+        if excess > max(CLEAR * noise, ROUNDING * tolerance_in_unit(estimate, tolerance)):
             groups = np.array(term.groups or (term.value,) * GROUPS)
             yield _Point(
                 budget=getattr(cell.budget, axis),
@@ -119,7 +121,7 @@ def _points(line: Sequence[Cell], axis: Axis, name: str, tolerance: float) -> It
 
 
 def _leading(cells: Sequence[Cell], name: str) -> str | None:
-    """Label of the largest term at the largest budget with terms: one kernel for all budgets."""
+    """Label of the largest term at the largest budget, so that all budgets use one functional."""
     for cell in reversed(cells):
         if terms := [t for t in cell.estimates[name].terms if not math.isnan(t.value)]:
             return max(terms, key=lambda term: term.value).label
@@ -127,14 +129,14 @@ def _leading(cells: Sequence[Cell], name: str) -> str | None:
 
 
 def _term(estimate: Estimate, label: str | None) -> Term | None:
-    """The term of that label; an exact value stands for every term."""
+    """The term with a label; an exact value stands in for any label."""
     if estimate.kind == "exact" and estimate.value is not None:
         return Term(label="exact", value=estimate.value, standard_error=0, degrees=1, groups=())
     return next((term for term in estimate.terms if term.label == label), None)
 
 
 def _slope(tail: Sequence[_Point], level: float) -> tuple[float, float, float]:
-    """The rate and its interval."""
+    """The rate, and the lower and upper end of its interval."""
     t = np.log([point.budget for point in tail])
     y = np.log([point.excess for point in tail])
     excess = np.array([point.excess for point in tail])

@@ -1,10 +1,13 @@
-"""Measured scaling: which axes a family uses, and which of its loops is outside.
+"""Measured scaling says which budget axes a family uses and which of its two loops is outside.
 
-An axis is *used* if, with the other axis at its largest budget, some larger budget has a smaller
-divergence than the smallest budget: for one divergence the simultaneous interval of that difference
-excludes 0, and the drop is at least a tenth of the starting excess over the null floor. It is
-*flat* if for every available divergence the intervals of all differences lie within the tolerance,
-and *undecided* otherwise. Cells share their draws, so differences are taken group by group.
+An axis is *used* if some larger budget has a smaller divergence than the smallest budget, with the
+other axis at its largest budget. For at least one divergence the simultaneous interval of that
+difference must exclude 0, and the drop must be at least a tenth of the excess of the smallest
+budget over the null floor.
+
+An axis is *flat* if, for every available divergence, the intervals of all differences lie within
+the tolerance, and *undecided* otherwise. Cells share their draws, so differences are paired by
+groups of rows.
 """
 
 from __future__ import annotations
@@ -17,18 +20,25 @@ import numpy as np
 
 from capcheck.core.budget import AXES, Axis
 from capcheck.divergences.estimate import GROUPS, Estimate, Term, t_quantile
-from capcheck.judging.verdict import limit
+from capcheck.judging.verdict import tolerance_in_unit
 from capcheck.procedures.trace import TraceClass
 from capcheck.results.family import Axes, AxisUse, LoopOrder
 from capcheck.results.measurement import Cell
 
-ROUNDING = 1e-6  # share of a tolerance below which a difference is the arithmetic's
-DROP = 0.1  # least share of the starting excess over the null floor that counts as scaling
+ROUNDING = 1e-6  # share of a tolerance up to which a difference counts as rounding error
+DROP = 0.1  # smallest drop that counts as scaling, as a share of the excess over the null floor
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Drop:
-    """Divergence at the smallest budget minus that at a larger one, for one term."""
+    """The divergence at the smallest budget minus that at a larger one, for one functional.
+
+    Attributes:
+        value: The difference.
+        standard_error: Standard error of the difference; 0 if both are exact.
+        start: Excess of the smallest budget over the null floor.
+        bound: Tolerance, in the unit of the divergence.
+    """
 
     value: float
     standard_error: float
@@ -43,13 +53,13 @@ class _Drop:
 
 
 def measured_axes(cells: Sequence[Cell], tolerances: Mapping[str, float], *, level: float) -> Axes:
-    """Use of both axes over a full grid of cells."""
+    """Measures the use of both axes over all cells of a grid."""
     uses = {axis: _axis_use(along(cells, axis), tolerances, level) for axis in AXES}
     return Axes(**uses)
 
 
 def along(cells: Sequence[Cell], axis: Axis) -> list[Cell]:
-    """The cells along one axis with the other at its largest budget, in rising order."""
+    """The cells along one axis in rising order, with the other axis at its largest budget."""
     other: Axis = "steps" if axis == "length" else "length"
     top = max(getattr(cell.budget, other) for cell in cells)
     line = [cell for cell in cells if getattr(cell.budget, other) == top]
@@ -57,7 +67,11 @@ def along(cells: Sequence[Cell], axis: Axis) -> list[Cell]:
 
 
 def loop_order(trace: TraceClass, axes: Axes) -> LoopOrder:
-    """The loop order that a trace shows; a sweep is outside only if the length is used too."""
+    """The loop order that a trace shows.
+
+    A sweep puts the steps loop outside only if the length axis is used, as otherwise there is no
+    inner loop over the length.
+    """
     if trace == "sweep":
         return "steps_outer" if axes.length == "used" else "steps"
     orders: dict[TraceClass, LoopOrder] = {
@@ -71,7 +85,7 @@ def loop_order(trace: TraceClass, axes: Axes) -> LoopOrder:
 def worse_with_more(
     cells: Sequence[Cell], tolerances: Mapping[str, float], axis: Axis, *, level: float
 ) -> str | None:
-    """A sentence if the largest budget along an axis is worse than the best one before it."""
+    """A sentence that some smaller budget along an axis is better than the largest, or None."""
     line = along(cells, axis)
     last, earlier = line[-1], line[:-1]
     drops = {
@@ -81,7 +95,7 @@ def worse_with_more(
         for name, tolerance in tolerances.items()
         for cell in earlier
         if {cell.estimates[name].kind, last.estimates[name].kind} <= {"estimate", "exact"}
-        and last.estimates[name].kind != "exact"  # nothing is better than an exact 0
+        and last.estimates[name].kind != "exact"  # estimates below an exact value are noise
     }
     looks = sum(map(len, drops.values()))
     for (name, budget), found in drops.items():
@@ -121,10 +135,10 @@ def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) 
     if first.value is None or later.value is None:
         return
     if "two bounds" in (first.kind, later.kind):
-        return  # what lies between two bounds need not move with them
+        return  # the divergence between two bounds need not move with the bounds
     if first != later and (first.kind == "upper bound" or later.kind == "lower bound"):
-        return  # the fall of a bound is no fall
-    bound = limit(first, tolerance)
+        return  # a falling bound does not show that the divergence falls
+    bound = tolerance_in_unit(first, tolerance)
     count = max(len(first.terms), len(later.terms), 1)
     for a, b in zip(_terms(first, count), _terms(later, count), strict=True):
         if not (math.isfinite(a.value) and math.isfinite(b.value)):
@@ -145,13 +159,10 @@ def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) 
 
 
 def _terms(estimate: Estimate, count: int) -> Sequence[Term]:
-    """The terms of an estimate; an exact one stands for each of the others' terms."""
+    """The terms of an estimate; an exact value is repeated `count` times."""
     if estimate.terms:
         return estimate.terms
-    value = _value(estimate)
+    assert estimate.value is not None
+    value = estimate.value
     exact = Term(label="exact", value=value, standard_error=0, degrees=1, groups=(value,) * GROUPS)
     return [exact] * count
-
-
-def _value(estimate: Estimate) -> float:
-    return math.inf if estimate.value is None else estimate.value

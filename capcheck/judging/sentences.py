@@ -1,4 +1,4 @@
-"""Sentences: verdicts about networks, parts, digits and errors, in words that all outputs share."""
+"""Sentences about blame, parts of a gap, precisions and errors, shared by terminal and report."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ PARTS: tuple[PartName, ...] = ("structural", "network", "objective", "numerics",
 
 
 def network_sentence(facts: NetworkFacts) -> str:
-    """Size and fit of a network, in words."""
+    """A sentence with the size of a network and the outcome of its fit."""
     size = "" if facts.parameters is None else f"{facts.parameters:,} parameters; "
     fit = "measured as it is" if facts.fit is None else f"fit: {facts.fit}"
     return size + fit
 
 
 def blame_sentence(found: FamilyResult) -> str | None:
-    """Who is to blame for a failure, in words, or None if nothing failed or it is not known."""
+    """A sentence that says whether procedure, network or arithmetic causes a failure.
+
+    Returns:
+        The sentence, or None if nothing failed or the cause is not known.
+    """
     network = found.plan.network
     end_to_end = isinstance(network, FittedNetwork) and network.objective == "end_to_end"
     if found.blame == "procedure":
@@ -52,32 +56,36 @@ def blame_sentence(found: FamilyResult) -> str | None:
     return None
 
 
-def part_in(gap: Gap, name: PartName, precision: str) -> str:
-    """A part in words; what a precision has in common with the run's own is told there."""
+def part_text(gap: Gap, name: PartName, precision: str) -> str:
+    """A part as text, "-" if the gap lacks it.
+
+    In a lower precision, parts other than the numerics and the total are empty: they equal those of
+    the run's own precision, which are listed there.
+    """
     part = gap.part(name)
     if part is None:
         return "-"
     return str(part) if precision == "-" or name in ("numerics", "total") else ""
 
 
-def without_parts(found: FamilyResult) -> str:
-    """Which divergences have no parts, and why, in one line."""
+def missing_parts_sentence(found: FamilyResult) -> str:
+    """One line that lists the divergences without parts and the reasons."""
     reasons = {
-        f"no parts of {gap.divergence}{in_precision(precision)} ({gap.reason})"
-        for precision, gaps in by_precision(found)
+        f"no parts of {gap.divergence}{'' if precision == '-' else f' in {precision}'} "
+        f"({gap.reason})"
+        for precision, gaps in gaps_by_precision(found)
         for gap in gaps
         if not gap.parts
     }
     return "; ".join(sorted(reasons))
 
 
-def in_precision(precision: str) -> str:
-    """The same in words, with a blank before them; nothing for the run's own."""
-    return "" if precision == "-" else f" in {precision}"
+def grouped_gaps(gaps: Sequence[Gap]) -> Iterator[tuple[str, str, Gap]]:
+    """Groups the gaps of several budgets that have equal parts.
 
-
-def alike(gaps: Sequence[Gap]) -> Iterator[tuple[str, str, Gap]]:
-    """Lengths, steps and parts; gaps of the same parts at several budgets come once."""
+    Yields:
+        The lengths and the steps of the group's budgets, as text, and one of its gaps.
+    """
     groups: dict[str, list[Gap]] = {}
     for gap in gaps:
         if gap.parts:
@@ -89,19 +97,19 @@ def alike(gaps: Sequence[Gap]) -> Iterator[tuple[str, str, Gap]]:
 
 
 def parts_used(found: FamilyResult) -> list[PartName]:
-    """The parts that any of its divergences has."""
+    """The parts that at least one divergence of a family has, in the order of `PARTS`."""
     used = {
         name
-        for precision, gaps in by_precision(found)
+        for precision, gaps in gaps_by_precision(found)
         for gap in gaps
         for name in PARTS
-        if gap.part(name) and part_in(gap, name, precision)
+        if gap.part(name) and part_text(gap, name, precision)
     }
     return [name for name in PARTS if name in used]
 
 
-def by_precision(found: FamilyResult) -> Iterator[tuple[str, list[Gap]]]:
-    """A precision, "-" for the run's own, and its divergences in parts."""
+def gaps_by_precision(found: FamilyResult) -> Iterator[tuple[str, list[Gap]]]:
+    """Yields each precision with its gaps; the run's own precision is called "-"."""
     if found.gaps:
         yield "-", list(found.gaps)
     for rounded in found.precisions:
@@ -109,7 +117,7 @@ def by_precision(found: FamilyResult) -> Iterator[tuple[str, list[Gap]]]:
 
 
 def precision_lines(found: FamilyResult) -> list[str]:
-    """What fewer digits do, a line for each precision."""
+    """One line for each lower precision, which says whether the verdicts hold there."""
     return [f"{rounded.precision}: {_held(rounded)}" for rounded in found.precisions]
 
 
@@ -122,8 +130,8 @@ def _held(rounded: PrecisionResult) -> str:
     return f"{words[rounded.holding]}; {rounded.reason}"
 
 
-def allowed_sentence(one: Sensitivity) -> str:
-    """How large an error may be, in words."""
+def sensitivity_sentence(one: Sensitivity) -> str:
+    """A sentence that says up to which size errors of the network are harmless."""
     if not one.cells:
         return f"{one.perturbation}: not measured, {one.reason}"
     passed = [cell.size for cell in one.cells if cell.outcome is Outcome.REPRESENTABLE]
@@ -135,5 +143,4 @@ def allowed_sentence(one: Sensitivity) -> str:
         said.append(f"is refused from {min(refused):g} on")
     if not said or (passed and one.allowed is None):
         said.append("is undecided")
-    limit = " and ".join(said)
-    return f"{one.perturbation} (size 1: {one.meaning}): {limit}"
+    return f"{one.perturbation} (size 1: {one.meaning}): {' and '.join(said)}"

@@ -1,7 +1,8 @@
-"""Capacity curves: what a divergence falls to as the network grows, and which size suffices.
+"""A capacity curve is the divergence of one family as a function of its network's size.
 
-The sizes of a curve share all random numbers, so that the change from one to the next has the
-interval of the paired differences.
+All networks of a curve are measured with the same random numbers, so that the change from one size
+to the next has the interval of paired differences. The curve also names the smallest network that
+suffices.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from capcheck.results.survey import CapacityCurve, CurvePoint
 
 
 def capacity_curves(results: Sequence[FamilyResult], level: float) -> tuple[CapacityCurve, ...]:
-    """The curves of all families that were measured with several networks of known size.
+    """The capacity curves of all families measured with several networks of known size.
 
     Args:
-        results: Of all families and networks of a run.
+        results: The results of all families and networks of a run.
         level: Confidence of the intervals.
     """
     curves = []

@@ -1,21 +1,27 @@
-"""Verdicts: from estimates and tolerances to three-valued outcomes, per cell and per family.
+"""A verdict is one of three outcomes, found from the estimates of a cell and their tolerances.
 
-A cell is representable if for every divergence that is available and resolved the upper end is
-within the tolerance, and one of them suffices alone; not representable if for at least one the
-lower end is above it; otherwise inconclusive. A divergence whose null standard error exceeds a
-quarter of its tolerance is unresolved: it can refuse, and it does not block a pass that another
-gives.
+A cell is *representable* if the interval of every available and resolved divergence lies within its
+tolerance, and at least one of these divergences is sufficient by itself. A cell is *not
+representable* if the interval of at least one available divergence lies above its tolerance, and
+*inconclusive* otherwise.
 
-Several looks at once. Of a cell, a pass needs every divergence, so its p-value is the largest of
-theirs; a refusal needs one, so its p-value is the smallest times their number (Bonferroni). Of a
-family, with one-sided error alpha = (1 - level) / 2 for each of two procedures:
+A divergence is *unresolved* if its null standard error exceeds a quarter of its tolerance
+(`RESOLVED`), or if it is only a lower bound. An unresolved divergence can refuse a cell; it cannot
+pass one, and does not block a pass by another divergence.
 
-- every budget is refused if each has p <= alpha, for all must be (intersection-union);
+Multiple testing, in one cell: a pass needs every resolved divergence, so its p-value is the largest
+of theirs; a refusal needs only one, so its p-value is the smallest of all divergences times their
+number (Bonferroni). Over the B budgets of a family, there are two procedures, each with one-sided
+error alpha = (1 - level) / 2:
+
+- all budgets are refused together if each has a refusal p-value of at most alpha
+  (intersection-union test);
 - otherwise the cells are decided in the order of their p-values, the j-th at alpha / (B - j + 1)
-  (Holm): of the two statements about each budget one is true, so at most B false ones are at risk.
+  (Holm). Exactly one of the two statements about a budget is false, so there are at most B false
+  statements.
 
-What a result says of all budgets, the smallest sufficient one and those below it that are refused
-included, then holds at the stated level.
+All statements about the budgets of a family hold together at the stated level. These include which
+sufficient budget is the smallest, and which smaller ones are refused.
 """
 
 from __future__ import annotations
@@ -28,24 +34,24 @@ from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
 from capcheck.results.measurement import Cell, Measurement, Outcome
 
-TRAITS = DIVERGENCES["continuous"]  # what verdicts use of them is the same for all tokens
+TRAITS = DIVERGENCES["continuous"]  # the traits that are used here are equal for all token kinds
 RESOLVED = 0.25  # largest null standard error of a resolved divergence, in tolerances
 
 
-def limit(estimate: Estimate, tolerance: float) -> float:
-    """The tolerance in the unit of the estimate."""
+def tolerance_in_unit(estimate: Estimate, tolerance: float) -> float:
+    """Converts a tolerance into the unit of an estimate: tolerance^power scale."""
     return float(tolerance**estimate.power * estimate.scale)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Evidence:
-    """What speaks for either verdict of one cell.
+    """The evidence for and against one cell.
 
     Attributes:
-        p_pass: Of the hypothesis that the cell is not representable.
-        p_refuse: Of the hypothesis that it is.
-        passing: Why it passes, if it does.
-        refusing: Why it is refused, if it is.
+        p_pass: p-value of the hypothesis that the cell is not representable.
+        p_refuse: p-value of the hypothesis that the cell is representable.
+        passing: The reason to state if the cell passes.
+        refusing: The reason to state if the cell is refused.
     """
 
     p_pass: float
@@ -57,12 +63,12 @@ class _Evidence:
 def judge(
     measurements: Sequence[Measurement], tolerances: Mapping[str, float], *, level: float
 ) -> tuple[Cell, ...]:
-    """The verdicts of all cells of a family; they hold together at the level.
+    """Judges all cells of a family, so that all of their verdicts hold together at the level.
 
     Args:
-        measurements: What was measured.
-        tolerances: Tolerance of each divergence.
-        level: Confidence of the family's verdict.
+        measurements: The measured cells.
+        tolerances: Tolerance of each divergence, in its tolerance unit.
+        level: Joint confidence of the verdicts.
     """
     alpha = (1 - level) / 2
     evidence = [_weigh(measurement, tolerances, alpha) for measurement in measurements]
@@ -82,7 +88,9 @@ def judge(
 
 def _weigh(measurement: Measurement, tolerances: Mapping[str, float], alpha: float) -> _Evidence:
     estimates = _available(measurement)
-    bounds = {name: limit(estimate, tolerances[name]) for name, estimate in estimates.items()}
+    bounds = {
+        name: tolerance_in_unit(estimate, tolerances[name]) for name, estimate in estimates.items()
+    }
     resolved = [name for name in estimates if _is_resolved(estimates[name], bounds[name])]
     p_within = [estimates[name].p_within(bounds[name]) for name in resolved]
     sufficient = any(TRAITS[name].sufficient for name in resolved)
@@ -126,17 +134,21 @@ def _available(measurement: Measurement) -> dict[str, Estimate]:
 
 
 def _is_resolved(estimate: Estimate, bound: float) -> bool:
-    """Whether it could tell that the divergence is small: a lower bound never can."""
+    """Whether an estimate can show that the divergence is small.
+
+    A lower bound never can; a certified upper bound always can; any other estimate can if its null
+    standard error is at most `RESOLVED` tolerances.
+    """
     if estimate.kind == "lower bound":
         return False
     return bool(estimate.above) or (estimate.null_error or 0.0) <= RESOLVED * bound
 
 
 def family_outcome(cells: Sequence[Cell]) -> tuple[Outcome, str]:
-    """The verdict over a grid, with one sentence that says why."""
+    """The verdict of a family over its grid, with one sentence that gives the reason."""
     if not cells:
         return Outcome.INCONCLUSIVE, "nothing was measured"
-    passed = smallest(cells)
+    passed = smallest_sufficient(cells)
     if passed is not None:
         return Outcome.REPRESENTABLE, f"sufficient at {passed.budget}: {passed.reason}"
     largest = cells[-1]
@@ -148,19 +160,19 @@ def family_outcome(cells: Sequence[Cell]) -> tuple[Outcome, str]:
     return Outcome.INCONCLUSIVE, f"undecided from {cheapest.budget} on: {undecided[-1].reason}"
 
 
-def worst(cell: Measurement, tolerances: Mapping[str, float]) -> str:
-    """The divergence whose lower end exceeds its tolerance most."""
+def worst_divergence(cell: Measurement, tolerances: Mapping[str, float]) -> str:
+    """Name of the divergence whose lower end is the largest multiple of its tolerance."""
 
     def times(name: str) -> float:
         estimate = cell.estimates[name]
         low = estimate.interval(estimate.level)[0]
-        return low / limit(estimate, tolerances[name])
+        return low / tolerance_in_unit(estimate, tolerances[name])
 
     return max(_available(cell), key=times)
 
 
-def smallest(cells: Sequence[Cell]) -> Cell | None:
-    """The cell of fewest model calls, then of least budget, that is representable."""
+def smallest_sufficient(cells: Sequence[Cell]) -> Cell | None:
+    """The representable cell of fewest model calls, among equals of the smallest budget."""
     passed = [cell for cell in cells if cell.outcome is Outcome.REPRESENTABLE]
     return min(passed, key=_cost) if passed else None
 
@@ -178,13 +190,13 @@ def _times(value: float, bound: float) -> str:
 
 
 def _open_questions(measurement: Measurement, tolerances: Mapping[str, float], level: float) -> str:
-    """Why a cell is undecided, and how many samples would decide it."""
+    """The reason why a cell is undecided, with the number of samples that would decide it."""
     estimates = _available(measurement)
     if not estimates:
         return "no divergence is available"
     questions, passing = [], []
     for name, estimate in estimates.items():
-        bound = limit(estimate, tolerances[name])
+        bound = tolerance_in_unit(estimate, tolerances[name])
         if _is_resolved(estimate, bound) and estimate.interval(level)[1] <= bound:
             passing.append(name)
         else:
@@ -215,7 +227,12 @@ def _open_question(name: str, estimate: Estimate, bound: float, level: float) ->
 
 
 def _with_more(name: str, rows: float) -> str:
-    """How many draws would decide, given the rows that one sample set would need."""
+    """A clause with the number of draws that would decide.
+
+    Args:
+        name: Name of the divergence.
+        rows: Rows that each independent sample set would need.
+    """
     divergence = TRAITS[name]
     if divergence.most is not None and rows > divergence.most:
         return f" (it would need sets of {_rounded(rows)} draws, more than can be transported)"

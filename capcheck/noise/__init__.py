@@ -1,4 +1,4 @@
-"""Noise paths and their probability flow: how tokens become noise, and the way back.
+"""Noise paths define how tokens become noise; their probability flow carries noise back to data.
 
-It imports `core`; every folder above may import it.
+This folder imports `core`; every folder above may import it.
 """

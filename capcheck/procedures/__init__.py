@@ -1,4 +1,4 @@
-"""Procedures: how an inference procedure is described (`Probe`), and run on a target (`Procedure`).
+"""Inference procedures: their description (`Probe`) and their run on a target (`Procedure`).
 
-It imports `exact`, `networks` and what lies below; every folder above may import it.
+This folder imports `exact`, `networks` and the folders below; every folder above may import it.
 """

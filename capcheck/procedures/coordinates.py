@@ -1,12 +1,14 @@
-"""Coordinates: the units, the origin and the basis in which a procedure works on numbers.
+"""Coordinates are the affine transform c of the tokens x that a procedure works in.
 
     c = H ((x - m) / u)
 
-m is the mean of every coordinate, u the one number that makes the mean variance 1, and H an
-orthonormal basis where a probe names one. A procedure that adds noise of a stated size works in
-these units: noise of size 1 is then as large as the data, in whatever unit it was measured. Other
-procedures work on the tokens as they are. Draws, laws and densities are carried back to x. KL does
-not change on the way; distances are taken between tokens.
+The origin m is the mean of every coordinate, the unit u is one number that makes the mean variance
+1, and H is an orthonormal basis if the probe names one.
+
+Procedures that add noise of a fixed size use these coordinates, so that noise of size 1 is as large
+as the data in any unit of measurement. Other procedures work on the tokens themselves. Draws, laws
+and densities are transformed back to x. KL is invariant under the transform; distances are computed
+between tokens.
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ ExactLaw = GaussianLaw | MixtureLaw | SequenceLaw
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Coordinates:
-    """The target of a procedure's coordinates, and the way back to the tokens.
+    """The law of a procedure's coordinates, and the transform between coordinates and tokens.
 
     Attributes:
         target: The law of the coordinates.
-        origin: m, (N, d), or None if coordinates are the tokens themselves.
-        units: u, (N, d), likewise.
+        origin: m, (N, d), or None if the coordinates are the tokens themselves.
+        units: u, (N, d), or None if the coordinates are the tokens themselves.
         basis: H, (N d, N d), or None if it is the identity.
     """
 
@@ -45,28 +47,28 @@ class Coordinates:
     basis: Tensor | None = None
 
     def coordinates(self, x: Tensor) -> Tensor:
-        """Coordinates c of sequences x, shaped alike."""
+        """Coordinates c of sequences x, of equal shape."""
         if self.origin is None or self.units is None:
             return x
         c = (x - self.origin) / self.units
         return c if self.basis is None else (c.flatten(1) @ self.basis.T).reshape(x.shape)
 
     def tokens(self, c: Tensor) -> Tensor:
-        """Sequences x of coordinates c, shaped alike."""
+        """Sequences x of coordinates c, of equal shape."""
         if self.origin is None or self.units is None:
             return c
         z = c if self.basis is None else (c.flatten(1) @ self.basis).reshape(c.shape)
         return self.origin + self.units * z
 
     def density_of_tokens(self, found: LogDensity | Unavailable) -> LogDensity | Unavailable:
-        """The log-density of x from that of its coordinates: minus the sum of log u."""
+        """The log-density of x: that of its coordinates minus the sum of log u."""
         if self.units is None or isinstance(found, Unavailable):
             return found
         log_volume = self.units.double().log().sum()
         return replace(found, values=found.values - log_volume.to(found.values))
 
     def law_of_tokens(self, law: ExactLaw | Unavailable) -> ExactLaw | Unavailable:
-        """The exact law of x from that of its coordinates."""
+        """The exact law of x from the exact law of its coordinates."""
         if isinstance(law, MixtureLaw):
             return replace(law, laws=tuple(self._mapped(one) for one in law.laws))
         return self._mapped(law) if isinstance(law, GaussianLaw) else law
@@ -87,17 +89,17 @@ def coordinates_of(probe: Probe[Any], target: Target, given: Sequence[int] = ())
     """The coordinates that a probe works in on a target.
 
     Args:
-        probe: May name an orthonormal basis.
+        probe: The probe, which may name an orthonormal basis.
         target: The law of the tokens.
         given: Indices of tokens that are known from the start.
 
     Raises:
-        UnfitError: The probe wants a basis in which this target's law is not known exactly.
+        UnfitError: The probe needs a basis in which this target's law is not known exactly.
     """
     basis = probe.basis(replace(target.spec, given=tuple(given)))
     if not isinstance(target, ContinuousTarget):
         if basis is not None:
-            raise UnfitError(f"{probe.family} wants a basis, which categorical tokens do not have.")
+            raise UnfitError(f"{probe.family} needs a basis, which categorical tokens do not have.")
         return Coordinates(target=target)
     if basis is None and not probe.signature.noisy:
         return Coordinates(target=target)

@@ -1,10 +1,13 @@
-"""Groups: tokens that are drawn at once, group after group, each group given what it is shown.
+"""A groupwise procedure draws groups of tokens one after the other, each group at once.
 
     q(x) = prod over groups G of [prod over i in G of p(x_i | shown to G)] . prod of p(x_i | placed)
 
-The last product is the completion of the tokens that no group holds. One token per group is the
-chain rule; larger groups, and groups that are shown a part of what is placed, cost what they leave
-out. A family of this kind is its list of groups.
+The tokens of a group are drawn independently of each other given the tokens that the group is
+shown; the last product completes the tokens that are in no group. A family of this kind only lists
+its groups.
+
+One token per group is the chain rule, which is exact. A larger group loses the dependence within
+the group; a group that is shown only some of the placed tokens loses the dependence on the others.
 """
 
 from __future__ import annotations
@@ -29,12 +32,12 @@ __all__ = ["Group", "Groupwise"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Group:
-    """Tokens drawn independently of each other.
+    """Tokens that are drawn at once, independently of each other.
 
     Attributes:
-        tokens: Their indices.
-        shown: (N,) bool, which of the tokens placed before it, given ones included, the network is
-            shown; all if None.
+        tokens: Indices of the tokens.
+        shown: (N,) bool mask of the tokens that the network may see when it draws this group; among
+            these it sees the ones already placed, given tokens included. None shows all of them.
     """
 
     tokens: list[int]
@@ -49,16 +52,16 @@ class Groupwise(Probe[TokenPredictor]):
 
     @abstractmethod
     def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
-        """The groups in their order; no token is in two of them, and no given token is in any.
+        """Lists the groups in their order; they are disjoint and hold no given token.
 
         Args:
-            spec: Of the sequences.
-            length: Free tokens that may be placed.
+            spec: Specification of the sequences.
+            length: Largest number of free tokens that the groups may hold together.
         """
 
     @property
     def signature(self) -> Signature[TokenPredictor]:
-        """Known tokens -> the law of every token."""
+        """The network maps known tokens to the law of every token."""
         return TokenPredictorSignature()
 
     def run(
@@ -69,7 +72,7 @@ class Groupwise(Probe[TokenPredictor]):
         start: State,
         rng: Randomness,
     ) -> Iterator[State]:
-        """x_i ~ p(x_i | shown) for every i of a group, one group per state."""
+        """Draws x_i ~ p(x_i | shown) for every i of a group; each group is one state."""
         state = start
         yield state
         for group in self.groups(spec, budget.length):
@@ -88,7 +91,7 @@ class Groupwise(Probe[TokenPredictor]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity:
-        """The sum over groups, and over what is completed."""
+        """The sum of the log-probabilities of all groups and of the completed tokens."""
         placed = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         placed[:, list(spec.given)] = True
         log_q = torch.zeros(len(x), dtype=spec.mean.dtype, device=x.device)
@@ -108,7 +111,7 @@ def _shown(group: Group, placed: Tensor) -> Tensor:
 
 
 def _holding(like: Tensor, tokens: list[int]) -> Tensor:
-    """(n, N) bool, true for those tokens."""
+    """(n, N) bool mask, true for the tokens with these indices."""
     where = torch.zeros_like(like)
     where[:, tokens] = True
     return where

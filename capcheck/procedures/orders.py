@@ -1,9 +1,11 @@
-"""Commit orders: how many tokens each round of parallel decoding adds, and which.
+"""A commit order says how many tokens each round of parallel decoding places, and which ones.
 
-A schedule m_0 = 0 < m_1 < .. = F counts the tokens placed after every round, of the F that are not
-given from the start; on the cosine schedule round r of R leaves floor(F cos(pi r / 2R)) to be
-placed, and adds at least one. With these tokens of a row ranked 0..F-1, and given ones -1, the
-round from m to m' commits those of rank m..m'-1.
+A schedule m_0 = 0 < m_1 < .. < m_R = F counts the tokens placed after every round, out of the F
+free tokens. On the cosine schedule, round r of R leaves floor(F cos(pi r / 2R)) tokens to be placed
+and places at least one.
+
+Each row ranks its free tokens 0..F-1 and its given tokens -1; the round from m to m' commits the
+tokens of rank m..m'-1.
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ __all__ = ["commit_schedule", "random_ranks", "ranks_among_all", "rounds_within"
 
 
 def commit_schedule(tokens: int, *, rounds: int, per_round: int | None = None) -> list[int]:
-    """Tokens placed after each round, starting with 0 and ending with all of them.
+    """The number of tokens placed after each round, starting with 0 and ending with F.
 
     Args:
-        tokens: F, how many are to be placed.
-        rounds: R of the cosine schedule, at least 1.
-        per_round: A fixed number per round, instead of the schedule.
+        tokens: F, number of tokens to be placed.
+        rounds: R, number of rounds of the cosine schedule, at least 1.
+        per_round: A fixed number of tokens per round, which replaces the cosine schedule.
 
-    Source: Chang et al. 2022, section 3.3.
+    Source: Chang et al. 2022, "MaskGIT", section 3.3, https://arxiv.org/abs/2202.04200.
 
     Example:
         >>> commit_schedule(8, rounds=4), commit_schedule(8, rounds=4, per_round=3)
@@ -48,7 +50,7 @@ def commit_schedule(tokens: int, *, rounds: int, per_round: int | None = None) -
 
 
 def rounds_within(schedule: Sequence[int], length: int) -> Iterable[tuple[int, int]]:
-    """Tokens placed before and after each round, cut inside the round that exceeds the length.
+    """The number of tokens placed before and after each round, cut off at the length.
 
     Example:
         >>> list(rounds_within([0, 1, 3, 5, 8], 4))
@@ -58,16 +60,16 @@ def rounds_within(schedule: Sequence[int], length: int) -> Iterable[tuple[int, i
 
 
 def random_ranks(n: int, tokens: int, rng: Randomness) -> Tensor:
-    """The rank of every token in an order drawn uniformly for each row: (n, F) int64."""
+    """Draws a uniform order for each row; returns the rank of every token, (n, F) int64."""
     return rng.permutation(n, tokens).argsort(1)
 
 
 def ranks_among_all(ranks: Tensor, spec: SequenceSpec) -> Tensor:
-    """The ranks of all tokens from those of the free ones: -1 for given tokens.
+    """Extends the ranks of the free tokens to all tokens; given tokens have rank -1.
 
     Args:
         ranks: (n, F) int64, on any device.
-        spec: Of the sequences.
+        spec: Specification of the sequences.
 
     Returns:
         (n, N) int64, on the device of the sequences.

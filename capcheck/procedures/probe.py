@@ -1,8 +1,10 @@
-"""A probe runs one family's inference procedure: a generator of states.
+"""A probe implements the inference procedure of one family as a generator of states.
 
-The first state is the start, with nothing placed and nothing written; then comes one state per
-iteration, and the last one is the result. A probe is given a network, a spec, a budget and random
-numbers; it never sees the target. Tokens that it leaves unplaced are completed by the engine.
+The first state is the start, in which only given tokens are placed and nothing is written. One
+state follows per iteration, and the last state is the result. Tokens that the probe leaves unplaced
+are completed by the engine.
+
+A probe is given a network, a spec, a budget and random numbers. It never sees the target.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from capcheck.networks.signatures import NetworkT, Signature, TokenPredictor
 
 Row = Literal["neither", "length", "steps", "length_outer", "steps_outer"]
 ROWS: tuple[Row, ...] = ("neither", "length", "steps", "length_outer", "steps_outer")
-"""The paper's five groups: which axes a family scales in, and which loop is outside."""
+"""The five groups of the paper's table: the axes that a family scales in, and its outer loop."""
 ROW_TITLES: dict[Row, str] = {
     "neither": "neither axis",
     "length": "length",
@@ -35,25 +37,28 @@ ROW_TITLES: dict[Row, str] = {
 }
 
 Failure = Literal["missing argument", "wrong factorisation", "limited emission", "unadjusted step"]
-"""Why a procedure cannot produce a law that its network knows perfectly.
+"""The classes of reasons why a procedure with a perfect network cannot produce a law.
 
-The network lacks an argument (where a step must land, tokens that it is not shown); tokens are
-drawn independently that are not; what the network may emit is limited (a latent, a head, a window);
-a Markov step leaves another law in place than the one it was made for.
+- `missing argument`: the network is not told something that it needs, such as the level where a
+  step must land, or tokens that it is not shown;
+- `wrong factorisation`: dependent tokens are drawn independently;
+- `limited emission`: the form of the network's output is limited, such as by a latent, a head or a
+  window;
+- `unadjusted step`: a Markov step does not leave the intended law invariant.
 """
 
 OPTIONS = ConfigDict(extra="forbid")
-"""Configuration of the pydantic dataclass that a probe is: its fields are the family's options."""
+"""Configuration of the pydantic dataclass of a probe, whose fields are the family's options."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class State:
-    """What a procedure has made so far.
+    """The sequences of a run after one iteration.
 
     Attributes:
-        tokens: (n, N, d), or (n, N) integers; values of unplaced tokens are working values.
+        tokens: (n, N, d), or (n, N) integers; unplaced tokens hold working values.
         placed: (n, N) bool, tokens whose value belongs to the result.
-        written: (n, N) bool, tokens that this iteration wrote (an equal value is a write too).
+        written: (n, N) bool, tokens that this iteration wrote; writing an equal value counts.
     """
 
     tokens: Tensor
@@ -71,21 +76,26 @@ class State:
 
     @property
     def n(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.tokens)
 
     def giving(self, tokens: Tensor, given: Sequence[int]) -> State:
-        """A start in which the tokens of those indices are placed, with values of `tokens`."""
+        """The start in which the tokens of indices `given` are placed, with values of `tokens`."""
         where = torch.zeros_like(self.placed)
         where[:, list(given)] = True
         return replace(self.write(tokens, where), written=self.written)
 
     def filled(self, tokens: Tensor) -> State:
-        """The same with those working values where nothing is placed: starting noise, say."""
+        """The state whose unplaced tokens have the working values `tokens`, such as noise."""
         return replace(self, tokens=torch.where(self._mask(self.placed), self.tokens, tokens))
 
     def write(self, tokens: Tensor, where: Tensor | None = None) -> State:
-        """The next state: `tokens` written and placed where the (n, N) mask says, or everywhere."""
+        """The next state, in which `tokens` are written and placed where a mask is true.
+
+        Args:
+            tokens: (n, N, d), or (n, N) integers.
+            where: (n, N) bool mask; all tokens if None.
+        """
         if where is None:
             where = torch.ones_like(self.placed)
         return State(
@@ -104,8 +114,9 @@ class Suspect:
 
     Attributes:
         failure: Class of the cause.
-        cure: What was changed, to follow "with": "the target time told to the network".
-        probe: The changed procedure; its floor tells whether this is the cause.
+        cure: The change that removes the cause, as a phrase to follow "with", such as "the target
+            time told to the network".
+        probe: The changed procedure; if it has no floor, the suspect is the cause.
     """
 
     failure: Failure
@@ -115,19 +126,21 @@ class Suspect:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(ABC, Generic[NetworkT]):
-    """One family's inference procedure; subclasses are frozen pydantic dataclasses.
+    """The inference procedure of one family; subclasses are frozen pydantic dataclasses.
 
     Attributes:
         family: Name of the family.
-        row: Where the paper's table puts it; the report shows it beside what was measured.
-        in_paper: Whether that table has it; if not, `row` is where its procedure belongs.
+        row: The family's row in the paper's table; the report compares it with the measured row.
+        in_paper: Whether the paper's table lists the family; if not, `row` is the row that its
+            procedure belongs to.
         kinds: Kinds of tokens that the procedure is defined for.
-        reads: Axes of the budget that `run` and `log_density` depend on. Budgets that differ along
-            another axis share one run; the conformance suite checks that they may.
-        anytime: Axes along which one run at the largest budget holds every smaller one: for
-            `length` the last state with at most l placed tokens, for `steps` the k-th iteration.
-        near_oracle: Whether a survey shows it with a fitted network, too: where the oracle is a map
-            of the whole sequence that says little of what can be trained.
+        reads: Axes of the budget that `run` and `log_density` depend on. Budgets that differ only
+            along another axis share one run; the conformance suite checks this.
+        anytime: Axes along which one run at the largest budget contains every smaller run. For
+            `length`, length l ends with the last state of at most l placed tokens; for `steps`, k
+            steps end with the k-th iteration.
+        near_oracle: Whether a survey also measures the family with a fitted network. It is set
+            where the oracle is a map of the whole sequence, which may be far from trainable.
     """
 
     family: ClassVar[str]
@@ -141,21 +154,21 @@ class Probe(ABC, Generic[NetworkT]):
     @property
     @abstractmethod
     def signature(self) -> Signature[NetworkT]:
-        """What the family's network is shown and returns."""
+        """The signature of the family's network: its arguments and its answer."""
 
     @abstractmethod
     def run(
         self, network: NetworkT, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """Sample sequences, state by state; the first state has the start's placed tokens.
+        """Samples sequences and yields every state; the first state equals the start where placed.
 
         Args:
             network: Counted network of this probe's signature.
-            spec: What may be known of the sequences.
-            budget: Tokens that may be placed beside the given ones, and iterations that may be
-                made.
-            start: One row for each sequence, (n, N, d) or (n, N) integers. The tokens `spec.given`
-                are placed in it, and keep their values; the others are 0.
+            spec: Specification of the sequences.
+            budget: Largest number of tokens to be placed beside the given ones, and largest number
+                of iterations.
+            start: The state before the first iteration, with one row for each sequence. The tokens
+                `spec.given` are placed and keep their values; the others are 0.
             rng: Source of every random number.
         """
 
@@ -168,44 +181,45 @@ class Probe(ABC, Generic[NetworkT]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """Log-density of x under the completed result of `run` at that budget.
+        """Log-density (nats) of x under the law of the completed result of `run` at a budget.
 
         Args:
             network: As for `run`; calls are not counted.
-            completion: Predictor that the engine completes unplaced tokens with.
+            completion: The predictor with which the engine completes unplaced tokens.
             spec: As for `run`.
             budget: As for `run`.
             x: (n, N, d), or (n, N) integers.
             rng: Random numbers for Monte Carlo bounds.
 
         Returns:
-            The log-density of the free tokens given those of `spec.given`, or why there is none.
+            The log-density of the free tokens given the tokens `spec.given`, or the reason why it
+            is not tractable.
         """
         return Unavailable(reason=f"{self.family} has no tractable density")
 
     def basis(self, spec: SequenceSpec) -> Tensor | None:
-        """The orthonormal coordinates that the procedure works in, (N d, N d), if not the tokens.
+        """The orthonormal basis (N d, N d) that the procedure works in, or None for the tokens.
 
-        The engine then gives it the spec and the network of `basis @ (x / units)`, where the units
-        are the target's own (see `ContinuousTarget.in_basis`), and carries its results back.
-        Placed, written and length count coefficients.
+        With a basis, spec and network are those of the coefficients `basis @ (x / units)`, where
+        the units are the target's own (see `ContinuousTarget.in_basis`), and the engine transforms
+        the results back. `placed`, `written` and the length budget then count coefficients.
 
         Args:
-            spec: Of the target's tokens.
+            spec: Specification of the target's tokens.
         """
         return None
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """What may keep this procedure from the target, each with a procedure that lacks it."""
+        """Possible causes of a floor, each with the procedure that lacks the cause."""
         return ()
 
     def limit(
         self, oracle: NetworkT, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """What `run` converges to as its budget grows, made from the same draws.
+        """The limit of `run` with the oracle as its budget grows, from the same random numbers.
 
-        With the oracle its law is the target's, so that it couples every budget's result with the
-        target: the mean squared distance between the two is an upper bound on W2 squared.
+        The law of the limit is the target. The limit therefore couples the result of every budget
+        with a draw of the target, and their mean squared distance is an upper bound on W2 squared.
 
         Args:
             oracle: The oracle of this probe's signature; calls are not counted.
@@ -214,7 +228,7 @@ class Probe(ABC, Generic[NetworkT]):
             rng: The random numbers that `run` would be given.
 
         Returns:
-            (n, N, d), or None if it is not known.
+            (n, N, d), or None if the limit is not known.
         """
         return None
 

@@ -1,8 +1,8 @@
-"""Procedure: a probe on a target with a network, as one object that is run, sampled and inverted.
+"""A procedure binds a probe, a target, coordinates and a network, so that it can be run.
 
-It is made once for a probe and a target; its oracle is made when it is first needed, and shared by
-every procedure that follows from it: with another network, in fewer digits, with errors of a known
-size. Tokens of the user go in and come out; the probe works in `coordinates`.
+A procedure returns draws, log-densities and exact laws in the tokens of the target, while its probe
+works in `coordinates`. The oracle is made when it is first needed. It is shared by all procedures
+derived from this one: with another network, in fewer digits, or with errors of a known size.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ from capcheck.targets.conditional import log_prob_of
 from capcheck.targets.target import Target
 
 ROUNDED_LAW = Unavailable(reason="the law of rounded arithmetic is not known")
-"""The law that a procedure in fewer digits samples."""
+"""The law or density of a procedure that runs in fewer digits."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Procedure(Generic[NetworkT]):
-    """A family's inference procedure on one target, with a network in it; see `Procedure.of`.
+    """A family's inference procedure on one target with one network; made by `Procedure.of`.
 
     Attributes:
-        probe: What is run.
+        probe: The inference procedure of the family.
         target: The law of the tokens.
-        coordinates: What the probe works in.
-        spec: What the probe may know of the sequences in these coordinates.
-        make_oracle: Returns the oracle, the same one at every call.
-        substitute: The network in the oracle's place, or None for the oracle.
-        wrappers: What stands around the network, the innermost first.
-        precision: In which it runs, if not in the target's own.
+        coordinates: The coordinates that the probe works in.
+        spec: Specification of the sequences in these coordinates, as the probe sees it.
+        make_oracle: Returns the oracle, the same object at every call.
+        substitute: The network that replaces the oracle, or None for the oracle.
+        wrappers: Wrappers around the network, the innermost first.
+        precision: Precision of the run, or None for that of the target.
     """
 
     probe: Probe[NetworkT]
@@ -79,17 +79,17 @@ class Procedure(Generic[NetworkT]):
     def of(
         cls, probe: Probe[NetworkT], target: Target, *, given: Sequence[int] = ()
     ) -> Procedure[NetworkT]:
-        """The procedure of a probe on a target, with its oracle.
+        """Makes the procedure of a probe on a target, with its oracle.
 
         Args:
-            probe: The family's procedure.
-            target: What it should produce.
+            probe: The inference procedure of the family.
+            target: The law that the procedure should produce.
             given: Indices of tokens that are known from the start, in rising order; their values
                 are drawn from the target.
 
         Raises:
-            UnfitError: The probe is not defined for such tokens, or does not know such a target in
-                the coordinates that it works in.
+            UnfitError: The probe is not defined for such tokens, or the target's law is not known
+                in the coordinates of the probe.
         """
         if target.spec.kind not in probe.kinds:
             raise UnfitError(wrong_kind(probe, target))
@@ -111,10 +111,10 @@ class Procedure(Generic[NetworkT]):
         )
 
     def with_network(self, network: NetworkT) -> Procedure[NetworkT]:
-        """The same procedure with another network, which sees no more than its signature lets it.
+        """The same procedure with another network, blinded to all that its signature hides.
 
         Args:
-            network: Of the probe's signature, in the coordinates of the probe.
+            network: A network of the probe's signature, in the coordinates of the probe.
         """
         blinding = Blinding(self.probe.signature, self.spec)
         return replace(self, substitute=network, wrappers=(blinding,))
@@ -123,24 +123,25 @@ class Procedure(Generic[NetworkT]):
         """The same procedure with one more wrapper around its network."""
         return replace(self, wrappers=(*self.wrappers, wrapper))
 
-    def watched(self, network: NetworkT) -> Procedure[NetworkT]:
-        """The same procedure with a network of capcheck's own, which needs no blinding."""
+    def with_trusted_network(self, network: NetworkT) -> Procedure[NetworkT]:
+        """The same procedure with another network that is not blinded and has no wrappers yet."""
         return replace(self, substitute=network, wrappers=())
 
     def perturbed(self, kind: Perturbation, size: float) -> Procedure[NetworkT]:
-        """The same procedure with errors of a size in every answer of its network.
+        """The same procedure with an error of known size in every answer of its network.
 
         Args:
-            kind: Of the errors; see `capcheck.networks.perturbed`.
-            size: Above 0.
+            kind: Kind of the errors; see `capcheck.networks.perturbed`.
+            size: Size of the errors, above 0; its unit depends on the kind.
         """
         return self.wrapped(Perturbing(kind, size, self.spec, self.probe.signature))
 
     def rounded(self, precision: Precision) -> Procedure[NetworkT]:
-        """The same procedure in fewer digits; its law is then not known.
+        """The same procedure in fewer digits, whose law and density are not known.
 
         Args:
-            precision: Of tokens, levels, noise and answers; `float8` of answers only.
+            precision: Floating-point type of tokens, levels, noise and answers of the network;
+                `float8` applies to the answers only.
         """
         return replace(
             self,
@@ -154,16 +155,16 @@ class Procedure(Generic[NetworkT]):
         """The optimum of the family's training objective, in the coordinates of the probe.
 
         Raises:
-            UnfitError: There is none for such a target.
+            UnfitError: The signature has no oracle for such a target.
         """
         return self.make_oracle()
 
     @functools.cached_property
     def network(self) -> NetworkT:
-        """The network with all that stands around it.
+        """The network inside all of its wrappers.
 
         Raises:
-            UnfitError: It is the oracle, and there is none for such a target.
+            UnfitError: The network is the oracle, and there is no oracle for such a target.
         """
         network = self.oracle if self.substitute is None else self.substitute
         for wrapper in self.wrappers:
@@ -176,11 +177,11 @@ class Procedure(Generic[NetworkT]):
         return TokenPredictorSignature().oracle(self.coordinates.target)
 
     def relevant(self, budget: Budget) -> tuple[int, ...]:
-        """What the procedure depends on of a budget; equal for budgets that may share a run."""
+        """The entries of a budget that the procedure reads; equal for budgets that share a run."""
         return tuple(getattr(budget, axis) for axis in AXES if axis in self.probe.reads)
 
     def start(self, n: int, rng: Randomness) -> State:
-        """The state before the first iteration: n rows, in which the given tokens are placed."""
+        """The state of n rows before the first iteration, in which only given tokens are placed."""
         blank = State.blank(self.spec, n)
         if not self.spec.given:
             return blank
@@ -190,34 +191,34 @@ class Procedure(Generic[NetworkT]):
     def run(
         self, budget: Budget, n: int, rng: Randomness, *, calls: Calls | None = None
     ) -> Iterator[State]:
-        """The states of n rows, in the coordinates of the probe.
+        """Runs the probe and yields the states of n rows, in the coordinates of the probe.
 
         Args:
-            budget: What it may spend.
-            n: Rows.
+            budget: Largest length and number of steps.
+            n: Number of rows.
             rng: Source of every random number.
-            calls: Where calls of the network are counted.
+            calls: Counter of the network's calls.
         """
         network = counted(self.network, self.probe.signature, calls or Calls())
         start = self.start(n, rng)
-        with blaming(self.probe):
+        with named_errors(self.probe):
             yield from self.probe.run(network, self.spec, budget, start, rng)
 
     def run_for_gradient(self, budget: Budget, n: int, rng: Randomness) -> Iterator[State]:
-        """As `run`, through a network whose parameters are to have a gradient."""
+        """Runs the probe as `run` does, without counting calls, so that gradients can flow."""
         start = self.start(n, rng)
         return self.probe.run(self.network, self.spec, budget, start, rng)
 
     def completed(self, state: State, rng: Randomness, *, calls: Calls | None = None) -> Tensor:
-        """The tokens of a state, those that are not placed drawn in one shot given the others.
+        """Completes a state: draws all unplaced tokens at once, given the placed ones.
 
-        The draw is from the exact marginals, the best that can be done without further steps of the
-        model. It counts as one call.
+        Each unplaced token is drawn from its exact marginal given the placed tokens, which is the
+        best possible draw without further steps of the model. It counts as one call.
 
         Args:
-            state: In the coordinates of the probe.
-            rng: The one that the run was given; completion draws from a stream of its own.
-            calls: Where the call is counted.
+            state: A state in the coordinates of the probe.
+            rng: The randomness that the run was given; completion draws from its own stream.
+            calls: Counter of the call.
 
         Returns:
             (n, N, d), or (n, N) integers: tokens of the target.
@@ -225,16 +226,17 @@ class Procedure(Generic[NetworkT]):
         return self.coordinates.tokens(self._filled(state, rng, calls))
 
     def sample(self, budget: Budget, n: int, rng: Randomness) -> Tensor:
-        """What a run at a budget returns, completed: (n, N, d), or (n, N) integers."""
+        """Draws n completed sequences at a budget: (n, N, d), or (n, N) integers."""
         return self.coordinates.tokens(self._sample_inside(budget, n, rng))
 
     def log_density(self, budget: Budget, x: Tensor, rng: Randomness) -> LogDensity | Unavailable:
-        """Log-density (nats) of sequences under the law that is sampled, or why there is none.
+        """Log-density (nats) of sequences under the sampled law, or why it is not tractable.
 
         Args:
-            budget: What the procedure may spend.
-            x: (n, N, d), or (n, N) integers; where tokens are given, the law is that of all.
-            rng: Random numbers for bounds.
+            budget: Largest length and number of steps.
+            x: (n, N, d), or (n, N) integers; the density is that of all tokens, given ones
+                included.
+            rng: Random numbers for Monte Carlo bounds.
         """
         found = self._density_inside(budget, self.coordinates.coordinates(x), rng)
         return self.coordinates.density_of_tokens(found)
@@ -242,12 +244,14 @@ class Procedure(Generic[NetworkT]):
     def log_density_of_draws(
         self, budget: Budget, n: int, source: Callable[[], Randomness]
     ) -> LogDensity | Unavailable:
-        """A lower bound on the log-density (nats) of what n rows return, by change of variables.
+        """A lower bound on the log-density (nats) of the procedure's own draws.
+
+        The bound is found by change of variables; see `capcheck.exact.change_of_variables`.
 
         Args:
-            budget: What the procedure may spend.
-            n: Rows.
-            source: Makes the random numbers of the run, each time anew.
+            budget: Largest length and number of steps.
+            n: Number of draws.
+            source: Returns the random numbers of the run from their beginning, at every call.
         """
         if self.precision is not None:
             return ROUNDED_LAW
@@ -260,14 +264,14 @@ class Procedure(Generic[NetworkT]):
     def exact_law(
         self, budget: Budget, *, routes: Sequence[Route] = ROUTES
     ) -> ExactLaw | Unavailable:
-        """The law of what is sampled at a budget, with no sampling error, or why it is not known.
+        """The sampled law at a budget without sampling error, or why it is not known.
 
-        By replay of the normal draws where tokens are continuous, by enumeration where they are
-        categorical.
+        The law of continuous tokens is found by replay of the normal draws, that of categorical
+        tokens by enumeration.
 
         Args:
-            budget: What the procedure may spend.
-            routes: Of the enumeration, in the order in which they are tried.
+            budget: Largest length and number of steps.
+            routes: Routes of the enumeration, in the order in which they are tried.
         """
         if self.precision is not None:
             return ROUNDED_LAW
@@ -278,10 +282,10 @@ class Procedure(Generic[NetworkT]):
         return enumerated_law(sampler, density, self.spec, name=self.probe.family, routes=routes)
 
     def limit(self, n: int, rng: Randomness) -> Tensor | None:
-        """What `sample` with the oracle converges to as the budget grows, from the same draws.
+        """The limit of `sample` with the oracle as the budget grows, from the same random numbers.
 
         Args:
-            n: Rows.
+            n: Number of rows.
             rng: The random numbers that the run is given.
 
         Returns:
@@ -290,9 +294,9 @@ class Procedure(Generic[NetworkT]):
         try:
             oracle = self.oracle
         except UnfitError:
-            return None  # a network stands where there is no oracle
+            return None  # the procedure runs with another network, as there is no oracle
         start = self.start(n, rng)
-        with blaming(self.probe):
+        with named_errors(self.probe):
             found = self.probe.limit(oracle, self.spec, start, rng)
         return None if found is None else self.coordinates.tokens(found)
 
@@ -306,7 +310,7 @@ class Procedure(Generic[NetworkT]):
 
     def _filled(self, state: State, rng: Randomness, calls: Calls | None) -> Tensor:
         tokens = state.tokens
-        if tokens.is_floating_point():  # a procedure may work in fewer digits
+        if tokens.is_floating_point():  # the procedure may run in fewer digits
             tokens = tokens.to(self.target.dtype)
         if bool(state.placed.all()):
             return tokens
@@ -320,7 +324,7 @@ class Procedure(Generic[NetworkT]):
         if self.precision is not None:
             return ROUNDED_LAW
         network, completion = self.network, self.completion
-        with blaming(self.probe):
+        with named_errors(self.probe):
             found = self.probe.log_density(network, completion, self.spec, budget, x, rng)
         given = list(self.spec.given)
         if not given or isinstance(found, Unavailable):
@@ -333,12 +337,12 @@ AnyProcedure = Procedure[Any]
 
 
 @contextlib.contextmanager
-def blaming(probe: Probe[Any]) -> Iterator[None]:
-    """Turn whatever the code of a probe raises into an error that names the probe.
+def named_errors(probe: Probe[Any]) -> Iterator[None]:
+    """Turns every exception of a probe's code into an error that names the probe.
 
     Raises:
-        ProbeError: The probe is a third party's.
-        CapcheckError: It is capcheck's own.
+        ProbeError: The code of a third party's probe raised.
+        CapcheckError: The code of one of capcheck's own probes raised.
     """
     try:
         yield
@@ -353,6 +357,6 @@ def blaming(probe: Probe[Any]) -> Iterator[None]:
 
 
 def wrong_kind(probe: Probe[Any], target: Target) -> str:
-    """The sentence that a procedure is not defined for the tokens of a target."""
+    """The error sentence for a procedure that is not defined for the tokens of a target."""
     kinds = " and ".join(sorted(probe.kinds))
     return f"{probe.family} is defined for {kinds} tokens, not {target.spec.kind} ones."

@@ -1,7 +1,8 @@
-"""The registry: families and report writers, found by entry point.
+"""The registry finds families and report writers by the entry points of installed packages.
 
-A package adds a family by declaring `capcheck.families` (name -> Probe class) and a report writer
-by declaring `capcheck.reports` (name -> function of a `SurveyResult` returning the page).
+A package adds a family by an entry point of the group `capcheck.families` (name -> Probe class),
+and a report writer by one of the group `capcheck.reports` (name -> function of a `SurveyResult`
+that returns the page as text).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def probe_class(family: str) -> type[AnyProbe]:
     """The probe class of a family.
 
     Raises:
-        InputError: Unknown name; the near one is suggested.
+        InputError: The name is unknown; the most similar name is suggested.
         CapcheckError: The entry point does not hold a probe of that family.
     """
     known = _entries("capcheck.families")
@@ -57,10 +58,10 @@ def probe_class(family: str) -> type[AnyProbe]:
 
 
 def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyProbe:
-    """A probe with its options, which may be given as text.
+    """Makes a probe from the name of its family and its options, which may be given as text.
 
     Raises:
-        InputError: Unknown family or option, or a value that the option does not take.
+        InputError: The family or an option is unknown, or an option does not take the value.
     """
     probe = probe_class(family)
     options = {name: None if value == "none" else value for name, value in (options or {}).items()}
@@ -82,10 +83,10 @@ def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyPro
 
 
 def report_writer(name: str = "html") -> Callable[[Any], str]:
-    """The function that writes a report of that kind: a `SurveyResult` -> the page.
+    """The function that turns a `SurveyResult` into the text of a report of some kind.
 
     Raises:
-        InputError: Unknown kind.
+        InputError: The kind of report is unknown.
     """
     known = _entries("capcheck.reports")
     if name not in known:

@@ -1,9 +1,11 @@
-"""Scales of a sequence or grid, coarse to fine: a Haar pyramid, or interlaced subsets.
+"""Scales split a sequence or grid from coarse to fine, by a Haar pyramid or interlaced subsets.
 
-The orthonormal Haar transform of two numbers is their sum and difference, divided by sqrt(2); of
-four in a square, the products of these along both sides. Repeated on the sums it gives a pyramid
-whose coefficients are as many as the tokens. Interlaced subsets need no transform: the tokens at
-every 2^m-th place of each side, which the coarser subsets do not hold.
+The orthonormal Haar transform of two numbers is their sum and their difference, both divided by
+sqrt(2); in two dimensions it is applied along both sides. Repeating it on the sums gives a pyramid
+with as many coefficients as tokens.
+
+Interlaced subsets need no transform: scale m holds the tokens at every 2^m-th place along each side
+that no coarser scale holds.
 """
 
 from __future__ import annotations
@@ -18,21 +20,21 @@ Places = tuple[tuple[int, int], ...]
 
 
 def is_dyadic(rows: int, columns: int) -> bool:
-    """Whether both sides are powers of two, as a Haar pyramid needs."""
+    """Whether both sides are powers of two, which a Haar pyramid requires."""
     return all(side & (side - 1) == 0 for side in (rows, columns))
 
 
 @functools.lru_cache(maxsize=8)
 def haar(rows: int, columns: int) -> tuple[Tensor, tuple[int, ...]]:
-    """The transform of a grid with dyadic sides, and the sizes of its scales.
+    """The Haar transform of a grid with dyadic sides, and the sizes of its scales.
 
     Args:
-        rows: A power of two.
-        columns: A power of two; a sequence is a grid of one row.
+        rows: Number of rows, a power of two.
+        columns: Number of columns, a power of two; a sequence is a grid of one row.
 
     Returns:
-        (rows x columns, rows x columns) float64, orthonormal, rows from coarse to fine; and how
-        many of them belong to each scale.
+        The orthonormal matrix, (rows x columns, rows x columns) float64, whose rows go from coarse
+        to fine, and the number of its rows that belong to each scale.
     """
     sums = torch.eye(rows * columns, dtype=torch.float64).reshape(rows, columns, -1)
     details: list[Tensor] = []
@@ -44,7 +46,7 @@ def haar(rows: int, columns: int) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def _halved(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of neighbours along both sides, and every product that holds a difference."""
+    """The sums of neighbours along both sides, and all coefficients that contain a difference."""
     parts, finer = [sums], []
     for side in (0, 1):
         if sums.shape[side] > 1:

@@ -1,14 +1,14 @@
-"""Schedules: at which noise level every token stands after each denoising pass.
+"""A schedule holds the noise level of every token after each denoising pass.
 
-A schedule is a tensor (rows, N) of levels that starts with a row of ones (pure noise), never rises
-along a column and ends with a row of zeros (clean). The pass from row t to row s shows the network
-all tokens at their levels and moves those that change by DDIM, token by token:
+A schedule is a tensor (rows, N) of levels. Its first row is 1 (pure noise), its columns never rise,
+and its last row is 0 (clean). The pass from row t to row s shows the network all tokens at their
+levels, and moves the tokens whose level changes by DDIM:
 
     x_s,i = alpha(s_i) x0_i + sigma(s_i) / sigma(t_i) (x_t,i - alpha(t_i) x0_i).
 
-Levels are whole multiples of 1/k; rows that move nothing are left out, since they cost no pass.
-With a network that sees all tokens, any schedule carries noise to data exactly in the limit where
-its longest jump goes to 0.
+Levels are whole multiples of 1/k. Rows that move no token are left out, as they need no pass. With
+a network that sees all tokens, every schedule carries noise to data exactly in the limit where its
+longest jump goes to 0.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from capcheck.procedures.probe import State
 
 
 def _separate(value: object) -> object:
-    """The numbers of a text such as 1/0.7/0.3/0, in which a list stands at the shell."""
+    """Splits a text such as 1/0.7/0.3/0, the form of a list on the command line."""
     return value.split("/") if isinstance(value, str) else value
 
 
@@ -51,24 +51,24 @@ def _from_noise_to_data(levels: tuple[float, ...]) -> tuple[float, ...]:
 Levels = Annotated[
     tuple[float, ...], BeforeValidator(_separate), AfterValidator(_from_noise_to_data)
 ]
-"""An option that lists falling levels from 1 to 0, as a sequence or as text with / in between."""
+"""The type of an option that lists falling levels from 1 to 0, as a sequence or as text with /."""
 
 InnerLevels = Annotated[
     tuple[Annotated[float, Field(gt=0, lt=1)], ...],
     BeforeValidator(_separate),
     AfterValidator(_falling),
 ]
-"""An option that lists falling levels between 1 and 0, likewise."""
+"""The type of an option that lists falling levels strictly between 1 and 0, in the same forms."""
 
 
 def resampled(levels: Sequence[float], steps: int) -> list[float]:
-    """So many steps along a list of levels: the list itself if it has as many.
+    """Resamples a list of levels to a number of steps, by linear interpolation between its entries.
 
-    Other numbers of steps are spread evenly along the line through the list's entries.
+    A list that has this number of steps is returned unchanged.
 
     Args:
-        levels: Falling, at least two.
-        steps: At least 1; there is one level more.
+        levels: At least two falling levels.
+        steps: Number of steps, at least 1; the result has one level more.
 
     Example:
         >>> resampled([1, 0.5, 0], 2), resampled([1, 0.2, 0], 4)
@@ -82,19 +82,21 @@ def resampled(levels: Sequence[float], steps: int) -> list[float]:
 
 
 def pyramid(tokens: int, steps: int, *, uncertainty: float) -> Tensor:
-    """K[m, i] = clip(S + floor(i u) - m, 0, S) / S: token i waits floor(i u) passes.
+    """The pyramid schedule K[m, i] = clip(S + floor(i u) - m, 0, S) / S.
 
-    u = 0 moves the full sequence at once; u >= S finishes each token before the next one starts.
+    Token i waits for floor(i u) passes before it starts. The case u = 0 moves the full sequence at
+    once; u >= S finishes each token before the next one starts.
 
     Args:
-        tokens: N.
-        steps: S, passes that each token takes.
-        uncertainty: u >= 0, passes from one token's start to the next one's.
+        tokens: N, number of tokens.
+        steps: S, number of passes of each token.
+        uncertainty: u >= 0, number of passes between the starts of neighbouring tokens.
 
     Returns:
         (rows, N) levels.
 
-    Source: Chen et al. 2024, "Diffusion Forcing", section 3.3 and the official sampler.
+    Source: Chen et al. 2024, "Diffusion Forcing", section 3.3, https://arxiv.org/abs/2407.01392,
+    and the official sampler.
     """
     u = min(uncertainty, steps)  # beyond S there is nothing left to wait for
     # The epsilon keeps products that are whole numbers whole.
@@ -105,31 +107,32 @@ def pyramid(tokens: int, steps: int, *, uncertainty: float) -> Tensor:
 
 
 def full_sequence(tokens: int, steps: int) -> Tensor:
-    """K[m, i] = S - m: all tokens at once, (S + 1, N)."""
+    """The schedule that moves all tokens at once, in S passes; returns (S + 1, N) levels."""
     return pyramid(tokens, steps, uncertainty=0)
 
 
 def autoregressive(tokens: int, steps: int) -> Tensor:
-    """Each token takes its S passes before the next one starts, (N S + 1, N)."""
+    """The schedule that finishes each token before the next starts; returns (N S + 1, N) levels."""
     return pyramid(tokens, steps, uncertainty=steps)
 
 
 def anchors(tokens: int, steps: int) -> Tensor:
-    """AR-Diffusion's two-phase schedule: left tokens move faster, and finish earlier.
+    """The two-phase schedule of AR-Diffusion, on which left tokens move faster and finish earlier.
 
-    At global step s = N+T-1..0, with T = k+1, levels lie on the line from the anchor (n_s, t_s) =
-    (clip(N-1-s, 0), clip(s-(N-1), 0)) to the end point (n_e, t_e) = (2N, T-1):
+    At global step s = N+T-1..0, with T = k+1, the levels lie on the line from the anchor (n_s, t_s)
+    = (clip(N-1-s, 0), clip(s-(N-1), 0)) to the end point (n_e, t_e) = (2N, T-1):
 
         t(n, s) = clip(round((n - n_e) / (n_s - n_e) (t_s - t_e) + t_e), 0, T-1), level t / k.
 
     Args:
-        tokens: N.
-        steps: k, passes that bring the first token to level 0.
+        tokens: N, number of tokens.
+        steps: k, number of passes after which the first token is clean.
 
     Returns:
         (rows, N) levels; halves are rounded to even.
 
-    Source: Wu et al. 2023, "AR-Diffusion", section 4 and the official sampler.
+    Source: Wu et al. 2023, "AR-Diffusion", section 4, https://arxiv.org/abs/2305.09515, and the
+    official sampler.
     """
     s = torch.arange(tokens + steps, -1, -1)[:, None]  # T = k + 1
     n, n_s, t_s = torch.arange(tokens), (tokens - 1 - s).clamp(min=0), s - (tokens - 1)
@@ -139,21 +142,23 @@ def anchors(tokens: int, steps: int) -> Tensor:
 
 
 def rolling(tokens: int, steps: int, *, window: int) -> Tensor:
-    """A window of W tokens at rising levels, which moves on when its front token is clean.
+    """The rolling schedule: a window of W tokens at rising levels, which moves on token by token.
 
-    Token f + w of the window whose front is f has level (w + t) / W while t goes from 1 to 0 in k
-    passes. The first window is filled in k passes by clip(w / W + t, 0, 1), and the last ones
+    In the window whose first token is f, token f + w has level (w + t) / W while t goes from 1 to 0
+    in k passes; then token f is clean and the window moves on by one. The first window starts from
+    noise, in k passes with levels clip(w / W + t, 0, 1). At the end of the sequence the windows
     shrink.
 
     Args:
-        tokens: N.
-        steps: k, passes until the window moves on.
-        window: W >= 1.
+        tokens: N, number of tokens.
+        steps: k, number of passes until the window moves on.
+        window: W >= 1, number of tokens in the window.
 
     Returns:
         (rows, N) levels.
 
-    Source: Ruhe et al. 2024, "Rolling Diffusion Models", section 3 ("Rolling Diffusion").
+    Source: Ruhe et al. 2024, "Rolling Diffusion Models", section 3,
+    https://arxiv.org/abs/2402.09470.
     """
     i, left = torch.arange(tokens), torch.arange(steps, -1, -1)[:, None]  # left = k t
     filling = i * steps + window * left  # numerators over W k
@@ -162,17 +167,17 @@ def rolling(tokens: int, steps: int, *, window: int) -> Tensor:
 
 
 def within(schedule: Tensor, length: int) -> Tensor:
-    """The schedule of the first tokens only: those after them stay unseen, at level 1."""
+    """Restricts a schedule to the first `length` tokens; the others stay at level 1, unseen."""
     outside = torch.arange(schedule.shape[1]) >= length
     return _without_idle_rows(torch.where(outside, 1.0, schedule))
 
 
 def beside_given(schedule: Tensor, spec: SequenceSpec) -> Tensor:
-    """The schedule of the free tokens among all: given tokens are clean from the first row on.
+    """Extends the schedule of the free tokens to all tokens; given tokens stay at level 0.
 
     Args:
         schedule: (rows, F) levels of the free tokens.
-        spec: Of the sequences.
+        spec: Specification of the sequences.
 
     Returns:
         (rows, N) levels.
@@ -183,7 +188,7 @@ def beside_given(schedule: Tensor, spec: SequenceSpec) -> Tensor:
 
 
 def starting_noise(spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
-    """Every token at level 1, (n, N, d), in one draw."""
+    """Standard normal noise for every token, (n, N, d), in one draw."""
     return rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)
 
 
@@ -197,16 +202,19 @@ def denoised_along(
     eta: float = 0.0,
     rng: Randomness | None = None,
 ) -> Iterator[State]:
-    """The start, then one state per pass, in which the tokens that changed their level are written.
+    """Denoises along a schedule; yields the start, then one state per pass.
+
+    The state of a pass has written exactly the tokens whose level changed.
 
     Args:
-        schedule: (rows, N) levels, 1 in the first row for all tokens but the given ones.
-        network: Denoiser of that path.
-        start: The rows, with the given tokens placed; these are shown at level 0.
-        noise: (n, N, d), every token at level 1.
+        schedule: (rows, N) levels; the first row is 1 for all tokens but the given ones.
+        network: Denoiser of the noise path.
+        start: The state before the first pass, with the given tokens placed; the network is shown
+            these at level 0.
+        noise: (n, N, d) standard normal noise of every token.
         path: The noise path.
-        eta: Share of fresh noise; see `capcheck.noise.flow.ddim_step`.
-        rng: Where the fresh noise is drawn, if there is any.
+        eta: Share of fresh noise in [0, 1]; see `capcheck.noise.flow.ddim_step`.
+        rng: Source of the fresh noise; needed where eta is above 0.
     """
     state = start.filled(noise)
     yield state
@@ -214,7 +222,7 @@ def denoised_along(
     for t, s in itertools.pairwise(schedule.to(noise)):
         moves = t != s  # (N,)
         x0 = network(state.tokens, t.expand(shape))
-        # Tokens that stay are not written: their levels need only be numbers.
+        # Levels of tokens that stay are replaced, as DDIM would divide by 0 at level 0.
         t_i, s_i = torch.where(moves, t, 1)[:, None], torch.where(moves, s, 0)[:, None]
         z = rng.normal(tuple(noise.shape)).to(noise) if eta and rng is not None else None
         x_s = ddim_step(state.tokens, x0, t_i, s_i, path, eta=eta, z=z)

@@ -1,9 +1,14 @@
-"""The trace: which loop is outside, found from the stream of states of every sample.
+"""A trace classifies the loop structure of a run by when it writes which token.
 
-Per sample: *once* (one writing state), *in turn* (each token written once, at different times),
-*finish-first* (some token has had its last write while another has two or more to come), *sweep*
-(tokens are written again, and it is not finish-first). A family's trace is the highest class in
-once < in turn < sweep < finish-first that at least 5% of the samples show.
+| class of a sample | definition |
+|---|---|
+| `once` | at most one state writes |
+| `in_turn` | each token is written at most once, at different times |
+| `sweep` | tokens are written again, and the sample is not `finish_first` |
+| `finish_first` | some token has had its last write while another has two or more to come |
+
+The trace of a family is the highest class in the order once < in_turn < sweep < finish_first that
+at least 5% of the samples show.
 """
 
 from __future__ import annotations
@@ -20,11 +25,11 @@ from capcheck.procedures.probe import State
 
 TraceClass = Literal["once", "in_turn", "sweep", "finish_first"]
 ORDER: tuple[TraceClass, ...] = ("once", "in_turn", "sweep", "finish_first")
-RARE = 0.05  # share of the samples below which a class is left out
+RARE = 0.05  # share of the samples below which a class is ignored
 
 
 class Traces(Record):
-    """How many samples showed each class."""
+    """The number of samples of each class."""
 
     once: int = 0
     in_turn: int = 0
@@ -36,7 +41,7 @@ class Traces(Record):
 
     @property
     def highest(self) -> TraceClass:
-        """The highest class that is not rare."""
+        """The highest class that at least a share `RARE` of the samples shows."""
         total = sum(getattr(self, name) for name in ORDER)
         common = [name for name in ORDER if getattr(self, name) >= RARE * total]
         return common[-1]
@@ -44,12 +49,12 @@ class Traces(Record):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Writes:
-    """When the tokens of n samples were written, up to some iteration; O(n N) numbers.
+    """A summary of the writes of n samples up to some iteration, of O(n N) numbers.
 
     Attributes:
-        last: (n, N) iteration of each token's last write, from 1; 0 if it was never written.
-        second: (n, N) iteration of the write before it, likewise.
-        states: (n,) iterations that wrote anything.
+        last: (n, N) iteration of each token's last write, counted from 1; 0 if never written.
+        second: (n, N) iteration of each token's second to last write; 0 if there is none.
+        states: (n,) number of iterations that wrote any token.
     """
 
     last: Tensor
@@ -58,12 +63,17 @@ class Writes:
 
     @classmethod
     def none(cls, n: int, tokens: int, device: torch.device) -> Writes:
-        """Nothing is written yet."""
+        """The summary of a run in which nothing is written yet."""
         never = torch.zeros(n, tokens, dtype=torch.int32, device=device)
         return cls(last=never, second=never, states=never.new_zeros(n))
 
-    def and_then(self, written: Tensor, iteration: int) -> Writes:
-        """With the tokens that an iteration wrote, (n, N) bool."""
+    def with_iteration(self, written: Tensor, iteration: int) -> Writes:
+        """The summary after one more iteration.
+
+        Args:
+            written: (n, N) bool, tokens that the iteration wrote.
+            iteration: Number of the iteration, counted from 1.
+        """
         return Writes(
             last=torch.where(written, iteration, self.last),
             second=torch.where(written, self.last, self.second),
@@ -71,12 +81,12 @@ class Writes:
         )
 
     def traces(self) -> Traces:
-        """Class of every sample, counted."""
+        """The number of samples of each class."""
         never = torch.iinfo(self.last.dtype).max
         first_finished = torch.where(self.last > 0, self.last, never).amin(1)  # (n,)
         once = self.states <= 1
         in_turn = ~once & (self.second == 0).all(1)
-        # Two writes to come after a token is finished: the last but one comes after it.
+        # Two writes are to come after a token is finished if the second to last comes after it.
         to_come = (self.second > first_finished[:, None]).any(1)
         finish_first = ~once & ~in_turn & to_come
         counts = [int(mask.sum()) for mask in (once, in_turn, finish_first)]
@@ -89,11 +99,11 @@ class Writes:
 
 
 class Recorder:
-    """Watches one stream of states, and catches a probe that lies about what it wrote.
+    """Records the writes of one stream of states, and checks that states report all writes.
 
     Args:
-        family: Named in errors.
-        start: The state that the run was given; its placed tokens are known, and never move.
+        family: Name of the family, for errors.
+        start: The state that the run was given, whose placed tokens must not change.
     """
 
     def __init__(self, family: str, start: State) -> None:
@@ -105,11 +115,11 @@ class Recorder:
         self.writes = Writes.none(n, N, start.placed.device)
 
     def record(self, state: State) -> None:
-        """Take the next state; `writes` then holds it.
+        """Checks the next state and adds it to `writes`.
 
         Raises:
-            ProbeError: A token moved without a write, a state was changed after it was yielded, a
-                given token moved, or the first state is no start.
+            ProbeError: A token changed without a reported write, a state was changed after it was
+                yielded, a given token changed, or the first state is not a start.
         """
         if self._latest is None:
             if bool((state.placed != self._start.placed).any() or state.written.any()):
@@ -130,7 +140,7 @@ class Recorder:
                     f"{self._family}: iteration {self._iteration} moved tokens that its state does "
                     "not report as written."
                 )
-            self.writes = self.writes.and_then(state.written, self._iteration)
+            self.writes = self.writes.with_iteration(state.written, self._iteration)
         if bool((_differ(state.tokens, self._start.tokens) & self._start.placed).any()):
             raise ProbeError(
                 f"{self._family}: iteration {self._iteration} moved a given token; given tokens "
@@ -140,6 +150,6 @@ class Recorder:
 
 
 def _differ(a: Tensor, b: Tensor) -> Tensor:
-    """(n, N) bool: tokens that are not the same; a broken number is equal to itself."""
+    """(n, N) bool mask of the tokens that differ, where NaN counts as equal to NaN."""
     differ = (a != b) & ~(a.isnan() & b.isnan())
     return differ.flatten(2).any(2) if differ.dim() > 2 else differ

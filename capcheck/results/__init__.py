@@ -1,4 +1,5 @@
-"""Results as data: what was asked for, what was measured and what was found.
+"""Results are records of a run's settings, its measurements and its verdicts.
 
-Nothing here measures, judges, stores or prints. `judging` and every folder above may import it.
+This folder holds data only: it neither measures, judges, stores nor prints. `judging` and every
+folder above may import it.
 """

@@ -1,4 +1,4 @@
-"""The result of one family: its cells, its verdict, and why."""
+"""The result of one family: its cells, its verdict over the grid, and the reasons."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ Blame = Literal["procedure", "network", "numerics"]
 
 
 class Axes(Record):
-    """Measured use of the two budget axes."""
+    """Measured use of the two budget axes; see `capcheck.judging.scaling`."""
 
     length: AxisUse
     steps: AxisUse
 
 
 class Rate(Record):
-    """How fast a divergence falls along one axis: like budget ** -value.
+    """The power at which a divergence falls along one axis: divergence ~ budget^-value.
 
     Attributes:
-        axis: The axis; the other one is at its largest budget.
-        divergence: Its name. A rate is that of its unit: of W2 squared, twice the rate of W2.
+        axis: The axis; the other axis is at its largest budget.
+        divergence: Name of the divergence. The rate is that of the divergence's unit, so that the
+            rate of W2 squared is twice that of W2.
         value: The rate, or None if there is none.
-        low: Lower end of its interval.
-        high: Upper end of it.
-        level: Confidence of [low, high]; of exact numbers, the range of slopes within the tail.
-        budgets: Budgets that it is fitted to, or that are clearly above the null floor.
-        reason: Which budgets these are, or why there is no rate.
+        low: Lower end of the rate's interval.
+        high: Upper end of the rate's interval.
+        level: Confidence of [low, high]. For exact divergences, the interval is instead the range
+            of the slopes between neighbouring budgets.
+        budgets: Number of budgets that the rate is fitted to; without a rate, number of budgets
+            that are clearly above the null floor.
+        reason: The range of fitted budgets, or why there is no rate.
     """
 
     axis: Axis
@@ -58,15 +61,15 @@ class Rate(Record):
 
 
 class Cause(Record):
-    """A suspected cause of a floor, and what the procedure does without it.
+    """A suspected cause of a floor, with the measurement of the procedure without it.
 
     Attributes:
         failure: Class of the cause.
-        cure: What was changed, to follow "with".
+        cure: The change that removes the cause, as a phrase to follow "with".
         plan: The changed procedure.
-        cell: What it does at the largest budget.
-        removed: Whether the floor is gone: the cell is no longer refused.
-        sentence: The same in words, with figures.
+        cell: The changed procedure at the largest budget.
+        removed: Whether the floor is gone: the changed procedure is no longer refused.
+        sentence: The comparison in words, with both divergences.
     """
 
     failure: Failure
@@ -78,13 +81,15 @@ class Cause(Record):
 
 
 class PrecisionResult(Record):
-    """What fewer digits do to a procedure.
+    """The result of a procedure that was run in fewer digits.
 
     Attributes:
-        precision: Of tokens, levels, noise and answers; `float8` of answers only.
-        holding: `numerics` if a verdict changes with the precision, `holds` if none can.
-        reason: One sentence.
-        cells: One per budget.
+        precision: Floating-point type of tokens, levels, noise and answers of the network;
+            `float8` applies to the answers only.
+        holding: `holds` if the verdict holds in this precision, `numerics` if it is broken by
+            rounding, otherwise `undecided`; see `capcheck.judging.numerics`.
+        reason: The reason in one sentence.
+        cells: The cells in this precision, one per budget.
     """
 
     precision: Precision
@@ -94,16 +99,17 @@ class PrecisionResult(Record):
 
 
 class Sensitivity(Record):
-    """How a divergence answers to errors of the network.
+    """The divergences of a procedure whose oracle has errors of known sizes.
 
     Attributes:
-        perturbation: `noise`, `shrinkage` or `temperature`.
-        meaning: What an error of size 1 is.
-        budget: At which it was measured.
-        cells: One per size, in rising order.
-        slopes: Of each divergence, its rise per size, at the smallest size.
-        allowed: Largest size up to which all suffice, or None if not even the smallest one does.
-        reason: Why there are no cells, if there are none.
+        perturbation: Kind of error: `noise`, `shrinkage` or `temperature`.
+        meaning: Definition of an error of size 1.
+        budget: Budget of all cells.
+        cells: One cell per size, in rising order of the size.
+        slopes: Rise of each divergence per unit of size, measured at the smallest size.
+        allowed: Largest size such that it and all smaller measured sizes are representable, or None
+            if the smallest size is not.
+        reason: The reason why there are no cells, or empty.
     """
 
     perturbation: Perturbation
@@ -116,29 +122,32 @@ class Sensitivity(Record):
 
 
 class FamilyResult(Record):
-    """What was found of one family.
+    """The result of one family with one network.
 
     Attributes:
-        plan: What was measured: procedure, options and network.
-        row: Where the paper's table puts it, or where it belongs if the table does not have it.
-        in_paper: Whether the table has it.
+        plan: The measured procedure, its options and its network.
+        row: The family's row in the paper's table, or the row that its procedure belongs to if the
+            table does not list the family.
+        in_paper: Whether the paper's table lists the family.
         outcome: Verdict over the grid.
-        reason: One sentence.
-        smallest_budget: The cheapest budget that suffices, or None.
+        reason: The reason of the verdict in one sentence.
+        smallest_budget: The sufficient budget of fewest model calls, or None.
         axes: Measured use of the axes.
         loop_order: Measured loop order, or None if nothing ran.
-        cells: One per budget, steps changing fastest.
+        cells: One cell per budget, steps changing fastest.
         causes: Suspected causes of a floor at the largest budget, each switched off and measured.
-        notes: What else a reader should know.
-        error: Why the family could not be measured, or None.
-        supported: Whether the procedure is defined for the target's tokens.
-        rates: How fast each divergence falls along each axis.
-        facts: What stands in the oracle's place, if something does.
-        oracle_outcome: Verdict of the same procedure with its oracle, if another network is here.
-        oracle_cells: Its cells, of as many draws; stored, and left out of the result schema.
-        gaps: Every divergence of every cell in parts, likewise.
-        precisions: What fewer digits do, if that was asked for.
-        sensitivities: What errors of the oracle do, likewise.
+        notes: Further remarks, each a sentence.
+        error: The reason why the family could not be measured, or None.
+        supported: Whether the procedure is defined for the target.
+        rates: Rate at which each divergence falls along each axis.
+        facts: Size and fit of the network, or None for the oracle.
+        oracle_outcome: Verdict of the same procedure with its oracle, or None if this result is
+            itself of the oracle.
+        oracle_cells: Cells of the same procedure with its oracle, with equal sample sizes; stored,
+            and left out of the result schema.
+        gaps: Every divergence of every cell in parts; empty if this result is of the oracle.
+        precisions: Results in fewer digits, if the run asked for any.
+        sensitivities: Results with errors of the oracle, if the run asked for any.
     """
 
     plan: FamilyPlan
@@ -174,17 +183,17 @@ class FamilyResult(Record):
 
     @property
     def title(self) -> str:
-        """The family, and the network if it is not the oracle."""
+        """Name of the family, and of the network if it is not the oracle."""
         return self.plan.title
 
     @property
     def parameters(self) -> int:
-        """Numbers of the network that can be fitted; 0 if they are not known."""
+        """Number of parameters of the network; 0 if it is not known."""
         return (self.facts.parameters or 0) if self.facts is not None else 0
 
     @property
     def measured_row(self) -> Row | None:
-        """Where the measurements put it in the paper's table, or None if they are undecided."""
+        """The row of the paper's table that the measurements show, or None if undecided."""
         uses = (self.axes.length, self.axes.steps)
         if "undecided" in uses or self.loop_order is None:
             return None
@@ -199,7 +208,7 @@ class FamilyResult(Record):
 
     @property
     def disagreement(self) -> str | None:
-        """Why the measured row is not the paper's, in words, or None if it is."""
+        """A clause on a measured row that is undecided or not `row`; None if it is `row`."""
         if self.error is not None or self.measured_row == self.row:
             return None
         measured = f"length {self.axes.length}, steps {self.axes.steps}"
@@ -211,7 +220,11 @@ class FamilyResult(Record):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def blame(self) -> Blame | None:
-        """Whose fault a failure is, where that is known: a verdict's, or that of fewer digits."""
+        """The part that causes a failure: `procedure`, `network` or `numerics`.
+
+        None if nothing fails or the cause is not known. `numerics` means that the family passes,
+        and fails in at least one lower precision.
+        """
         if self.outcome is Outcome.REPRESENTABLE:
             broken = any(found.holding == "numerics" for found in self.precisions)
             return "numerics" if broken else None
@@ -223,7 +236,7 @@ class FamilyResult(Record):
 
     @property
     def refused_by_network(self) -> tuple[Budget, ...]:
-        """Budgets that are refused with this network and suffice with the oracle."""
+        """Budgets that are refused with this network and sufficient with the oracle."""
         return tuple(
             cell.budget
             for cell, oracle in zip(self.cells, self.oracle_cells, strict=False)
@@ -232,22 +245,22 @@ class FamilyResult(Record):
 
     @property
     def exit_code(self) -> int:
-        """0 representable, 1 not representable (or not in a precision that was asked for), 3 else.
+        """Exit code: 0 representable, 1 not representable, 3 inconclusive or not measured.
 
-        Missing evidence is inconclusive.
+        A family that is broken by numerics in a requested precision exits with 1.
         """
         return 1 if self.blame == "numerics" else self.outcome.exit_code
 
     @property
     def failure(self) -> Failure | None:
-        """Class of the floor at the largest budget, where switching it off removes the floor."""
+        """Class of the first cause that removes the floor if switched off, or None."""
         return next((cause.failure for cause in self.causes if cause.removed), None)
 
     def cell(self, budget: Budget) -> Cell:
-        """The cell of that budget."""
+        """The cell of a budget."""
         return next(cell for cell in self.cells if cell.budget == budget)
 
     @property
     def diagnoses(self) -> tuple[Diagnosis, ...]:
-        """Diagnoses of the largest budget, if they were asked for."""
+        """Diagnoses of the largest budget; empty if the run asked for none."""
         return self.cells[-1].diagnoses if self.cells else ()

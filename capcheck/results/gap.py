@@ -1,4 +1,4 @@
-"""A divergence in parts: the procedure's, the network's and the arithmetic's."""
+"""A gap is a divergence split into the parts of the procedure, the network and the arithmetic."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ class Part(Record):
     """One part of a divergence.
 
     Attributes:
-        name: `structural`, `network` (`objective` if it was fitted end to end), `numerics`, or the
-            `total` of them.
-        value: In the unit of the divergence; negative where the change made it better.
-        low: Lower end of its interval.
-        high: Upper end of it.
+        name: `structural` (procedure with its oracle), `network` (`objective` if the network was
+            fitted end to end), `numerics`, or the `total` of these.
+        value: The part in the unit of the divergence; negative if the change improves on the stage
+            before.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
     """
 
     name: PartName
@@ -36,14 +37,14 @@ class Part(Record):
 
 
 class Gap(Record):
-    """A divergence of one cell, in parts.
+    """One divergence of one cell, split into parts.
 
     Attributes:
-        budget: Of the cell.
-        divergence: Which.
+        budget: Budget of the cell.
+        divergence: Name of the divergence.
         level: Confidence of each interval.
-        parts: In the order in which they are added, and the total; empty if they are not known.
-        reason: Why they are not known, or what else a reader should know.
+        parts: The parts in the order in which they are added, then the total; empty if unknown.
+        reason: The reason why the parts are unknown, or a remark on them, or empty.
     """
 
     budget: Budget
@@ -53,5 +54,5 @@ class Gap(Record):
     reason: str = ""
 
     def part(self, name: PartName) -> Part | None:
-        """The part of that name, if there is one."""
+        """The part with a name, or None."""
         return next((part for part in self.parts if part.name == name), None)

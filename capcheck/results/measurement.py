@@ -1,4 +1,4 @@
-"""A cell: one family at one budget, as it was measured and as it was judged."""
+"""A cell is one family at one budget: the measurement and, added to it, the verdict."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class Outcome(StrEnum):
 
     @property
     def exit_code(self) -> int:
-        """0, 1 or 3."""
+        """Exit code: 0 representable, 1 not representable, 3 inconclusive."""
         return {"representable": 0, "not_representable": 1, "inconclusive": 3}[self.value]
 
 
 class SampledLaw(Record):
-    """The law that a procedure samples, where it is known with no sampling error.
+    """The law that a procedure samples, known without sampling error.
 
-    Of numbers it is a mixture of Gaussians over flat sequences of D = N d numbers, in token units;
-    most procedures have one component, and a random order one for each distinct law. Of token ids
-    it is a table.
+    For continuous tokens the law is a mixture of K Gaussians over flat sequences of D = N d
+    numbers, in token units. K is 1 for most procedures; a procedure with a random order has one
+    component for each distinct law. For categorical tokens the law is a table of probabilities.
 
     Attributes:
-        weights: (K,) of the components; empty for a table.
-        means: (K, D).
-        covariances: (K, D, D); one may be singular.
-        probabilities: (V^N,) of every sequence, the first token most significant; empty if the
-            tokens are numbers.
+        weights: (K,) weights of the components; empty for a table.
+        means: (K, D) means of the components.
+        covariances: (K, D, D) covariances of the components, which may be singular.
+        probabilities: (V^N,) probability of every sequence, the first token most significant; empty
+            for continuous tokens.
     """
 
     weights: tuple[float, ...] = ()
@@ -53,21 +53,22 @@ class SampledLaw(Record):
 
 
 class Measurement(Record):
-    """One cell as measured, before any verdict.
+    """One measured cell, without a verdict.
 
     Attributes:
-        budget: What the procedure was allowed.
-        samples: Draws of target and model.
-        model_calls: Sequential network evaluations, counted, completion included.
+        budget: The largest length and number of steps that the procedure may spend.
+        samples: Number of draws of target and model.
+        model_calls: Counted sequential network evaluations, completion of tokens included.
         tokens_processed: Tokens shown to the network, per sample.
-        estimates: Divergence from the target, by name.
+        estimates: Divergence of the samples from the target, by name.
         traces: Loop structure of the samples.
-        witness: Where the samples differ from the target's draws.
-        diagnoses: Further tests of the samples, at the largest budget if they were asked for.
-        moved: Of a run in fewer digits, how far its draws are from those of the same random numbers
-            in the run's own precision.
-        precise: Likewise, the divergences of these from the target, by the same estimators.
-        law: The law that is sampled, where it is known exactly and of few enough numbers.
+        witness: The features in which samples and target draws differ most, or None.
+        diagnoses: Further tests of the samples at the largest budget, if the run asked for them.
+        moved: Only in fewer digits: Wasserstein divergence between the draws and those of the same
+            random numbers in the run's own precision.
+        precise: Only in fewer digits: divergences of the draws in the run's own precision, by the
+            same estimators as `estimates`.
+        law: The sampled law, if it is known exactly and small enough to be stored.
         examples: A few samples, (rows, N, d) or (rows, N).
     """
 
@@ -86,11 +87,11 @@ class Measurement(Record):
 
 
 class Cell(Measurement):
-    """One cell with its verdict.
+    """One measured cell with its verdict.
 
     Attributes:
-        outcome: Whether this budget suffices.
-        reason: One sentence.
+        outcome: Verdict on this budget.
+        reason: The reason of the verdict in one sentence.
     """
 
     outcome: Outcome
@@ -98,11 +99,11 @@ class Cell(Measurement):
 
 
 class PrecisionCell(Cell):
-    """One budget in fewer digits.
+    """One budget of a procedure that was run in fewer digits.
 
     Attributes:
-        holding: Whether what was found in the run's own precision still holds.
-        gaps: The divergences in parts.
+        holding: Whether the verdict in the run's own precision still holds in fewer digits.
+        gaps: The divergences of this cell in parts.
     """
 
     holding: Holding
@@ -110,11 +111,11 @@ class PrecisionCell(Cell):
 
 
 class PerturbedCell(Cell):
-    """What a perturbation of some size does.
+    """One budget of a procedure whose oracle has errors of a known size.
 
     Attributes:
-        size: Root mean square of the error, in units of what it is an error of.
-        gaps: The divergences in parts, of which the `network` is the perturbation's.
+        size: Size of the error; see `Sensitivity.meaning` for its unit.
+        gaps: The divergences of this cell in parts; `network` is the part of the errors.
     """
 
     size: float

@@ -1,4 +1,4 @@
-"""What is measured of a family: its procedure, its options and the network in it."""
+"""A plan names a measured procedure by its family, its options and its network."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from capcheck.procedures.probe import AnyProbe, Failure, Row
 
 
 class FamilyPlan(Record):
-    """Which procedure is measured, and with which network.
+    """A procedure to be measured, with its network.
 
     Attributes:
-        family: Its name.
-        options: Its options, defaults included.
-        network: Stands behind its signature.
+        family: Name of the family.
+        options: Options of the family, defaults included.
+        network: The network that the procedure calls.
     """
 
     family: str
@@ -26,7 +26,7 @@ class FamilyPlan(Record):
 
     @property
     def title(self) -> str:
-        """The family, the network if it is not the oracle, and how it was fitted if not to it."""
+        """Name of the family, followed by the network and its objective if it is not the oracle."""
         return self.family if self.network.kind == "oracle" else f"{self.family}, {self.network}"
 
     def with_network(self, network: NetworkKind) -> FamilyPlan:
@@ -45,11 +45,11 @@ class FamilyPlan(Record):
 
 
 class SuspectPlan(Record):
-    """A possible cause of a family's floor, and the procedure that lacks it.
+    """A possible cause of a family's floor, and the procedure that lacks this cause.
 
     Attributes:
         failure: Class of the cause.
-        cure: What is changed, to follow "with".
+        cure: The change that removes the cause, as a phrase to follow "with".
         plan: The changed procedure.
     """
 
@@ -59,13 +59,14 @@ class SuspectPlan(Record):
 
 
 class FamilyEntry(Record):
-    """All that a run keeps of a family, so that results can be read without its code.
+    """The record of a family in a run, which allows reading results without the family's code.
 
     Attributes:
-        plan: What is measured.
-        row: Where the paper's table puts it, or where it belongs if the table does not have it.
-        in_paper: Whether the table has it.
-        suspects: What may keep the procedure from the target.
+        plan: The measured procedure and network.
+        row: The family's row in the paper's table, or the row that its procedure belongs to if the
+            table does not list the family.
+        in_paper: Whether the paper's table lists the family.
+        suspects: Possible causes of a floor, each with the procedure that lacks it.
     """
 
     plan: FamilyPlan
@@ -96,20 +97,21 @@ def plan_of(probe: AnyProbe) -> FamilyPlan:
     """The plan of a probe with its oracle."""
     facts = dataclasses.asdict(probe)
     options = {name: list(x) if isinstance(x, tuple) else x for name, x in facts.items()}
-    return FamilyPlan(family=probe.family, options=options)  # as JSON gives it back
+    return FamilyPlan(family=probe.family, options=options)  # lists, as JSON has no tuples
 
 
 class FitFacts(Record):
-    """What a fit came to; see `capcheck.fit`.
+    """The outcome of fitting a network; see `capcheck.fit`.
 
     Attributes:
-        validation: Loss on held-out rows less the oracle's own; 0 is the oracle.
-        start: The same before the fit.
-        steps: Of the optimiser.
-        seconds: Wall-clock time.
-        diverged: The loss rose or broke.
-        too_short: No step made it better, or there was time for the fewest steps only.
-        reason: How it ended.
+        validation: Loss on held-out rows minus that of the oracle, after the fit.
+        start: Loss on held-out rows minus that of the oracle, before the fit.
+        steps: Steps of the optimiser.
+        seconds: Wall-clock time of the fit, in seconds.
+        diverged: Whether the loss rose or became NaN or infinite.
+        too_short: Whether no step improved the loss, or the time sufficed only for the minimum
+            number of steps.
+        reason: How the fit ended, as a clause.
     """
 
     validation: float
@@ -122,7 +124,7 @@ class FitFacts(Record):
 
     @property
     def failure(self) -> str | None:
-        """Why it shows nothing of what the network could do, or None if it does."""
+        """The reason why the fit says nothing about the network's capacity, or None."""
         if self.diverged:
             return f"the fit diverged: {self.reason}"
         return f"the fit was too short: {self.reason}" if self.too_short else None
@@ -135,12 +137,12 @@ class FitFacts(Record):
 
 
 class NetworkFacts(Record):
-    """What stands in the oracle's place.
+    """Size, weights and fit of a network that replaces the oracle.
 
     Attributes:
-        parameters: Numbers that can be fitted, or None if they cannot be counted.
-        weights: SHA-256 of structure and weights, or empty if there are none to be seen.
-        fit: What the fit came to, or None if the network is measured as it is.
+        parameters: Number of parameters, or None if they cannot be counted.
+        weights: SHA-256 of structure and weights, or empty if the weights are not accessible.
+        fit: Outcome of the fit, or None if the network is measured as it is.
     """
 
     parameters: int | None = None

@@ -1,4 +1,4 @@
-"""What a run measures against, and how: the target in summary, and the settings of every cell."""
+"""The settings that all cells of a run share, and a summary of the run's target."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from capcheck.targets.provenance import Provenance
 
 
 class TargetSummary(Record):
-    """What was measured against.
+    """A summary of the target that a run measures against.
 
     Attributes:
         fingerprint: Content hash of the law.
-        tokens: N.
-        dim: Size of a token.
+        tokens: N, the number of tokens of a sequence.
+        dim: Dimension d of a continuous token, or number of symbols V of a categorical one.
         kind: Kind of the tokens.
-        grid: (rows, columns) of the tokens, if they have any.
+        grid: (rows, columns) of the tokens, or None if they are not on a grid.
         spread: sqrt(tr Cov), in token units.
-        provenance: Where the law comes from and how exact it is.
+        provenance: Source and exactness of the law.
         examples: A few draws, (rows, N, d) or (rows, N).
     """
 
@@ -38,35 +38,35 @@ class TargetSummary(Record):
 
     @property
     def size(self) -> str:
-        """How many tokens of which kind, in words."""
+        """Number and kind of the tokens, in words."""
         if self.kind == "categorical":
             return f"{self.tokens} tokens over {self.dim} symbols"
         return f"{self.tokens} tokens of dimension {self.dim}"
 
     @property
     def name(self) -> str:
-        """What to call it in a heading."""
+        """Name of the target in headings: its source, or its description if it has none."""
         return self.provenance.source or self.provenance.description
 
 
 class Settings(Record):
-    """How every cell was measured.
+    """The settings that all cells of a run share.
 
     Attributes:
         grid: Budgets of every family.
         samples: Draws of target and model in every cell, at the first look.
-        looks: Times that a family may be drawn anew, each with twice the samples of the one
-            before, until it is decided. The error of the verdicts is shared by all looks.
+        looks: Largest number of looks. An undecided family is drawn again with twice the samples of
+            the look before; the error of its verdict is divided equally among the looks.
         seed: Seed of all draws.
-        replicate: Independent repetition.
+        replicate: Index of the independent repetition.
         level: Confidence of intervals and verdicts.
         tolerances: Tolerance of each measured divergence, in its tolerance unit.
-        given: Tokens that are known from the start; lengths count the others.
-        device: `cpu` or the kind of accelerator.
+        given: Indices of tokens that are known from the start; a length budget counts the others.
+        device: Type of the device, such as `cpu` or `cuda`.
         dtype: Floating-point type of procedure and oracle.
-        diagnose: Diagnoses of the largest budget; no verdict depends on them.
-        precisions: In which every budget is run again.
-        sensitivity: Sizes of the perturbations of the oracle; none if it is empty.
+        diagnose: Names of the diagnoses of the largest budget; no verdict depends on them.
+        precisions: Lower precisions in which every budget is run again.
+        sensitivity: Sizes of the errors of the oracle; empty for no such measurement.
     """
 
     grid: Grid
@@ -84,10 +84,10 @@ class Settings(Record):
     sensitivity: tuple[float, ...] = ()
 
     def at(self, look: int) -> Settings:
-        """The settings of one look, which is 0 for the first."""
+        """The settings of a look, counted from 0: samples are doubled at each look."""
         return self.model_copy(update={"samples": self.samples << look})
 
     @property
     def level_of_a_look(self) -> float:
-        """Confidence at which every look is judged, so that all of them hold together."""
+        """Confidence of each look by itself, such that all looks hold together at `level`."""
         return 1 - (1 - self.level) / self.looks

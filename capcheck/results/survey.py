@@ -1,4 +1,4 @@
-"""The result of a run: what `survey` found of many families, and `check` of one."""
+"""The result of a run: `SurveyResult` of many families, and `CheckResult` of one family."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from capcheck.results.plan import FitFacts
 from capcheck.results.settings import Settings, TargetSummary
 
 SCHEMA_VERSION = 4
-"""Of results and runs; it changes whenever a reader could notice."""
+"""Version of the schema of results and stored runs; it changes with every visible change."""
 
 
 class CurvePoint(Record):
-    """One network.
+    """One network of a capacity curve.
 
     Attributes:
-        network: Its name.
-        parameters: Numbers that were fitted.
-        fit: What the fit came to.
+        network: Name of the network.
+        parameters: Number of its parameters.
+        fit: Outcome of its fit, or None if the network is measured as it is.
         outcome: Verdict at the curve's budget.
-        totals: Each divergence at the curve's budget.
-        changes: By how much each divergence rises from the next smaller network; negative if it
-            falls.
+        totals: Each divergence at the curve's budget, with its interval.
+        changes: Each divergence minus that of the next smaller network, with the interval of the
+            paired difference; negative if the divergence falls.
     """
 
     network: str
@@ -39,13 +39,13 @@ class CurvePoint(Record):
 
 
 class CapacityCurve(Record):
-    """A family with networks of several sizes.
+    """The divergences of a family as a function of the size of its network.
 
     Attributes:
-        family: Its name.
-        budget: At which divergences are compared: the largest.
+        family: Name of the family.
+        budget: Budget at which divergences are compared, the largest of the grid.
         level: Confidence of each interval.
-        points: One per network, the smallest first.
+        points: One point per network, the smallest first.
         smallest: Name of the smallest network that suffices at this budget, or None.
     """
 
@@ -57,12 +57,12 @@ class CapacityCurve(Record):
 
 
 class MeasuredBy(Record):
-    """The code that measured or judged something.
+    """The version and the digests of the code that measured the cells.
 
     Attributes:
-        version: Of capcheck.
-        code: SHA-256 of the sources that numbers depend on.
-        families: Likewise of each family's own.
+        version: Version of capcheck.
+        code: SHA-256 of the sources of capcheck that measured numbers depend on.
+        families: SHA-256 of each family's own sources, by family.
     """
 
     version: str
@@ -70,22 +70,22 @@ class MeasuredBy(Record):
     families: dict[str, str]
 
     def of(self, family: str) -> str:
-        """All code that the numbers of a family depend on, in one text."""
+        """Both digests that the numbers of a family depend on, as one string."""
         return f"{self.code} {self.families.get(family, '')}"
 
 
 class SurveyResult(Record):
-    """What `capcheck.survey` found.
+    """The result of `capcheck.survey`.
 
     Attributes:
-        schema_version: Of the data.
-        measured_by: The code that the cells were measured by.
-        judged_by: Version of the capcheck that judged them.
-        environment: Versions of libraries that numbers may depend on.
-        target: What was measured against.
-        settings: How every cell was measured.
+        schema_version: Version of the result schema.
+        measured_by: The code that measured the cells.
+        judged_by: Version of capcheck that judged the cells.
+        environment: Versions of the libraries that numbers may depend on.
+        target: Summary of the target.
+        settings: The settings that all cells share.
         families: One result per family and network.
-        curves: Divergence against size, of each family that was measured with several networks.
+        curves: Capacity curve of each family that was measured with several networks.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -98,24 +98,25 @@ class SurveyResult(Record):
     curves: tuple[CapacityCurve, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data of the result schema: no bare infinity, and no samples."""
+        """JSON-ready data of the result schema, with infinities as strings and without samples."""
         header = self.to_json({"families": True, "target": _TARGET})
         return header | {"families": [_family_data(found) for found in self.families]}
 
     def check_result(self, family: str) -> CheckResult:
-        """The part of the result that is about one family."""
+        """The part of the result that concerns one family."""
         own = tuple(found for found in self.families if found.family == family)
         curves = tuple(curve for curve in self.curves if curve.family == family)
         return CheckResult.of(self.model_copy(update={"families": own, "curves": curves}))
 
 
 class CheckResult(Record):
-    """What `capcheck.check` found of one family.
+    """The result of `capcheck.check`.
 
     Attributes:
-        survey: The run, of the oracle and of all networks that were named.
-        found: The result that the check is about, and with it the exit code: of the oracle, or,
-            where networks were named, of the smallest one that suffices, or of the largest.
+        survey: The run of the family, with the oracle and with all networks that were named.
+        found: The result that decides the check and its exit code. Without named networks it is
+            that of the oracle; otherwise that of the smallest network that suffices, or of the
+            largest network if none does.
     """
 
     survey: SurveyResult
@@ -123,7 +124,7 @@ class CheckResult(Record):
 
     @classmethod
     def of(cls, survey: SurveyResult) -> CheckResult:
-        """The check that a survey of one family is."""
+        """The check result that follows from the survey of one family."""
         named = [found for found in survey.families if found.network != "oracle"]
         rising = sorted(named, key=lambda found: found.parameters)
         sufficient = [found for found in rising if found.outcome is Outcome.REPRESENTABLE]
@@ -132,17 +133,17 @@ class CheckResult(Record):
 
     @property
     def beside(self) -> tuple[FamilyResult, ...]:
-        """The same procedure with its oracle and with other networks, where one was named."""
+        """The results of the same procedure with the other networks, the oracle included."""
         return tuple(other for other in self.survey.families if other is not self.found)
 
     @property
     def target(self) -> TargetSummary:
-        """What was measured against."""
+        """Summary of the target."""
         return self.survey.target
 
     @property
     def settings(self) -> Settings:
-        """How every cell was measured."""
+        """The settings that all cells share."""
         return self.survey.settings
 
     @property
@@ -157,7 +158,7 @@ class CheckResult(Record):
 
     @property
     def smallest_budget(self) -> Budget | None:
-        """The cheapest budget that suffices, or None."""
+        """The sufficient budget of fewest model calls, or None."""
         return self.found.smallest_budget
 
     @property
@@ -172,7 +173,7 @@ class CheckResult(Record):
 
     @property
     def blame(self) -> Blame | None:
-        """Whose fault a failure is, where that is known."""
+        """The part that causes a failure: `procedure`, `network`, `numerics`, or None."""
         return self.found.blame
 
     @property
@@ -182,7 +183,10 @@ class CheckResult(Record):
 
     @property
     def exit_code(self) -> int:
-        """0 representable, 1 not representable, also in a precision that was asked for, 3 else."""
+        """Exit code: 0 representable, 1 not representable, 3 inconclusive or not measured.
+
+        A family that is broken by numerics in a requested precision exits with 1.
+        """
         return self.found.exit_code
 
     def cell(self, budget: Budget) -> Cell:
@@ -190,7 +194,7 @@ class CheckResult(Record):
         return self.found.cell(budget)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data of the result schema: the survey's header, and the family's result."""
+        """JSON-ready data of the result schema: the survey's header and the family's result."""
         whole = self.survey.to_dict()
         del whole["families"]
         beside = [_family_data(other) for other in self.beside]
@@ -198,7 +202,7 @@ class CheckResult(Record):
 
 
 class CapacityError(CapcheckError):
-    """A required capacity was not shown (exit code 1, or 3 where the evidence is missing).
+    """Raised by `capcheck.require` if a capacity is refused (exit code 1) or undecided (3).
 
     Attributes:
         result: The check that failed.
@@ -210,7 +214,7 @@ class CapacityError(CapcheckError):
         self.exit_code = result.exit_code
 
 
-# What runs store for reports and later comparisons, and the result schema leaves out.
+# Fields that runs store for reports and later comparisons, and that the result schema leaves out.
 _TERMS = {"__all__": {"terms": True, "below": True, "above": True}}
 _CELL: dict[str, Any] = {"examples": True, "estimates": _TERMS}
 _MOVED: dict[str, Any] = _CELL | {"moved": _TERMS["__all__"], "precise": _TERMS}

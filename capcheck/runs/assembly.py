@@ -10,11 +10,16 @@ from collections.abc import Sequence
 
 from capcheck.core.budget import Budget
 from capcheck.core.version import __version__
-from capcheck.judging.family import failed, judge_family, unfit, without_blame
+from capcheck.judging.family import (
+    failed_result,
+    judge_family,
+    unsupported_result,
+    with_refusals_undecided,
+)
 from capcheck.judging.gap import Stages, gaps_of
 from capcheck.judging.numerics import judge_precision
 from capcheck.judging.sizes import capacity_curves
-from capcheck.judging.verdict import judge, smallest
+from capcheck.judging.verdict import judge, smallest_sufficient
 from capcheck.networks.kinds import FittedNetwork, PerturbedNetwork
 from capcheck.networks.perturbed import MEANINGS, PERTURBATIONS, Perturbation
 from capcheck.networks.rounded import Precision
@@ -70,10 +75,10 @@ class Assembly:
         if decided is not None:
             return decided
         if (reason := self._cells.unfit(entry.plan)) is not None:
-            return unfit(entry, reason)
+            return unsupported_result(entry, reason)
         total = len(self._settings.grid.budgets())
         lack = f"{total - len(self._held(entry.plan, 0))} of its {total} cells"
-        return failed(entry, f"{entry.plan.title} lacks {lack}; run the command again.")
+        return failed_result(entry, f"{entry.plan.title} lacks {lack}; run the command again.")
 
     def _decided(self, entry: FamilyEntry) -> FamilyResult | None:
         """The first look that decides, as the engine stops there; the last one if none does."""
@@ -103,7 +108,7 @@ class Assembly:
             ]
             found = found.model_copy(update=self._beside_oracle(entry, oracle, stages))
         if facts is not None and facts.fit is not None and facts.fit.failure is not None:
-            found = without_blame(found, facts.fit.failure)
+            found = with_refusals_undecided(found, facts.fit.failure)
         precisions = (
             self._in(precision, plan, look, found.cells, stages)
             for precision in settings.precisions
@@ -223,7 +228,7 @@ def sensitive_budget(found: FamilyResult) -> Budget:
     Of those of full length: tokens beyond the length are completed without the network.
     """
     full = [cell for cell in found.cells if cell.budget.length == found.cells[-1].budget.length]
-    return (smallest(full) or found.cells[-1]).budget
+    return (smallest_sufficient(full) or found.cells[-1]).budget
 
 
 def _slopes(cell: PerturbedCell) -> dict[str, Part]:

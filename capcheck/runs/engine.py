@@ -22,7 +22,7 @@ from capcheck.core.version import __version__, class_digest, code_digest
 from capcheck.diagnostics.witness import Observer
 from capcheck.divergences.reference import Reference
 from capcheck.judging.causes import has_floor
-from capcheck.judging.family import failed, unfit
+from capcheck.judging.family import failed_result, unsupported_result
 from capcheck.networks.kinds import PerturbedNetwork, RoundedNetwork
 from capcheck.networks.perturbed import PERTURBATIONS, NotPerturbed
 from capcheck.procedures.probe import AnyProbe
@@ -117,13 +117,13 @@ class Engine:
                 raise
             logger.info("%s cannot be measured: %s", entry.plan.title, error)
             self._cells.note(entry.plan, str(error))
-            return unfit(entry, str(error))
+            return unsupported_result(entry, str(error))
         except _CallersMistake as error:
             raise InputError(str(error)) from error
         except Exception as error:
             logger.exception("%s failed", entry.plan.title)
             if errors_are_results:
-                return failed(entry, _told(error))
+                return failed_result(entry, _told(error))
             if isinstance(error, InputError):  # nothing that the caller said is left to be wrong
                 raise CapcheckError(f"{entry.plan.title}: {error}") from error
             raise

@@ -1,6 +1,6 @@
-"""For those who add a family: `check_family` and what it is made of.
+"""Tests for authors of families: the conformance suite `check_family` and its parts.
 
-It may import every other folder; nothing but tests imports it.
+This folder may import every other folder; only tests import it.
 """
 
 from capcheck.testing.conformance import check_family

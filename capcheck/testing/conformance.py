@@ -1,8 +1,8 @@
-"""Conformance: checks that every family must pass, registered or not.
+"""The conformance suite checks that a family keeps the contract of `Probe`.
 
 `check_family(MyProbe())` runs a probe on small targets with several networks (see `networks`) on
-every device that is there, and raises at the first broken promise of `Probe`. As scikit-learn's
-`check_estimator`, it is for those who write a family; capcheck's own tests run the same checks.
+every available device, and raises at the first violation. It is meant for authors of families, like
+scikit-learn's `check_estimator`; capcheck's own tests run the same checks.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ TARGETS: Mapping[str, Target] = {
     "classes": from_spec("copy:tokens=4,symbols=3"),
     "one id": from_table(torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)),
 }
-"""Small targets of either kind of token, by name."""
-N_ROWS = 5  # sample rows of a run
+"""Small targets of both kinds of tokens, by name."""
+N_ROWS = 5  # number of sample rows of a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +56,10 @@ class Case:
     """A probe with a network on a target and a device.
 
     Attributes:
-        probe: The family's procedure.
-        target: Name of one of `TARGETS`.
-        network: Name of the network.
-        device: Of target and run.
+        probe: The probe to check.
+        target: Name of the target in `TARGETS`.
+        network: Name of the test network.
+        device: Device of target and run.
     """
 
     probe: AnyProbe
@@ -71,30 +71,33 @@ class Case:
         return f"{self.probe.family} on {self.target} with {self.network} on {self.device}"
 
     def procedure(self, *, given: Sequence[int] = ()) -> AnyProcedure:
-        """The procedure of the case.
+        """Makes the procedure of the case, in float64 on the CPU and in float32 elsewhere.
+
+        Args:
+            given: Indices of tokens that are known from the start.
 
         Raises:
-            UnfitError: The family has no oracle on such a target.
+            UnfitError: The family has no oracle on this target.
         """
         target = TARGETS[self.target]
         dtype = torch.float64 if self.device == "cpu" else torch.float32
         placed = target.to(device=self.device, dtype=dtype)
         procedure = Procedure.of(self.probe, placed, given=given)
         wrapper = wrapper_of(self.network, self.probe.signature)
-        return procedure.watched(procedure.oracle).wrapped(wrapper)
+        return procedure.with_trusted_network(procedure.oracle).wrapped(wrapper)
 
     def rng(self, seed: int = 0, first_row: int = 0) -> CounterRandomness:
-        """Random numbers of the case."""
+        """The random numbers of the case."""
         return CounterRandomness(seed, first_row=first_row, name="model", device=self.device)
 
 
 def devices() -> list[str]:
-    """The devices that are there."""
+    """The available devices."""
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 def cases_of(probe: AnyProbe) -> Iterator[Case]:
-    """Every case of a probe: targets whose tokens it takes and that it has an oracle on."""
+    """Yields every case of a probe: all targets on which it is defined and has an oracle."""
     for device in devices():
         for name, target in TARGETS.items():
             if target.spec.kind not in probe.kinds:
@@ -107,19 +110,19 @@ def cases_of(probe: AnyProbe) -> Iterator[Case]:
 
 
 def check_family(probe: AnyProbe) -> None:
-    """Check a family, which need not be registered.
+    """Checks that a family, registered or not, keeps the contract of `Probe`.
 
     Args:
-        probe: With its options.
+        probe: The probe of the family, with its options.
 
     Raises:
-        ProbeError: The first promise of `Probe` that it breaks, with the case.
+        ProbeError: The probe violates the contract; the sentence names the first violation.
     """
     cases = list(cases_of(probe))
     if not cases:
         raise ProbeError(
-            f"{probe.family}: kinds must let it take one of the small targets "
-            f"{', '.join(TARGETS)}, and its signature have an oracle there."
+            f"{probe.family}: its kinds must admit one of the small targets {', '.join(TARGETS)}, "
+            "and its signature must have an oracle there."
         )
     check_declaration(probe)
     for case in cases:
@@ -128,7 +131,7 @@ def check_family(probe: AnyProbe) -> None:
 
 
 def check_declaration(probe: AnyProbe) -> None:
-    """The facts that the class declares are among those that there are."""
+    """Checks that the class declares only values that exist, and consistent ones."""
     name = probe.family
     _require(probe.row in ROWS, f"{name}: row must be one of {', '.join(ROWS)}, got {probe.row!r}")
     _require(
@@ -151,9 +154,9 @@ def check_declaration(probe: AnyProbe) -> None:
 
 
 def check_states(case: Case) -> None:
-    """States are well formed, keep to the budget, and write what they move."""
+    """Checks that states are well formed, keep to the budget, and report what they change."""
     if case.network == "huge":
-        return  # see check_divergence
+        return  # its tokens may be infinite; check_divergence runs it
     procedure = case.procedure()
     spec, probe = procedure.spec, case.probe
     for budget in _some_budgets(spec.tokens):
@@ -191,7 +194,7 @@ def check_states(case: Case) -> None:
 
 
 def check_determinism(case: Case) -> None:
-    """A run depends on its seed and on nothing else, and its rows not on the batch."""
+    """Checks that a run depends on its seed only, and a row not on its batch."""
     if case.network != "oracle":
         return
     procedure = case.procedure()
@@ -214,7 +217,7 @@ def check_determinism(case: Case) -> None:
 
 
 def check_reads(case: Case) -> None:
-    """Budgets that differ along an axis that is not read make the same states and densities."""
+    """Checks that states and densities do not depend on an axis that `reads` leaves out."""
     if case.network != "oracle":
         return
     procedure = case.procedure()
@@ -243,7 +246,7 @@ def check_reads(case: Case) -> None:
 
 
 def check_snapshots(case: Case) -> None:
-    """Along an anytime axis a run at the largest budget holds every smaller one."""
+    """Checks that, along an anytime axis, the largest run contains every smaller run."""
     if case.network != "oracle":
         return
     procedure = case.procedure()
@@ -267,14 +270,14 @@ def check_snapshots(case: Case) -> None:
 
 
 def check_writes(case: Case) -> None:
-    """Exactly the tokens that an iteration says it wrote move when an answer is changed."""
+    """Checks the reported writes by interventions; see `require_honest`."""
     if case.network == "oracle" and case.target in ("modes", "table"):
         procedure = case.procedure()
         require_honest(procedure, Budget(length=procedure.spec.tokens, steps=2))
 
 
 def check_given(case: Case) -> None:
-    """Given tokens keep their values, are placed from the start, and the rest is filled in."""
+    """Checks that given tokens are placed and keep their values, and that the rest is placed."""
     N = TARGETS[case.target].spec.tokens
     if N == 1 or case.network == "huge":
         return
@@ -295,7 +298,7 @@ def check_given(case: Case) -> None:
 
 
 def check_density(case: Case) -> None:
-    """The log-density, where it is exact, is that of what a run samples."""
+    """Checks that the log-density, where it is exact, is that of the sampled law."""
     if case.network != "oracle" or case.device != "cpu":
         return
     procedure = case.procedure()
@@ -313,7 +316,7 @@ def check_density(case: Case) -> None:
 
 
 def check_forgetful(case: Case) -> None:
-    """A network's answer for known tokens means nothing."""
+    """Checks that the network's answers for known tokens have no effect."""
     if case.network != "forgetful":
         return
     oracle = Case(probe=case.probe, target=case.target, network="oracle", device=case.device)
@@ -326,7 +329,7 @@ def check_forgetful(case: Case) -> None:
 
 
 def check_divergence(case: Case) -> None:
-    """A network that diverges makes a run that ends, and draws that can be weighed."""
+    """Checks that a run with huge answers ends, and that divergences of its draws are computed."""
     if case.network != "huge":
         return
     procedure = case.procedure()
@@ -336,7 +339,7 @@ def check_divergence(case: Case) -> None:
     estimates = reference.estimates(ModelEvidence(samples=samples))
     _require(
         all(e.value is not None for e in estimates.values()),
-        f"{case}: draws must be weighed, however large they are",
+        f"{case}: divergences must be computed from draws of any size",
     )
 
 
@@ -360,7 +363,7 @@ def _some_budgets(tokens: int) -> list[Budget]:
 
 
 def _recorded(case: Case, procedure: AnyProcedure, budget: Budget, calls: Calls) -> list[State]:
-    """The states of a run that says what it writes."""
+    """The states of a run, after checking that they report all writes."""
     recorder = Recorder(case.probe.family, procedure.start(N_ROWS, case.rng()))
     states = []
     for state in procedure.run(budget, N_ROWS, case.rng(), calls=calls):

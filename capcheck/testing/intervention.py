@@ -1,9 +1,9 @@
-"""Intervention: does a procedure write what it says it writes?
+"""An intervention tests whether a procedure reports its writes truthfully.
 
-A trace is read off the probe's own statements, so these are checked by experiment. The run is made
-twice on the same random numbers, and in the second the network's answer for one token is changed in
-one call. In the iteration that made the call exactly the tokens that it says it wrote may move; and
-a token that it says it wrote again must move in some row, or it was not rewritten at all.
+The trace of a procedure relies on the writes that its states report. They are tested by experiment:
+the run is repeated on the same random numbers, with the network's answer for one token changed in
+one call. Then, in the iteration that makes the call, only tokens reported as written may change. A
+token that is reported as written again must also change in some row under some intervention.
 """
 
 from __future__ import annotations
@@ -24,17 +24,21 @@ from capcheck.networks.signatures import Wrapper
 from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import AnyProcedure
 
-SHIFT = 3.0  # change of a continuous answer, in token units
+SHIFT = 3.0  # change of an answer for a continuous token, in token units
 
 
 def require_honest(procedure: AnyProcedure, budget: Budget, *, n: int = 16, seed: int = 0) -> None:
-    """Raise ProbeError unless a procedure's states survive every intervention.
+    """Raises unless the states of a procedure report their writes truthfully.
 
     Args:
-        procedure: What is run.
-        budget: A small one: there is a run for every call and token.
-        n: Sample rows; a change that leaves a draw as it was in one row shows in another.
-        seed: Of all runs.
+        procedure: The procedure to test.
+        budget: Budget of the runs, which should be small: there is one run per call and token.
+        n: Number of sample rows; a change that has no effect in one row may have one in another.
+        seed: Seed of all runs.
+
+    Raises:
+        ProbeError: A token moved without being reported as written, or no change of the network's
+            answers moves a token that is reported as written again.
     """
     family = procedure.probe.family
     plain = _record(procedure, budget, n, seed)
@@ -45,7 +49,7 @@ def require_honest(procedure: AnyProcedure, budget: Budget, *, n: int = 16, seed
         for token in range(procedure.spec.tokens):
             other = _record(procedure, budget, n, seed, change=(call, token))
             if iteration == 0 or len(other.states) <= iteration:
-                continue  # made before the start, or in an iteration that no longer happened
+                continue  # the call came before the start, or its iteration no longer happens
             before, after = plain.states[iteration], other.states[iteration]
             moved = _differs(before.tokens, after.tokens)  # (n, N)
             if bool((moved & ~(before.written | after.written)).any()):
@@ -65,14 +69,14 @@ def require_honest(procedure: AnyProcedure, budget: Budget, *, n: int = 16, seed
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """States of a run, and the iteration in which each call of the network was made."""
+    """The states of a run, and the iteration of each call of the network."""
 
     states: list[State]
     iterations: list[int]
 
 
 class _Intervening(Wrapper):
-    """Notes in which iteration each call is made, and changes one answer."""
+    """Records the iteration of each call, and changes the answer of one call."""
 
     def __init__(
         self, states: list[State], change: tuple[int, int] | None, vocabulary: int
@@ -81,7 +85,7 @@ class _Intervening(Wrapper):
         self.iterations: list[int] = []
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer, or another one."""
+        """The network's answer, changed if this is the call to change."""
         answer = network(*shown)
         if self._change is not None and self._change[0] == len(self.iterations):
             answer = changed(answer, shown[0], self._change[1], self._vocabulary)
@@ -100,22 +104,22 @@ def _record(
     wrapper = _Intervening(states, change, procedure.spec.dim)
     rng = CounterRandomness(seed, name="model", device=procedure.spec.mean.device)
     for state in procedure.wrapped(wrapper).run(budget, n, rng):
-        states.append(state)  # the network asks how many there are
+        states.append(state)  # the wrapper reads the number of states during the run
     return _Run(states=states, iterations=wrapper.iterations)
 
 
 def changed(answer: Any, shown: Tensor, token: int, vocabulary: int) -> Any:
-    """The answer of a network, made another one for one token.
+    """Changes the answer of a network for one token.
 
     Args:
         answer: A token law; a tensor (n, N, d), or (n, N) integers; or energies (n,).
-        shown: The first argument that the network was shown.
-        token: The token whose answer to change.
-        vocabulary: Symbols of a categorical token.
+        shown: First argument of the call.
+        token: Index of the token.
+        vocabulary: Number of symbols of a categorical token.
     """
     if isinstance(answer, TokenLaw):
         return _changed_law(answer, token)
-    if answer.dim() == 1:  # an energy: another slope along the token, or other values of it
+    if answer.dim() == 1:  # an energy gets another slope along the token
         along = shown[:, token].reshape(len(shown), -1).to(answer).sum(1)
         return answer + SHIFT * along
     other = answer.clone()
@@ -137,6 +141,6 @@ def _changed_law(law: TokenLaw, token: int) -> TokenLaw:
 
 
 def _differs(a: Tensor, b: Tensor) -> Tensor:
-    """(n, N), where tokens are not the same."""
+    """(n, N) bool mask of the tokens that differ, where NaN counts as equal to NaN."""
     moved = (a != b) & ~(a.isnan() & b.isnan())
     return moved.flatten(2).any(2) if moved.dim() > 2 else moved

@@ -1,11 +1,11 @@
-"""Networks that are legal and wrong: a family's code must stand every one of them.
+"""Test networks that obey their signature, most with wrong answers that a family must cope with.
 
 | name | network |
 |---|---|
 | `oracle` | the optimum of the family's training objective |
-| `forgetful` | is wrong about every token that it is shown as known, and right elsewhere |
-| `huge` | answers in numbers of size 1e170 |
-| `float32` | computes and answers in single precision |
+| `forgetful` | the oracle with wrong answers for tokens that it is shown as known |
+| `huge` | the oracle with answers of size 1e170 |
+| `float32` | the oracle with arguments and answers rounded to single precision |
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from capcheck.networks.signatures import (
 
 NetworkName = Literal["oracle", "forgetful", "huge", "float32"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
-HUGE = 1e170  # the square of it is no floating-point number
-WRONG = 100.0  # token units by which a forgetful network is off
+HUGE = 1e170  # factor or shift of answers, whose square overflows float64
+WRONG = 100.0  # error of a forgetful network about known tokens, in token units
 
 
 def wrapper_of(name: NetworkName, signature: Signature[Any]) -> Wrapper:
-    """What makes that network of an oracle.
+    """The wrapper that turns an oracle into a test network.
 
     Args:
-        name: One of `NETWORKS`.
-        signature: Of the oracle.
+        name: Name of the test network.
+        signature: Signature of the oracle.
     """
     if name == "forgetful":
         return _Forgetful(signature)
@@ -45,13 +45,13 @@ def wrapper_of(name: NetworkName, signature: Signature[Any]) -> Wrapper:
 
 
 class _Forgetful(Wrapper):
-    """Is wrong about known tokens, of signatures that are asked for the unknown ones only."""
+    """Falsifies answers for known tokens, for signatures whose callers need only the others."""
 
     def __init__(self, signature: Signature[Any]) -> None:
         self._signature = signature
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer, but for known tokens."""
+        """The network's answer, falsified for known tokens."""
         answer = network(*shown)
         if isinstance(self._signature, TokenPredictorSignature):
             return _wrong_law(answer, shown[1])
@@ -69,10 +69,10 @@ def _wrong_law(law: TokenLaw, known: Tensor) -> TokenLaw:
 
 
 class _Huge(Wrapper):
-    """Answers in numbers of size 1e170."""
+    """Scales answers to numbers of size 1e170."""
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer, times 1e170; of laws of numbers, moved by as much."""
+        """The network's answer times 1e170; laws of continuous tokens are shifted by 1e170."""
         answer = network(*shown)
         if not isinstance(answer, TokenLaw):
             return answer * HUGE if answer.is_floating_point() else answer
@@ -83,9 +83,9 @@ class _Huge(Wrapper):
 
 
 class _Single(Wrapper):
-    """Computes and answers in single precision."""
+    """Rounds arguments and answers to single precision."""
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer to rounded tokens, rounded."""
+        """The network's answer to rounded arguments, rounded."""
         rounded = (cast(cast(x, torch.float32), x.dtype) for x in shown)
         return cast(network(*rounded), torch.float32)

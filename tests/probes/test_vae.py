@@ -43,7 +43,7 @@ def density(
 ) -> LogDensity:
     procedure = Procedure.of(VAE(**options), target)  # type: ignore[arg-type]
     if network is not None:
-        procedure = procedure.watched(network)
+        procedure = procedure.with_trusted_network(network)
     found = procedure.log_density(Budget(length=0, steps=1), x, CounterRandomness(9))
     assert isinstance(found, LogDensity)
     return found

@@ -218,14 +218,14 @@ def test_the_papers_table_stands_beside_what_was_measured(result: SurveyResult) 
 
 
 def test_floors_stand_with_their_causes(page: str, result: SurveyResult) -> None:
-    rows = table(outside_library(page), "What the floors come from")[1:]
+    rows = table(outside_library(page), "Causes of the floors")[1:]
     refused = [found for found in result.families if found.cells[-1].outcome == "not_representable"]
     assert [row[1] for row in rows] == [found.family for found in refused] == ["maskgit"]
     assert rows[0][0] == refused[0].failure == "wrong factorisation"
     assert rows[0][2] == refused[0].causes[0].sentence
     bare = tuple(found.model_copy(update={"causes": ()}) for found in result.families)
     without = outside_library(report_writer()(result.model_copy(update={"families": bare})))
-    assert table(without, "What the floors come from")[1][0] == "not found"
+    assert table(without, "Causes of the floors")[1][0] == "not found"
 
 
 def test_the_front_chart_shows_every_cell_once_and_each_front_as_a_staircase(

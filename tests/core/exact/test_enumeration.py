@@ -292,7 +292,9 @@ def test_confidence_order_is_biased_by_exactly_what_is_known(p: float, N: int) -
     # is placed when m are masked is a one only if all m draws are ones, p^m.
     probe = build_probe("maskgit", {"order": "confidence", "tokens_per_round": 1})
     procedure = Procedure.of(probe, from_table(torch.full((2,) * N, 0.5**N).double()))
-    law = procedure.watched(bernoulli(p)).exact_law(Budget(length=N, steps=1), routes=BRANCHING)
+    law = procedure.with_trusted_network(bernoulli(p)).exact_law(
+        Budget(length=N, steps=1), routes=BRANCHING
+    )
     assert isinstance(law, SequenceLaw)
     ones = float(law.probabilities @ torch.cat(list(sequences(2, N))).sum(1).double())
     assert ones == pytest.approx(sum(p**m for m in range(1, N + 1)), abs=1e-12)

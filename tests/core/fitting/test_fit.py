@@ -186,7 +186,7 @@ def test_an_affine_flow_keeps_the_negentropy_of_two_modes() -> None:
     h = -np.trapezoid(p * np.log(p), x)
     floor = 0.5 * math.log(2 * math.pi * math.e * 4.25) - h
     network: Any = fitted.network
-    found = procedure.watched(network).log_density(
+    found = procedure.with_trusted_network(network).log_density(
         ONE[0], torch.tensor(x)[:, None, None], CounterRandomness(0)
     )
     assert isinstance(found, LogDensity)

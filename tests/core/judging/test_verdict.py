@@ -11,7 +11,7 @@ from capcheck import Outcome, check, require
 from capcheck.core.budget import Budget
 from capcheck.divergences.estimate import GROUPS, Estimate, Term
 from capcheck.judging.scaling import measured_axes, worse_with_more
-from capcheck.judging.verdict import family_outcome, judge, smallest
+from capcheck.judging.verdict import family_outcome, judge, smallest_sufficient
 from capcheck.laws import MixtureOfGaussians, TokenLaw
 from capcheck.procedures.trace import Traces
 from capcheck.results.measurement import Cell, Measurement
@@ -155,7 +155,7 @@ def test_a_family_is_judged_over_its_grid() -> None:
     assert family_outcome(cells({(0, 1): bad, (1, 1): bad}))[0] is Outcome.NOT_REPRESENTABLE
     assert family_outcome(cells({(0, 1): bad, (1, 1): open_}))[0] is Outcome.INCONCLUSIVE
     assert family_outcome([])[0] is Outcome.INCONCLUSIVE
-    found = smallest(cells({(0, 1): bad, (1, 1): good, (2, 1): good}))
+    found = smallest_sufficient(cells({(0, 1): bad, (1, 1): good, (2, 1): good}))
     assert found is not None
     assert found.budget.length == 1
 

@@ -26,7 +26,7 @@ def classify(written: torch.Tensor) -> Traces:
     """Counts of the classes of (iterations, n, N) writes."""
     writes = Writes.none(written.shape[1], written.shape[2], torch.device("cpu"))
     for iteration, of_one in enumerate(written, start=1):
-        writes = writes.and_then(of_one, iteration)
+        writes = writes.with_iteration(of_one, iteration)
     return writes.traces()
 
 
