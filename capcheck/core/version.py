@@ -45,7 +45,7 @@ def class_digest(cls: type) -> str:
             continue
         if found is not None and Path(found).is_file():
             files.add(Path(found))
-    return _digest(sorted(files))
+    return _digest(sorted(files, key=lambda file: (file.name, file.read_bytes())))
 
 
 def _digest(files: Iterable[Path]) -> str:

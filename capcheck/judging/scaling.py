@@ -94,8 +94,9 @@ def worse_with_more(
         )
         for name, tolerance in tolerances.items()
         for cell in earlier
-        if {cell.estimates[name].kind, last.estimates[name].kind} <= {"estimate", "exact"}
-        and last.estimates[name].kind != "exact"  # estimates below an exact value are noise
+        # An estimate below an exact value may be noise; two exact values may be compared.
+        if (cell.estimates[name].kind, last.estimates[name].kind)
+        in (("estimate", "estimate"), ("exact", "estimate"), ("exact", "exact"))
     }
     looks = sum(map(len, drops.values()))
     for (name, budget), found in drops.items():

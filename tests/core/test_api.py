@@ -193,7 +193,7 @@ def test_numpy_numbers_are_numbers(three: ProductMixture) -> None:
     assert found.settings.grid.lengths == (0, 1, 2)
 
 
-def test_a_network_that_breaks_is_inconclusive(three: ProductMixture) -> None:
+def test_a_network_that_breaks_is_refused(three: ProductMixture) -> None:
     oracle = TokenPredictorSignature().oracle(three)
 
     def breaks(tokens: torch.Tensor, known: torch.Tensor) -> TokenLaw:
@@ -204,8 +204,10 @@ def test_a_network_that_breaks_is_inconclusive(three: ProductMixture) -> None:
         return law if bool(known.any()) and len(tokens) > 100 else oracle(tokens, known)
 
     found = check("gpt", three, network=breaks, lengths=[2, 3], steps=[1], samples=200)
-    assert found.outcome is Outcome.INCONCLUSIVE
-    assert "samples are not finite" in found.cells[0].estimates["mmd"].method
+    assert found.outcome is Outcome.NOT_REPRESENTABLE
+    lost = found.cells[0].estimates["wasserstein"]
+    assert lost.value == math.inf
+    assert "200 of 200" in lost.method
 
 
 def test_samples_that_contradict_the_density_are_caught(
