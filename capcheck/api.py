@@ -197,13 +197,13 @@ def require(
     """Check a family as `check` does, and raise an error unless it is representable.
 
     Args:
-        family: As for `check`.
-        target: As for `check`.
-        options: As for `check`.
-        network: As for `check`.
-        objective: As for `check`.
-        fit_steps: As for `check`.
-        fit_seconds: As for `check`.
+        family: See `check`.
+        target: See `check`.
+        options: See `check`.
+        network: See `check`.
+        objective: See `check`.
+        fit_steps: See `check`.
+        fit_seconds: See `check`.
         **run: See `RunOptions`.
 
     Raises:

@@ -54,7 +54,8 @@ class CellKey:
             "settings": settings.to_json(dict.fromkeys(left_out, True)),
             "divergences": sorted(settings.tolerances),
         }
-        if self.plan.network.kind not in ("rounded", "perturbed"):  # those are never diagnosed
+        # Cells of rounded and perturbed networks are never diagnosed.
+        if self.plan.network.kind not in ("rounded", "perturbed"):
             largest = self.budget == settings.grid.largest
             facts["diagnose"] = settings.diagnose if largest else ()
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -76,7 +76,7 @@ class MaskGIT(Probe[TokenPredictor]):
     ] = "random"
     temperature: Annotated[
         float,
-        Field(ge=0, allow_inf_nan=False, description="Gumbel noise on the confidence"),
+        Field(ge=0, allow_inf_nan=False, description="scale of the confidence's noise"),
     ] = 0.0
 
     @property

@@ -260,7 +260,7 @@ def _log_density_of_block(p: Tensor, drafts: Sequence[Tensor], rounds: int) -> T
     log_F = [[p.new_zeros(len(p))] * (b + 1) for _ in range(rounds + 1)]
     for r in range(1, rounds + 1):
         for j in range(b):
-            q = torch.cat([p[:, : j + 1], drafts[j][:, j + 1 :]], 1)  # the first is p itself
+            q = torch.cat([p[:, : j + 1], drafts[j][:, j + 1 :]], 1)  # q_j = p_j
             excess = torch.where(p > q, p + torch.log1p(-(q - p).exp()), -torch.inf)
             accepted = p.new_zeros(len(p))
             paths = []

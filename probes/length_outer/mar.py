@@ -123,7 +123,7 @@ class MAR(Probe[Denoiser]):
         rank, noise = self._draws(spec, start.n, rng)
         x = start.filled(noise).tokens
         for r in range(F):
-            token = rank == r  # one in each row
+            token = rank == r  # one token in each row
 
             def own(
                 y: Tensor, t: Tensor, x: Tensor = x, token: Tensor = token, r: int = r
