@@ -1,6 +1,8 @@
-"""The Python interface: `check` one family, `survey` many, `require` a capacity.
+"""The Python interface of capcheck: `check`, `survey`, `require` and `report`.
 
-All three take the same keywords; a survey is a check of each family on the same draws.
+`check` measures one family on one target, `survey` measures several families on the same draws of
+the target, and `require` raises an error unless a family is representable. These three take the
+keywords of `RunOptions`; `report` writes a result to a file.
 """
 
 from __future__ import annotations
@@ -32,15 +34,15 @@ from capcheck.targets.target import Target
 
 __all__ = ["check", "report", "require", "survey"]
 
-FIT_STEPS = 2000
-SURVEY_FIT_STEPS = 500
-QUICK_FIT_STEPS = 150
-NEAR_ORACLE = "mlp:width=128,depth=3"
+FIT_STEPS = 2000  # default number of optimiser steps of a fit in `check` and `require`
+SURVEY_FIT_STEPS = 500  # the same in `survey`
+QUICK_FIT_STEPS = 150  # the same in `capcheck survey --quick`
+NEAR_ORACLE = "mlp:width=128,depth=3"  # architecture fitted by default (`Probe.near_oracle`)
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def _with_run_options(function: FunctionT) -> FunctionT:
-    """Show every keyword of `RunOptions` in the signature and the docstring of a function."""
+    """Add every keyword of `RunOptions` to the signature and the docstring of a function."""
     own = inspect.signature(function)
     hints = typing.get_type_hints(RunOptions)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -74,25 +76,28 @@ def check(
     """Measure whether a family's procedure can produce a target, and at which budget.
 
     Args:
-        family: Name of a registered family, or a `Probe` that need not be registered.
-        target: What it should produce.
-        options: Options of a family that is named, as values or text; a probe has its own.
-        network: What to measure in the oracle's place, beside the oracle: an architecture
-            (`mlp:width=128,depth=3`, `transformer:width=64,depth=2`), a function of a signature and
-            a spec that returns a module (`package.module:factory`), or a network of the probe's
-            signature; several for a capacity curve.
-        objective: What networks are fitted to: the `oracle`, the target `end_to_end` through the
-            procedure at its one budget, or `none` for networks as they are. By default those with
-            a name are fitted to the oracle, and an object is taken as it is.
-        fit_steps: Steps of each fit, at least 1; 2,000 by default. A fit of some steps is the same
-            on every CPU.
-        fit_seconds: Time of each fit in place of a number of steps, above 0. How far a fit comes
-            within it depends on the machine, and on how busy it is.
+        family: Name of a registered family, or a `Probe`, which need not be registered.
+        target: The law that the family should produce.
+        options: Options of a family given by its name, as values or as text. A `Probe` already has
+            its options.
+        network: One network to measure beside the oracle, or several for a capacity curve. Each is
+            the name of an architecture (`mlp:width=128,depth=3`, `transformer:width=64,depth=2`),
+            the name of a function that takes a signature and a spec and returns a module
+            (`package.module:factory`), or an object that can be called with the arguments of the
+            probe's signature.
+        objective: Objective that networks are fitted to: the answers of the `oracle`, or the target
+            through the whole procedure at its one budget (`end_to_end`). With `none`, networks are
+            measured as they are. By default a network given by its name is fitted to the oracle,
+            and an object is measured as it is.
+        fit_steps: Number of optimiser steps of each fit, at least 1; 2,000 by default. A fit with a
+            number of steps gives the same network on every CPU.
+        fit_seconds: Duration of each fit in seconds, above 0, in place of a number of steps. The
+            number of steps made then depends on the speed and the load of the machine.
         **run: See `RunOptions`.
 
     Raises:
-        InputError: Something was asked for that is not possible; the sentence says what.
-        ProbeError: A family of a third party raised, or broke the contract of `Probe`.
+        InputError: An argument is not possible; the message names it and the rule that it breaks.
+        ProbeError: A third party's family raised an exception, or broke the contract of `Probe`.
 
     Example:
         >>> from capcheck import check, targets
@@ -116,10 +121,10 @@ def check(
         )
     if not networks and (objective, fit_seconds, fit_steps) != (None, None, None):
         raise InputError(
-            "objective, fit_seconds and fit_steps are of networks, and none is named; give one as "
+            "objective, fit_seconds and fit_steps need a network to fit, got none; give one as "
             "network."
         )
-    fits = _fits(FIT_STEPS, fit_seconds, fit_steps)
+    fits = _fit_limits(FIT_STEPS, fit_seconds, fit_steps)
     candidates = _candidates(probe, networks, objective, fits)
     return CheckResult.of(Engine(target, candidates, run).run(errors_are_results=False))
 
@@ -137,31 +142,34 @@ def survey(
 ) -> SurveyResult:
     """Measure several families on one target.
 
-    A family that cannot take such tokens, or that fails, is listed with the reason. Families whose
-    oracles say little of what can be trained (`Probe.near_oracle`) are also measured with a fitted
-    network.
+    A family that is not defined for the target's tokens, or that fails, is listed in the result
+    with the reason. Families whose oracles say little about trained networks (`Probe.near_oracle`)
+    are measured with a fitted network as well, unless tokens are given.
 
     Args:
-        target: What they should produce.
-        families: Names of registered families, or `Probe` objects; all registered ones by default.
-        options: Options of families that are named, by family.
-        network: Names of networks to fit for every family, or `none` for no family.
-        fit_steps: Steps of each fit, at least 1; 500 by default.
-        fit_seconds: Time of each fit in place of a number of steps, above 0.
+        target: The law that the families should produce.
+        families: Names of registered families, or `Probe` objects; all registered families by
+            default.
+        options: Options of the families given by their names, as one mapping per family name.
+        network: Names of networks to fit for every family, or `none` to fit none at all.
+        fit_steps: Number of optimiser steps of each fit, at least 1; 500 by default.
+        fit_seconds: Duration of each fit in seconds, above 0, in place of a number of steps.
         **run: See `RunOptions`.
 
     Raises:
-        InputError: Something was asked for that is not possible; the sentence says what.
+        InputError: An argument is not possible; the message names it and the rule that it breaks.
     """
     chosen = list(registered() if families is None else families)
     names = [one.family if isinstance(one, Probe) else one for one in chosen]
     options = dict(options or {})
     for name in options:
         if name not in names:
-            raise InputError(f"options name {name!r}, which is not surveyed; it is not in {names}.")
+            raise InputError(f"options name {name!r}, which is not one of the families {names}.")
     if not isinstance(network, str) and "none" in (network or ()):
-        raise InputError(f"network none goes alone, got {list(network or ())}; leave it out.")
-    fits = _fits(SURVEY_FIT_STEPS, fit_seconds, fit_steps)
+        raise InputError(
+            f"network none excludes other networks, got {list(network or ())}; leave it out."
+        )
+    fits = _fit_limits(SURVEY_FIT_STEPS, fit_seconds, fit_steps)
     candidates: dict[str, Candidate] = {}
     for one, name in zip(chosen, names, strict=True):
         probe = _probe(one, options.get(name))
@@ -186,22 +194,22 @@ def require(
     fit_seconds: float | None = None,
     **run: Unpack[RunOptions],
 ) -> CheckResult:
-    """Like `check`, but raise unless the family is representable.
+    """Check a family as `check` does, and raise an error unless it is representable.
 
     Args:
-        family: As for `check`.
-        target: As for `check`.
-        options: As for `check`.
-        network: As for `check`.
-        objective: As for `check`.
-        fit_steps: As for `check`.
-        fit_seconds: As for `check`.
+        family: See `check`.
+        target: See `check`.
+        options: See `check`.
+        network: See `check`.
+        objective: See `check`.
+        fit_steps: See `check`.
+        fit_seconds: See `check`.
         **run: See `RunOptions`.
 
     Raises:
-        CapacityError: It is not representable, or not in a precision that was asked for, or the
-            evidence is missing.
-        InputError: Something was asked for that is not possible; the sentence says what.
+        CapacityError: The family is not representable, or not in one of the precisions asked for,
+            or the evidence is inconclusive.
+        InputError: An argument is not possible; the message names it and the rule that it breaks.
     """
     result = check(
         family,
@@ -224,22 +232,22 @@ def require(
 
 
 def report(result: SurveyResult | CheckResult, path: str | Path, *, kind: str = "html") -> Path:
-    """Write the report of a result to a file; returns its path.
+    """Write the report of a result to a file, and return the path of the file.
 
     Args:
-        result: Of `survey` or `check`.
-        path: Of the file.
+        result: Result of `survey`, `check` or `require`.
+        path: Path of the file to write.
         kind: Name of a registered report writer.
 
     Raises:
-        InputError: There is no such writer, or the file cannot be written.
+        InputError: There is no report writer of that name, or the file cannot be written.
     """
     survey = result.survey if isinstance(result, CheckResult) else result
     return write_atomically(Path(path), report_writer(kind)(survey))
 
 
 def _probe(family: str | AnyProbe, options: Mapping[str, Any] | None) -> AnyProbe:
-    """The probe that is meant."""
+    """Build the probe of a family given by its name, or return the given probe."""
     if isinstance(family, str):
         return build_probe(family, options)
     if not isinstance(family, Probe):
@@ -249,14 +257,14 @@ def _probe(family: str | AnyProbe, options: Mapping[str, Any] | None) -> AnyProb
         )
     if options:
         raise InputError(
-            f"options are for families that are named, got {dict(options)} with a Probe; give them "
+            f"options must be left out when family is a Probe, got {dict(options)}; give them "
             f"to {type(family).__name__}."
         )
     return family
 
 
 def _networks(network: Named | Sequence[Named] | None) -> list[Named]:
-    """What was named, each name once."""
+    """The networks as a list in which each name stands once."""
     if network is None:
         return []
     if isinstance(network, str) or not isinstance(network, Sequence):
@@ -268,8 +276,8 @@ def _networks(network: Named | Sequence[Named] | None) -> list[Named]:
     return found
 
 
-def _fits(default: int, seconds: float | None, steps: int | None) -> dict[str, Any]:
-    """What limits a fit, as fields of a `FittedNetwork`."""
+def _fit_limits(default: int, seconds: float | None, steps: int | None) -> dict[str, Any]:
+    """The limit of every fit, as a field of `FittedNetwork`: `steps` or `seconds`."""
     if seconds is None:
         return {"steps": default if steps is None else require_count("fit_steps", steps)}
     if steps is not None:
@@ -285,13 +293,13 @@ def _candidates(
     objective: Objective | Literal["none"] | None,
     fits: Mapping[str, Any],
 ) -> list[Candidate]:
-    """A probe with its oracle and with each of the networks."""
+    """The candidates of one probe: with its oracle, and with each of the networks."""
     known = (*get_args(Objective), "none", None)
     if objective not in known:
         hint = near(str(objective), [str(name) for name in known[:-1]])
         raise InputError(f"objective {objective!r} is unknown; {hint}")
     entry = FamilyEntry.of(probe)
-    kind_of = functools.partial(_kind, objective=objective, fits=fits)
+    kind_of = functools.partial(_network_kind, objective=objective, fits=fits)
     return [
         Candidate(probe=probe, entry=entry),
         *(
@@ -301,10 +309,10 @@ def _candidates(
     ]
 
 
-def _kind(
+def _network_kind(
     network: Named, *, objective: Objective | Literal["none"] | None, fits: Mapping[str, Any]
 ) -> NetworkKind:
-    """A network as a value of a plan."""
+    """Describe a network as the plan of a family records it."""
     by_name = isinstance(network, str)
     name = network if isinstance(network, str) else "given"
     to: Objective | Literal["none"] = objective or ("oracle" if by_name else "none")

@@ -1,20 +1,23 @@
-"""Names for authors of families: all that a new family imports, in one place.
+"""The stable interface for authors of families: every name that a new family needs to import.
 
-These names, and their meaning, stay what they are between minor versions; other modules may move.
+The names in this module keep their meaning between minor versions; other modules may move. They
+are:
 
-- a family: `Probe`, `State`, `Row`, `Suspect`, `OPTIONS`, and `Groupwise` with `Group` for those
-  that draw groups of tokens one after the other;
-- what it is told and what it answers: `SequenceSpec`, `Kind`, `Budget`, `Axis`, `Randomness`,
-  `LogDensity`, `Unavailable`, and `UnfitError` where it is not defined for such tokens;
-- its network: a signature (`TokenPredictorSignature`, ..., or a `Signature` of its own) and the
-  protocol of what is called (`TokenPredictor`, ...), with `Wrapper` around it;
-- the laws that networks of tokens return: `TokenLaw`, `Categorical`, `MixtureOfGaussians`, and
-  `log_table` for the log-probabilities of categorical ones;
-- noise: `NoisePath`, `PATHS` by `PathName`;
-- `build_probe`, which makes a registered family with its options.
+- for the family itself: `Probe`, `State`, `Row`, `Suspect`, `OPTIONS`, and `Groupwise` with `Group`
+  for families that draw groups of tokens one after the other;
+- for its arguments and answers: `SequenceSpec`, `Kind`, `Budget`, `Axis`, `Randomness`,
+  `LogDensity`, `Unavailable`, and the error `UnfitError` for targets that the family is not defined
+  for;
+- for its network: the signatures (`TokenPredictorSignature` and others, or a subclass of
+  `Signature`), the protocols of the networks (`TokenPredictor` and others), and `Wrapper` for code
+  that stands around a network;
+- for the laws of tokens that networks return: `TokenLaw`, `Categorical`, `MixtureOfGaussians`, and
+  `log_table`, which reads the log-probabilities of a categorical law;
+- for noise: `NoisePath`, and `PATHS`, the noise paths by their `PathName`;
+- for registered families: `build_probe`, which makes one of them with its options.
 
-A family is tried with `capcheck.check(MyFamily(), target)`, and held to its promises by
-`capcheck.testing.check_family`.
+`capcheck.check(MyFamily(), target)` measures a new family without registering it, and
+`capcheck.testing.check_family` tests the family against the contract of `Probe`.
 """
 
 from capcheck.core.budget import Axis, Budget

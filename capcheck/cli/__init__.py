@@ -1,4 +1,4 @@
-"""The command line, one file for each command; tables, progress and failures beside them.
+"""The command line: one file for each command, and files for tables, progress and failures.
 
-It imports `api` and every folder below; nothing imports it.
+This folder may import `api` and every folder below; no other folder imports it.
 """

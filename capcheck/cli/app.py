@@ -1,7 +1,8 @@
-"""The command line: `families`, `targets`, `check`, `survey` and `report`.
+"""The command `capcheck` with its subcommands `families`, `targets`, `check`, `survey`, `report`.
 
-Exit codes: 0 as expected, 1 not representable, 2 usage or spec error, 3 inconclusive, 4 internal
-failure. With `--json` standard output holds the result schema and nothing else.
+Exit codes are 0 for success, 1 for not representable, 2 for wrong use or bad input, 3 for
+inconclusive, and 4 for an internal failure. With `--json` standard output holds the result schema
+and nothing else.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ for command in (families, targets, check, survey, report):
 
 
 def main() -> None:
-    """Run the command line; every failure is one sentence and its exit code."""
+    """Run the command line; a failure prints one sentence and sets the exit code."""
     session, stdout = Session(), sys.stdout
     sys.stdout = QuietStream(stdout)
     try:
@@ -47,12 +48,15 @@ def main() -> None:
         fail(error, session)
     finally:
         sys.stdout = stdout
-        _let_go()
+        _flush_or_discard()
     sys.exit(code)
 
 
-def _let_go() -> None:
-    """Keep the interpreter from complaining, at its end, of a reader that went away."""
+def _flush_or_discard() -> None:
+    """Flush standard output, or redirect it to the null device if its reader has closed it.
+
+    The interpreter would otherwise print a warning when it flushes the stream at exit.
+    """
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""The catalogue: families in the paper's groups, the card of one, and built-in targets."""
+"""The catalogue: tables of families and of built-in targets, and the card of one family."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from capcheck.results.family import FamilyResult
 from capcheck.targets.specs import BUILT_IN, parameters
 
 _Member = TypeVar("_Member", type[AnyProbe], FamilyResult)
-_BEYOND = "+"  # behind the name of a family that the paper's table does not have
+_NOT_IN_PAPER = "+"  # mark after the name of a family that the paper's table does not list
 
 
 def grouped(members: Iterable[_Member]) -> list[tuple[Row, list[_Member]]]:
-    """Members by their row of the paper's table, in its order; rows without any are left out."""
+    """Group members by row of the paper's table, in the table's order, without empty rows."""
     members = list(members)
     groups = [(row, [member for member in members if member.row == row]) for row in ROWS]
     return [(row, group) for row, group in groups if group]
 
 
 def heading(row: Row) -> str:
-    """The row's title, as markup."""
+    """The title of a row of the paper's table, as markup."""
     return f"[bold]{ROW_TITLES[row]}[/bold]"
 
 
 def named(family: str, member: type[AnyProbe] | FamilyResult) -> str:
-    """The family's name, marked if it is beyond the paper's table."""
-    return f"  {family}" if member.in_paper else f"  {family} {_BEYOND}"
+    """The name of a family, with a mark if the paper's table does not list the family."""
+    return f"  {family}" if member.in_paper else f"  {family} {_NOT_IN_PAPER}"
 
 
 def caption(members: Iterable[type[AnyProbe] | FamilyResult]) -> str | None:
-    """What the mark means, if any member bears it."""
-    beyond = any(not member.in_paper for member in members)
-    return f"{_BEYOND} not in the paper's table" if beyond else None
+    """The meaning of the mark, or None if no member has it."""
+    marked = any(not member.in_paper for member in members)
+    return f"{_NOT_IN_PAPER} not in the paper's table" if marked else None
 
 
 def targets_table() -> Table:
-    """The built-in targets with what each takes."""
+    """A table of the built-in targets with their parameters."""
     table = Table("target", "law", "parameters")
     for name in BUILT_IN:
         lines = [
-            f"{key}={_spelled(default)}  [dim]{text}[/dim]"
+            f"{key}={_as_text(default)}  [dim]{text}[/dim]"
             for key, (default, text) in parameters(name).items()
         ]
         law = (BUILT_IN[name].__doc__ or "").splitlines()[0]
@@ -57,15 +57,15 @@ def targets_table() -> Table:
     return table
 
 
-def _spelled(default: Any) -> str:
+def _as_text(default: Any) -> str:
     if default is None:
         return "none"
     return ("yes" if default else "no") if isinstance(default, bool) else str(default)
 
 
 def families_table(probes: Sequence[type[AnyProbe]]) -> Table:
-    """Name, tokens and first line of every family, in the paper's groups."""
-    table = Table("family", "tokens", "what it does", caption=caption(probes))
+    """A table of the families with their tokens and procedures, in the paper's groups."""
+    table = Table("family", "tokens", "procedure", caption=caption(probes))
     for row, members in grouped(probes):
         table.add_row(heading(row))
         for probe in members:
@@ -76,7 +76,7 @@ def families_table(probes: Sequence[type[AnyProbe]]) -> Table:
 
 
 def family_card(probe: AnyProbe) -> RenderableType:
-    """All there is to know of a family before it runs: its docstring, its options, its suspects."""
+    """The card of a family: its module docstring, its options and its suspected causes."""
     title, facts = _docstring(sys.modules[type(probe).__module__].__doc__ or "")
     place = ROW_TITLES[probe.row]
     if not probe.in_paper:
@@ -96,7 +96,7 @@ def family_card(probe: AnyProbe) -> RenderableType:
 
 
 def _docstring(text: str) -> tuple[str, list[tuple[str, str]]]:
-    """First line and the `Label: text` entries of a module docstring, wrapped lines joined."""
+    """The first line and the `Label: text` entries of a module docstring, with lines joined."""
     first, _, rest = text.strip().partition("\n")
     entries: list[tuple[str, str]] = []
     for line in filter(None, map(str.strip, rest.splitlines())):
@@ -111,20 +111,20 @@ def _docstring(text: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _options_table(probe: AnyProbe, options: Mapping[str, FieldInfo]) -> Table:
-    table = Table("--option", "values", "default", "what it is")
+    table = Table("--option", "values", "default", "meaning")
     for name, field in options.items():
         default = getattr(probe, name)
         table.add_row(
             name,
             escape(option_values(field)),
-            "none" if default is None else _spelled(default),
+            _as_text(default),
             escape(field.description or ""),
         )
     return table
 
 
 def option_values(field: FieldInfo) -> str:
-    """What an option of a probe takes, in words: its type, its choices and its range."""
+    """The values of a probe's option in words: its type, its choices and its range."""
     kinds = _alternatives(field.annotation)
     named = [_kind(kind, field.metadata) for kind in kinds if kind is not NoneType]
     text = ", or ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
@@ -132,13 +132,13 @@ def option_values(field: FieldInfo) -> str:
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    """The members of a union, or the type by itself."""
+    """The members of a union type, or the type itself if it is no union."""
     united = isinstance(annotation, UnionType) or get_origin(annotation) is Union
     return list(get_args(annotation)) if united else [annotation]
 
 
 def _kind(kind: Any, rules: Sequence[Any]) -> str:
-    """One type in words, with the range that its rules give it."""
+    """One type in words, with the range that its rules set."""
     if get_origin(kind) is Annotated:
         kind, *rules = get_args(kind)
         rules = [rule for own in rules for rule in getattr(own, "metadata", [own])]

@@ -1,4 +1,4 @@
-"""`capcheck check`: one family on one target."""
+"""`capcheck check`: measures one family on one target."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from capcheck.procedures.registry import probe_class
     "options",
     type=Pairs(),
     multiple=True,
-    help="Set the family's own options, as in solver=heun; see `capcheck families NAME`.",
+    help="Set options of the family, as in solver=heun; see `capcheck families NAME`.",
 )
 @with_options(TARGET)
 @with_options(BUDGETS)
@@ -45,8 +45,8 @@ from capcheck.procedures.registry import probe_class
     "networks",
     "--objective",
     type=click.Choice(["oracle", "end_to_end", "none"]),
-    help="Fit networks to the oracle's answers, to the target through the procedure at one budget, "
-    "or not at all (your weights as they are).  [default: oracle]",
+    help="Fit networks to the oracle's answers (oracle), to the target through the procedure at "
+    "one budget (end_to_end), or not at all (none: your weights as they are).  [default: oracle]",
 )
 @with_options(fits(f"{api.FIT_STEPS}"))
 @with_options(EVIDENCE)
@@ -62,7 +62,7 @@ def check(
     **given: Any,
 ) -> None:
     """Check whether one family can produce a target, and at which budget."""
-    probe_class(family)  # an unknown name fails before the data is read
+    probe_class(family)  # an unknown name must fail before the data are read
     target = target_of(given)
     with live_progress() as progress:
         result = api.check(

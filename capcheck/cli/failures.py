@@ -1,4 +1,4 @@
-"""Failures at the shell: one sentence and an exit code, or a traceback where it was asked for."""
+"""Failures at the shell: one sentence and an exit code, after a traceback with --debug."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from capcheck.core.errors import CapcheckError, near
 
 @dataclass
 class Session:
-    """What one call of the command line was asked for.
+    """State of one call of the command line.
 
     Attributes:
         debug: Whether to show the traceback of a failure.
@@ -25,13 +25,13 @@ class Session:
 
 
 def debugging(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    """Switch tracebacks on."""
+    """Switch tracebacks on; the callback of the option --debug."""
     if value:
         ctx.ensure_object(Session).debug = True
 
 
 def fail(error: BaseException, session: Session) -> NoReturn:
-    """End the process with a sentence about an error, and its exit code."""
+    """Print a sentence about an error, and end the process with the exit code of the error."""
     if session.debug:
         traceback.print_exception(error)
     if isinstance(error, CapcheckError):
@@ -48,30 +48,31 @@ def fail(error: BaseException, session: Session) -> NoReturn:
 
 
 class QuietStream:
-    """A text stream whose reader may go away, as in `capcheck survey | head`.
+    """A text stream whose reader may close it, as in `capcheck survey | head`.
 
-    What is written then is lost, and the command goes on to its own exit code.
+    Text that is written to a closed stream is dropped, so that the command still ends with its own
+    exit code.
 
     Args:
-        stream: What is written to.
+        stream: Stream to write to.
     """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._gone = False
+        self._closed = False
 
     def write(self, text: str) -> int:
-        """Write, unless nobody reads any more."""
-        if not self._gone:
+        """Write text, unless the reader has closed the stream."""
+        if not self._closed:
             try:
                 self._stream.write(text)
                 self._stream.flush()
             except BrokenPipeError:
-                self._gone = True
+                self._closed = True
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, since `write` flushes."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -1,4 +1,4 @@
-"""`capcheck families`: the families, or the card of one."""
+"""`capcheck families`: lists the families, or shows the card of one family."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from capcheck.procedures.registry import families as registered
 @click.command()
 @click.argument("name", required=False)
 def families(name: str | None) -> None:
-    """List the families, or show the card of one."""
+    """List the families, or show the card of one family."""
     if name is None:
         output().print(families_table([probe_class(family) for family in registered()]))
         return

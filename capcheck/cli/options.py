@@ -1,4 +1,4 @@
-"""Options of the command line: their types, and the groups that `--help` shows them in."""
+"""Options of the command line: their types, their groups in `--help`, and their values."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from capcheck.runs.options import Progress, RunOptions
 from capcheck.targets.specs import from_spec
 from capcheck.targets.target import Target
 
-DRAWS = 2000  # draws of target and model in every cell
+DRAWS = 2000  # default number of draws of the target and of the model in every cell
 
 Decorator = Callable[[Any], Any]
 
 
 class WholeNumbers(click.ParamType[Any]):
-    """Comma-separated whole numbers."""
+    """The type of options that take comma-separated whole numbers."""
 
     name = "n,n,..."
 
@@ -41,7 +41,7 @@ class WholeNumbers(click.ParamType[Any]):
 
 
 class GridShape(click.ParamType[Any]):
-    """Rows x columns."""
+    """The type of the option --grid, which takes rows x columns."""
 
     name = "RxC"
 
@@ -54,7 +54,7 @@ class GridShape(click.ParamType[Any]):
 
 
 class Pairs(click.ParamType[Any]):
-    """key=value pairs, separated by commas."""
+    """The type of options that take key=value pairs, separated by commas."""
 
     name = "key=value"
 
@@ -73,13 +73,13 @@ class Pairs(click.ParamType[Any]):
 
 
 class _GroupedOption(click.Option):
-    """An option that `--help` shows in a group."""
+    """An option that `--help` shows under the heading of a group."""
 
     group = "other"
 
 
 class GroupedCommand(click.Command):
-    """A command whose `--help` shows options in groups."""
+    """A command whose `--help` shows its options in groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group, in the order in which the groups first appear."""
@@ -95,7 +95,7 @@ class GroupedCommand(click.Command):
 
 
 def grouped(group: str, *names: str, **facts: Any) -> Decorator:
-    """An option in a group; the arguments are those of `click.option`."""
+    """A decorator that adds an option to a group; other arguments are those of `click.option`."""
     cls = type("Option", (_GroupedOption,), {"group": group})
     return click.option(*names, cls=cls, **facts)
 
@@ -117,14 +117,14 @@ TARGET: Sequence[Decorator] = (
         "--data",
         metavar="FILE",
         help="Read rows from a .npy, .npz, .csv, .parquet, .pt, .safetensors or .txt file or a "
-        f"folder of images, or take one of {', '.join(NAMED)}.",
+        f"folder of images, or use one of {', '.join(NAMED)}.",
     ),
     grouped(
         "data",
         "--target",
         "spec",
         metavar="SPEC",
-        help="Take a built-in law, such as parity:6, in place of data; see `capcheck targets`.",
+        help="Use a built-in law, such as parity:6, in place of data; see `capcheck targets`.",
     ),
     grouped(
         "data",
@@ -136,13 +136,13 @@ TARGET: Sequence[Decorator] = (
         "data",
         "--token-dim",
         type=click.IntRange(1),
-        help="Take this many numbers as one token.  [default: by the shape of the data]",
+        help="Use this many numbers as one token.  [default: by the shape of the data]",
     ),
     grouped(
         "data",
         "--pca",
         type=click.IntRange(1),
-        help="Take this many whitened principal components as the numbers of a row.",
+        help="Use this many whitened principal components as the numbers of a row.",
     ),
     grouped(
         "data", "--grid", type=GridShape(), help="Lay the tokens out in rows x columns, as in 8x8."
@@ -159,7 +159,7 @@ TARGET: Sequence[Decorator] = (
         type=click.Choice(["characters", "bytes"]),
         default="characters",
         show_default=True,
-        help="Take one of these as a token of text.",
+        help="Use one of these as a token of text.",
     ),
     grouped(
         "data",
@@ -167,13 +167,13 @@ TARGET: Sequence[Decorator] = (
         type=click.Choice(["file", "lines"]),
         default="file",
         show_default=True,
-        help="Take the whole file or every line as a document of text.",
+        help="Read the whole file, or every line, as a document of text.",
     ),
     grouped(
         "law",
         "--law",
         metavar="NAME[:SIZE]",
-        help=f"Put this law behind the rows, of {', '.join(LAWS['continuous'])} for numbers and "
+        help=f"Fit this law to the rows: {', '.join(LAWS['continuous'])} for numbers, "
         f"{', '.join(LAWS['categorical'])} for token ids.  [default: rows; markov for text]",
     ),
     grouped(
@@ -202,7 +202,8 @@ BUDGETS: Sequence[Decorator] = (
         "budgets",
         "--given",
         type=WholeNumbers(),
-        help="Draw the tokens of these indices from the target, as a prompt.  [default: none]",
+        help="Give the tokens of these indices, drawn from the target, as a prompt.  "
+        "[default: none]",
     ),
 )
 EVIDENCE: Sequence[Decorator] = (
@@ -211,7 +212,7 @@ EVIDENCE: Sequence[Decorator] = (
         "--divergence",
         "divergences",
         metavar="NAME,...",
-        help=f"Measure these, of {', '.join(NAMES)}.  [default: {','.join(DEFAULT)}]",
+        help=f"Measure these divergences: {', '.join(NAMES)}.  [default: {','.join(DEFAULT)}]",
     ),
     grouped(
         "evidence",
@@ -232,7 +233,7 @@ EVIDENCE: Sequence[Decorator] = (
         type=int,
         default=1,
         show_default=True,
-        help="Draw an undecided family up to this many times, each time with twice the sequences.",
+        help="Measure an undecided family up to this many times, with twice the draws each time.",
     ),
     grouped(
         "evidence",
@@ -254,14 +255,14 @@ EVIDENCE: Sequence[Decorator] = (
         "evidence",
         "--diagnose",
         metavar="NAME,...",
-        help="Test the draws at the largest budget further, without any effect on a verdict, by "
+        help="Also test the draws at the largest budget, without any effect on verdicts: "
         f"{', '.join(DIAGNOSES)}.  [default: none]",
     ),
     grouped(
         "evidence",
         "--precision",
         metavar="NAME,...",
-        help=f"Run everything again in fewer digits, of {', '.join(PRECISIONS)}.  [default: none]",
+        help=f"Run everything again in these precisions: {', '.join(PRECISIONS)}.  [default: none]",
     ),
     grouped(
         "evidence",
@@ -269,7 +270,7 @@ EVIDENCE: Sequence[Decorator] = (
         metavar="SIZE,...",
         is_flag=False,
         flag_value=",".join(map(str, SIZES)),
-        help="Try out errors of the oracle of these sizes, 1 being a token's standard deviation.  "
+        help="Measure the oracle with errors of these sizes; 1 is a token's standard deviation.  "
         f"[without sizes: {','.join(map(str, SIZES))}]",
     ),
 )
@@ -278,7 +279,7 @@ OUTPUT: Sequence[Decorator] = (
         "output", "--out", type=click.Path(path_type=Path), help="Keep the run in this folder."
     ),
     grouped(
-        "output", "--json", "as_json", is_flag=True, help="Print the result schema, and only it."
+        "output", "--json", "as_json", is_flag=True, help="Print only the result schema, as JSON."
     ),
     grouped(
         "output",
@@ -315,10 +316,10 @@ NETWORK = grouped(
 
 
 def fits(default: str) -> Sequence[Decorator]:
-    """Options of what a fit may spend.
+    """The options that limit the fit of a network.
 
     Args:
-        default: Its number of steps, in words.
+        default: Default number of steps, in words.
     """
     return (
         grouped(
@@ -338,10 +339,10 @@ def fits(default: str) -> Sequence[Decorator]:
 
 
 def target_of(given: dict[str, Any]) -> Target:
-    """The target that the options of `TARGET` name.
+    """Make the target that the options of `TARGET` describe.
 
     Raises:
-        InputError: Neither data nor a law is named, or both are.
+        InputError: Neither --data nor --target is given, or both are.
     """
     data, spec = given["data"], given["spec"]
     layout = Layout(**{field.name: given[field.name] for field in dataclasses.fields(Layout)})
@@ -360,7 +361,7 @@ def target_of(given: dict[str, Any]) -> Target:
 
 
 def run_options(given: dict[str, Any], progress: Callable[[Progress], None]) -> RunOptions:
-    """Keywords of `capcheck.check` that the other options name."""
+    """The keywords of `capcheck.check` that follow from the other options."""
     divergences = given["divergences"]
     return RunOptions(
         lengths=given["lengths"],
@@ -383,7 +384,11 @@ def run_options(given: dict[str, Any], progress: Callable[[Progress], None]) -> 
 
 
 def merged(option: str, given: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The pairs of an option that may be repeated; a key may not."""
+    """The key=value pairs of an option that may be repeated, in one dict.
+
+    Raises:
+        InputError: A key is given twice.
+    """
     found: dict[str, str] = {}
     for pairs in given:
         for key, value in pairs.items():

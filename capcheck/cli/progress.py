@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, plain lines in a pipe."""
+"""Progress of a run on standard error: a bar on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from capcheck.runs.options import Progress
 
 @contextmanager
 def live_progress() -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal, plain lines in a pipe; both on standard error."""
+    """Yield a function that shows progress on standard error.
+
+    On a terminal it moves a bar, and in a pipe it prints lines.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _plain_lines(console)

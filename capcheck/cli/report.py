@@ -1,4 +1,4 @@
-"""`capcheck report`: the page of a saved run, and how every command delivers its result."""
+"""`capcheck report`: writes the page of a saved run; `deliver` prints the result of any command."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from capcheck.runs.store import Store
 def report(folder: Path, out: Path | None) -> None:
     """Write the HTML report of a saved run."""
     path = api.report(Store.open(folder).result(), out or folder / "report.html")
-    _say(Console(), path)
+    _print_path(Console(), path)
 
 
 def deliver(
     result: CheckResult | SurveyResult, out: Path | None, as_json: bool, *, quick: bool = False
 ) -> None:
-    """Print a result, and write the report beside its run.
+    """Print a result, and write its report to the run's folder.
 
     Args:
-        result: What was found.
-        out: Folder of the run, if it has one.
+        result: Result of a check or a survey.
+        out: Folder of the run, or None to write no report.
         as_json: Whether to print the result schema in place of tables.
-        quick: Whether the run was asked to be quick.
+        quick: Whether the run was made with --quick.
     """
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2, allow_nan=False))
@@ -45,8 +45,8 @@ def deliver(
     else:
         print_survey(result, quick=quick)
     if out is not None:
-        _say(Console(stderr=as_json), api.report(result, out / "report.html"))
+        _print_path(Console(stderr=as_json), api.report(result, out / "report.html"))
 
 
-def _say(console: Console, path: Path) -> None:
+def _print_path(console: Console, path: Path) -> None:
     console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)

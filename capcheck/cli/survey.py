@@ -1,4 +1,4 @@
-"""`capcheck survey`: many families on one target."""
+"""`capcheck survey`: measures many families on one target."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ from capcheck.data.files import name_of
 from capcheck.procedures.registry import probe_class
 from capcheck.results.survey import SurveyResult
 
-# Where an answer in a minute or two is worth more undecided cells; two ends tell a used axis.
+# Options of --quick: an answer in a minute or two, with more undecided cells. The two ends of the
+# steps axis suffice to tell whether the axis is used.
 QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
 
 
 @click.command(cls=GroupedCommand)
-@grouped("family", "--family", "names", metavar="NAME,...", help="Survey these.  [default: all]")
+@grouped(
+    "family", "--family", "names", metavar="NAME,...", help="Survey these families.  [default: all]"
+)
 @with_options(TARGET)
 @with_options(BUDGETS)
 @NETWORK
@@ -44,13 +47,13 @@ QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
     "evidence",
     "--quick",
     is_flag=True,
-    help="Take 500 draws per cell and --steps 1,16, unless they are given.",
+    help="Use 500 draws per cell and --steps 1,16, unless these options are given.",
 )
 @grouped(
     "evidence",
     "--strict",
     is_flag=True,
-    help="Exit 1 or 3 unless every family is representable, also with what --network names.",
+    help="Exit 1 or 3 unless every family is representable, also with networks of --network.",
 )
 @with_options(OUTPUT)
 def survey(
@@ -65,11 +68,11 @@ def survey(
 ) -> None:
     """Measure every family on one target, and write the report.
 
-    Families whose oracle says little of what can be trained are shown with a fitted network, too;
-    --network fits one for every family, and --network none for no family.
+    Families whose oracle says little about trained networks are also measured with a fitted
+    network. With --network every family is, and with --network none no family is.
 
-    The run is kept in --out, by default runs/NAME for --data NAME (runs/NAME_ARRAY for
-    NAME.npz#ARRAY), with -quick behind it for --quick; the same command continues a run that was
+    The run is kept in the folder --out, by default runs/NAME for --data NAME (runs/NAME_ARRAY for
+    NAME.npz#ARRAY), followed by -quick with --quick. The same command continues a run that was
     interrupted.
     """
     chosen = names.split(",") if names else None
@@ -98,7 +101,11 @@ def survey(
 
 
 def _strictly(result: SurveyResult, *, networks: bool) -> int:
-    """1 if a family is refused, 3 if one is undecided, or a network that was named not measured."""
+    """The exit code with --strict.
+
+    It is 1 if a family is not representable, otherwise 3 if a family is inconclusive or a network
+    of --network could not be measured, and otherwise 0.
+    """
     gated = [found for found in result.families if networks or found.network == "oracle"]
     codes = [found.exit_code for found in gated if not found.error or found.network != "oracle"]
     return 1 if 1 in codes else max(codes, default=3)

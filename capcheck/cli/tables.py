@@ -1,4 +1,4 @@
-"""Networks on the terminal: divergences in parts, sizes, digits and errors, as tables."""
+"""Tables about networks: parts of divergences, capacity curves and sensitivities."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from capcheck.results.survey import CapacityCurve
 
 
 def gap_table(found: FamilyResult) -> Table | None:
-    """Every divergence of every cell in parts, if there are any; equal cells share a row."""
+    """A table of the parts of every divergence in every cell, or None if there are no parts.
+
+    Cells with equal parts share a row.
+    """
     used = parts_used(found)
     if not used:
         return None
@@ -36,19 +39,19 @@ def gap_table(found: FamilyResult) -> Table | None:
             parts = (part_text(gap, name, precision) for name in used)
             table.add_row(*cells, lengths, steps, gap.divergence, *map(escape, parts))
         table.add_section()
-    said = "total: of draws that the parts share; a cell's own estimate may differ within intervals"
-    table.caption = "; ".join(filter(None, [said, missing_parts_sentence(found)]))
+    note = "total: of draws that the parts share; a cell's own estimate may differ within intervals"
+    table.caption = "; ".join(filter(None, [note, missing_parts_sentence(found)]))
     table.caption_justify = "left"
     return table
 
 
 def folding(*columns: str) -> Table:
-    """A table that loses no digit where the terminal is narrow."""
+    """A table whose cells wrap on a narrow terminal, so that no digit is cut off."""
     return Table(*(Column(name, overflow="fold") for name in columns))
 
 
 def survey_gap_table(families: Sequence[FamilyResult], budget: Budget) -> Table | None:
-    """The largest budget of every family in parts, if any family has them."""
+    """A table of the parts of each family's divergences at a budget, or None if there are none."""
     rows = [
         (found.title if precision == "-" else f"{found.title}, {precision}", gap)
         for found in families
@@ -70,7 +73,7 @@ def survey_gap_table(families: Sequence[FamilyResult], budget: Budget) -> Table 
 
 
 def sensitivity_table(found: FamilyResult) -> Table | None:
-    """What errors of the oracle cost, if that was measured."""
+    """A table of the cost of oracle errors by kind and size, or None if none was measured."""
     if not any(one.cells for one in found.sensitivities):
         return None
     names = list(found.cells[-1].estimates)
@@ -97,7 +100,7 @@ def _slopes(one: Sensitivity) -> str:
 
 
 def curve_table(curve: CapacityCurve) -> Table:
-    """Divergence against size."""
+    """A table of divergences against the number of parameters of a network."""
     table = folding(
         "network", "parameters", "validation", "verdict", "divergence", "total", "change"
     )

@@ -1,4 +1,4 @@
-"""`capcheck targets`: the built-in laws."""
+"""`capcheck targets`: lists the built-in laws and their parameters."""
 
 from __future__ import annotations
 

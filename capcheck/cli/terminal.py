@@ -1,4 +1,4 @@
-"""What a survey or a check found, as tables and sentences on standard output."""
+"""Terminal output: prints the result of a survey or a check as tables and sentences."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _COLOURS = {
     Outcome.NOT_REPRESENTABLE: "red",
     Outcome.INCONCLUSIVE: "yellow",
 }
-_NAMED = 4  # families named in a row of the front
+_NAMED = 4  # largest number of families that a row of the efficiency front names
 
 
 def print_survey(result: SurveyResult, *, quick: bool = False) -> None:
-    """The paper's table with what was measured in it, why, and the efficiency front.
+    """Print a survey: the paper's table as measured, the reasons, and the efficiency front.
 
     Args:
-        result: What to print.
-        quick: Whether it was asked to be quick, which its readers should know.
+        result: Result of a survey.
+        quick: Whether the run was made with --quick, which the output then mentions.
     """
     console = output()
     _print_target(console, result)
@@ -83,7 +83,7 @@ def _survey_table(result: SurveyResult) -> Table:
 
 
 def _print_sentences(console: Console, found: FamilyResult) -> None:
-    """Its reason, and below it where the paper differs and what the floor comes from."""
+    """Print the reason for a verdict, a difference from the paper, and the causes of a floor."""
     _print_line(console, f"{found.title}: {found.reason}")
     if found.facts is not None:
         _print_line(console, f"    {network_sentence(found.facts)}")
@@ -98,7 +98,7 @@ def _print_sentences(console: Console, found: FamilyResult) -> None:
 
 
 def _print_front(console: Console, found: Front, result: SurveyResult) -> None:
-    """In each group, the cells that no other one of the group beats in both calls and error."""
+    """Print the efficiency front: cells that no cell of their group beats in calls and error."""
     if len(result.families) < 2 or not found.best:
         return
     divergence = DIVERGENCES[result.target.kind][found.divergence]
@@ -123,14 +123,14 @@ def _print_front(console: Console, found: Front, result: SurveyResult) -> None:
 
 
 def _placed(points: Sequence[Point]) -> str:
-    """Families that share a place on the front, the first few by name."""
+    """The families that share a place on the efficiency front, the first few by name."""
     names = [f"{point.family} ({_budget(point.cell.budget)})" for point in points[:_NAMED]]
     more = len(points) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
 
 
 def print_check(result: CheckResult) -> None:
-    """Every cell of a family, then the verdict in words."""
+    """Print a check: every cell of the family, then the verdict in words."""
     console = output()
     _print_target(console, result.survey)
     names = list(result.settings.tolerances)
@@ -172,7 +172,7 @@ def _cells_table(found: FamilyResult, names: Sequence[str]) -> Table:
 
 
 def _print_conclusion(console: Console, found: FamilyResult) -> None:
-    """The verdict in words, what it comes from, and whose fault it is."""
+    """Print a verdict in words, the causes of a floor, notes, and the blame for a failure."""
     if not found.cells:
         _print_line(console, f"{found.title} was not measured: {found.reason}")
         return
@@ -187,7 +187,7 @@ def _print_conclusion(console: Console, found: FamilyResult) -> None:
 
 
 def _print_digits_and_errors(console: Console, found: FamilyResult) -> None:
-    """What fewer digits and errors of the oracle do, if that was asked for."""
+    """Print the effects of lower precisions and of oracle errors, if they were measured."""
     if (table := sensitivity_table(found)) is not None:
         console.print(table)
     errors = map(sensitivity_sentence, found.sensitivities)
@@ -196,7 +196,7 @@ def _print_digits_and_errors(console: Console, found: FamilyResult) -> None:
 
 
 def _causes(found: FamilyResult) -> list[str]:
-    """What its floor comes from, and what it does not come from."""
+    """Sentences about the suspected causes of a floor, confirmed or not."""
     return [
         f"{'cause' if cause.removed else 'not the cause alone'}: {cause.failure}; {cause.sentence}"
         for cause in found.causes
@@ -204,7 +204,7 @@ def _causes(found: FamilyResult) -> list[str]:
 
 
 def equal_cells(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells grouped by what they measured; an axis that does nothing fills one group."""
+    """Group cells with equal measurements; cells along an axis without effect form one group."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         same = cell.model_dump_json(include={"model_calls", "estimates", "outcome"})
@@ -213,13 +213,13 @@ def equal_cells(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def output() -> Console:
-    """Standard output; in a pipe, wide enough that no table wraps."""
+    """A console on standard output; in a pipe it is wide enough for every table."""
     console = Console()
     return console if console.is_terminal else Console(width=140)
 
 
 def _print_rates(console: Console, found: FamilyResult, lead: str) -> None:
-    """One line with the rates that there are."""
+    """Print one line with the rates of decrease, if any were fitted."""
     rates = [
         f"{rate.divergence} like {rate.axis}^-{rate}"
         for rate in found.rates
@@ -231,7 +231,7 @@ def _print_rates(console: Console, found: FamilyResult, lead: str) -> None:
 
 
 def _print_diagnoses(console: Console, found: FamilyResult) -> None:
-    """A table of the diagnoses, if any were asked for."""
+    """Print a table of the diagnoses, if any were made."""
     if not found.diagnoses:
         return
     table = Table("diagnosis, no verdict", "value", "interval", "null", "p", "rows")
@@ -261,7 +261,7 @@ def _family_row(found: FamilyResult) -> list[str]:
 
 
 def _measured(found: FamilyResult) -> str:
-    """The measured group, marked where it is not the paper's."""
+    """The measured group of a family, marked if it differs from the paper's."""
     if found.measured_row is None:
         return "[yellow]? undecided[/yellow]"
     title = ROW_TITLES[found.measured_row]

@@ -1,6 +1,6 @@
-"""Networks: the arguments and answers of each family's network, and the best network there is.
+"""Networks: the arguments and answers of each family's network, and its oracle.
 
-`signatures` says what is shown and returned, `oracles` holds closed forms, `perturbed` and
-`rounded` make errors of a known size. The folder imports `targets` and what lies below; every
-folder above may import it.
+`signatures` defines arguments, answers and oracles, `oracles` holds closed forms for them, and
+`perturbed` and `rounded` add errors of a known size. This folder may import `targets` and every
+folder below; every folder above may import it.
 """

@@ -1,7 +1,7 @@
-"""The network of a procedure: oracle, fitted, given, rounded or perturbed, as data.
+"""Kinds of networks, as data: oracle, fitted, given, rounded or perturbed.
 
-A plan holds one value of this type. It tells how a network is made, and is a part of what tells one
-cell of a run from another.
+The plan of a family holds one value of these types. It records how the network is made, and is a
+part of the key of every cell that the network is measured in.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class OracleNetwork(Record):
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """Name of the network in results."""
         return "oracle"
 
     def __str__(self) -> str:
@@ -35,12 +35,12 @@ class FittedNetwork(Record):
     """A module that is fitted before it is measured.
 
     Attributes:
-        name: An architecture (`mlp:width=128,depth=3`), a factory (`package.module:name`), or
-            `given` for an object of the caller's.
-        objective: What it is fitted to: the oracle's answers, or the target `end_to_end` through
-            the procedure.
-        steps: Steps of the fit, or None if its time is limited.
-        seconds: Time of the fit, or None if its steps are counted.
+        name: Name of an architecture (`mlp:width=128,depth=3`) or of a factory
+            (`package.module:name`), or `given` for an object of the caller's.
+        objective: Objective of the fit: the answers of the `oracle`, or the target through the
+            whole procedure (`end_to_end`).
+        steps: Number of optimiser steps of the fit, or None if its duration is limited.
+        seconds: Duration of the fit in seconds, or None if its steps are limited.
     """
 
     kind: Literal["fitted"] = "fitted"
@@ -57,7 +57,7 @@ class GivenNetwork(Record):
     """A network that is measured as it is.
 
     Attributes:
-        name: A factory (`package.module:name`), or `given` for an object of the caller's.
+        name: Name of a factory (`package.module:name`), or `given` for an object of the caller's.
     """
 
     kind: Literal["given"] = "given"
@@ -72,7 +72,7 @@ class PerturbedNetwork(Record):
 
     Attributes:
         perturbation: Kind of the errors.
-        size: Their size, above 0.
+        size: Size e of the errors, above 0; see `capcheck.networks.perturbed`.
     """
 
     kind: Literal["perturbed"] = "perturbed"
@@ -81,7 +81,7 @@ class PerturbedNetwork(Record):
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """Name of the network in results."""
         return str(self)
 
     def __str__(self) -> str:
@@ -89,11 +89,11 @@ class PerturbedNetwork(Record):
 
 
 class RoundedNetwork(Record):
-    """A network, and the procedure around it, in fewer digits.
+    """A network and the procedure around it in fewer digits.
 
     Attributes:
-        of: The network.
-        precision: Of tokens, levels, noise and answers; `float8` of answers only.
+        of: The network in all digits.
+        precision: Precision of tokens, levels, noise and answers; `float8` is that of answers only.
     """
 
     kind: Literal["rounded"] = "rounded"
@@ -102,7 +102,7 @@ class RoundedNetwork(Record):
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """Name of the network in results."""
         return str(self)
 
     def __str__(self) -> str:

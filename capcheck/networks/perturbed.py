@@ -1,4 +1,6 @@
-"""Sensitivity: how good a network must be, told by oracles with errors of a known size.
+"""Perturbed networks: oracles with errors of a known size e, which show how good a network must be.
+
+Each kind of perturbation changes the answers of a network as follows.
 
 | answer | noise e | shrinkage e | temperature e |
 |---|---|---|---|
@@ -7,9 +9,11 @@
 | law of token ids | log p + e f(log p) | | p^(1 / (1 + e)) |
 | energy E | | | E / (1 + e) |
 
+Here s and m are the standard deviation and the mean of a token, and m_i is the mean of a law that
+the network returns. An empty field means that there is no such perturbation. The error function
 f(a) = sqrt(2) cos(2 a / s + b) has mean square 1 over the coordinates of a token sequence, whose
-phases b are spread evenly over half a turn. It is a function of what the oracle answers, as a
-network's error is, and sees no more than the oracle does.
+phases b are spread evenly over half a turn. It is a function of the oracle's answer, as the error
+of a network is, and uses no information that the oracle lacks.
 """
 
 from __future__ import annotations
@@ -29,27 +33,28 @@ from capcheck.laws.shifted import Shifted
 from capcheck.networks.signatures import BijectionSignature, Signature, Wrapper
 
 Perturbation = Literal["noise", "shrinkage", "temperature"]
+# An error of size 1 of each kind, in words.
 MEANINGS: dict[Perturbation, str] = {
     "noise": "an error as large as a token's deviation, or one nat of every log-probability",
     "shrinkage": "every answer at its unconditional mean",
     "temperature": "temperature 2 in place of 1",
 }
 PERTURBATIONS: tuple[Perturbation, ...] = tuple(MEANINGS)
-SIZES = (0.03, 0.1, 0.3)
+SIZES = (0.03, 0.1, 0.3)  # default sizes e of the errors
 
 
 class NotPerturbed(ControlFlow):
-    """An answer has no perturbation of that kind."""
+    """Signals that a network's answer has no perturbation of the chosen kind."""
 
 
 class Perturbing(Wrapper):
-    """Adds errors of a size to the answers of a network.
+    """Adds errors of one kind and size to the answers of a network.
 
     Args:
-        kind: Of the errors.
-        size: e, above 0.
-        spec: Of the sequences in the coordinates of the network.
-        signature: Of the network.
+        kind: Kind of the errors.
+        size: Size e of the errors, above 0.
+        spec: Spec of the sequences in the coordinates of the network.
+        signature: Signature of the network.
 
     Raises:
         NotPerturbed: When the network is called, if its answers have no such perturbation.
@@ -66,7 +71,7 @@ class Perturbing(Wrapper):
         self._deviation = spec.variance.sqrt()
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer and an error; of a bijection only one that is invertible."""
+        """The network's answer with an error; a bijection has invertible errors only."""
         if self._invertible and self.kind != "shrinkage":
             raise NotPerturbed
         answer = network(*shown)
@@ -79,7 +84,7 @@ class Perturbing(Wrapper):
         return answer + self.of_tokens(answer)
 
     def log_prob(self, network: Any, x: Tensor, *known: Tensor) -> Tensor:
-        """Log-density (nats) of the bijection that is shrunk towards the mean, (n,)."""
+        """The log-density (nats) of a bijection that is shrunk towards the mean, (n,)."""
         scale, mean = 1 - self.size, self.spec.mean.to(x)
         before = mean + (x - mean) / scale
         for mask in known:  # given tokens keep their values
@@ -94,7 +99,7 @@ class Perturbing(Wrapper):
         return Categorical(log_p + torch.where(log_p.isinf(), 0, self.of_logits(log_p)))
 
     def of_tokens(self, a: Tensor) -> Tensor:
-        """Of numbers that stand for tokens, shaped (n, N, d)."""
+        """The error of an answer `a` in token coordinates, (n, N, d)."""
         if self.kind == "temperature":
             raise NotPerturbed
         if self.kind == "shrinkage":
@@ -104,7 +109,7 @@ class Perturbing(Wrapper):
         return self.size * deviation * math.sqrt(2) * angle.cos()
 
     def of_logits(self, log_p: Tensor) -> Tensor:
-        """Of log-probabilities (n, N, V)."""
+        """The error of log-probabilities, (n, N, V)."""
         if self.kind == "temperature":
             return -self.size / (1 + self.size) * log_p
         if self.kind == "shrinkage":
@@ -114,7 +119,7 @@ class Perturbing(Wrapper):
         return self.size * field
 
     def of_energy(self, energy: Tensor) -> Tensor:
-        """Of energies (n,)."""
+        """The error of energies, (n,)."""
         if self.kind != "temperature":
             raise NotPerturbed
         return torch.where(energy.isinf(), 0, -self.size / (1 + self.size) * energy)

@@ -1,8 +1,9 @@
-"""Precision: the same oracle and procedure with fewer digits, so that arithmetic takes its blame.
+"""Rounded networks: the same network and procedure in fewer digits, to measure rounding errors.
 
-The procedure keeps its tokens, levels and noise in the working precision; the network is shown them
-exactly and its answers are rounded to that precision, as those of a perfect network in it would be.
-`float8` rounds answers to e4m3 and leaves the procedure in float32.
+The procedure keeps its tokens, levels and noise in the working precision. The network is shown them
+exactly, computes in float64, and has its answers rounded to the working precision, as the best
+network in that precision would. `float8` rounds answers to e4m3 and leaves the procedure in
+float32.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def chosen_precisions(names: str | Sequence[str] | None) -> tuple[Precision, ...]:
-    """Check names of precisions, in the order of `PRECISIONS`.
+    """Check names of precisions, and return them in the order of `PRECISIONS`.
 
     Raises:
-        InputError: An unknown one.
+        InputError: A name is unknown, or is float64.
     """
     names = [names] if isinstance(names, str) else names or ()
     for name in names:
         if name == "float64":
             raise InputError(
-                "precision float64 is what others are compared with; name fewer digits, of "
+                "precision must have fewer digits than the run, got float64; name some of "
                 f"{', '.join(PRECISIONS)}."
             )
         if name not in PRECISIONS:
@@ -44,7 +45,7 @@ def chosen_precisions(names: str | Sequence[str] | None) -> tuple[Precision, ...
 
 
 def spec_in(spec: SequenceSpec, precision: Precision) -> SequenceSpec:
-    """The spec whose tokens a procedure makes in that precision."""
+    """The same spec in another precision, in which a procedure then makes its tokens."""
     dtype = torch.float32 if precision == "float8" else getattr(torch, precision)
     return replace(spec, mean=spec.mean.to(dtype), variance=spec.variance.to(dtype))
 
@@ -54,20 +55,20 @@ class Rounding(Wrapper):
     """Rounds the answers of a network that computes in float64.
 
     Attributes:
-        precision: Of the answers.
+        precision: Precision of the answers.
     """
 
     precision: Precision
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer in that precision."""
-        answer = network(*map(_wide, shown))
-        rounded = _Rounded if isinstance(answer, TokenLaw) else _fewer
+        """The network's answer, rounded to the precision."""
+        answer = network(*map(_to_float64, shown))
+        rounded = _RoundedLaw if isinstance(answer, TokenLaw) else _rounded_to
         return rounded(answer, self.precision)
 
 
-def _fewer(x: Tensor, precision: Precision) -> Tensor:
-    """A tensor in a precision; integers and truth values as they are."""
+def _rounded_to(x: Tensor, precision: Precision) -> Tensor:
+    """Round a tensor to a precision; integers and booleans are returned as they are."""
     if not x.is_floating_point():
         return x
     if precision != "float8":
@@ -76,47 +77,49 @@ def _fewer(x: Tensor, precision: Precision) -> Tensor:
     return x.clamp(-most, most).to(torch.float8_e4m3fn).to(torch.float32)
 
 
-class _Rounded(TokenLaw):
-    """A law whose logits, if it has any, and whose numbers are rounded."""
+class _RoundedLaw(TokenLaw):
+    """A token law whose logits, if there are any, and whose answers are rounded."""
 
     def __init__(self, law: TokenLaw, precision: Precision) -> None:
         if hasattr(law, "log_probabilities"):
-            # Log-probabilities of 0 stay what they are: a mask is exact in every precision.
+            # The log-probability of an impossible value stays -inf: a mask is exact.
             logits = law.log_probabilities
             law = Categorical(
-                torch.where(logits.isinf(), logits, _fewer(logits, precision).to(logits))
+                torch.where(logits.isinf(), logits, _rounded_to(logits, precision).to(logits))
             )
         self._law, self._precision = law, precision
 
     @property
     def log_probabilities(self) -> Tensor:
-        """(n, N, V), nats, of a categorical law."""
+        """The log-probabilities (nats) of a categorical law, (n, N, V)."""
         return log_table(self._law)
 
     def sample(self, rng: Randomness) -> Tensor:
-        return _fewer(self._law.sample(rng), self._precision)
+        return _rounded_to(self._law.sample(rng), self._precision)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return _fewer(self._law.log_prob(_wide(x)), self._precision)
+        return _rounded_to(self._law.log_prob(_to_float64(x)), self._precision)
 
     def mean(self) -> Tensor:
-        return _fewer(self._law.mean(), self._precision)
+        return _rounded_to(self._law.mean(), self._precision)
 
     def variance(self) -> Tensor:
-        return _fewer(self._law.variance(), self._precision)
+        return _rounded_to(self._law.variance(), self._precision)
 
     def cdf(self, x: Tensor) -> Tensor:
-        return _fewer(self._law.cdf(_wide(x)), self._precision)
+        return _rounded_to(self._law.cdf(_to_float64(x)), self._precision)
 
     def icdf(self, u: Tensor) -> Tensor:
-        return _fewer(self._law.icdf(_wide(u)), self._precision)
+        return _rounded_to(self._law.icdf(_to_float64(u)), self._precision)
 
     def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
-        return _fewer(self._law.denoise(_wide(x_t), _wide(t), path), self._precision)
+        return _rounded_to(
+            self._law.denoise(_to_float64(x_t), _to_float64(t), path), self._precision
+        )
 
     def select(self, tokens: Sequence[int]) -> TokenLaw:
-        return _Rounded(self._law.select(tokens), self._precision)
+        return _RoundedLaw(self._law.select(tokens), self._precision)
 
 
-def _wide(x: Tensor) -> Tensor:
+def _to_float64(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x

@@ -1,4 +1,4 @@
-"""Runs: options, cells, their store, and the engine that measures what the store lacks.
+"""Runs: options, cells, the store of cells, and the engine that measures missing cells.
 
-It imports every folder below; `api` and `cli` may import it.
+This folder may import every folder below it; `api` and `cli` may import it.
 """

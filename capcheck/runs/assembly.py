@@ -1,7 +1,7 @@
-"""Assembly: the results of a run from its cells.
+"""Assembly: derives the results of a run from its cells.
 
-Verdicts, causes, gaps and sensitivities are not stored: they follow from the measurements and the
-tolerances, and are found anew whenever a run is read.
+Verdicts, causes, gaps and sensitivities are not stored. They follow from the measurements and the
+tolerances, and are computed again whenever a run is read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def survey_result(
     target: TargetSummary,
     settings: Settings,
 ) -> SurveyResult:
-    """The result of a run, with the capacity curves of its networks."""
+    """The result of a run: the results of its families, and the capacity curves of networks."""
     return SurveyResult(
         measured_by=measured_by,
         judged_by=__version__,
@@ -53,24 +53,24 @@ def survey_result(
 
 
 class Assembly:
-    """Reads results off cells.
+    """Derives the results of families from cells.
 
     Args:
-        cells: What was measured.
-        settings: Of the run.
-        target: Of the run.
+        cells: Measurements of the run.
+        settings: Settings of the run.
+        target: Summary of the run's target.
     """
 
     def __init__(self, cells: Cells, settings: Settings, target: TargetSummary) -> None:
         self._cells, self._settings, self._target = cells, settings, target
 
     def key(self, plan: FamilyPlan, budget: Budget, look: int) -> CellKey:
-        """Where a cell of the run is kept."""
+        """The key of a cell of the run at a look."""
         settings, fingerprint = self._settings.at(look), self._target.fingerprint
         return CellKey(plan=plan, budget=budget, settings=settings, fingerprint=fingerprint)
 
     def result(self, entry: FamilyEntry) -> FamilyResult:
-        """What was found of a family; one that lacks cells is listed as not measured."""
+        """The result of a family; a family that lacks cells is listed as not measured."""
         decided = self._decided(entry)
         if decided is not None:
             return decided
@@ -81,10 +81,13 @@ class Assembly:
         return failed_result(entry, f"{entry.plan.title} lacks {lack}; run the command again.")
 
     def _decided(self, entry: FamilyEntry) -> FamilyResult | None:
-        """The first look that decides, as the engine stops there; the last one if none does."""
+        """The result of the first look that decides, or of the last look if none does.
+
+        The engine, too, stops at the first look that decides. None if no look is complete.
+        """
         found = None
         for look in range(self._settings.looks):
-            # A result that was saved has its last look alone.
+            # The folder of a saved result holds its last look only.
             if self.whole(entry.plan, look) is None:
                 continue
             found = self.judged(entry, look)
@@ -93,7 +96,7 @@ class Assembly:
         return found
 
     def judged(self, entry: FamilyEntry, look: int) -> FamilyResult:
-        """The result of a look, all of whose cells there are."""
+        """The result of a family at a look whose cells are complete."""
         plan, settings = entry.plan, self._settings
         measured = self.whole(plan, look) or []
         found = judge_family(entry, measured, settings, self._cured(entry, look))
@@ -110,7 +113,7 @@ class Assembly:
         if facts is not None and facts.fit is not None and facts.fit.failure is not None:
             found = with_refusals_undecided(found, facts.fit.failure)
         precisions = (
-            self._in(precision, plan, look, found.cells, stages)
+            self._precision_result(precision, plan, look, found.cells, stages)
             for precision in settings.precisions
         )
         sensitivities = self._sensitivities(plan, look, found)
@@ -119,7 +122,7 @@ class Assembly:
         )
 
     def whole(self, plan: FamilyPlan, look: int) -> list[Measurement] | None:
-        """All cells of a look in the order of the grid, or None if one is missing."""
+        """All cells of a look in the order of the grid, or None if a cell is missing."""
         held = self._held(plan, look)
         return held if len(held) == len(self._settings.grid.budgets()) else None
 
@@ -130,7 +133,7 @@ class Assembly:
     def _beside_oracle(
         self, entry: FamilyEntry, oracle: Sequence[Measurement], stages: Sequence[Stages]
     ) -> dict[str, object]:
-        """What the oracle of the same procedure adds to a network's result."""
+        """Fields that compare a network's result with the oracle of the same procedure."""
         own = judge_family(entry, oracle, self._settings)
         level = self._settings.level
         return {
@@ -140,9 +143,9 @@ class Assembly:
         }
 
     def _cured(self, entry: FamilyEntry, look: int) -> list[tuple[SuspectPlan, Measurement]]:
-        """The largest budget of a procedure without each suspect, where it was measured."""
+        """The measured cells at the largest budget with each suspected cause removed."""
         if entry.plan.network.kind != "oracle":
-            return []  # another procedure may need another network
+            return []  # a network is made for its own procedure, not for the changed one
         largest = self._settings.grid.largest
         found = [
             (suspect, self._cells.get(self.key(suspect.plan, largest, look)))
@@ -150,7 +153,7 @@ class Assembly:
         ]
         return [(suspect, cell) for suspect, cell in found if cell is not None]
 
-    def _in(
+    def _precision_result(
         self,
         precision: Precision,
         plan: FamilyPlan,
@@ -171,15 +174,15 @@ class Assembly:
         if plan.network.kind != "oracle":
             return ()
         budget = sensitive_budget(found)
-        all_of_them = [
+        found_of = [
             self._sensitivity(kind, plan, look, found.cell(budget)) for kind in PERTURBATIONS
         ]
-        return tuple(one for one in all_of_them if one is not None)
+        return tuple(one for one in found_of if one is not None)
 
     def _sensitivity(
         self, kind: Perturbation, plan: FamilyPlan, look: int, oracle: Cell
     ) -> Sensitivity | None:
-        """The effect of errors of a kind; None if the answers have no such errors."""
+        """The effect of one kind of oracle errors; None if answers can have no such errors."""
         plans = {
             size: plan.with_network(PerturbedNetwork(perturbation=kind, size=size))
             for size in self._settings.sensitivity
@@ -216,23 +219,24 @@ class Assembly:
 
 
 def _part_of(plan: FamilyPlan) -> PartName:
-    """The part of a divergence that a network adds to the oracle's."""
+    """The name of the part of a divergence that a network adds to the oracle's."""
     network = plan.network
     end_to_end = isinstance(network, FittedNetwork) and network.objective == "end_to_end"
     return "objective" if end_to_end else "network"
 
 
 def sensitive_budget(found: FamilyResult) -> Budget:
-    """Where errors are tried out: the cheapest budget that suffices, or the largest one.
+    """The budget at which errors of the oracle are measured.
 
-    Of those of full length: tokens beyond the length are completed without the network.
+    It is the cheapest budget of full length that suffices, or the largest budget if none does.
+    Tokens beyond a shorter length are completed without the network, and would hide its errors.
     """
     full = [cell for cell in found.cells if cell.budget.length == found.cells[-1].budget.length]
     return (smallest_sufficient(full) or found.cells[-1]).budget
 
 
 def _slopes(cell: PerturbedCell) -> dict[str, Part]:
-    """What each divergence gains per size of the error."""
+    """The rise of each divergence per unit of error size, with its interval."""
     parts = {gap.divergence: gap.part("network") for gap in cell.gaps}
     return {
         name: Part(
@@ -247,7 +251,7 @@ def _slopes(cell: PerturbedCell) -> dict[str, Part]:
 
 
 def _allowed(cells: Sequence[PerturbedCell]) -> float | None:
-    """The largest size up to which all suffice."""
+    """The largest error size up to which every size is representable, or None if none is."""
     allowed = None
     for cell in cells:
         if cell.outcome is not Outcome.REPRESENTABLE:

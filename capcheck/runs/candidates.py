@@ -1,4 +1,8 @@
-"""Candidates: procedures with their networks, which are made, checked and fitted here."""
+"""Candidates: a candidate is a probe with a network, which a run measures.
+
+`checked_network` makes the network of a candidate and checks it in a few calls, and
+`fitted_network` fits it where the plan says so.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +33,9 @@ class Candidate:
     """A probe with a network, to be measured.
 
     Attributes:
-        probe: The procedure.
-        entry: What a run keeps of it.
-        network: Where the plan's network comes from, or None for the oracle.
+        probe: The family's procedure.
+        entry: Record of the candidate that the run folder keeps.
+        network: Source of the plan's network (a name or a callable), or None for the oracle.
     """
 
     probe: AnyProbe
@@ -40,7 +44,7 @@ class Candidate:
 
     @property
     def plan(self) -> FamilyPlan:
-        """What is measured of it."""
+        """The procedure, options and network that are measured."""
         return self.entry.plan
 
 
@@ -49,10 +53,11 @@ class CheckedNetwork:
     """A candidate's network before it is fitted.
 
     Attributes:
-        module: What a fit begins with.
-        network: As a procedure calls it.
-        name: For sentences.
-        answers: What tells it from others of the same structure and weights.
+        module: The object that was made or given, with which a fit begins.
+        network: The same network in the form that a procedure calls.
+        name: Name of the network in messages.
+        answers: Digest of the network's answers, which tells it from others of the same structure
+            and weights; empty for capcheck's own architectures.
     """
 
     module: Any
@@ -67,13 +72,13 @@ def checked_network(
     """Make the network of a candidate, and check it in a few calls.
 
     Args:
-        candidate: With a network.
-        procedure: Of the candidate's probe, with its oracle.
-        budgets: Of the run.
-        seed: Of first weights.
+        candidate: Candidate that has a network.
+        procedure: Procedure of the candidate's probe, with its oracle.
+        budgets: Budgets of the run.
+        seed: Seed of the network's first weights.
 
     Raises:
-        UnfitError: There is no such network, or something is wrong with it.
+        UnfitError: There is no such network, or it fails the check.
     """
     plan, named = candidate.plan, candidate.network
     assert named is not None
@@ -85,7 +90,7 @@ def checked_network(
         require_density(network, procedure, name=name)
         if isinstance(plan.network, FittedNetwork):
             require_fittable(module, name=name)
-    # Of capcheck's own modules the weights say everything, to the last digit.
+    # The weights alone identify a module of one of capcheck's own architectures.
     answers = "" if is_architecture(named) else answers
     return CheckedNetwork(module=module, network=network, name=name, answers=answers)
 
@@ -100,16 +105,19 @@ def fitted_network(
     folder: Path | None,
     progress: Progress,
 ) -> tuple[Callable[..., Any], NetworkFacts]:
-    """What stands in the oracle's place, fitted or as it is, and what there is to know of it.
+    """Fit the network of a candidate if its plan says so, and describe the network.
 
     Args:
-        candidate: With a network.
+        candidate: Candidate that has a network.
         checked: The network before it is fitted.
-        procedure: Of the candidate's probe, with its oracle.
-        budgets: Of the run.
-        seed: Of the fit.
-        folder: Where fits are kept, if they are.
-        progress: Told how far the fit is.
+        procedure: Procedure of the candidate's probe, with its oracle.
+        budgets: Budgets of the run.
+        seed: Seed of the fit.
+        folder: Folder that fits are kept in, or None to keep none.
+        progress: Function that is called with the progress of the fit.
+
+    Returns:
+        The network to measure in place of the oracle, and the facts about it that results show.
 
     Raises:
         UnfitError: The network cannot be fitted.
@@ -131,7 +139,8 @@ def fitted_network(
                 steps=kind.steps,
                 seconds=kind.seconds,
             )
-            require_density(fitted.network, procedure, name=checked.name)  # it has moved
+            # The fit has changed the density that was checked before.
+            require_density(fitted.network, procedure, name=checked.name)
     except CapcheckError:
         raise
     except Exception as error:
@@ -146,7 +155,7 @@ def fitted_network(
 
 @contextlib.contextmanager
 def _unfit() -> Iterator[None]:
-    """Turn what is wrong with a network on this target into the reason why it is not measured."""
+    """Turn an InputError about a network into an UnfitError, a reason not to measure it."""
     try:
         yield
     except UnfitError:
@@ -156,12 +165,12 @@ def _unfit() -> Iterator[None]:
 
 
 def _facts_of(network: Callable[..., Any], fitted: Fitted | None, *, answers: str) -> NetworkFacts:
-    """What there is to know of a network: its size, its weights, its fit.
+    """Describe a network by its number of parameters, the digest of its weights and its fit.
 
     Args:
-        network: As a procedure calls it.
-        fitted: What its fit came to, if there was one.
-        answers: What tells it from others of the same structure and weights.
+        network: The network in the form that a procedure calls.
+        fitted: Result of the fit, or None if the network is measured as it is.
+        answers: Digest of the network's answers; see `CheckedNetwork`.
     """
     module = network.module if isinstance(network, Network) else network
     fit = None

@@ -1,6 +1,7 @@
-"""The cells of a run: what was measured, found again by everything that its numbers depend on.
+"""Cells: the measurements of a run, each under a key that holds all its numbers depend on.
 
-A run folder is such a collection that writes down what it is given; see `store`.
+`CellKey` makes the key of a cell, and `Cells` keeps measurements in memory. The run folder of
+`capcheck.runs.store` is a subclass of `Cells` that also writes every record to a file.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from capcheck.results.survey import SCHEMA_VERSION, MeasuredBy
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellKey:
-    """What tells one cell from all others.
+    """The facts that identify one cell of a run.
 
     Attributes:
-        plan: Procedure and network.
-        budget: What it may spend.
-        settings: How it is measured, at one look.
-        fingerprint: Of the target.
+        plan: Procedure and network that are measured.
+        budget: Budget of the procedure.
+        settings: Settings of the measurement, with the number of samples of one look.
+        fingerprint: Content hash of the target.
     """
 
     plan: FamilyPlan
@@ -35,14 +36,14 @@ class CellKey:
     fingerprint: str
 
     def digest(self, measured_by: MeasuredBy, *, weights: str = "") -> str:
-        """SHA-256 of everything that the cell's numbers depend on.
+        """SHA-256 of everything that the numbers of the cell depend on, as hexadecimal digits.
 
         Args:
-            measured_by: The code that measures it.
-            weights: Of the network, if it has any.
+            measured_by: Digest of the code that measures the cell.
+            weights: Digest of the network's weights, or empty for an oracle.
         """
         settings = self.settings
-        unlike = {"grid", "tolerances", "looks", "diagnose", "precisions", "sensitivity"}
+        left_out = {"grid", "tolerances", "looks", "diagnose", "precisions", "sensitivity"}
         facts: dict[str, Any] = {
             "schema": SCHEMA_VERSION,
             "code": measured_by.of(self.plan.family),
@@ -50,20 +51,21 @@ class CellKey:
             "plan": self.plan.to_json(),
             "weights": weights,
             "budget": self.budget.to_json(),
-            "settings": settings.to_json(dict.fromkeys(unlike, True)),
+            "settings": settings.to_json(dict.fromkeys(left_out, True)),
             "divergences": sorted(settings.tolerances),
         }
-        if self.plan.network.kind not in ("rounded", "perturbed"):  # those are never diagnosed
+        # Cells of rounded and perturbed networks are never diagnosed.
+        if self.plan.network.kind not in ("rounded", "perturbed"):
             largest = self.budget == settings.grid.largest
             facts["diagnose"] = settings.diagnose if largest else ()
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 class Cells:
-    """Measurements in memory, and what else a result needs.
+    """The measurements of a run in memory, with facts on networks and reasons for missing cells.
 
     Args:
-        measured_by: The code that measures them.
+        measured_by: Digest of the code that measures the cells.
     """
 
     def __init__(self, measured_by: MeasuredBy) -> None:
@@ -73,43 +75,43 @@ class Cells:
         self._networks: dict[str, NetworkFacts] = {}
 
     def get(self, key: CellKey) -> Measurement | None:
-        """The cell, if it was measured."""
+        """The measurement of a cell, or None if the cell was not measured."""
         return self._cells.get(self._digest(key))
 
     def keep(self, key: CellKey, measurement: Measurement) -> None:
-        """Add a cell."""
+        """Add the measurement of a cell, unless the cell is already there."""
         digest = self._digest(key)
         if digest not in self._cells:
             self._write({"key": digest, "cell": measurement.to_json()})
             self._cells[digest] = measurement
 
     def unfit(self, plan: FamilyPlan) -> str | None:
-        """Why a plan cannot be measured on the target, if that was found."""
+        """The reason why a plan cannot be measured on the target, or None if none is noted."""
         return self._unfit.get(_identity(plan))
 
     def note(self, plan: FamilyPlan, reason: str) -> None:
-        """Keep why a plan cannot be measured on the target."""
+        """Keep the reason why a plan cannot be measured on the target."""
         name = _identity(plan)
         if self._unfit.get(name) != reason:
             self._write({"unfit": name, "reason": reason})
             self._unfit[name] = reason
 
     def network(self, plan: FamilyPlan) -> NetworkFacts | None:
-        """What stands in the oracle's place, once it is there."""
+        """Facts on the network of a plan, or None before the network was made or for an oracle."""
         network = plan.network
         if isinstance(network, RoundedNetwork):
             plan = plan.with_network(network.of)
         return self._networks.get(_identity(plan))
 
     def keep_network(self, plan: FamilyPlan, facts: NetworkFacts) -> None:
-        """Keep what stands in the oracle's place; cells of other weights are others."""
+        """Keep facts on the network of a plan; its weights are a part of the keys of its cells."""
         name = _identity(plan)
         if self._networks.get(name) != facts:
             self._write({"network": name, "facts": facts.to_json()})
             self._networks[name] = facts
 
     def take(self, record: Any) -> None:
-        """Take up what was written down; a record of another kind is as good as missing."""
+        """Add a record that was read from a file; a record that cannot be read is ignored."""
         try:
             if "unfit" in record:
                 self._unfit[str(record["unfit"])] = str(record["reason"])
@@ -126,7 +128,7 @@ class Cells:
         return key.digest(self._measured_by, weights=facts.weights if facts else "")
 
     def _write(self, record: dict[str, Any]) -> None:
-        """Write a record down, where there is a place for it."""
+        """Write a record to a file; cells that are only kept in memory have none."""
 
 
 def _identity(plan: FamilyPlan) -> str:

@@ -1,6 +1,7 @@
-"""The engine: one run over some families, from checked options to judged results.
+"""The engine: makes one run over several families, from checked options to judged results.
 
-It places the target, opens the store, measures the cells that the store lacks and reports progress.
+The engine moves the target to its device and precision, opens the run's store of cells, measures
+the cells that the store lacks, reports progress, and has `Assembly` judge the result.
 """
 
 from __future__ import annotations
@@ -47,21 +48,21 @@ from capcheck.runs.store import FITS, Manifest, Store, environment
 from capcheck.runs.sweep import EXAMPLES, RoundedSweep, Sweep, examples
 from capcheck.targets.target import Target
 
-LOG = "run.log"
+LOG = "run.log"  # name of the log file in a run's folder
 logger = logging.getLogger("capcheck")
 
 
 class Engine:
-    """One run over some families.
+    """One run over several families.
 
     Args:
-        target: What they should produce.
-        candidates: The families' procedures with their networks. One with a network of its own
-            comes behind the same one with the oracle.
-        options: How to measure.
+        target: The law that the families should produce.
+        candidates: The families' procedures with their networks. A candidate with a network comes
+            after the candidate of the same procedure with the oracle.
+        options: Options of the run.
 
     Raises:
-        InputError: Something was asked for that is not possible.
+        InputError: An option is not possible on this target.
     """
 
     def __init__(
@@ -78,18 +79,22 @@ class Engine:
         self._done, self._counting = 0, True
         out = options.get("out")
         self._folder = None if out is None else Path(out)
-        self._checked_networks: dict[str, CheckedNetwork] = {}  # by title of the plan
-        self._procedures: dict[str, AnyProcedure] = {}  # by family and options
-        self._references: dict[int, tuple[Reference, Observer]] = {}  # by number of samples
-        self._sweeps: dict[tuple[str, int], Sweep] = {}  # of the family that is measured, by look
+        self._checked_networks: dict[str, CheckedNetwork] = {}  # key: title of the plan
+        self._procedures: dict[str, AnyProcedure] = {}  # key: family and options
+        self._references: dict[int, tuple[Reference, Observer]] = {}  # key: number of samples
+        # Sweeps of the candidate that is being measured; key: plan and look.
+        self._sweeps: dict[tuple[str, int], Sweep] = {}
 
     def run(self, *, errors_are_results: bool) -> SurveyResult:
-        """Measure every candidate; one that fails becomes a result with an error, or raises.
+        """Measure every candidate.
 
-        An oracle that a target rules out is a result of its own where a network stands beside it.
+        Args:
+            errors_are_results: Whether a candidate that fails becomes a result with an error, as in
+                a survey, or raises. An oracle that does not exist on the target becomes a result in
+                either case if the same procedure is also measured with a network.
         """
         with full_precision():
-            if not errors_are_results:  # before a folder is begun for nothing
+            if not errors_are_results:  # a network that fails must not leave a folder behind
                 for candidate in self._candidates:
                     if candidate.network is not None:
                         self._checked(candidate)
@@ -113,24 +118,25 @@ class Engine:
         except (UnfitError, NetworkError) as error:
             if isinstance(error, NetworkError) and candidate.network is None:
                 raise CapcheckError(f"the oracle of {entry.plan.title}: {error}") from error
-            if not (errors_are_results or self._stands_beside(candidate)):
+            if not (errors_are_results or self._has_network_beside(candidate)):
                 raise
             logger.info("%s cannot be measured: %s", entry.plan.title, error)
             self._cells.note(entry.plan, str(error))
             return unsupported_result(entry, str(error))
-        except _CallersMistake as error:
+        except _CallersError as error:
             raise InputError(str(error)) from error
         except Exception as error:
             logger.exception("%s failed", entry.plan.title)
             if errors_are_results:
-                return failed_result(entry, _told(error))
-            if isinstance(error, InputError):  # nothing that the caller said is left to be wrong
+                return failed_result(entry, _reason(error))
+            if isinstance(error, InputError):  # the arguments were checked: a fault of capcheck
                 raise CapcheckError(f"{entry.plan.title}: {error}") from error
             raise
         finally:
             self._sweeps.clear()
 
-    def _stands_beside(self, candidate: Candidate) -> bool:
+    def _has_network_beside(self, candidate: Candidate) -> bool:
+        """Whether an oracle's procedure is also measured with a network."""
         plans = [
             other.plan.with_oracle() for other in self._candidates if other.network is not None
         ]
@@ -148,26 +154,26 @@ class Engine:
                 skipped = self._settings.looks - 1 - look
                 self._advance(skipped * len(found.cells), f"{plan.title}, decided")
                 break
-        self._counting = False  # what follows are no cells of the grid
+        self._counting = False  # progress counts the cells of the grid only
         if candidate.network is not None:
-            self._oracle_of(candidate, look)
+            self._measure_oracle_of(candidate, look)
         elif has_floor(found):
-            self._cure(candidate.probe, look)
-        self._round(plan, procedure, look)
+            self._measure_suspects(candidate.probe, look)
+        self._measure_rounded(plan, procedure, look)
         if candidate.network is None:
-            self._perturb(plan, procedure, look, sensitive_budget(found))
+            self._measure_perturbed(plan, procedure, look, sensitive_budget(found))
         self._counting = True
         return self._assembly.judged(entry, look)
 
     def _procedure(self, probe: AnyProbe) -> AnyProcedure:
-        """The procedure of a probe with its oracle; one for each family and options."""
+        """The procedure of a probe with its oracle, made once for each family and options."""
         key = json.dumps(plan_of(probe).to_json(), sort_keys=True)
         if key not in self._procedures:
             self._procedures[key] = Procedure.of(probe, self._target, given=self._settings.given)
         return self._procedures[key]
 
     def _checked(self, candidate: Candidate) -> CheckedNetwork:
-        """The candidate's network before it is fitted."""
+        """The checked network of a candidate before it is fitted, made once."""
         title = candidate.plan.title
         if title not in self._checked_networks:
             procedure, budgets = self._procedure(candidate.probe), self._settings.grid.budgets()
@@ -177,7 +183,7 @@ class Engine:
         return self._checked_networks[title]
 
     def _network(self, candidate: Candidate) -> Callable[..., Any]:
-        """What stands in the oracle's place: fitted, or as it is."""
+        """The network to measure in place of the oracle, fitted if the plan says so."""
         title, checked = candidate.plan.title, self._checked(candidate)
 
         def progress(step: int, steps: int, validation: float) -> None:
@@ -196,7 +202,7 @@ class Engine:
         self._cells.keep_network(candidate.plan, facts)
         return network
 
-    def _oracle_of(self, candidate: Candidate, look: int) -> None:
+    def _measure_oracle_of(self, candidate: Candidate, look: int) -> None:
         """Measure the oracle at the same look as its network.
 
         Both then have equal sample sizes, and their difference, the gap, is paired.
@@ -206,43 +212,43 @@ class Engine:
             return
         try:
             self._look(plan, self._procedure(candidate.probe), look)
-        except Exception as error:  # the oracle has a result of its own, which tells why
+        except Exception as error:  # the oracle's own result states the reason
             logger.exception("%s has no oracle to be compared with", candidate.plan.title)
-            self._cells.note(plan, _told(error))
+            self._cells.note(plan, _reason(error))
 
-    def _cure(self, probe: AnyProbe, look: int) -> None:
-        """Measure a probe with a floor at the largest budget without each of its suspects."""
+    def _measure_suspects(self, probe: AnyProbe, look: int) -> None:
+        """Measure a probe at the largest budget with each suspected cause of its floor removed."""
         for suspect in probe.suspects():
             plan, largest = plan_of(suspect.probe), self._settings.grid.largest
             try:
                 self._look(plan, self._procedure(suspect.probe), look, [largest])
-            except UnfitError as error:  # its network has no oracle on this target
+            except UnfitError as error:  # the changed procedure has no oracle on this target
                 logger.info("%s is no suspect: %s", plan.title, error)
 
-    def _round(self, plan: FamilyPlan, procedure: AnyProcedure, look: int) -> None:
-        """Measure everything again in fewer digits, as was asked for."""
+    def _measure_rounded(self, plan: FamilyPlan, procedure: AnyProcedure, look: int) -> None:
+        """Measure the whole grid again in each precision that the settings name."""
         for precision in self._settings.precisions:
             rounded = plan.rounded(precision)
-            with self._noting(rounded):
+            with self._failures_noted(rounded):
                 self._look(rounded, procedure.rounded(precision), look, precise=procedure)
 
-    def _perturb(
+    def _measure_perturbed(
         self, plan: FamilyPlan, procedure: AnyProcedure, look: int, budget: Budget
     ) -> None:
-        """Measure a budget with errors of the oracle, as was asked for."""
+        """Measure one budget with oracle errors of each kind and size that the settings name."""
         for kind, size in itertools.product(PERTURBATIONS, self._settings.sensitivity):
             perturbed = plan.with_network(PerturbedNetwork(perturbation=kind, size=size))
-            with self._noting(perturbed), contextlib.suppress(NotPerturbed):
+            with self._failures_noted(perturbed), contextlib.suppress(NotPerturbed):
                 self._look(perturbed, procedure.perturbed(kind, size), look, [budget])
 
     @contextlib.contextmanager
-    def _noting(self, plan: FamilyPlan) -> Iterator[None]:
-        """Keep why something that stands beside a result could not be measured."""
+    def _failures_noted(self, plan: FamilyPlan) -> Iterator[None]:
+        """Keep the reason why an additional measurement failed; the result stands without it."""
         try:
             yield
         except Exception as error:
             logger.exception("%s failed", plan.title)
-            self._cells.note(plan, _told(error))
+            self._cells.note(plan, _reason(error))
 
     def _look(
         self,
@@ -253,14 +259,14 @@ class Engine:
         *,
         precise: AnyProcedure | None = None,
     ) -> None:
-        """Measure what the run lacks of a look.
+        """Measure the cells of one look that the run does not hold yet.
 
         Args:
-            plan: What is measured.
-            procedure: With the plan's network.
-            look: 0 for the first.
-            budgets: Some of the grid, or None for all.
-            precise: The same procedure in all digits, if this one has fewer.
+            plan: Plan of the cells.
+            procedure: Procedure of the plan, with the plan's network.
+            look: Number of the look, 0 for the first.
+            budgets: Budgets to measure, or None for the whole grid.
+            precise: For a procedure in fewer digits, the same procedure in all digits.
         """
         budgets = self._settings.grid.budgets() if budgets is None else budgets
         keys = {budget: self._assembly.key(plan, budget, look) for budget in budgets}
@@ -278,12 +284,12 @@ class Engine:
         for group in sweep.runs(missing):
             self._advance(0, f"{plan.title}, {group[-1]}")
             for cell in sweep.measure(group):
-                with _callers_mistakes():  # the folder may hold other numbers
+                with _callers_errors():  # the folder may hold other numbers for this cell
                     self._cells.keep(keys[cell.budget], cell)
                 self._advance(1, f"{plan.title}, {cell.budget}")
 
     def _sweep(self, plan: FamilyPlan, procedure: AnyProcedure, look: int) -> Sweep:
-        """The sweep of a plan at a look, whose runs are kept while its family is measured."""
+        """The sweep of a plan at a look; its runs are kept until its candidate is measured."""
         key = (json.dumps(plan.to_json(), sort_keys=True), look)
         if key not in self._sweeps:
             diagnose = () if plan.network.kind == "perturbed" else self._settings.diagnose
@@ -293,11 +299,11 @@ class Engine:
         return self._sweeps[key]
 
     def _measure_of(self, look: int) -> tuple[Reference, Observer, Settings]:
-        """What all cells of a look are measured with."""
+        """The reference, observer and settings that all cells of a look share."""
         settings = self._settings.at(look)
         if settings.samples not in self._references:
             self._advance(0, "target draws and null floors")
-            with _callers_mistakes():
+            with _callers_errors():
                 reference = Reference(
                     self._target,
                     divergences=tuple(settings.tolerances),
@@ -319,7 +325,7 @@ class Engine:
             try:
                 self._progress(Progress(done=min(self._done, total), total=total, running=running))
             except Exception as error:
-                raise _CallersMistake(
+                raise _CallersError(
                     f"progress must be a function of a Progress, and raised "
                     f"{type(error).__name__}: {error}."
                 ) from error
@@ -338,7 +344,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _logging(self) -> Iterator[None]:
-        """Keep a log in the run's folder, if it has one."""
+        """Write a log to the run's folder, if there is one."""
         if self._folder is None:
             yield
             return
@@ -355,22 +361,25 @@ class Engine:
             handler.close()
 
 
-class _CallersMistake(Exception):  # noqa: N818
-    """Something that the caller passed in is wrong, which shows only while it is used."""
+class _CallersError(Exception):
+    """An argument of the caller is wrong, which shows only while the run makes use of it."""
 
 
 @contextlib.contextmanager
-def _callers_mistakes() -> Iterator[None]:
-    """Tell an InputError that the caller can mend from one of a family's code."""
+def _callers_errors() -> Iterator[None]:
+    """Turn an InputError about the caller's arguments into a `_CallersError`.
+
+    The class sets it apart from an InputError that the code of a family raises.
+    """
     try:
         yield
     except InputError as error:
-        raise _CallersMistake(str(error)) from error
+        raise _CallersError(str(error)) from error
 
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Switch TF32 off, and the caller's setting on again afterwards."""
+    """Switch TF32 arithmetic off, and restore the caller's setting afterwards."""
     matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -386,8 +395,8 @@ def _measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:
     return MeasuredBy(version=__version__, code=code_digest(), families=families)
 
 
-def _told(error: Exception) -> str:
-    """A sentence as it is, and another failure with its kind."""
+def _reason(error: Exception) -> str:
+    """The message of an error, behind the name of its class unless it is one of capcheck's."""
     return str(error) if isinstance(error, CapcheckError) else f"{type(error).__name__}: {error}"
 
 

@@ -1,6 +1,7 @@
-"""Run options: how to measure, as a caller asks for it, and the same checked.
+"""Run options: the keywords of `check`, `survey` and `require`, and their checks.
 
-What follows from the target's size is filled in here; nothing is measured.
+`RunOptions` lists the keywords, and `settings_of` checks them, fills in the defaults that follow
+from the target, and returns the `Settings` of a run. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from capcheck.networks.rounded import chosen_precisions
 from capcheck.results.settings import Settings
 from capcheck.targets.target import Target
 
-LEAST_SAMPLES = 200  # below, the groups that pair cells hold too few rows
-MOST_SEED = 2**63 - 1  # largest that torch's own generators take
-MOST_LOOKS = 10  # a thousand times the samples of the first
+MIN_SAMPLES = 200  # with fewer draws the groups of rows that pair two cells are too small
+MAX_SEED = 2**63 - 1  # largest seed that a generator of torch accepts
+MAX_LOOKS = 10  # the tenth look has 2^9 times the samples of the first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        done: Cells measured or found in the store.
-        total: Cells of the run.
-        running: What runs now, in a few words.
+        done: Number of cells that were measured or found in the store.
+        total: Number of cells of the run.
+        running: Description of the current work, in a few words.
     """
 
     done: int
@@ -45,28 +46,33 @@ class RunOptions(TypedDict, total=False):
     """Keywords of `check`, `survey` and `require`.
 
     Attributes:
-        lengths: Token budgets in 0..N; by default 0, N // 2 and N.
-        steps: Iteration budgets of at least 1; by default 1, 4 and 16.
-        divergences: Which to measure of `kl`, `wasserstein`, `mmd`, `reverse_kl` and
+        lengths: Length budgets, numbers of tokens in 0..F, with F the number of tokens that are not
+            given; by default 0, F // 2 and F.
+        steps: Step budgets, numbers of iterations of at least 1; by default 1, 4 and 16.
+        divergences: Divergences to measure, from `kl`, `wasserstein`, `mmd`, `reverse_kl` and
             `total_variation`; the first three by default.
-        tolerance: Tolerance of each, in the units of `capcheck.divergences`.
-        precision: In which of `float32`, `bfloat16`, `float16` and `float8` (of answers only) every
-            budget is run again; none by default.
-        sensitivity: Sizes of errors of the oracle to try out, or True for 0.03, 0.1 and 0.3; an
-            error of size 1 is as large as a token's deviation (see `capcheck.networks.perturbed`).
-        diagnose: Further tests of the draws at each family's largest budget, of `classifier`,
-            `stein`, `permutation` and `neighbours`; none by default, and no verdict hears them.
-        samples: Draws of target and model in every cell, at least 200; 2,000 by default.
+        tolerance: Tolerance of each divergence, in the units of `capcheck.divergences`; a
+            divergence that is left out has its default tolerance.
+        precision: Precisions in which every budget is run again, from `float32`, `bfloat16`,
+            `float16` and `float8` (the network's answers only); none by default.
+        sensitivity: Sizes of errors to add to the oracle's answers, above 0 and below 1, or True
+            for 0.03, 0.1 and 0.3; none by default. An error of size 1 is as large as a token's
+            standard deviation (see `capcheck.networks.perturbed`).
+        diagnose: Further tests of the draws at each family's largest budget, from `classifier`,
+            `stein`, `permutation` and `neighbours`; none by default. No verdict depends on them.
+        samples: Number of draws of the target and of the model in every cell, at least 200; 2,000
+            by default.
         given: Indices of tokens that are known from the start, with values drawn from the target;
-            lengths count the others, and divergences are of the joint law.
-        looks: Times that an undecided family may be drawn, each with twice the samples of the time
-            before; 1 by default. The error of the verdicts is shared by all looks.
+            none by default. Length budgets count the other tokens, and divergences compare the
+            joint law of all tokens.
+        looks: Number of times that an undecided family may be measured, 1 to 10, each time with
+            twice the samples of the time before; 1 by default. All looks share one error level.
         seed: Seed of all draws, 0 to 2^63 - 1; 0 by default.
-        level: Confidence of intervals and verdicts, 0.95 by default.
-        device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`.
-        batch: Sample rows per batch, 1,024 by default; no draw depends on it.
-        out: Folder to keep the run in; the same call continues a killed run.
-        progress: Called before each run and after each cell.
+        level: Confidence of intervals and verdicts, at least 0.5 and below 1; 0.95 by default.
+        device: Device to run on: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+        batch: Number of sample rows in a batch, 1,024 by default. No draw depends on it.
+        out: Folder to keep the run in. The same call continues a run that was interrupted.
+        progress: Function that is called with a `Progress` before each run and after each cell.
     """
 
     lengths: Iterable[int] | None
@@ -97,16 +103,17 @@ def require_known(options: RunOptions) -> None:
 def settings_of(
     target: Target, options: RunOptions, device: torch.device, dtype: torch.dtype
 ) -> Settings:
-    """What was asked for, with its defaults on that target.
+    """The settings of a run: the checked options, with defaults that follow from the target.
 
     Args:
-        target: What is to be produced; budgets follow from its tokens, tolerances from their kind.
+        target: Target of the run. Default budgets follow from the number of its tokens, and default
+            tolerances from their kind.
         options: Keywords of the caller.
-        device: Where to run.
-        dtype: In which precision.
+        device: Device to run on.
+        dtype: Floating-point type to run in.
 
     Raises:
-        InputError: A value out of its range, or an unknown name; the sentence says which.
+        InputError: A value is out of its range, or a name is unknown; the message says which.
     """
     names = chosen(options.get("divergences", DEFAULT))
     level = options.get("level", 0.95)
@@ -117,9 +124,9 @@ def settings_of(
     return Settings(
         grid=Grid.over(free, options.get("lengths"), options.get("steps")),
         given=given,
-        samples=whole_number("samples", options.get("samples", 2000), LEAST_SAMPLES),
-        looks=whole_number("looks", options.get("looks", 1), 1, MOST_LOOKS),
-        seed=whole_number("seed", options.get("seed", 0), 0, MOST_SEED),
+        samples=whole_number("samples", options.get("samples", 2000), MIN_SAMPLES),
+        looks=whole_number("looks", options.get("looks", 1), 1, MAX_LOOKS),
+        seed=whole_number("seed", options.get("seed", 0), 0, MAX_SEED),
         level=level,
         tolerances=tolerances(names, options.get("tolerance"), target.spec.kind),
         device=device.type,
@@ -131,7 +138,7 @@ def settings_of(
 
 
 def _sizes(given: bool | float | Sequence[float] | None) -> tuple[float, ...]:
-    """Sizes of perturbations in rising order."""
+    """The sizes of the oracle's errors, checked, in rising order, without repeats."""
     if given is None or isinstance(given, bool):
         return SIZES if given else ()
     if isinstance(given, (int, float, str)):
@@ -145,10 +152,14 @@ def _sizes(given: bool | float | Sequence[float] | None) -> tuple[float, ...]:
 
 
 def require_given(given: Sequence[Any], tokens: int) -> tuple[int, ...]:
-    """The indices of given tokens, sorted.
+    """The indices of given tokens, checked, in rising order, without repeats.
+
+    Args:
+        given: Indices of tokens.
+        tokens: Number of tokens N of a sequence.
 
     Raises:
-        InputError: One that is no token, or all of them.
+        InputError: An index is not one of 0..N - 1, or all tokens are given.
     """
     for i in given:
         if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < tokens:
@@ -160,7 +171,7 @@ def require_given(given: Sequence[Any], tokens: int) -> tuple[int, ...]:
 
 
 def whole_number(field: str, value: Any, least: int, most: int | None = None) -> int:
-    """The value, or InputError unless it is a whole number of that range."""
+    """The value as an int; raises InputError unless it is a whole number in [least, most]."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < least:
         raise InputError(f"{field} must be a whole number of at least {least}, got {value!r}.")
     if most is not None and int(value) > most:
@@ -169,10 +180,13 @@ def whole_number(field: str, value: Any, least: int, most: int | None = None) ->
 
 
 def placement(device: str) -> tuple[torch.device, torch.dtype]:
-    """Where to run, and in which precision: float64 on the CPU, float32 on an accelerator.
+    """The device to run on and its floating-point type: float64 on a CPU, float32 on a GPU.
+
+    Args:
+        device: Name of the device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        InputError: No such device, or none that torch sees.
+        InputError: There is no device of that name, or torch does not see it.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,8 +1,8 @@
-"""The sweep: every cell of a procedure's grid, measured.
+"""The sweep: measures the cells of a procedure's grid of budgets.
 
-A cell is a pure function of its spec, whose hash is its key in the store. Cells along an axis that
-the probe declares anytime share one run at their largest budget, and each takes its snapshot from
-the stream of states. Runs are made in batches of sample rows; no number depends on the batch.
+A cell is a pure function of its `CellKey`. Cells that differ only along axes that the probe
+declares anytime share one run at their largest budget, and each takes a snapshot from the stream of
+states. Runs are made in batches of sample rows, and no number depends on the size of a batch.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ from capcheck.results.measurement import Measurement, SampledLaw
 from capcheck.results.settings import Settings
 from capcheck.targets.categorical.sequence_law import SequenceLaw
 
-EXAMPLES = 200  # most samples of a cell that are kept for the report
-EXAMPLE_NUMBERS = 4096  # most numbers in them, if eight samples fit, and in a law that is kept
+EXAMPLES = 200  # largest number of samples of a cell that are kept for the report
+# Largest number of numbers in the samples that are kept (eight samples are kept in any case), and
+# in an exact law that is kept.
+EXAMPLE_NUMBERS = 4096
 _NOT_ASKED = Unavailable(reason="it was not asked for")
 
 
 @dataclasses.dataclass(kw_only=True)
 class _Snapshot:
-    """What one budget has of a run: final tokens of all batches, what they cost, their traces."""
+    """The result of a run at one budget: final tokens of all batches, their cost, their traces."""
 
     tokens: list[Tensor] = dataclasses.field(default_factory=list)
     calls: int = 0
@@ -51,7 +53,7 @@ class _Snapshot:
 
     @property
     def samples(self) -> Tensor:
-        """(n, N, d), or (n, N) integers."""
+        """Tokens of all batches, (n, N, d), or (n, N) integers."""
         return torch.cat(self.tokens)
 
 
@@ -59,12 +61,13 @@ class Sweep:
     """Measures cells of one procedure.
 
     Args:
-        procedure: With its target, on the device and in the precision that the settings name.
-        reference: Target draws and null floors.
-        observer: Compares draws with the target's for the witness.
-        settings: How to measure.
-        batch: Sample rows per batch.
-        diagnose: Tests of the draws at the largest budget; no verdict depends on them.
+        procedure: Procedure with its target, on the device and in the precision that the settings
+            name.
+        reference: Draws of the target and null floors of the divergences.
+        observer: Compares draws with those of the target to find a witness.
+        settings: Settings of the measurement.
+        batch: Number of sample rows in a batch.
+        diagnose: Names of tests of the draws at the largest budget; no verdict depends on them.
     """
 
     def __init__(
@@ -83,14 +86,14 @@ class Sweep:
         self._settings = settings
         self._batch = batch
         self._diagnose = diagnose
-        # By what the procedure depends on of a budget.
+        # Keys: the values of the budget axes that the procedure depends on.
         self._ran: dict[tuple[int, ...], _Snapshot] = {}
         self._laws: dict[tuple[int, ...], ExactLaw | Unavailable] = {}
         self._densities: dict[tuple[int, ...], LogDensity | Unavailable] = {}
-        self._weighed: dict[str, tuple[dict[str, Estimate], Witness]] = {}
+        self._estimated: dict[str, tuple[dict[str, Estimate], Witness]] = {}
 
     def runs(self, budgets: Sequence[Budget]) -> list[list[Budget]]:
-        """Budgets grouped into runs; a group differs only along anytime axes."""
+        """Group budgets into runs; the budgets of a group differ only along anytime axes."""
         groups: dict[tuple[int, ...], list[Budget]] = {}
         for budget in budgets:
             fixed = [axis for axis in AXES if axis not in self._probe.anytime]
@@ -99,10 +102,10 @@ class Sweep:
         return list(groups.values())
 
     def measure(self, budgets: Sequence[Budget]) -> Iterator[Measurement]:
-        """Make one run and yield its cells, in the order of the budgets given.
+        """Make one run and yield its cells, in the order of the budgets.
 
         Args:
-            budgets: One group of `runs`.
+            budgets: One of the groups that `runs` returns.
 
         Raises:
             UnfitError: The family cannot be measured on this target.
@@ -110,7 +113,7 @@ class Sweep:
         """
         for budget, snapshot in self._snapshots(budgets).items():
             samples = snapshot.samples
-            estimates, witness = self._weigh(self._evidence(budget, samples))
+            estimates, witness = self._estimate(self._evidence(budget, samples))
             yield Measurement(
                 budget=budget,
                 samples=len(samples),
@@ -122,19 +125,19 @@ class Sweep:
                 diagnoses=self._diagnoses(budget, samples),
                 law=self._kept_law(budget),
                 examples=examples(samples),
-                **self._beside(budget, samples),
+                **self._precision_facts(budget, samples),
             )
 
     def samples(self, budget: Budget) -> Tensor:
-        """The result of a run at that budget: (n, N, d), or (n, N) integers."""
+        """The samples of a run at a budget, (n, N, d), or (n, N) integers."""
         return self._snapshots([budget])[budget].samples
 
     def estimates_from_draws(self, samples: Tensor) -> dict[str, Estimate]:
-        """Divergences of draws of which nothing else is known."""
-        return self._weigh(_draws_alone(samples))[0]
+        """Estimate the divergences from draws alone, without a law or a density."""
+        return self._estimate(_draws_alone(samples))[0]
 
     def exact_law(self, budget: Budget) -> ExactLaw | Unavailable:
-        """The law that is sampled at a budget, if divergences from it can be had."""
+        """The exact law of the samples at a budget, if divergences of exact laws are available."""
         if not self._reference.has_law:
             return Unavailable(reason="the target is neither Gaussian nor small")
         key = self._procedure.relevant(budget)
@@ -148,7 +151,7 @@ class Sweep:
         return kept_law(self.exact_law(budget))
 
     def _snapshots(self, budgets: Sequence[Budget]) -> dict[Budget, _Snapshot]:
-        """What each budget has of one run at the largest of them."""
+        """The snapshot of each budget, from one run at the largest of the budgets."""
         keys = {budget: self._procedure.relevant(budget) for budget in budgets}
         if not all(key in self._ran for key in keys.values()):
             first = {key: budget for budget, key in reversed(keys.items())}
@@ -170,14 +173,14 @@ class Sweep:
     def _run_batch(
         self, snapshots: dict[Budget, _Snapshot], largest: Budget, first_row: int, n: int
     ) -> None:
-        """Run some sample rows at the largest budget, and add to every budget's snapshot."""
+        """Run n sample rows at the largest budget, and add them to the snapshot of each budget."""
         rng, calls = self._rng("model", first_row), Calls()
         recorder = Recorder(self._probe.family, self._procedure.start(n, rng))
         latest: dict[Budget, tuple[State, Calls, Writes]] = {}
         for iteration, state in enumerate(self._procedure.run(largest, n, rng, calls=calls)):
             recorder.record(state)
             for budget in snapshots:
-                if self._affords(budget, state, iteration):
+                if self._is_within(budget, state, iteration):
                     latest[budget] = (state, dataclasses.replace(calls), recorder.writes)
         for budget, snapshot in snapshots.items():
             if budget not in latest:
@@ -188,7 +191,8 @@ class Sweep:
             snapshot.tokens_processed += spent.tokens
             snapshot.traces = snapshot.traces + writes.traces()
 
-    def _affords(self, budget: Budget, state: State, iteration: int) -> bool:
+    def _is_within(self, budget: Budget, state: State, iteration: int) -> bool:
+        """Whether a state of a run at a larger budget is within this budget."""
         if "length" in self._probe.anytime:
             placed = state.placed.sum(1)
             if bool((placed != placed[0]).any()):
@@ -200,13 +204,13 @@ class Sweep:
                 return False
         return "steps" not in self._probe.anytime or iteration <= budget.steps
 
-    def _weigh(self, evidence: ModelEvidence) -> tuple[dict[str, Estimate], Witness]:
-        # Budgets along an axis that does nothing have the same evidence: it is weighed once.
+    def _estimate(self, evidence: ModelEvidence) -> tuple[dict[str, Estimate], Witness]:
+        # Budgets along an axis without effect have equal evidence, which is estimated from once.
         key = evidence.fingerprint
-        if key not in self._weighed:
+        if key not in self._estimated:
             estimates = self._reference.estimates(evidence)
-            self._weighed[key] = estimates, self._observer.compare(evidence.samples)
-        return self._weighed[key]
+            self._estimated[key] = estimates, self._observer.compare(evidence.samples)
+        return self._estimated[key]
 
     def _diagnoses(self, budget: Budget, samples: Tensor) -> tuple[Diagnosis, ...]:
         if not self._diagnose or budget != self._settings.grid.largest:
@@ -220,7 +224,7 @@ class Sweep:
         ).diagnose(samples)
 
     def _evidence(self, budget: Budget, samples: Tensor) -> ModelEvidence:
-        """What there is to know of the law at a budget, and no more than is asked for."""
+        """The evidence about the sampled law at a budget that the divergences asked for need."""
         if self._procedure.precision is not None:
             return _draws_alone(samples)
         asked = self._settings.tolerances
@@ -240,7 +244,10 @@ class Sweep:
 
     @functools.cached_property
     def _limit(self) -> Tensor | None:
-        """What the procedure converges to, row by row; draws of the target itself."""
+        """The limit of the procedure, row by row, or None if it is unknown.
+
+        With the oracle these (n, N, d) are draws of the target, which is checked.
+        """
         parts: list[Tensor] = []
         for start in range(0, self._settings.samples, self._batch):
             n = min(self._batch, self._settings.samples - start)
@@ -262,7 +269,7 @@ class Sweep:
         )
 
     def _own_log_density(self, budget: Budget, samples: Tensor) -> LogDensity | Unavailable:
-        """At the cell's own samples: the probe's, or a bound by change of variables."""
+        """The log-density at a cell's own samples: the probe's, or a change-of-variables bound."""
         stated = self._log_density(budget, samples)
         if isinstance(stated, LogDensity) or self._target.spec.kind == "categorical":
             return stated
@@ -277,7 +284,7 @@ class Sweep:
         return _joined(parts)
 
     def _density_of_draws(self, budget: Budget) -> LogDensity | Unavailable:
-        """At the reference's draws."""
+        """The log-density at the reference's draws of the target."""
         key = self._procedure.relevant(budget)
         if key not in self._densities:
             self._densities[key] = self._log_density(budget, self._reference.draws)
@@ -293,30 +300,30 @@ class Sweep:
             parts.append(part)
         return _joined(parts)
 
-    def _beside(self, budget: Budget, samples: Tensor) -> dict[str, Any]:
-        """What else a cell holds: comparisons with a more precise run, if this is not it."""
+    def _precision_facts(self, budget: Budget, samples: Tensor) -> dict[str, Any]:
+        """Fields of `Measurement` that compare a rounded run with the precise one; here none."""
         return {}
 
 
 class RoundedSweep(Sweep):
-    """Measures cells in fewer digits, beside those of the same random numbers in all digits.
+    """Measures cells in fewer digits, and compares them with precise cells of the same noise.
 
-    The law that rounded arithmetic samples is not known, so that its draws are all that there is:
-    they are compared with the target, by the same estimators as those of the precise run, and with
-    these row by row. The mean of these distances bounds what the digits add to a Wasserstein
-    distance.
+    The law that rounded arithmetic samples is unknown, so that draws are the only evidence. The
+    draws of both runs are compared with the target by the same estimators, and with each other row
+    by row. The mean distance between the rows bounds the contribution of rounding to a Wasserstein
+    distance from above.
 
     Args:
-        precise: The same cells in the run's own precision.
+        precise: Sweep of the same cells in the run's own precision.
         sweep: Positional arguments of `Sweep`.
-        keywords: Keywords of `Sweep`.
+        keywords: Keyword arguments of `Sweep`.
     """
 
     def __init__(self, precise: Sweep, *sweep: Any, **keywords: Any) -> None:
         super().__init__(*sweep, **keywords)
         self._precise = precise
 
-    def _beside(self, budget: Budget, samples: Tensor) -> dict[str, Any]:
+    def _precision_facts(self, budget: Budget, samples: Tensor) -> dict[str, Any]:
         precise = self._precise.samples(budget)
         estimates = self.estimates_from_draws(precise)
         return {"moved": self._moved(samples, precise), "precise": estimates}
@@ -349,18 +356,18 @@ class RoundedSweep(Sweep):
 
 
 def _draws_alone(samples: Tensor) -> ModelEvidence:
-    """What there is to know of the law of rounded arithmetic, and what that is compared with."""
+    """Evidence that consists of samples alone, as for the unknown law of rounded arithmetic."""
     unknown = ROUNDED_LAW
     return ModelEvidence(samples=samples, law=unknown, log_density=unknown, own_log_density=unknown)
 
 
 def _joined(parts: Sequence[LogDensity]) -> LogDensity:
-    """The log-densities of all batches."""
+    """Join the log-densities of all batches into one."""
     return dataclasses.replace(parts[0], values=torch.cat([part.values for part in parts]))
 
 
 def kept_law(law: ExactLaw | Unavailable) -> SampledLaw | None:
-    """A law as data, or None if there is none, or if it is of more than 4,096 numbers."""
+    """An exact law as data, or None if there is none or if it has more than 4,096 numbers."""
     if isinstance(law, Unavailable):
         return None
     if isinstance(law, SequenceLaw):
@@ -378,7 +385,7 @@ def kept_law(law: ExactLaw | Unavailable) -> SampledLaw | None:
 
 
 def examples(samples: Tensor) -> list[Any]:
-    """The first few samples to four digits, as nested lists."""
+    """The first few samples as nested lists; continuous ones are rounded to four digits."""
     per_row = max(1, samples[0].numel())
     count = min(len(samples), max(8, min(EXAMPLES, EXAMPLE_NUMBERS // per_row)))
     if not samples.is_floating_point():

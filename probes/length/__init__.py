@@ -1,1 +1,1 @@
-"""Families that scale in sequence length."""
+"""Families that use the length budget only: they place tokens one group after another."""

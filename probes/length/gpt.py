@@ -1,16 +1,19 @@
-"""GPT: token after token from left to right, x_i ~ p(x_i | x_<i) for i = 1..l.
+"""GPT: draws tokens one after another from left to right, x_i ~ p(x_i | x_<i) for i = 1..l.
 
 Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training".
-Signature: token predictor; it is shown the tokens before i, or the last `window` of them. With a
-`softmax_rank` its logits, over all contexts, form a matrix of at most that rank.
-Assumption: none without these; with a window, x_i is independent of what lies before it.
-Budgets: `length` places that many tokens from the left; `steps` is ignored.
-Given tokens: a prompt is seen as far as the window reaches; a given token to the right of i is not
-seen at i, which costs sum_i I(x_i; given x_>i | x_<i).
-Known: KL(l) is the conditional total correlation of what was not placed,
-E[log p(x_>l | x_<=l)] - sum_{i>l} E[log p(x_i | x_<=l)]; a window of w tokens costs
-sum_i I(x_i; x_{<i-w} | x_{i-w..i-1}); a softmax of rank r is exact iff r is at least the rank of
-log p(v | x_<i), one row for each context, after each row's mean is subtracted.
+Signature: token predictor. For token i the network is shown the tokens before i, or only the last
+`window` of them. With `softmax_rank` = r the matrix of its logits, one row for each context, has a
+rank of at most r.
+Assumption: none by default; with a window, x_i is independent of the tokens before the window given
+the tokens in the window.
+Budgets: `length` is the number l of tokens that are drawn, from the left; `steps` is ignored.
+Given tokens: a given token before token i is shown as far as the window reaches. A given token
+after token i is not shown, which costs sum_i I(x_i; given x_>i | x_<i).
+Known: KL at length l is the conditional total correlation of the tokens that were not drawn,
+E[log p(x_>l | x_<=l)] - sum_{i>l} E[log p(x_i | x_<=l)]. A window of w tokens costs
+sum_i I(x_i; x_{<i-w} | x_{i-w..i-1}). A softmax of rank r is exact if and only if r is at least the
+rank of the matrix log p(v | x_<i), one row for each context, after the mean of each row is
+subtracted.
 """
 
 from __future__ import annotations
@@ -46,29 +49,30 @@ class GPT(Groupwise):
     anytime: ClassVar[frozenset[Axis]] = frozenset({"length"})
 
     window: Annotated[
-        int | None, Field(ge=0, description="tokens of the past that are seen; all if not given")
+        int | None,
+        Field(ge=0, description="previous tokens that are seen; all by default"),
     ] = None
     softmax_rank: Annotated[
         int | None,
-        Field(ge=1, description="rank of the logits of all contexts; full if not given"),
+        Field(ge=1, description="largest rank of the logits over all contexts; full by default"),
     ] = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
-        """The best softmax of some rank is known for whole prefixes only."""
+        """Refuse both limits at once: the best low-rank softmax is known for full prefixes."""
         if self.window is not None and self.softmax_rank is not None:
             raise ValueError("window and softmax_rank exclude each other; give one of them")
         return self
 
     @property
     def signature(self) -> Signature[TokenPredictor]:
-        """Known tokens -> the law of every token, or of the next one where its rank is bounded."""
+        """The token predictor; with a `softmax_rank` it predicts the next token only."""
         if self.softmax_rank is None:
             return TokenPredictorSignature()
         return LowRankPredictorSignature(self.softmax_rank)
 
     def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
-        """x_i ~ p(x_i | x_<i), or given the last `window` of them, for i = 1..l."""
+        """One group per token: x_i ~ p(x_i | the last `window` tokens before i), i = 1..l."""
         place = torch.arange(spec.tokens, device=spec.mean.device)
         reach = spec.tokens if self.window is None else self.window
         return [
@@ -76,7 +80,7 @@ class GPT(Groupwise):
         ]
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """The window or the rank of the softmax, if there is one."""
+        """The window or the rank of the softmax, if either is limited."""
         unlimited = dataclasses.replace(self, window=None, softmax_rank=None)
         if self == unlimited:
             return ()

@@ -1,20 +1,24 @@
-"""MaskGIT: masked tokens are drawn in parallel, round by round, and then never change.
+"""MaskGIT: draws masked tokens in parallel, round by round; a token that is placed never changes.
 
-Source: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer", section 3.2.
-Signature: token predictor, shown the known tokens, whichever they are.
-Assumption: the tokens of one round are independent given the known ones.
-Budgets: `length` cuts the schedule for F tokens inside its round; `steps` is ignored.
-After round r of R, floor(F cos(pi r / 2R)) of the F tokens that are not given are left masked, and
-every round commits at least one; `tokens_per_round` commits a fixed number instead.
-Orders: `random` (drawn up front), `fixed` (left to right), `confidence` (all masked tokens are
-drawn, and those whose value has the largest log-probability plus temperature (1 - r/R) Gumbel noise
-stay; which of equal ones is drawn, so that no rounding decides).
+Source: Chang et al. 2022, "MaskGIT: Masked Generative Image Transformer", section 3.2,
+https://arxiv.org/abs/2202.04200
+Signature: token predictor. The network is shown the known tokens, wherever they stand.
+Assumption: the tokens of one round are independent given the known tokens.
+Budgets: `length` is the number of tokens that are placed: the schedule of rounds stops there, if
+need be inside a round. `steps` is ignored.
+Schedule: after round r of R, floor(F cos(pi r / 2R)) of the F tokens that are not given are still
+masked, and every round places at least one token. With `tokens_per_round` every round places that
+fixed number instead.
+Orders: `random` draws an order for each sequence at the start, and `fixed` goes from left to right.
+With `confidence` every round draws all masked tokens and keeps those whose value has the largest
+log-probability plus temperature (1 - r/R) times Gumbel noise; a random draw decides between equal
+values, so that rounding errors do not.
 Given tokens: known in every round.
 Known: in fixed order KL is the sum over rounds of the round's total correlation given the known
-tokens; in random order the sampled law is the mixture over orders, whose KL is smaller than the
-mean over orders; one token per round is exact in both. Confidence order is biased even when the
-tokens are independent: of N equal bits that are 1 with probability p < 1/2, one per round leaves
-sum_{m=1..N} p^m ones on average, not N p.
+tokens. In random order the sampled law is the mixture over all orders, whose KL is smaller than the
+mean of KL over orders. With one token per round both are exact. Confidence order is biased even for
+independent tokens: for N equal bits that are 1 with probability p < 1/2, one token per round leaves
+sum_{m=1..N} p^m ones on average in place of N p.
 """
 
 from __future__ import annotations
@@ -46,38 +50,42 @@ from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 __all__ = ["MaskGIT"]
 
-ENUMERATED_CALLS = 512  # sets of known tokens up to which the mixture over orders is summed
-TIE = 1e-9  # nats by which two confidences may differ and count as equal,
-TIE_DIGITS = 16  # or, of a coarser type, that many units in the last place of 1
+# Largest number of sets of known tokens, one network call each, for which the mixture over orders
+# is summed exactly.
+ENUMERATED_CALLS = 512
+TIE = 1e-9  # largest difference, in nats, at which two confidences count as equal
+TIE_DIGITS = 16  # the same in units in the last place of 1, for coarser floating-point types
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class MaskGIT(Probe[TokenPredictor]):
-    """Parallel unmasking in rounds."""
+    """Draws masked tokens in parallel rounds; placed tokens never change."""
 
     family: ClassVar[str] = "maskgit"
     row: ClassVar[Row] = "length"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"length"})
 
-    rounds: Annotated[int, Field(ge=1, description="rounds R of the cosine schedule")] = 4
+    rounds: Annotated[int, Field(ge=1, description="number of rounds R of the cosine schedule")] = 4
     tokens_per_round: Annotated[
-        int | None, Field(ge=1, description="a fixed number per round, instead of the schedule")
+        int | None, Field(ge=1, description="fixed number per round in place of the schedule")
     ] = None
     order: Annotated[
-        Literal["random", "fixed", "confidence"], Field(description="which tokens a round commits")
+        Literal["random", "fixed", "confidence"],
+        Field(description="order of placement"),
     ] = "random"
     temperature: Annotated[
-        float, Field(ge=0, allow_inf_nan=False, description="Gumbel noise on the confidence")
+        float,
+        Field(ge=0, allow_inf_nan=False, description="scale of the confidence's noise"),
     ] = 0.0
 
     @property
     def signature(self) -> TokenPredictorSignature:
-        """Known tokens -> the law of every token."""
+        """The token predictor: known tokens -> the law of every token."""
         return TokenPredictorSignature()
 
     def schedule(self, tokens: int) -> list[int]:
-        """Tokens placed after each round, starting with 0 and ending with all of them."""
+        """The number of tokens placed after each round, from 0 to all of them."""
         return commit_schedule(tokens, rounds=self.rounds, per_round=self.tokens_per_round)
 
     def run(
@@ -88,7 +96,7 @@ class MaskGIT(Probe[TokenPredictor]):
         start: State,
         rng: Randomness,
     ) -> Iterator[State]:
-        """One state per round."""
+        """Yield the start, then one state per round."""
         state = start
         yield state
         rank, ties = self._ranks(start.n, spec, rng), rng.stream("ties")
@@ -109,7 +117,7 @@ class MaskGIT(Probe[TokenPredictor]):
             yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """Tokens that a round draws independently, and an order that depends on what was drawn."""
+        """Independent draws within a round, and an order that depends on the drawn values."""
         one_by_one = dataclasses.replace(self, tokens_per_round=1, order="random")
         by_order = Suspect(
             failure="wrong factorisation",
@@ -127,7 +135,7 @@ class MaskGIT(Probe[TokenPredictor]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """Of the law that is really sampled where it can be summed; otherwise a bound."""
+        """The log-density of the sampled law where it can be summed, otherwise a lower bound."""
         if self.order == "confidence":
             return Unavailable(reason="which tokens a round commits depends on all that it drew")
         F = len(spec.free)
@@ -144,7 +152,7 @@ class MaskGIT(Probe[TokenPredictor]):
         )
 
     def _ranks(self, n: int, spec: SequenceSpec, rng: Randomness) -> Tensor:
-        """(n, N), which of the free tokens comes when, where that does not depend on values."""
+        """The rank of each token in a random or fixed order, (n, N), -1 for given tokens."""
         F = len(spec.free)
         drawn = self.order == "random"
         ranks = random_ranks(n, F, rng) if drawn else torch.arange(F).expand(n, F)
@@ -158,7 +166,11 @@ class MaskGIT(Probe[TokenPredictor]):
         x: Tensor,
         rank: Tensor,
     ) -> Tensor:
-        """Log q(x | order): every round's tokens given those of lower rank, and the completion."""
+        """The log-density log q(x | order), (n,).
+
+        Each round's tokens are conditioned on the tokens of lower rank, and completed tokens on the
+        placed ones.
+        """
         log_q = torch.zeros((), device=x.device)
         for before, after in itertools.pairwise(sizes):
             if before < after:
@@ -176,9 +188,9 @@ class MaskGIT(Probe[TokenPredictor]):
         sizes: list[int],
         x: Tensor,
     ) -> Tensor:
-        """Log q(x), by a sum over the sets S of placed tokens, round by round.
+        """The log-density log q(x), (n,), by a sum over the sets S of placed tokens.
 
-        With F(S) the density of x_S summed over the ways to have placed S, a round that adds c
+        With F(S) the density of x_S summed over all ways of placing S, a round that adds c of N
         tokens gives F(S') = sum_{S in S'} F(S) prod_{i in S'-S} p(x_i | x_S) / C(N - |S|, c).
         """
         n, free = len(x), spec.free
@@ -203,13 +215,13 @@ class MaskGIT(Probe[TokenPredictor]):
 
 
 def _largest(values: Tensor, among: Tensor, count: int, ties: Randomness) -> Tensor:
-    """The `count` largest values of each row, equal ones at random: (n, N) bool.
+    """Choose the `count` largest values of each row, with equal values at random: (n, N) bool.
 
     Args:
-        values: (n, N).
-        among: (n, N) bool, which of them may be chosen.
-        count: How many of each row.
-        ties: A stream of its own, of which every choice takes one draw.
+        values: Confidences in nats, (n, N).
+        among: Entries that may be chosen, (n, N) bool.
+        count: Number of entries to choose in each row.
+        ties: Random stream that is used for this only; every choice takes one draw from it.
     """
     tolerance = max(TIE, TIE_DIGITS * torch.finfo(values.dtype).eps)
     chosen = torch.zeros_like(among)
@@ -217,7 +229,7 @@ def _largest(values: Tensor, among: Tensor, count: int, ties: Randomness) -> Ten
         open_ = among & ~chosen
         best = torch.where(open_, values, -torch.inf).amax(1, keepdim=True)
         equal = open_ & ~(values < best - tolerance)
-        # Where all of the equal ones are chosen in the end, their order is not drawn.
+        # The order of equal entries is not drawn where all of them will be chosen.
         first = equal & (equal.cumsum(1) == 1)
         weights = torch.where(equal.sum(1, keepdim=True) <= left, first, equal)
         choice = ties.categorical(weights.double(), (len(values), 1))

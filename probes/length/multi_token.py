@@ -1,13 +1,16 @@
-"""Multi-token prediction: independent heads draw the next tokens at once, and nobody verifies them.
+"""Multi-token prediction: independent heads draw a block of tokens at once, without verification.
 
 Source: Gloeckle et al. 2024, "Better & Faster Large Language Models via Multi-token Prediction",
-run with all of its heads and without verification.
-Signature: token predictor, shown the tokens before the block.
-Assumption: the tokens of a block are independent given the prefix.
-Budgets: `length` places that many tokens from the left, the last block cut; `steps` is ignored.
-Given tokens: blocks are of the other tokens; a block sees given ones before its first token only.
-Known: KL is the sum over blocks of E[total correlation of the block given the prefix]; one head is
-gpt. Verification removes the floor: see blockwise.
+https://arxiv.org/abs/2404.19737 (run with all of its heads and without verification).
+Signature: token predictor. The network is shown the tokens before the block.
+Assumption: the tokens of a block are independent given the tokens before the block.
+Budgets: `length` is the number of tokens that are drawn, from the left, in blocks of `heads` tokens
+of which the last one may be shorter; `steps` is ignored.
+Given tokens: blocks consist of the other tokens. A block is shown the given tokens before its first
+token only.
+Known: at full length KL is the sum over blocks of E[total correlation of the block given the tokens
+before it], and with one head the procedure is that of `gpt`. Verification removes the floor: see
+`blockwise`.
 """
 
 from __future__ import annotations
@@ -28,24 +31,24 @@ __all__ = ["MultiToken"]
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class MultiToken(Groupwise):
-    """Blocks of tokens from independent heads."""
+    """Draws blocks of tokens from independent heads."""
 
     family: ClassVar[str] = "multi_token"
     row: ClassVar[Row] = "length"
     in_paper: ClassVar[bool] = False
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
 
-    heads: Annotated[int, Field(ge=1, description="tokens that are drawn at once")] = 4
+    heads: Annotated[int, Field(ge=1, description="number of tokens drawn at once")] = 4
 
     def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
-        """Blocks of as many tokens as there are heads, the last one cut."""
+        """One group per block of `heads` tokens; the last block may be shorter."""
         placed = spec.free[:length]
         place = torch.arange(spec.tokens, device=spec.mean.device)
         blocks = (placed[i : i + self.heads] for i in range(0, len(placed), self.heads))
         return [Group(tokens=list(block), shown=place < block[0]) for block in blocks]
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """Tokens of a block, drawn independently."""
+        """Independent draws within a block."""
         if self.heads == 1:
             return ()
         one = dataclasses.replace(self, heads=1)

@@ -1,16 +1,19 @@
-"""VAR: next-scale prediction, all tokens of one scale at once given the coarser scales.
+"""VAR: next-scale prediction; draws all tokens of one scale at once given the coarser scales.
 
-Source: Tian et al. 2024, "Visual Autoregressive Modeling", section 3.
-Signature: token predictor, shown the tokens of the coarser scales.
+Source: Tian et al. 2024, "Visual Autoregressive Modeling", section 3,
+https://arxiv.org/abs/2404.02905
+Signature: token predictor. The network is shown the tokens of the coarser scales.
 Assumption: the tokens of one scale are independent given the coarser scales.
-Budgets: `length` counts tokens of scales that are finished: one that does not fit is left out;
-`steps` is ignored.
-Scales: continuous tokens in an orthonormal Haar pyramid of the sequence or grid, after each is
-divided by its unit (the target's bandwidth); states, length and completion are then in
-coefficients. Categorical tokens, sides that are no powers of two and parts of a larger grid take
-interlaced subsets, every 2^m-th place of each side.
-Given tokens: shown to every scale; continuous tokens beside them take interlaced subsets, too.
-Known: KL is the sum over scales of E[total correlation of the scale given the coarser ones].
+Budgets: `length` is the number of tokens that may be placed: a scale that does not fit as a whole
+is left out. `steps` is ignored.
+Scales: continuous tokens form an orthonormal Haar pyramid of the sequence or grid, after each is
+divided by its unit (the target's bandwidth); states, length and completion then refer to the
+coefficients of the pyramid. Categorical tokens, sides that are no powers of two and parts of a
+larger grid form interlaced subsets: every 2^m-th place of each side.
+Given tokens: shown to every scale. Continuous tokens form interlaced subsets, too, if some are
+given.
+Known: at full length KL is the sum over scales of E[total correlation of the scale given the
+coarser ones].
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ __all__ = ["VAR"]
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class VAR(Groupwise):
-    """Scale after scale, each in parallel."""
+    """Draws one scale after another, coarse to fine, each in parallel."""
 
     family: ClassVar[str] = "var"
     row: ClassVar[Row] = "length"
@@ -47,14 +50,14 @@ class VAR(Groupwise):
     ] = "haar"
 
     def basis(self, spec: SequenceSpec) -> Tensor | None:
-        """The Haar pyramid, each coordinate of a token by itself."""
+        """The Haar pyramid of each coordinate of the tokens, or None for interlaced subsets."""
         if not self._in_coefficients(spec):
             return None
         eye = torch.eye(spec.dim, dtype=torch.float64)
         return torch.kron(haar(*_sides(spec))[0], eye).to(spec.mean)
 
     def scales(self, spec: SequenceSpec) -> list[list[int]]:
-        """Indices of the free tokens, or of the coefficients, of each scale."""
+        """The indices of the free tokens, or of the coefficients, in each scale."""
         if self._in_coefficients(spec):
             ends = torch.tensor(haar(*_sides(spec))[1]).cumsum(0).tolist()
             return [list(range(a, b)) for a, b in zip([0, *ends], ends, strict=False)]
@@ -64,7 +67,7 @@ class VAR(Groupwise):
         return [scale for scale in free if scale]
 
     def groups(self, spec: SequenceSpec, length: int) -> list[Group]:
-        """The scales that fit into the length, coarse to fine."""
+        """One group per scale that fits into the length, coarse to fine."""
         ends = itertools.accumulate(len(scale) for scale in self.scales(spec))
         return [
             Group(tokens=scale)
@@ -73,13 +76,13 @@ class VAR(Groupwise):
         ]
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """Tokens of a scale, drawn independently."""
+        """Independent draws within a scale."""
         one_by_one = MaskGIT(tokens_per_round=1, order="fixed")
         cure = "one token after another"
         return (Suspect(failure="wrong factorisation", cure=cure, probe=one_by_one),)
 
     def _in_coefficients(self, spec: SequenceSpec) -> bool:
-        # A given token is no coefficient: beside one, scales are subsets of the tokens.
+        # A given token is not a coefficient, so that scales must be subsets of the tokens.
         whole = spec.kind == "continuous" and spec.places is None and not spec.given
         return self.pyramid == "haar" and whole and is_dyadic(*_sides(spec))
 

@@ -1,1 +1,1 @@
-"""Families that scale in both, with the loop over the length outside."""
+"""Families that use both budgets, with the loop over the length outside."""

@@ -1,19 +1,22 @@
-"""AR-Diffusion: every token has its own noise level, and tokens further left finish earlier.
+"""AR-Diffusion: denoises all tokens at levels of their own; tokens further left finish earlier.
 
-Source: Wu et al. 2023, "AR-Diffusion: Auto-Regressive Diffusion Model for Text Generation".
-Signature: denoiser E[x_0 | x_t], shown all tokens at their levels, and not told the next levels.
+Source: Wu et al. 2023, "AR-Diffusion: Auto-Regressive Diffusion Model for Text Generation",
+https://arxiv.org/abs/2305.09515
+Signature: denoiser E[x_0 | x_t]. The network is shown all tokens at their levels, and is not told
+the levels that they go to.
 Assumption: the denoiser's answer does not change along a pass.
-Budgets: `length` lets the first l tokens take part; `steps` is k, the passes that bring the first
-token to level 0, on levels that are multiples of 1/k.
-Given tokens: at level 0 from the start; the schedule is that of the others.
-Schedules: `published`, along the line through two moving anchors (see
-`capcheck.procedures.schedules`); `sequential`, k passes for each token before the next one
+Budgets: `length` is the number l of tokens, from the left, that take part. `steps` is the number k
+of passes that bring the first token to level 0, on levels that are multiples of 1/k.
+Given tokens: at level 0 from the start; the schedule is that of the other tokens.
+Schedules: `published` follows the line through two moving anchors (see
+`capcheck.procedures.schedules`); `sequential` makes k passes for each token before the next token
 starts.
 Known: the published schedule does not converge as k grows. Once the first token is clean, N - 1
-passes are left for the second half of the last token's noise, whatever k is: its longest jump goes
-to 1 / (N + 2) and not to 0. On an AR(1) Gaussian of correlation 0.9 and the cosine path KL stops
-at 0.065, 0.040, 0.013, 0.0038 and 0.0010 nats per token for N = 2, 4, 8, 16 and 32, on the linear
-path at half of that. The sequential schedule converges, KL being of order 2 in 1 / k.
+passes are left for the second half of the last token's noise, whatever k is, so that the longest
+jump of a level tends to 1 / (N + 2) and not to 0. On an AR(1) Gaussian of correlation 0.9 and the
+cosine path KL tends to 0.065, 0.040, 0.013, 0.0038 and 0.0010 nats per token for N = 2, 4, 8, 16
+and 32, and on the linear path to half of that. The sequential schedule converges: KL is of order 2
+in 1 / k.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from capcheck.procedures.schedules import (
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class ARDiffusion(Probe[Denoiser]):
-    """Denoising from left to right, many tokens at a time."""
+    """Denoises many tokens at a time, and finishes them from left to right."""
 
     family: ClassVar[str] = "ar_diffusion"
     row: ClassVar[Row] = "length_outer"
@@ -53,19 +56,19 @@ class ARDiffusion(Probe[Denoiser]):
     reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
     schedule: Annotated[
-        Literal["published", "sequential"], Field(description="how levels fall from left to right")
+        Literal["published", "sequential"], Field(description="rule for the levels of tokens")
     ] = "published"
     path: Annotated[PathName, Field(description="noise path")] = "cosine"
 
     @property
     def signature(self) -> DenoiserSignature:
-        """(x_t, t) -> E[x_0 | x_t], every token at its own level."""
+        """The denoiser (x_t, t) -> E[x_0 | x_t], with a level for each token."""
         return DenoiserSignature(self.path)
 
     def run(
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """One state per pass over the first tokens."""
+        """Yield the start, then one state per pass over the first tokens."""
         make = anchors if self.schedule == "published" else autoregressive
         schedule = within(make(len(spec.free), budget.steps), budget.length)
         schedule = beside_given(schedule, spec)
@@ -75,7 +78,7 @@ class ARDiffusion(Probe[Denoiser]):
         )
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """Steps that stay long however large k is, with no word of where they land."""
+        """The missing argument: the network is not told where steps land, which stay long."""
         if self.schedule == "sequential":
             return ()
         in_turn = dataclasses.replace(self, schedule="sequential")
@@ -90,7 +93,7 @@ class ARDiffusion(Probe[Denoiser]):
     def limit(
         self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """Of the sequential schedule: each token's probability flow given the ones before it."""
+        """The probability flow of each token given those before it, if `sequential`, or None."""
         if self.schedule == "published":
             return None
         corners = beside_given(autoregressive(len(spec.free), 1), spec)

@@ -1,24 +1,28 @@
-"""Blockwise parallel decoding: heads draft a block, the base model verifies the draft.
+"""Blockwise parallel decoding: heads draft a block of tokens, and the base model verifies it.
 
-Source: Stern et al. 2018, "Blockwise Parallel Decoding for Deep Autoregressive Models"; lossless
-rule of Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding".
-Signature: prefix predictor; one call drafts q_i = p(x_i | x_<j) for all tokens i >= j of a block,
-one scores them with p_i = p(x_i | x_<i).
-Assumption: none where rounds suffice; the last round's draft, of independent tokens, stays as it is
-behind its first refusal.
-Budgets: `length` places blocks of `block` tokens from the left, the last one cut; `steps` is how
-often a block may be drafted, verified and accepted (k rounds). A round is counted as its two calls:
-drafts need the token that the verification has put right, which published heads save one for.
-`rule=lossless` accepts a draft x with probability min(1, p(x) / q(x)), and in place of the first
-one refused draws from norm(max(p - q, 0)); the token that comes free where all are accepted is the
-next block's first draft, which never is refused. `rule=greedy` accepts argmax matches: the same
-rule on point masses.
-Given tokens: blocks are of the other tokens. Drafts see given ones before the first token that they
-draft, the base model those before each token; neither sees what follows, as in gpt.
+Source: Stern et al. 2018, "Blockwise Parallel Decoding for Deep Autoregressive Models",
+https://arxiv.org/abs/1811.03115; for the lossless rule Leviathan et al. 2023, "Fast Inference from
+Transformers via Speculative Decoding", https://arxiv.org/abs/2211.17192
+Signature: prefix predictor. One call drafts q_i = p(x_i | x_<j) for all tokens i >= j of a block,
+and one call scores the draft with p_i = p(x_i | x_<i).
+Assumption: none if the rounds suffice to verify every block. Otherwise the last round's draft, of
+independent tokens, stays as it is behind its first refused token.
+Budgets: `length` is the number of tokens placed, from the left, in blocks of `block` tokens of
+which the last may be shorter. `steps` is the number k of rounds in which a block may be drafted,
+verified and accepted. A round counts as two calls: a draft needs the token that the verification
+before has corrected. The published heads save one of these calls.
+Rules: `rule=lossless` accepts a drafted token x with probability min(1, p(x) / q(x)), and replaces
+the first refused token by a draw from norm(max(p - q, 0)). If all tokens are accepted, the extra
+token of the base model is the first draft of the next block, which is never refused. `rule=greedy`
+accepts a token if it is the argmax of p, which is the same rule applied to point masses.
+Given tokens: blocks consist of the other tokens. Drafts are shown the given tokens before the first
+token that they draft, and the base model those before each token; neither sees what follows, as in
+`gpt`.
 Known: KL follows from F_r(j) = sum_m [prod_{j<=i<m} min(p_i, q_i)] (p_m - q_m)_+ F_{r-1}(m+1) +
-prod_{i>=j} min(p_i, q_i), F_0 = product of the last draft's q_i; a round fixes two tokens at least,
-so ceil(b / 2) rounds are exact; where drafts are accepted with probability a each, g of them and
-the base model's own token make (1 - a^{g+1}) / (1 - a) tokens; greedy results are one point.
+prod_{i>=j} min(p_i, q_i), with F_0 the product of the last draft's q_i. A round fixes at least two
+tokens, so that ceil(b / 2) rounds are exact for blocks of b tokens. If each draft is accepted with
+probability a, then g drafts and the base model's own token make (1 - a^{g+1}) / (1 - a) tokens on
+average. Greedy results are a single point.
 """
 
 from __future__ import annotations
@@ -43,26 +47,28 @@ from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 __all__ = ["Blockwise"]
 
-PROPOSALS = 64  # of a continuous residual; more are needed with probability 0.006 at most
-TRIED = 8  # of them at once
+# Largest number of proposals for one draw from a continuous residual; a draw needs more of them
+# with a probability of 0.006 at most.
+PROPOSALS = 64
+TRIED = 8  # number of these proposals that are made at once
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Blockwise(Probe[PrefixPredictor]):
-    """Blocks of tokens by rounds of drafting, verification and acceptance."""
+    """Draws blocks of tokens in rounds of drafting, verification and acceptance."""
 
     family: ClassVar[str] = "blockwise"
     row: ClassVar[Row] = "length_outer"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
 
-    block: Annotated[int, Field(ge=1, description="tokens b of a block")] = 4
-    rule: Annotated[
-        Literal["lossless", "greedy"], Field(description="which drafts are accepted")
-    ] = "lossless"
+    block: Annotated[int, Field(ge=1, description="number of tokens b of a block")] = 4
+    rule: Annotated[Literal["lossless", "greedy"], Field(description="rule of acceptance")] = (
+        "lossless"
+    )
 
     @property
     def signature(self) -> PrefixPredictorSignature:
-        """Known tokens -> the law of every token given the known ones before it."""
+        """The prefix predictor: known tokens -> the law of every token given those before it."""
         return PrefixPredictorSignature()
 
     def run(
@@ -73,16 +79,16 @@ class Blockwise(Probe[PrefixPredictor]):
         start: State,
         rng: Randomness,
     ) -> Iterator[State]:
-        """One state per round; it writes what of the block is not fixed yet."""
+        """Yield the start, then one state per round; it writes the block's unfixed tokens."""
         self._require_kind(spec)
         state = start
         yield state
         place = torch.arange(spec.tokens, device=spec.mean.device).expand(start.n, -1)  # (n, N)
         for block in self._blocks(spec, budget.length):
             b, ends = len(block), place.new_tensor([*block, spec.tokens])
-            number = torch.full_like(place[0], -1)  # (N,), a token's place in the block
+            number = torch.full_like(place[0], -1)  # (N,), index within the block
             number[block] = torch.arange(b, device=place.device)
-            fixed = place.new_zeros(start.n, 1)  # tokens of the block that stay
+            fixed = place.new_zeros(start.n, 1)  # (n, 1), number of final tokens
             for r in range(self._rounds(block, budget)):
                 to_come = number >= fixed
                 q = self._asked(network, state.tokens, place < ends[fixed], block)
@@ -101,7 +107,7 @@ class Blockwise(Probe[PrefixPredictor]):
                     yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """Drafts that stay unverified, and the greedy rule."""
+        """Drafts that are left unverified, and the greedy rule."""
         found = []
         if self.rule == "greedy":
             lossless = dataclasses.replace(self, rule="lossless")
@@ -122,7 +128,7 @@ class Blockwise(Probe[PrefixPredictor]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity:
-        """Sum of log F_k over the blocks, and the completion's marginals."""
+        """The sum of log F_k over the blocks and of the completion's log-marginals."""
         self._require_kind(spec)
         place = torch.arange(spec.tokens, device=x.device).expand(len(x), -1)
         log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
@@ -146,13 +152,16 @@ class Blockwise(Probe[PrefixPredictor]):
         return [list(placed[i : i + self.block]) for i in starts]
 
     def _rounds(self, block: list[int], budget: Budget) -> int:
-        """As many as there may be, or as all rows need: each round fixes two tokens at least."""
+        """The number of rounds: the budget's, or ceil(b / 2) if that is smaller.
+
+        Each round fixes at least two tokens of every row, so that more rounds would do nothing.
+        """
         return min(budget.steps, -(-len(block) // 2))
 
     def _asked(
         self, network: PrefixPredictor, tokens: Tensor, known: Tensor, block: list[int]
     ) -> TokenLaw:
-        """The laws of a block's tokens, as point masses where the rule is greedy."""
+        """The laws of a block's tokens, which are point masses under the greedy rule."""
         law = network(tokens, known).select(block).held()
         if self.rule == "lossless":
             return law
@@ -162,10 +171,10 @@ class Blockwise(Probe[PrefixPredictor]):
     def _first_refused(
         self, p: TokenLaw, q: TokenLaw, draft: Tensor, fixed: Tensor, rng: Randomness
     ) -> Tensor:
-        """Place in the block of the first draft refused, b if there is none: (n, 1)."""
+        """The index in the block of the first refused token, or b if there is none: (n, 1)."""
         accepted = (p.log_prob(draft) - q.log_prob(draft)).clamp(max=0).exp()  # (n, b)
         place = torch.arange(draft.shape[1], device=draft.device)
-        # The first draft's law is the base model's own, whatever rounding says.
+        # The law of the first draft is the base model's, although rounding may differ.
         accepted = torch.where(place <= fixed, 1, accepted)
         reached = accepted.cumprod(1)
         before = torch.cat([torch.ones_like(reached[:, :1]), reached[:, :-1]], 1)
@@ -181,24 +190,24 @@ class Blockwise(Probe[PrefixPredictor]):
 
 
 def _residual(p: TokenLaw, q: TokenLaw, refused: Tensor, rng: Randomness, kind: Kind) -> Tensor:
-    """Draws from norm(max(p - q, 0)) of the tokens refused.
+    """Draw the refused tokens again, from norm(max(p - q, 0)).
 
     Args:
-        p: The base model's laws of a block, (n, b).
-        q: The drafts' laws.
-        refused: (n, 1), the token's place in the block; where it is b, none is needed.
-        rng: A stream of its own.
-        kind: Of the tokens.
+        p: Laws of a block under the base model, (n, b).
+        q: Laws of the drafts, (n, b).
+        refused: Index of the refused token in the block, (n, 1); b where no draw is needed.
+        rng: Random stream that is used for this only.
+        kind: Kind of the tokens.
 
     Returns:
-        (n, 1, d), or (n, 1) integers.
+        Drawn tokens, (n, 1, d), or (n, 1) integers.
     """
     b = p.mean().shape[1]
     if kind == "categorical":
         at = refused.clamp(max=b - 1)[..., None]  # (n, 1, 1)
         P, Q = (law.mean().take_along_dim(at, 1)[:, 0] for law in (p, q))  # (n, V)
         excess = (P - Q).clamp(min=0)
-        some = excess.sum(1, keepdim=True) > 0  # rounding may refuse where there is none
+        some = excess.sum(1, keepdim=True) > 0  # rounding may refuse where p = q
         return rng.categorical(torch.where(some, excess, P), (len(P), 1))
     found = p.select([0]).mean()
     for i in range(b):
@@ -210,16 +219,17 @@ def _residual(p: TokenLaw, q: TokenLaw, refused: Tensor, rng: Randomness, kind: 
 
 
 def _kept_proposal(p: TokenLaw, q: TokenLaw, wanted: Tensor, rng: Randomness) -> Tensor:
-    """The first proposal from p that is kept with probability 1 - min(1, q / p): (n, 1, d).
+    """Draw from the residual by rejection: (n, 1, d).
 
-    The last of PROPOSALS stays in any case. Where drafts are refused with probability D, that
-    happens in a share D (1 - D)^PROPOSALS of all draws, at most 0.37 / PROPOSALS.
+    A proposal from p is kept with probability 1 - min(1, q / p), and the last of PROPOSALS is kept
+    in any case. If drafts are refused with probability D, the last one is kept without this test in
+    a share D (1 - D)^PROPOSALS of all draws, which is 0.37 / PROPOSALS at most.
 
     Args:
-        p: The law of one token, (n, 1).
-        q: The law of its draft, likewise.
-        wanted: (n, 1), rows that need one.
-        rng: A stream of its own: how long it is read depends on the rows.
+        p: Law of one token, (n, 1).
+        q: Law of the draft of this token, (n, 1).
+        wanted: Whether a row needs a draw, (n, 1) bool.
+        rng: Random stream that is used for this only, since its length depends on the rows.
     """
     found, tried = p.mean(), [0] * TRIED
     open_rows = wanted[:, 0].nonzero()[:, 0]  # (r,)
@@ -238,18 +248,19 @@ def _kept_proposal(p: TokenLaw, q: TokenLaw, wanted: Tensor, rng: Randomness) ->
 
 
 def _log_density_of_block(p: Tensor, drafts: Sequence[Tensor], rounds: int) -> Tensor:
-    """Log F_rounds of a block from its first token on, (n,).
+    """The log-density log F_r(j) of a block at j = its first token and r = `rounds`, (n,).
 
     Args:
-        p: (n, b), log p(x_i | x_<i).
-        drafts: For each j of the block (n, b), log p(x_i | x_<j); what stands before j is ignored.
-        rounds: At least 1.
+        p: Log-probabilities log p(x_i | x_<i), (n, b).
+        drafts: Log-probabilities log p(x_i | x_<j), (n, b) for each j of the block; the entries
+            before j are ignored.
+        rounds: Number of rounds, at least 1.
     """
     b = p.shape[1]
     log_F = [[p.new_zeros(len(p))] * (b + 1) for _ in range(rounds + 1)]
     for r in range(1, rounds + 1):
         for j in range(b):
-            q = torch.cat([p[:, : j + 1], drafts[j][:, j + 1 :]], 1)  # the first is p itself
+            q = torch.cat([p[:, : j + 1], drafts[j][:, j + 1 :]], 1)  # q_j = p_j
             excess = torch.where(p > q, p + torch.log1p(-(q - p).exp()), -torch.inf)
             accepted = p.new_zeros(len(p))
             paths = []

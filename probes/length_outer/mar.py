@@ -1,18 +1,20 @@
-"""MAR: masked tokens in random groups, every token drawn by a diffusion of its own.
+"""MAR: draws masked tokens in random groups, and each token of a group by a diffusion of its own.
 
-Source: Li et al. 2024, "Autoregressive Image Generation without Vector Quantization", section 3.4.
-Signature: denoiser E[x_i^0 | x_i^t, known tokens]: token i sees itself at its level, and the tokens
-at level 0.
-Assumption: the tokens of one group are independent given the known ones, and the denoiser's answer
-does not change along a step.
-Budgets: `length` cuts the schedule of groups inside its group; `steps` is the k DDIM steps, uniform
-in t, that draw each token of a group.
-The order is drawn up front, or with `order=fixed` it is that of the sequence; groups are the rounds
-of MaskGIT's cosine schedule, or of a fixed size.
-Given tokens: known from the start; order and groups are those of the others.
-Known: given the order, a token whose conditional law is N(m, v) comes out as N(m, f^2), f the
-product of the k DDIM factors that `diffusion` has on N(0, v); with the number of steps unlimited KL
-is that of MaskGIT in that order, zero for groups of one token.
+Source: Li et al. 2024, "Autoregressive Image Generation without Vector Quantization", section 3.4,
+https://arxiv.org/abs/2406.11838
+Signature: denoiser E[x_i^0 | x_i^t, known tokens]. For token i the network is shown this token at
+its level, and the tokens at level 0.
+Assumption: the tokens of one group are independent given the known tokens, and the denoiser's
+answer does not change along a step.
+Budgets: `length` is the number of tokens that are placed: the schedule of groups stops there, if
+need be inside a group. `steps` is the number k of DDIM steps, uniform in t, that draw the tokens of
+each group.
+Order: drawn for each sequence at the start, or that of the sequence with `order=fixed`. Groups are
+the rounds of MaskGIT's cosine schedule, or have a fixed size.
+Given tokens: known from the start; order and groups are those of the other tokens.
+Known: given the order, a token whose conditional law is N(m, v) comes out as N(m, f^2), with f the
+product of the k DDIM factors that `diffusion` has on N(0, v). In the limit of infinitely many steps
+KL is that of MaskGIT in the same order, and 0 for groups of one token.
 """
 
 from __future__ import annotations
@@ -40,16 +42,16 @@ from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class MAR(Probe[Denoiser]):
-    """Groups of tokens in random order, each token by its own diffusion."""
+    """Draws groups of tokens in random order, each token by a diffusion of its own."""
 
     family: ClassVar[str] = "mar"
     row: ClassVar[Row] = "length_outer"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
     reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
-    rounds: Annotated[int, Field(ge=1, description="rounds R of the cosine schedule")] = 4
+    rounds: Annotated[int, Field(ge=1, description="number of rounds R of the cosine schedule")] = 4
     tokens_per_round: Annotated[
-        int | None, Field(ge=1, description="a fixed number per round, instead of the schedule")
+        int | None, Field(ge=1, description="fixed number per round in place of the schedule")
     ] = None
     order: Annotated[
         Literal["random", "fixed"], Field(description="drawn for every sequence, or left to right")
@@ -58,21 +60,21 @@ class MAR(Probe[Denoiser]):
 
     @property
     def signature(self) -> DenoiserSignature:
-        """(x_t, t) -> E[x_i^0 | x_i^t, tokens at level 0]."""
+        """The denoiser (x_t, t) -> E[x_i^0 | x_i^t, tokens at level 0]."""
         return DenoiserSignature(self.path, view="own")
 
     def schedule(self, tokens: int) -> list[int]:
-        """Tokens placed after each group, starting with 0 and ending with all of them.
+        """The number of tokens placed after each group, from 0 to all of them.
 
         Args:
-            tokens: How many are not given.
+            tokens: Number of tokens that are not given.
         """
         return commit_schedule(tokens, rounds=self.rounds, per_round=self.tokens_per_round)
 
     def run(
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """K states for each group; every one writes the group's tokens."""
+        """Yield the start, then k states for each group, each of which writes its tokens."""
         rank, noise = self._draws(spec, start.n, rng)
         state = start.filled(noise)
         yield state
@@ -82,14 +84,14 @@ class MAR(Probe[Denoiser]):
         for before, after in rounds_within(self.schedule(len(spec.free)), budget.length):
             group = (rank >= before) & (rank < after)
             for t, s in itertools.pairwise(levels):
-                seen = torch.where(group, t, (rank >= after).to(t))  # the later ones are unseen
+                seen = torch.where(group, t, (rank >= after).to(t))  # later groups are unseen
                 x0 = network(state.tokens, seen)
                 x_s = ddim_step(state.tokens, x0, t, s, PATHS[self.path])
                 state = state.write(x_s, group)
                 yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """Tokens that a group draws independently."""
+        """Independent draws within a group."""
         one_by_one = dataclasses.replace(self, tokens_per_round=1)
         by_group = Suspect(
             failure="wrong factorisation", cure="one token per round", probe=one_by_one
@@ -105,7 +107,7 @@ class MAR(Probe[Denoiser]):
         x: Tensor,
         rng: Randomness,
     ) -> Unavailable:
-        """Not to be had: every token's k-step map would have to be inverted."""
+        """The reason why no density is available: k-step maps would have to be inverted."""
         return Unavailable(
             reason="each token is a deterministic map of its starting noise, "
             "and the density of its image needs the map's inverse"
@@ -114,14 +116,14 @@ class MAR(Probe[Denoiser]):
     def limit(
         self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """Token by token the probability flow from the same noise, for groups of one."""
+        """The probability flow of each token from the same noise, or None for larger groups."""
         F = len(spec.free)
         if len(self.schedule(F)) <= F:
             return None
         rank, noise = self._draws(spec, start.n, rng)
         x = start.filled(noise).tokens
         for r in range(F):
-            token = rank == r  # one in each row
+            token = rank == r  # one token in each row
 
             def own(
                 y: Tensor, t: Tensor, x: Tensor = x, token: Tensor = token, r: int = r
@@ -137,7 +139,7 @@ class MAR(Probe[Denoiser]):
         return x
 
     def _draws(self, spec: SequenceSpec, n: int, rng: Randomness) -> tuple[Tensor, Tensor]:
-        """The order's ranks (n, N), -1 for given tokens, and all starting noise (n, N, d)."""
+        """The ranks of tokens (n, N), -1 for given ones, and the starting noise (n, N, d)."""
         F, device = len(spec.free), spec.mean.device
         rank = torch.full((n, spec.tokens), -1, device=device)
         drawn = random_ranks(n, F, rng) if self.order == "random" else torch.arange(F)

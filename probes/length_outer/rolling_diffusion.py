@@ -1,21 +1,23 @@
 """Rolling Diffusion: a window of tokens at rising noise levels slides over the sequence.
 
-Source: Ruhe et al. 2024, "Rolling Diffusion Models".
-Signature: denoiser E[x_0 | x_t], shown the window and the `n_clean` clean tokens before it, and not
-told the next levels.
-Assumption: tokens before the clean context tell nothing of the window that the context and the
-window itself do not; the denoiser's answer does not change along a pass.
-Budgets: `length` lets the first l tokens take part; `steps` is k, the passes until the front token
-of the window is clean and the window moves on (the first window is filled in k passes as well).
-Levels: token w of W is at (w + t) / W, while t goes from 1 to 0; the window shrinks at the end.
-Given tokens: the window holds W of the others. The network is shown given tokens at level 0 among
-the `n_clean` places before the window and between its tokens; those further left are forgotten just
-as drawn ones, and those beyond the window are not seen yet.
-Known: on a target of Markov order m the law goes to the target if n_clean >= m; otherwise a floor
-is left, although any n_clean + 1 neighbours get their exact law. A window of one token costs
-sum_i I(x_i; x_{<i-n_clean} | x_{i-n_clean..i-1}). A wider one costs less, since its noisy tokens
-carry some of what is forgotten: of 0.271 nats on a Gaussian chain of order 2 with 6 tokens and
-n_clean = 1, 0.044, 0.012 and 0.0044 are left at W = 2, 3 and 4.
+Source: Ruhe et al. 2024, "Rolling Diffusion Models", https://arxiv.org/abs/2402.09470
+Signature: denoiser E[x_0 | x_t]. The network is shown the window and the `n_clean` clean tokens
+before it, and is not told the levels that the tokens go to.
+Assumption: given the clean context and the window, the tokens before the context carry no
+information on the window; the denoiser's answer does not change along a pass.
+Budgets: `length` is the number l of tokens, from the left, that take part. `steps` is the number k
+of passes until the front token of the window is clean and the window moves on; the first window is
+filled in k passes as well.
+Levels: token w of a window of W tokens is at (w + t) / W, while t goes from 1 to 0. The window
+shrinks at the end of the sequence.
+Given tokens: the window holds W of the other tokens. Given tokens are shown at level 0 if they are
+among the `n_clean` places before the window or between its tokens. Those further left are forgotten
+just as drawn tokens are, and those beyond the window are not seen yet.
+Known: on a target of Markov order m the law converges to the target if n_clean >= m. Otherwise a
+floor is left, although any n_clean + 1 neighbours get their exact law. A window of one token costs
+sum_i I(x_i; x_{<i-n_clean} | x_{i-n_clean..i-1}). A wider window costs less, since its noisy tokens
+carry some of the forgotten information: of 0.271 nats on a Gaussian chain of order 2 with 6 tokens
+and n_clean = 1, 0.044, 0.012 and 0.0044 nats are left at W = 2, 3 and 4.
 """
 
 from __future__ import annotations
@@ -47,31 +49,31 @@ from capcheck.procedures.schedules import (
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class RollingDiffusion(Probe[Denoiser]):
-    """Denoising in a sliding window."""
+    """Denoises the tokens of a sliding window, behind a context of clean tokens."""
 
     family: ClassVar[str] = "rolling_diffusion"
     row: ClassVar[Row] = "length_outer"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
     reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
-    window: Annotated[int, Field(ge=1, description="tokens W that are noisy at a time")] = 4
+    window: Annotated[int, Field(ge=1, description="number of tokens W of the window")] = 4
     n_clean: Annotated[
         int | None,
         Field(
-            ge=0, description="clean tokens before the window that are seen; N - 1 forget nothing"
+            ge=0, description="clean tokens seen before the window; with N - 1 none is forgotten"
         ),
     ] = 4
     path: Annotated[PathName, Field(description="noise path")] = "cosine"
 
     @property
     def signature(self) -> DenoiserSignature:
-        """(x_t, t) -> E[x_0 | x_t], every token at its own level."""
+        """The denoiser (x_t, t) -> E[x_0 | x_t], with a level for each token."""
         return DenoiserSignature(self.path)
 
     def run(
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """One state per pass over the window."""
+        """Yield the start, then one state per pass over the window."""
         schedule = rolling(len(spec.free), budget.steps, window=self.window)
 
         def remembering(x_t: Tensor, t: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ class RollingDiffusion(Probe[Denoiser]):
         )
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """What lies before the clean context, if anything may."""
+        """The limited context, unless it holds all clean tokens."""
         if self.n_clean is None:
             return ()
         remembering = dataclasses.replace(self, n_clean=None)
@@ -101,7 +103,7 @@ class RollingDiffusion(Probe[Denoiser]):
     def limit(
         self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """The flow along the window's levels, if nothing is ever out of sight."""
+        """The flow along the window's levels, or None if a token is ever hidden."""
         corners = beside_given(rolling(len(spec.free), self.window, window=self.window), spec)
         corners = corners.to(spec.mean)
         shown = corners[:-1]  # the last row is the result
@@ -111,9 +113,10 @@ class RollingDiffusion(Probe[Denoiser]):
         return flow_along(corners, oracle, noise=noise, path=PATHS[self.path])
 
     def _seen(self, t: Tensor, spec: SequenceSpec) -> Tensor:
-        """Levels (n, N) at which tokens are shown.
+        """The levels at which tokens are shown to the network, (n, N).
 
-        Those before the clean context are forgotten; given ones beyond the window are not seen yet.
+        Tokens before the clean context are forgotten, and given tokens beyond the window are not
+        seen yet: both are shown at level 1.
         """
         place = torch.arange(spec.tokens, device=t.device)
         free = torch.tensor(spec.free, device=t.device)

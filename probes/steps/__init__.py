@@ -1,1 +1,1 @@
-"""Families that scale in refinement steps."""
+"""Families that use the steps budget only: they refine the whole sequence at once."""

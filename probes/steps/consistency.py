@@ -1,19 +1,22 @@
 """Consistency: a function that ends the probability flow in one call, applied k times.
 
-Source: Song, Dhariwal, Chen & Sutskever 2023, "Consistency Models", algorithm 1.
-Signature: consistency function (x_t, t) -> x_0; all tokens share a level but the given ones, which
-are shown at level 0.
-Assumption: the function is that of the flow; one distilled from m = `solver_steps` DDIM steps is
-that of those steps instead.
-Budgets: `steps` is k calls, at levels 1, (k-1)/k, .., 1/k; `length` is ignored. `times` lists the
-levels after the first call; that many calls and one more take them as they are, other numbers
-interpolate between 1, these and 0.
-From noise x = f(e, 1); then again and again x = f(alpha_t x + sigma_t e, t) with fresh noise e.
-The map of m steps goes from t to the next level j/m below it, and then along these.
-Known: the exact function is exact at every k, and one call is that of `flow_map`. At k = 1 a
-distilled one is m steps of DDIM, so that m = 1 returns the mean; on N(0, v) more calls are a
-recursion of variances, F_t^2 (alpha_t^2 V + sigma_t^2) with F_t the product of the DDIM factors
-from t on.
+Source: Song, Dhariwal, Chen & Sutskever 2023, "Consistency Models", algorithm 1,
+https://arxiv.org/abs/2303.01469
+Signature: consistency function (x_t, t) -> x_0. All tokens share one level t, except given tokens,
+which are shown at level 0.
+Assumption: the function is the exact map of the flow. A function distilled from m = `solver_steps`
+DDIM steps is the map of these m steps instead.
+Budgets: `steps` is the number k of calls, at levels 1, (k-1)/k, .., 1/k; `length` is ignored. An
+option `times` lists the levels after the first call. It is used as it is if k - 1 levels are
+listed; other numbers of calls interpolate between 1, the listed levels and 0.
+Procedure: from noise e the first call is x = f(e, 1), and every further call is
+x = f(alpha_t x + sigma_t e, t) with fresh noise e.
+Distillation: the map of m steps goes from t to the next level j/m below t, and then along these
+levels to 0.
+Known: the exact function is exact at every k, and its first call is that of `flow_map`. At k = 1 a
+distilled function is m steps of DDIM, so that m = 1 returns the mean. On N(0, v) more calls follow
+a recursion of the variance, V -> F_t^2 (alpha_t^2 V + sigma_t^2), with F_t the product of the DDIM
+factors from t to 0.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from capcheck.procedures.schedules import InnerLevels, resampled, starting_noise
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Consistency(Probe[ConsistencyFunction]):
-    """Multistep consistency sampling."""
+    """Maps noise to data in one call, and adds noise again between further calls."""
 
     family: ClassVar[str] = "consistency"
     row: ClassVar[Row] = "steps"
@@ -49,7 +52,7 @@ class Consistency(Probe[ConsistencyFunction]):
 
     solver_steps: Annotated[
         Annotated[int, Field(ge=1)] | Literal["exact"],
-        Field(description="DDIM steps over [0, 1] whose map the network learned, or `exact`"),
+        Field(description="DDIM steps over [0, 1] that the network was distilled from, or `exact`"),
     ] = 2
     times: Annotated[
         InnerLevels | None,
@@ -59,7 +62,7 @@ class Consistency(Probe[ConsistencyFunction]):
 
     @property
     def signature(self) -> ConsistencySignature:
-        """(x_t, t) -> x_0."""
+        """The consistency function (x_t, t) -> x_0."""
         m = self.solver_steps
         return ConsistencySignature(self.path, solver_steps=None if m == "exact" else m)
 
@@ -71,7 +74,7 @@ class Consistency(Probe[ConsistencyFunction]):
         start: State,
         rng: Randomness,
     ) -> Iterator[State]:
-        """K calls, with noise added again between them; every one writes all but given tokens."""
+        """Yield the start, then one state per call; a call writes all tokens not given."""
         path = PATHS[self.path]
         state = start.filled(starting_noise(spec, start.n, rng))
         yield state
@@ -87,7 +90,7 @@ class Consistency(Probe[ConsistencyFunction]):
             yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """The few steps that the network was distilled from."""
+        """The few DDIM steps that the network was distilled from."""
         if self.solver_steps == "exact":
             return ()
         exact = dataclasses.replace(self, solver_steps="exact")
@@ -97,7 +100,7 @@ class Consistency(Probe[ConsistencyFunction]):
     def limit(
         self, oracle: ConsistencyFunction, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """Of the exact function its first call, whose law is the target's already."""
+        """The first call of the exact function, whose law is the target's, or None."""
         if self.solver_steps != "exact":
             return None
         noise = start.filled(starting_noise(spec, start.n, rng)).tokens
@@ -112,7 +115,7 @@ class Consistency(Probe[ConsistencyFunction]):
         x: Tensor,
         rng: Randomness,
     ) -> Unavailable:
-        """Not to be had: the last call's map would have to be inverted."""
+        """The reason why no density is available: the map would have to be inverted."""
         return Unavailable(
             reason="the result is a deterministic map of noisy tokens, "
             "and the density of its image needs the map's inverse"

@@ -1,28 +1,36 @@
-"""Diffusion: the whole sequence at once, from noise to data in k steps.
+"""Diffusion: denoises the whole sequence at once, from noise to data in k steps.
 
-Source: Song, Meng & Ermon 2021 (DDIM, eta); Ho, Jain & Abbeel 2020 (ancestral, DDPM); Karras et al.
-2022, algorithm 1 (Heun) and equation 5 (levels); Lu et al. 2022, "DPM-Solver++", algorithm 2 (2M).
-Signature: denoiser E[x_0 | x_t], told the level t of its input and not the next level s.
-Assumption: the denoiser's answer does not change along a step; true only of infinitely many.
-Budgets: `steps` is k; `length` is ignored.
-Levels: uniform in t; with `grid=log_snr` in ln(alpha / sigma), between the ends 1 and 0 the
-midpoints of k - 1 strides from a noise of 1,000 widest tokens to one of a thousandth of the
-narrowest component; with `grid=karras` sigma / alpha falls from 160 to 0.004 standard deviations
-of the tokens with even steps in its 7th root, the first of these levels being 1. A list `levels`
-is taken as it is by as many steps as it has, and interpolated by others.
+Source: Song, Meng & Ermon 2021 (DDIM, eta), https://arxiv.org/abs/2010.02502; Ho, Jain & Abbeel
+2020 (ancestral DDPM), https://arxiv.org/abs/2006.11239; Karras et al. 2022, algorithm 1 (Heun) and
+equation 5 (levels), https://arxiv.org/abs/2206.00364; Lu et al. 2022, "DPM-Solver++", algorithm 2
+(2M), https://arxiv.org/abs/2211.01095
+Signature: denoiser E[x_0 | x_t]. The network is told the level t of its input, and not the level s
+that the step goes to.
+Assumption: the denoiser's answer does not change along a step, which holds only in the limit of
+infinitely many steps.
+Budgets: `steps` is the number k of steps; `length` is ignored.
+Levels: uniform in t by default. With `grid=log_snr` the levels between 1 and 0 are the midpoints of
+k - 1 equal strides in ln(alpha / sigma), from a noise of 1,000 times the widest token to one of a
+thousandth of the narrowest component. With `grid=karras` sigma / alpha falls from 160 to 0.004
+standard deviations of the tokens in even steps of its 7th root, and the first of these levels is
+replaced by 1. A list `levels` is used as it is for as many steps as it has, and interpolated for
+other numbers of steps.
 Given tokens: shown to the denoiser at level 0.
 DDIM from t to s: x_s = alpha_s x0 + sqrt(sigma_s^2 - sigma_ts^2) e + sigma_ts z with fresh noise z,
-e = (x_t - alpha_t x0) / sigma_t and sigma_ts = eta (sigma_s / sigma_t) s_ts; eta = 0 draws nothing.
+e = (x_t - alpha_t x0) / sigma_t and sigma_ts = eta (sigma_s / sigma_t) s_ts. With eta = 0 no fresh
+noise is drawn.
 DDPM: x_s ~ N(a_ts s_s^2 / s_t^2 x_t + a_s s_ts^2 / s_t^2 x0, v) with a_ts = a_t / a_s, s_ts^2 =
-s_t^2 - a_ts^2 s_s^2 and v = s_ts^2 s_s^2 / s_t^2 (small) or s_ts^2 (large). The last step adds no
-noise, as published; with `ddpm_large_noisy` it does, so that the result has a density.
-Heun: the trapezoid of dx/dt = alpha' x0 + sigma' e with e = (x - alpha x0) / sigma; its last step
-is DDIM, so k steps make 2k - 1 calls.
-DPM-Solver++(2M): DDIM with x0 + h / (2 h') (x0 - x0') for x0, from the step before, h and h' the
-steps in ln(alpha / sigma); the first two and the last are DDIM.
+s_t^2 - a_ts^2 s_s^2 and v = s_ts^2 s_s^2 / s_t^2 (small) or s_ts^2 (large); a and s stand for alpha
+and sigma. The last step adds no noise, as published; with `ddpm_large_noisy` the last step adds
+noise, so that the result has a density.
+Heun: the trapezoidal rule for dx/dt = alpha' x0 + sigma' e with e = (x - alpha x0) / sigma. Its
+last step is DDIM, so that k steps make 2k - 1 calls.
+DPM-Solver++(2M): DDIM with x0 + h / (2 h') (x0 - x0') in place of x0, where x0' is the answer of
+the step before, and h and h' are the two steps in ln(alpha / sigma). The first two steps and the
+last one are DDIM.
 Known: on N(0, v) one DDIM step multiplies by (alpha_s alpha_t v + sigma_s sigma_t) / (alpha_t^2 v +
-sigma_t^2); one step from pure noise returns the mean; eta = 1 is DDPM with the small variance; DDIM
-is of order 1, Heun of order 2, and so is DPM-Solver++(2M) on the log_snr grid.
+sigma_t^2). One step from pure noise returns the mean. DDIM with eta = 1 is DDPM with the small
+variance. DDIM is of order 1, Heun of order 2, and DPM-Solver++(2M) on the log_snr grid of order 2.
 """
 
 from __future__ import annotations
@@ -57,16 +65,20 @@ from capcheck.procedures.schedules import (
     starting_noise,
 )
 
-Denoise = Callable[[Tensor, Tensor], Tensor]  # x_t, t of the tokens that are not given -> x0
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t, t, s -> x_s
+# The function (x_t, t) -> x0, with t the level of the tokens that are not given.
+Denoise = Callable[[Tensor, Tensor], Tensor]
+# The function (x_t, t, s) -> x_s.
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 ANCESTRAL = ("ddpm_small", "ddpm_large", "ddpm_large_noisy")
-KARRAS = 160.0, 0.004  # first and last noise, in deviations of the tokens (80 and 0.002 at 0.5)
-RHO = 7  # Karras et al. 2022
+# First and last noise sigma / alpha of the Karras levels, in standard deviations of the tokens; the
+# paper has 80 and 0.002 for data of standard deviation 0.5.
+KARRAS = 160.0, 0.004
+RHO = 7  # root in which the Karras levels are evenly spaced (equation 5)
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Diffusion(Probe[Denoiser]):
-    """Sampling with a denoiser."""
+    """Denoises the whole sequence at once with DDIM, DDPM, Heun or DPM-Solver++(2M)."""
 
     family: ClassVar[str] = "diffusion"
     row: ClassVar[Row] = "steps"
@@ -100,11 +112,11 @@ class Diffusion(Probe[Denoiser]):
 
     @property
     def signature(self) -> DenoiserSignature:
-        """(x_t, t) -> E[x_0 | x_t]."""
+        """The denoiser (x_t, t) -> E[x_0 | x_t]."""
         return DenoiserSignature(self.path)
 
     def grid_of(self, spec: SequenceSpec, k: int) -> list[float]:
-        """The k + 1 levels, from 1 to 0."""
+        """The k + 1 levels of k steps, falling from 1 to 0."""
         if self.levels is not None:
             return resampled(self.levels, k)
         if self.grid == "time":
@@ -122,7 +134,7 @@ class Diffusion(Probe[Denoiser]):
     def run(
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """K steps from t = 1 to t = 0; every one writes all tokens that are not given."""
+        """Yield the start, then one state per step; a step writes all tokens not given."""
         state = start.filled(starting_noise(spec, start.n, rng))
         yield state
         levels = spec.mean.new_tensor(self.grid_of(spec, budget.steps))
@@ -132,7 +144,7 @@ class Diffusion(Probe[Denoiser]):
             yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """The denoiser is not told where a step lands."""
+        """The missing argument of the denoiser, which is not told where a step lands."""
         told = FlowMapSampler(path=self.path)
         cure = "the target time told to the network"
         return (Suspect(failure="missing argument", cure=cure, probe=told),)
@@ -146,9 +158,10 @@ class Diffusion(Probe[Denoiser]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """Of ancestral steps that all add noise E[sum log q(x_s | x_t) - log p(x_t | x_s)].
+        """A lower bound, for ancestral steps that all add noise: `ddpm_large_noisy`.
 
-        The mean is over the noising of x, one path of it for each row.
+        The bound is log q(x) >= E[log q(x_1) + sum log q(x_s | x_t) - log p(x_t | x_s)], with the
+        mean over paths x_s -> x_t of added noise that start at x; one path is drawn for each row.
         """
         if self.solver in ("ddpm_small", "ddpm_large") or self.eta > 0:
             return Unavailable(
@@ -179,7 +192,7 @@ class Diffusion(Probe[Denoiser]):
     def limit(
         self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """The probability flow from the same noise, if no other noise is drawn."""
+        """The probability flow from the same noise, or None if steps draw fresh noise."""
         if self.solver in ANCESTRAL or self.eta > 0:
             return None
         corners = beside_given(full_sequence(len(spec.free), 1), spec)
@@ -198,12 +211,12 @@ class Diffusion(Probe[Denoiser]):
 
 
 def _beside(tokens: Tensor, given: Tensor, network: Denoiser) -> Denoise:
-    """The denoiser beside given tokens, which it is shown clean wherever a step has moved them.
+    """The denoiser with given tokens: it is shown their given values at level 0 in every call.
 
     Args:
-        tokens: (n, N, d), with the values of given tokens.
-        given: (n, N) bool.
-        network: Denoiser.
+        tokens: Tokens with the values of the given ones, (n, N, d).
+        given: Whether a token is given, (n, N) bool.
+        network: Denoiser of all tokens.
     """
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -236,15 +249,15 @@ def _heun(denoise: Denoise, path: NoisePath) -> Step:
 
 
 def _dpm_solver(denoise: Denoise, path: NoisePath) -> Step:
-    before: list[tuple[Tensor, Tensor]] = []  # x0 and h of the step before
+    before: list[tuple[Tensor, Tensor]] = []  # x0' and h' of the step before, if there was one
 
     def step(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         x0 = D = denoise(x_t, t)
         log_snr_t, log_snr_s = ((path.alpha(u) / path.sigma(u)).log() for u in (t, s))
         h = log_snr_s - log_snr_t
         if before and s > 0:
-            x0_before, h_before = before.pop()
-            D = x0 + h / (2 * h_before) * (x0 - x0_before)  # h' of the first step is infinite
+            x0_before, h_before = before.pop()  # h' is infinite for the step from t = 1
+            D = x0 + h / (2 * h_before) * (x0 - x0_before)
         before[:] = [(x0, h)]
         return ddim_step(x_t, D, t, s, path)
 
@@ -265,18 +278,18 @@ def _ddpm(denoise: Denoise, path: NoisePath, rng: Randomness, solver: str) -> St
 
 
 def _noising(t: Tensor, s: Tensor, path: NoisePath) -> tuple[Tensor, Tensor]:
-    """a_ts and s_ts^2 of p(x_t | x_s) = N(a_ts x_s, s_ts^2)."""
+    """The factors a_ts and s_ts^2 of p(x_t | x_s) = N(a_ts x_s, s_ts^2)."""
     a_ts = path.alpha(t) / path.alpha(s)
     return a_ts, path.sigma(t).square() - (a_ts * path.sigma(s)).square()
 
 
 def _ancestral_mean(x_t: Tensor, x0: Tensor, t: Tensor, s: Tensor, path: NoisePath) -> Tensor:
-    """E[x_s | x_t, x_0 = x0]."""
+    """The posterior mean E[x_s | x_t, x_0 = x0]."""
     a_ts, variance = _noising(t, s, path)
     of_noisy, of_clean = a_ts * path.sigma(s).square(), path.alpha(s) * variance
     return (of_noisy * x_t + of_clean * x0) / path.sigma(t).square()
 
 
 def _log_normal(residual: Tensor, variance: Tensor) -> Tensor:
-    """Log-density (nats) of N(0, variance) at residual (n, N, d), summed over a row: (n,)."""
+    """The log-density (nats) of N(0, variance) at `residual` (n, N, d), summed over rows: (n,)."""
     return -0.5 * (residual.square() / variance + variance.log() + LOG_2PI).flatten(1).sum(1)

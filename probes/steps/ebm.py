@@ -1,21 +1,24 @@
 """EBM: k iterations of a Markov chain that descends an energy with noise.
 
 Source: LeCun et al. 2006, "A Tutorial on Energy-Based Learning"; Du & Mordatch 2019, "Implicit
-Generation and Modeling with Energy Based Models" (Langevin, with noise of its own scale); Roberts &
-Tweedie 1996 (ULA, MALA).
+Generation and Modeling with Energy Based Models" (Langevin with a noise scale of its own),
+https://arxiv.org/abs/1903.08689; Roberts & Tweedie 1996 (ULA, MALA).
 Signature: energy x -> E(x) = -log p(x), with its gradient.
-Assumption: a step leaves the target in place, and k of them reach it from the initial law.
-Budgets: `steps` is k; `length` is ignored.
-Given tokens: the energy sees them, and no step moves them.
-Initial law: every other token by itself, N(mean, variance), or its marginal where tokens are
-integers.
-ULA: x' = x - h/2 grad E(x) + tau xi with tau = sqrt(h), or `noise_scale` as in the practice of
-Langevin sampling. MALA keeps x' with probability min(1, exp(E(x) - E(x')) q(x | x') / q(x' | x)).
-Gibbs, for integers: a sweep draws every token in turn from softmax_v(-E(x with x_i = v)), one call
-for each, of V energies that do not wait for each other; from its marginal where all are infinite.
-Known: ULA on N(0, v) goes geometrically, by (1 - h/(2v))^2 each step, to variance
-(tau^2 / h) v / (1 - h/(4v)), the wrong one at tau^2 = h; MALA and Gibbs leave the target in place.
-Modes far apart mix in exponential time.
+Assumption: a step leaves the target invariant, and k steps reach the target from the initial law.
+Budgets: `steps` is the number k of iterations; `length` is ignored.
+Given tokens: shown to the energy, and never moved by a step.
+Initial law: every other token is drawn independently from N(mean, variance), or from its marginal
+if tokens are integers.
+ULA: x' = x - h/2 grad E(x) + tau xi with tau = sqrt(h), or tau = `noise_scale` as in the practice
+of Langevin sampling.
+MALA: the proposal x' of ULA is accepted with probability
+min(1, exp(E(x) - E(x')) q(x | x') / q(x' | x)).
+Gibbs: for integers, one iteration is a sweep that draws every token in turn from
+softmax_v(-E(x with x_i = v)). A token costs one call, of V energies that do not wait for each
+other. If all V energies are infinite, the token is drawn from its marginal.
+Known: on N(0, v) the variance of ULA approaches (tau^2 / h) v / (1 - h/(4v)) geometrically, by the
+factor (1 - h/(2v))^2 in each step; at tau^2 = h this limit is not v. MALA and Gibbs leave the
+target invariant. Modes that are far apart mix in exponential time.
 """
 
 from __future__ import annotations
@@ -41,13 +44,13 @@ from capcheck.laws import Categorical
 from capcheck.networks.signatures import Energy, EnergySignature, TokenPredictor, together
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
-NUMBERS = 1 << 21  # tokens of one tile of energies
-STATES = 512  # sequences up to which the law of a Gibbs chain is carried along whole
+NUMBERS = 1 << 21  # largest number of tokens for which energies are evaluated in one tile
+STATES = 512  # largest number of sequences V^F for which the law of a Gibbs chain is computed
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class EBM(Probe[Energy]):
-    """Markov chain Monte Carlo on an energy."""
+    """Runs a Markov chain on an energy: Langevin, Metropolis-adjusted Langevin or Gibbs."""
 
     family: ClassVar[str] = "ebm"
     row: ClassVar[Row] = "steps"
@@ -57,14 +60,14 @@ class EBM(Probe[Energy]):
 
     sampler: Annotated[
         Literal["ula", "mala", "gibbs"] | None,
-        Field(description="the chain; ula for numbers and gibbs for token ids if not given"),
+        Field(description="Markov chain; by default ula for numbers and gibbs for token ids"),
     ] = None
     step_size: Annotated[
         float | None,
         Field(
             gt=0,
             allow_inf_nan=False,
-            description="h, in squared token units; the smallest component variance if not given",
+            description="h, in squared token units; by default the smallest component variance",
         ),
     ] = None
     noise_scale: Annotated[
@@ -72,19 +75,19 @@ class EBM(Probe[Energy]):
         Field(
             gt=0,
             allow_inf_nan=False,
-            description="tau, in token units; the root of step_size if not given",
+            description="tau, in token units; by default the square root of step_size",
         ),
     ] = None
 
     @property
     def signature(self) -> EnergySignature:
-        """X -> E(x)."""
+        """The energy x -> E(x)."""
         return EnergySignature()
 
     def run(
         self, network: Energy, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """One state per iteration, or per sweep; every one writes all but given tokens."""
+        """Yield the start, then one state per iteration, which writes all tokens not given."""
         sampler = self._chosen(spec)
         state = start.filled(_initial(spec, start.n, rng))
         yield state
@@ -101,7 +104,7 @@ class EBM(Probe[Energy]):
             yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """The step that is never rejected."""
+        """The ULA step, which is never rejected."""
         if self.sampler not in (None, "ula"):
             return ()
         adjusted = dataclasses.replace(self, sampler="mala")
@@ -120,9 +123,9 @@ class EBM(Probe[Energy]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """Of Gibbs sampling on few sequences, whose law is a vector."""
+        """The exact log-density of Gibbs sampling if there are few sequences."""
         free, V = list(spec.free), spec.dim
-        # V^F itself may have thousands of digits.
+        # Logarithms are compared because V^F may have thousands of digits.
         if self._chosen(spec) != "gibbs" or len(free) * math.log(V) > math.log(STATES) + 1e-9:
             return Unavailable(reason="the law after k steps is an integral over all their paths")
         law = _gibbs_law(network, spec, x, budget.steps)  # (n, V^F)
@@ -155,7 +158,7 @@ def _initial(spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
 
 
 def _slope(network: Energy, x: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """E(x) (n,) and its gradient (n, N, d), 0 where tokens are not free."""
+    """The energy E(x), (n,), and its gradient, (n, N, d), which is 0 at tokens not free."""
     with torch.enable_grad():
         at = x.detach().requires_grad_()
         energy = network(at)
@@ -202,13 +205,13 @@ def _gibbs(network: Energy, x: Tensor, spec: SequenceSpec, rng: Randomness) -> I
 
 
 def _energies(network: Energy, x: Tensor, tokens: list[int], values: Tensor) -> Tensor:
-    """Energies of x with other values of some tokens, in one call: (n, v).
+    """The energies of x with each of v values of some tokens, in one call: (n, v).
 
     Args:
-        network: Of the sequences.
-        x: (n, N) integers.
-        tokens: Indices of t tokens.
-        values: (v, t), what they are to be.
+        network: Energy of sequences.
+        x: Sequences, (n, N) integers.
+        tokens: Indices of the t tokens to change.
+        values: Values of these tokens, (v, t) integers.
     """
     n, N = x.shape
     size = max(1, NUMBERS // (n * N))
@@ -223,15 +226,16 @@ def _energies(network: Energy, x: Tensor, tokens: list[int], values: Tensor) -> 
 
 
 def _conditional(energies: Tensor, marginal: Tensor) -> Tensor:
-    """Logits of a token from energies (.., V), or of its marginal where none is finite."""
+    """The logits of a token from its energies (.., V), or from its marginal if none is finite."""
     impossible = energies.isposinf().all(-1, keepdim=True)
     return torch.where(impossible, marginal.log(), -energies)
 
 
 def _gibbs_law(network: Energy, spec: SequenceSpec, x: Tensor, sweeps: int) -> Tensor:
-    """P(free tokens) after so many sweeps beside the given ones of x, for all values: (n, V^F).
+    """The probability of each value of the F free tokens after the sweeps: (n, V^F).
 
-    The first free token is the most significant digit of a place in the last dimension.
+    Given tokens have the values that they have in x. In an index of the last dimension the first
+    free token is the most significant digit.
     """
     free, V, n = list(spec.free), spec.dim, len(x)
     F = len(free)

@@ -1,13 +1,13 @@
-"""Flow map: the whole sequence at once, in k steps of a network that is told where to land.
+"""Flow map: carries the whole sequence from noise to data in k calls that are told where to land.
 
-Source: Boffi, Albergo & Vanden-Eijnden 2024, "Flow Map Matching"; Kim et al. 2024, "Consistency
-Trajectory Models".
-Signature: flow map (x_t, t, s) -> x_s along the probability flow; all tokens share a level but the
-given ones, which are shown at level 0.
-Assumption: none; the flow carries N(0, I) to the law of the data, given those tokens, exactly.
-Budgets: `steps` is k, on levels uniform in t; `length` is ignored.
-Known: one step is exact, and so is every other number of them: the map from t to s followed by that
-from s to 0 is the map from t to 0. On N(0, v) it multiplies by
+Source: Boffi, Albergo & Vanden-Eijnden 2024, "Flow Map Matching", https://arxiv.org/abs/2406.07507;
+Kim et al. 2024, "Consistency Trajectory Models", https://arxiv.org/abs/2310.02279
+Signature: flow map (x_t, t, s) -> x_s along the probability flow. All tokens share one level t,
+except given tokens, which are shown at level 0.
+Assumption: none; the flow carries N(0, I) exactly to the law of the data given the given tokens.
+Budgets: `steps` is the number k of calls, on levels uniform in t; `length` is ignored.
+Known: every number of steps is exact, one included, because the map from t to s followed by the map
+from s to 0 is the map from t to 0. On N(0, v) the map from t to s multiplies by
 sqrt((alpha_s^2 v + sigma_s^2) / (alpha_t^2 v + sigma_t^2)).
 """
 
@@ -34,7 +34,7 @@ from capcheck.procedures.schedules import starting_noise
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class FlowMapSampler(Probe[FlowMap]):
-    """Sampling with a flow map."""
+    """Carries noise to data in steps of a flow map that is told where to land."""
 
     family: ClassVar[str] = "flow_map"
     row: ClassVar[Row] = "steps"
@@ -46,13 +46,13 @@ class FlowMapSampler(Probe[FlowMap]):
 
     @property
     def signature(self) -> FlowMapSignature:
-        """(x_t, t, s) -> x_s."""
+        """The flow map (x_t, t, s) -> x_s."""
         return FlowMapSignature(self.path)
 
     def run(
         self, network: FlowMap, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """K steps from t = 1 to t = 0; every one writes all tokens that are not given."""
+        """Yield the start, then one state per step; a step writes all tokens not given."""
         state = start.filled(starting_noise(spec, start.n, rng))
         yield state
         levels = torch.linspace(1, 0, budget.steps + 1, device=spec.mean.device)
@@ -70,14 +70,14 @@ class FlowMapSampler(Probe[FlowMap]):
         x: Tensor,
         rng: Randomness,
     ) -> Unavailable:
-        """Not to be had: the map would have to be inverted."""
+        """The reason why no density is available: the map would have to be inverted."""
         return Unavailable(
             reason="the result is a deterministic map of the starting noise, "
             "and the density of its image needs the map's inverse"
         )
 
     def limit(self, oracle: FlowMap, spec: SequenceSpec, start: State, rng: Randomness) -> Tensor:
-        """The whole flow from the same noise, in one call."""
+        """The end of the probability flow from the same noise, by one call of the oracle."""
         noise = start.filled(starting_noise(spec, start.n, rng)).tokens
         levels = (~start.placed).to(noise)
         return oracle(noise, levels, torch.zeros_like(levels))

@@ -1,28 +1,29 @@
-"""Masked diffusion: the whole sequence is predicted k times, and masked again ever less.
+"""Masked diffusion: predicts the whole sequence k times, and masks fewer tokens again each time.
 
-Source: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models"; remasking as in
-Wang et al. 2025, "Remasking Discrete Diffusion Models with Inference-Time Scaling", with
-sigma_t = 1 - alpha_s; one token at a time as in Zheng et al. 2024, "Masked Diffusion Models are
-Secretly Time-Agnostic Masked Models" (first-hitting sampler).
-Signature: token predictor, shown the tokens that are not masked.
-Assumption: the tokens revealed in one step are independent given the known ones.
-Budgets: `steps` is k, on levels t uniform in [0, 1], of which a share t of the tokens is masked;
-`length` is ignored.
-A step from t to s draws every masked token from the network's answer; a known token keeps its
-value, whatever the network says of it. With `remask` every token is then masked with chance s,
-known or not, so that no value is final before the last step and each step counts as a write of all
-tokens; without, a masked one is revealed with chance (t - s) / t and a known one stays, so that
-each token is written once.
-`reveal=one` reveals one token per step in random order, in as many steps as there are tokens.
-`draw=gumbel` draws a token and whether it is masked at once, as published: the largest of the
-logarithms of their chances plus Gumbel noise, which is made in the working precision.
-Given tokens: known in every step, and never masked; N counts the others.
-Known: one step is the product of the marginals; without remasking the law is a sum over the sets
-revealed, q_j(S) = sum_{S' in S} q_{j-1}(S') c^|S-S'| (1-c)^(N-|S|) prod p(x_i | x_S') with
-c = (t - s) / t, and its distance from the target falls as 1/k; with exact marginals remasking has
-nothing to mend, and is slower; one token at a time is exact. Uniforms of p bits make Gumbel noise
-of at most p ln 2: what has a chance below 2^-p in a step is drawn too rarely, so that in fewer
-digits more steps lose the rarer symbols.
+Source: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models",
+https://arxiv.org/abs/2406.07524; for remasking Wang et al. 2025, "Remasking Discrete Diffusion
+Models with Inference-Time Scaling", with sigma_t = 1 - alpha_s, https://arxiv.org/abs/2503.00307;
+for one token at a time Zheng et al. 2024, "Masked Diffusion Models are Secretly Time-Agnostic
+Masked Models" (first-hitting sampler), https://arxiv.org/abs/2409.02908
+Signature: token predictor. The network is shown the tokens that are not masked.
+Assumption: the tokens that one step reveals are independent given the known tokens.
+Budgets: `steps` is the number k of steps, on levels t uniform in [0, 1]; at level t a share t of
+the tokens is masked. `length` is ignored.
+Procedure: a step from t to s draws every masked token from the network's answer, and a known token
+keeps its value whatever the network answers. With `remask` every token, known or not, is then
+masked with probability s, so that no value is final before the last step, and each step counts as a
+write of all tokens. Without `remask` a masked token is revealed with probability (t - s) / t and a
+known token stays known, so that each token is written once. With `reveal=one` a step reveals one
+token, in random order, and there are as many steps as tokens. With `draw=gumbel` one draw decides
+the value of a token and whether it is masked, as published: the largest of the log-probabilities
+plus Gumbel noise, which is made in the working precision.
+Given tokens: known in every step and never masked; N counts the others.
+Known: one step is the product of the marginals. Without remasking the law is a sum over the sets of
+revealed tokens, q_j(S) = sum_{S' in S} q_{j-1}(S') c^|S-S'| (1-c)^(N-|S|) prod p(x_i | x_S') with
+c = (t - s) / t, and its distance from the target falls as 1/k. With exact marginals remasking has
+no errors to correct, and converges more slowly. One token at a time is exact. Uniforms of p bits
+make Gumbel noise of at most p ln 2, so that events with a probability below 2^-p in a step are
+drawn too rarely: in fewer digits, more steps lose the rarer symbols.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 __all__ = ["MaskedDiffusion"]
 
-MOST_TOKENS = 6  # whose sets are summed, by 64 calls
-ROWS = 256  # whose 64 x 64 pairs of sets are held at once
+MAX_TOKENS = 6  # largest number of tokens whose 2^6 sets are summed, with one call for each set
+ROWS = 256  # number of rows whose 64 x 64 pairs of sets are held in memory at once
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class MaskedDiffusion(Probe[TokenPredictor]):
-    """Discrete diffusion with masks, and with remasking."""
+    """Unmasks a sequence of token ids in steps that may mask known tokens again."""
 
     family: ClassVar[str] = "masked_diffusion"
     row: ClassVar[Row] = "steps"
@@ -62,18 +63,18 @@ class MaskedDiffusion(Probe[TokenPredictor]):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"categorical"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
 
-    remask: Annotated[bool, Field(description="known tokens may be masked again")] = True
+    remask: Annotated[bool, Field(description="whether known tokens may be masked again")] = True
     reveal: Annotated[
-        Literal["independent", "one"], Field(description="tokens that a step reveals")
+        Literal["independent", "one"], Field(description="rule for the tokens that a step reveals")
     ] = "independent"
     draw: Annotated[
         Literal["inverse_cdf", "gumbel"],
-        Field(description="how what a step reveals is drawn; gumbel in the working precision"),
+        Field(description="method of the draws; gumbel noise has the working precision"),
     ] = "inverse_cdf"
 
     @property
     def signature(self) -> TokenPredictorSignature:
-        """Known tokens -> the law of every token."""
+        """The token predictor: known tokens -> the law of every token."""
         return TokenPredictorSignature()
 
     def run(
@@ -84,7 +85,7 @@ class MaskedDiffusion(Probe[TokenPredictor]):
         start: State,
         rng: Randomness,
     ) -> Iterator[State]:
-        """One state per step that writes anything."""
+        """Yield the start, then one state for each step that writes a token."""
         state = start
         yield state
         if self.reveal == "one":
@@ -111,7 +112,7 @@ class MaskedDiffusion(Probe[TokenPredictor]):
     def _one_by_one(
         self, network: TokenPredictor, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """One token per state, in random order."""
+        """Yield one state per token, in random order."""
         state, F = start, len(spec.free)
         rank = ranks_among_all(random_ranks(start.n, F, rng), spec)
         for r in range(F):
@@ -122,7 +123,7 @@ class MaskedDiffusion(Probe[TokenPredictor]):
             yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """Tokens that a step reveals together."""
+        """Independent draws of the tokens that a step reveals together."""
         one = dataclasses.replace(self, reveal="one")
         found = Suspect(
             failure="wrong factorisation", cure="one token revealed per step", probe=one
@@ -138,13 +139,13 @@ class MaskedDiffusion(Probe[TokenPredictor]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """A sum over the sets of known tokens where they are few; otherwise a bound."""
+        """The exact log-density, a sum over sets of known tokens if they are few, or a bound."""
         N = len(spec.free)
         if self.draw == "gumbel" and spec.mean.dtype != torch.float64:
             return Unavailable(reason=f"the grid of Gumbel noise in {spec.mean.dtype} is coarse")
         if self.reveal == "independent" and self.remask:
             return Unavailable(reason="a remasked token's value may be any before its last")
-        if N <= MOST_TOKENS:
+        if N <= MAX_TOKENS:
             sets = (torch.arange(2**N)[:, None] >> torch.arange(N) & 1).bool().to(x.device)
             log_ways = self._log_ways(sets, budget.steps).to(spec.mean)
             parts = [_over_sets(network, spec, rows, sets, log_ways) for rows in x.split(ROWS)]
@@ -160,11 +161,17 @@ class MaskedDiffusion(Probe[TokenPredictor]):
         return LogDensity(values=values, bound=True, method=method)
 
     def _chance(self, j: int, k: int) -> float:
-        """Chance that step j of k leaves a token known: a masked one, or any if it remasks."""
+        """The probability that step j of k leaves a token known.
+
+        With `remask` it is that of every token, otherwise that of a masked token.
+        """
         return (j + 1) / k if self.remask else 1 / (k - j)
 
     def _log_ways(self, sets: Tensor, k: int) -> Tensor:
-        """Log-chance that a step turns set S into S', but for values: (steps, 2^N, 2^N)."""
+        """The log-probability that a step turns the set S of known tokens into S'.
+
+        It leaves out the probabilities of the values: (steps, 2^N, 2^N), with S before S'.
+        """
         N = sets.shape[1]
         inside = (sets[:, None] <= sets[None]).all(2)
         size = sets.sum(1).double()
@@ -184,7 +191,7 @@ class MaskedDiffusion(Probe[TokenPredictor]):
 
 
 def _carried(log_p: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
-    """Log-probabilities (n, N, V) in which known tokens have the value that they have."""
+    """Log-probabilities (n, N, V) in which known tokens keep their values with certainty."""
     held = torch.full_like(log_p, -torch.inf).scatter(-1, tokens[..., None], 0)
     return torch.where(known[..., None], held, log_p)
 
@@ -192,11 +199,18 @@ def _carried(log_p: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
 def _by_gumbel(
     log_p: Tensor, chance: Tensor, spec: SequenceSpec, rng: Randomness
 ) -> tuple[Tensor, Tensor]:
-    """Values (n, N), and which of them are revealed, each with its chance (n, N)."""
+    """Draw values (n, N) and whether each is revealed (n, N), with Gumbel noise.
+
+    Args:
+        log_p: Log-probabilities of the values in nats, (n, N, V).
+        chance: Probability that a token is revealed, (n, N).
+        spec: Spec of the sequences, in the working precision.
+        rng: Source of the uniform draws.
+    """
     dtype = spec.mean.dtype
     revealed = log_p.double() + chance.log()[..., None]
     choices = torch.cat([revealed, (1 - chance).log()[..., None]], -1).to(dtype)
-    # Uniforms as libraries make them: multiples of 2^-p below 1, of which 0 is raised a little.
+    # The uniforms are multiples of 2^-p below 1, as libraries make them; 0 is raised to `tiny`.
     grid = 2 / torch.finfo(dtype).eps
     u = (rng.uniform(tuple(choices.shape)) * grid).floor().div(grid).to(dtype)
     u = u.clamp(min=torch.finfo(dtype).tiny)
@@ -207,7 +221,15 @@ def _by_gumbel(
 def _over_sets(
     network: TokenPredictor, spec: SequenceSpec, x: Tensor, sets: Tensor, log_ways: Tensor
 ) -> Tensor:
-    """Log q(x) by the recursion over the sets (2^F, F) of free tokens that are known: (n,)."""
+    """The log-density log q(x), (n,), by recursion over sets of known tokens.
+
+    Args:
+        network: Token predictor.
+        spec: Spec of the sequences, with F tokens that are not given.
+        x: Sequences, (n, N) integers.
+        sets: All sets of the F tokens, (2^F, F) bool.
+        log_ways: Log-probability of each change of the set, (steps, 2^F, 2^F).
+    """
     free, answers = list(spec.free), []
     for S in sets:
         known = torch.ones(x.shape, dtype=torch.bool, device=x.device)
@@ -219,7 +241,7 @@ def _over_sets(
         added = ~sets[:, None, i] & sets[None, :, i]
         log_path = log_path + torch.where(added, log_p[:, :, None, i], 0)  # (n, 2^F, 2^F)
     log_F = log_p.new_full(log_p.shape[:2], -torch.inf)
-    log_F[:, 0] = 0  # nothing is known
+    log_F[:, 0] = 0  # at the start no free token is known
     for of_step in log_ways:
         log_F = (log_F[:, :, None] + log_path + of_step).logsumexp(1)
     everything: Tensor = log_F[:, -1]
@@ -227,7 +249,7 @@ def _over_sets(
 
 
 def _along(network: TokenPredictor, x: Tensor, when: Tensor, count: int) -> Tensor:
-    """Log-density of x (n, N) if token i is revealed in step when_i < count."""
+    """The log-density (n,) of x (n, N) if token i is revealed in step when_i < count."""
     log_q = torch.zeros((), device=x.device)
     for j in range(count):
         log_p = network(x, when < j).log_prob(x)

@@ -1,18 +1,22 @@
 """Parallel solve: an autoregressive sample as the fixed point of k parallel updates.
 
 Source: Song, Meng, Liao & Ermon 2021, "Accelerating Feedforward Computation via Parallel Nonlinear
-Equation Solving", algorithms 1 (Jacobi) and 4 (Jacobi-GS).
-Signature: prefix predictor; shown all tokens, one call returns every p(x_i | x_<i).
-Assumption: the tokens before i have settled; true of the first k tokens after k iterations.
-Budgets: `steps` is k; `length` is ignored.
-Iteration: x_i <- h_i(u_i, x_<i) for all i at once, with noise u that stays the same. h is the
-component by inverse CDF and then its Gaussian; of integers the inverse CDF. It starts at the means
-of the tokens; of integers at each one's most probable value. With `block` = b an iteration makes b
-calls: inside each block of b tokens one after the other is updated, all blocks at once.
-Given tokens: kept, and seen by what follows them only; blocks are of the F others.
-Known: after k iterations the first b k tokens are the autoregressive ones, exactly, so ceil(F / b)
-iterations suffice; on a symmetric binary chain so does 1 + the longest run of tokens whose map
-depends on the token before.
+Equation Solving", algorithms 1 (Jacobi) and 4 (Jacobi-GS), https://arxiv.org/abs/2002.03629
+Signature: prefix predictor. The network is shown all tokens, and one call returns every
+p(x_i | x_<i).
+Assumption: the tokens before i have reached their final values, which is true of the first k tokens
+after k iterations.
+Budgets: `steps` is the number k of iterations; `length` is ignored.
+Iteration: x_i <- h_i(u_i, x_<i) for all i at once, with noise u that stays the same. For continuous
+tokens h draws the mixture component by inverse CDF and then its Gaussian, for token ids h is the
+inverse CDF. Tokens start at their means, or at their most probable values. With `block` = b every
+iteration makes b calls: the tokens of each block of b are updated one after another, all blocks at
+once.
+Given tokens: never updated, and shown to the tokens after them only; blocks consist of the F other
+tokens.
+Known: after k iterations the first b k tokens equal the autoregressive sample exactly, so that
+ceil(F / b) iterations suffice. On a symmetric binary chain so does 1 + the longest run of tokens
+whose update depends on the token before.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ __all__ = ["ParallelSolve"]
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class ParallelSolve(Probe[PrefixPredictor]):
-    """Jacobi iterations of an autoregressive model with fixed noise."""
+    """Solves for an autoregressive sample by Jacobi iterations with fixed noise."""
 
     family: ClassVar[str] = "parallel_solve"
     row: ClassVar[Row] = "steps"
@@ -48,12 +52,12 @@ class ParallelSolve(Probe[PrefixPredictor]):
     anytime: ClassVar[frozenset[Axis]] = frozenset({"steps"})
 
     block: Annotated[
-        int, Field(ge=1, description="tokens that an iteration updates one after the other")
+        int, Field(ge=1, description="number of tokens that an iteration updates one by one")
     ] = 1
 
     @property
     def signature(self) -> PrefixPredictorSignature:
-        """Known tokens -> the law of every token given the known ones before it."""
+        """The prefix predictor: known tokens -> the law of every token given those before it."""
         return PrefixPredictorSignature()
 
     def run(
@@ -64,7 +68,7 @@ class ParallelSolve(Probe[PrefixPredictor]):
         start: State,
         rng: Randomness,
     ) -> Iterator[State]:
-        """One state per iteration; every one writes all tokens but the given ones."""
+        """Yield the start, then one state per iteration, which writes all tokens not given."""
         state = start.filled(_first_guess(spec, start.n))
         yield state
         free = self._free(spec).expand_as(start.placed)
@@ -81,7 +85,7 @@ class ParallelSolve(Probe[PrefixPredictor]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """Of the autoregressive law once all tokens have settled, and of a single iteration."""
+        """The exact log-density if all tokens are final, or after a single iteration."""
         free = self._free(spec)
         if budget.steps * self.block >= len(spec.free):
             values = torch.where(free, _conditionals(network, x).log_prob(x), 0).sum(1)
@@ -101,43 +105,43 @@ class ParallelSolve(Probe[PrefixPredictor]):
     def limit(
         self, oracle: PrefixPredictor, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor:
-        """The autoregressive sample from the same noise, token by token."""
+        """The autoregressive sample that the same noise gives, drawn token by token."""
         x = start.filled(_first_guess(spec, start.n)).tokens
         for i in spec.free:
             x[:, i] = _conditionals(oracle, x).sample(rng.stream("noise"))[:, i]
         return x
 
     def _turns(self, spec: SequenceSpec) -> list[Tensor]:
-        """(N,) masks of the tokens that each call of an iteration updates."""
+        """The tokens that each call of an iteration updates, as (N,) bool masks."""
         turns = torch.zeros(min(self.block, len(spec.free)), spec.tokens, dtype=torch.bool)
         for number, i in enumerate(spec.free):
             turns[number % self.block, i] = True
         return list(turns.to(spec.mean.device))
 
     def _free(self, spec: SequenceSpec) -> Tensor:
-        """(N,) bool, all tokens but the given ones."""
+        """The tokens that are not given, (N,) bool."""
         return torch.stack(self._turns(spec)).any(0)
 
     def _iterate(
         self, network: PrefixPredictor, x: Tensor, spec: SequenceSpec, rng: Randomness
     ) -> Tensor:
         for now in self._turns(spec):
-            # A stream that is opened again starts again: the noise stays the same.
+            # Opening the stream again restarts it, so that the noise stays the same.
             x = _where(now, _conditionals(network, x).sample(rng.stream("noise")), x)
         return x
 
 
 def _first_guess(spec: SequenceSpec, n: int) -> Tensor:
-    """The means, or the most probable values, of all tokens: (n, N, d), or (n, N) integers."""
+    """The means or most probable values of all tokens: (n, N, d), or (n, N) integers."""
     mean = spec.mean if spec.kind == "continuous" else spec.mean.argmax(1)
     return mean.expand(n, *mean.shape)
 
 
 def _conditionals(network: PrefixPredictor, x: Tensor) -> TokenLaw:
-    """p(x_i | x_<i) of every token, (n, N)."""
+    """The laws p(x_i | x_<i) of all tokens, an (n, N) token law."""
     return network(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
 
 def _where(tokens: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` at the tokens of an (N,) mask."""
+    """The values `new` at the tokens of an (N,) mask, and `old` elsewhere."""
     return torch.where(tokens.reshape(-1, *[1] * (new.dim() - 2)), new, old)

@@ -1,1 +1,1 @@
-"""Families that scale in both, with the refinement loop outside."""
+"""Families that use both budgets, with the loop over refinement steps outside."""

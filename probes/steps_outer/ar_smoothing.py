@@ -1,23 +1,29 @@
-"""Autoregressive distribution smoothing: k passes from left to right, each less noisy.
+"""Autoregressive distribution smoothing: k passes from left to right, each on less noisy tokens.
 
-Source: Meng et al. 2021, "Improved Autoregressive Modeling with Distribution Smoothing".
-Signature: transition predictor: token i at noise s_j, given the tokens before it at that noise and
-the tokens of the pass before at s_{j+1}.
-Assumption: what the heads emit; by default a token's law is Gaussian given what the network sees.
-Budgets: `steps` is the k passes; `length` is the tokens l, from the left, that exist in them.
-Noise: x^(j+1) = x^(j) + independent noise, s_{k-1} > .. > s_1 > s_0 = 0 with s_1 = `first_noise` of
-a token's standard deviation, doubling upwards; passes that could tell nothing from noise are not
-made. The first one made draws x_i^(j) ~ p(. | x_<i^(j)), the others
-x_i^(j) ~ p(. | x_<i^(j), x^(j+1)). Tokens are kept on the linear path, (x + s e) / (1 + s).
-Given tokens: clean in every pass, at level 0 and without noise of their own, whether they are left
-or right of what is drawn. So the passes are those of the law given them; had they noise in the
-early passes, the noisy tokens drawn there would know too little of them.
-Heads: `gaussian` (mean and variance of every coordinate), `mixture` of some Gaussians, `exact`.
-Last pass: `sample`; `tweedie`, the posterior mean; `factorised`, all tokens at once.
-Known: exact heads give 0 at every k; k = 1 is the autoregressive model with these heads; on N(0, v)
-the posterior mean has variance v^2 / (v + s_1^2); a factorised last pass leaves at most
-E[total correlation of x given noisy x], and less, as many noisy x lead to one x: 0.0224 of 0.1041
-nats on an AR(1) Gaussian of 4 tokens and correlation 0.9.
+Source: Meng et al. 2021, "Improved Autoregressive Modeling with Distribution Smoothing",
+https://arxiv.org/abs/2103.15089
+Signature: transition predictor. It predicts token i at noise s_j, given the tokens before i at that
+noise and all tokens of the pass before at noise s_{j+1}.
+Assumption: the heads can emit the law of a token given the tokens that the network is shown; by
+default that law is assumed to be Gaussian.
+Budgets: `steps` is the number k of passes. `length` is the number l of tokens, from the left, that
+exist in them.
+Noise: x^(j+1) = x^(j) + independent noise, with s_{k-1} > .. > s_1 > s_0 = 0. Here s_1 is
+`first_noise` times a token's standard deviation, and noise doubles from level to level. Levels that
+rounding cannot tell from pure noise are left out, and so are their passes. The first pass made
+draws x_i^(j) ~ p(. | x_<i^(j)), and the others draw x_i^(j) ~ p(. | x_<i^(j), x^(j+1)). Tokens are
+kept on the linear path, as (x + s e) / (1 + s).
+Given tokens: clean in every pass, at level 0 and without noise of their own, whether they stand to
+the left or to the right of the drawn token. The passes are then those of the law given these
+tokens; with noise on given tokens the early passes would know too little of them.
+Heads: `gaussian` emits the mean and variance of every coordinate, `mixture` several Gaussians, and
+`exact` the exact law.
+Last pass: `sample` draws token by token, `tweedie` returns the posterior mean, and `factorised`
+draws all tokens at once.
+Known: exact heads give KL 0 at every k. At k = 1 the procedure is the autoregressive model with
+these heads. On N(0, v) the posterior mean has variance v^2 / (v + s_1^2). A factorised last pass
+leaves at most E[total correlation of x given noisy x]; it leaves less, since many noisy x lead to
+the same x: 0.0224 of 0.1041 nats on an AR(1) Gaussian of 4 tokens and correlation 0.9.
 """
 
 from __future__ import annotations
@@ -47,31 +53,33 @@ from capcheck.networks.signatures import (
 from capcheck.networks.signatures.transition import added_noise
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
-ROUNDINGS = 64  # by which a noise level must stay below 1
+ROUNDINGS = 64  # smallest distance of a noise level from 1, in machine epsilons
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class ARSmoothing(Probe[TransitionPredictor]):
-    """Autoregressive passes over ever less noisy sequences."""
+    """Makes autoregressive passes over less and less noisy sequences."""
 
     family: ClassVar[str] = "ar_smoothing"
     row: ClassVar[Row] = "steps_outer"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
     reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
-    heads: Annotated[HeadName, Field(description="what the network emits for a token")] = "gaussian"
-    components: Annotated[int, Field(ge=2, description="Gaussians of a mixture head")] = 2
+    heads: Annotated[HeadName, Field(description="law that the network emits per token")] = (
+        "gaussian"
+    )
+    components: Annotated[int, Field(ge=2, description="number of Gaussians of a mixture head")] = 2
     first_noise: Annotated[
         float,
         Field(gt=0, allow_inf_nan=False, description="s_1 in standard deviations of a token"),
     ] = 0.3
     last: Annotated[
-        Literal["sample", "tweedie", "factorised"], Field(description="how the last pass ends")
+        Literal["sample", "tweedie", "factorised"], Field(description="rule of the last pass")
     ] = "sample"
 
     @property
     def signature(self) -> TransitionPredictorSignature:
-        """(x, t, s) -> the law of every token at level s."""
+        """The transition predictor (x, t, s) -> the law of every token at level s."""
         return TransitionPredictorSignature()
 
     def run(
@@ -82,7 +90,10 @@ class ARSmoothing(Probe[TransitionPredictor]):
         start: State,
         rng: Randomness,
     ) -> Iterator[State]:
-        """One state per token and pass, or one for a last pass that is not drawn in turn."""
+        """Yield the start, then one state per token and pass.
+
+        A last pass that writes all tokens together has one state.
+        """
         state = start
         yield state
         place = torch.arange(spec.tokens, device=spec.mean.device)
@@ -105,7 +116,7 @@ class ARSmoothing(Probe[TransitionPredictor]):
                 yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """The heads, and a last pass that is not drawn token by token."""
+        """The limited heads, and a last pass that is not drawn token by token."""
         found = []
         if self.heads != "exact":
             exact = dataclasses.replace(self, heads="exact")
@@ -126,7 +137,10 @@ class ARSmoothing(Probe[TransitionPredictor]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """Exact for one pass; otherwise E log [q(x, noisy x) / p(noisy x | x)], one draw each."""
+        """The exact log-density of one pass; a lower bound for several.
+
+        The bound is E log [q(x, noisy x) / p(noisy x | x)], with one draw of noisy x for each row.
+        """
         free = spec.free
         made, rest = list(free[: budget.length]), list(free[budget.length :])
         levels = self._levels(spec, budget)
@@ -147,11 +161,12 @@ class ARSmoothing(Probe[TransitionPredictor]):
         return LogDensity(values=log_q, method=method, bound=True)
 
     def _levels(self, spec: SequenceSpec, budget: Budget) -> list[Tensor]:
-        """Levels of all tokens from pure noise to the clean last pass, (N,) each; 0 if given."""
+        """The levels before and after the passes, from pure noise to clean: (N,) each.
+
+        The levels of given tokens are 0 throughout.
+        """
         deviation = spec.variance.mean(1).sqrt()
         largest = 1 - ROUNDINGS * torch.finfo(deviation.dtype).eps
-        drawn = torch.ones_like(deviation)
-        drawn[list(spec.given)] = 0
         levels = [torch.zeros_like(deviation)]
         for j in range(1, budget.steps):
             noise = self.first_noise * 2.0 ** (j - 1) * deviation
@@ -169,9 +184,10 @@ class ARSmoothing(Probe[TransitionPredictor]):
         return self.last != "sample" and s is levels[-1] and len(levels) > 2
 
     def _seen(self, t: Tensor, s: Tensor, i: int, made: list[int]) -> Tensor:
-        """Levels (N,) seen for token i: new ones before it, old from it on, none past the length.
+        """The levels at which tokens are shown for token i, (N,).
 
-        Given tokens, whose levels t and s are 0, are seen clean.
+        Tokens before i are at the new level s, and tokens from i on at the old level t. Tokens past
+        the length are at level 1, which means unseen. Given tokens have t = s = 0: they are clean.
         """
         place = torch.arange(len(t), device=t.device)
         unseen = torch.ones_like(t, dtype=torch.bool)
@@ -199,7 +215,12 @@ class ARSmoothing(Probe[TransitionPredictor]):
         made: list[int],
         rng: Randomness,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens with the noise from level s to t, and its log-density over those made, (n,)."""
+        """Add noise to tokens y from level s to t.
+
+        Returns:
+            The noisy tokens, (n, N, d), and the log-density of their noise, summed over the tokens
+            `made`, (n,).
+        """
         r, q = added_noise(t, s)  # (N,)
         e = rng.normal(tuple(y.shape)).to(y)
         log_p = -0.5 * (e.square() + 2 * q.log()[:, None] + LOG_2PI)
@@ -215,7 +236,7 @@ class ARSmoothing(Probe[TransitionPredictor]):
         levels: list[Tensor],
         made: list[int],
     ) -> Tensor:
-        """Log-density of the placed tokens y at levels s, drawn after those y_t at t: (n,)."""
+        """The log-density of one pass, (n,): of tokens y at levels s given y_t at levels t."""
         log_q = y.new_zeros(len(y))
         if self._at_once(s, levels):
             law = self._emitted(network, y_t, self._seen(t, s, 0, made), s)

@@ -1,22 +1,25 @@
-"""Diffusion Forcing: every token has its own noise level, and a schedule says how levels fall.
+"""Diffusion Forcing: denoises tokens at levels of their own, which fall along a chosen schedule.
 
-Source: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion".
-Signature: denoiser E[x_0 | x_t], shown all tokens at their levels (bidirectional) or, for token i,
-those up to i (causal), and not told the next levels.
-Assumption: the denoiser's answer does not change along a pass; if causal, noisy tokens to the right
-tell nothing of a token.
-Budgets: `length` lets the first l tokens take part; `steps` is k, the passes that each token takes.
-Given tokens: at level 0 from the start; the schedule is that of the others.
-Passes are DDIM, of which `eta` above 0 replaces a part of the noise by fresh noise, as in
-`diffusion`; 1 is ancestral DDPM.
+Source: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion",
+https://arxiv.org/abs/2407.01392
+Signature: denoiser E[x_0 | x_t]. The network is shown all tokens at their levels (bidirectional)
+or, for token i, the tokens up to i (causal). It is not told the levels that the tokens go to.
+Assumption: the denoiser's answer does not change along a pass; with a causal network, noisy tokens
+to the right carry no information on a token.
+Budgets: `length` is the number l of tokens, from the left, that take part. `steps` is the number k
+of passes that each token takes.
+Given tokens: at level 0 from the start; the schedule is that of the other tokens.
+Passes: a pass is a DDIM step. An `eta` above 0 replaces a part of the noise by fresh noise, as in
+`diffusion`, and `eta` = 1 is ancestral DDPM.
 Schedules: K[m, i] = clip(k + floor(i u) - m, 0, k) with u = 0 (`full_sequence`), u = `uncertainty`
-(`pyramid`) or u = k (`autoregressive`).
-Known: a bidirectional network reaches the target along every schedule whose longest jump goes to 0,
-KL being of order 2 in 1 / k. A causal one does only where earlier tokens are clean while a token
-moves: on an AR(1) Gaussian of 4 tokens and correlation 0.9, KL stops at 0.58 nats for
-`full_sequence` and for `pyramid` alike, as delays vanish beside k, and goes to 0 for
-`autoregressive`. `full_sequence` sweeps; pyramids whose last token waits two passes or more, and
-`autoregressive`, finish tokens first, so that length is outside.
+(`pyramid`) or u = k (`autoregressive`); the level of token i after m passes is K[m, i] / k.
+Known: a bidirectional network converges to the target along every schedule whose longest jump tends
+to 0, with KL of order 2 in 1 / k. A causal network converges only if earlier tokens are clean while
+a token moves: on an AR(1) Gaussian of 4 tokens and correlation 0.9, KL tends to 0.58 nats both for
+`full_sequence` and for `pyramid`, since the delays of a pyramid vanish beside k, and to 0 for
+`autoregressive`. The loop over steps is outside for `full_sequence`. The loop over the length is
+outside for `autoregressive` and for pyramids whose last token waits two passes or more, since these
+finish tokens one after another.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ from capcheck.procedures.schedules import (
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class DiffusionForcing(Probe[Denoiser]):
-    """Denoising passes over a schedule of levels per token."""
+    """Denoises all tokens in passes along a schedule of levels for each token."""
 
     family: ClassVar[str] = "diffusion_forcing"
     row: ClassVar[Row] = "steps_outer"
@@ -58,14 +61,14 @@ class DiffusionForcing(Probe[Denoiser]):
 
     schedule: Annotated[
         Literal["full_sequence", "pyramid", "autoregressive"],
-        Field(description="how levels fall from token to token"),
+        Field(description="rule for the levels of tokens"),
     ] = "full_sequence"
     uncertainty: Annotated[
         float,
         Field(
             ge=0,
             allow_inf_nan=False,
-            description="u, passes from one token's start to the next one's in a pyramid",
+            description="u, number of passes between the starts of two tokens in a pyramid",
         ),
     ] = 1.0
     causal: Annotated[bool, Field(description="whether token i sees the tokens up to i only")] = (
@@ -78,13 +81,13 @@ class DiffusionForcing(Probe[Denoiser]):
 
     @property
     def signature(self) -> DenoiserSignature:
-        """(x_t, t) -> E[x_0 | what token i sees of x_t], every token at its own level."""
+        """The denoiser (x_t, t) -> E[x_0 | tokens that token i sees], with a level for each."""
         return DenoiserSignature(self.path, "causal" if self.causal else "all")
 
     def run(
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """One state per row of the schedule matrix."""
+        """Yield the start, then one state per pass along the schedule."""
         schedule = within(self._matrix(len(spec.free), budget.steps), budget.length)
         schedule = beside_given(schedule, spec)
         noise = starting_noise(spec, start.n, rng)
@@ -99,7 +102,7 @@ class DiffusionForcing(Probe[Denoiser]):
         )
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """A causal network, unless earlier tokens are clean while a token moves."""
+        """The causal network, unless earlier tokens are clean while a token moves."""
         if not self.causal or self.schedule == "autoregressive":
             return ()
         seeing = dataclasses.replace(self, causal=False)
@@ -112,9 +115,10 @@ class DiffusionForcing(Probe[Denoiser]):
     def limit(
         self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """The probability flow of all tokens, since delays vanish beside k, or token by token.
+        """The probability flow from the same noise, or None with fresh noise or a causal network.
 
-        There is none with fresh noise.
+        The flow is that of all tokens together, since the delays of a pyramid vanish beside k; for
+        `autoregressive` it is that of one token after another.
         """
         in_turn = self.schedule == "autoregressive"
         if (self.causal and not in_turn) or self.eta > 0:
@@ -125,7 +129,7 @@ class DiffusionForcing(Probe[Denoiser]):
         return flow_along(corners, oracle, noise=noise, path=PATHS[self.path])
 
     def _matrix(self, tokens: int, steps: int) -> Tensor:
-        """(rows, N) levels."""
+        """The levels of the schedule, (rows, N)."""
         if self.schedule == "pyramid":
             return pyramid(tokens, steps, uncertainty=self.uncertainty)
         return (full_sequence if self.schedule == "full_sequence" else autoregressive)(

@@ -154,7 +154,7 @@ def test_where_sets_are_many_the_mean_over_orders_bounds_kl_from_above(
         return found
 
     exact = log_q(MaskedDiffusion(remask=False))
-    monkeypatch.setattr(module, "MOST_TOKENS", 3)
+    monkeypatch.setattr(module, "MAX_TOKENS", 3)
     bound = log_q(MaskedDiffusion(remask=False))
     assert (exact.bound, bound.bound) == (False, True)
     assert bound.values.mean() < exact.values.mean()
@@ -269,8 +269,8 @@ class Elsewhere(CounterRandomness):
 def test_weights_of_a_draw_meet_its_numbers_on_their_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Beyond MOST_TOKENS the steps are drawn with weights that are made on the CPU.
-    monkeypatch.setattr(module, "MOST_TOKENS", 1)
+    # Beyond MAX_TOKENS the steps are drawn with weights that are made on the CPU.
+    monkeypatch.setattr(module, "MAX_TOKENS", 1)
     when: list[torch.Tensor] = []
 
     def along(network: object, x: torch.Tensor, drawn: torch.Tensor, count: int) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""Signatures: what each family's network is shown and returns, one module for each."""
+"""Signatures: the arguments and answers of each family's network, and its oracle.
+
+There is one module for each kind of network.
+"""
 
 from capcheck.networks.oracles.decoders import Noise
 from capcheck.networks.signatures.decoder import AutoEncoder, Decoder, DecoderSignature

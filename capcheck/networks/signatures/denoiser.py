@@ -1,8 +1,8 @@
-"""Denoiser: noisy tokens and their levels -> the mean of the clean tokens.
+"""Denoisers: map noisy tokens and their levels to the mean of the clean tokens.
 
-Every token has its own level. A denoiser is trained with one of three views: all tokens see all
-(bidirectional), token i sees the tokens up to itself (causal), or token i sees itself and the clean
-tokens, as a per-token diffusion head on top of a masked model does (own).
+Every token has its own level. A denoiser has one of three views: every token sees all tokens
+(`all`), token i sees the tokens up to itself (`causal`), or token i sees itself and the clean
+tokens, as a diffusion head per token on top of a masked model does (`own`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Denoiser(Protocol):
     """Noisy tokens and their levels -> the mean of the clean tokens."""
 
     def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor:
-        """Denoise.
+        """Return the posterior mean of the clean tokens.
 
         Args:
-            x_t: (n, N, d), every token alpha(t) x_0 + sigma(t) e.
-            t: (n, N), levels in [0, 1]; 0 is clean and 1 pure noise.
+            x_t: Noisy tokens alpha(t) x_0 + sigma(t) e, (n, N, d).
+            t: Levels of the tokens in [0, 1], (n, N); 0 is clean and 1 pure noise.
 
         Returns:
-            E[x_0 | x_t], (n, N, d).
+            The mean E[x_0 | x_t], (n, N, d).
         """
 
 
@@ -41,8 +41,8 @@ class DenoiserSignature(Signature[Denoiser]):
 
     Attributes:
         path: Noise path that the network was trained on.
-        view: What token i sees: `all` tokens, those up to itself (`causal`), or itself and the
-            tokens at level 0 (`own`).
+        view: Tokens that token i sees: `all` tokens, those up to itself (`causal`), or itself and
+            the tokens at level 0 (`own`).
     """
 
     noisy: ClassVar[bool] = True
@@ -50,7 +50,7 @@ class DenoiserSignature(Signature[Denoiser]):
     view: View = "all"
 
     def oracle(self, target: Target) -> Denoiser:
-        """The exact posterior mean."""
+        """The exact posterior mean of the clean tokens."""
         continuous = require_continuous(target, "a denoiser")
         path = PATHS[self.path]
 
@@ -69,10 +69,14 @@ class DenoiserSignature(Signature[Denoiser]):
 
 
 def require_continuous(target: Target, what: str) -> ContinuousTarget:
-    """The target, if its tokens are continuous.
+    """Return the target if its tokens are continuous.
+
+    Args:
+        target: Target of any kind.
+        what: Name of the network that needs continuous tokens, with its article.
 
     Raises:
-        UnfitError: They are categorical.
+        UnfitError: The tokens are categorical.
     """
     if not isinstance(target, ContinuousTarget):
         raise UnfitError(f"{what} needs continuous tokens, got categorical ones.")

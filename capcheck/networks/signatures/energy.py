@@ -1,7 +1,7 @@
-"""Energy: a sequence -> its energy in nats, whose differences are differences of -log p.
+"""Energies: map a sequence x to a number of nats whose differences are those of -log p(x).
 
-Its oracle is E(x) = -log p(x), with the exact score as its gradient; an energy of integers has
-values and no gradient. Values are infinite where the law is 0.
+The oracle is E(x) = -log p(x). Its gradient is the negative exact score for continuous tokens; an
+energy of token ids has no gradient. The energy is infinite where p(x) = 0.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Energy(Protocol):
     """Sequences -> their energies."""
 
     def __call__(self, x: Tensor, /) -> Tensor:
-        """Evaluate.
+        """Return the energies of sequences.
 
         Args:
-            x: (n, N, d), or (n, N) integers.
+            x: Sequences, (n, N, d), or (n, N) integers.
 
         Returns:
-            (n,), nats up to a constant; differentiable in x where tokens are continuous.
+            Energies in nats up to a constant, (n,); differentiable in x if tokens are continuous.
         """
 
 
@@ -36,7 +36,7 @@ class EnergySignature(Signature[Energy]):
     """x -> -log p(x)."""
 
     def oracle(self, target: Target) -> Energy:
-        """The exact energy and, of continuous tokens, its exact gradient."""
+        """The exact energy, with its exact gradient if tokens are continuous."""
 
         def energy(x: Tensor) -> Tensor:
             if not isinstance(target, ContinuousTarget):
@@ -57,11 +57,11 @@ class EnergySignature(Signature[Energy]):
 
 
 class _NegativeLogDensity(torch.autograd.Function):
-    """-log p(x), with the gradient -score(x) instead of one found by differentiation."""
+    """The energy -log p(x), whose gradient is -score(x) instead of one by differentiation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: ContinuousTarget) -> Tensor:
-        """(n, N, d) -> (n,)."""
+        """The energies (n,) of sequences (n, N, d)."""
         ctx.save_for_backward(x)
         ctx.target = target
         return -target.log_prob(x)

@@ -1,10 +1,11 @@
-"""Flow maps: noisy tokens -> where the probability flow carries them.
+"""Flow maps: carry noisy tokens along the probability flow in one call.
 
-A flow map is told the level s to land at, (x_t, t, s) -> x_s; a consistency function lands at the
-clean end, (x_t, t) -> x_0. Their oracle is the exact map of the probability flow; that of a
-consistency function may be one that a few DDIM steps make, as a short distillation gives. In one
-call all tokens share a level, but for those at level 0: these are known, stay where they are, and
-the flow is that of the law of the others given them.
+A flow map is told the level s to land at, (x_t, t, s) -> x_s, and a consistency function lands at
+the clean end, (x_t, t) -> x_0. Their oracle is the exact map of the probability flow; the oracle of
+a consistency function may instead be the map of a few DDIM steps, as a short distillation gives.
+
+In one call all tokens share a level, except tokens at level 0. These are known and stay unchanged,
+and the flow is that of the other tokens' law given them.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from capcheck.targets.target import ContinuousTarget, Target
 
 
 class FlowMap(Protocol):
-    """Noisy tokens, their level and another -> the tokens at that other level."""
+    """Noisy tokens, their level t and another level s -> the tokens at level s."""
 
     def __call__(self, x_t: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
-        """Carry.
+        """Carry tokens along the probability flow from level t to level s.
 
         Args:
-            x_t: (n, N, d), every token alpha(t) x_0 + sigma(t) e.
-            t: (n, N), one level in (0, 1] for all tokens but the known ones, which are at 0.
-            s: (n, N), one level in [0, t] for all tokens but the known ones, which are at 0.
+            x_t: Noisy tokens alpha(t) x_0 + sigma(t) e, (n, N, d).
+            t: Levels of the tokens, (n, N): one level in (0, 1], and 0 for known tokens.
+            s: Levels to land at, (n, N): one level in [0, t], and 0 for known tokens.
 
         Returns:
-            x_s, (n, N, d).
+            The tokens x_s, (n, N, d).
         """
 
 
@@ -48,14 +49,14 @@ class ConsistencyFunction(Protocol):
     """Noisy tokens and their level -> clean tokens."""
 
     def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor:
-        """Carry.
+        """Carry tokens along the probability flow from level t to level 0.
 
         Args:
-            x_t: (n, N, d), every token alpha(t) x_0 + sigma(t) e.
-            t: (n, N), one level in (0, 1] for all tokens but the known ones, which are at 0.
+            x_t: Noisy tokens alpha(t) x_0 + sigma(t) e, (n, N, d).
+            t: Levels of the tokens, (n, N): one level in (0, 1], and 0 for known tokens.
 
         Returns:
-            x_0, (n, N, d).
+            The clean tokens x_0, (n, N, d).
         """
 
 
@@ -71,7 +72,7 @@ class FlowMapSignature(Signature[FlowMap]):
     path: PathName
 
     def oracle(self, target: Target) -> FlowMap:
-        """The exact map."""
+        """The exact map of the target's probability flow."""
         carry = _exact(require_continuous(target, "a flow map"), self.path)
 
         def along(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -97,8 +98,9 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
 
     Attributes:
         path: Noise path that the network was trained on.
-        solver_steps: DDIM steps over [0, 1] that the network learned the map of: from t to the next
-            level of their uniform grid below t, and then along the grid. None for the exact map.
+        solver_steps: Number of DDIM steps over [0, 1] that the network was distilled from, or None
+            for the exact map. The map of these steps goes from t to the next level of their uniform
+            grid below t, and then along the grid.
     """
 
     noisy: ClassVar[bool] = True
@@ -106,7 +108,7 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
     solver_steps: int | None = None
 
     def oracle(self, target: Target) -> ConsistencyFunction:
-        """The exact map, or that of the DDIM steps."""
+        """The exact map of the target's probability flow, or the map of the DDIM steps."""
         continuous = require_continuous(target, "a consistency function")
         if self.solver_steps is None:
             carry = _exact(continuous, self.path)
@@ -120,7 +122,7 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
 
         def solve(x_t: Tensor, t: Tensor) -> Tensor:
             (level, clean), x = _shared(t), x_t
-            # The epsilon keeps levels that lie on the grid on the grid.
+            # The epsilon makes up for rounding of levels that lie on the grid.
             below = range(math.ceil(level * m - 1e-6) - 1, -1, -1)
             for u, s in itertools.pairwise([level, *(j / m for j in below)]):
                 here = torch.where(clean, 0, t.new_tensor(u)).expand(t.shape)
@@ -139,7 +141,10 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
 def _exact(
     target: ContinuousTarget, name: PathName
 ) -> Callable[[Tensor, float, float, Tensor], Tensor]:
-    """(x_t, t, s, clean tokens (N,)) -> x_s: a matrix for one Gaussian, otherwise integrated."""
+    """The exact map (x_t, t, s, clean tokens (N,) bool) -> x_s of a target's probability flow.
+
+    The map is a matrix if the target is one Gaussian, and is integrated numerically otherwise.
+    """
     path, spec = PATHS[name], target.spec
     if (moments := target.gaussian()) is not None:
 
@@ -162,7 +167,11 @@ def _exact(
 
 
 def _shared(levels: Tensor) -> tuple[float, Tensor]:
-    """The level that all tokens of a call have, and which of them are at level 0 instead, (N,)."""
+    """The level that the tokens of a call share, and a mask (N,) of the tokens at level 0.
+
+    Raises:
+        InputError: The tokens have several levels other than 0, or the mask differs between rows.
+    """
     level, clean = float(levels.max()), levels[0] == 0
     if not bool((levels == torch.where(clean, 0, levels.max())).all()):
         raise InputError(

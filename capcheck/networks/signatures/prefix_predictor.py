@@ -1,8 +1,8 @@
-"""Prefix predictor: known tokens -> the law of every token given the known ones before it.
+"""Prefix predictors: map known tokens to the law of every token given the known tokens before it.
 
-One call scores a draft, p(x_i | x_<i) for all of its tokens, where these are shown as known; and it
-drafts, p(x_i | x_<j) for all i >= j, where nothing from j on is known. A causal network whose heads
-look several tokens ahead gives both.
+One call scores a draft if its tokens are shown as known: it returns p(x_i | x_<i) for all of them.
+One call makes a draft if no token from j on is known: it returns p(x_i | x_<j) for all i >= j. A
+causal network whose heads look several tokens ahead can do both.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ class PrefixPredictor(Protocol):
     """Known tokens -> the law of every token given the known ones before it."""
 
     def __call__(self, tokens: Tensor, known: Tensor, /) -> TokenLaw:
-        """Predict.
+        """Return the law of every token given the known tokens before it.
 
         Args:
-            tokens: (n, N, d), or (n, N) integers; values of unknown tokens mean nothing.
-            known: (n, N) bool.
+            tokens: Tokens, (n, N, d), or (n, N) integers; values of unknown tokens mean nothing.
+            known: Whether a token is known, (n, N) bool.
 
         Returns:
-            The law of every token i of every row; token i and what follows have no say in it, even
-            where they are known.
+            The law of every token i, an (n, N) law. It does not depend on token i and those after
+            it, even if they are known.
         """
 
 
 @dataclass(frozen=True)
 class PrefixPredictorSignature(Signature[PrefixPredictor]):
-    """(tokens, known) -> token law, given what is known before each token."""
+    """(tokens, known) -> token law, given the known tokens before each token."""
 
     def oracle(self, target: Target) -> PrefixPredictor:
-        """The exact conditionals."""
+        """The exact law of every token given the known tokens before it."""
 
         def predict(tokens: Tensor, known: Tensor) -> TokenLaw:
             return target.marginals(tokens, (~known).to(target.dtype), causal=True)
@@ -48,7 +48,7 @@ class PrefixPredictorSignature(Signature[PrefixPredictor]):
         return predict
 
     def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
-        """The tokens, all of whose unknown values look the same, and which are known."""
+        """The tokens, with the same value for every unknown token, and the mask of known ones."""
         tokens, known = shown
         return hidden(tokens, known, spec), known
 

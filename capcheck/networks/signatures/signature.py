@@ -1,8 +1,8 @@
-"""A signature: what a family's network is shown and what it returns, and who may stand behind it.
+"""A signature states the arguments of a family's network, its answer, and its oracle.
 
-A signature knows how to make its oracle, the population optimum of the family's training objective,
-from a target; a fitted module or a user's checkpoint is any other callable of the same shape. Calls
-are counted here, by a wrapper around whatever network runs.
+The oracle is the population optimum of the family's training objective on a target. A fitted module
+or a user's checkpoint is any other callable with the same arguments and answer. Wrappers stand
+around a network, for instance to count its calls (`Counting`) or to hide values (`Blinding`).
 """
 
 from __future__ import annotations
@@ -24,69 +24,69 @@ NetworkT = TypeVar("NetworkT", bound=Callable[..., Any])
 
 
 class Signature(ABC, Generic[NetworkT]):
-    """The shape of a family's network.
+    """The arguments and the answer of a family's network.
 
     Attributes:
-        noisy: Whether noise of a stated size is added to what the network is shown. The procedure
-            then works in the target's own units (see `capcheck.procedures.coordinates`).
+        noisy: Whether the network is shown tokens with noise of a stated size. The procedure then
+            works in the target's own units (see `capcheck.procedures.coordinates`).
     """
 
     noisy: ClassVar[bool] = False
 
     @abstractmethod
     def oracle(self, target: Target) -> NetworkT:
-        """The population optimum of the training objective on that target.
+        """The population optimum of the training objective on a target.
 
         Raises:
-            UnfitError: There is none for such a target; the sentence says why.
+            UnfitError: There is no oracle for the target; the message says why.
         """
 
     def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
-        """The arguments of a call, without the values that this signature does not let be seen.
+        """The arguments of a call without the values that the network must not see.
 
-        A log-density is evaluated with the true values in place; a network that read them would
-        hand back what it is to predict. An oracle reads none of them.
+        A log-density is evaluated with the true values in place, and a network that read them could
+        return the values that it should predict. An oracle ignores them by construction.
 
         Args:
             shown: Arguments of the network.
-            spec: Of the sequences in the procedure's coordinates.
+            spec: Spec of the sequences in the procedure's coordinates.
         """
         return shown
 
     def wrap(self, network: NetworkT, wrapper: Wrapper) -> NetworkT:
-        """The network with a wrapper around it; all wrappers of a network compose by this rule."""
+        """The network with a wrapper around it; wrappers compose from the inside out."""
         return Wrapped(network, wrapper)  # type: ignore[return-value]
 
     @abstractmethod
     def require(self, answer: object, shown: Tensor) -> None:
-        """Raise InputError unless `answer` has the shape that this signature promises.
+        """Raise InputError unless an answer has the type and shape that this signature promises.
 
         Args:
-            answer: What the network returned.
-            shown: The first argument that it was called with.
+            answer: Answer of the network.
+            shown: First argument of the call.
         """
 
 
 class Wrapper:
-    """Stands around a network: changes what is shown or what is answered, or looks at both."""
+    """Stands around a network, and may change or inspect its arguments and answers."""
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
         """The answer of the wrapped network."""
         return network(*shown)
 
     def together(self, network: Callable[..., Any], inputs: Iterable[Tensor]) -> list[Any]:
-        """The answers to inputs none of which waits for the answer to another."""
+        """The answers to inputs that do not depend on each other's answers."""
         return [self.call(network, shown) for shown in inputs]
 
     def log_prob(self, network: Any, x: Tensor, *known: Tensor) -> Tensor:
-        """The log-density of the wrapped network, of signatures whose networks have one: (n,)."""
+        """The log-density (nats) of the wrapped network, if such networks have one: (n,)."""
         density: Tensor = network.log_prob(x, *known)
         return density
 
     def encode(
         self, network: Any, x: Tensor, rng: Randomness, *known: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The encoder of the wrapped network, of signatures whose networks have one."""
+        """The answer of the wrapped network's encoder, if such networks have one."""
         encoded: tuple[Tensor, Tensor] = network.encode(x, rng, *known)
         return encoded
 
@@ -95,8 +95,8 @@ class Wrapped:
     """A network with a wrapper around it.
 
     Args:
-        network: What is wrapped.
-        wrapper: What stands around it.
+        network: Network inside.
+        wrapper: Wrapper around the network.
     """
 
     def __init__(self, network: Callable[..., Any], wrapper: Wrapper) -> None:
@@ -107,17 +107,17 @@ class Wrapped:
         return self._wrapper.call(self._network, *shown)
 
     def together(self, inputs: Iterable[Tensor]) -> list[Any]:
-        """The wrapper's answers to inputs none of which waits for the answer to another."""
+        """The wrapper's answers to inputs that do not depend on each other's answers."""
         return self._wrapper.together(self._network, inputs)
 
 
 @dataclass
 class Calls:
-    """What a run has cost so far.
+    """The cost of a run so far.
 
     Attributes:
-        sequential: Network evaluations that had to wait for each other.
-        tokens: Tokens shown to the network, summed over calls and rows.
+        sequential: Number of network calls that had to wait for each other.
+        tokens: Number of tokens shown to the network, summed over calls and rows.
     """
 
     sequential: int = 0
@@ -126,21 +126,21 @@ class Calls:
 
 @dataclass(frozen=True, eq=False)
 class Counting(Wrapper):
-    """Counts the calls of a network and checks the shape of its answers.
+    """Counts the calls of a network and checks its answers.
 
-    A gradient is recorded only where what is shown asks for one, as a sampler's does that descends
-    an energy.
+    A gradient is recorded only if the first argument requires one, as in samplers that descend an
+    energy.
 
     Attributes:
-        signature: Of the network.
-        calls: What is counted up.
+        signature: Signature of the network.
+        calls: Counters to increase.
     """
 
     signature: Signature[Any]
     calls: Calls
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer; one sequential call more."""
+        """The network's answer; counts as one sequential call."""
         self.calls.sequential += 1
         self.calls.tokens += shown[0].shape[0] * shown[0].shape[1]
         with torch.set_grad_enabled(shown[0].requires_grad):
@@ -152,7 +152,7 @@ class Counting(Wrapper):
         return answer
 
     def together(self, network: Callable[..., Any], inputs: Iterable[Tensor]) -> list[Any]:
-        """The network's answers; one sequential call more, since none waits for another."""
+        """The network's answers; count as one sequential call, since none waits for another."""
         before = self.calls.sequential
         answers = super().together(network, inputs)
         self.calls.sequential = before + bool(answers)
@@ -161,20 +161,20 @@ class Counting(Wrapper):
 
 @dataclass(frozen=True, eq=False)
 class Blinding(Wrapper):
-    """Shows a network of the caller no more than its signature means it to see.
+    """Hides from a caller's network the values that its signature does not show.
 
-    Whatever the network raises is a `NetworkError`.
+    Exceptions that the network raises become a `NetworkError`.
 
     Attributes:
-        signature: Of the network.
-        spec: Of the sequences in the procedure's coordinates.
+        signature: Signature of the network.
+        spec: Spec of the sequences in the procedure's coordinates.
     """
 
     signature: Signature[Any]
     spec: SequenceSpec
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer to what it may see."""
+        """The network's answer to the arguments without the hidden values."""
         hidden = self.signature.hide(shown, self.spec)
         try:
             return network(*hidden)
@@ -185,19 +185,19 @@ class Blinding(Wrapper):
 
 
 def counted(network: NetworkT, signature: Signature[NetworkT], calls: Calls) -> NetworkT:
-    """The network, whose calls are counted in `calls` and whose answers' shape is checked."""
+    """The network with its calls counted in `calls` and its answers checked."""
     return signature.wrap(network, Counting(signature, calls))
 
 
 def together(network: Callable[..., Any], inputs: Iterable[Tensor]) -> list[Any]:
-    """The answers of a network to inputs none of which waits for the answer to another.
+    """The answers of a network to inputs that do not depend on each other's answers.
 
-    A counted network counts them as one sequential call: one large batch, cut into tiles so that
-    memory stays bounded.
+    A counted network counts them as one sequential call: they are one large batch, which is cut
+    into tiles so that memory stays bounded.
 
     Args:
-        network: Counted or not.
-        inputs: The tiles, made one at a time.
+        network: Network, counted or not.
+        inputs: Tiles of the batch, made one at a time.
     """
     if isinstance(network, Wrapped):
         return network.together(inputs)
@@ -205,12 +205,12 @@ def together(network: Callable[..., Any], inputs: Iterable[Tensor]) -> list[Any]
 
 
 def require_like(answer: object, shown: Tensor, meaning: str) -> None:
-    """Raise InputError unless `answer` is a tensor of the shape of what was shown.
+    """Raise InputError unless an answer is a tensor of the shape of the network's input.
 
     Args:
-        answer: What the network returned.
-        shown: What it was shown.
-        meaning: What its answer should be, to end the sentence with.
+        answer: Answer of the network.
+        shown: Input of the network.
+        meaning: Meaning of the answer in words, which ends the message.
     """
     shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
     if shape != tuple(shown.shape):

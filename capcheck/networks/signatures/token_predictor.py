@@ -1,7 +1,7 @@
-"""Token predictor: known tokens -> the law of every token.
+"""Token predictors: map the known tokens of a sequence to the law of every token.
 
-Its oracle is the exact conditional marginal of each token given the known ones, which is also the
-best of all networks in forward KL wherever tokens are drawn independently of each other.
+The oracle is the exact conditional marginal of each token given the known tokens. Where tokens are
+drawn independently of each other, no other network has a smaller forward KL.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class TokenPredictor(Protocol):
     """Known tokens -> the law of every token."""
 
     def __call__(self, tokens: Tensor, known: Tensor, /) -> TokenLaw:
-        """Predict.
+        """Return the law of every token.
 
         Args:
-            tokens: (n, N, d), or (n, N) integers; values of unknown tokens mean nothing.
-            known: (n, N) bool.
+            tokens: Tokens, (n, N, d), or (n, N) integers; values of unknown tokens mean nothing.
+            known: Whether a token is known, (n, N) bool.
 
         Returns:
-            The marginal law of every token given the known ones of its row.
+            The marginal law of every token given the known tokens of its row, an (n, N) law.
         """
 
 
@@ -39,7 +39,7 @@ class TokenPredictorSignature(Signature[TokenPredictor]):
     """(tokens, known) -> token law."""
 
     def oracle(self, target: Target) -> TokenPredictor:
-        """The exact marginal of every token given the known ones."""
+        """The exact marginal law of every token given the known tokens."""
 
         def predict(tokens: Tensor, known: Tensor) -> TokenLaw:
             return target.marginals(tokens, (~known).to(target.dtype))
@@ -47,7 +47,7 @@ class TokenPredictorSignature(Signature[TokenPredictor]):
         return predict
 
     def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
-        """The tokens, all of whose unknown values look the same, and which are known."""
+        """The tokens, with the same value for every unknown token, and the mask of known ones."""
         tokens, known = shown
         return hidden(tokens, known, spec), known
 
@@ -57,12 +57,12 @@ class TokenPredictorSignature(Signature[TokenPredictor]):
 
 
 def hidden(tokens: Tensor, known: Tensor, spec: SequenceSpec) -> Tensor:
-    """The tokens, where unknown ones have the mean for a value, or symbol 0.
+    """The tokens, with unknown ones replaced by their mean, or by symbol 0.
 
     Args:
-        tokens: (n, N, d), or (n, N) integers.
-        known: (n, N) bool.
-        spec: Of the sequences.
+        tokens: Tokens, (n, N, d), or (n, N) integers.
+        known: Whether a token is known, (n, N) bool.
+        spec: Spec of the sequences.
     """
     if spec.kind == "categorical":
         return torch.where(known, tokens, 0)

@@ -1,11 +1,13 @@
-"""Transition predictor: tokens seen at levels t -> the law of every token at lower levels s.
+"""Transition predictors: map tokens at levels t to the law of every token at lower levels s.
 
-On the linear path y_t = (1 - t) x + t e, a token at level t is one at level s <= t with more noise,
+On the linear path y_t = (1 - t) x + t e, a token at level t is a token at level s <= t with more
+noise,
 
-    y_t = r y_s + sqrt(t^2 - r^2 s^2) e,    r = (1 - t) / (1 - s),
+    y_t = r y_s + sqrt(t^2 - r^2 s^2) e,    r = (1 - t) / (1 - s).
 
-so the law of y_s given what is seen is that of a clean token of the target with noise s, seen at
-the relative level t' = q / (1 + q), q = (1 - s) sqrt(S_t^2 - S_s^2), S = level / (1 - level).
+The law of y_s given the tokens shown is therefore that of a clean token of the target with noise s,
+shown at the relative level t' = q / (1 + q). Here q = (1 - s) sqrt(S_t^2 - S_s^2), with
+S_t = t / (1 - t) and S_s = s / (1 - s).
 """
 
 from __future__ import annotations
@@ -29,16 +31,17 @@ class TransitionPredictor(Protocol):
     """Noisy tokens and their levels -> the law of every token at lower levels."""
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, /) -> TokenLaw:
-        """Predict.
+        """Return the law of every token at level s.
 
         Args:
-            x: (n, N, d), every token (1 - t) x_0 + t e.
-            t: (n, N) levels in [0, 1], none below s; 1 is unseen, and t_i = s_i known at that
-                level, as a given token is at 0.
-            s: (N,) levels in [0, 1) to predict at; 0 is clean.
+            x: Noisy tokens (1 - t) x_0 + t e, (n, N, d).
+            t: Levels of the tokens in [0, 1], (n, N), none below s. A token at level 1 is unseen,
+                and a token with t_i = s_i is known at that level, as a given token is at 0.
+            s: Levels in [0, 1) to predict at, (N,); 0 is clean.
 
         Returns:
-            The law of every token (1 - s) x_0 + s e' given all tokens seen, where e carries e'.
+            The law of every token (1 - s) x_0 + s e' given all tokens seen, an (n, N) law; the
+            noise e of x contains e'.
         """
 
 
@@ -49,7 +52,7 @@ class TransitionPredictorSignature(Signature[TransitionPredictor]):
     noisy: ClassVar[bool] = True
 
     def oracle(self, target: Target) -> TransitionPredictor:
-        """The exact law, of the target with noise s."""
+        """The exact law, from the conditionals of the target with noise s."""
         clean = require_continuous(target, "a transition predictor")
         noisy: dict[tuple[float, ...], ContinuousTarget] = {}
 
@@ -63,7 +66,7 @@ class TransitionPredictorSignature(Signature[TransitionPredictor]):
         return predict
 
     def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
-        """The tokens, with 0 for every one at level 1, and the levels."""
+        """The tokens, with 0 for every token at level 1, and the levels."""
         x, t, s = shown
         return torch.where(t[..., None] == 1, 0, x), t, s
 
@@ -73,21 +76,21 @@ class TransitionPredictorSignature(Signature[TransitionPredictor]):
 
 
 def relative_level(t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """Level t' at which y_t shows y_s, and the factor (1 - t') / r that puts y_t on the path.
+    """The level t' at which y_t shows y_s, and the factor (1 - t') / r that puts y_t on the path.
 
     Args:
-        t: (n, N) levels.
-        s: (N,) levels in [0, 1), none above t.
+        t: Levels of the tokens, (n, N).
+        s: Levels to predict at in [0, 1), (N,), none above t.
 
     Returns:
-        Two (n, N) tensors; at t = 1 they are 1 and 0.
+        The level t' and the factor, (n, N) each; they are 1 and 0 where t = 1.
 
     Raises:
-        InputError: A level to predict at is 1, or above that of a token seen.
+        InputError: A level to predict at is 1, or is above the level of the token shown.
     """
     if not bool(((s >= 0) & (s < 1)).all()):
         raise InputError(
-            f"s must be in [0, 1), got {s.tolist()}; at level 1 nothing is to predict."
+            f"s must be in [0, 1), got {s.tolist()}; level 1 leaves nothing to predict."
         )
     if not bool(((t >= s) & (t <= 1)).all()):
         raise InputError(
@@ -108,7 +111,7 @@ def added_noise(t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         t: Levels in [0, 1), none below s.
-        s: Levels in [0, 1), of the same shape.
+        s: Levels in [0, 1), of the same shape as t.
     """
     S_t, S_s = t / (1 - t), s / (1 - s)
     return (1 - t) / (1 - s), (1 - t) * ((S_t - S_s) * (S_t + S_s)).sqrt()

@@ -375,7 +375,7 @@ def test_one_object_at_a_time_and_none_with_a_folder(three: ProductMixture, tmp_
         check("gpt", three, network="mlp", objective="orakel")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="fit_seconds must be above 0"):
         check("gpt", three, network="mlp", fit_seconds=0)
-    with pytest.raises(InputError, match="are of networks, and none is named"):
+    with pytest.raises(InputError, match="need a network to fit, got none"):
         check("gpt", three, fit_seconds=3)
     with pytest.raises(InputError, match="mlp:width=128,depth=3 has none yet"):
         check("gpt", three, network="mlp", objective="none")

@@ -265,7 +265,7 @@ def test_a_run_that_breaks_in_fewer_digits_loses_nothing_else(
 def test_impossible_precisions_are_refused(three: ProductMixture) -> None:
     with pytest.raises(InputError, match="did you mean 'float16'"):
         check("gpt", three, precision=["float61"])
-    with pytest.raises(InputError, match="precision float64 is what others are compared with"):
+    with pytest.raises(InputError, match="fewer digits than the run, got float64"):
         check("gpt", three, precision="float64")
 
 
