@@ -133,13 +133,16 @@ NAMES = tuple(DIVERGENCES["continuous"])
 DEFAULT = ("kl", "wasserstein", "mmd")
 
 
-def chosen(names: Iterable[str]) -> tuple[str, ...]:
+def chosen(names: str | Iterable[str]) -> tuple[str, ...]:
     """Check the names of divergences, in the order of the table above.
+
+    Args:
+        names: A list, or a text with commas between them.
 
     Raises:
         InputError: An unknown name, or none at all.
     """
-    names = list(names)
+    names = names.split(",") if isinstance(names, str) else list(names)
     for name in names:
         if name not in NAMES:
             raise InputError(f"divergence {name!r} is unknown; {near(name, NAMES)}")

@@ -154,7 +154,15 @@ class Engine:
                 skipped = self._settings.looks - 1 - look
                 self._advance(skipped * len(found.cells), f"{plan.title}, decided")
                 break
-        self._counting = False  # progress counts the cells of the grid only
+        with self._uncounted():
+            self._measure_beside(candidate, procedure, look, found)
+        return self._assembly.judged(entry, look)
+
+    def _measure_beside(
+        self, candidate: Candidate, procedure: AnyProcedure, look: int, found: FamilyResult
+    ) -> None:
+        """Measure the cells that stand beside the grid of a family: oracle, suspects, errors."""
+        plan = candidate.plan
         if candidate.network is not None:
             self._measure_oracle_of(candidate, look)
         elif has_floor(found):
@@ -162,12 +170,19 @@ class Engine:
         self._measure_rounded(plan, procedure, look)
         if candidate.network is None:
             self._measure_perturbed(plan, procedure, look, sensitive_budget(found))
-        self._counting = True
-        return self._assembly.judged(entry, look)
+
+    @contextlib.contextmanager
+    def _uncounted(self) -> Iterator[None]:
+        """Leave cells out of the progress, which counts those of the grid only."""
+        self._counting = False
+        try:
+            yield
+        finally:
+            self._counting = True
 
     def _procedure(self, probe: AnyProbe) -> AnyProcedure:
         """The procedure of a probe with its oracle, made once for each family and options."""
-        key = json.dumps(plan_of(probe).to_json(), sort_keys=True)
+        key = f"{type(probe)} {json.dumps(plan_of(probe).to_json(), sort_keys=True)}"
         if key not in self._procedures:
             self._procedures[key] = Procedure.of(probe, self._target, given=self._settings.given)
         return self._procedures[key]
@@ -224,6 +239,10 @@ class Engine:
                 self._look(plan, self._procedure(suspect.probe), look, [largest])
             except UnfitError as error:  # the changed procedure has no oracle on this target
                 logger.info("%s is no suspect: %s", plan.title, error)
+            except _CallersError:
+                raise
+            except Exception:  # the family itself was measured, and keeps its result
+                logger.exception("%s, a suspect, failed", plan.title)
 
     def _measure_rounded(self, plan: FamilyPlan, procedure: AnyProcedure, look: int) -> None:
         """Measure the whole grid again in each precision that the settings name."""

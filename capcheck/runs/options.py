@@ -83,7 +83,7 @@ class RunOptions(TypedDict, total=False):
     sensitivity: bool | float | Sequence[float] | None
     diagnose: Sequence[str]
     samples: int
-    given: Sequence[int]
+    given: Sequence[int] | None
     looks: int
     seed: int
     level: float
@@ -151,7 +151,7 @@ def _sizes(given: bool | float | Sequence[float] | None) -> tuple[float, ...]:
     return tuple(sorted({float(size) for size in given}))
 
 
-def require_given(given: Sequence[Any], tokens: int) -> tuple[int, ...]:
+def require_given(given: Sequence[Any] | None, tokens: int) -> tuple[int, ...]:
     """The indices of given tokens, checked, in rising order, without repeats.
 
     Args:
@@ -161,10 +161,10 @@ def require_given(given: Sequence[Any], tokens: int) -> tuple[int, ...]:
     Raises:
         InputError: An index is not one of 0..N - 1, or all tokens are given.
     """
-    for i in given:
-        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < tokens:
+    for i in given or ():
+        if isinstance(i, bool) or not isinstance(i, SupportsIndex) or not 0 <= int(i) < tokens:
             raise InputError(f"given must be indices of tokens, 0 to {tokens - 1}, got {i!r}.")
-    chosen = tuple(sorted(set(given)))
+    chosen = tuple(sorted({int(i) for i in given or ()}))
     if len(chosen) == tokens:
         raise InputError(f"given must leave a token to produce, got all {tokens}.")
     return chosen

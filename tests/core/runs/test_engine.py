@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from pydantic.dataclasses import dataclass
@@ -31,6 +32,8 @@ from capcheck.targets.target import Target
 
 TARGET = from_spec("modes:tokens=3,gap=4")
 HOW: dict[str, Any] = {"samples": 200, "lengths": [3], "steps": [1]}
+TWO = HOW | {"lengths": [2]}
+GIVEN: Any = [np.int64(1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -236,3 +239,27 @@ def test_debug_shows_the_traceback_and_json_has_no_bare_infinity() -> None:
 
     data = json.loads(found.stdout, parse_constant=refuse)
     assert data["cells"][0]["estimates"]["kl"]["value"] == "Infinity"
+
+
+def test_a_suspect_that_fails_does_not_take_the_family_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from capcheck.probes.length.gpt import GPT
+    from capcheck.probes.length.maskgit import MaskGIT
+    from capcheck.procedures.probe import Suspect
+
+    suspect = Suspect(failure="wrong factorisation", cure="another", probe=Broken())
+    monkeypatch.setattr(MaskGIT, "suspects", lambda self: (suspect,))
+    found = check("maskgit", TARGET, options={"rounds": 1}, **HOW)
+    assert found.outcome.value == "not_representable"
+    assert found.found.causes == ()
+    assert GPT().suspects() == ()
+
+
+def test_names_and_indices_may_come_as_people_write_them() -> None:
+    found = check(
+        "gpt", TARGET, divergences="kl,mmd", given=[np.int64(1)], **HOW | {"lengths": [2]}
+    )
+    assert set(found.cells[0].estimates) == {"kl", "mmd"}
+    assert found.settings.given == (1,)
+    assert check("gpt", TARGET, given=None, **HOW).settings.given == ()
