@@ -29,6 +29,24 @@ from capcheck.results.settings import TargetSummary
 from capcheck.results.survey import CapacityCurve, SurveyResult
 from capcheck.targets.provenance import Picture
 
+__all__ = [
+    "COLOURS",
+    "GROUPS",
+    "LAYOUT",
+    "MARKERS",
+    "PART_COLOURS",
+    "PLACES",
+    "SHADES",
+    "TICKS",
+    "TOP",
+    "curve_chart",
+    "divergence_label",
+    "family_chart",
+    "front_chart",
+    "gap_chart",
+    "samples_chart",
+]
+
 COLOURS = {
     "kl": "#2455a4",
     "wasserstein": "#b4531f",

@@ -43,6 +43,8 @@ from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult
 
+__all__ = ["TEXTS", "USUAL", "WORDS", "render"]
+
 TEXTS = 10  # most text samples that are shown of one budget, or of the target
 USUAL = 2000  # default number of draws per cell; the report warns of fewer
 WORDS = {

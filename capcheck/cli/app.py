@@ -20,6 +20,8 @@ from capcheck.cli.survey import survey
 from capcheck.cli.targets import targets
 from capcheck.core.version import __version__
 
+__all__ = ["cli", "main"]
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="capcheck")

@@ -17,6 +17,17 @@ from capcheck.procedures.probe import ROW_TITLES, ROWS, AnyProbe, Row
 from capcheck.results.family import FamilyResult
 from capcheck.targets.specs import BUILT_IN, parameters
 
+__all__ = [
+    "caption",
+    "families_table",
+    "family_card",
+    "grouped",
+    "heading",
+    "named",
+    "option_values",
+    "targets_table",
+]
+
 _Member = TypeVar("_Member", type[AnyProbe], FamilyResult)
 _NOT_IN_PAPER = "+"  # mark after the name of a family that the paper's table does not list
 

@@ -27,6 +27,8 @@ from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
 from capcheck.procedures.registry import probe_class
 
+__all__ = ["check"]
+
 
 @click.command(cls=GroupedCommand)
 @grouped("family", "--family", required=True, help="Check this family; see `capcheck families`.")

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from capcheck.core.errors import CapcheckError, near
 
+__all__ = ["QuietStream", "Session", "debugging", "fail"]
+
 
 @dataclass
 class Session:

@@ -9,6 +9,8 @@ from capcheck.cli.terminal import output
 from capcheck.procedures.registry import build_probe, probe_class
 from capcheck.procedures.registry import families as registered
 
+__all__ = ["families"]
+
 
 @click.command()
 @click.argument("name", required=False)

@@ -20,6 +20,26 @@ from capcheck.runs.options import Progress, RunOptions
 from capcheck.targets.specs import from_spec
 from capcheck.targets.target import Target
 
+__all__ = [
+    "BUDGETS",
+    "DRAWS",
+    "EVIDENCE",
+    "NETWORK",
+    "OUTPUT",
+    "TARGET",
+    "Decorator",
+    "GridShape",
+    "GroupedCommand",
+    "Pairs",
+    "WholeNumbers",
+    "fits",
+    "grouped",
+    "merged",
+    "run_options",
+    "target_of",
+    "with_options",
+]
+
 DRAWS = 2000  # default number of draws of the target and of the model in every cell
 
 Decorator = Callable[[Any], Any]

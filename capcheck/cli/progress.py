@@ -20,6 +20,8 @@ from rich.progress import (
 
 from capcheck.runs.options import Progress
 
+__all__ = ["live_progress"]
+
 
 @contextmanager
 def live_progress() -> Iterator[Callable[[Progress], None]]:

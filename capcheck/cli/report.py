@@ -13,6 +13,8 @@ from capcheck.cli.terminal import print_check, print_survey
 from capcheck.results.survey import CheckResult, SurveyResult
 from capcheck.runs.store import Store
 
+__all__ = ["deliver", "report"]
+
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))

@@ -29,6 +29,8 @@ from capcheck.data.files import name_of
 from capcheck.procedures.registry import probe_class
 from capcheck.results.survey import SurveyResult
 
+__all__ = ["QUICK", "survey"]
+
 # Options of --quick: an answer in a minute or two, with more undecided cells. The two ends of the
 # steps axis suffice to tell whether the axis is used.
 QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}

@@ -20,6 +20,8 @@ from capcheck.judging.sentences import (
 from capcheck.results.family import FamilyResult, Sensitivity
 from capcheck.results.survey import CapacityCurve
 
+__all__ = ["curve_table", "folding", "gap_table", "sensitivity_table", "survey_gap_table"]
+
 
 def gap_table(found: FamilyResult) -> Table | None:
     """A table of the parts of every divergence in every cell, or None if there are no parts.

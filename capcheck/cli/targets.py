@@ -7,6 +7,8 @@ import click
 from capcheck.cli.catalogue import targets_table
 from capcheck.cli.terminal import output
 
+__all__ = ["targets"]
+
 
 @click.command()
 def targets() -> None:

@@ -25,6 +25,8 @@ from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import CheckResult, SurveyResult
 
+__all__ = ["equal_cells", "output", "print_check", "print_survey"]
+
 _COLOURS = {
     Outcome.REPRESENTABLE: "green",
     Outcome.NOT_REPRESENTABLE: "red",

@@ -13,6 +13,8 @@ from typing import Literal, SupportsIndex
 from capcheck.core.errors import InputError
 from capcheck.core.record import Record
 
+__all__ = ["AXES", "Axis", "Budget", "Grid"]
+
 Axis = Literal["length", "steps"]
 AXES: tuple[Axis, Axis] = ("length", "steps")
 

@@ -16,6 +16,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+__all__ = [
+    "CapcheckError",
+    "ControlFlow",
+    "InputError",
+    "NetworkError",
+    "ProbeError",
+    "UnfitError",
+    "near",
+]
+
 
 class CapcheckError(Exception):
     """The base class of all errors that capcheck raises (exit code 4: an internal failure)."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+__all__ = ["LogDensity"]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogDensity:

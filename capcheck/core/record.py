@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+__all__ = ["Record"]
+
 
 class Record(BaseModel):
     """The base class of all records: frozen, and without unknown fields."""

@@ -11,6 +11,8 @@ from typing import Literal
 
 from torch import Tensor
 
+__all__ = ["Kind", "SequenceSpec"]
+
 Kind = Literal["continuous", "categorical"]
 
 

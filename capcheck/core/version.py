@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
+__all__ = ["NOT_DIGESTED", "PACKAGE", "class_digest", "code_digest"]
+
 __version__ = version("capcheck")
 
 PACKAGE = Path(__file__).parents[1]

@@ -26,6 +26,8 @@ from capcheck.data.tables import read_csv, read_parquet
 from capcheck.data.text import existing_file
 from capcheck.targets.from_data.empirical import as_array
 
+__all__ = ["MAPPED_ABOVE", "READERS", "SUFFIXES", "place_and_name", "read_array"]
+
 MAPPED_ABOVE = 1 << 28  # bytes of a .npy file that stays on disk until it is needed
 
 

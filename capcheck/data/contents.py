@@ -12,6 +12,17 @@ import numpy as np
 
 from capcheck.core.errors import InputError
 
+__all__ = [
+    "LARGEST_INTEGER",
+    "MOST_NUMBERS",
+    "chosen",
+    "library",
+    "no_choice",
+    "real_rows",
+    "reason",
+    "require_size",
+]
+
 LARGEST_INTEGER = int(np.iinfo(np.int64).max)
 MOST_NUMBERS = 1 << 29  # numbers that a file may unfold to if it is smaller than they are: 4 GiB
 

@@ -15,6 +15,8 @@ import numpy as np
 from capcheck.data.arrays import READERS, place_and_name, read_array
 from capcheck.data.images import read_images
 
+__all__ = ["name_of", "read"]
+
 
 def read(source: str) -> np.ndarray:
     """Read an array file, or a folder of images.

@@ -19,6 +19,8 @@ from PIL import Image
 from capcheck.core.errors import InputError
 from capcheck.data.contents import reason
 
+__all__ = ["FORMATS", "GREY_8", "GREY_16", "MOST_NUMBERS", "SUFFIXES", "read_images"]
+
 MOST_NUMBERS = 1 << 29  # of all pixels together, 4 GiB
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # What a file may turn out to be, whatever its name: not EPS, which Pillow hands to an interpreter.

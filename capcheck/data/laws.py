@@ -34,6 +34,8 @@ from capcheck.targets.from_data.fitting import (
 )
 from capcheck.targets.target import Target
 
+__all__ = ["LAWS", "SIZED", "build_law"]
+
 SIZED: dict[Kind, dict[str, Callable[..., Target]]] = {
     "continuous": {"mixture": fit_gaussian_mixture, "diagonal": fit_diagonal_mixture},
     "categorical": {

@@ -19,6 +19,17 @@ from capcheck.core.errors import InputError
 from capcheck.core.sequences import Kind
 from capcheck.targets.provenance import Picture
 
+__all__ = [
+    "LARGEST_PICTURE",
+    "PART",
+    "Layout",
+    "Prepared",
+    "picture",
+    "standardised",
+    "token_shape",
+    "whitened",
+]
+
 PART = 1 << 20  # numbers that are centred at once
 LARGEST_PICTURE = 1 << 16  # numbers of a picture's basis that are worth storing in a manifest
 

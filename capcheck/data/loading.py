@@ -17,6 +17,8 @@ from capcheck.data.text import END, read_bytes, read_documents, windows
 from capcheck.targets.from_data.empirical import require_finite
 from capcheck.targets.target import Target
 
+__all__ = ["NAMED", "WINDOW", "load_target"]
+
 NAMED = ("digits", "patches", "text")
 WINDOW = 16  # tokens of a window of text, unless the layout says otherwise
 

@@ -10,6 +10,8 @@ import re
 import numpy as np
 from sklearn import datasets
 
+__all__ = ["PATCH", "digits", "patches", "text"]
+
 PATCH = 8  # pixels
 
 

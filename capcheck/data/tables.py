@@ -23,6 +23,8 @@ from capcheck.data.contents import (
 )
 from capcheck.data.text import utf8
 
+__all__ = ["INTEGER", "read_csv", "read_parquet"]
+
 if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet

@@ -19,6 +19,18 @@ import numpy as np
 
 from capcheck.core.errors import InputError
 
+__all__ = [
+    "END",
+    "MOST_SYMBOLS",
+    "Split",
+    "Windows",
+    "existing_file",
+    "read_bytes",
+    "read_documents",
+    "utf8",
+    "windows",
+]
+
 Split = Literal["file", "lines"]
 MOST_SYMBOLS = 1 << 26  # symbols of all windows, half a GiB
 END = "␃"

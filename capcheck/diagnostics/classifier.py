@@ -34,6 +34,18 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
 
+__all__ = [
+    "BLOCKS",
+    "FARTHEST",
+    "ITERATIONS",
+    "LEAST",
+    "PRODUCTS",
+    "WIDEST",
+    "ClassifierTest",
+    "binomial_interval",
+    "classifier_test",
+]
+
 BLOCKS = 5  # the first is only learnt from
 LEAST = 20 * BLOCKS  # rows of each sample: with fewer nothing is learnt
 PRODUCTS = 40  # coordinates up to which products are formed: 860 features

@@ -31,6 +31,8 @@ from capcheck.divergences.lost import lost_rows, told
 from capcheck.divergences.mmd import BANDWIDTHS, median_distance, mmd_squared_terms
 from capcheck.targets.target import ContinuousTarget, Target
 
+__all__ = ["DIAGNOSES", "LABELS", "MOST", "Diagnoser", "Diagnosis", "chosen_diagnoses"]
+
 LABELS = {
     "classifier": "classifier accuracy",
     "stein": "KSD squared",

@@ -25,6 +25,8 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.divergences.estimate import GROUPS, Term
 
+__all__ = ["DOUBT", "PLANAR", "SIEVE", "SPARE", "TILE", "Neighbours", "nearest_neighbour_kl"]
+
 PLANAR = 6  # dimensions up to which a tree is faster than all distances
 TILE = 128  # rows whose distances are held at a time, in the cache
 SIEVE = 8  # distances in a strip, only the smallest of which is ranked at first

@@ -24,6 +24,8 @@ from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
 from capcheck.divergences.kernels import TILE, kernel_tiles
 
+__all__ = ["ROUNDING", "TOGETHER", "PermutationTest", "permutation_test"]
+
 ROUNDING = 1e-9  # differences of MMD^2 below this are ties, which count as at least as large
 TOGETHER = 64  # relabellings drawn at a time
 

@@ -34,6 +34,8 @@ from capcheck.divergences.mmd import with_second_order
 from capcheck.noise.paths import PATHS
 from capcheck.targets.target import ContinuousTarget
 
+__all__ = ["NOISE", "TILE", "SteinTest", "ksd_squared", "smoothed_scores", "stein_test"]
+
 TILE = 512  # rows and columns of one tile, which then stays in the cache
 NOISE = 0.1  # smoothing of a token, in its standard deviations
 

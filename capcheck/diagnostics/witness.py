@@ -22,6 +22,21 @@ from capcheck.core.record import Record
 from capcheck.divergences.lost import lost_rows, told
 from capcheck.targets.target import Target
 
+__all__ = [
+    "CHANCE",
+    "FEATURES",
+    "MISSED",
+    "MODES",
+    "MOST",
+    "SYMBOLS",
+    "WIDEST",
+    "MissedMode",
+    "Observer",
+    "PairError",
+    "TokenError",
+    "Witness",
+]
+
 MOST = 5  # findings of each sort that are kept
 CHANCE = 1e-3  # that equal laws show any finding of a sort (Bonferroni)
 MODES = 12  # regions that the target's draws are divided into

@@ -23,6 +23,8 @@ from capcheck.core.errors import InputError, near
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.divergences.wasserstein import LARGEST
 
+__all__ = ["DEFAULT", "DIVERGENCES", "NAMES", "Divergence", "chosen", "tolerances"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:

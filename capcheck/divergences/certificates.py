@@ -29,6 +29,23 @@ import numpy as np
 from capcheck.core.errors import InputError
 from capcheck.divergences.estimate import Term
 
+__all__ = [
+    "BATCH",
+    "BLOCKS",
+    "COMPLETE",
+    "CORRECTED_AT",
+    "FEWEST",
+    "FEWEST_EFFECTIVE",
+    "LEADING",
+    "SWEEPS",
+    "coupling_squared",
+    "effective_draws",
+    "hamming_marginals",
+    "lower_certificates",
+    "mean_and_spread_squared",
+    "sliced_squared",
+]
+
 BLOCKS = 4  # factors of the products; more have less noise, and blur the quantiles more
 FEWEST = 4 * BLOCKS  # rows: two of them in each block of either half
 COMPLETE = 1024  # dimensions up to which the basis is complete: eigh takes a fifth of a second

@@ -28,6 +28,20 @@ from torch import Tensor
 from capcheck.core.errors import CapcheckError, InputError
 from capcheck.targets.categorical.sequence_law import SequenceLaw, sequences
 
+__all__ = [
+    "PAIRS",
+    "ROUNDING",
+    "DiscreteDivergences",
+    "compare",
+    "hamming_w1",
+    "hamming_w1_bounds",
+    "kernel_mean",
+    "kl",
+    "mmd_squared",
+    "smoothed",
+    "total_variation",
+]
+
 PAIRS = 1 << 22  # pairs of sequences of a transport problem: 32 MiB of costs, a second or two
 ROUNDING = 1e-12  # share of the larger probability below which a difference is none
 

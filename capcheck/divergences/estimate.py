@@ -19,6 +19,8 @@ from scipy import stats
 
 from capcheck.core.record import Record
 
+__all__ = ["GROUPS", "Estimate", "Kind", "Term", "t_quantile"]
+
 GROUPS = 50  # enough for a t interval within 3% of the normal one, little enough to store
 
 Kind = Literal["exact", "estimate", "upper bound", "lower bound", "two bounds", "unavailable"]

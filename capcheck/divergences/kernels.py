@@ -20,6 +20,8 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.divergences.lost import lost_rows
 
+__all__ = ["DOUBLE", "FARTHEST", "ONE_HOT", "TILE", "Tiles", "differing", "kernel_tiles"]
+
 TILE = 512  # rows and columns of one kernel tile, which then stays in the cache
 DOUBLE = 2_000**2  # pairs of rows up to which kernels are in float64: a tenth of a second
 FARTHEST = 1000.0  # base-2 exponent of a row's norm up to which float32 keeps four digits of k

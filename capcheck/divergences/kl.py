@@ -19,6 +19,8 @@ from torch import Tensor
 
 from capcheck.divergences.estimate import Term
 
+__all__ = ["EQUAL", "FEWEST", "HEAVY", "ROUNDINGS", "is_same_law", "kl_term", "tail_index"]
+
 EQUAL = 1e-9  # log-ratios below this in absolute value belong to equal laws, up to rounding
 ROUNDINGS = 64  # roundings of a log-density that are allowed where that is more (float32)
 HEAVY = 0.7  # tail index from which a mean is not to be trusted (Vehtari et al. 2024)

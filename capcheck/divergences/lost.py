@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+__all__ = ["FARTHEST", "lost_rows", "told"]
+
 FARTHEST = 1e70  # units beyond which a row is lost: their fourth power is close to what float64 has
 
 

@@ -26,6 +26,19 @@ from torch import Tensor
 from capcheck.divergences.estimate import Term
 from capcheck.divergences.kernels import differing, kernel_tiles
 
+__all__ = [
+    "BANDWIDTHS",
+    "SECOND_ORDER",
+    "SOME",
+    "kernel_means",
+    "kernel_row_means",
+    "median_distance",
+    "mmd_squared",
+    "mmd_squared_terms",
+    "mmd_squared_to_known",
+    "with_second_order",
+]
+
 SECOND_ORDER = 0.5  # share of the second-order deviation that is added to the error
 SOME = 512  # rows that this deviation is estimated from
 BANDWIDTHS = (0.5, 1.0, 2.0)  # in units of the target's median distance

@@ -33,6 +33,17 @@ from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
 from capcheck.targets.categorical.sequence_law import SequenceLaw, target_law
 from capcheck.targets.target import ContinuousTarget, Target
 
+__all__ = [
+    "CHECKED",
+    "ENUMERATED",
+    "NOT_ASKED",
+    "ROUNDED",
+    "SURE",
+    "ExactLaw",
+    "ModelEvidence",
+    "Reference",
+]
+
 ExactLaw = GaussianLaw | MixtureLaw | SequenceLaw
 ENUMERATED = 4096  # sequences up to which laws are spelled out in every cell
 NOT_ASKED = Unavailable(reason="it was not asked for")

@@ -40,6 +40,8 @@ from capcheck.divergences.wasserstein import (
 )
 from capcheck.targets.target import Target
 
+__all__ = ["RESOLUTION", "Measured", "SampledMMD", "SampledMeasure", "SampledWasserstein"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:

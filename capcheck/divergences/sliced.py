@@ -20,6 +20,8 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
 
+__all__ = ["DOUBLE", "LARGE", "TOGETHER", "orthogonal_directions", "sliced_w2_squared"]
+
 TOGETHER = 16  # directions sorted at a time
 DOUBLE = 2_000  # rows up to which the sorts are in float64; in float32 they take half the time
 LARGE = 1e15  # values whose squares float32 could not hold

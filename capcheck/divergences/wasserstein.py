@@ -35,6 +35,19 @@ from scipy.spatial.distance import cdist
 from capcheck.core.errors import CapcheckError, InputError
 from capcheck.divergences.estimate import Term
 
+__all__ = [
+    "DOUBT",
+    "FAITHFUL",
+    "LARGEST",
+    "PLANAR",
+    "Ground",
+    "Transport",
+    "corrected_transport",
+    "in_halves",
+    "transport",
+    "transport_cost",
+]
+
 FAITHFUL = 8  # dimensions up to which E[T] can be told from W2^2
 DOUBT = 1.0  # standard errors, themselves conservative, that are added to T_m - T_{m/2}
 LARGEST = 8000  # rows of a transport problem: half a GiB of costs, and minutes

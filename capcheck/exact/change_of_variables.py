@@ -24,6 +24,8 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.exact.sampler import RefusedError, Sampler
 from capcheck.laws import LOG_2PI
 
+__all__ = ["DIMENSIONS", "SMOOTH", "STEP", "density_of_draws"]
+
 DIMENSIONS = 64  # largest D; every dimension needs four runs
 STEP = 1e-4  # shift of a normal; the error of a central difference is of order STEP^2
 SMOOTH = 1e-3  # largest median change of log |det|, in nats, when the step is doubled

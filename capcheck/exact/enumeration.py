@@ -37,6 +37,8 @@ from capcheck.targets.categorical.sequence_law import (
     summed_to_one,
 )
 
+__all__ = ["LEAVES", "NUMBERS", "ROUTES", "Route", "enumerated_law"]
+
 LEAVES = 1 << 18  # most rows of a branching run, which takes seconds
 NUMBERS = 1 << 24  # most probabilities of one draw over all rows, 128 MiB
 

@@ -31,6 +31,20 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.exact.sampler import RefusedError, Sampler
 from capcheck.laws.gaussian import ROUNDINGS, GaussianLaw, MixtureLaw
 
+__all__ = [
+    "AFFINE",
+    "BLOCK",
+    "DIMENSIONS",
+    "DRAWS",
+    "EDGE",
+    "LEAST_SPREAD",
+    "NUMBERS",
+    "ORDERS",
+    "ROWS",
+    "SCALES",
+    "replayed_law",
+]
+
 DIMENSIONS = 1024  # largest D: a covariance has 8 MiB, and its eigenvectors take a second
 DRAWS = 16_384  # most normal numbers of one sample row
 ORDERS = 720  # most orders that are enumerated, which are those of six tokens

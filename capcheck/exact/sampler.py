@@ -11,6 +11,8 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.unavailable import Unavailable
 
+__all__ = ["Density", "RefusedError", "Sampler"]
+
 Sampler = Callable[[int, Randomness], Tensor]
 """A function (n, rng) -> n sampled sequences: (n, N, d), or (n, N) integers."""
 

@@ -14,6 +14,8 @@ from typing import Literal, get_args
 from capcheck.core.errors import InputError, near
 from capcheck.targets.parameters import require_count
 
+__all__ = ["LIMITS", "Architecture", "Trunk"]
+
 Trunk = Literal["mlp", "transformer"]
 LIMITS = {"width": (1, 4096), "depth": (0, 64), "components": (1, 256)}
 

@@ -16,6 +16,8 @@ from capcheck.core.randomness import CounterRandomness
 from capcheck.fitting.networks import copied
 from capcheck.fitting.objectives import Batch, Objective
 
+__all__ = ["CHUNK", "HELD_OUT", "BatchSource", "step_seed"]
+
 HELD_OUT = {True: 2, False: 16}  # batches, by whether the objective is exact
 CHUNK = 512  # rows of one draw of a large batch; the oracle holds much for each
 

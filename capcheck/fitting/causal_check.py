@@ -22,6 +22,8 @@ from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import TokenLaw
 from capcheck.networks.signatures import DenoiserSignature, PrefixPredictorSignature, Signature
 
+__all__ = ["LEAK", "ROWS", "any_tokens", "require_causal"]
+
 ROWS = 3  # sequences that a network is shown
 LEAK = 1e-3  # of an answer that may change with what has no say in it: rounding
 

@@ -21,6 +21,17 @@ from torch import Tensor, nn
 
 from capcheck.core.errors import InputError
 
+__all__ = [
+    "FORMAT",
+    "Checkpoint",
+    "Facts",
+    "adam_state",
+    "content_key",
+    "named",
+    "restore_adam",
+    "under",
+]
+
 FORMAT = "capcheck fit 1"
 
 

@@ -26,6 +26,17 @@ from capcheck.laws import MixtureOfGaussians
 from capcheck.networks.signatures.denoiser import View
 from capcheck.noise.paths import PathName
 
+__all__ = [
+    "KNOTS",
+    "ConsistencyModule",
+    "DenoiserModule",
+    "FlowMapModule",
+    "LinearByLevel",
+    "TransitionModule",
+    "silent",
+    "trunk",
+]
+
 KNOTS = 48  # of a linear denoiser's levels; budgets of 1, 2, 3, 4, 6, 8, 12, 16 steps meet them
 
 

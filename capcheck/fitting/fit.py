@@ -44,6 +44,8 @@ from capcheck.procedures.registry import build_probe
 from capcheck.targets.parameters import require_count
 from capcheck.targets.target import Target
 
+__all__ = ["LEARNING_RATE", "STEPS", "Fitted", "fit", "fit_procedure"]
+
 LEARNING_RATE = 2e-3
 STEPS = 2000  # of a fit whose steps and time are not given
 

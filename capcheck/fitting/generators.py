@@ -27,6 +27,16 @@ from capcheck.laws import LOG_2PI, MixtureOfGaussians, TokenLaw
 from capcheck.networks.oracles.rosenblatt import with_given
 from capcheck.networks.signatures import Noise
 
+__all__ = [
+    "TRANSFORMS",
+    "AffineModule",
+    "ChoiceModule",
+    "DecoderModule",
+    "FlowModule",
+    "GeneratorModule",
+    "Relaxed",
+]
+
 TRANSFORMS = 3  # autoregressive layers of a neural flow
 
 

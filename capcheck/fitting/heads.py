@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import Categorical, MixtureOfGaussians
 
+__all__ = ["NARROWEST", "SPREAD", "MixtureHead", "SoftmaxHead", "TokenHead", "positive"]
+
 NARROWEST = -14.0  # log-variance of a component, in units of the token's variance
 SPREAD = 1.5  # deviations of the token within which components start
 

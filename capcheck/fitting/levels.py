@@ -15,6 +15,8 @@ from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.heads import positive
 from capcheck.noise.paths import PATHS, PathName
 
+__all__ = ["LEVEL_CHANNELS", "OCTAVES", "NoisyTokens", "level_features"]
+
 OCTAVES = 6
 LEVEL_CHANNELS = 1 + 2 * OCTAVES
 

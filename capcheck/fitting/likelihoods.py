@@ -26,6 +26,19 @@ from capcheck.networks.signatures.transition import added_noise
 from capcheck.targets.conditional import log_prob_of
 from capcheck.targets.target import ContinuousTarget, Target
 
+__all__ = [
+    "CALIBRATION",
+    "FINITE",
+    "CrossEntropy",
+    "EvidenceBound",
+    "Likelihood",
+    "PseudoLikelihood",
+    "ScoreMatching",
+    "looking_back",
+    "masked",
+    "transitions",
+]
+
 CALIBRATION = 2048  # points at which the size of a score is measured
 FINITE = -1e4  # nats that a log-probability is raised to, so that one row cannot be the whole loss
 

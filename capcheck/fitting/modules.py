@@ -42,6 +42,8 @@ from capcheck.networks.signatures import (
     TransitionPredictorSignature,
 )
 
+__all__ = ["build", "module_for"]
+
 
 def build(signature: object, spec: SequenceSpec, network: str, *, seed: int = 0) -> nn.Module:
     """A module of that signature, in float32 on the CPU, untrained.

@@ -25,6 +25,16 @@ from capcheck.fitting import Architecture, as_network, build
 from capcheck.fitting.architecture import Trunk
 from capcheck.procedures.procedure import AnyProcedure
 
+__all__ = [
+    "FACTORY",
+    "Named",
+    "is_architecture",
+    "make",
+    "placed",
+    "require_fittable",
+    "require_named",
+]
+
 Named = str | Callable[..., Any]
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 

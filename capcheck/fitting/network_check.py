@@ -37,6 +37,8 @@ from capcheck.networks.signatures.generator import normals_for
 from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.procedure import AnyProcedure
 
+__all__ = ["CALLS", "DENSITY", "TWICE", "WIDEST", "answers_of", "require_density"]
+
 CALLS = 32  # after which a check ends
 TWICE = 4  # of these calls are made again
 WIDEST = 256  # numbers of a sequence of which a Jacobian is taken

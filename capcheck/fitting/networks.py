@@ -17,6 +17,16 @@ from capcheck.core.randomness import Randomness
 from capcheck.laws import Categorical, DeferredCategorical, MixtureOfGaussians, TokenLaw
 from capcheck.networks.signatures import AutoEncoder, Bijection
 
+__all__ = [
+    "AutoEncoderNetwork",
+    "BijectionNetwork",
+    "Network",
+    "ValueT",
+    "as_network",
+    "cast",
+    "copied",
+]
+
 ValueT = TypeVar("ValueT")
 
 

@@ -35,6 +35,20 @@ from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.targets.target import ContinuousTarget
 
+__all__ = [
+    "DIFFERENTIABLE",
+    "QUESTIONS",
+    "UNIFORM",
+    "Batch",
+    "Objective",
+    "Regression",
+    "SampleDistance",
+    "denoising",
+    "distilling",
+    "energy_distance",
+    "mapping",
+]
+
 Batch = dict[str, Tensor]
 QUESTIONS = 8  # that are asked of one path along a flow, which is dear to integrate
 UNIFORM = 8  # of every so many rows, one gets a uniform level in place of a recorded one

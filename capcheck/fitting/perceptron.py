@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+__all__ = ["MaskedCopies", "Perceptron", "WholeSequence"]
+
 
 class Perceptron(nn.Module):
     """R^inputs -> R^outputs, a residual perceptron.

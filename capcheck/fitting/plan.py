@@ -19,6 +19,17 @@ from torch import nn
 from capcheck.fitting.batches import BatchSource
 from capcheck.fitting.objectives import Batch
 
+__all__ = [
+    "CHECKS",
+    "DESCENT",
+    "MOST_STEPS",
+    "MOST_TIMED",
+    "SMALLEST_POOL",
+    "TIMED",
+    "Plan",
+    "planned",
+]
+
 CHECKS = 20  # validations of a fit
 MOST_STEPS = 20_000
 DESCENT = 0.7  # share of the time that is for steps and draws

@@ -20,6 +20,22 @@ from torch import Tensor, nn
 from capcheck.fitting.batches import BatchSource
 from capcheck.fitting.objectives import Objective
 
+__all__ = [
+    "CALL",
+    "FEWEST_ROWS",
+    "ITERATIONS",
+    "LAST",
+    "NOISE",
+    "ROWS_PER_PARAMETER",
+    "SETTLED",
+    "SMALL",
+    "WANTED",
+    "WIDE",
+    "Polish",
+    "affordable",
+    "polished",
+]
+
 SMALL = 20_000  # parameters below which a module is polished
 ROWS_PER_PARAMETER = 16  # at least, where rows carry noise that could be learned by heart
 ITERATIONS = 5  # of a round

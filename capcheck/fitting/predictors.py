@@ -16,6 +16,8 @@ from capcheck.fitting.denoisers import trunk
 from capcheck.fitting.heads import TokenHead, positive
 from capcheck.laws import TokenLaw
 
+__all__ = ["EnergyModule", "GivenTokens", "PredictorModule", "ShownTokens"]
+
 
 class ShownTokens(nn.Module):
     """Tokens -> the numbers that stand for them, (n, N, d) or (n, N, V).

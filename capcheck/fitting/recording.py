@@ -22,6 +22,8 @@ from capcheck.networks.signatures import Wrapper
 from capcheck.noise.paths import NoisePath
 from capcheck.procedures.procedure import AnyProcedure
 
+__all__ = ["MOST_CALLS", "ROWS", "Call", "Pool", "record"]
+
 ROWS = 32  # sequences that a recorded run makes
 MOST_CALLS = 512  # of one budget that are kept; beyond it, every second one, and so on
 

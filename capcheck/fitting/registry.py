@@ -52,6 +52,8 @@ from capcheck.networks.signatures.denoiser import require_continuous
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.targets.target import ContinuousTarget
 
+__all__ = ["RecordedRun", "end_to_end", "objective_for"]
+
 
 class RecordedRun:
     """A procedure over some budgets, recorded when it is asked for.

@@ -21,6 +21,18 @@ from capcheck.fitting.checkpoint import Checkpoint, Facts, adam_state, named, re
 from capcheck.fitting.plan import CHECKS, Plan, planned
 from capcheck.fitting.polish import affordable, polished
 
+__all__ = [
+    "CLIP",
+    "ESCAPED",
+    "NARROW",
+    "NEAR",
+    "PATIENCE",
+    "PROGRESS",
+    "RISEN",
+    "FitSession",
+    "Progress",
+]
+
 Progress = Callable[[int, int, float], None]
 NARROW = 0.8  # share of the steps that are made in bfloat16 on a GPU, where that is safe
 CLIP = 5.0  # norm above which a gradient is shortened

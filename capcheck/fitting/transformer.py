@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+__all__ = ["HEAD", "Transformer"]
+
 HEAD = 32  # numbers of one attention head, at most
 
 

@@ -13,6 +13,8 @@ from capcheck.results.measurement import Cell, Measurement, Outcome
 from capcheck.results.plan import SuspectPlan
 from capcheck.results.settings import Settings
 
+__all__ = ["cause_of", "has_floor"]
+
 
 def has_floor(found: FamilyResult) -> bool:
     """Whether even the largest budget of a family is refused."""

@@ -17,6 +17,8 @@ from capcheck.results.measurement import Measurement, Outcome
 from capcheck.results.plan import FamilyEntry, SuspectPlan
 from capcheck.results.settings import Settings
 
+__all__ = ["failed_result", "judge_family", "unsupported_result", "with_refusals_undecided"]
+
 
 def judge_family(
     entry: FamilyEntry,

@@ -23,6 +23,8 @@ from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell
 from capcheck.results.survey import SurveyResult
 
+__all__ = ["Front", "Point", "front", "non_dominated"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:

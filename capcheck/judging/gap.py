@@ -23,6 +23,8 @@ from capcheck.divergences.estimate import GROUPS, Estimate, Term, t_quantile
 from capcheck.results.gap import Gap, Part, PartName
 from capcheck.results.measurement import Measurement
 
+__all__ = ["Stages", "decompose", "gaps_of"]
+
 Stages = Sequence[tuple[PartName, Measurement]]
 """The stages of a cell: the name of each change, with the cell measured after that change."""
 

@@ -28,6 +28,8 @@ from capcheck.results.family import PrecisionResult
 from capcheck.results.measurement import Cell, Holding, Measurement, Outcome, PrecisionCell
 from capcheck.results.settings import Settings
 
+__all__ = ["NEGLIGIBLE", "judge_precision"]
+
 NEGLIGIBLE = 0.1  # largest negligible movement, as a share of the Wasserstein tolerance
 
 

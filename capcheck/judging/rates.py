@@ -26,6 +26,8 @@ from capcheck.judging.verdict import tolerance_in_unit
 from capcheck.results.family import Axes, Rate
 from capcheck.results.measurement import Cell
 
+__all__ = ["CLEAR", "LEAST", "measured_rates"]
+
 LEAST = 3  # fewest budgets of a rate: two give a slope, and the third shows whether it is one
 CLEAR = 5.0  # standard errors above the floor, so that the logarithm's bias is at most 2%
 

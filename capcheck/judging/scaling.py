@@ -25,6 +25,8 @@ from capcheck.procedures.trace import TraceClass
 from capcheck.results.family import Axes, AxisUse, LoopOrder
 from capcheck.results.measurement import Cell
 
+__all__ = ["DROP", "ROUNDING", "along", "loop_order", "measured_axes", "worse_with_more"]
+
 ROUNDING = 1e-6  # share of a tolerance up to which a difference counts as rounding error
 DROP = 0.1  # smallest drop that counts as scaling, as a share of the excess over the null floor
 

@@ -10,6 +10,19 @@ from capcheck.results.gap import Gap, PartName
 from capcheck.results.measurement import Outcome
 from capcheck.results.plan import NetworkFacts
 
+__all__ = [
+    "PARTS",
+    "blame_sentence",
+    "gaps_by_precision",
+    "grouped_gaps",
+    "missing_parts_sentence",
+    "network_sentence",
+    "part_text",
+    "parts_used",
+    "precision_lines",
+    "sensitivity_sentence",
+]
+
 PARTS: tuple[PartName, ...] = ("structural", "network", "objective", "numerics", "total")
 
 

@@ -15,6 +15,8 @@ from capcheck.results.gap import Part
 from capcheck.results.measurement import Outcome
 from capcheck.results.survey import CapacityCurve, CurvePoint
 
+__all__ = ["capacity_curves"]
+
 
 def capacity_curves(results: Sequence[FamilyResult], level: float) -> tuple[CapacityCurve, ...]:
     """The capacity curves of all families measured with several networks of known size.

@@ -34,6 +34,16 @@ from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
 from capcheck.results.measurement import Cell, Measurement, Outcome
 
+__all__ = [
+    "RESOLVED",
+    "TRAITS",
+    "family_outcome",
+    "judge",
+    "smallest_sufficient",
+    "tolerance_in_unit",
+    "worst_divergence",
+]
+
 TRAITS = DIVERGENCES["continuous"]  # the traits that are used here are equal for all token kinds
 RESOLVED = 0.25  # largest null standard error of a resolved divergence, in tolerances
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.laws.token_law import TokenLaw
 
+__all__ = ["Categorical", "DeferredCategorical", "certain"]
+
 
 class Categorical(TokenLaw):
     """p(x = v) = softmax(logits)_v on 0..V-1.

@@ -18,6 +18,8 @@ from capcheck.core.errors import InputError
 from capcheck.core.unavailable import Unavailable
 from capcheck.laws import LOG_2PI
 
+__all__ = ["ROUNDINGS", "GaussianLaw", "MixtureLaw"]
+
 ROUNDINGS = 64  # roundings of the largest number by which a point may be off a coordinate's atom
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from capcheck.core.errors import UnfitError
 from capcheck.laws import LOG_2PI, MixtureOfGaussians, TokenLaw
 
+__all__ = ["ITERATIONS", "NODES", "REACH", "HeadName", "emitted"]
+
 HeadName = Literal["gaussian", "mixture", "exact"]
 NODES = 129  # of the grid on which a mixture is fitted
 REACH = 6.0  # standard deviations that the grid extends from the mean

@@ -18,6 +18,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+__all__ = ["CRAWL", "FAR", "FREE", "SAME", "mixture_quantiles", "normal_cdf", "standardised"]
+
 SAME = 64  # roundings by which a tail may differ from the one that is looked for
 FREE = 40  # steps after which a bracket is bisected to its end
 FAR = 40.0  # deviations beyond which a Gaussian has neither density nor tail in any precision

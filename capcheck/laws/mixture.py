@@ -14,6 +14,8 @@ from capcheck.laws.inversion import mixture_quantiles, normal_cdf, standardised
 from capcheck.laws.token_law import DrawnRows, TokenLaw, require_scalar_tokens
 from capcheck.noise.paths import NoisePath
 
+__all__ = ["LOG_2PI", "TILE", "MixtureOfGaussians", "TiledMixture", "point_mass"]
+
 LOG_2PI = math.log(2 * math.pi)
 TILE = 1 << 18  # numbers of a mixture that are worked on at once
 

@@ -10,6 +10,8 @@ from capcheck.core.randomness import Randomness
 from capcheck.laws.token_law import TokenLaw
 from capcheck.noise.paths import NoisePath
 
+__all__ = ["Shifted"]
+
 
 class Shifted(TokenLaw):
     """The law of x + shift, for x of another law.

@@ -17,6 +17,8 @@ from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
 from capcheck.noise.paths import NoisePath
 
+__all__ = ["DrawnRows", "SideBySide", "TokenLaw", "log_table", "require_scalar_tokens"]
+
 
 @dataclass(frozen=True)
 class DrawnRows:

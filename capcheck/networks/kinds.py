@@ -14,6 +14,17 @@ from capcheck.core.record import Record
 from capcheck.networks.perturbed import Perturbation
 from capcheck.networks.rounded import Precision
 
+__all__ = [
+    "ORACLE",
+    "FittedNetwork",
+    "GivenNetwork",
+    "NetworkKind",
+    "Objective",
+    "OracleNetwork",
+    "PerturbedNetwork",
+    "RoundedNetwork",
+]
+
 Objective = Literal["oracle", "end_to_end"]
 
 

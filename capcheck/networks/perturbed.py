@@ -32,6 +32,8 @@ from capcheck.laws import Categorical, TokenLaw, log_table
 from capcheck.laws.shifted import Shifted
 from capcheck.networks.signatures import BijectionSignature, Signature, Wrapper
 
+__all__ = ["MEANINGS", "PERTURBATIONS", "SIZES", "NotPerturbed", "Perturbation", "Perturbing"]
+
 Perturbation = Literal["noise", "shrinkage", "temperature"]
 # An error of size 1 of each kind, in words.
 MEANINGS: dict[Perturbation, str] = {

@@ -22,6 +22,8 @@ from capcheck.laws import Categorical, TokenLaw, log_table
 from capcheck.networks.signatures import Wrapper
 from capcheck.noise.paths import NoisePath
 
+__all__ = ["PRECISIONS", "Precision", "Rounding", "chosen_precisions", "spec_in"]
+
 Precision = Literal["float32", "bfloat16", "float16", "float8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 

@@ -23,6 +23,17 @@ from torch import Tensor
 
 from capcheck.noise.paths import NoisePath
 
+__all__ = [
+    "LAST",
+    "MOST_CALLS",
+    "PRECISION",
+    "Denoise",
+    "ddim_step",
+    "flow_along",
+    "probability_flow",
+    "velocity",
+]
+
 PRECISION = 1e-6  # error tolerance per solver step, relative and absolute (noise has deviation 1)
 LAST = 1e-4  # share of a segment that one DDIM step finishes, with an error of order LAST^2
 MOST_CALLS = 3000  # largest number of network evaluations, after which the flow counts as too stiff

@@ -18,6 +18,8 @@ from capcheck.core.sequences import SequenceSpec
 from capcheck.noise.flow import ddim_step
 from capcheck.noise.paths import NoisePath
 
+__all__ = ["FAR", "STRIDE", "flow_map", "gaussian_flow_map", "level_of", "ratio", "ratios"]
+
 FAR = 1e3  # sigma / alpha over the widest deviation beyond which one DDIM step is exact to 5e-7
 STRIDE = 0.4  # length of a solver step in log(sigma / alpha)
 

@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+__all__ = ["PATHS", "CosinePath", "LinearPath", "NoisePath", "PathName"]
+
 PathName = Literal["linear", "cosine"]
 
 

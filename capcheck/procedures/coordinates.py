@@ -27,6 +27,8 @@ from capcheck.procedures.probe import Probe
 from capcheck.targets.categorical.sequence_law import SequenceLaw
 from capcheck.targets.target import ContinuousTarget, Target
 
+__all__ = ["Coordinates", "ExactLaw", "coordinates_of"]
+
 ExactLaw = GaussianLaw | MixtureLaw | SequenceLaw
 
 

@@ -25,6 +25,18 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.networks.signatures import NetworkT, Signature, TokenPredictor
 
+__all__ = [
+    "OPTIONS",
+    "ROWS",
+    "ROW_TITLES",
+    "AnyProbe",
+    "Failure",
+    "Probe",
+    "Row",
+    "State",
+    "Suspect",
+]
+
 Row = Literal["neither", "length", "steps", "length_outer", "steps_outer"]
 ROWS: tuple[Row, ...] = ("neither", "length", "steps", "length_outer", "steps_outer")
 """The five groups of the paper's table: the axes that a family scales in, and its outer loop."""

@@ -47,6 +47,8 @@ from capcheck.procedures.probe import Probe, State
 from capcheck.targets.conditional import log_prob_of
 from capcheck.targets.target import Target
 
+__all__ = ["ROUNDED_LAW", "AnyProcedure", "Procedure", "named_errors", "wrong_kind"]
+
 ROUNDED_LAW = Unavailable(reason="the law of rounded arithmetic is not known")
 """The law or density of a procedure that runs in fewer digits."""
 

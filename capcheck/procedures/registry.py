@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from capcheck.core.errors import CapcheckError, InputError, near
 from capcheck.procedures.probe import ROWS, AnyProbe, Probe
 
+__all__ = ["build_probe", "families", "probe_class", "report_writer"]
+
 
 @functools.cache
 def _entries(group: str) -> dict[str, EntryPoint]:

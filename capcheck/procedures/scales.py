@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor
 
+__all__ = ["Places", "haar", "interlaced", "is_dyadic"]
+
 Places = tuple[tuple[int, int], ...]
 
 

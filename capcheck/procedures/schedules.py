@@ -30,6 +30,21 @@ from capcheck.noise.flow import ddim_step
 from capcheck.noise.paths import NoisePath
 from capcheck.procedures.probe import State
 
+__all__ = [
+    "InnerLevels",
+    "Levels",
+    "anchors",
+    "autoregressive",
+    "beside_given",
+    "denoised_along",
+    "full_sequence",
+    "pyramid",
+    "resampled",
+    "rolling",
+    "starting_noise",
+    "within",
+]
+
 
 def _separate(value: object) -> object:
     """Splits a text such as 1/0.7/0.3/0, the form of a list on the command line."""

@@ -23,6 +23,8 @@ from capcheck.core.errors import ProbeError
 from capcheck.core.record import Record
 from capcheck.procedures.probe import State
 
+__all__ = ["ORDER", "RARE", "Recorder", "TraceClass", "Traces", "Writes"]
+
 TraceClass = Literal["once", "in_turn", "sweep", "finish_first"]
 ORDER: tuple[TraceClass, ...] = ("once", "in_turn", "sweep", "finish_first")
 RARE = 0.05  # share of the samples below which a class is ignored

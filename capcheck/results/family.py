@@ -16,6 +16,18 @@ from capcheck.results.gap import Gap, Part
 from capcheck.results.measurement import Cell, Holding, Outcome, PerturbedCell, PrecisionCell
 from capcheck.results.plan import FamilyPlan, NetworkFacts
 
+__all__ = [
+    "Axes",
+    "AxisUse",
+    "Blame",
+    "Cause",
+    "FamilyResult",
+    "LoopOrder",
+    "PrecisionResult",
+    "Rate",
+    "Sensitivity",
+]
+
 AxisUse = Literal["used", "flat", "undecided"]
 LoopOrder = Literal["none", "length", "steps", "length_outer", "steps_outer"]
 Blame = Literal["procedure", "network", "numerics"]

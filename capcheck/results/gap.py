@@ -8,6 +8,8 @@ from typing import Literal
 from capcheck.core.budget import Budget
 from capcheck.core.record import Record
 
+__all__ = ["Gap", "Part", "PartName"]
+
 PartName = Literal["structural", "network", "objective", "numerics", "total"]
 
 

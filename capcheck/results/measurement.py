@@ -15,6 +15,16 @@ from capcheck.divergences.estimate import Estimate
 from capcheck.procedures.trace import Traces
 from capcheck.results.gap import Gap
 
+__all__ = [
+    "Cell",
+    "Holding",
+    "Measurement",
+    "Outcome",
+    "PerturbedCell",
+    "PrecisionCell",
+    "SampledLaw",
+]
+
 Holding = Literal["holds", "numerics", "undecided"]
 
 

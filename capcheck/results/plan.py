@@ -10,6 +10,8 @@ from capcheck.networks.kinds import ORACLE, NetworkKind, PerturbedNetwork, Round
 from capcheck.networks.rounded import Precision
 from capcheck.procedures.probe import AnyProbe, Failure, Row
 
+__all__ = ["FamilyEntry", "FamilyPlan", "FitFacts", "NetworkFacts", "SuspectPlan", "plan_of"]
+
 
 class FamilyPlan(Record):
     """A procedure to be measured, with its network.

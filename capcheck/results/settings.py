@@ -12,6 +12,8 @@ from capcheck.core.sequences import Kind
 from capcheck.networks.rounded import Precision
 from capcheck.targets.provenance import Provenance
 
+__all__ = ["Settings", "TargetSummary"]
+
 
 class TargetSummary(Record):
     """A summary of the target that a run measures against.

@@ -13,6 +13,16 @@ from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.plan import FitFacts
 from capcheck.results.settings import Settings, TargetSummary
 
+__all__ = [
+    "SCHEMA_VERSION",
+    "CapacityCurve",
+    "CapacityError",
+    "CheckResult",
+    "CurvePoint",
+    "MeasuredBy",
+    "SurveyResult",
+]
+
 SCHEMA_VERSION = 4
 """Version of the schema of results and stored runs; it changes with every visible change."""
 

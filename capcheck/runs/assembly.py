@@ -31,6 +31,8 @@ from capcheck.results.settings import Settings, TargetSummary
 from capcheck.results.survey import MeasuredBy, SurveyResult
 from capcheck.runs.cells import CellKey, Cells
 
+__all__ = ["Assembly", "sensitive_budget", "survey_result"]
+
 
 def survey_result(
     families: Sequence[FamilyResult],

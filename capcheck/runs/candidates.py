@@ -27,6 +27,8 @@ from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.results.plan import FamilyEntry, FamilyPlan, FitFacts, NetworkFacts
 
+__all__ = ["Candidate", "CheckedNetwork", "checked_network", "fitted_network"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:

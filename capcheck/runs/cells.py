@@ -18,6 +18,8 @@ from capcheck.results.plan import FamilyPlan, NetworkFacts
 from capcheck.results.settings import Settings
 from capcheck.results.survey import SCHEMA_VERSION, MeasuredBy
 
+__all__ = ["CellKey", "Cells"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellKey:

@@ -48,6 +48,8 @@ from capcheck.runs.store import FITS, Manifest, Store, environment
 from capcheck.runs.sweep import EXAMPLES, RoundedSweep, Sweep, examples
 from capcheck.targets.target import Target
 
+__all__ = ["LOG", "Engine", "full_precision"]
+
 LOG = "run.log"  # name of the log file in a run's folder
 logger = logging.getLogger("capcheck")
 

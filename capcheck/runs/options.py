@@ -22,6 +22,19 @@ from capcheck.networks.rounded import chosen_precisions
 from capcheck.results.settings import Settings
 from capcheck.targets.target import Target
 
+__all__ = [
+    "MAX_LOOKS",
+    "MAX_SEED",
+    "MIN_SAMPLES",
+    "Progress",
+    "RunOptions",
+    "placement",
+    "require_given",
+    "require_known",
+    "settings_of",
+    "whole_number",
+]
+
 MIN_SAMPLES = 200  # with fewer draws the groups of rows that pair two cells are too small
 MAX_SEED = 2**63 - 1  # largest seed that a generator of torch accepts
 MAX_LOOKS = 10  # the tenth look has 2^9 times the samples of the first

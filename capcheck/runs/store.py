@@ -30,6 +30,16 @@ from capcheck.results.survey import SCHEMA_VERSION, MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
 from capcheck.runs.cells import CellKey, Cells
 
+__all__ = [
+    "PARTIAL",
+    "Manifest",
+    "Store",
+    "environment",
+    "read_manifest",
+    "save",
+    "write_atomically",
+]
+
 MANIFEST, CELLS, FITS = "manifest.json", "cells.jsonl", "fits"
 PARTIAL = ".*.partial"  # what a process killed while writing a file leaves behind
 

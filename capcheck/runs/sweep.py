@@ -35,6 +35,8 @@ from capcheck.results.measurement import Measurement, SampledLaw
 from capcheck.results.settings import Settings
 from capcheck.targets.categorical.sequence_law import SequenceLaw
 
+__all__ = ["EXAMPLES", "EXAMPLE_NUMBERS", "RoundedSweep", "Sweep", "examples", "kept_law"]
+
 EXAMPLES = 200  # largest number of samples of a cell that are kept for the report
 # Largest number of numbers in the samples that are kept (eight samples are kept in any case), and
 # in an exact law that is kept.

@@ -19,6 +19,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+__all__ = [
+    "NEGLIGIBLE",
+    "REFINED",
+    "TILE",
+    "WIDTH",
+    "Components",
+    "Evidence",
+    "Means",
+    "Prefix",
+    "earlier",
+]
+
 TILE = 1 << 19  # numbers in one tile: 4 MiB in float64, small enough to stay near the cache
 WIDTH = 2048  # most components in one part
 REFINED = 16

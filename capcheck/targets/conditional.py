@@ -22,6 +22,8 @@ from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.products import Products
 from capcheck.targets.target import CategoricalTarget, ContinuousTarget, Target
 
+__all__ = ["conditional", "log_prob_of", "rest_of"]
+
 
 def conditional(target: Target, given: Sequence[int], values: Tensor) -> Target:
     """The law of the tokens that are not given.

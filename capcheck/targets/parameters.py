@@ -15,6 +15,25 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError
 
+__all__ = [
+    "EVEN",
+    "LIMITS",
+    "mixture_weights",
+    "require_count",
+    "require_deviations",
+    "require_grid",
+    "require_levels",
+    "require_orthonormal",
+    "require_precision",
+    "require_reals",
+    "require_scored",
+    "require_share",
+    "require_size",
+    "require_tables",
+    "require_tensor",
+    "require_weights",
+]
+
 LIMITS = {torch.float64: 1e100, torch.float32: 1e15}
 EVEN = 1e100  # sums of weights that are divided by at once; beyond it, by the largest first
 

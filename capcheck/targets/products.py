@@ -14,6 +14,8 @@ from torch import Tensor
 
 from capcheck.laws import TokenLaw
 
+__all__ = ["PAIRS", "Products", "gaussian_log_likelihood"]
+
 PAIRS = 1 << 22  # log-likelihoods held at once, 32 MiB
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from capcheck.core.record import Record
 
+__all__ = ["HeldOut", "Picture", "Provenance"]
+
 
 class HeldOut(Record):
     """How well a target built from most of the user's rows predicts the others.

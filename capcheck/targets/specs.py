@@ -26,6 +26,29 @@ from capcheck.targets.continuous.product_mixture import ProductMixture
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import Target
 
+__all__ = [
+    "BUILT_IN",
+    "COPIED",
+    "CORRELATED",
+    "EQUAL",
+    "PLACES",
+    "Tokens",
+    "brackets",
+    "chain_parity",
+    "chain_permutation",
+    "copy",
+    "from_spec",
+    "gaussian",
+    "ising",
+    "latin",
+    "modes",
+    "parameters",
+    "parity",
+    "replacement",
+    "shuffle",
+    "sudoku",
+]
+
 Tokens = Annotated[int, Field(ge=1, le=65_536, description="tokens of a sequence")]
 CORRELATED = 2048  # tokens of a full covariance, 32 MiB
 EQUAL = 0.9999  # share of the lowest correlation that many tokens can all have, -1 / (tokens - 1)

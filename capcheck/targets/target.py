@@ -26,6 +26,17 @@ from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.products import Products
 from capcheck.targets.provenance import Provenance
 
+__all__ = [
+    "IDS",
+    "NARROW",
+    "CategoricalTarget",
+    "ContinuousTarget",
+    "Parts",
+    "Target",
+    "fingerprint",
+    "require_one_law",
+]
+
 IDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 NARROW = 1e-4  # noise that a score is found through, in units of the narrowest component
 

@@ -24,6 +24,8 @@ from capcheck.networks.signatures import Wrapper
 from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import AnyProcedure
 
+__all__ = ["SHIFT", "changed", "require_honest"]
+
 SHIFT = 3.0  # change of an answer for a continuous token, in token units
 
 

@@ -26,6 +26,8 @@ from capcheck.networks.signatures import (
     Wrapper,
 )
 
+__all__ = ["HUGE", "NETWORKS", "WRONG", "NetworkName", "wrapper_of"]
+
 NetworkName = Literal["oracle", "forgetful", "huge", "float32"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 HUGE = 1e170  # factor or shift of answers, whose square overflows float64

@@ -45,6 +45,8 @@ from capcheck.procedures.schedules import (
     within,
 )
 
+__all__ = ["ARDiffusion"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class ARDiffusion(Probe[Denoiser]):

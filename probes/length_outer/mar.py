@@ -39,6 +39,8 @@ from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.orders import commit_schedule, random_ranks, rounds_within
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
+__all__ = ["MAR"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class MAR(Probe[Denoiser]):

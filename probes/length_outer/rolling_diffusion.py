@@ -46,6 +46,8 @@ from capcheck.procedures.schedules import (
     within,
 )
 
+__all__ = ["RollingDiffusion"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class RollingDiffusion(Probe[Denoiser]):

@@ -34,6 +34,8 @@ from capcheck.networks.signatures.generator import normals_for
 from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
+__all__ = ["GAN"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class GAN(Probe[Generator]):

@@ -46,6 +46,8 @@ from capcheck.networks.signatures import (
 from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
+__all__ = ["ROUNDINGS", "VAE"]
+
 ROUNDINGS = 1024  # of a log-weight by which constant weights may differ
 
 

@@ -39,6 +39,8 @@ from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 from capcheck.procedures.schedules import InnerLevels, resampled, starting_noise
 
+__all__ = ["Consistency"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Consistency(Probe[ConsistencyFunction]):

@@ -65,6 +65,8 @@ from capcheck.procedures.schedules import (
     starting_noise,
 )
 
+__all__ = ["ANCESTRAL", "KARRAS", "RHO", "Denoise", "Diffusion", "Step"]
+
 # The function (x_t, t) -> x0, with t the level of the tokens that are not given.
 Denoise = Callable[[Tensor, Tensor], Tensor]
 # The function (x_t, t, s) -> x_s.

@@ -44,6 +44,8 @@ from capcheck.laws import Categorical
 from capcheck.networks.signatures import Energy, EnergySignature, TokenPredictor, together
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
+__all__ = ["EBM", "NUMBERS", "STATES"]
+
 NUMBERS = 1 << 21  # largest number of tokens for which energies are evaluated in one tile
 STATES = 512  # largest number of sequences V^F for which the law of a Gibbs chain is computed
 

@@ -31,6 +31,8 @@ from capcheck.noise.paths import PathName
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State
 from capcheck.procedures.schedules import starting_noise
 
+__all__ = ["FlowMapSampler"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class FlowMapSampler(Probe[FlowMap]):

@@ -53,6 +53,8 @@ from capcheck.networks.signatures import (
 from capcheck.networks.signatures.transition import added_noise
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
+__all__ = ["ROUNDINGS", "ARSmoothing"]
+
 ROUNDINGS = 64  # smallest distance of a noise level from 1, in machine epsilons
 
 

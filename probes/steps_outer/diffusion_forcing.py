@@ -49,6 +49,8 @@ from capcheck.procedures.schedules import (
     within,
 )
 
+__all__ = ["DiffusionForcing"]
+
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class DiffusionForcing(Probe[Denoiser]):

@@ -17,6 +17,8 @@ from capcheck.networks.oracles.conditioned import Conditioned
 from capcheck.networks.oracles.moments import mean_and_covariance
 from capcheck.targets.target import ContinuousTarget, Target
 
+__all__ = ["Affine", "ConditionedAffine", "best_affine"]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Affine:

@@ -23,6 +23,21 @@ from capcheck.laws import LOG_2PI, MixtureOfGaussians, normal_cdf
 from capcheck.networks.oracles.rosenblatt import Rosenblatt
 from capcheck.targets.target import Target, require_one_law
 
+__all__ = [
+    "FINALISTS",
+    "GOLDEN",
+    "KNOTS",
+    "NARROWINGS",
+    "PAIRS",
+    "PLACES",
+    "REACH",
+    "ROUGH",
+    "ROUNDING",
+    "BoundedSlope",
+    "bounded_slope",
+    "steepest_slope",
+]
+
 REACH = 6.0  # of the knots: beyond it Phi(z) has too few digits, and one draw in 10^9 lies
 KNOTS = 4097
 PLACES = (*range(9), 12, 18, 27, 37)  # deviations from every mean

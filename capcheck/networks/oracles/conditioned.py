@@ -18,6 +18,8 @@ from capcheck.core.errors import InputError
 from capcheck.targets.conditional import conditional
 from capcheck.targets.target import Target
 
+__all__ = ["Conditioned", "OracleT"]
+
 OracleT = TypeVar("OracleT")
 
 

@@ -32,6 +32,18 @@ from capcheck.networks.oracles.rosenblatt import Rosenblatt
 from capcheck.targets.products import Products
 from capcheck.targets.target import ContinuousTarget, Target, require_one_law
 
+__all__ = [
+    "ComponentDecoder",
+    "ConditionedDecoder",
+    "DecoderOracle",
+    "LinearDecoder",
+    "MarginalDecoder",
+    "Noise",
+    "SequenceDecoder",
+    "linear_decoder",
+    "unlimited_decoder",
+]
+
 Noise = Literal["shared", "token"]
 
 

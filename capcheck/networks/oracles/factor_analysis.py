@@ -15,6 +15,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import minimize
 
+__all__ = ["SMALLEST", "Array", "factor_analysis", "probabilistic_pca"]
+
 Array = np.ndarray
 SMALLEST = 1e-9  # share of its coordinate's variance that a noise variance may fall to
 

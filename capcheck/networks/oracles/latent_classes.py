@@ -20,6 +20,8 @@ from capcheck.targets.from_data.maximisation import maximised
 from capcheck.targets.products import Products
 from capcheck.targets.target import Target, require_one_law
 
+__all__ = ["CONVERGED", "DRAWS", "ROUNDS", "STARTS", "WARM", "best_classes", "weighted_classes"]
+
 DRAWS = 20_000  # that classes are fitted to where sequences cannot be listed
 STARTS = 16
 WARM = 30  # rounds after which the best start is known

@@ -13,6 +13,8 @@ from capcheck.core.randomness import inverse_cdf
 from capcheck.laws import LOG_2PI
 from capcheck.networks.oracles.rosenblatt import uniform_of
 
+__all__ = ["LARGEST", "index_of", "latent_of"]
+
 LARGEST = 1 - 2.0**-53  # of a uniform number
 
 

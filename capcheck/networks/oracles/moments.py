@@ -17,6 +17,8 @@ from capcheck.core.errors import UnfitError
 from capcheck.targets.products import Products
 from capcheck.targets.target import ContinuousTarget, require_one_law
 
+__all__ = ["LARGEST", "mean_and_covariance"]
+
 LARGEST = 128  # dimensions D up to which the basis is changed D - 1 times: some seconds
 
 

@@ -21,6 +21,8 @@ from capcheck.core.errors import InputError
 from capcheck.laws import TokenLaw, normal_cdf
 from capcheck.targets.target import Target
 
+__all__ = ["LEAST", "Rosenblatt", "uniform_of", "with_given"]
+
 LEAST = torch.finfo(torch.float64).tiny  # of a uniform; the largest is 1 - 2^-53
 
 

@@ -44,6 +44,8 @@ from capcheck.networks.signatures.signature import Signature, Wrapped, Wrapper
 from capcheck.networks.signatures.token_predictor import require_law
 from capcheck.targets.target import ContinuousTarget, Target
 
+__all__ = ["AutoEncoder", "Decoder", "DecoderSignature"]
+
 
 class Decoder(Protocol):
     """Latent -> the law of every token."""

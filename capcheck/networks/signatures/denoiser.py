@@ -17,6 +17,8 @@ from capcheck.networks.signatures.signature import Signature, require_like
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.targets.target import ContinuousTarget, Target
 
+__all__ = ["Denoiser", "DenoiserSignature", "View", "require_continuous"]
+
 View = Literal["all", "causal", "own"]
 
 

@@ -16,6 +16,8 @@ from capcheck.core.errors import InputError
 from capcheck.networks.signatures.signature import Signature
 from capcheck.targets.target import ContinuousTarget, Target
 
+__all__ = ["Energy", "EnergySignature"]
+
 
 class Energy(Protocol):
     """Sequences -> their energies."""

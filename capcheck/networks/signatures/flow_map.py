@@ -28,6 +28,8 @@ from capcheck.noise.flow_map import flow_map, gaussian_flow_map
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.targets.target import ContinuousTarget, Target
 
+__all__ = ["ConsistencyFunction", "ConsistencySignature", "FlowMap", "FlowMapSignature"]
+
 
 class FlowMap(Protocol):
     """Noisy tokens, their level t and another level s -> the tokens at level s."""

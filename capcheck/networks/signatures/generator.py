@@ -25,6 +25,16 @@ from capcheck.networks.signatures.given import hide_given
 from capcheck.networks.signatures.signature import Signature, Wrapped, Wrapper
 from capcheck.targets.target import Target
 
+__all__ = [
+    "Bijection",
+    "BijectionSignature",
+    "Generator",
+    "GeneratorSignature",
+    "Layer",
+    "normals_for",
+    "require_sequences",
+]
+
 Layer = Literal["triangular", "affine"]
 
 

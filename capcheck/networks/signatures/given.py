@@ -18,6 +18,8 @@ from torch import Tensor
 from capcheck.core.sequences import SequenceSpec
 from capcheck.networks.signatures.token_predictor import hidden
 
+__all__ = ["given_arguments", "hide_given"]
+
 
 def given_arguments(tokens: Tensor, spec: SequenceSpec) -> tuple[Tensor, ...]:
     """What a network is shown beside its normals: nothing, or tokens and which of them are given.

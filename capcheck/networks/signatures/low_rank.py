@@ -33,6 +33,23 @@ from capcheck.networks.signatures.token_predictor import (
 )
 from capcheck.targets.target import Target, require_one_law
 
+__all__ = [
+    "BEGINNING",
+    "CONTINUED",
+    "DIGITS",
+    "IMPOSSIBLE",
+    "ITERATIONS",
+    "LARGEST",
+    "ROWS",
+    "SETTLED",
+    "STARTS",
+    "Contexts",
+    "LowRankPredictorSignature",
+    "best_factors",
+    "contexts_of",
+    "divergence",
+]
+
 LARGEST = 1 << 20  # contexts x V that are enumerated: 8 MiB, and at most minutes of descent
 ROWS = 8192  # contexts whose laws are asked for at once
 STARTS = 16  # of the descent, the first by least squares

@@ -18,6 +18,8 @@ from capcheck.networks.signatures.signature import Signature
 from capcheck.networks.signatures.token_predictor import hidden, require_law
 from capcheck.targets.target import Target
 
+__all__ = ["PrefixPredictor", "PrefixPredictorSignature"]
+
 
 class PrefixPredictor(Protocol):
     """Known tokens -> the law of every token given the known ones before it."""

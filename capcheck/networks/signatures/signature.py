@@ -20,6 +20,19 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.targets.target import Target
 
+__all__ = [
+    "Blinding",
+    "Calls",
+    "Counting",
+    "NetworkT",
+    "Signature",
+    "Wrapped",
+    "Wrapper",
+    "counted",
+    "require_like",
+    "together",
+]
+
 NetworkT = TypeVar("NetworkT", bound=Callable[..., Any])
 
 

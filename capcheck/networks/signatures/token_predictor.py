@@ -18,6 +18,8 @@ from capcheck.laws import TokenLaw
 from capcheck.networks.signatures.signature import Signature
 from capcheck.targets.target import Target
 
+__all__ = ["TokenPredictor", "TokenPredictorSignature", "hidden", "require_law"]
+
 
 class TokenPredictor(Protocol):
     """Known tokens -> the law of every token."""

@@ -26,6 +26,8 @@ from capcheck.networks.signatures.signature import Signature
 from capcheck.networks.signatures.token_predictor import require_law
 from capcheck.targets.target import ContinuousTarget, Target
 
+__all__ = ["TransitionPredictor", "TransitionPredictorSignature", "added_noise", "relative_level"]
+
 
 class TransitionPredictor(Protocol):
     """Noisy tokens and their levels -> the law of every token at lower levels."""

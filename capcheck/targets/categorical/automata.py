@@ -14,6 +14,8 @@ from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.categorical.markov_chain import MarkovChain
 from capcheck.targets.provenance import Provenance
 
+__all__ = ["WIDEST", "balanced_brackets", "even_parity", "ising"]
+
 WIDEST = 8  # columns of an Ising strip: 512 numbers a site
 
 

@@ -17,6 +17,16 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.targets.parameters import require_count, require_reals, require_tensor
 
+__all__ = [
+    "LARGEST",
+    "DenseProducts",
+    "ProductComponents",
+    "SmoothedRows",
+    "laws_of_tokens",
+    "require_held",
+    "token_ids",
+]
+
 LARGEST = 1 << 20  # numbers N V of a sequence's marginal laws
 
 

@@ -37,6 +37,8 @@ from capcheck.targets.products import Products
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import CategoricalTarget, fingerprint
 
+__all__ = ["SUMMED", "TILE", "CategoricalMixture"]
+
 TILE = 1 << 20  # numbers held at once per intermediate result
 SUMMED = 5e10  # multiply-adds up to which all pairs of components are summed: a few seconds
 

@@ -29,6 +29,23 @@ from capcheck.laws import Categorical, DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.target import CategoricalTarget
 
+__all__ = [
+    "LARGEST_PAIRS",
+    "LOG_COST",
+    "LONGEST",
+    "SUMMED",
+    "TILE",
+    "Arithmetic",
+    "Chain",
+    "Logarithmic",
+    "Scaled",
+    "SparseSteps",
+    "arithmetic_for",
+    "last_known",
+    "scaled_evidence",
+    "sparse_steps",
+]
+
 TILE = 1 << 23  # numbers of one message over all tokens that are held at once
 LONGEST = 8  # steps between normalisations; every 16 is known to give NaN on peaked models
 SUMMED = 5e10  # multiply-adds up to which pairs of sequences are summed: a few seconds

@@ -36,6 +36,8 @@ from capcheck.targets.parameters import (
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import fingerprint
 
+__all__ = ["LARGEST", "HiddenMarkov"]
+
 LARGEST = 1 << 26  # numbers of a transition table: half a GiB
 
 

@@ -21,6 +21,8 @@ from capcheck.targets.parameters import require_count, require_grid, require_tab
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import fingerprint
 
+__all__ = ["LARGEST", "MarkovChain"]
+
 LARGEST = 1 << 24  # numbers of the conditional table
 
 

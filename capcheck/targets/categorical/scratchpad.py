@@ -19,6 +19,8 @@ import torch
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.provenance import Provenance
 
+__all__ = ["composition", "running_parity", "running_permutation"]
+
 
 def composition(
     name: str, inputs: int, size: int, compose: Callable[[int, int], int], *, scratch: bool

@@ -18,6 +18,21 @@ from capcheck.core.sequences import SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.targets.target import Target
 
+__all__ = [
+    "BLOCK",
+    "LARGEST",
+    "ROUNDINGS",
+    "SUMS",
+    "SequenceLaw",
+    "batches",
+    "numbers",
+    "refusal",
+    "rounding_of",
+    "sequences",
+    "summed_to_one",
+    "target_law",
+]
+
 LARGEST = 1 << 16  # sequences that are spelled out
 BLOCK = 1 << 20  # probabilities of the sequences that are evaluated at once
 SUMS = 1e-6  # by which probabilities may miss 1

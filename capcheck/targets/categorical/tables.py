@@ -17,6 +17,8 @@ from capcheck.core.errors import InputError
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.provenance import Provenance
 
+__all__ = ["LARGEST", "from_table", "latin_squares", "small_sudokus", "uniform_over"]
+
 LARGEST = 1 << 18  # sequences that are spelled out
 
 

@@ -33,6 +33,8 @@ from capcheck.targets.products import Products, gaussian_log_likelihood
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import ContinuousTarget, fingerprint
 
+__all__ = ["CORRELATED", "TILE", "DiagonalMixture"]
+
 TILE = 1 << 20  # numbers held at once per intermediate result
 CORRELATED = 1e-6  # correlation from which on coordinates are not independent
 

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from capcheck.noise.paths import NoisePath
 
+__all__ = ["TILE", "Eigenbasis"]
+
 TILE = 1 << 18  # numbers held at once per intermediate result
 
 

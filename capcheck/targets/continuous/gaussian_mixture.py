@@ -33,6 +33,8 @@ from capcheck.targets.parameters import (
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import ContinuousTarget, fingerprint
 
+__all__ = ["ROUNDINGS", "TILE", "GaussianMixture"]
+
 TILE = 1 << 18  # numbers held at once per intermediate result
 ROUNDINGS = 4  # of a correlation that leave a covariance positive definite
 

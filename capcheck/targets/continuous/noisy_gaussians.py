@@ -24,6 +24,8 @@ from torch import Tensor
 from capcheck.noise.paths import NoisePath
 from capcheck.targets.components import Prefix, earlier
 
+__all__ = ["CACHED", "TILE", "NoisyGaussians", "View", "amplitudes", "symmetric"]
+
 TILE = 1 << 20  # numbers held at once per intermediate result
 CACHED = 8  # patterns of levels whose factors are kept
 

@@ -25,6 +25,8 @@ from capcheck.laws import (
 from capcheck.noise.paths import NoisePath
 from capcheck.targets.components import Components, Evidence, Prefix
 
+__all__ = ["HELD", "TILE", "PosteriorLaw", "View"]
+
 TILE = 1 << 16  # numbers of laws that are spelled out at once: they are read many times over
 HELD = 1 << 24  # numbers of a law that is written out whole, 128 MiB
 

@@ -36,6 +36,8 @@ from capcheck.targets.products import Products, gaussian_log_likelihood
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import ContinuousTarget, fingerprint
 
+__all__ = ["QUERIES", "READ", "SUMMED", "ProductMixture", "moments"]
+
 READ = 1 << 21  # numbers of the means that are read at once
 QUERIES = 512  # rows that are denoised in one pass over the components
 SUMMED = 2e11  # multiply-adds up to which all pairs of components are summed: some ten seconds

@@ -30,6 +30,20 @@ from capcheck.targets.from_data.empirical_categorical import (
 )
 from capcheck.targets.provenance import HeldOut, Provenance
 
+__all__ = [
+    "FEW",
+    "LARGE",
+    "LARGEST_SCALE",
+    "NARROWEST",
+    "TILE",
+    "WIDER",
+    "as_array",
+    "from_samples",
+    "gaussian_score",
+    "leave_one_out_bandwidth",
+    "require_finite",
+]
+
 LARGE = 1e100  # magnitudes whose squares might overflow are refused
 LARGEST_SCALE = 1e150  # standard deviations likewise, and the inverse of those that vanish
 LOWEST, HIGHEST = 1e-3, 1e1  # bandwidths that likelihood may choose

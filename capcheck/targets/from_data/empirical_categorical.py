@@ -24,6 +24,21 @@ from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.parameters import require_count
 from capcheck.targets.provenance import HeldOut, Provenance
 
+__all__ = [
+    "HELD_OUT",
+    "INDEPENDENT",
+    "MOST",
+    "MOST_OCCURRENCES",
+    "QUERIES",
+    "SHARES",
+    "TILE",
+    "distinct_rows",
+    "from_token_ids",
+    "leave_one_out_smoothing",
+    "marginals",
+    "row_weights",
+]
+
 QUERIES = 1000  # rows whose left-out likelihood chooses the smoothing
 HELD_OUT = 0.2  # share of the rows that the generalisation score is measured on
 SHARES = np.concatenate([np.geomspace(1e-4, 0.1, 10), np.linspace(0.15, 0.95, 14)])

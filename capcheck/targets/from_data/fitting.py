@@ -35,6 +35,22 @@ from capcheck.targets.from_data.selection import (
 from capcheck.targets.from_data.units import NOISE, Grid, Units
 from capcheck.targets.parameters import LIMITS, require_count
 
+__all__ = [
+    "AFFORDABLE",
+    "FLOOR",
+    "RANGE",
+    "ROUNDS",
+    "SIZES",
+    "STATES",
+    "fit_diagonal_mixture",
+    "fit_gaussian",
+    "fit_gaussian_mixture",
+    "fit_hidden_markov",
+    "fit_latent_class",
+    "fit_markov_chain",
+    "from_sklearn",
+]
+
 SIZES = (1, 2, 4, 8, 16, 32)
 STATES = (4, 8, 16, 32)
 AFFORDABLE = 1 << 18  # numbers of a table whose oracle calls take a second, not minutes

@@ -18,6 +18,20 @@ from torch import Tensor
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 
+__all__ = [
+    "CONVERGED",
+    "PRIOR",
+    "ROUNDS",
+    "STARTS",
+    "WARM",
+    "Grid",
+    "ModelT",
+    "StateT",
+    "hidden_states",
+    "latent_classes",
+    "maximised",
+]
+
 ROUNDS = 60
 STARTS = 4
 WARM = 20  # rounds after which the best start is known

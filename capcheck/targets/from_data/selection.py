@@ -19,6 +19,16 @@ from capcheck.targets.parameters import require_count
 from capcheck.targets.provenance import HeldOut
 from capcheck.targets.target import Target
 
+__all__ = [
+    "LEAST",
+    "SCORED",
+    "TargetT",
+    "best_fitted",
+    "mean_log_likelihood",
+    "require_rows",
+    "sizes_to_try",
+]
+
 SCORED = 2000  # rows that a score is the mean of
 LEAST = 2  # rows: one to hold out, and one to fit to
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from capcheck.targets.continuous.diagonal_mixture import DiagonalMixture
 from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
 
+__all__ = ["NOISE", "Grid", "Units"]
+
 NOISE = 1e-12  # deviation of a coordinate, in units of its mean, that is rounding
 
 Grid = tuple[int, int] | None

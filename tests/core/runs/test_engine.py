@@ -32,8 +32,6 @@ from capcheck.targets.target import Target
 
 TARGET = from_spec("modes:tokens=3,gap=4")
 HOW: dict[str, Any] = {"samples": 200, "lengths": [3], "steps": [1]}
-TWO = HOW | {"lengths": [2]}
-GIVEN: Any = [np.int64(1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -257,9 +255,8 @@ def test_a_suspect_that_fails_does_not_take_the_family_with_it(
 
 
 def test_names_and_indices_may_come_as_people_write_them() -> None:
-    found = check(
-        "gpt", TARGET, divergences="kl,mmd", given=[np.int64(1)], **HOW | {"lengths": [2]}
-    )
+    indices: Any = [np.int64(1)]
+    found = check("gpt", TARGET, divergences="kl,mmd", given=indices, samples=200, lengths=[2])
     assert set(found.cells[0].estimates) == {"kl", "mmd"}
     assert found.settings.given == (1,)
     assert check("gpt", TARGET, given=None, **HOW).settings.given == ()
