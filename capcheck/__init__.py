@@ -5,6 +5,9 @@ result = capcheck.check("diffusion", target, steps=[1, 2, 4, 8])
 print(result.outcome, result.smallest_budget)
 """
 
+import importlib
+from typing import Any
+
 from capcheck import targets
 from capcheck.api import check, report, require, survey
 from capcheck.core.budget import Budget
@@ -37,3 +40,10 @@ __all__ = [
     "survey",
     "targets",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The modules for authors of families, which are loaded when they are first used."""
+    if name in ("authoring", "testing"):
+        return importlib.import_module(f"capcheck.{name}")
+    raise AttributeError(f"module 'capcheck' has no attribute {name!r}")

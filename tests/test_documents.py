@@ -100,7 +100,7 @@ def test_the_family_of_the_contributing_guide_works(monkeypatch: pytest.MonkeyPa
     imports = (
         "from typing import ClassVar\n"
         "from pydantic.dataclasses import dataclass\n"
-        "import capcheck, capcheck.testing\n"
+        "import capcheck\n"
         "from capcheck.authoring import *\n"
         "target = capcheck.targets.from_spec('modes:tokens=3,gap=6')\n"
     )

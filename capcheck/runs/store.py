@@ -26,7 +26,7 @@ from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Measurement
 from capcheck.results.plan import FamilyEntry, FamilyPlan, SuspectPlan
 from capcheck.results.settings import Settings, TargetSummary
-from capcheck.results.survey import SCHEMA_VERSION, MeasuredBy, SurveyResult
+from capcheck.results.survey import SCHEMA_VERSION, CheckResult, MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
 from capcheck.runs.cells import CellKey, Cells
 
@@ -176,13 +176,14 @@ class Store(Cells):
         )
 
 
-def save(result: SurveyResult, folder: str | Path) -> Path:
+def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:
     """Write a result as a run folder, which `capcheck report` reads; returns the folder.
 
     Raises:
         InputError: The folder holds something else, or cannot be written.
     """
     folder = Path(folder)
+    result = result.survey if isinstance(result, CheckResult) else result
     manifest = Manifest(
         measured_by=result.measured_by,
         environment=result.environment,

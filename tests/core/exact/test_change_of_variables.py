@@ -14,6 +14,7 @@ from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact import change_of_variables as module
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import Procedure
@@ -46,6 +47,20 @@ def test_on_a_gaussian_it_is_the_density_of_the_replayed_law(solver: str) -> Non
     exact = law.log_prob(samples(probe, AR1, 4))
     assert (found.values - exact).abs().max() < 1e-6
     assert (found.values - exact - 0.01).abs().min() > 1e-3  # a twin that is off by a hundredth
+
+
+def test_in_single_precision_the_derivative_is_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = AR1.to(device="cpu", dtype=torch.float32)
+    probe = build_probe("diffusion")
+    found = density(probe, target, 4)
+    assert isinstance(found, LogDensity)
+    law = Procedure.of(probe, AR1).exact_law(Budget(length=0, steps=4))
+    assert isinstance(law, GaussianLaw)
+    exact = law.log_prob(samples(probe, target, 4))
+    assert (found.values - exact).abs().max() < 1e-2
+    monkeypatch.setitem(module.STEP, torch.float32, module.STEP[torch.float64])
+    noisy = density(probe, target, 4)
+    assert isinstance(noisy, Unavailable) or (noisy.values - exact).abs().max() > 1e-2
 
 
 def test_in_one_dimension_it_gives_the_reverse_kl_of_quadrature() -> None:
