@@ -57,10 +57,12 @@ def test_in_single_precision_the_derivative_is_no_noise(monkeypatch: pytest.Monk
     law = Procedure.of(probe, AR1).exact_law(Budget(length=0, steps=4))
     assert isinstance(law, GaussianLaw)
     exact = law.log_prob(samples(probe, target, 4))
-    assert (found.values - exact).abs().max() < 1e-2
+    error = float((found.values - exact).abs().max())
+    assert error < 1e-3
     monkeypatch.setitem(module.STEP, torch.float32, module.STEP[torch.float64])
     noisy = density(probe, target, 4)
-    assert isinstance(noisy, Unavailable) or (noisy.values - exact).abs().max() > 1e-2
+    assert isinstance(noisy, LogDensity)
+    assert float((noisy.values - exact).abs().max()) > 10 * error
 
 
 def test_in_one_dimension_it_gives_the_reverse_kl_of_quadrature() -> None:
