@@ -178,7 +178,11 @@ def survey(
             by_default = NEAR_ORACLE if probe.near_oracle and not run.get("given") else None
             networks = _networks(by_default if network is None else network)
         for candidate in _candidates(probe, networks, None, fits):
-            candidates.setdefault(candidate.plan.model_dump_json(), candidate)
+            held = candidates.setdefault(candidate.plan.model_dump_json(), candidate)
+            if type(held.probe) is not type(probe):
+                raise InputError(
+                    f"families holds two classes whose family is {name!r}; give each its own name."
+                )
     return Engine(target, list(candidates.values()), run).run(errors_are_results=True)
 
 

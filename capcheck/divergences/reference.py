@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from capcheck.core.errors import CapcheckError
+from capcheck.core.errors import ProbeError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
@@ -29,7 +29,8 @@ from capcheck.divergences.estimate import Estimate, Kind, Term
 from capcheck.divergences.kl import HEAVY, ROUNDINGS, is_same_law, kl_term, tail_index
 from capcheck.divergences.lost import lost_rows, told
 from capcheck.divergences.sampled import Measured, SampledMeasure, SampledMMD, SampledWasserstein
-from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
+from capcheck.laws.gaussian import MixtureLaw
+from capcheck.procedures.coordinates import ExactLaw
 from capcheck.targets.categorical.sequence_law import SequenceLaw, target_law
 from capcheck.targets.target import ContinuousTarget, Target
 
@@ -39,12 +40,10 @@ __all__ = [
     "NOT_ASKED",
     "ROUNDED",
     "SURE",
-    "ExactLaw",
     "ModelEvidence",
     "Reference",
 ]
 
-ExactLaw = GaussianLaw | MixtureLaw | SequenceLaw
 ENUMERATED = 4096  # sequences up to which laws are spelled out in every cell
 NOT_ASKED = Unavailable(reason="it was not asked for")
 CHECKED = 2_000  # draws that a claim is checked by where MMD was not asked for
@@ -142,7 +141,7 @@ class Reference:
         """Every divergence of a model, by name.
 
         Raises:
-            CapcheckError: The draws contradict the law or the density that the probe claims.
+            ProbeError: The draws contradict the law or the density that the probe claims.
         """
         lost = self._lost(model.samples)
         density = model.log_density
@@ -195,9 +194,9 @@ class Reference:
         return target.gaussian() if isinstance(target, ContinuousTarget) else None
 
     def require_target_draws(self, limit: Tensor, family: str) -> None:
-        """Raise CapcheckError if what a procedure is said to converge to is not the target."""
+        """Raise ProbeError if what a procedure is said to converge to is not the target."""
         if self._contradicts(limit, 0.0):
-            raise CapcheckError(f"{family}: what limit() returns are not draws of the target.")
+            raise ProbeError(f"{family}: what limit() returns are not draws of the target.")
 
     def _best(self, name: str, model: ModelEvidence) -> Estimate:
         if name == "kl":
@@ -240,7 +239,7 @@ class Reference:
 
     def _require_agreement(self, samples: Tensor, mmd: float) -> None:
         if self._contradicts(samples, mmd):
-            raise CapcheckError(
+            raise ProbeError(
                 "run() of the probe and the law that follows from it or from its log_density() "
                 f"disagree: the law is at MMD squared {mmd:.3g} from the target, and the samples "
                 "are not."

@@ -94,6 +94,8 @@ def density_of_draws(
     D = spec.tokens * spec.dim
     if D > DIMENSIONS:
         return Unavailable(reason=f"a change of variables in {D} dimensions, above {DIMENSIONS}")
+    if spec.given:
+        return Unavailable(reason="no change of variables where tokens are given")
     step = STEP[spec.mean.dtype]
 
     def result(shift: tuple[int, float] | None = None) -> tuple[Tensor, Tensor]:

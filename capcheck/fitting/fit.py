@@ -27,6 +27,7 @@ from torch import nn
 
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
+from capcheck.core.version import class_digest, code_digest
 from capcheck.fitting.batches import BatchSource
 from capcheck.fitting.checkpoint import (
     Checkpoint,
@@ -179,7 +180,7 @@ def fit_procedure(
     facts = (
         *(repr(probe), target.fingerprint, str(target.dtype), str(target.device), objective),
         *([str(budget) for budget in budgets], seconds, steps, batch, seed, learning_rate),
-        *(distinction, given),
+        *(distinction, given, code_digest(), class_digest(type(probe))),
     )
     path = None if folder is None else Path(folder) / f"{content_key(module, facts)}.safetensors"
     module = copy.deepcopy(module).to(target.device)

@@ -26,9 +26,12 @@ def capacity_curves(results: Sequence[FamilyResult], level: float) -> tuple[Capa
         level: Confidence of the intervals.
     """
     curves = []
-    for family in dict.fromkeys(found.family for found in results):
+    procedures: dict[str, list[FamilyResult]] = {}
+    for found in results:
+        procedures.setdefault(found.plan.with_oracle().model_dump_json(), []).append(found)
+    for networks in procedures.values():
         sized = sorted(
-            (f for f in results if f.family == family and f.cells and f.parameters),
+            (found for found in networks if found.cells and found.parameters),
             key=lambda found: found.parameters,
         )
         if len(sized) > 1:

@@ -36,6 +36,7 @@ from capcheck.networks.rounded import Precision, Rounding, spec_in
 from capcheck.networks.signatures import (
     Blinding,
     Calls,
+    EnergySignature,
     NetworkT,
     TokenPredictor,
     TokenPredictorSignature,
@@ -95,14 +96,16 @@ class Procedure(Generic[NetworkT]):
         """
         if target.spec.kind not in probe.kinds:
             raise UnfitError(wrong_kind(probe, target))
-        coordinates = coordinates_of(probe, target, given)
+        with named_errors(probe):
+            coordinates = coordinates_of(probe, target, given)
         inside = coordinates.target
 
         def make() -> NetworkT:
-            try:
-                return probe.signature.oracle(inside)
-            except InputError as error:
-                raise UnfitError(str(error)) from error
+            with named_errors(probe):
+                try:
+                    return probe.signature.oracle(inside)
+                except InputError as error:
+                    raise UnfitError(str(error)) from error
 
         return cls(
             probe=probe,
@@ -145,6 +148,12 @@ class Procedure(Generic[NetworkT]):
             precision: Floating-point type of tokens, levels, noise and answers of the network;
                 `float8` applies to the answers only.
         """
+        energies = isinstance(self.probe.signature, EnergySignature)
+        if precision == "float8" and energies and self.spec.kind == "continuous":
+            raise UnfitError(
+                "float8 rounds the answers of a network, and a chain follows the gradient of an "
+                "energy, which is not rounded with them; leave float8 out."
+            )
         return replace(
             self,
             spec=spec_in(self.spec, precision),
@@ -307,7 +316,7 @@ class Procedure(Generic[NetworkT]):
         for state in self.run(budget, n, rng, calls=calls):  # noqa: B007
             pass
         if state is None:
-            raise CapcheckError(f"{self.probe.family}: run() yielded no state at {budget}.")
+            raise ProbeError(f"{self.probe.family}: run() yielded no state at {budget}.")
         return self._filled(state, rng, calls)
 
     def _filled(self, state: State, rng: Randomness, calls: Calls | None) -> Tensor:

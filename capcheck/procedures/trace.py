@@ -111,13 +111,16 @@ class Recorder:
     def __init__(self, family: str, start: State) -> None:
         self._family, self._start = family, start
         self._latest: State | None = None
-        self._tokens = start.tokens
+        self._kept = start
         self._iteration = 0
         n, N = start.placed.shape
         self.writes = Writes.none(n, N, start.placed.device)
 
-    def record(self, state: State) -> None:
+    def record(self, state: State) -> State:
         """Checks the next state and adds it to `writes`.
+
+        Returns:
+            A copy of the state, which no later iteration can change.
 
         Raises:
             ProbeError: A token changed without a reported write, a state was changed after it was
@@ -130,13 +133,13 @@ class Recorder:
                     "but the given tokens, and nothing written."
                 )
         else:
-            if bool(_differ(self._latest.tokens, self._tokens).any()):
+            if not _same(self._latest, self._kept):
                 raise ProbeError(
-                    f"{self._family}: iteration {self._iteration + 1} changed the tokens of an "
-                    "earlier state in place; write into a copy."
+                    f"{self._family}: iteration {self._iteration + 1} changed an earlier "
+                    "state in place; write into a copy."
                 )
             self._iteration += 1
-            moved = _differ(state.tokens, self._tokens)
+            moved = _differ(state.tokens, self._kept.tokens)
             if bool((moved & ~state.written).any()):
                 raise ProbeError(
                     f"{self._family}: iteration {self._iteration} moved tokens that its state does "
@@ -148,7 +151,19 @@ class Recorder:
                 f"{self._family}: iteration {self._iteration} moved a given token; given tokens "
                 "keep their values."
             )
-        self._latest, self._tokens = state, state.tokens.clone()
+        self._latest, self._kept = state, _copied(state)
+        return self._kept
+
+
+def _copied(state: State) -> State:
+    return State(
+        tokens=state.tokens.clone(), placed=state.placed.clone(), written=state.written.clone()
+    )
+
+
+def _same(a: State, b: State) -> bool:
+    masks = torch.equal(a.placed, b.placed) and torch.equal(a.written, b.written)
+    return masks and not bool(_differ(a.tokens, b.tokens).any())
 
 
 def _differ(a: Tensor, b: Tensor) -> Tensor:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from capcheck.core.errors import InputError
 from capcheck.core.record import Record
 from capcheck.networks.kinds import ORACLE, NetworkKind, PerturbedNetwork, RoundedNetwork
 from capcheck.networks.rounded import Precision
 from capcheck.procedures.probe import AnyProbe, Failure, Row
+from capcheck.procedures.procedure import named_errors
 
 __all__ = ["FamilyEntry", "FamilyPlan", "FitFacts", "NetworkFacts", "SuspectPlan", "plan_of"]
 
@@ -79,9 +83,11 @@ class FamilyEntry(Record):
     @classmethod
     def of(cls, probe: AnyProbe) -> FamilyEntry:
         """The entry of a probe with its oracle."""
+        with named_errors(probe):
+            found = probe.suspects()
         suspects = tuple(
             SuspectPlan(failure=one.failure, cure=one.cure, plan=plan_of(one.probe))
-            for one in probe.suspects()
+            for one in found
         )
         return cls(
             plan=plan_of(probe),
@@ -98,8 +104,14 @@ class FamilyEntry(Record):
 def plan_of(probe: AnyProbe) -> FamilyPlan:
     """The plan of a probe with its oracle."""
     facts = dataclasses.asdict(probe)
-    options = {name: list(x) if isinstance(x, tuple) else x for name, x in facts.items()}
-    return FamilyPlan(family=probe.family, options=options)  # lists, as JSON has no tuples
+    try:
+        options = to_jsonable_python(facts)  # with lists, as JSON has no tuples
+    except PydanticSerializationError as error:
+        raise InputError(
+            f"options of {probe.family} must be data that JSON can hold, got {facts}: {error}; "
+            "make an option a number, a text or a list."
+        ) from None
+    return FamilyPlan(family=probe.family, options=options)
 
 
 class FitFacts(Record):

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from capcheck.core.budget import Budget
-from capcheck.core.errors import CapcheckError, InputError, UnfitError
+from capcheck.core.errors import CapcheckError, ControlFlow, InputError, UnfitError
 from capcheck.fitting.checkpoint import content_key
 from capcheck.fitting.fit import Fitted, fit_procedure
 from capcheck.fitting.named import Named, is_architecture, make, placed, require_fittable
@@ -143,7 +143,7 @@ def fitted_network(
             )
             # The fit has changed the density that was checked before.
             require_density(fitted.network, procedure, name=checked.name)
-    except CapcheckError:
+    except (CapcheckError, ControlFlow):
         raise
     except Exception as error:
         if is_architecture(candidate.network or ""):

@@ -89,11 +89,11 @@ class Cells:
 
     def unfit(self, plan: FamilyPlan) -> str | None:
         """The reason why a plan cannot be measured on the target, or None if none is noted."""
-        return self._unfit.get(_identity(plan))
+        return self._unfit.get(self._note_key(plan))
 
     def note(self, plan: FamilyPlan, reason: str) -> None:
         """Keep the reason why a plan cannot be measured on the target."""
-        name = _identity(plan)
+        name = self._note_key(plan)
         if self._unfit.get(name) != reason:
             self._write({"unfit": name, "reason": reason})
             self._unfit[name] = reason
@@ -124,6 +124,10 @@ class Cells:
                 self._cells[str(record["key"])] = Measurement.model_validate(record["cell"])
         except (ValueError, KeyError, TypeError):
             return
+
+    def _note_key(self, plan: FamilyPlan) -> str:
+        """The plan and the code that could not measure it: other code may be able to."""
+        return f"{_identity(plan)} {self._measured_by.of(plan.family)}"
 
     def _digest(self, key: CellKey) -> str:
         facts = self.network(key.plan)

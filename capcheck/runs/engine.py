@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from capcheck.core.budget import Budget
-from capcheck.core.errors import CapcheckError, InputError, NetworkError, UnfitError
+from capcheck.core.errors import CapcheckError, ControlFlow, InputError, NetworkError, UnfitError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.version import __version__, class_digest, code_digest
 from capcheck.diagnostics.witness import Observer
@@ -81,7 +81,7 @@ class Engine:
         self._done, self._counting = 0, True
         out = options.get("out")
         self._folder = None if out is None else Path(out)
-        self._checked_networks: dict[str, CheckedNetwork] = {}  # key: title of the plan
+        self._checked_networks: dict[str, CheckedNetwork] = {}  # key: the plan as JSON
         self._procedures: dict[str, AnyProcedure] = {}  # key: family and options
         self._references: dict[int, tuple[Reference, Observer]] = {}  # key: number of samples
         # Sweeps of the candidate that is being measured; key: plan and look.
@@ -191,13 +191,13 @@ class Engine:
 
     def _checked(self, candidate: Candidate) -> CheckedNetwork:
         """The checked network of a candidate before it is fitted, made once."""
-        title = candidate.plan.title
-        if title not in self._checked_networks:
+        key = json.dumps(candidate.plan.to_json(), sort_keys=True)
+        if key not in self._checked_networks:
             procedure, budgets = self._procedure(candidate.probe), self._settings.grid.budgets()
-            self._checked_networks[title] = checked_network(
+            self._checked_networks[key] = checked_network(
                 candidate, procedure, budgets, seed=self._settings.seed
             )
-        return self._checked_networks[title]
+        return self._checked_networks[key]
 
     def _network(self, candidate: Candidate) -> Callable[..., Any]:
         """The network to measure in place of the oracle, fitted if the plan says so."""
@@ -229,6 +229,8 @@ class Engine:
             return
         try:
             self._look(plan, self._procedure(candidate.probe), look)
+        except ControlFlow:
+            raise
         except Exception as error:  # the oracle's own result states the reason
             logger.exception("%s has no oracle to be compared with", candidate.plan.title)
             self._cells.note(plan, _reason(error))
@@ -241,7 +243,7 @@ class Engine:
                 self._look(plan, self._procedure(suspect.probe), look, [largest])
             except UnfitError as error:  # the changed procedure has no oracle on this target
                 logger.info("%s is no suspect: %s", plan.title, error)
-            except _CallersError:
+            except ControlFlow:
                 raise
             except Exception:  # the family itself was measured, and keeps its result
                 logger.exception("%s, a suspect, failed", plan.title)
@@ -267,6 +269,8 @@ class Engine:
         """Keep the reason why an additional measurement failed; the result stands without it."""
         try:
             yield
+        except ControlFlow:
+            raise
         except Exception as error:
             logger.exception("%s failed", plan.title)
             self._cells.note(plan, _reason(error))
@@ -382,7 +386,7 @@ class Engine:
             handler.close()
 
 
-class _CallersError(Exception):
+class _CallersError(ControlFlow):
     """An argument of the caller is wrong, which shows only while the run makes use of it."""
 
 
@@ -412,7 +416,9 @@ def full_precision() -> Iterator[None]:
 
 
 def _measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:
-    families = {one.probe.family: class_digest(type(one.probe)) for one in candidates}
+    probes = [one.probe for one in candidates]
+    probes += [suspect.probe for probe in probes for suspect in probe.suspects()]
+    families = {probe.family: class_digest(type(probe)) for probe in probes}
     return MeasuredBy(version=__version__, code=code_digest(), families=families)
 
 

@@ -209,6 +209,11 @@ def placement(device: str) -> tuple[torch.device, torch.dtype]:
         raise InputError(f"device must be auto, cpu or cuda[:N], got {device!r}.") from None
     if place.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device!r} asks for a GPU, and torch sees none; use cpu.")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {device!r} asks for a GPU beyond the {torch.cuda.device_count()} that torch "
+            "sees; count them from cuda:0."
+        )
     if place.type not in ("cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda[:N], got {device!r}.")
     return place, torch.float64 if place.type == "cpu" else torch.float32

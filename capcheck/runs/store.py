@@ -104,7 +104,11 @@ class Store(Cells):
             if (folder / MANIFEST).exists():
                 held = read_manifest(folder)
                 _require_same(held, manifest, folder)
-                now = {"settings": manifest.settings, "measured_by": manifest.measured_by}
+                now = {
+                    "settings": manifest.settings,
+                    "measured_by": manifest.measured_by,
+                    "families": manifest.families,
+                }
                 if any(getattr(held, name) != value for name, value in now.items()):
                     held = held.model_copy(update=now)
                     write_atomically(folder / MANIFEST, held.model_dump_json(indent=2) + "\n")

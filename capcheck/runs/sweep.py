@@ -24,7 +24,8 @@ from capcheck.diagnostics.diagnosis import Diagnoser, Diagnosis
 from capcheck.diagnostics.witness import Observer, Witness
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate, Term
-from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.divergences.lost import lost_rows, told
+from capcheck.divergences.reference import NOT_ASKED, ModelEvidence, Reference
 from capcheck.laws.gaussian import MixtureLaw
 from capcheck.networks.signatures import Calls
 from capcheck.procedures.coordinates import ExactLaw
@@ -41,7 +42,6 @@ EXAMPLES = 200  # largest number of samples of a cell that are kept for the repo
 # Largest number of numbers in the samples that are kept (eight samples are kept in any case), and
 # in an exact law that is kept.
 EXAMPLE_NUMBERS = 4096
-_NOT_ASKED = Unavailable(reason="it was not asked for")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -180,10 +180,10 @@ class Sweep:
         recorder = Recorder(self._probe.family, self._procedure.start(n, rng))
         latest: dict[Budget, tuple[State, Calls, Writes]] = {}
         for iteration, state in enumerate(self._procedure.run(largest, n, rng, calls=calls)):
-            recorder.record(state)
+            kept = recorder.record(state)
             for budget in snapshots:
-                if self._is_within(budget, state, iteration):
-                    latest[budget] = (state, dataclasses.replace(calls), recorder.writes)
+                if self._is_within(budget, kept, iteration):
+                    latest[budget] = (kept, dataclasses.replace(calls), recorder.writes)
         for budget, snapshot in snapshots.items():
             if budget not in latest:
                 raise ProbeError(f"{self._probe.family}: run() yielded no state at {budget}.")
@@ -237,10 +237,10 @@ class Sweep:
             law=law,
             log_density=self._density_of_draws(budget)
             if "kl" in asked and not known
-            else _NOT_ASKED,
+            else NOT_ASKED,
             own_log_density=self._own_log_density(budget, samples)
             if "reverse_kl" in asked and not known
-            else _NOT_ASKED,
+            else NOT_ASKED,
             limit=lambda: self._limit if "wasserstein" in asked and not known else None,
         )
 
@@ -333,10 +333,10 @@ class RoundedSweep(Sweep):
     def _moved(self, samples: Tensor, precise: Tensor) -> Estimate:
         spec, level = self._target.spec, self._settings.level
         wasserstein = DIVERGENCES[spec.kind]["wasserstein"]
-        if not bool(samples.isfinite().all()):
-            return Estimate.unavailable(
-                "some samples are not finite", level=level, unit=wasserstein.unit
-            )
+        lost = lost_rows(samples, spec.spread) | lost_rows(precise, spec.spread)
+        if bool(lost.any()):
+            reason = f"{told(int(lost.sum()), len(lost))} in one of the two runs"
+            return Estimate.unavailable(reason, level=level, unit=wasserstein.unit)
         if spec.kind == "continuous":
             cost = (samples - precise).square().flatten(1).sum(1)
             reach = spec.spread**2

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,7 +20,13 @@ from capcheck.fitting.networks import cast
 from capcheck.laws import Categorical, TokenLaw, log_table
 from capcheck.laws.shifted import Shifted
 from capcheck.networks.signatures import (
+    BijectionSignature,
+    ConsistencySignature,
+    DecoderSignature,
     DenoiserSignature,
+    FlowMapSignature,
+    GeneratorSignature,
+    LowRankPredictorSignature,
     Signature,
     TokenPredictorSignature,
     Wrapper,
@@ -55,11 +61,25 @@ class _Forgetful(Wrapper):
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
         """The network's answer, falsified for known tokens."""
         answer = network(*shown)
-        if isinstance(self._signature, TokenPredictorSignature):
-            return _wrong_law(answer, shown[1])
-        if isinstance(self._signature, DenoiserSignature):
-            return answer + WRONG * (shown[1] == 0)[..., None].to(answer)
-        return answer
+        known = self._known(shown)
+        if known is None:
+            return answer
+        if isinstance(answer, TokenLaw):
+            return _wrong_law(answer, known)
+        if answer.is_floating_point():
+            return answer + WRONG * known[..., None].to(answer)
+        return torch.where(known, 0, answer)
+
+    def _known(self, shown: Sequence[Tensor]) -> Tensor | None:
+        """The tokens whose answers mean nothing, (n, N) bool, or None if there are none."""
+        if isinstance(self._signature, (TokenPredictorSignature, LowRankPredictorSignature)):
+            return shown[1]
+        if isinstance(self._signature, (DenoiserSignature, FlowMapSignature, ConsistencySignature)):
+            return shown[1] == 0
+        conditioned = (GeneratorSignature, BijectionSignature, DecoderSignature)
+        if isinstance(self._signature, conditioned) and len(shown) > 1:
+            return shown[2]
+        return None
 
 
 def _wrong_law(law: TokenLaw, known: Tensor) -> TokenLaw:

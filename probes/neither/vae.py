@@ -24,10 +24,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -73,6 +73,13 @@ class VAE(Probe[Decoder]):
     importance_samples: Annotated[
         int, Field(ge=1, description="draws M of the encoder per sequence, for its density")
     ] = 16
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        """The latent is limited in one way or not at all."""
+        if self.latent is not None and self.classes is not None:
+            raise ValueError("latent and classes limit the latent in two ways; give one of them")
+        return self
 
     @property
     def signature(self) -> DecoderSignature:

@@ -24,7 +24,6 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import TokenLaw
@@ -110,11 +109,6 @@ class DecoderSignature(Signature[Decoder]):
     def _oracle_of(self, target: Target) -> DecoderOracle:
         """Of a law whose rows may have laws of their own."""
         if self.latent is not None:
-            if self.classes is not None:
-                raise InputError(
-                    "vae.latent and vae.classes limit the latent in two ways, got both; "
-                    "leave one of them out."
-                )
             if self.latent == 0 and not isinstance(target, ContinuousTarget):
                 return MarginalDecoder(target)
             continuous = require_continuous(target, "a linear decoder")
