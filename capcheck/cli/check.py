@@ -26,6 +26,7 @@ from capcheck.cli.options import (
 from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
 from capcheck.procedures.registry import probe_class
+from capcheck.runs.options import Progress
 
 __all__ = ["check"]
 
@@ -65,8 +66,9 @@ def check(
 ) -> None:
     """Check whether one family can produce a target, and at which budget."""
     probe_class(family)  # an unknown name must fail before the data are read
-    target = target_of(given)
     with live_progress() as progress:
+        progress(Progress(done=0, total=0, running="data and law"))
+        target = target_of(given)
         result = api.check(
             family,
             target,

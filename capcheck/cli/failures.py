@@ -82,5 +82,7 @@ class QuietStream:
 
 def _end(sentence: str, code: int) -> NoReturn:
     one_line = " ".join(sentence.split())
-    Console(stderr=True).print(f"error: {one_line}", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(
+        f"error: {one_line}", markup=False, highlight=False, soft_wrap=True
+    )
     sys.exit(code)

@@ -435,4 +435,4 @@ def _numbers(pairs: dict[str, str]) -> dict[str, float]:
 
 
 def _name(param: click.Parameter | None) -> str:
-    return f"--{param.name.replace('_', '-')}" if param is not None and param.name else "value"
+    return max(param.opts, key=len) if param is not None else "value"

@@ -29,7 +29,7 @@ def live_progress() -> Iterator[Callable[[Progress], None]]:
 
     On a terminal it moves a bar, and in a pipe it prints lines.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     if not console.is_terminal:
         yield _plain_lines(console)
         return
@@ -42,7 +42,7 @@ def live_progress() -> Iterator[Callable[[Progress], None]]:
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda p: bar.update(
-            task, completed=p.done, total=p.total, description=escape(p.running)
+            task, completed=p.done, total=p.total or None, description=escape(p.running)
         )
 
 
@@ -52,13 +52,14 @@ def _plain_lines(console: Console) -> Callable[[Progress], None]:
 
     def show(progress: Progress) -> None:
         nonlocal last
-        if progress.done == last:
+        if progress.done == last and progress.total:
             return
-        last = progress.done
+        last = progress.done if progress.total else -1
         elapsed = time.monotonic() - start
         left = elapsed / progress.done * (progress.total - progress.done) if progress.done else 0
         tail = f", about {left:.0f} s left" if progress.done else ""
-        line = f"[{progress.done}/{progress.total}] {progress.running}{tail}"
+        place = f"[{progress.done}/{progress.total}] " if progress.total else ""
+        line = f"{place}{progress.running}{tail}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return show

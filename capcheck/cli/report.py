@@ -26,7 +26,7 @@ __all__ = ["deliver", "report"]
 def report(folder: Path, out: Path | None) -> None:
     """Write the HTML report of a saved run."""
     path = api.report(Store.open(folder).result(), out or folder / "report.html")
-    _print_path(Console(), path)
+    _print_path(Console(emoji=False), path)
 
 
 def deliver(
@@ -47,7 +47,7 @@ def deliver(
     else:
         print_survey(result, quick=quick)
     if out is not None:
-        _print_path(Console(stderr=as_json), api.report(result, out / "report.html"))
+        _print_path(Console(stderr=as_json, emoji=False), api.report(result, out / "report.html"))
 
 
 def _print_path(console: Console, path: Path) -> None:

@@ -28,6 +28,7 @@ from capcheck.core.errors import CapcheckError
 from capcheck.data.files import name_of
 from capcheck.procedures.registry import probe_class
 from capcheck.results.survey import SurveyResult
+from capcheck.runs.options import Progress
 
 __all__ = ["QUICK", "survey"]
 
@@ -84,10 +85,11 @@ def survey(
         given |= {name: value for name, value in QUICK.items() if given[name] is None}
     if given["out"] is None and given["data"] is not None:
         given["out"] = Path("runs") / (name_of(given["data"]) + ("-quick" if quick else ""))
-    target = target_of(given)
     if quick and fit_seconds is None and fit_steps is None:
         fit_steps = api.QUICK_FIT_STEPS
     with live_progress() as progress:
+        progress(Progress(done=0, total=0, running="data and law"))
+        target = target_of(given)
         result = api.survey(
             target,
             chosen,

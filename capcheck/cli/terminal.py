@@ -216,8 +216,8 @@ def equal_cells(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 def output() -> Console:
     """A console on standard output; in a pipe it is wide enough for every table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=140, emoji=False)
 
 
 def _print_rates(console: Console, found: FamilyResult, lead: str) -> None:

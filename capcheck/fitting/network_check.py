@@ -165,6 +165,8 @@ class _NetworkCheck(Wrapper):
                 raise NetworkError(f"{expected}, and must answer in numbers, got NaN.")
             coarse = x.detach().to(torch.bfloat16).view(torch.int16)  # other devices round alike
             self.digest.update(repr(tuple(x.shape)).encode() + coarse.cpu().numpy().tobytes())
+        if isinstance(answer, TokenLaw) and bool((numbers[1] < 0).any()):
+            raise NetworkError(f"{expected}, and must have variances of at least 0, got less.")
         if isinstance(self._signature, BijectionSignature):
             self._require_log_prob(answer, shown[1:], expected)
         if self.calls < TWICE:

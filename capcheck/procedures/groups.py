@@ -78,7 +78,7 @@ class Groupwise(Probe[TokenPredictor]):
         for group in self.groups(spec, budget.length):
             tokens = state.tokens.clone()
             law = network(state.tokens, _shown(group, state.placed)).select(group.tokens)
-            tokens[:, group.tokens] = law.sample(rng)
+            tokens[:, group.tokens] = law.sample(rng).to(tokens)
             state = state.write(tokens, _holding(state.placed, group.tokens))
             yield state
 

@@ -212,9 +212,10 @@ class Probe(ABC, Generic[NetworkT]):
     def basis(self, spec: SequenceSpec) -> Tensor | None:
         """The orthonormal basis (N d, N d) that the procedure works in, or None for the tokens.
 
-        With a basis, spec and network are those of the coefficients `basis @ (x / units)`, where
-        the units are the target's own (see `ContinuousTarget.in_basis`), and the engine transforms
-        the results back. `placed`, `written` and the length budget then count coefficients.
+        With a basis, spec and network are those of the coefficients basis @ ((x - mean) / units),
+        where the units are the target's own (see `capcheck.procedures.coordinates`), and the
+        engine transforms the results back. `placed`, `written` and the length budget then count
+        coefficients.
 
         Args:
             spec: Specification of the target's tokens.

@@ -21,6 +21,9 @@ from capcheck.procedures.probe import ROWS, AnyProbe, Probe
 __all__ = ["build_probe", "families", "probe_class", "report_writer"]
 
 
+LARGEST_OPTION = 2**31 - 1  # largest number that an option of a family may be
+
+
 @functools.cache
 def _entries(group: str) -> dict[str, EntryPoint]:
     entries: dict[str, EntryPoint] = {}
@@ -73,7 +76,9 @@ def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyPro
             hint = near(name, known) if known else "it has no options."
             raise InputError(f"{family} has no option {name!r}; {hint}")
     try:
-        return probe(**options)
+        made = probe(**options)
+        _require_sizes(made)
+        return made
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"][:1]) or "options"
@@ -82,6 +87,17 @@ def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyPro
             f"{family}.{field}: {problem['msg'].removeprefix('Value error, ')}, got {given!r}; "
             f"see `capcheck families {family}`."
         ) from None
+
+
+def _require_sizes(probe: AnyProbe) -> None:
+    """Raise InputError if an option is a number that no computation could hold."""
+    for name, value in dataclasses.asdict(probe).items():
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(number, (int, float)) and not abs(number) <= LARGEST_OPTION:
+                raise InputError(
+                    f"{probe.family}.{name} must be a number of at most {LARGEST_OPTION:,}, got "
+                    f"{number!r}; see `capcheck families {probe.family}`."
+                )
 
 
 def report_writer(name: str = "html") -> Callable[[Any], str]:

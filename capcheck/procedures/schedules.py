@@ -52,7 +52,7 @@ def _separate(value: object) -> object:
 
 
 def _falling(levels: tuple[float, ...]) -> tuple[float, ...]:
-    if any(s >= t for t, s in itertools.pairwise(levels)):
+    if not all(s < t for t, s in itertools.pairwise(levels)):  # NaN falls nowhere
         raise ValueError("levels must fall from one to the next")
     return levels
 

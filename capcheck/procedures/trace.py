@@ -126,6 +126,11 @@ class Recorder:
             ProbeError: A token changed without a reported write, a state was changed after it was
                 yielded, a given token changed, or the first state is not a start.
         """
+        if not isinstance(state, State):
+            raise ProbeError(
+                f"{self._family}: run() must yield states, got {type(state).__name__}; yield a "
+                "State."
+            )
         if self._latest is None:
             if bool((state.placed != self._start.placed).any() or state.written.any()):
                 raise ProbeError(

@@ -52,6 +52,7 @@ __all__ = ["LOG", "Engine", "full_precision"]
 
 LOG = "run.log"  # name of the log file in a run's folder
 logger = logging.getLogger("capcheck")
+logger.addHandler(logging.NullHandler())  # a program that wants the log adds a handler of its own
 
 
 class Engine:

@@ -37,6 +37,7 @@ __all__ = [
 
 MIN_SAMPLES = 200  # with fewer draws the groups of rows that pair two cells are too small
 MAX_SEED = 2**63 - 1  # largest seed that a generator of torch accepts
+MAX_SAMPLES = 10_000_000  # most sequences of a cell, which are all kept in memory
 MAX_LOOKS = 10  # the tenth look has 2^9 times the samples of the first
 
 
@@ -137,7 +138,7 @@ def settings_of(
     return Settings(
         grid=Grid.over(free, options.get("lengths"), options.get("steps")),
         given=given,
-        samples=whole_number("samples", options.get("samples", 2000), MIN_SAMPLES),
+        samples=whole_number("samples", options.get("samples", 2000), MIN_SAMPLES, MAX_SAMPLES),
         looks=whole_number("looks", options.get("looks", 1), 1, MAX_LOOKS),
         seed=whole_number("seed", options.get("seed", 0), 0, MAX_SEED),
         level=level,

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from capcheck.core.budget import AXES, Budget
-from capcheck.core.errors import ProbeError, UnfitError
+from capcheck.core.errors import InputError, ProbeError, UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences.reference import ModelEvidence, Reference
 from capcheck.networks.signatures import Calls
-from capcheck.procedures.probe import ROWS, AnyProbe, State
+from capcheck.procedures.probe import ROWS, AnyProbe, Probe, State
 from capcheck.procedures.procedure import AnyProcedure, Procedure
 from capcheck.procedures.trace import Recorder
 from capcheck.targets import ProductMixture, from_spec, from_table
@@ -117,6 +117,10 @@ def check_family(probe: AnyProbe) -> None:
     Raises:
         ProbeError: The probe violates the contract; the sentence names the first violation.
     """
+    if not isinstance(probe, Probe):
+        raise InputError(
+            f"check_family takes a Probe, got {probe!r}; make the probe first, as in MyProbe()."
+        )
     cases = list(cases_of(probe))
     if not cases:
         raise ProbeError(

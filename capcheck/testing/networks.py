@@ -16,9 +16,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from capcheck.fitting.networks import cast
 from capcheck.laws import Categorical, TokenLaw, log_table
 from capcheck.laws.shifted import Shifted
+from capcheck.networks.rounded import Rounding
 from capcheck.networks.signatures import (
     BijectionSignature,
     ConsistencySignature,
@@ -49,7 +49,8 @@ def wrapper_of(name: NetworkName, signature: Signature[Any]) -> Wrapper:
     """
     if name == "forgetful":
         return _Forgetful(signature)
-    return {"oracle": Wrapper, "huge": _Huge, "float32": _Single}[name]()
+    wrappers = {"oracle": Wrapper(), "huge": _Huge(), "float32": Rounding("float32")}
+    return wrappers[name]
 
 
 class _Forgetful(Wrapper):
@@ -102,12 +103,3 @@ class _Huge(Wrapper):
             log_p = log_table(answer)
             return Categorical(torch.where(log_p.isinf(), log_p, HUGE * log_p))
         return Shifted(answer, torch.full_like(answer.mean(), HUGE))
-
-
-class _Single(Wrapper):
-    """Rounds arguments and answers to single precision."""
-
-    def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer to rounded arguments, rounded."""
-        rounded = (cast(cast(x, torch.float32), x.dtype) for x in shown)
-        return cast(network(*rounded), torch.float32)

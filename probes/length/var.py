@@ -7,9 +7,9 @@ Assumption: the tokens of one scale are independent given the coarser scales.
 Budgets: `length` is the number of tokens that may be placed: a scale that does not fit as a whole
 is left out. `steps` is ignored.
 Scales: continuous tokens form an orthonormal Haar pyramid of the sequence or grid, after each is
-divided by its unit (the target's bandwidth); states, length and completion then refer to the
-coefficients of the pyramid. Categorical tokens, sides that are no powers of two and parts of a
-larger grid form interlaced subsets: every 2^m-th place of each side.
+centred and divided by its unit (the target's bandwidth); states, length and completion then refer
+to the coefficients of the pyramid. Categorical tokens, sides that are no powers of two and parts of
+a larger grid form interlaced subsets: every 2^m-th place of each side.
 Given tokens: shown to every scale. Continuous tokens form interlaced subsets, too, if some are
 given.
 Known: at full length KL is the sum over scales of E[total correlation of the scale given the

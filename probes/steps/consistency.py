@@ -53,7 +53,7 @@ class Consistency(Probe[ConsistencyFunction]):
     near_oracle: ClassVar[bool] = True
 
     solver_steps: Annotated[
-        Annotated[int, Field(ge=1)] | Literal["exact"],
+        Annotated[int, Field(ge=1, le=10_000)] | Literal["exact"],
         Field(description="DDIM steps over [0, 1] that the network was distilled from, or `exact`"),
     ] = 2
     times: Annotated[

@@ -104,8 +104,13 @@ class ParallelSolve(Probe[PrefixPredictor]):
 
     def limit(
         self, oracle: PrefixPredictor, spec: SequenceSpec, start: State, rng: Randomness
-    ) -> Tensor:
-        """The autoregressive sample that the same noise gives, drawn token by token."""
+    ) -> Tensor | None:
+        """The autoregressive sample that the same noise gives, drawn token by token.
+
+        It is a draw of the target unless a token is drawn before a given one that it cannot see.
+        """
+        if spec.given and spec.given[-1] > spec.free[0]:
+            return None
         x = start.filled(_first_guess(spec, start.n)).tokens
         for i in spec.free:
             x[:, i] = _conditionals(oracle, x).sample(rng.stream("noise"))[:, i]

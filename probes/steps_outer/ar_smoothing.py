@@ -70,7 +70,9 @@ class ARSmoothing(Probe[TransitionPredictor]):
     heads: Annotated[HeadName, Field(description="law that the network emits per token")] = (
         "gaussian"
     )
-    components: Annotated[int, Field(ge=2, description="number of Gaussians of a mixture head")] = 2
+    components: Annotated[
+        int, Field(ge=2, le=256, description="number of Gaussians of a mixture head, at most 256")
+    ] = 2
     first_noise: Annotated[
         float,
         Field(gt=0, allow_inf_nan=False, description="s_1 in standard deviations of a token"),
@@ -113,7 +115,7 @@ class ARSmoothing(Probe[TransitionPredictor]):
                 seen = self._seen(t, s, i, made)
                 tokens = state.tokens.clone()
                 law = self._emitted(network, tokens, seen, s, i)
-                tokens[:, i] = law.sample(rng)[:, 0]
+                tokens[:, i] = law.sample(rng)[:, 0].to(tokens)
                 state = state.write(tokens, (place == i).expand(start.n, -1))
                 yield state
 

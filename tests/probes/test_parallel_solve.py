@@ -12,6 +12,7 @@ from networks import TablePredictor, law_of, table
 from reference.groups import covariance_of_groups, law_of_groups, probability, sequences
 from scipy import stats
 
+from capcheck import check
 from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
@@ -229,3 +230,12 @@ def test_a_causal_predictor_is_told_nothing_of_what_follows(name: str) -> None:
     before, after = predict(x, known).mean(), predict(changed, known).mean()
     assert (before - after)[:, :3].abs().max() < 1e-12
     assert (before - after)[:, 3:].abs().max() > 1e-3
+
+
+def test_beside_a_token_that_it_cannot_see_it_has_no_limit() -> None:
+    target = from_spec("modes:tokens=3,modes=2,gap=3")
+    for given, known in (((1,), False), ((2,), False), ((0,), True)):
+        limit = Procedure.of(ParallelSolve(), target, given=given).limit(5, CounterRandomness(0))
+        assert (limit is not None) is known
+    found = check("parallel_solve", target, given=[1], lengths=[2], steps=[2], samples=200)
+    assert found.cells  # it is measured, by its draws and its density

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from capcheck.cli.app import main
+from capcheck.cli.app import cli, main
+from capcheck.core.errors import InputError
 from capcheck.targets.specs import BUILT_IN
 
 SMALL = ["--target", "modes:tokens=3", "--samples", "200", "--steps", "1,2"]
@@ -312,3 +313,32 @@ def test_nan_in_the_data_is_refused_from_the_shell(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "NaN or infinity in 1 of 2 rows" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "--family gpt --option window=99999999999999999999999",
+            "gpt.window must be a number",
+        ),
+        ("--family diffusion --option levels=1/nan/0", "levels must fall"),
+        ("--family gpt --samples 99999999999999999999999", "samples must be at most 10000000"),
+        ("--family gpt --length a", "--length must be whole numbers"),
+        ("--family vae --option latent=1,classes=2", "limit the latent in two ways"),
+    ],
+)
+def test_numbers_that_nothing_could_hold_are_refused(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["check", "--target", "gaussian:tokens=2", *words.split()]
+    with pytest.raises(InputError) as caught:
+        cli.main(command, standalone_mode=False)
+    assert said in str(caught.value)
+
+
+def test_the_first_line_comes_before_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "check --family gpt --target gaussian:tokens=2 --samples 200"
+    with pytest.raises(SystemExit):
+        cli.main(words.split(), standalone_mode=False)
+    assert capsys.readouterr().err.splitlines()[0] == "data and law"

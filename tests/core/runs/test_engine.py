@@ -260,3 +260,9 @@ def test_names_and_indices_may_come_as_people_write_them() -> None:
     assert set(found.cells[0].estimates) == {"kl", "mmd"}
     assert found.settings.given == (1,)
     assert check("gpt", TARGET, given=None, **HOW).settings.given == ()
+
+
+def test_a_failure_leaves_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ProbeError):
+        check(Broken(), TARGET, **HOW)
+    assert "Traceback" not in capfd.readouterr().err
