@@ -1,6 +1,6 @@
-"""Fitting: real networks in the oracle's place, found by name, checked, and fitted to the oracle.
+"""Fitting: networks that replace the oracle are found by name, checked, and fitted to the oracle.
 
-The folder imports `procedures` and what lies below; `runs` and `api` may import it.
+This folder imports `procedures` and the folders below it; `runs` and `api` may import this folder.
 """
 
 from capcheck.fitting.architecture import Architecture

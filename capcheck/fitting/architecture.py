@@ -1,8 +1,8 @@
-"""Architecture: which default module to build, and how large, as one line of text.
+"""An architecture is the kind and size of a default module, written as one line of text.
 
-`mlp:width=128,depth=3` is a residual perceptron over the whole sequence, `transformer:...` one that
-attends over tokens; `depth=0` leaves an affine map. `components` counts the Gaussians of the head
-of a continuous token.
+`mlp:width=128,depth=3` is a residual perceptron over the whole sequence, and `transformer:...` a
+transformer whose tokens attend to each other; with `depth=0` either is an affine map. The key
+`components` sets the number of Gaussians in the law of a continuous token.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Architecture:
     """Kind and size of a default module.
 
     Attributes:
-        trunk: What joins the tokens.
-        width: Numbers of a hidden layer, 1..4096.
-        depth: Residual blocks, 0..64.
-        components: Gaussians m of a continuous token's head, 1..256.
+        trunk: Kind of network that maps the tokens' features to outputs.
+        width: Units of a hidden layer, 1..4096.
+        depth: Number of residual blocks, 0..64.
+        components: Number m of Gaussians in the law of a continuous token, 1..256.
     """
 
     trunk: Trunk = "mlp"
@@ -45,10 +45,11 @@ class Architecture:
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """Read `trunk:key=value,...`; what is left out keeps its default.
+        """Parse `trunk:key=value,...`; keys that are left out keep their defaults.
 
         Raises:
-            InputError: Unknown trunk or key, or a value that is no whole number in its range.
+            InputError: The trunk or a key is unknown, a key is given twice, or a value is not a
+                whole number in its range.
 
         Example:
             >>> Architecture.parse("mlp:width=8,depth=1").width

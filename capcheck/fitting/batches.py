@@ -1,7 +1,7 @@
-"""BatchSource: the batches of a fit, each a function of the seed and its number.
+"""A batch source makes the batches of a fit; batch k depends on the seed and k only.
 
-Batch k is fresh, or, where the oracle is dearer than a step, rows of a pool of so many draws that
-are used again and again. The rows held out are draws of their own.
+Every batch is freshly drawn, or, where calls of the oracle take longer than steps, taken from a
+pool of precomputed batches that are reused. Held-out batches are drawn separately.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from capcheck.fitting.objectives import Batch, Objective
 
 __all__ = ["CHUNK", "HELD_OUT", "BatchSource", "step_seed"]
 
-HELD_OUT = {True: 2, False: 16}  # batches, by whether the objective is exact
-CHUNK = 512  # rows of one draw of a large batch; the oracle holds much for each
+HELD_OUT = {True: 2, False: 16}  # held-out batches, by whether the objective is exact
+CHUNK = 512  # rows drawn at once for a large batch; limits the oracle's memory
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of one step for torch's own generators, which take 63 bits."""
+    """The seed of one step for torch's own generators, which take at most 63 bits."""
     return (seed * 1_000_003 + step) % 2**63
 
 
@@ -31,10 +31,10 @@ class BatchSource:
     """The batches of one fit.
 
     Args:
-        objective: What draws batches.
-        batch: Rows of each.
-        seed: Of all draws.
-        device: Where they are put.
+        objective: Objective that draws the batches and computes the loss.
+        batch: Rows per batch.
+        seed: Seed of all random draws.
+        device: Device of the random numbers and of the fit.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class BatchSource:
         self._drawn: dict[int, Batch] = {}
 
     def fill(self, pool: int | None) -> None:
-        """Draw a pool of so many batches; None for fresh ones."""
+        """Fill the pool with `pool` batches; with None, every step draws a fresh batch."""
         self._pool = [self._drawn.get(k) or self.draw(k) for k in range(pool or 0)]
         self._drawn = {}
 
     def draw(self, k: int) -> Batch:
-        """Fresh batch k."""
+        """Draw training batch k, without the oracle's loss."""
         return self.objective.draw(self.batch, self.rng("train", k), floor=False)
 
     def timed(self, k: int) -> Batch:
-        """Batch k, kept until the pool is filled."""
+        """Draw training batch k and keep it, so that `fill` need not draw it again."""
         self._drawn[k] = self.draw(k)
         return self._drawn[k]
 
@@ -70,11 +70,14 @@ class BatchSource:
         return {name: x[chosen.to(x.device)] for name, x in whole.items()}
 
     def large(self, rows: int, deadline: float | None = None) -> list[Batch]:
-        """So many rows in one batch, or in several where they do not mix; none is in any other.
+        """Draw `rows` rows that no other batch contains.
 
         Args:
-            rows: In all.
-            deadline: Of `time.monotonic`, by which they must be there; otherwise there are none.
+            rows: Total number of rows; above `CHUNK`, it is rounded down to a multiple of it.
+            deadline: Time of `time.monotonic` after which no further rows are drawn.
+
+        Returns:
+            One batch, or several if the objective's draws do not mix; none if the deadline passes.
         """
         parts: list[Batch] = []
         for k in range(max(1, rows // CHUNK)):
@@ -88,18 +91,18 @@ class BatchSource:
 
     @functools.cached_property
     def held_out(self) -> list[Batch]:
-        """The batches of the validation."""
+        """The held-out batches, on which the validation is computed."""
         count = HELD_OUT[self.objective.exact]
         return [self.objective.draw(self.batch, self.rng("held out", k)) for k in range(count)]
 
     @functools.cached_property
     def floor(self) -> float:
-        """The oracle's own loss on these."""
+        """The oracle's mean loss on the held-out batches; 0 if the objective states none."""
         floors = [b["floor"].double().mean() for b in self.held_out if "floor" in b]
         return float(torch.stack(floors).mean()) if floors else 0.0
 
     def validate(self, module: nn.Module, dtype: torch.dtype) -> float:
-        """Loss on the held-out rows, less the floor."""
+        """The module's loss on the held-out batches minus the floor."""
         losses = [
             self.loss(module, one, k, dtype=dtype, name="held out").detach()
             for k, one in enumerate(self.held_out)
@@ -109,15 +112,15 @@ class BatchSource:
     def loss(
         self, module: nn.Module, batch: Batch, k: int, *, dtype: torch.dtype, name: str = "train"
     ) -> Tensor:
-        """The module's loss on batch k of that name, in that precision."""
+        """The module's loss on batch k, computed in precision `dtype`."""
         own = {key: copied(x, dtype) for key, x in batch.items() if key != "floor"}
         return self.objective.loss(module, own, self.rng(f"{name} loss", k))
 
     def rng(self, name: str, k: int) -> CounterRandomness:
-        """The random numbers of one batch."""
+        """The random numbers of batch k with this name."""
         return CounterRandomness(self.seed, replicate=k, name=f"fit/{name}", device=self.device)
 
     @functools.cached_property
     def _whole(self) -> Batch:
-        """All rows of the pool."""
+        """All rows of the pool as one batch."""
         return {name: torch.cat([b[name] for b in self._pool]) for name in self._pool[0]}

@@ -1,4 +1,4 @@
-"""Causal check: a network's answer for a token must not depend on tokens that it does not see.
+"""Causal check: a network's answer for token i may depend only on the tokens that i sees.
 
 | signature | token i sees |
 |---|---|
@@ -24,25 +24,25 @@ from capcheck.networks.signatures import DenoiserSignature, PrefixPredictorSigna
 
 __all__ = ["LEAK", "ROWS", "any_tokens", "require_causal"]
 
-ROWS = 3  # sequences that a network is shown
-LEAK = 1e-3  # of an answer that may change with what has no say in it: rounding
+ROWS = 3  # sequences in each call of a check
+LEAK = 1e-3  # relative change of an answer that is attributed to rounding
 
 
 def require_causal(
     network: Callable[..., Any], signature: Signature[Any], spec: SequenceSpec, *, name: str
 ) -> None:
-    """Raise NetworkError if an answer for a token depends on tokens that this one does not see.
+    """Raise NetworkError if the answer for a token depends on tokens that this token does not see.
 
-    Tokens are changed one after another; no answer may move for a token that does not see them: of
-    a prefix predictor token i sees those before it, of a causal denoiser also itself, and of one
-    with a view of its own itself and the tokens at level 0, of which every second one is.
+    The tokens are changed one at a time, and the answers for tokens that do not see the changed one
+    must stay the same. In a prefix predictor, token i sees the tokens before it; in a causal
+    denoiser, also itself; in a denoiser with a view of its own, itself and the tokens at level 0
+    (in this check, every second token is at level 0).
 
     Args:
-        network: As a procedure calls it.
-        signature: A prefix predictor's, or that of a denoiser with a causal view or its own; any
-            other passes.
-        spec: Of the sequences.
-        name: Of the network, for the sentence.
+        network: Network in the form in which a procedure calls it.
+        signature: Signature of the network; only those in the module's table are checked.
+        spec: Spec of the sequences.
+        name: Name of the network, for error messages.
     """
     x, other = (any_tokens(spec, draw) for draw in ("tokens", "others"))
     N, device = spec.tokens, x.device
@@ -84,10 +84,10 @@ def require_causal(
 
 
 def _changes(before: Any, after: Any, at: Sequence[Tensor], spec: SequenceSpec) -> Tensor:
-    """The largest change of the answer for a token, (n, N), the same for tokens of any size.
+    """The largest relative change of the answer for each token, (n, N).
 
-    It is that of the mean, in deviations of the token, or of the log-density at one of some points,
-    as a share of it.
+    Means are compared in standard deviations of the token, and log-densities at the points `at`
+    relative to 1 plus their size, so that the result does not depend on the tokens' unit.
     """
     own = spec.variance.double().sqrt() if spec.kind == "continuous" else torch.ones(1)
     unit = torch.where(own > 0, own, 1).to(spec.mean.device)
@@ -101,11 +101,11 @@ def _changes(before: Any, after: Any, at: Sequence[Tensor], spec: SequenceSpec) 
 
 
 def any_tokens(spec: SequenceSpec, name: str) -> Tensor:
-    """Some sequences, (ROWS, N, d) or (ROWS, N), independent token by token.
+    """Sequences of independent random tokens, (ROWS, N, d) or (ROWS, N).
 
     Args:
-        spec: Of the sequences.
-        name: Of the draw; another name is another draw.
+        spec: Spec of the sequences.
+        name: Name of the random draw; different names give different sequences.
     """
     rng = CounterRandomness(0, name=name, device=spec.mean.device)
     if spec.kind == "categorical":

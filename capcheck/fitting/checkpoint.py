@@ -1,8 +1,9 @@
-"""Checkpoint: everything that a fit needs to go on as if it had not been stopped, in safetensors.
+"""A checkpoint holds everything that a fit needs to resume as if it had not been stopped.
 
-One file holds the weights, the best weights so far, Adam's moments, and as text the plan and the
-step. It is written beside its place and moved there, so that a killed process leaves an old file or
-a new one. Batches are functions of the seed and the step, so that there is no other state.
+It is one safetensors file with the weights, the best weights so far, Adam's moments, and, as text,
+the plan and the step. The file is written under a temporary name and then renamed, so that a killed
+process leaves either the old file or the new one. There is no other state, because batches depend
+on the seed and the step only.
 """
 
 from __future__ import annotations
@@ -36,22 +37,22 @@ FORMAT = "capcheck fit 1"
 
 
 class Facts(BaseModel):
-    """How far a fit is.
+    """The state of a fit, apart from its tensors.
 
     Attributes:
-        step: Steps made.
-        steps: Steps planned.
-        stale: Checks without progress.
-        pool: Draws that are used again, or None if every step has its own.
+        step: Number of steps made.
+        steps: Number of steps planned.
+        stale: Number of validations since the last progress.
+        pool: Number of precomputed batches that are reused, or None if every step draws its own.
         start: Validation before the first step.
         best: Lowest validation so far.
-        latest: Validation at the last check.
-        mark: Validation that progress is measured from.
-        floor: The oracle's own loss.
+        latest: Latest validation.
+        mark: Validation at the last progress, from which further progress is measured.
+        floor: Loss of the oracle.
         seconds: Wall-clock time of all sessions.
-        diverged: Whether the fit was given up.
-        too_short: Whether it ended before it could show anything.
-        reason: How it ended; empty while it goes on.
+        diverged: Whether the loss rose or became non-finite.
+        too_short: Whether the fit ended too early to show how well the module could do.
+        reason: How the fit ended; empty while the fit is unfinished.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -73,21 +74,21 @@ class Facts(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A fit, stopped at a step.
+    """The saved state of a fit.
 
     Attributes:
-        tensors: Named `weights.*`, `best.*` and `adam.*`.
-        facts: How far it is.
+        tensors: Tensors with names `weights.*`, `best.*` and `adam.*`.
+        facts: All other state.
     """
 
     tensors: dict[str, Tensor]
     facts: Facts
 
     def write(self, path: Path) -> None:
-        """Replace the file at that path.
+        """Write the checkpoint to a file, and replace the file if it exists.
 
         Raises:
-            InputError: It cannot be written.
+            InputError: The file cannot be written.
         """
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         own = {name: x.detach().cpu().contiguous().clone() for name, x in self.tensors.items()}
@@ -106,14 +107,15 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path, module: nn.Module) -> Checkpoint | None:
-        """The checkpoint at that path, or None if there is none.
+        """Read the checkpoint at a path; None if there is no such file.
 
         Args:
-            path: A safetensors file; it holds numbers and text, and nothing of it is run.
-            module: What its weights must fit.
+            path: Path of a safetensors file, which holds numbers and text, but no code.
+            module: Module whose weights and moments the file must hold.
 
         Raises:
-            InputError: The file is none of ours, or its weights are not this module's.
+            InputError: The file is no checkpoint of this format, or its weights have other names or
+                shapes than the module's.
         """
         if not path.exists():
             return None
@@ -133,7 +135,7 @@ class Checkpoint:
 
 
 def _require_weights_of(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Raise ValueError unless the tensors are weights, and moments, of this module."""
+    """Raise ValueError unless the tensors match the module's weights in names and shapes."""
     shapes = {name: x.shape for name, x in module.state_dict().items()}
     for prefix in ("weights", "best"):
         if {name: x.shape for name, x in under(prefix, tensors).items()} != shapes:
@@ -148,24 +150,24 @@ def _require_weights_of(module: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix.`, by the rest of their names."""
+    """The tensors whose names start with `prefix.`, keyed by the rest of their names."""
     start = f"{prefix}."
     return {name[len(start) :]: x for name, x in tensors.items() if name.startswith(start)}
 
 
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors with `prefix.` before their names."""
+    """The same tensors, with `prefix.` put before their names."""
     return {f"{prefix}.{name}": x for name, x in tensors.items()}
 
 
 def adam_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Its moments and steps, `parameter.quantity` -> tensor."""
+    """The optimiser's moments and step counts, with names `parameter.quantity`."""
     state = optimiser.state_dict()["state"]
     return {f"{i}.{key}": x for i, of_one in state.items() for key, x in of_one.items()}
 
 
 def restore_adam(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `adam_state` took."""
+    """Load the tensors that `adam_state` returned into an optimiser."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, x in tensors.items():
         i, _, key = name.partition(".")
@@ -175,7 +177,7 @@ def restore_adam(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -
 
 
 def content_key(module: nn.Module, facts: Sequence[object]) -> str:
-    """SHA-256 of a module's kind, structure and weights, and of what else a fit depends on."""
+    """SHA-256 of a module's class, structure and weights, and of the fit's other inputs."""
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
     digest = hashlib.sha256(repr((FORMAT, kind, str(module), *facts)).encode())
     for part in _parts(module):

@@ -1,14 +1,15 @@
 """Modules of noisy tokens: denoisers, flow maps, consistency functions and transitions.
 
-Each is exact, before any training, on tokens that are independent Gaussians; what it learns is the
-rest. With the signal's variance v and S_t^2 = alpha_t^2 v + sigma_t^2, coordinate by coordinate, a
-denoiser is
+Denoisers, flow maps and consistency functions are exact on independent Gaussian tokens before any
+training; their trunk F learns the correction for other laws. With the clean token's mean m and
+variance v, and S_t^2 = alpha_t^2 v + sigma_t^2, coordinate by coordinate, a denoiser is
 
     m + (alpha_t v / S_t^2) (x_t - alpha_t m) + (sigma_t sqrt(v) / S_t) F(x_t, t)
 
-and a flow map alpha_s m + (S_s / S_t) (x_t - alpha_t m) + S_s (t - s) F(x_t, t, s).
+and a flow map is alpha_s m + (S_s / S_t) (x_t - alpha_t m) + S_s (t - s) F(x_t, t, s).
 
-Source: Karras et al. 2022, "Elucidating the Design Space", section 5 (preconditioning).
+Source: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models",
+section 5 (preconditioning), https://arxiv.org/abs/2206.00364
 """
 
 from __future__ import annotations
@@ -37,20 +38,28 @@ __all__ = [
     "trunk",
 ]
 
-KNOTS = 48  # of a linear denoiser's levels; budgets of 1, 2, 3, 4, 6, 8, 12, 16 steps meet them
+KNOTS = 48  # intervals between levels with own maps; the levels of 1..4, 6, 8, 12, 16 steps are met
 
 
 def trunk(
     spec: SequenceSpec, size: Architecture, channels: int, outputs: int, *, masked: bool = False
 ) -> nn.Module:
-    """What joins the tokens, (n, N, channels) -> (n, N, outputs)."""
+    """The network that maps the tokens' features to outputs, (n, N, channels) -> (n, N, outputs).
+
+    Args:
+        spec: Spec of the sequences.
+        size: Kind and size of the network.
+        channels: Features of each token.
+        outputs: Numbers for each token.
+        masked: Whether the network must be told which tokens each token sees.
+    """
     perceptron = MaskedCopies if masked else WholeSequence
     kind = Transformer if size.trunk == "transformer" else perceptron
     return kind(spec.tokens, channels, outputs, width=size.width, depth=size.depth)
 
 
 def silent(network: nn.Module) -> nn.Module:
-    """The trunk, with an output of 0 until it is trained."""
+    """Set the weights of the trunk's last layer to 0, so that it returns 0 until it is trained."""
     last = network.last
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
@@ -59,13 +68,13 @@ def silent(network: nn.Module) -> nn.Module:
 
 
 class DenoiserModule(nn.Module):
-    """(x_t, t) -> E[x_0 | what token i sees].
+    """A denoiser, (x_t, t) -> E[x_0 | the tokens that token i sees].
 
     Args:
-        spec: Of the clean tokens.
-        size: Of the trunk.
+        spec: Spec of the clean tokens.
+        size: Kind and size of the trunk.
         path: Noise path.
-        view: What token i sees.
+        view: Which tokens token i sees.
     """
 
     def __init__(
@@ -104,11 +113,13 @@ class DenoiserModule(nn.Module):
 
 
 class LinearByLevel(nn.Module):
-    """A(t) x + b(t), with A and b given at evenly spaced levels and interpolated between.
+    """The affine map A(t) x + b(t), with A and b learned at evenly spaced levels.
+
+    Between these levels A and b are interpolated linearly.
 
     Args:
-        spec: Of the tokens.
-        causal: Whether token i sees no token after it.
+        spec: Spec of the tokens.
+        causal: Whether token i sees only itself and the tokens before it.
     """
 
     mask: Tensor
@@ -134,11 +145,11 @@ class LinearByLevel(nn.Module):
 
 
 class FlowMapModule(nn.Module):
-    """(x_t, t, s) -> x_s.
+    """A flow map, (x_t, t, s) -> x_s.
 
     Args:
-        spec: Of the clean tokens.
-        size: Of the trunk.
+        spec: Spec of the clean tokens.
+        size: Kind and size of the trunk.
         path: Noise path.
     """
 
@@ -158,11 +169,11 @@ class FlowMapModule(nn.Module):
 
 
 class ConsistencyModule(nn.Module):
-    """(x_t, t) -> x_0: a flow map that lands at the clean end.
+    """A consistency function, (x_t, t) -> x_0: a flow map to level s = 0.
 
     Args:
-        spec: Of the clean tokens.
-        size: Of the trunk.
+        spec: Spec of the clean tokens.
+        size: Kind and size of the trunk.
         path: Noise path.
     """
 
@@ -177,11 +188,11 @@ class ConsistencyModule(nn.Module):
 
 
 class TransitionModule(nn.Module):
-    """(x, t, s) -> the law of every token at levels s, on the linear path.
+    """A transition predictor, (x, t, s) -> the law of every token at levels s, on the linear path.
 
     Args:
-        spec: Of the clean tokens.
-        size: Of the trunk.
+        spec: Spec of the clean tokens.
+        size: Kind and size of the trunk.
     """
 
     def __init__(self, spec: SequenceSpec, size: Architecture) -> None:
@@ -191,7 +202,7 @@ class TransitionModule(nn.Module):
         self.trunk = trunk(spec, size, spec.dim + 2 * LEVEL_CHANNELS, self.head.numbers)
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor) -> MixtureOfGaussians:
-        """Laws (n, N) at the levels s (N,)."""
+        """The (n, N) laws of the tokens at levels s (N,)."""
         s = s.expand_as(t)
         centre_t, S_t = self.noisy(t)
         centre_s, S_s = self.noisy(s)

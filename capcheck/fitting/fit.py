@@ -1,16 +1,21 @@
-"""Fit: from a module to the nearest that its class comes to the oracle, and how near that is.
+"""Fitting trains a module to imitate the oracle, and measures how close the module comes to it.
 
-Adam with a warm-up and a cosine to 0, then, for small modules whose loss is a mean over rows,
-L-BFGS in float64 on one large batch. Batches are functions of the seed and the step alone: a fit
-of a number of steps ends in the same weights on the CPU, killed and resumed or not. One of some
-seconds makes as many as fit. The validation is
+The measure is the validation,
 
-    loss - floor
+    validation = loss - floor,
 
-on rows held out, where the floor is the oracle's own loss: squared error in the tokens' variances,
-nats, or a distance, by the signature (see `registry`); 0 is the oracle.
+on held-out rows, where the floor is the oracle's own loss, so that 0 is the oracle. The signature
+decides the unit: squared error in units of the tokens' variances, nats, or a distance (see
+`registry`).
 
-Source: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization".
+The optimiser is Adam, whose learning rate warms up and then falls to 0 along a cosine. Small
+modules whose loss is a mean over rows are then fitted further by L-BFGS in float64 on one large
+batch. Batches depend on the seed and the step only: on the CPU, a fit with a given number of steps
+ends in the same weights whether or not it was killed and resumed. A fit with a given time makes as
+many steps as fit into that time.
+
+Source: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization",
+https://arxiv.org/abs/1711.05101
 """
 
 from __future__ import annotations
@@ -48,25 +53,27 @@ from capcheck.targets.target import Target
 __all__ = ["LEARNING_RATE", "STEPS", "Fitted", "fit", "fit_procedure"]
 
 LEARNING_RATE = 2e-3
-STEPS = 2000  # of a fit whose steps and time are not given
+STEPS = 2000  # steps of a fit for which neither steps nor seconds are given
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fitted:
-    """A fitted network, and what the fit came to.
+    """A fitted network and the outcome of its fit.
 
     Attributes:
-        network: For `Probe.run`, in the probe's coordinates and the target's precision.
-        loss: Of the network's weights on the held-out rows.
-        validation: Loss less the oracle's own; 0 is the oracle, and noise may make it negative.
-        start: The same before the fit.
-        parameters: Numbers that were fitted.
-        steps: Of Adam.
-        seconds: Wall-clock time, of all sessions.
-        diverged: The loss rose or broke; the best weights met are returned, and say nothing about
-            what the module could do.
-        too_short: No step made it better, or there was time for the fewest steps only; the weights
-            say nothing either.
+        network: Fitted network for `Probe.run`, in the probe's coordinates and the target's
+            precision.
+        loss: Loss of the network on the held-out rows.
+        validation: Loss minus the oracle's loss; 0 is the oracle, and sampling noise can make it
+            negative.
+        start: Validation before the fit.
+        parameters: Number of fitted parameters.
+        steps: Number of Adam steps made.
+        seconds: Wall-clock time of the fit, over all its sessions.
+        diverged: Whether the loss rose or became non-finite. The network then has the best weights
+            found, which do not show how well the module could do.
+        too_short: Whether no step lowered the validation, or the time sufficed for the minimum
+            number of steps only. The weights then do not show how well the module could do.
         reason: How the fit ended, in a few words.
     """
 
@@ -97,29 +104,33 @@ def fit(
     progress: Progress | None = None,
     objective: Objective = "oracle",
 ) -> Fitted:
-    """Fit a module to the oracle on what the procedure shows it, or to the target through it.
+    """Fit a module to the oracle on the procedure's inputs, or fit the procedure's output directly.
 
     Args:
-        family: The procedure: the name of a registered family, or a `Probe`.
-        target: The law; its precision is the procedure's, and its device the fit's.
-        module: Of the probe's signature, in the probe's coordinates; it is copied.
-        budgets: Those that the network will be used at; one for `end_to_end`.
-        steps: Of Adam, at least 1; 2,000 by default. The fit is then the same on every CPU.
-        seconds: Wall-clock time in place of a number of steps, above 0; how many steps fit into it
-            is measured first, and then the plan is kept. Some 20 steps are made even if they take
-            longer.
-        batch: Rows of a step, at least 2.
-        seed: Of all draws.
-        learning_rate: Largest of the schedule, above 0.
-        folder: Where checkpoints are kept, named by everything that the fit depends on. A fit that
-            is found there is continued, or returned if it is finished.
-        progress: Told the step, the number of steps and the validation, some 20 times.
-        objective: `oracle`: see `registry`; `end_to_end`: the energy distance of the procedure's
-            result from the target.
+        family: Name of a registered family, or a `Probe`; it defines the procedure.
+        target: Law to be generated; the procedure has its precision, and the fit runs on its
+            device.
+        module: Module with the probe's signature, in the probe's coordinates; it is copied.
+        budgets: Budgets at which the network will be used; exactly one for `end_to_end`.
+        steps: Number of Adam steps, at least 1; 2,000 if neither `steps` nor `seconds` is given.
+            With a number of steps, the fit is the same on every CPU.
+        seconds: Wall-clock time, above 0, in place of a number of steps. The number of steps that
+            fit into the time is estimated first and then kept. At least 20 steps are planned, even
+            if they take longer.
+        batch: Rows per step, at least 2.
+        seed: Seed of all random draws.
+        learning_rate: Largest learning rate of the schedule, above 0.
+        folder: Folder for checkpoints, which are named by a hash of everything that the fit depends
+            on. If it holds a checkpoint of the same fit, the fit is resumed, or returned if it is
+            finished.
+        progress: Callback that receives the step, the number of steps and the validation, about 20
+            times per fit.
+        objective: `oracle` fits to the oracle (see `registry`); `end_to_end` minimises the energy
+            distance between the procedure's output and the target.
 
     Raises:
-        InputError: A number out of its range, a signature without objective, a module of another
-            signature, or a folder that cannot be used.
+        InputError: A number is out of its range, the signature has no objective, the module has
+            another signature, or the folder cannot be used.
     """
     probe = build_probe(family) if isinstance(family, str) else family
     return fit_procedure(
@@ -155,7 +166,7 @@ def fit_procedure(
     """Fit a module for a procedure on a target; see `fit`.
 
     Args:
-        procedure: With its oracle.
+        procedure: Procedure with its oracle as network.
         module: As for `fit`.
         budgets: As for `fit`.
         steps: As for `fit`.
@@ -166,8 +177,8 @@ def fit_procedure(
         folder: As for `fit`.
         progress: As for `fit`.
         objective: As for `fit`.
-        distinction: What else tells the module from others of its structure and weights, where a
-            finished fit is looked for.
+        distinction: Text that enters the checkpoint's name, to tell this module from others with
+            the same structure and weights.
 
     Raises:
         InputError: As for `fit`.

@@ -1,11 +1,12 @@
-"""Modules of a latent: generators, one affine layer, neural flows, and decoders with an encoder.
+"""Modules of a latent: generators, affine layers, neural flows, and decoders with an encoder.
 
-A generator is m + s (z + F(z)), token by token, or the likeliest value of logits F(z). A neural
-flow is a composition of autoregressive rational-quadratic splines. A module of a spec with given
-tokens is shown these beside its latent, (z, tokens, known), and makes the others.
+A generator of continuous tokens is m + s (z + F(z)), with the tokens' mean m and deviation s; one
+of token ids returns the value with the largest logit in F(z). A neural flow is a composition of
+autoregressive rational-quadratic splines. If the spec has given tokens, a module is called with
+(z, tokens, known) and makes the other tokens.
 
-Source: Durkan et al. 2019, "Neural Spline Flows"; Kingma & Welling 2014, "Auto-Encoding Variational
-Bayes".
+Source: Durkan et al. 2019, "Neural Spline Flows", https://arxiv.org/abs/1906.04032; Kingma &
+Welling 2014, "Auto-Encoding Variational Bayes", https://arxiv.org/abs/1312.6114
 """
 
 from __future__ import annotations
@@ -37,23 +38,23 @@ __all__ = [
     "Relaxed",
 ]
 
-TRANSFORMS = 3  # autoregressive layers of a neural flow
+TRANSFORMS = 3  # number of autoregressive layers in a neural flow
 
 
 @runtime_checkable
 class Relaxed(Protocol):
-    """A generator of token ids that can be differentiated."""
+    """A generator of token ids with a differentiable approximation of its answer."""
 
     def relaxed(self, z: Tensor, /, *given: Tensor) -> Tensor:
-        """One-hot vectors of the answer to z, (n, N, V), with the gradient of probabilities."""
+        """One-hot vectors of the answer to z, (n, N, V), with the gradient of a softmax."""
 
 
 class GeneratorModule(nn.Module):
-    """Normals -> continuous tokens.
+    """A generator of continuous tokens from standard normals.
 
     Args:
-        spec: Of the sequences.
-        size: Of the trunk.
+        spec: Spec of the sequences.
+        size: Kind and size of the trunk.
     """
 
     mean: Tensor
@@ -67,17 +68,17 @@ class GeneratorModule(nn.Module):
         self.trunk = trunk(spec, size, spec.dim + self.given.numbers, spec.dim)
 
     def forward(self, z: Tensor, *given: Tensor) -> Tensor:
-        """(n, N, d) -> (n, N, d)."""
+        """Tokens (n, N, d) for normals z (n, N, d)."""
         x: Tensor = self.mean + self.deviation * (z + self.trunk(_beside(z, self.given, *given)))
         return with_given(x, *given)
 
 
 class ChoiceModule(nn.Module):
-    """Normals -> token ids.
+    """A generator of token ids from standard normals.
 
     Args:
-        spec: Of the sequences.
-        size: Of the trunk.
+        spec: Spec of the sequences.
+        size: Kind and size of the trunk.
     """
 
     def __init__(self, spec: SequenceSpec, size: Architecture) -> None:
@@ -86,12 +87,15 @@ class ChoiceModule(nn.Module):
         self.trunk = trunk(spec, size, 1 + self.given.numbers, spec.dim)
 
     def forward(self, z: Tensor, *given: Tensor) -> Tensor:
-        """(n, N, 1) -> (n, N) integers."""
+        """Token ids (n, N) for normals z (n, N, 1)."""
         choice: Tensor = self.trunk(_beside(z, self.given, *given)).argmax(-1)
         return with_given(choice, *given)
 
     def relaxed(self, z: Tensor, *given: Tensor) -> Tensor:
-        """(n, N, 1) -> (n, N, V): the choice, with the gradient of the softmax."""
+        """One-hot vectors of the token ids, (n, N, V), with the gradient of the softmax.
+
+        This is the straight-through estimator.
+        """
         logits = self.trunk(_beside(z, self.given, *given))
         p = logits.softmax(-1)
         choice = nn.functional.one_hot(logits.argmax(-1), p.shape[-1]).to(p)
@@ -104,7 +108,7 @@ class ChoiceModule(nn.Module):
 
 
 def _beside(z: Tensor, numbers: GivenTokens, *given: Tensor) -> Tensor:
-    """Each token's normals, and beside them the numbers of all given tokens: (n, N, d + G)."""
+    """Each token's normals, followed by the features of all given tokens: (n, N, d + G)."""
     if not given:
         return z
     shown = numbers(given[0])[:, None].expand(-1, z.shape[1], -1)
@@ -112,12 +116,12 @@ def _beside(z: Tensor, numbers: GivenTokens, *given: Tensor) -> Tensor:
 
 
 class AffineModule(nn.Module):
-    """x = m + A c + R z with a lower triangular R over flat free tokens, as a `Bijection`.
+    """A `Bijection` x = m + A c + R z over the flat free tokens, with R lower triangular.
 
-    c are the numbers of the given tokens, if there are any.
+    The vector c holds the features of the given tokens, if there are any.
 
     Args:
-        spec: Of the sequences.
+        spec: Spec of the sequences.
     """
 
     def __init__(self, spec: SequenceSpec) -> None:
@@ -130,40 +134,40 @@ class AffineModule(nn.Module):
         self.A = nn.Parameter(torch.zeros(self.mean.numel(), self.given.numbers))
 
     def forward(self, z: Tensor, *given: Tensor) -> Tensor:
-        """(n, N, d) -> (n, N, d)."""
+        """Tokens (n, N, d) for normals z (n, N, d)."""
         centre = self._centre(given[0] if given else z)
         made = centre + z[:, self.given.free].flatten(1) @ self._root().T
         return _placed(made, self.given.free, z, *given)
 
     def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
-        """Log-density (nats), (n,)."""
+        """Log-density (nats) of the free tokens given the given ones, (n,)."""
         residual = (x[:, self.given.free].flatten(1) - self._centre(x)).T
         z = torch.linalg.solve_triangular(self._root(), residual, upper=False)
         log_q: Tensor = -0.5 * (z.square() + LOG_2PI).sum(0) - self.log_scale.sum()
         return log_q
 
     def _centre(self, tokens: Tensor) -> Tensor:
-        """M + A c, (n|1, F)."""
+        """The centre m + A c, (n, F), or m, (F,), where no token is given."""
         if not self.given.given:
             return self.mean
         centre: Tensor = self.mean + self.given(tokens) @ self.A.T
         return centre
 
     def _root(self) -> Tensor:
-        """R = s (I + L), row by row in the tokens' units."""
+        """The root R = s (I + L), with L strictly lower triangular and s a scale for each row."""
         scale = self.log_scale.exp()
         return scale[:, None] * (torch.eye(len(scale)).to(scale) + self.below.tril(-1))
 
 
 class FlowModule(nn.Module):
-    """Autoregressive splines over standardised flat free tokens, as a `Bijection`.
+    """A `Bijection` of autoregressive splines over the flat, standardised free tokens.
 
     Args:
-        spec: Of the sequences.
-        size: Of the networks that make the splines, from the given tokens as well.
+        spec: Spec of the sequences.
+        size: Size of the networks that compute the splines' parameters; given tokens are inputs.
 
     Raises:
-        InputError: The library of flows is not installed.
+        InputError: The package zuko is not installed.
     """
 
     mean: Tensor
@@ -191,13 +195,13 @@ class FlowModule(nn.Module):
         )
 
     def forward(self, z: Tensor, *given: Tensor) -> Tensor:
-        """(n, N, d) -> (n, N, d)."""
+        """Tokens (n, N, d) for normals z (n, N, d)."""
         flow = self._flow(given[0] if given else z)
         x: Tensor = flow.transform.inv(z[:, self.given.free].flatten(1))
         return _placed(self.mean + self.deviation * x, self.given.free, z, *given)
 
     def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
-        """Log-density (nats), (n,)."""
+        """Log-density (nats) of the free tokens given the given ones, (n,)."""
         standard = (x[:, self.given.free].flatten(1) - self.mean) / self.deviation
         log_q: Tensor = self._flow(x).log_prob(standard) - self.deviation.log().sum()
         return log_q
@@ -207,7 +211,7 @@ class FlowModule(nn.Module):
 
 
 def _placed(made: Tensor, free: list[int], z: Tensor, *given: Tensor) -> Tensor:
-    """Numbers of the free tokens, (n, F), as whole sequences like z, with the given tokens."""
+    """Whole sequences, shaped as z, from the free tokens' numbers (n, F) and the given tokens."""
     if not given:
         return made.reshape(z.shape)
     tokens = given[0].to(made, copy=True)
@@ -216,13 +220,15 @@ def _placed(made: Tensor, free: list[int], z: Tensor, *given: Tensor) -> Tensor:
 
 
 class DecoderModule(nn.Module):
-    """Z -> one law per token, with a Gaussian encoder of z given x.
+    """A decoder, z -> one law per token, with a Gaussian encoder of z given x.
 
     Args:
-        spec: Of the sequences.
-        size: Of decoder and encoder; with depth 0 both are affine, and the noise is constant.
-        latent: q.
-        noise: With depth 0, one variance for all numbers or one for each.
+        spec: Spec of the sequences.
+        size: Size of decoder and encoder; with depth 0 both are affine, and for continuous tokens
+            the variances do not depend on z or x.
+        latent: Number q of latent numbers.
+        noise: For continuous tokens and depth 0: `shared` is one noise variance for all numbers of
+            a sequence, `token` one for each.
     """
 
     def __init__(
@@ -242,11 +248,11 @@ class DecoderModule(nn.Module):
         if self.linear:
             variance = positive(spec.variance)
             noises = variance.mean().reshape(1, 1) if self.shared else variance
-            self.log_variance = nn.Parameter(noises.log())  # of the tokens' noise
-            self.log_width = nn.Parameter(torch.zeros(latent))  # of the encoder
+            self.log_variance = nn.Parameter(noises.log())  # the tokens' noise, (N|1, d|1)
+            self.log_width = nn.Parameter(torch.zeros(latent))  # the encoder's log-deviations
 
     def forward(self, z: Tensor, *given: Tensor) -> TokenLaw:
-        """The (n, N) laws of z (n, q)."""
+        """The (n, N) laws of the tokens for latents z (n, q)."""
         shown = torch.cat([z, self.given(given[0]).to(z)], 1) if given else z
         h = self.decoder(shown).reshape(len(z), self.tokens, -1)
         if not self.linear:
@@ -259,7 +265,7 @@ class DecoderModule(nn.Module):
         )
 
     def encode(self, x: Tensor, rng: Randomness, *known: Tensor) -> tuple[Tensor, Tensor]:
-        """A latent for every sequence and its log-density: z (n, q) and nats (n,)."""
+        """A random latent z (n, q) for each sequence, and log q(z | x) (nats), (n,)."""
         h = self.encoder(self.shown(x).flatten(1))
         centre, log_width = (h, self.log_width) if self.linear else h.chunk(2, -1)
         log_width = log_width.clamp(-10, 3)

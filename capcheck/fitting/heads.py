@@ -1,8 +1,8 @@
-"""Heads: numbers that a module makes for a token -> the law of the token.
+"""A head turns the numbers h that a module computes for a token into the law of the token.
 
-A continuous token gets sum_c w_c N(m + s mu_c, s^2 exp(l_c)) with the token's own mean m and
-deviation s, coordinate by coordinate; a categorical one softmax(h W^T), where W (V, r) is shared by
-all tokens and contexts if its rank is bounded.
+A continuous token has the law sum_c w_c N(m + s mu_c, s^2 exp(l_c)), with the token's mean m and
+deviation s, coordinate by coordinate. A categorical token has the law softmax(h), or, if the rank r
+of the logits is bounded, softmax(h W^T) with one W (V, r) for all tokens and contexts.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from capcheck.laws import Categorical, MixtureOfGaussians
 
 __all__ = ["NARROWEST", "SPREAD", "MixtureHead", "SoftmaxHead", "TokenHead", "positive"]
 
-NARROWEST = -14.0  # log-variance of a component, in units of the token's variance
-SPREAD = 1.5  # deviations of the token within which components start
+NARROWEST = -14.0  # smallest log-variance of a component, in units of the token's variance
+SPREAD = 1.5  # largest initial distance of a component from the mean, in the token's deviations
 
 
 class MixtureHead(nn.Module):
     """A mixture of m Gaussians with diagonal covariances for each token.
 
     Args:
-        dim: d of a token.
-        components: m.
+        dim: Dimension d of a token.
+        components: Number m of Gaussians.
     """
 
     start: Tensor
@@ -37,12 +37,12 @@ class MixtureHead(nn.Module):
         self.register_buffer("start", torch.linspace(-reach, reach, components)[:, None])
 
     def forward(self, h: Tensor, mean: Tensor, variance: Tensor) -> MixtureOfGaussians:
-        """The laws.
+        """The (n, N) laws of the tokens.
 
         Args:
-            h: (n, N, m (1 + 2 d)).
-            mean: (n|1, N, d), that components are placed around.
-            variance: (n|1, N, d), that they are scaled by.
+            h: Parameters of the mixtures, (n, N, m (1 + 2 d)).
+            mean: Reference mean of each token, (n|1, N, d).
+            variance: Reference variance of each token, (n|1, N, d).
         """
         m, d = self.components, self.dim
         log_w, mu, log_v = h.split([m, m * d, m * d], -1)
@@ -53,11 +53,11 @@ class MixtureHead(nn.Module):
 
 
 class SoftmaxHead(nn.Module):
-    """Logits of V values, of all contexts within a space of rank r if it is given.
+    """A softmax over V values, whose logits have a bounded rank if one is given.
 
     Args:
-        vocabulary: V.
-        rank: r, or None for no bound.
+        vocabulary: Number V of values.
+        rank: Bound r on the rank of the logits over all contexts, or None for no bound.
     """
 
     def __init__(self, vocabulary: int, rank: int | None = None) -> None:
@@ -67,17 +67,17 @@ class SoftmaxHead(nn.Module):
         self.W = nn.Linear(self.numbers, vocabulary, bias=False) if bounded else nn.Identity()
 
     def forward(self, h: Tensor) -> Categorical:
-        """The laws of h (n, N, r|V)."""
+        """The (n, N) laws of the tokens for h (n, N, r|V)."""
         return Categorical(self.W(h))
 
 
 class TokenHead(nn.Module):
-    """The head that fits a sequence's kind of token.
+    """The head for a sequence's kind of token: a mixture of Gaussians or a softmax.
 
     Args:
-        spec: Of the sequences.
-        components: Gaussians of a continuous token.
-        rank: Bound on the rank of logits.
+        spec: Spec of the sequences.
+        components: Number of Gaussians for a continuous token.
+        rank: Bound on the rank of a categorical token's logits, or None.
     """
 
     mean: Tensor
@@ -96,13 +96,13 @@ class TokenHead(nn.Module):
         self.register_buffer("variance", positive(spec.variance)[None])
 
     def forward(self, h: Tensor) -> MixtureOfGaussians | Categorical:
-        """The laws of h (n, N, numbers)."""
+        """The (n, N) laws of the tokens for h (n, N, numbers)."""
         law: MixtureOfGaussians | Categorical
         law = self.inner(h, self.mean, self.variance) if self.of_numbers else self.inner(h)
         return law
 
 
 def positive(variance: Tensor) -> Tensor:
-    """Variances in float32, with 1 for a number that never varies."""
+    """Variances in float32, with 1 in place of 0."""
     narrow = variance.float()
     return torch.where(narrow > 0, narrow, 1.0)

@@ -1,8 +1,9 @@
 """Likelihood objectives: cross-entropy of token laws, -log q of flows, ELBO, pseudo-likelihood.
 
-Where the target's conditional p* is a table the loss is -sum_v p*(v) log q(v), without noise;
-otherwise -log q(x) at a fresh draw x, whose floor -log p*(x) is known draw by draw. The ELBO
-E[log p(x | z) + log N(z) - log q(z | x)] bounds log q(x) from below.
+If the target's conditional law p* is a table, the loss is the exact -sum_v p*(v) log q(v).
+Otherwise it is -log q(x) at a fresh draw x, with the floor -log p*(x) of the same draw. The ELBO
+E[log p(x | z) + log N(z) - log q(z | x)] is a lower bound of log q(x). Score matching, for energies
+of continuous tokens, is here as well.
 """
 
 from __future__ import annotations
@@ -34,24 +35,24 @@ __all__ = [
     "Likelihood",
     "PseudoLikelihood",
     "ScoreMatching",
-    "looking_back",
     "masked",
+    "prefix_masked",
     "transitions",
 ]
 
-CALIBRATION = 2048  # points at which the size of a score is measured
-FINITE = -1e4  # nats that a log-probability is raised to, so that one row cannot be the whole loss
+CALIBRATION = 2048  # points over which the mean square of the score is computed
+FINITE = -1e4  # least log-probability (nats) in a loss, so that one row cannot dominate it
 
 
 @dataclass(kw_only=True, eq=False)
 class CrossEntropy(Objective):
-    """Of the laws of the tokens that the procedure uses, in nats per call.
+    """Cross-entropy of the laws of those tokens that the procedure uses, in nats per call.
 
     Attributes:
-        questions: n and random numbers -> the network's inputs, the oracle's law, the tokens x that
-            it is a law of, and which of them count, (n, N) bool.
-        exact: Whether the law is a table, which is compared whole.
-        shares: Whether all rows share the last input, of which the network is shown one row.
+        questions: Function of n and random numbers that returns the network's inputs, the oracle's
+            law, a draw x of the tokens, and which tokens count in the loss, (n, N) bool.
+        exact: Whether the oracle's law is a table, so that the loss needs no draws.
+        shares: Whether the last input is the same for all rows; the network receives one row of it.
     """
 
     questions: Callable[[int, Randomness], tuple[tuple[Tensor, ...], TokenLaw, Tensor, Tensor]]
@@ -59,12 +60,12 @@ class CrossEntropy(Objective):
     shares: bool = False
 
     def __post_init__(self) -> None:
-        """Rows that share an input stay together."""
+        """Set `mixes` and `large`; rows that share an input must not be mixed with others."""
         self.mixes = not self.shares
         self.large = 1 << 12 if self.exact else 1 << 15
 
     def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
-        """Inputs `0`, `1`, .., the oracle's law or its draw, and which tokens count."""
+        """Inputs `0`, `1`, .., the table `p` or the draw `x`, and the mask `counts`."""
         inputs, law, x, counts = self.questions(n, rng)
         batch = {str(i): value for i, value in enumerate(inputs)}
         if self.exact:
@@ -79,7 +80,7 @@ class CrossEntropy(Objective):
         return {**batch, "counts": counts}
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
-        """Cross-entropy, nats."""
+        """Mean cross-entropy per row, nats."""
         inputs = [batch[str(i)] for i in range(sum(key.isdecimal() for key in batch))]
         if self.shares:
             inputs[-1] = inputs[-1][0]
@@ -93,7 +94,7 @@ class CrossEntropy(Objective):
 
 
 def _log_table(law: TokenLaw) -> Tensor:
-    """Log-probabilities of all values, (n, N, V)."""
+    """Log-probabilities (nats) of all values, (n, N, V)."""
     if isinstance(law, (Categorical, DeferredCategorical)):
         return law.log_probabilities
     p = law.mean()
@@ -101,7 +102,10 @@ def _log_table(law: TokenLaw) -> Tensor:
 
 
 def masked(target: Target, oracle: Callable[..., TokenLaw], calls: Sequence[Call]) -> CrossEntropy:
-    """Fresh draws under recorded masks, of whose unknown tokens those count that were used."""
+    """Cross-entropy on fresh draws with recorded masks.
+
+    Tokens count in the loss if they are unknown and the procedure used their laws.
+    """
 
     def mask_and_use(call: Call) -> Tensor:
         return torch.cat([call.more[0], call.used.expand(len(call.shown), -1)], 1)
@@ -116,10 +120,13 @@ def masked(target: Target, oracle: Callable[..., TokenLaw], calls: Sequence[Call
     return CrossEntropy(questions=questions, exact=target.spec.kind == "categorical")
 
 
-def looking_back(
+def prefix_masked(
     target: Target, oracle: Callable[..., TokenLaw], calls: Sequence[Call]
 ) -> CrossEntropy:
-    """Fresh draws under recorded masks, where a known token is scored as well."""
+    """Cross-entropy on fresh draws with recorded masks, for prefix predictors.
+
+    Tokens count in the loss if the procedure used their laws, even if they are known.
+    """
     N = target.spec.tokens
 
     def mask_and_use(call: Call) -> Tensor:
@@ -139,9 +146,10 @@ def looking_back(
 def transitions(
     target: ContinuousTarget, oracle: Callable[..., TokenLaw], calls: Sequence[Call]
 ) -> CrossEntropy:
-    """Fresh draws made noisy to recorded levels s, and further to t; y_s is what is predicted.
+    """Cross-entropy of the tokens y_s at level s, predicted from noisier tokens at level t.
 
-    One batch shares the levels of one call, as `s` is the same for all rows.
+    The tokens are fresh draws, with noise added up to recorded levels s and t. All rows of a batch
+    have the levels of one recorded call, since `s` is the same for all rows.
     """
     weights = torch.tensor([call.weight for call in calls], dtype=torch.float64)
 
@@ -165,11 +173,11 @@ def transitions(
 
 @dataclass(kw_only=True, eq=False)
 class Likelihood(Objective):
-    """Mean of -log q(x) over fresh draws, or of the free tokens given the others.
+    """Mean of -log q(x) over fresh draws x; where tokens are given, of the others given them.
 
     Attributes:
-        target: The law.
-        spec: Of its sequences, some of whose tokens may be given.
+        target: Law of the draws.
+        spec: Spec of the sequences; it says which tokens are given.
     """
 
     mixed, large = False, 1 << 16
@@ -177,7 +185,7 @@ class Likelihood(Objective):
     spec: SequenceSpec
 
     def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
-        """Target draws."""
+        """Draw sequences `x` of the target."""
         x = self.target.sample(n, rng.stream("target"))
         if not floor:
             return {"x": x}
@@ -187,7 +195,7 @@ class Likelihood(Objective):
         return {"x": x, "floor": -log_p}
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
-        """Nats per sequence."""
+        """Mean of -log q(x) per sequence, nats."""
         if not isinstance(module, Bijection):
             raise InputError(
                 "network of a flow must have a method log_prob(x) to be fitted by likelihood, got "
@@ -200,12 +208,12 @@ class Likelihood(Objective):
 
 @dataclass(kw_only=True, eq=False)
 class EvidenceBound(Likelihood):
-    """Mean of -(log p(x | z) + log N(z) - log q(z | x)), z drawn by the encoder."""
+    """Mean of -(log p(x | z) + log N(z) - log q(z | x)), the negative ELBO, with z ~ q(z | x)."""
 
     large = 1 << 14
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
-        """Nats per sequence, one latent for each."""
+        """Negative ELBO per sequence, nats, with one latent drawn for each sequence."""
         if not isinstance(module, AutoEncoder):
             raise InputError(
                 "network of a decoder must have a method encode(x, rng) to be fitted by the ELBO, "
@@ -222,14 +230,15 @@ class EvidenceBound(Likelihood):
 
 @dataclass(kw_only=True, eq=False)
 class ScoreMatching(Objective):
-    """Mean of |s grad E + s score|^2 over that of |s score|^2, s the tokens' deviations.
+    """Mean of |s grad E + s score|^2 divided by the mean of |s score|^2.
 
-    Half of the points are fresh draws, the others states of the recorded chains.
+    The factor s is the tokens' deviations, coordinate by coordinate. Half of the points are fresh
+    draws of the target, and the others are states of the recorded chains.
 
     Attributes:
-        target: The law.
+        target: Law whose score is matched.
         states: Recorded states.
-        size: Mean square of the scaled score, positive.
+        size: Mean square of s score, positive.
     """
 
     exact, mixed = True, False
@@ -239,20 +248,20 @@ class ScoreMatching(Objective):
 
     @classmethod
     def of(cls, target: ContinuousTarget, states: Pool) -> ScoreMatching:
-        """With the size of the score measured at some points."""
+        """The objective for a target, with `size` computed from `CALIBRATION` points."""
         unit = cls(target=target, states=states, size=1.0)
         score = unit.draw(CALIBRATION, CounterRandomness(0, device=target.device))["score"]
         return cls(target=target, states=states, size=float(score.square().mean()))
 
     def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
-        """Points and their scores."""
+        """Draw points `x` and their scaled scores `score`."""
         drawn = self.target.sample(n - n // 2, rng.stream("target"))
         x = torch.cat([drawn, self.states.draw(n // 2, rng.stream("states")).to(drawn)])
         score = self.target.score(x) * self._deviation(x)
         return {"x": x, "score": score / self.size**0.5}
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
-        """Share of the score that is missed."""
+        """Mean squared error of the score, relative to the mean square of the score."""
         x = batch["x"].detach().requires_grad_()
         energy = module(x).sum()
         (slope,) = torch.autograd.grad(energy, x, create_graph=True)
@@ -267,10 +276,13 @@ class ScoreMatching(Objective):
 
 @dataclass(kw_only=True, eq=False)
 class PseudoLikelihood(Objective):
-    """Cross-entropy of softmax_v(-E(x with x_i = v)) against p(x_i | all others), i at random.
+    """Cross-entropy of softmax_v(-E(x with x_i = v)) against p(x_i | all others), for a random i.
+
+    Half of the sequences are fresh draws of the target, and the others are states of the recorded
+    chains.
 
     Attributes:
-        target: The law.
+        target: Law whose conditionals are matched.
         states: Recorded states.
     """
 
@@ -279,7 +291,7 @@ class PseudoLikelihood(Objective):
     states: Pool
 
     def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
-        """The V variants of each sequence and their shares."""
+        """Draw sequences, each with its V variants `x` at token i and their probabilities `p`."""
         spec = self.target.spec
         drawn = self.target.sample(n - n // 2, rng.stream("target"))
         x = torch.cat([drawn, self.states.draw(n // 2, rng.stream("states")).to(drawn)])
@@ -294,7 +306,7 @@ class PseudoLikelihood(Objective):
         return {"x": variants, "p": p, "floor": -torch.special.xlogy(p, p).sum(1)}
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
-        """Nats per token."""
+        """Mean cross-entropy of one token, nats."""
         energy = module(batch["x"].flatten(0, 1)).reshape(batch["p"].shape)
         law = Categorical(-energy[:, None])
         log_q = law.log_probabilities[:, 0].clamp(min=FINITE)

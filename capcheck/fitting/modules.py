@@ -1,7 +1,8 @@
-"""Default modules: the torch module that stands for a signature's network, in the size asked for.
+"""Default modules: a torch module for each signature, of a given architecture.
 
-They are near-oracles: each starts as the exact network of independent Gaussian tokens wherever
-there is one, and learns what is left. A signature that is not here needs a module of the user's.
+Most modules of continuous tokens start as the exact network for independent Gaussian tokens, and
+learn the difference to the target's oracle. A signature without a default module needs a module of
+the user's.
 """
 
 from __future__ import annotations
@@ -46,16 +47,16 @@ __all__ = ["build", "module_for"]
 
 
 def build(signature: object, spec: SequenceSpec, network: str, *, seed: int = 0) -> nn.Module:
-    """A module of that signature, in float32 on the CPU, untrained.
+    """Build an untrained default module for a signature, in float32 on the CPU.
 
     Args:
-        signature: Of the family's network.
-        spec: Of the sequences in the coordinates that the family works in (`Procedure.spec`).
-        network: Architecture and size, as in `mlp:width=128,depth=3`; see `Architecture`.
-        seed: Of the first weights; the global seed is left alone.
+        signature: Signature of the family's network.
+        spec: Spec of the sequences in the family's coordinates (`Procedure.spec`).
+        network: Architecture, as in `mlp:width=128,depth=3`; see `Architecture`.
+        seed: Seed of the initial weights; torch's global seed is not changed.
 
     Raises:
-        InputError: The text cannot be read, or the signature has no default module.
+        InputError: The architecture cannot be parsed, or the signature has no default module.
     """
     size = Architecture.parse(network)
     on_cpu = SequenceSpec(
@@ -73,7 +74,7 @@ def build(signature: object, spec: SequenceSpec, network: str, *, seed: int = 0)
 
 @functools.singledispatch
 def module_for(signature: object, spec: SequenceSpec, size: Architecture) -> nn.Module:
-    """The module of a signature; register a function for another kind of signature."""
+    """Build the default module of a signature; register a function to support another signature."""
     raise InputError(
         f"network {size} has no default module for {type(signature).__name__}; "
         "bring a module of your own."
@@ -144,7 +145,7 @@ def _(signature: DecoderSignature, spec: SequenceSpec, size: Architecture) -> nn
             f"network {size} reads no classes off its latent, got classes={signature.classes}; "
             "leave out classes, or bring a module of your own."
         )
-    if signature.latent is not None:  # such a decoder is linear, whatever its encoder
+    if signature.latent is not None:  # the signature's decoder is linear
         size = Architecture(trunk=size.trunk, width=size.width, depth=0)
     if signature.latent == 0:
         raise InputError(

@@ -1,8 +1,8 @@
-"""A network in the oracle's place: where it comes from, and whether it has the right shape.
+"""Named networks: a network that replaces the oracle, given by a name or as an object.
 
-It is named in words, `mlp:width=128,depth=3` for a default module and `package.module:factory` for
-a function of the caller's, or given as an object. Nothing is imported that the caller did not ask
-for by name; a name never comes from a data file.
+The name `mlp:width=128,depth=3` stands for a default module (see `Architecture`), and the name
+`package.module:factory` for a function of the caller's that returns a network. Only modules that
+the caller names are imported, and a name is never read from a data file.
 """
 
 from __future__ import annotations
@@ -40,11 +40,13 @@ FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def require_named(network: Named) -> Named:
-    """A network's name in one spelling, or the object; what a factory's name names is imported.
+    """Return a network's name in its canonical spelling, or the network if it is an object.
+
+    The factory that a name refers to is imported.
 
     Raises:
-        InputError: A text that names neither an architecture nor a factory, or a factory that is
-            not there.
+        InputError: The text names neither an architecture nor a factory, the factory cannot be
+            imported, or the object is not callable.
     """
     if not isinstance(network, str):
         if callable(network):
@@ -55,33 +57,34 @@ def require_named(network: Named) -> Named:
         )
     if not _is_factory(network):
         return str(Architecture.parse(network))
-    with _where_it_is_run():
+    with _current_folder_importable():
         _imported(network)
     return network
 
 
 def is_architecture(network: Named) -> bool:
-    """Whether a name, as `require_named` returns it, is that of a default module."""
+    """Whether a network, as returned by `require_named`, is the name of a default module."""
     return isinstance(network, str) and not _is_factory(network)
 
 
 def make(network: Named, procedure: AnyProcedure, *, seed: int) -> Callable[..., Any]:
-    """The network, or the module that it is fitted from.
+    """Make the network that a name refers to; an object is returned as it is.
 
     Args:
-        network: As `require_named` returns it.
-        procedure: Whose signature and coordinates it has.
-        seed: Of the first weights; torch has its own seed back.
+        network: Network as returned by `require_named`.
+        procedure: Procedure whose signature and coordinates the network gets.
+        seed: Seed of the initial weights; torch's global seed is restored afterwards.
 
     Raises:
-        InputError: There is no such factory, it fails, or it returns no network.
+        InputError: The factory does not exist, raises an exception, or returns something that is
+            not callable.
     """
     if not isinstance(network, str):
         return network
     signature, spec = procedure.probe.signature, procedure.spec
     if not _is_factory(network):
         return build(signature, spec, network, seed=seed)
-    with _where_it_is_run(), torch.random.fork_rng(devices=[]):
+    with _current_folder_importable(), torch.random.fork_rng(devices=[]):
         factory = _imported(network)
         torch.manual_seed(seed)
         try:
@@ -100,15 +103,19 @@ def make(network: Named, procedure: AnyProcedure, *, seed: int) -> Callable[...,
 
 
 def placed(network: Callable[..., Any], spec: SequenceSpec, *, name: str) -> Callable[..., Any]:
-    """The network as a procedure calls it: of a module a copy, which evaluates and never learns.
+    """The network in the form in which a procedure calls it.
+
+    A module is copied, moved to the procedure's device, put into evaluation mode, and its
+    parameters no longer require gradients. Any other callable receives copies of the procedure's
+    tensors.
 
     Args:
-        network: A module, or any other callable, which is shown copies of the procedure's tensors.
-        spec: Of the sequences that it is called with.
-        name: Of the network, for the sentence.
+        network: Module or other callable.
+        spec: Spec of the sequences that the network is called with.
+        name: Name of the network, for error messages.
 
     Raises:
-        InputError: A module that cannot be copied, or put on the device.
+        InputError: The module cannot be copied or moved to the device.
     """
     if not isinstance(network, nn.Module):
         return as_network(network, spec.mean.dtype)
@@ -123,7 +130,7 @@ def placed(network: Callable[..., Any], spec: SequenceSpec, *, name: str) -> Cal
 
 
 def require_fittable(network: object, *, name: str) -> None:
-    """Raise InputError unless a network is a module with something to fit."""
+    """Raise InputError unless a network is a module with at least one trainable parameter."""
     if not isinstance(network, nn.Module):
         raise InputError(
             f"network {name} must be an nn.Module to be fitted, got {type(network).__name__}; "
@@ -142,8 +149,8 @@ def _is_factory(network: str) -> bool:
 
 
 @contextlib.contextmanager
-def _where_it_is_run() -> Iterator[None]:
-    """Look for modules in the current folder, too, as a console script does not."""
+def _current_folder_importable() -> Iterator[None]:
+    """Make modules in the current folder importable, which a console script does not."""
     here = os.getcwd()
     sys.path.append(here)
     try:

@@ -1,8 +1,8 @@
-"""Network check: a few calls of a network before a run.
+"""Network check: a few calls of a network before a run, which show whether it fits its signature.
 
-The network must accept the arguments of its signature, return the promised type and shape, contain
-no NaN, answer the same when it is asked the same, and, for signatures that restrict what a token
-sees, not depend on the others. The log-density of a bijection must be that of its draws.
+The network must accept the signature's arguments, return the promised type and shape, contain no
+NaN, be deterministic, and, for signatures in which a token sees only some of the others, not depend
+on the rest. The log-density of a bijection must be the density of its own draws.
 """
 
 from __future__ import annotations
@@ -37,37 +37,40 @@ from capcheck.networks.signatures.generator import normals_for
 from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.procedure import AnyProcedure
 
-__all__ = ["CALLS", "DENSITY", "TWICE", "WIDEST", "answers_of", "require_density"]
+__all__ = ["CALLS", "DENSITY", "TWICE", "WIDEST", "check_network", "require_density"]
 
-CALLS = 32  # after which a check ends
-TWICE = 4  # of these calls are made again
-WIDEST = 256  # numbers of a sequence of which a Jacobian is taken
-DENSITY = 0.05, 0.01  # nats, and share, that a log-density may be off by, as its inverse rounds
+CALLS = 32  # network calls after which a check ends
+TWICE = 4  # first calls of a check that are repeated to test determinism
+WIDEST = 256  # numbers per sequence up to which the Jacobian is computed
+DENSITY = 0.05, 0.01  # tolerance of a log-density: nats, and share of its size (inverses round)
 
 
-def answers_of(
+def check_network(
     network: Callable[..., Any], procedure: AnyProcedure, budgets: Sequence[Budget], *, name: str
 ) -> str:
-    """Check a network in a run of a few rows: SHA-256 of what it answers, to three digits.
+    """Check a network in a run of a few rows, and return a fingerprint of its answers.
 
     Args:
-        network: As a procedure calls it.
-        procedure: Whose network it is to be.
-        budgets: Of which the last one that makes a call is tried.
-        name: Of the network, for the sentence.
+        network: Network in the form in which the procedure calls it.
+        procedure: Procedure that the network is meant for.
+        budgets: Budgets to try, from the last to the first, until one makes a call.
+        name: Name of the network, for error messages.
+
+    Returns:
+        SHA-256 of the answers, rounded to bfloat16; empty if no budget makes a call.
 
     Raises:
-        NetworkError: It cannot be called so, answers in another shape or with broken numbers, does
-            not answer the same twice, or looks at what it is to predict.
+        NetworkError: The network raises an exception, answers in another type or shape or with NaN,
+            is not deterministic, or depends on values that it is meant to predict.
     """
     signature, spec = procedure.probe.signature, procedure.spec
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # of networks that draw, which are refused
+        torch.manual_seed(0)  # networks that draw random numbers are refused, but reproducibly
         for budget in reversed(budgets):
             check = _NetworkCheck(signature, spec, name, network)
             rng = CounterRandomness(0, name="check", device=spec.mean.device)
             checked = procedure.with_trusted_network(network).wrapped(check)
-            with contextlib.suppress(_SeenEnough):
+            with contextlib.suppress(_CheckComplete):
                 for _ in checked.wrapped(Blinding(signature, spec)).run(budget, ROWS, rng):
                     pass
             if check.calls:
@@ -77,15 +80,16 @@ def answers_of(
 
 
 def require_density(network: Callable[..., Any], procedure: AnyProcedure, *, name: str) -> None:
-    """Raise NetworkError unless the log-density of a bijection is that of what it draws.
+    """Raise NetworkError unless a bijection's log-density is the density of its own draws.
 
-    By the change of variables, log q(f(z)) = log N(z) - log |det df/dz|. Other networks pass, and
-    so do bijections without a gradient, of half precision, or of very long sequences.
+    By the change of variables, log q(f(z)) = log N(z) - log |det df/dz|. The check is skipped for
+    other networks, and for bijections that have no gradient, work in half precision, or make
+    sequences of more than `WIDEST` numbers.
 
     Args:
-        network: As a procedure calls it.
-        procedure: Whose network it is to be.
-        name: Of the network, for the sentence.
+        network: Network in the form in which the procedure calls it.
+        procedure: Procedure that the network is meant for.
+        name: Name of the network, for error messages.
     """
     signature, spec = procedure.probe.signature, procedure.spec
     if not isinstance(signature, BijectionSignature) or not isinstance(network, Bijection):
@@ -105,7 +109,7 @@ def require_density(network: Callable[..., Any], procedure: AnyProcedure, *, nam
                 torch.autograd.grad(one.sum(), of_free, retain_graph=True)[0].flatten(1)
                 for one in x[:, free].flatten(1).unbind(1)
             ]
-    except RuntimeError:  # there is no gradient
+    except RuntimeError:  # the network has no gradient
         return
     with torch.no_grad():
         own = network.log_prob(with_given(x.detach(), *given), *given[1:])
@@ -122,12 +126,12 @@ def require_density(network: Callable[..., Any], procedure: AnyProcedure, *, nam
         )
 
 
-class _SeenEnough(ControlFlow):
-    """Ends the run of a check."""
+class _CheckComplete(ControlFlow):
+    """Raised to end the run of a check after enough calls."""
 
 
 class _NetworkCheck(Wrapper):
-    """Looks at the answers of a network one by one."""
+    """Wrapper that checks every answer of a network and adds it to a fingerprint."""
 
     def __init__(
         self, signature: Signature[Any], spec: SequenceSpec, name: str, network: Any
@@ -137,7 +141,7 @@ class _NetworkCheck(Wrapper):
         self.calls, self.digest = 0, hashlib.sha256()
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer, if nothing is wrong with it."""
+        """Return the network's answer, or raise NetworkError if the answer breaks a rule."""
         expected = self._expected(shown)
         with torch.set_grad_enabled(shown[0].requires_grad):
             try:
@@ -160,7 +164,7 @@ class _NetworkCheck(Wrapper):
                 f"{expected}, and must have a gradient, got none; leave it attached."
             )
         for x in numbers:
-            # A softmax of bounded rank knows one token; the laws of the others may be broken.
+            # A low-rank softmax predicts one token; the laws of the others may be NaN.
             if bool(x.isnan().any()) and not isinstance(self._signature, LowRankPredictorSignature):
                 raise NetworkError(f"{expected}, and must answer in numbers, got NaN.")
             coarse = x.detach().to(torch.bfloat16).view(torch.int16)  # other devices round alike
@@ -173,11 +177,11 @@ class _NetworkCheck(Wrapper):
             self._require_same(shown, numbers, expected)
         self.calls += 1
         if self.calls == CALLS:
-            raise _SeenEnough
+            raise _CheckComplete
         return answer
 
     def _is_shown_given(self, shown: Sequence[Tensor]) -> bool:
-        """Whether a network that makes whole sequences is shown the tokens that are given."""
+        """Whether the call passes given tokens to a network that makes whole sequences."""
         makes = (GeneratorSignature, BijectionSignature, DecoderSignature)
         return isinstance(self._signature, makes) and len(shown) > 1
 
@@ -202,7 +206,10 @@ class _NetworkCheck(Wrapper):
             )
 
     def _require_tokens(self, answer: object, expected: str) -> None:
-        """Of a generator of token ids, which says no more of its answer than its shape."""
+        """Raise NetworkError if a generator's or a bijection's answer is no valid tokens.
+
+        Their signatures do not know the kind of the tokens, and check the shape only.
+        """
         spec = self._spec
         generates = isinstance(self._signature, (GeneratorSignature, BijectionSignature))
         if not generates or not isinstance(answer, Tensor):
@@ -221,7 +228,7 @@ class _NetworkCheck(Wrapper):
             )
 
     def _require_log_prob(self, answer: Tensor, given: Sequence[Tensor], expected: str) -> None:
-        if not isinstance(self._network, Bijection):  # a procedure says what cannot be had
+        if not isinstance(self._network, Bijection):  # the procedure reports a missing density
             return
         try:
             density = self._network.log_prob(with_given(answer.detach(), *given), *given[1:])

@@ -1,8 +1,8 @@
-"""Network: a module in its own precision, shown and answering in the precision of a procedure.
+"""A network adapts a module to the precision of a procedure.
 
-Modules are usually float32 and procedures float64: what the procedure shows is rounded on the way
-in, and the answer widened on the way out. What goes in is a copy, which a module may change. A
-bijection stays one, and so does an auto-encoder.
+Modules are usually float32 and procedures float64: inputs are rounded to the module's precision,
+and answers are converted back. The module receives copies, so that it may write into its inputs.
+The methods of bijections and auto-encoders are adapted in the same way.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ ValueT = TypeVar("ValueT")
 
 
 def as_network(module: Callable[..., Any], dtype: torch.dtype) -> Network:
-    """A network of the module's signature for a procedure of that precision.
+    """Adapt a module to the precision of a procedure.
 
     Args:
-        module: Of any signature, in any precision; it is not copied. Any other callable answers in
-            the precision that it is asked in.
-        dtype: Of the procedure's tokens.
+        module: Module of any signature and precision; it is not copied. Another callable is called
+            in the procedure's precision, and its answers are not converted.
+        dtype: Precision of the procedure's tokens.
     """
     if isinstance(module, AutoEncoder):
         return AutoEncoderNetwork(module, dtype)
@@ -46,14 +46,15 @@ def as_network(module: Callable[..., Any], dtype: torch.dtype) -> Network:
 
 
 class Network:
-    """A module between two casts.
+    """A module whose inputs and answers are converted between two precisions.
 
     Args:
-        module: The module, or another callable.
-        dtype: Of what goes in and comes out.
+        module: Module, or another callable.
+        dtype: Precision of the procedure.
 
     Attributes:
-        dtype: Of what the module is shown.
+        module: The module.
+        dtype: Precision of the module's inputs.
     """
 
     def __init__(self, module: Callable[..., Any], dtype: torch.dtype) -> None:
@@ -63,7 +64,7 @@ class Network:
         self._dtype = dtype
 
     def __call__(self, *shown: Tensor) -> Any:
-        """What the module answers."""
+        """The module's answer in the procedure's precision."""
         return self._out(self.module(*(copied(x, self.dtype) for x in shown)))
 
     def _out(self, answer: ValueT) -> ValueT:
@@ -71,7 +72,7 @@ class Network:
 
 
 class BijectionNetwork(Network):
-    """A bijection between two casts."""
+    """A bijection whose inputs and answers are converted between two precisions."""
 
     def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
         """Log-density (nats) of x (n, N, d): (n,)."""
@@ -80,24 +81,24 @@ class BijectionNetwork(Network):
 
 
 class AutoEncoderNetwork(Network):
-    """A decoder with its encoder between two casts."""
+    """A decoder and its encoder, whose inputs and answers are converted between two precisions."""
 
     def encode(self, x: Tensor, rng: Randomness, *known: Tensor) -> tuple[Tensor, Tensor]:
-        """A latent for every sequence, (n, r), and log q(z | x), nats, (n,)."""
+        """A latent for each sequence, (n, r), and log q(z | x) (nats), (n,)."""
         shown = (copied(mask, self.dtype) for mask in known)
         z, log_q = self.module.encode(copied(x, self.dtype), rng, *shown)
         return self._out(z), self._out(log_q)
 
 
 def copied(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy of a tensor, in that precision if it holds floating-point numbers."""
+    """A copy of a tensor, converted to `dtype` if it holds floating-point numbers."""
     return x.to(dtype if x.is_floating_point() else x.dtype, copy=True)
 
 
 def cast(value: ValueT, dtype: torch.dtype) -> ValueT:
-    """A tensor of floating-point numbers, or a token law made of them, in that precision.
+    """Convert a floating-point tensor, or a token law made of such tensors, to `dtype`.
 
-    Anything else is returned as it is.
+    Any other value is returned as it is.
     """
     found: object = value
     if isinstance(value, Tensor):

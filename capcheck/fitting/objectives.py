@@ -1,8 +1,8 @@
-"""Objective: batches of what a network will be shown, the oracle's answers, and a loss on them.
+"""An objective draws batches of a network's inputs with the oracle's answers, and defines a loss.
 
-Inputs are those that the procedure really meets: fresh draws of the target at the levels, masks and
-times of its recorded calls. Every loss is a divergence from the oracle plus what the oracle itself
-would lose, the floor: loss - floor is what training has left.
+The inputs are those that occur in the procedure: fresh draws of the target at the levels, masks and
+times of its recorded calls. Every loss is a divergence from the oracle plus the oracle's own loss,
+the floor, so that loss - floor is the remaining error of a module.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ __all__ = [
 ]
 
 Batch = dict[str, Tensor]
-QUESTIONS = 8  # that are asked of one path along a flow, which is dear to integrate
-UNIFORM = 8  # of every so many rows, one gets a uniform level in place of a recorded one
+QUESTIONS = 8  # most rows made from one path along a flow, which is slow to integrate
+UNIFORM = 8  # one in this many rows has a uniform level in place of a recorded one
 DIFFERENTIABLE = (
     DenoiserSignature,
     FlowMapSignature,
@@ -62,15 +62,15 @@ DIFFERENTIABLE = (
 
 
 class Objective(ABC):
-    """What a module is fitted to.
+    """A loss that a module is fitted to, and the batches that it is computed on.
 
     Attributes:
-        exact: Whether the loss is at its floor at the oracle on every single batch, so that few
-            rows tell how close a module is.
-        mixes: Whether rows of several draws may stand in one batch.
-        mixed: Whether bfloat16 products are safe early in a fit.
-        large: Rows, at most, of the one batch that ends a fit (see `polish`); 0 where the loss is
-            no mean over rows.
+        exact: Whether the oracle attains the floor on every single batch, so that a few rows
+            suffice to measure how close a module is.
+        mixes: Whether one batch may contain rows of several draws.
+        mixed: Whether products may be computed in bfloat16 early in a fit (mixed precision).
+        large: Largest number of rows in the batch of the final L-BFGS descent (see `polish`); 0 if
+            the loss is not a mean over rows.
     """
 
     exact: bool = False
@@ -80,32 +80,33 @@ class Objective(ABC):
 
     @abstractmethod
     def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
-        """A batch of n rows; `floor`, where there is one, is the oracle's loss on each, (n,).
+        """Draw a batch of n rows; its entry `floor`, if any, is the oracle's loss per row, (n,).
 
         Args:
-            n: Rows.
-            rng: Source of all of it.
-            floor: Whether it is asked for; steps can do without.
+            n: Number of rows.
+            rng: Source of every random number.
+            floor: Whether the entry `floor` is needed; training steps do without it.
         """
 
     @abstractmethod
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
-        """The module's mean loss, ().
+        """The module's mean loss over a batch, ().
 
         Args:
-            module: In its own precision.
-            batch: In the module's precision.
-            rng: For losses that are means over more than the batch.
+            module: Module in its own precision.
+            batch: Batch in the module's precision.
+            rng: Source of the random numbers that the loss itself needs.
         """
 
 
 @dataclass(kw_only=True, eq=False)
 class Regression(Objective):
-    """Mean of |f(inputs) - oracle(inputs)|^2 over the tokens' coordinates, in their variances.
+    """Mean squared error (f(inputs) - oracle(inputs))^2, in units of each coordinate's variance.
 
     Attributes:
-        spec: Of the sequences.
-        questions: n and random numbers -> the network's inputs and the oracle's answer.
+        spec: Spec of the sequences.
+        questions: Function of n and random numbers that returns the network's inputs and the
+            oracle's answer.
     """
 
     exact = True
@@ -113,12 +114,12 @@ class Regression(Objective):
     questions: Callable[[int, Randomness], tuple[tuple[Tensor, ...], Tensor]]
 
     def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
-        """Inputs `0`, `1`, .. and the answer."""
+        """Draw inputs `0`, `1`, .. and the oracle's `answer`."""
         inputs, answer = self.questions(n, rng)
         return {**{str(i): x for i, x in enumerate(inputs)}, "answer": answer}
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
-        """Squared error in units of the tokens' variances."""
+        """Mean squared error in units of the tokens' variances."""
         inputs = [batch[str(i)] for i in range(len(batch) - 1)]
         variance = self.spec.variance.to(batch["answer"])
         error = (module(*inputs) - batch["answer"]).square()
@@ -129,7 +130,10 @@ class Regression(Objective):
 def denoising(
     target: ContinuousTarget, oracle: Callable[..., Tensor], calls: Sequence[Call], path: PathName
 ) -> Regression:
-    """Fresh draws at recorded levels; of some rows the noisiest level is uniform instead."""
+    """Regression for a denoiser, on fresh draws with noise of recorded levels.
+
+    In one of `UNIFORM` rows, a uniform level replaces the row's highest level.
+    """
     levels = Pool.of(calls, lambda call: call.more[0])
     noise = PATHS[path]
 
@@ -154,14 +158,17 @@ def mapping(
     *,
     lands: bool,
 ) -> Regression:
-    """Noise carried by the exact flow through all recorded levels, any two of which are a question.
+    """Regression for a flow map or consistency function, on pairs of points of exact flow paths.
+
+    The exact flow carries noise through all recorded levels. Each row of a batch asks for the point
+    x_s of a path given its point x_t, for a recorded pair of levels (t, s).
 
     Args:
-        target: The law.
-        carry: The flow map (x_t, t, s) -> x_s.
-        calls: Of a flow map, or of a consistency function.
-        spec: Of the sequences; given tokens are clean throughout.
-        lands: Whether the network is told the level s to land at.
+        target: Law that the flow generates.
+        carry: Exact flow map (x_t, t, s) -> x_s.
+        calls: Recorded calls of a flow map or of a consistency function.
+        spec: Spec of the sequences; given tokens are at level 0 on the whole path.
+        lands: Whether the network has the level s as an argument; otherwise s = 0.
     """
     free, given = list(spec.free), list(spec.given)
     moves = torch.ones(spec.tokens).to(spec.mean)
@@ -172,7 +179,7 @@ def mapping(
         return torch.stack([t, call.more[1][:, free[0]] if lands else torch.zeros_like(t)], 1)
 
     pairs = Pool.of(calls, pair)
-    levels = pairs.rows.unique()  # rising
+    levels = pairs.rows.unique()  # ascending
 
     def questions(n: int, rng: Randomness) -> tuple[tuple[Tensor, ...], Tensor]:
         ways = -(-n // min(QUESTIONS, len(pairs.rows)))
@@ -199,7 +206,11 @@ def mapping(
 def distilling(
     target: ContinuousTarget, oracle: Callable[..., Tensor], calls: Sequence[Call], path: PathName
 ) -> Regression:
-    """Fresh draws at recorded levels, for a function that is no exact flow: level after level."""
+    """Regression for a consistency function whose oracle uses finitely many solver steps.
+
+    The inputs are fresh draws with noise of recorded levels; the oracle is called once for each
+    highest level in a batch.
+    """
     levels = Pool.of(calls, lambda call: call.more[0])
     noise = PATHS[path]
 
@@ -219,10 +230,10 @@ def distilling(
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'|, a U-statistic of rows x (n, D) and y (m, D)."""
+    """The U-statistic of 2 E|X - Y| - E|X - X'| - E|Y - Y'| from rows x (n, D) and y (m, D)."""
 
     def distances(a: Tensor, b: Tensor) -> Tensor:
-        # By differences: products would put equal rows apart by rounding.
+        # By matrix products, the distance of equal rows would be rounding noise in place of 0.
         return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
     within = [distances(z, z).sum() / (len(z) * (len(z) - 1)) for z in (x, y)]
@@ -231,11 +242,11 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(kw_only=True, eq=False)
 class SampleDistance(Objective):
-    """The energy distance between what a procedure makes with the module and fresh target draws.
+    """The energy distance between the output of a procedure with the module and target draws.
 
     Attributes:
-        procedure: With any network.
-        budget: The one budget at which it is run.
+        procedure: Procedure, whose network is replaced by the module.
+        budget: Budget at which the procedure is run.
     """
 
     large = 0
@@ -244,7 +255,7 @@ class SampleDistance(Objective):
     _relaxed: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        """Refuse procedures through which there is no gradient."""
+        """Raise InputError if the procedure cannot be differentiated."""
         self.target = self.procedure.coordinates.target
         signature = self.procedure.probe.signature
         tokens = self.target.spec.kind
@@ -257,11 +268,11 @@ class SampleDistance(Objective):
         self._relaxed = tokens == "categorical"
 
     def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
-        """Target draws."""
+        """Draw sequences `x` of the target."""
         return {"x": self.target.sample(n, rng.stream("target"))}
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
-        """The distance, in units of the tokens' deviations."""
+        """The energy distance in units of the tokens' deviations, or of one-hot vectors."""
         spec, x = self.target.spec, batch["x"]
         if self._relaxed:
             y = self._one_hot(module, len(x), rng)
@@ -279,7 +290,7 @@ class SampleDistance(Objective):
         return energy_distance(made, own)
 
     def _one_hot(self, module: nn.Module, n: int, rng: Randomness) -> Tensor:
-        """One-hot vectors (n, N, V) that a generator of token ids makes, with a gradient."""
+        """One-hot vectors (n, N, V) from a generator of token ids, with a gradient."""
         if not isinstance(module, Relaxed):
             raise InputError(
                 "network of token ids must have a method relaxed(z), which returns one-hot vectors "

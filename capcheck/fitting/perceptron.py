@@ -1,7 +1,8 @@
-"""Perceptron: h_0 = silu(A x), h_{k+1} = h_k + W_k' silu(W_k h_k), out = B h_depth.
+"""A residual perceptron computes h_0 = silu(A x), h_{k+1} = h_k + W_k' silu(W_k h_k), B h_depth.
 
-With depth 0 it is the affine map B x. Over a sequence it is shown all tokens at once; where each
-token has a view of its own, it is shown one copy of the sequence for each, with the rest masked.
+All maps have biases; with depth 0 the perceptron is the affine map B x. For a sequence, its input
+is all tokens at once. If each token sees only some of the tokens, the perceptron is called once per
+token, on a copy of the sequence in which the other tokens are masked.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ __all__ = ["MaskedCopies", "Perceptron", "WholeSequence"]
 
 
 class Perceptron(nn.Module):
-    """R^inputs -> R^outputs, a residual perceptron.
+    """A residual perceptron from R^inputs to R^outputs.
 
     Args:
-        inputs: Numbers in.
-        outputs: Numbers out.
-        width: Numbers of a hidden layer.
-        depth: Residual blocks; 0 for an affine map.
+        inputs: Dimension of the input.
+        outputs: Dimension of the output.
+        width: Units of a hidden layer.
+        depth: Number of residual blocks; 0 for an affine map.
     """
 
     def __init__(self, inputs: int, outputs: int, *, width: int, depth: int) -> None:
@@ -33,7 +34,7 @@ class Perceptron(nn.Module):
         self.last = nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs) -> (n, outputs)."""
+        """The outputs (n, outputs) for inputs x (n, inputs)."""
         h: Tensor = self.first(x)
         for block in self.blocks:
             h = h + block(h)
@@ -42,11 +43,11 @@ class Perceptron(nn.Module):
 
 
 class WholeSequence(nn.Module):
-    """(n, N, c) -> (n, N, out): every output sees every token.
+    """A perceptron over a whole sequence, in which every output sees every token.
 
     Args:
-        tokens: N.
-        channels: c.
+        tokens: Number N of tokens.
+        channels: Features c of each token.
         outputs: Numbers for each token.
         width: See `Perceptron`.
         depth: See `Perceptron`.
@@ -58,21 +59,23 @@ class WholeSequence(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer that makes the output."""
+        """The output layer."""
         return self.map.last
 
     def forward(self, h: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Map; `seen` has no say, as everything is."""
+        """The outputs (n, N, outputs) for features h (n, N, c); `seen` is ignored."""
         out: Tensor = self.map(h.flatten(1)).reshape(*h.shape[:2], -1)
         return out
 
 
 class MaskedCopies(nn.Module):
-    """(n, N, c) -> (n, N, out): output i is shown the tokens that i sees, and i.
+    """A perceptron called once per token i, on the sequence without the tokens that i cannot see.
+
+    Further inputs are which tokens i sees, and i itself, as a one-hot vector.
 
     Args:
-        tokens: N.
-        channels: c.
+        tokens: Number N of tokens.
+        channels: Features c of each token.
         outputs: Numbers for each token.
         width: See `Perceptron`.
         depth: See `Perceptron`.
@@ -84,15 +87,15 @@ class MaskedCopies(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The layer that makes the output."""
+        """The output layer."""
         return self.map.last
 
     def forward(self, h: Tensor, seen: Tensor) -> Tensor:
-        """Map.
+        """The outputs (n, N, outputs) for features h.
 
         Args:
-            h: (n, N, c).
-            seen: (n|1, N, N) bool, [.., i, j] whether output i sees token j.
+            h: Features of the tokens, (n, N, c).
+            seen: Whether output i sees token j, (n|1, N, N) bool, indexed [.., i, j].
         """
         n, N, _ = h.shape
         mask = seen.expand(n, N, N)[..., None].to(h)  # (n, i, j, 1)

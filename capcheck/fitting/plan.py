@@ -1,8 +1,8 @@
-"""Plan: how many steps a fit makes and how many draws of the oracle it makes them with.
+"""A plan is the number of steps of a fit and the number of batches that it draws for them.
 
-Where no number of steps is given, one draw and one step are timed, and what fits into the time is
-kept from then on. An oracle that is dearer than a step is asked for as many draws as a part of the
-time allows, which are then used again.
+If a time is given in place of a number of steps, a few draws and steps are timed first, and the
+plan is the number that fits into the time. If drawing a batch takes longer than a step, as many
+batches are drawn as fit into half of the time, and are then reused.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ __all__ = [
     "planned",
 ]
 
-CHECKS = 20  # validations of a fit
-MOST_STEPS = 20_000
-DESCENT = 0.7  # share of the time that is for steps and draws
-SMALLEST_POOL = 4
-MOST_TIMED = 3.0  # seconds for it, if two are timed
-TIMED = 6  # draws and steps, of which the first is not timed
+CHECKS = 20  # validations in a fit, and least number of steps
+MOST_STEPS = 20_000  # largest number of steps of a fit with a given time
+DESCENT = 0.7  # share of the given time that is spent on draws and steps
+SMALLEST_POOL = 4  # least number of reused batches
+MOST_TIMED = 3.0  # seconds of timing, after which no further draw or step is timed
+TIMED = 6  # draws, and steps, that are timed; the first of each is discarded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a fit will do.
+    """The size of a fit.
 
     Attributes:
-        steps: Of Adam.
-        pool: Draws that are used again, or None if every step has its own.
+        steps: Number of Adam steps.
+        pool: Number of precomputed batches that are reused, or None if every step draws its own.
     """
 
     steps: int
@@ -52,18 +52,18 @@ class Plan:
 
     @property
     def every(self) -> int:
-        """Steps between two validations."""
+        """Number of steps between two validations."""
         return max(1, self.steps // CHECKS)
 
 
 def planned(source: BatchSource, module: nn.Module, *, seconds: float, dtype: torch.dtype) -> Plan:
-    """The plan that takes about so many seconds.
+    """Plan a fit that takes about `seconds` seconds.
 
     Args:
-        source: Of the fit.
-        module: It is copied.
-        seconds: That are left.
-        dtype: Of the module.
+        source: Batches of the fit.
+        module: Module to be fitted; it is copied.
+        seconds: Time that is left for the fit.
+        dtype: Precision of the module.
     """
     began = time.monotonic()
     scratch = copy.deepcopy(module)
@@ -73,7 +73,7 @@ def planned(source: BatchSource, module: nn.Module, *, seconds: float, dtype: to
     def one(k: int) -> None:
         source.loss(scratch, batches[k % len(batches)], k, dtype=dtype).backward()
 
-    step = 1.3 * _timed(one)  # with the optimiser and the validations
+    step = 1.3 * _timed(one)  # 30 % are added for the optimiser and the validations
     available = max(0.0, DESCENT * seconds - (time.monotonic() - began))
     if draw <= step:
         return Plan(steps=_within(available / (draw + step)))
@@ -87,7 +87,7 @@ def _within(steps: float) -> int:
 
 
 def _timed(do: Callable[[int], object]) -> float:
-    """Seconds of one, the first not counted; the median, which other work disturbs little."""
+    """Median seconds per call, without the first call; other work disturbs a median little."""
     spent = []
     for k in range(TIMED):
         began = time.monotonic()

@@ -1,11 +1,11 @@
-"""Polish: L-BFGS on one large batch in float64, which ends a fit of a small module.
+"""A polish ends the fit of a small module: L-BFGS on one large batch in float64.
 
-Problems that are quadratic in the parameters, as linear denoisers are, reach their optimum so. It
-costs no more than the steps did: of b rows each step cost b + c, where c rows take as long as what
-does not depend on their number, and an evaluation of B rows in float64 costs 2 B + c. Where that
-leaves few evaluations the batch is halved.
+It brings losses that are quadratic in the parameters, such as those of linear denoisers, to their
+optimum. Its cost is at most that of the Adam steps. In units of the time per row, a step of b rows
+costs b + c, where c is the fixed cost of a call, and an evaluation of B rows in float64 costs
+2 B + c. If this allows only few evaluations, the batch is halved.
 
-Source: Liu & Nocedal 1989, "On the limited memory BFGS method".
+Source: Liu & Nocedal 1989, "On the limited memory BFGS method for large scale optimization".
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ __all__ = [
     "polished",
 ]
 
-SMALL = 20_000  # parameters below which a module is polished
-ROWS_PER_PARAMETER = 16  # at least, where rows carry noise that could be learned by heart
-ITERATIONS = 5  # of a round
-LAST = 5  # rounds without progress that end it
-SETTLED = 1e-3  # share of an exact objective's loss that these rounds lower it by
-NOISE = 1e-7  # fall of any other loss, which is estimated, in these rounds
-CALL = 512  # rows that take as long as a call of the module and the optimiser without any: c
-WIDE = 2  # times that a row costs more in float64
-WANTED = {True: 100, False: 30}  # evaluations that a batch is halved for, by whether it is exact
-FEWEST_ROWS = 512  # of a batch
+SMALL = 20_000  # number of parameters below which a module is polished
+ROWS_PER_PARAMETER = 16  # least rows per parameter for an inexact objective, against overfitting
+ITERATIONS = 5  # L-BFGS iterations in a round
+LAST = 5  # rounds over which progress is measured
+SETTLED = 1e-3  # relative fall of an exact loss over these rounds, below which the descent ends
+NOISE = 1e-7  # absolute fall of an inexact loss over these rounds, below which the descent ends
+CALL = 512  # fixed cost c of a call, in rows
+WIDE = 2  # cost of a row in float64, relative to one in the module's precision
+WANTED = {True: 100, False: 30}  # evaluations wanted, by whether the objective is exact
+FEWEST_ROWS = 512  # rows to which a batch may be halved
 
 
 @dataclass(frozen=True, kw_only=True)
 class Polish:
-    """How large a batch is descended, and how often it may be evaluated.
+    """The size of a polish.
 
     Attributes:
-        rows: B.
-        evaluations: Of the loss and its gradient, at most.
+        rows: Number B of rows in the batch.
+        evaluations: Largest number of evaluations of the loss and its gradient.
     """
 
     rows: int
@@ -62,13 +62,16 @@ class Polish:
 
 
 def affordable(objective: Objective, *, parameters: int, steps: int, batch: int) -> Polish | None:
-    """The polish that costs no more than the steps did, or None where it is of no use.
+    """A polish that costs at most as much as the Adam steps, or None.
+
+    None is returned for large modules, for losses that are not means over rows, for batches with
+    too few rows for the parameters, and if fewer than `ITERATIONS` evaluations are possible.
 
     Args:
-        objective: Of the fit.
-        parameters: Numbers that are fitted.
-        steps: That were made.
-        batch: Rows of each.
+        objective: Objective of the fit.
+        parameters: Number of fitted parameters.
+        steps: Number of Adam steps made.
+        batch: Rows per Adam step.
     """
     spent, rows = steps * (batch + CALL), objective.large
     while rows > FEWEST_ROWS and spent < WANTED[objective.exact] * (WIDE * rows + CALL):
@@ -83,13 +86,14 @@ def affordable(objective: Objective, *, parameters: int, steps: int, batch: int)
 def polished(
     source: BatchSource, module: nn.Module, polish: Polish, *, deadline: float | None
 ) -> nn.Module:
-    """A copy of the module, in its own precision, after the descent.
+    """Polish a copy of a module; the copy is returned in the module's precision.
 
     Args:
-        source: Of the fit.
-        module: Of fewer than SMALL parameters.
-        polish: Batch and evaluations.
-        deadline: Of `time.monotonic`, after which nothing more is evaluated; None for no limit.
+        source: Batches of the fit.
+        module: Module with fewer than `SMALL` parameters.
+        polish: Size of the polish.
+        deadline: Time of `time.monotonic` after which the loss is no longer evaluated; None for no
+            limit.
     """
     own = {name: x.dtype for name, x in module.state_dict().items()}
     wide = copy.deepcopy(module).double()
@@ -108,7 +112,7 @@ def polished(
     def closure() -> Tensor:
         nonlocal left
         if left == 0 or (deadline is not None and time.monotonic() > deadline):
-            raise _OverError
+            raise _BudgetSpentError
         left -= 1
         descent.zero_grad()
         total = torch.zeros((), dtype=torch.float64)
@@ -123,7 +127,7 @@ def polished(
     while batches:
         try:
             losses.append(float(descent.step(closure)))
-        except _OverError:  # in the middle of a search along a line
+        except _BudgetSpentError:  # in the middle of a line search
             wide.load_state_dict(reached)
             break
         reached = copy.deepcopy(wide.state_dict())
@@ -136,5 +140,5 @@ def polished(
     return narrow
 
 
-class _OverError(Exception):
-    """There is no time, or no evaluation, left."""
+class _BudgetSpentError(Exception):
+    """Raised when no time or no evaluation is left."""

@@ -1,8 +1,8 @@
-"""Modules of known tokens: predictors of token laws, and energies of sequences.
+"""Modules with tokens as inputs: predictors of token laws, and energies of sequences.
 
-A token is shown standardised, or as a one-hot vector, times whether it is known, and that as a
-channel of its own. A predictor that looks back is shown the tokens moved one place on, so that what
-stands at i and before it is all that token i may see.
+Each token is encoded by its standardised numbers or its one-hot vector; in a predictor, the
+features of unknown tokens are 0, and a further feature says whether the token is known. A prefix
+predictor shifts the features by one token, so that positions 0..i hold exactly the tokens before i.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["EnergyModule", "GivenTokens", "PredictorModule", "ShownTokens"]
 
 
 class ShownTokens(nn.Module):
-    """Tokens -> the numbers that stand for them, (n, N, d) or (n, N, V).
+    """Encodes tokens as standardised numbers (n, N, d) or one-hot vectors (n, N, V).
 
     Args:
-        spec: Of the sequences.
+        spec: Spec of the sequences.
     """
 
     mean: Tensor
@@ -36,19 +36,19 @@ class ShownTokens(nn.Module):
         self.register_buffer("deviation", positive(spec.variance).sqrt())
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Standardised numbers, or one-hot vectors."""
+        """The standardised numbers, or the one-hot vectors, of tokens (n, N, d) or (n, N)."""
         if self.vocabulary is None:
             x: Tensor = (tokens - self.mean) / self.deviation
             return x
-        within = tokens.long().clamp(0, self.vocabulary - 1)  # unknown values mean nothing
+        within = tokens.long().clamp(0, self.vocabulary - 1)  # unknown tokens may hold any value
         return nn.functional.one_hot(within, self.vocabulary).to(self.mean)
 
 
 class GivenTokens(nn.Module):
-    """Sequences -> the numbers that stand for their given tokens, (n, G); G is 0 where none is.
+    """Encodes the given tokens of sequences as G numbers, (n, G); G is 0 if no token is given.
 
     Args:
-        spec: Of the sequences; `spec.given` are given.
+        spec: Spec of the sequences; `spec.given` names the given tokens.
     """
 
     def __init__(self, spec: SequenceSpec) -> None:
@@ -59,7 +59,7 @@ class GivenTokens(nn.Module):
         self.numbers = len(self.given) * spec.dim
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Of tokens (n, N, d) or (n, N); where none is given, of anything with n rows."""
+        """The features (n, G) of tokens (n, N, d) or (n, N); any tensor of n rows if G is 0."""
         if not self.given:
             return self.shown.mean.new_zeros(len(tokens), 0)
         numbers: Tensor = self.shown(tokens)[:, self.given].flatten(1)
@@ -67,13 +67,13 @@ class GivenTokens(nn.Module):
 
 
 class PredictorModule(nn.Module):
-    """(tokens, known) -> one law per token, given the known ones.
+    """A token predictor, (tokens, known) -> one law per token, given the known tokens.
 
     Args:
-        spec: Of the sequences.
-        size: Of the trunk.
-        rank: Bound on the rank of the logits.
-        prefix: Whether token i sees the known tokens before it only.
+        spec: Spec of the sequences.
+        size: Kind and size of the trunk, and number of Gaussians per law.
+        rank: Bound on the rank of the logits, or None.
+        prefix: Whether token i sees only the known tokens before it.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class PredictorModule(nn.Module):
         self.trunk = trunk(spec, size, spec.dim + 1, self.head.numbers, masked=prefix)
 
     def forward(self, tokens: Tensor, known: Tensor) -> TokenLaw:
-        """The (n, N) laws."""
+        """The (n, N) laws of the tokens."""
         x = self.shown(tokens)
         mask = known[..., None]
         h = torch.cat([torch.where(mask, x, 0.0), mask.to(x)], -1)
@@ -105,11 +105,13 @@ class PredictorModule(nn.Module):
 
 
 class EnergyModule(nn.Module):
-    """x -> E(x) = |x'|^2 / 2 + sum_i F_i(x') of standardised x'; of token ids the sum only.
+    """An energy E(x) = |x'|^2 / 2 + sum_i F_i(x'), with x' the encoding of x.
+
+    For token ids, the quadratic term is left out.
 
     Args:
-        spec: Of the sequences.
-        size: Of the trunk.
+        spec: Spec of the sequences.
+        size: Kind and size of the trunk.
     """
 
     def __init__(self, spec: SequenceSpec, size: Architecture) -> None:
@@ -119,7 +121,7 @@ class EnergyModule(nn.Module):
         self.trunk = trunk(spec, size, spec.dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n,) nats."""
+        """The energies (nats) of sequences x, (n,)."""
         h = self.shown(x)
         energy: Tensor = self.trunk(h).flatten(1).sum(1)
         return energy + 0.5 * h.square().flatten(1).sum(1) if self.continuous else energy

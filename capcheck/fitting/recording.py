@@ -1,8 +1,9 @@
-"""Recording: what a procedure really shows its network, and what it uses of the answers.
+"""A recording holds the arguments of a procedure's network calls, and which answers it used.
 
-The procedure is run with the oracle over some budgets, and the arguments of every call are kept:
-levels, masks, target times, and the states themselves. A call counts 1 / (calls of its budget), so
-that every budget has the same say. Of a token law it is noted which tokens were used.
+The procedure is run with the oracle at each budget, and the arguments of every call are kept:
+levels, masks, target times, and the states themselves. A call has the weight 1 / (calls of its
+budget), so that all budgets have the same total weight. For answers that are token laws, the
+recording states which tokens' laws were used.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from capcheck.procedures.procedure import AnyProcedure
 
 __all__ = ["MOST_CALLS", "ROWS", "Call", "Pool", "record"]
 
-ROWS = 32  # sequences that a recorded run makes
-MOST_CALLS = 512  # of one budget that are kept; beyond it, every second one, and so on
+ROWS = 32  # sequences in a recorded run
+MOST_CALLS = 512  # calls kept per budget; if there are more, only every second, fourth, .. is kept
 
 
 @dataclass(kw_only=True, eq=False)
 class Call:
-    """One call of the network.
+    """One recorded call of the network.
 
     Attributes:
-        shown: Its first argument.
-        more: The others.
-        used: (N,) bool, the tokens of the answered law that were used; all of another answer.
-        weight: Its share of the calls of its budget.
+        shown: First argument of the call.
+        more: Further arguments of the call.
+        used: Which tokens' laws the procedure used, (N,) bool; all if the answer is no token law.
+        weight: Weight of the call, 1 / (calls of its budget).
     """
 
     shown: Tensor
@@ -46,12 +47,12 @@ class Call:
 
 
 def record(procedure: AnyProcedure, *, budgets: Sequence[Budget], rng: Randomness) -> list[Call]:
-    """The calls that a procedure makes over some budgets.
+    """Record the calls that a procedure makes at some budgets.
 
     Args:
-        procedure: With the oracle, or another network.
-        budgets: At least one of them must make a call.
-        rng: Source of every random number; all budgets share its draws.
+        procedure: Procedure with the oracle, or with another network.
+        budgets: Budgets of the recorded runs, at least one of which must make a call.
+        rng: Source of every random number; all budgets use the same draws.
 
     Raises:
         InputError: No budget makes a call.
@@ -74,11 +75,11 @@ def record(procedure: AnyProcedure, *, budgets: Sequence[Budget], rng: Randomnes
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pool:
-    """Rows that were recorded, each with its share.
+    """The distinct rows of recorded arguments, with weights.
 
     Attributes:
-        rows: (R, ...).
-        weights: (R,), positive.
+        rows: Distinct rows, (R, ...).
+        weights: Weight of each row, (R,), positive.
     """
 
     rows: Tensor
@@ -86,7 +87,7 @@ class Pool:
 
     @classmethod
     def of(cls, calls: Sequence[Call], part: Callable[[Call], Tensor]) -> Pool:
-        """The distinct rows of a part of each call, (n, ...)."""
+        """The pool of the distinct rows of `part(call)`, (n, ...), over all calls."""
         parts = [part(call) for call in calls]
         shares = [
             torch.full((len(x),), call.weight / len(x), dtype=torch.float64)
@@ -97,20 +98,20 @@ class Pool:
         return cls(rows=rows, weights=weights.index_add(0, which.cpu(), torch.cat(shares)))
 
     def draw(self, n: int, rng: Randomness) -> Tensor:
-        """N rows, independently."""
+        """Draw n rows independently, in proportion to their weights."""
         chosen = rng.categorical(self.weights.to(self.rows.device), (n, 1))[:, 0]
         return self.rows[chosen]
 
 
 class _Recorder(Wrapper):
-    """Keeps the calls of a network."""
+    """Wrapper that records the calls of a network."""
 
     def __init__(self) -> None:
         self._seen, self._stride = 0, 1
         self.calls: list[Call] = []
 
     def call(self, network: Callable[..., Any], *arguments: Tensor) -> Any:
-        """The network's answer, whose use is watched."""
+        """The network's answer; a token law is returned in a view that records its use."""
         shown, *more = arguments
         answer = network(shown, *more)
         used = torch.full(shown.shape[1:2], not isinstance(answer, TokenLaw), device=shown.device)
@@ -125,7 +126,7 @@ class _Recorder(Wrapper):
 
 @dataclass(eq=False)
 class _Watched(TokenLaw):
-    """A law that notes which of its tokens are asked for."""
+    """A law that records in `used` which of its tokens' laws are used."""
 
     law: TokenLaw
     used: Tensor
@@ -140,7 +141,7 @@ class _Watched(TokenLaw):
 
     @property
     def log_probabilities(self) -> Tensor:
-        """(n, N, V), nats, of a law that has them."""
+        """Log-probabilities (nats) of all values, (n, N, V)."""
         return log_table(self._asked())
 
     def sample(self, rng: Randomness) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which objective each signature has: the loss that its networks are trained with.
+"""The registry of objectives maps a network's signature to the loss that it is fitted with.
 
 | network | objective |
 |---|---|
@@ -23,8 +23,8 @@ from capcheck.fitting.likelihoods import (
     Likelihood,
     PseudoLikelihood,
     ScoreMatching,
-    looking_back,
     masked,
+    prefix_masked,
     transitions,
 )
 from capcheck.fitting.objectives import (
@@ -56,12 +56,12 @@ __all__ = ["RecordedRun", "end_to_end", "objective_for"]
 
 
 class RecordedRun:
-    """A procedure over some budgets, recorded when it is asked for.
+    """A procedure with its budgets, whose calls are recorded at the first access to `calls`.
 
     Args:
-        procedure: With its oracle.
-        budgets: At least one.
-        seed: Of the recorded runs.
+        procedure: Procedure with its oracle.
+        budgets: Budgets of the recorded runs, at least one.
+        seed: Seed of the recorded runs.
     """
 
     def __init__(self, procedure: AnyProcedure, *, budgets: Sequence[Budget], seed: int) -> None:
@@ -71,14 +71,14 @@ class RecordedRun:
 
     @functools.cached_property
     def oracle(self) -> Any:
-        """The exact network; of a softmax of bounded rank the free one, which it is fitted to."""
+        """The network to imitate: the oracle; for a low-rank softmax that of full rank."""
         if isinstance(self.procedure.probe.signature, LowRankPredictorSignature):
             return TokenPredictorSignature().oracle(self.target)
         return self.procedure.oracle
 
     @functools.cached_property
     def calls(self) -> list[Call]:
-        """What the procedure shows its oracle."""
+        """The recorded calls of the procedure with the oracle."""
         rng = CounterRandomness(self._seed, name="fit", device=self.target.device)
         return record(
             self.procedure.with_trusted_network(self.oracle), budgets=self.budgets, rng=rng
@@ -86,15 +86,15 @@ class RecordedRun:
 
     @property
     def continuous(self) -> ContinuousTarget:
-        """The target, whose tokens are continuous."""
+        """The target; raises UnfitError if its tokens are not continuous."""
         return require_continuous(self.target, "this objective")
 
 
 def end_to_end(run: RecordedRun) -> Objective:
-    """The distance of the procedure's result from the target at its one budget.
+    """The energy distance between the procedure's output and the target, at the only budget.
 
     Raises:
-        InputError: Several budgets, or a procedure through which there is no gradient.
+        InputError: There are several budgets, or the procedure cannot be differentiated.
     """
     if len(run.budgets) != 1:
         raise InputError(
@@ -106,7 +106,7 @@ def end_to_end(run: RecordedRun) -> Objective:
 
 @functools.singledispatch
 def objective_for(signature: object, run: RecordedRun) -> Objective:
-    """The objective of a signature; register a function for another kind of signature."""
+    """Make the objective of a signature; register a function to support another signature."""
     raise InputError(
         f"fit has no objective for {type(signature).__name__}; register one with "
         "capcheck.fitting.objective_for."
@@ -144,7 +144,7 @@ def _(signature: object, run: RecordedRun) -> Objective:
 
 @objective_for.register
 def _(signature: PrefixPredictorSignature, run: RecordedRun) -> Objective:
-    return looking_back(run.target, run.oracle, run.calls)
+    return prefix_masked(run.target, run.oracle, run.calls)
 
 
 @objective_for.register

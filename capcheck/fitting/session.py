@@ -1,9 +1,10 @@
-"""FitSession: one process's part of a fit, from its first step or its checkpoint to its end.
+"""A fit session is the part of a fit that runs in one process, from its start or a checkpoint.
 
-The learning rate is l min(1, (k + 1) / w) (1 + cos(pi k / K)) / 2 at step k of K, with a warm-up of
-w = K / 20 steps. A fit has diverged if a loss is no number, or if the validation ends above where
-it started, or was never below it when the steps were over; the best weights met are kept either
-way.
+At step k of K, the learning rate is l min(1, (k + 1) / w) (1 + cos(pi k / K)) / 2, with a warm-up
+of w = K / 20 steps. A fit has diverged if a loss is not finite, or if the validation ends clearly
+higher than it started (by `RISEN`, or at any validation by `ESCAPED`). A fit was too short if no
+step lowered the validation, or if the time allowed the minimum number of steps only. In all cases,
+the weights with the lowest validation are kept.
 """
 
 from __future__ import annotations
@@ -34,17 +35,24 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int, float], None]
-NARROW = 0.8  # share of the steps that are made in bfloat16 on a GPU, where that is safe
-CLIP = 5.0  # norm above which a gradient is shortened
-PATIENCE = 3 * CHECKS // 4  # checks without progress after which a fit stops
-PROGRESS = 0.01  # share of the validation by which it must fall to count as progress
-NEAR = 1e-8  # validation of an exact objective at which there is nothing left to learn
-RISEN = 0.05  # of 1 + |validation at the start| by which a fit that ends higher has diverged
-ESCAPED = 10.0  # the same for a fit that is given up at once
+NARROW = 0.8  # share of the steps in bfloat16 on a GPU, if the objective allows mixed precision
+CLIP = 5.0  # norm to which larger gradients are clipped
+PATIENCE = 3 * CHECKS // 4  # validations without progress after which a fit stops
+PROGRESS = 0.01  # relative fall of the validation that counts as progress
+NEAR = 1e-8  # validation of an exact objective below which a fit stops
+RISEN = 0.05  # rise of the final validation, in units of 1 + |start|, that counts as divergence
+ESCAPED = 10.0  # rise of any validation, in the same units, at which a fit is stopped as diverged
 
 
 class FitSession:
-    """A fit, from its first step or its checkpoint to its end."""
+    """The part of a fit that runs in one process; see the module's docstring.
+
+    Args:
+        module: Module to be fitted, on the fit's device; it is changed.
+        source: Batches of the fit.
+        learning_rate: Largest learning rate l of the schedule.
+        path: File of the checkpoint, or None to write none.
+    """
 
     def __init__(
         self, module: nn.Module, source: BatchSource, *, learning_rate: float, path: Path | None
@@ -65,11 +73,11 @@ class FitSession:
         self.limit: float | None = None
 
     def clock(self, began: float, limit: float | None) -> None:
-        """When this session began, and how many seconds all sessions of a fit may take."""
+        """Set this session's start (`time.monotonic`) and the limit of all sessions (seconds)."""
         self.began, self.limit = began, limit
 
     def begin(self, steps: int | None) -> None:
-        """Validate what is given, and plan."""
+        """Validate the initial weights, and plan the steps."""
         self.start = self.best = self.latest = self.mark = self._validate()
         if not math.isfinite(self.start):
             self._end(f"the loss is {self.start} before the first step", diverged=True)
@@ -80,7 +88,7 @@ class FitSession:
             self.plan = planned(self.source, self.module, seconds=left, dtype=self.dtype)
 
     def restore(self, held: Checkpoint) -> None:
-        """Go on where a checkpoint was written."""
+        """Restore the state from a checkpoint."""
         self.module.load_state_dict(under("weights", held.tensors))
         restore_adam(self.adam, under("adam", held.tensors))
         self.best_weights = {
@@ -93,7 +101,7 @@ class FitSession:
         self.mark = facts.mark
 
     def save(self) -> Checkpoint:
-        """Everything there is to know, written if there is a place for it."""
+        """The state as a checkpoint, which is also written to the file if there is one."""
         facts = Facts(
             step=self.step,
             stale=self.stale,
@@ -120,7 +128,7 @@ class FitSession:
         return held
 
     def descend(self, progress: Progress | None) -> None:
-        """Adam's steps that are left."""
+        """Make the remaining Adam steps, and decide how the fit ended."""
         if self.reason:
             return
         self.source.fill(self.plan.pool)
@@ -147,7 +155,7 @@ class FitSession:
             self._end("all steps were made")
 
     def finish(self) -> None:
-        """Polish the best weights, if that can be done and does them good."""
+        """Load the best weights, and polish them if possible; keep the result if it is better."""
         count = sum(p.numel() for p in self.parameters)
         self.module.load_state_dict(self.best_weights)
         polish = affordable(
@@ -164,8 +172,8 @@ class FitSession:
             self.best_weights = self._weights()
 
     def _make_step(self) -> None:
-        """One step; a loss that is no number ends the fit."""
-        torch.manual_seed(step_seed(self.source.seed, self.step))  # of modules that draw
+        """Make one Adam step; a loss that is not finite ends the fit."""
+        torch.manual_seed(step_seed(self.source.seed, self.step))  # for modules such as dropout
         share = self.step / self.plan.steps
         warm = min(1.0, (self.step + 1) / max(1, self.plan.steps // 20))
         for group in self.adam.param_groups:
@@ -185,7 +193,7 @@ class FitSession:
         self.step += 1
 
     def _check(self) -> None:
-        """Validate, keep the best, stop where going on is no use, and write a checkpoint."""
+        """Validate, keep the best weights, end the fit if a stopping rule holds, or save it."""
         self.latest = self._validate()
         if not math.isfinite(self.latest):
             self._end(f"the loss became {self.latest} at step {self.step}", diverged=True)
@@ -214,11 +222,14 @@ class FitSession:
         )
 
     def _has_settled(self) -> bool:
-        """Whether going on was no use, as it is at once for a module that begins at its best."""
+        """Whether the fit stopped because further steps would not help.
+
+        This holds from the start for a module whose initial weights are optimal.
+        """
         return self.stale >= PATIENCE or (self.source.objective.exact and self.best < NEAR)
 
     def _is_late(self) -> bool:
-        """Whether the time is over, and the fewest steps are made."""
+        """Whether the time limit is exceeded and the minimum number of steps is made."""
         return self.limit is not None and self._elapsed() > self.limit and self.step >= CHECKS
 
     def _validate(self) -> float:

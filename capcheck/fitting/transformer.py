@@ -1,9 +1,9 @@
-"""Transformer: tokens attend to the tokens that they see, softmax(Q K^T / sqrt(k)) V.
+"""A transformer whose tokens attend to the tokens that they see, softmax(Q K^T / sqrt(k)) V.
 
-Pre-normalised blocks of attention and a two-layer perceptron, with a learned vector for each
-place. Attention is written out, so that energies can be differentiated twice.
+It consists of pre-normalised blocks of attention and a two-layer perceptron, and adds a learned
+vector for each position. Attention is written out, because energies are differentiated twice.
 
-Source: Vaswani et al. 2017, "Attention Is All You Need".
+Source: Vaswani et al. 2017, "Attention Is All You Need", https://arxiv.org/abs/1706.03762
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 __all__ = ["HEAD", "Transformer"]
 
-HEAD = 32  # numbers of one attention head, at most
+HEAD = 32  # largest dimension k of an attention head
 
 
 class Transformer(nn.Module):
-    """(n, N, c) -> (n, N, out).
+    """A transformer over a sequence of N tokens.
 
     Args:
-        tokens: N.
-        channels: c.
+        tokens: Number N of tokens.
+        channels: Features c of each token.
         outputs: Numbers for each token.
-        width: Numbers of a token inside.
-        depth: Blocks; 0 for an affine map of each token by itself.
+        width: Hidden features of each token.
+        depth: Number of blocks; with 0, each token is mapped affinely and by itself.
     """
 
     def __init__(self, tokens: int, channels: int, outputs: int, *, width: int, depth: int) -> None:
@@ -35,12 +35,13 @@ class Transformer(nn.Module):
         self.last = nn.Linear(width, outputs)
 
     def forward(self, h: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Map.
+        """The outputs (n, N, outputs) for features h.
 
         Args:
-            h: (n, N, c).
-            seen: (n|1, N, N) bool, [.., i, j] whether token i attends to j; every i to itself.
-                What j sees, i must see as well. All to all if None.
+            h: Features of the tokens, (n, N, c).
+            seen: Whether token i sees token j, (n|1, N, N) bool, indexed [.., i, j]; None if all
+                tokens see each other. Every token must see itself. If i sees j, then i must also
+                see every token that j sees, because information spreads over the blocks.
         """
         h = self.first(h) + self.place
         for block in self.blocks:

@@ -1,6 +1,7 @@
-"""Token laws: the law of one token, which a token predictor returns for every token of every row.
+"""Token laws: probability laws of single tokens, one for every token of every row.
 
-It imports `noise` and `core`; every folder above may import it.
+Token predictors return such laws. This folder imports `noise` and `core`; every folder above may
+import this folder.
 """
 
 from capcheck.laws.categorical import Categorical, DeferredCategorical, certain

@@ -1,4 +1,4 @@
-"""Categorical token laws: p(x = v) = softmax(logits)_v on 0..V-1, held or made when asked."""
+"""Categorical token laws: p(x = v) = softmax(logits)_v on 0..V-1, stored or computed on demand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Categorical", "DeferredCategorical", "certain"]
 
 
 class Categorical(TokenLaw):
-    """p(x = v) = softmax(logits)_v on 0..V-1.
+    """The laws p(x = v) = softmax(logits)_v on 0..V-1.
 
     Args:
-        logits: (n, N, V), unnormalised; -inf is probability 0.
+        logits: Unnormalised log-probabilities (nats), (n, N, V); -inf is probability 0.
     """
 
     def __init__(self, logits: Tensor) -> None:
@@ -50,22 +50,22 @@ class Categorical(TokenLaw):
         return inverse_cdf(self._p, u[..., None]).squeeze(-1)
 
     def select(self, tokens: Sequence[int]) -> Categorical:
-        """The laws of those tokens only."""
+        """The laws of the tokens with these indices."""
         return Categorical(self.log_probabilities[:, list(tokens)])
 
 
 def certain(x: Tensor, vocabulary: int, dtype: torch.dtype) -> Categorical:
-    """The laws of token ids x (n, N) that are known, of so many."""
+    """The point masses at token ids x (n, N), as laws over `vocabulary` values."""
     logits = torch.full((*x.shape, vocabulary), -torch.inf, dtype=dtype, device=x.device)
     return Categorical(logits.scatter(-1, x[..., None], 0.0))
 
 
 class DeferredCategorical(TokenLaw):
-    """Categorical laws that are made when they are asked for, and only of the tokens selected.
+    """Categorical laws that are computed at their first use, and for the selected tokens only.
 
     Args:
-        make: Makes the laws of some tokens.
-        tokens: Which tokens.
+        make: Function that computes the laws of the tokens with given indices.
+        tokens: Indices of the tokens.
     """
 
     def __init__(self, make: Callable[[list[int]], Categorical], tokens: Sequence[int]) -> None:
@@ -78,7 +78,7 @@ class DeferredCategorical(TokenLaw):
 
     @property
     def log_probabilities(self) -> Tensor:
-        """(n, N, V), nats."""
+        """Log-probabilities (nats) of all values, (n, N, V)."""
         return self._law.log_probabilities
 
     def sample(self, rng: Randomness) -> Tensor:
@@ -106,5 +106,5 @@ class DeferredCategorical(TokenLaw):
         return self._law.icdf(u)
 
     def select(self, tokens: Sequence[int]) -> DeferredCategorical:
-        """The laws of those tokens only."""
+        """The laws of the tokens with these indices."""
         return DeferredCategorical(self._make, [self._tokens[i] for i in tokens])

@@ -1,7 +1,8 @@
-"""Gaussian laws and their finite mixtures: what an affine procedure samples, and its divergences.
+"""Gaussian laws of whole sequences, their finite mixtures, and their divergences from a Gaussian.
 
-KL and W2 between Gaussians and MMD between mixtures of them are closed forms, also where a
-covariance is singular, as that of a sampler that has lost a direction is.
+Procedures whose steps are affine sample such laws. KL and W2 between Gaussians, and MMD between
+mixtures of Gaussians, have closed forms. A covariance may be singular, for instance if a sampler
+has lost a direction.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from capcheck.laws import LOG_2PI
 
 __all__ = ["ROUNDINGS", "GaussianLaw", "MixtureLaw"]
 
-ROUNDINGS = 64  # roundings of the largest number by which a point may be off a coordinate's atom
+ROUNDINGS = 64  # distance from an atom, in machine epsilons of its position, that counts as 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GaussianLaw:
-    """N(m, C) over flat sequences of D = N d numbers, in float64; C may be singular.
+    """The law N(m, C) over flat sequences of D = N d numbers, in float64; C may be singular.
 
-    Directions whose variance is at most 16 D roundings of the largest, after every coordinate is
-    divided by its own deviation, are taken to have none.
+    Variances are compared after every coordinate is divided by its own deviation. A direction
+    whose variance is at most 16 D machine epsilons times the largest one counts as having none.
 
     Attributes:
-        mean: (D,), in units of the tokens.
-        covariance: (D, D), in their squares.
+        mean: Mean m, (D,), in units of the tokens.
+        covariance: Covariance C, (D, D), in squared units of the tokens.
     """
 
     mean: Tensor
@@ -44,10 +45,11 @@ class GaussianLaw:
         return int((self._spectrum[2] > 0).sum())
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density (nats) at x (n, ...): (n,); where C is singular +-inf on and off its support.
+        """Log-density (nats) at x (n, ...): (n,).
 
-        On it means within 1e-9 of a deviation, and for a coordinate that does not vary within
-        rounding.
+        If C is singular, the value is +inf on the support and -inf elsewhere. A point counts as on
+        the support if, in units of the deviations, its distance is at most 1e-9 of 1 plus its size,
+        and if every coordinate without variance equals the mean up to rounding.
         """
         scale, axes, along = self._spectrum
         if x[:1].numel() not in (0, len(self.mean)):
@@ -67,14 +69,14 @@ class GaussianLaw:
         return torch.where(off, -torch.inf, torch.inf)
 
     def kl_from(self, mean: Tensor, covariance: Tensor) -> float:
-        """KL(N(mean, covariance) || this law), nats; infinite where this law is singular.
+        """KL(N(mean, covariance) || this law), nats; infinite if this law is singular.
 
-        With the eigenvalues v of C in the metric of the target it is
-        1/2 sum(1/v - 1 + log v) + 1/2 |mean - m|^2 in the metric of C.
+        With the eigenvalues v of C in the metric of the target, the divergence is
+        1/2 sum(1/v - 1 + log v) + 1/2 |mean - m|^2, where the norm is in the metric of C.
 
         Args:
-            mean: Of the target, D numbers of any shape.
-            covariance: (D, D), positive definite.
+            mean: Mean of the target, D numbers of any shape.
+            covariance: Covariance of the target, (D, D), positive definite.
         """
         v, shift = self._against(mean, covariance)
         if self.rank < len(v):
@@ -82,11 +84,14 @@ class GaussianLaw:
         return float(0.5 * (1 / v - 1 + v.log() + shift.square() / v).sum().clamp(min=0))
 
     def kl_to(self, mean: Tensor, covariance: Tensor) -> float:
-        """KL(this law || N(mean, covariance)), nats: 1/2 sum(v - 1 - log v) + 1/2 |m - mean|^2.
+        """KL(this law || N(mean, covariance)), nats; infinite if this law is singular.
+
+        With the eigenvalues v of C in the metric of the target, the divergence is
+        1/2 sum(v - 1 - log v) + 1/2 |m - mean|^2, where the norm is in the metric of the target.
 
         Args:
-            mean: As for `kl_from`.
-            covariance: As for `kl_from`.
+            mean: Mean of the target, as for `kl_from`.
+            covariance: Covariance of the target, as for `kl_from`.
         """
         v, shift = self._against(mean, covariance)
         if self.rank < len(v):
@@ -96,13 +101,14 @@ class GaussianLaw:
     def w2_squared(self, mean: Tensor, covariance: Tensor) -> float:
         """Squared Wasserstein distance of order 2, in squared units of the tokens.
 
-        |m - mean|^2 + min over rotations O of |F - G O|^2 with F F^T = C and G G^T = covariance.
-        That is tr C + tr S - 2 tr (C^1/2 S C^1/2)^1/2 as a sum of squares, which neither cancels
-        nor takes the root of a rounded 0: singular covariances are no special case.
+        The formula is |m - mean|^2 + min over rotations O of |F - G O|^2, with F F^T = C and
+        G G^T = S, the covariance of the target. The second term equals
+        tr C + tr S - 2 tr (C^1/2 S C^1/2)^1/2, but as a sum of squares it neither cancels nor takes
+        the root of a rounded 0, so that singular covariances need no special treatment.
 
         Args:
-            mean: Of the target, D numbers of any shape.
-            covariance: (D, D), positive semi-definite.
+            mean: Mean of the target, D numbers of any shape.
+            covariance: Covariance S of the target, (D, D), positive semi-definite.
         """
         mean, S = self._like(mean, covariance)
         F, G = _root(self._spectrum), _root(_spectrum(S))
@@ -112,11 +118,13 @@ class GaussianLaw:
     def mmd_squared(
         self, mean: Tensor, covariance: Tensor, *, bandwidths: Sequence[float]
     ) -> Tensor:
-        """Squared MMD for the kernels exp(-|x - y|^2 / (2 h^2)), exact: (B,), to about 1e-15.
+        """Squared MMD for the kernels exp(-|x - y|^2 / (2 h^2)), in closed form: (B,).
+
+        Rounding errors are about 1e-15.
 
         Args:
-            mean: Of the target, D numbers of any shape.
-            covariance: (D, D), positive semi-definite.
+            mean: Mean of the target, D numbers of any shape.
+            covariance: Covariance of the target, (D, D), positive semi-definite.
             bandwidths: B bandwidths h, in units of the tokens.
         """
         mean, S = self._like(mean, covariance)
@@ -128,7 +136,7 @@ class GaussianLaw:
         return _spectrum(self.covariance)
 
     def _like(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-        """A target's moments, flat and in float64."""
+        """The mean, (D,), and covariance, (D, D), of a target in float64 on the CPU."""
         D = len(self.mean)
         if mean.numel() != D or tuple(covariance.shape) != (D, D):
             raise InputError(
@@ -152,13 +160,14 @@ class GaussianLaw:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MixtureLaw:
-    """sum_o w_o N(m_o, C_o): the law of a procedure that draws an order o first.
+    """The mixture sum_o w_o N(m_o, C_o): the law of a procedure that first draws an order o.
 
-    KL and W2 of a mixture are no closed forms: average `log_prob` over draws of the target.
+    KL and W2 of a mixture have no closed form; the mean of `log_prob` over draws of the target
+    estimates the cross-entropy in KL(target || this law).
 
     Attributes:
-        weights: (P,), positive, sum 1.
-        laws: P different laws.
+        weights: Probabilities w_o of the orders, (P,), positive, with sum 1.
+        laws: P different Gaussian laws.
     """
 
     weights: Tensor
@@ -166,12 +175,12 @@ class MixtureLaw:
 
     @functools.cached_property
     def mean(self) -> Tensor:
-        """(D,)."""
+        """Mean of the mixture, (D,)."""
         return self.weights @ self._means
 
     @functools.cached_property
     def covariance(self) -> Tensor:
-        """(D, D): the mean of the covariances and the covariance of the means."""
+        """Covariance of the mixture, (D, D): mean of the C_o plus covariance of the m_o."""
         deviation = self._means - self.mean
         return sum(
             (w * law.covariance for w, law in zip(self.weights, self.laws, strict=True)),
@@ -186,27 +195,27 @@ class MixtureLaw:
         return total
 
     def kl_from(self, mean: Tensor, covariance: Tensor) -> float | Unavailable:
-        """KL(target || this law): infinite if every order's law is singular."""
+        """KL(target || this law): infinite if every order's law is singular, else unavailable."""
         self.laws[0]._like(mean, covariance)
         if all(law.rank < len(law.mean) for law in self.laws):
             return math.inf
         return self._no_closed_form("KL")
 
     def kl_to(self, mean: Tensor, covariance: Tensor) -> float | Unavailable:
-        """KL(this law || target): infinite if some order's law is singular."""
+        """KL(this law || target): infinite if some order's law is singular, else unavailable."""
         self.laws[0]._like(mean, covariance)
         if any(law.rank < len(law.mean) for law in self.laws):
             return math.inf
         return self._no_closed_form("KL")
 
     def w2_squared(self, mean: Tensor, covariance: Tensor) -> Unavailable:
-        """Not to be had; Gelbrich's formula on `mean` and `covariance` bounds it from below."""
+        """Unavailable; Gelbrich's formula with this law's moments is a lower bound."""
         return self._no_closed_form("W2")
 
     def mmd_squared(
         self, mean: Tensor, covariance: Tensor, *, bandwidths: Sequence[float]
     ) -> Tensor:
-        """Exact squared MMD, (B,); see `GaussianLaw.mmd_squared`."""
+        """Squared MMD in closed form, (B,); see `GaussianLaw.mmd_squared`."""
         mean, S = self.laws[0]._like(mean, covariance)
         covariances = torch.stack([law.covariance for law in self.laws])  # (P, D, D)
         return _mmd_squared(self.weights, self._means, covariances, mean, S, bandwidths)
@@ -222,9 +231,9 @@ class MixtureLaw:
 
 
 def _spectrum(C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Deviations (D,), and eigenvectors (D, D) and eigenvalues (D,) of the correlations.
+    """Deviations (D,), and eigenvectors (D, D) and eigenvalues (D,) of the correlation matrix.
 
-    A coordinate without variance has deviation 1 and correlation 0, with itself, too.
+    A coordinate without variance gets deviation 1 and correlation 0, even with itself.
     """
     deviation = C.diagonal().clamp(min=0).sqrt()
     scale = torch.where(deviation > 0, deviation, 1)
@@ -234,7 +243,7 @@ def _spectrum(C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _root(spectrum: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """F (D, D) with F F^T = C."""
+    """A root F (D, D) of C, with F F^T = C, from the spectrum of C."""
     scale, axes, along = spectrum
     return scale[:, None] * axes * along.sqrt()
 
@@ -250,12 +259,12 @@ def _mmd_squared(
     """E k(X, X') - 2 E k(X, Y) + E k(Y, Y') for a mixture X of P Gaussians and a Gaussian Y: (B,).
 
     Args:
-        weights: (P,).
-        means: (P, D).
-        covariances: (P, D, D).
-        mean: (D,) of Y.
-        covariance: (D, D) of Y.
-        bandwidths: B bandwidths.
+        weights: Weights of X, (P,).
+        means: Means of X, (P, D).
+        covariances: Covariances of X, (P, D, D).
+        mean: Mean of Y, (D,).
+        covariance: Covariance of Y, (D, D).
+        bandwidths: B bandwidths h, in units of the tokens.
     """
     if not all(0 < h < math.inf for h in bandwidths):
         raise InputError(f"bandwidths must be positive and finite, got {list(bandwidths)}.")
@@ -272,9 +281,9 @@ def _mmd_squared(
 
 
 def _kernel_means(shift: Tensor, covariance: Tensor, h2: Tensor) -> Tensor:
-    """E exp(-|d|^2 / (2 h^2)) for d ~ N(shift, covariance), P of them: (P, B).
+    """The mean of exp(-|d|^2 / (2 h^2)) for P laws d ~ N(shift, V) and B bandwidths h: (P, B).
 
-    It is |1 + V / h^2|^-1/2 exp(-1/2 shift (V + h^2)^-1 shift).
+    The mean is |1 + V / h^2|^-1/2 exp(-1/2 shift^T (V + h^2)^-1 shift).
     """
     along, axes = torch.linalg.eigh(covariance)
     V = along.clamp(min=0)[:, None]  # (P, 1, D)

@@ -1,8 +1,8 @@
-"""Heads: what a network may emit for a token whose conditional law is richer than that.
+"""A head is the class of laws that a network can emit for a continuous token.
 
-`gaussian` keeps the mean and variance of every coordinate, the best of all Gaussians with
-independent coordinates in forward KL; `mixture` has m of them, which EM fits to the law,
-max over (w, mu, v) of E log sum_c w_c N(x; mu_c, v_c); `exact` emits the law as it is.
+The head `gaussian` keeps the mean and variance of every coordinate, which is the best Gaussian with
+independent coordinates in forward KL. The head `mixture` has m Gaussians, which EM fits to the law:
+max over (w, mu, v) of E log sum_c w_c N(x; mu_c, v_c). The head `exact` emits the law as it is.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from capcheck.laws import LOG_2PI, MixtureOfGaussians, TokenLaw
 __all__ = ["ITERATIONS", "NODES", "REACH", "HeadName", "emitted"]
 
 HeadName = Literal["gaussian", "mixture", "exact"]
-NODES = 129  # of the grid on which a mixture is fitted
-REACH = 6.0  # standard deviations that the grid extends from the mean
-ITERATIONS = 60  # of EM
+NODES = 129  # grid points at which a mixture is fitted
+REACH = 6.0  # half-width of the grid around the mean, in standard deviations
+ITERATIONS = 60  # iterations of EM
 
 
 def emitted(law: TokenLaw, head: HeadName, *, components: int = 2) -> TokenLaw:
-    """The best that a head can emit in place of the law of continuous tokens.
+    """The best law that a head can emit in place of the law of continuous tokens.
 
     Args:
-        law: Of (n, N) tokens.
+        law: Law of (n, N) tokens.
         head: Kind of head.
-        components: m of a mixture.
+        components: Number m of Gaussians in a mixture.
 
     Raises:
-        UnfitError: A mixture for tokens of several dimensions, whose law has no grid.
+        UnfitError: The head is `mixture`, and tokens have more than one dimension.
     """
     if head == "exact":
         return law
@@ -48,12 +48,12 @@ def emitted(law: TokenLaw, head: HeadName, *, components: int = 2) -> TokenLaw:
 
 
 def _fitted_mixture(law: TokenLaw, mean: Tensor, variance: Tensor, m: int) -> MixtureOfGaussians:
-    """EM on the law's density at evenly spaced nodes; mean and variance are (n, N, 1)."""
+    """Fit m Gaussians by EM to the density at evenly spaced nodes; mean, variance are (n, N, 1)."""
     z = torch.linspace(-REACH, REACH, NODES).to(mean)
     x = mean + variance.sqrt() * z  # (n, N, Q)
     log_p = torch.stack([law.log_prob(node[..., None]) for node in x.unbind(2)], 2)
     p = log_p.softmax(2)[..., None]  # (n, N, Q, 1)
-    # Components start on quantiles, and none gets narrower than the nodes' distance.
+    # A component narrower than the distance of the nodes could collapse onto a single node.
     middle = (torch.arange(m).to(mean) + 0.5) / m
     start = (p[..., 0].cumsum(2) < middle[:, None, None, None]).sum(3).clamp(max=NODES - 1)
     mu = x.gather(2, start.permute(1, 2, 0))[:, :, None]  # (n, N, 1, m)

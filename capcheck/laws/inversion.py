@@ -1,12 +1,14 @@
-"""Quantiles of mixtures of Gaussians on the line: the x with F(x) = u, in a bracket that closes.
+"""Quantiles of mixtures of Gaussians on the line: the x with F(x) = u, by a bracketed search.
 
-With T the smaller of the two tails at x, F(x) or 1 - F(x), and t that of u, Halley's method solves
+Let t be the smaller of u and 1 - u, and T(x) the tail F(x) or 1 - F(x) on the same side. Halley's
+method solves
 
     y(x) = Phi^-1(T(x)) = Phi^-1(t),
 
-which is linear for one Gaussian and nearly so in the tails of any mixture. The quantile lies
-between those of the components. A step that leaves this bracket, or is not half as long as the one
-before, is replaced by a bisection, so that the search ends however far the modes lie apart.
+which is linear for one Gaussian and nearly so in the tails of any mixture. The quantile of the
+mixture lies between those of the components. A step that leaves this bracket, or is longer than
+half of the step before, is replaced by a bisection, so that the search ends however far the modes
+lie apart.
 """
 
 from __future__ import annotations
@@ -20,22 +22,20 @@ from torch import Tensor
 
 __all__ = ["CRAWL", "FAR", "FREE", "SAME", "mixture_quantiles", "normal_cdf", "standardised"]
 
-SAME = 64  # roundings by which a tail may differ from the one that is looked for
-FREE = 40  # steps after which a bracket is bisected to its end
-FAR = 40.0  # deviations beyond which a Gaussian has neither density nor tail in any precision
-CRAWL = (
-    4  # spacings of floating-point numbers: a step of that length need not be shorter than others
-)
+SAME = 64  # relative error of the tail, in machine epsilons, at which the search ends
+FREE = 40  # number of steps after which every step is a bisection
+FAR = 40.0  # deviations beyond which density and tail of a Gaussian are 0 in float64
+CRAWL = 4  # step length, in floating-point spacings, that need not be half of the step before
 
 
 def normal_cdf(z: Tensor) -> Tensor:
-    """P(Z <= z) of a standard normal Z; to all digits below the mean, and twice as fast as ndtr."""
+    """P(Z <= z) of a standard normal Z, accurate to all digits for z < 0, and faster than ndtr."""
     tail: Tensor = torch.special.erfc(z * -math.sqrt(0.5))
     return 0.5 * tail
 
 
 def standardised(x: Tensor, m: Tensor, s: Tensor) -> Tensor:
-    """(x - m) / s, and for an atom (s = 0) plus or minus `FAR`; at the atom plus."""
+    """(x - m) / s; for an atom (s = 0) `FAR` where x >= m, and -`FAR` where x < m."""
     if bool((s > 0).all()):
         return (x - m) / s
     side = torch.where(x >= m, FAR, -FAR)
@@ -43,23 +43,23 @@ def standardised(x: Tensor, m: Tensor, s: Tensor) -> Tensor:
 
 
 def mixture_quantiles(w: Tensor, m: Tensor, s: Tensor, u: Tensor) -> Tensor:
-    """The smallest x with F(x) = sum_c w_c Phi((x - m_c) / s_c) >= u, as far as it can be told.
+    """The smallest x with F(x) = sum_c w_c Phi((x - m_c) / s_c) >= u, up to rounding.
 
-    No answer depends on the other rows.
+    The answer for a row does not depend on the other rows.
 
     Args:
-        w: Weights (n|1, N|1, K), which sum to 1.
-        m: Means (n|1, N|1, K).
-        s: Deviations (n|1, N|1, K|1), at least 0; 0 is an atom.
-        u: (n, N) in (0, 1).
+        w: Weights, (n|1, N|1, K), with sum 1.
+        m: Means, (n|1, N|1, K).
+        s: Deviations, (n|1, N|1, K|1), at least 0; a component with deviation 0 is an atom.
+        u: Probabilities, (n, N), in (0, 1).
 
     Returns:
-        (n, N): either the smaller tail at x is that of u to 64 roundings, or F(x) is at least u and
-        F is below u at the next smaller floating-point number.
+        Quantiles x, (n, N). Either the smaller tail at x equals that of u to 64 machine epsilons,
+        or F(x) is at least u and F is below u at the next smaller floating-point number.
     """
     search = _Search.of(w, m, s, u)
     answer = torch.empty_like(search.answer).flatten()
-    index = torch.arange(answer.numel(), device=u.device)  # of the elements in the search
+    index = torch.arange(answer.numel(), device=u.device)  # elements that are still searched
     for count in itertools.count():
         search.close()
         left = ~search.ended
@@ -74,20 +74,20 @@ def mixture_quantiles(w: Tensor, m: Tensor, s: Tensor, u: Tensor) -> Tensor:
 
 @dataclass(kw_only=True, eq=False)
 class _Search:
-    """Elements whose quantiles are looked for; `step` moves all of them.
+    """The state of the search for quantiles of many elements; `step` moves all of them.
 
     Attributes:
-        w: Weights (..., K), where elements may share them.
-        m: Means, likewise.
-        s: Deviations, likewise.
-        side: 1 where the lower tail is compared, -1 where the upper one is, (...).
-        t: The tail that is looked for, at most 1/2.
-        x: Where it is evaluated next.
-        low: F is below u here, or this is the quantile.
-        high: F is at least u here.
+        w: Weights, (..., K), broadcast over the elements.
+        m: Means, (..., K), broadcast likewise.
+        s: Deviations, (..., K|1), broadcast likewise.
+        side: Sign of each element, (...): 1 if the lower tail is compared, -1 if the upper one is.
+        t: Tail to be found, at most 1/2.
+        x: Next point of evaluation.
+        low: Lower end of the bracket: F is below u there, or it is the quantile.
+        high: Upper end of the bracket: F is at least u there.
         last: Length of the last step.
-        answer: The quantile of an element that has ended.
-        ended: Whether it has.
+        answer: Quantile, for elements whose search has ended.
+        ended: Whether the search for an element has ended.
     """
 
     w: Tensor
@@ -104,7 +104,7 @@ class _Search:
 
     @classmethod
     def of(cls, w: Tensor, m: Tensor, s: Tensor, u: Tensor) -> _Search:
-        """The search for u, in brackets from the quantiles of the components."""
+        """Start the search for u, with brackets from the quantiles of the components."""
         side = torch.where(u <= 0.5, 1.0, -1.0).to(u)
         t = torch.where(u <= 0.5, u, 1 - u)
         quantiles = m + s * (side * torch.special.ndtri(t))[..., None]  # (n, N, K)
@@ -119,7 +119,7 @@ class _Search:
         )  # fmt: skip
 
     def some(self, where: Tensor) -> _Search:
-        """The elements that a mask names, in a row."""
+        """The search for the elements that a mask selects, flattened to one dimension."""
         parts: dict[str, Tensor] = {}
         for field in fields(self):
             part = getattr(self, field.name)
@@ -128,17 +128,17 @@ class _Search:
         return _Search(**parts)
 
     def close(self) -> None:
-        """End the elements whose bracket has no number inside, at its upper end."""
+        """End, at the upper end, the search for elements whose bracket has no number inside."""
         middle = self.low + 0.5 * (self.high - self.low)
         closed = ~((self.low < middle) & (middle < self.high)) & ~self.ended
         self.answer = torch.where(closed, self.high, self.answer)
         self.ended = self.ended | closed
 
     def step(self, *, bisect: bool) -> None:
-        """Evaluate the tail at x, narrow the bracket, end what has settled, and choose the next x.
+        """Evaluate the tail at x, narrow the bracket, end settled elements, and choose the next x.
 
         Args:
-            bisect: Whether every next x is the middle of its bracket.
+            bisect: Whether the next x is the middle of the bracket for every element.
         """
         T, density, slope = self._tail()
         settled = ((T - self.t).abs() <= SAME * torch.finfo(T.dtype).eps * self.t) & ~self.ended
@@ -166,7 +166,7 @@ class _Search:
         self.last, self.x = (trial - self.x).abs(), trial
 
     def _tail(self) -> tuple[Tensor, Tensor, Tensor]:
-        """T at x, its derivative along `side`, and the second one."""
+        """The tail T at x, and its first and second derivatives along `side`."""
         z = self.side[..., None] * standardised(self.x[..., None], self.m, self.s)  # (..., K)
         s = torch.where(self.s > 0, self.s, 1)
         density = self.w / s * ((-0.5 * z.square()).exp() * (1 / math.sqrt(2 * math.pi)))
@@ -175,7 +175,7 @@ class _Search:
 
 
 def _if_apart(w: Tensor, m: Tensor, s: Tensor, u: Tensor) -> Tensor:
-    """The quantile that u would be if no component reached into another, (n, N)."""
+    """The quantiles of u if the components did not overlap, (n, N), as starting points."""
     shape = (*u.shape, w.shape[-1])
     order = m.argsort(-1)  # by means
     sorted_w = w.expand(shape).gather(-1, order.expand(shape))

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians as token laws: p(x) = sum_c w_c N(x; m_c, C_c), held whole or in tiles."""
+"""Mixtures of Gaussians as token laws p(x) = sum_c w_c N(x; m_c, C_c), stored whole or in tiles."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from capcheck.noise.paths import NoisePath
 __all__ = ["LOG_2PI", "TILE", "MixtureOfGaussians", "TiledMixture", "point_mass"]
 
 LOG_2PI = math.log(2 * math.pi)
-TILE = 1 << 18  # numbers of a mixture that are worked on at once
+TILE = 1 << 18  # numbers (rows x tokens x components x d) that are processed at once
 
 
 class MixtureOfGaussians(TokenLaw):
-    """p(x) = sum_c w_c N(x; m_c, C_c) on R^d.
+    """The laws p(x) = sum_c w_c N(x; m_c, C_c) on R^d.
 
     Shapes broadcast over rows, tokens and components; a variance of 0 is a point mass.
 
     Args:
-        log_weights: (n|1, N|1, K), unnormalised; -inf is weight 0.
-        means: (n|1, N, K, d).
-        variances: Diagonals of C, (n|1, N|1, K|1, d), in squared units of the tokens; or the whole
-            of it, (n|1, N|1, K|1, d, d).
-        drawn: The rows of a larger law that these are, if they are.
+        log_weights: Unnormalised log-weights, (n|1, N|1, K); -inf is weight 0.
+        means: Means m_c, (n|1, N, K, d).
+        variances: Diagonals of C_c, (n|1, N|1, K|1, d), or whole matrices C_c,
+            (n|1, N|1, K|1, d, d), in squared units of the tokens.
+        drawn: Rows of a larger law that these laws are, or None if they are no such part.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class MixtureOfGaussians(TokenLaw):
         return self.at(drawn.of(u), drawn.of(z))
 
     def rows(self, index: Tensor) -> MixtureOfGaussians:
-        """The laws of those rows only."""
+        """The laws of the rows with these indices."""
         drawn = self._drawn or DrawnRows(self._shape[0], None)
 
         def some(x: Tensor) -> Tensor:
             return x if len(x) == 1 < drawn.n else x[index]
 
-        # One of the parameters has a row for each, so that the number of rows stays known.
+        # The number of rows is read off the parameters, so that one of them must have all rows.
         means = self.means.expand(self._shape[0], *self.means.shape[1:])[index]
         return MixtureOfGaussians(some(self.log_weights), means, some(self.variances), drawn[index])
 
     def at(self, u: Tensor, z: Tensor) -> Tensor:
-        """The draw that uniforms u (n, N) and standard normals z (n, N, d) make: (n, N, d)."""
+        """The draws, (n, N, d), for uniforms u (n, N) and standard normals z (n, N, d)."""
         n, N, d = z.shape
         K = self.means.shape[2]
         component = inverse_cdf(self._w.expand(n, N, K), u[..., None])  # (n, N, 1)
@@ -90,9 +90,9 @@ class MixtureOfGaussians(TokenLaw):
         return mean + noise
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density (nats) of x (n, N, d): (n, N); +-infinite on and off a point mass."""
+        """Log-density (nats) of x (n, N, d): (n, N); of a point mass +inf on it, -inf off it."""
         size = max(1, TILE // max(1, self.means[0].numel()))
-        if len(x) > size:  # large temporaries cost more than what is done with them
+        if len(x) > size:  # allocating large temporaries costs more than the arithmetic
             parts = zip(x.split(size), self._split(size, len(x)), strict=True)
             return torch.cat([law.log_prob(of_rows) for of_rows, law in parts])
         residual = x[:, :, None, :] - self.means  # (n, N, K, d)
@@ -108,7 +108,7 @@ class MixtureOfGaussians(TokenLaw):
         return (self.log_weights + log_density.sum(-1)).logsumexp(-1)
 
     def _split(self, size: int, n: int) -> Iterator[MixtureOfGaussians]:
-        """The laws of so many rows at a time, as views."""
+        """The laws in parts of `size` rows, as views."""
         for start in range(0, n, size):
             part = copy.copy(self)
             for name in ("log_weights", "means", "variances", "_w", "_along", "_axes"):
@@ -118,11 +118,11 @@ class MixtureOfGaussians(TokenLaw):
             yield part
 
     def mean(self) -> Tensor:
-        """(n, N, d)."""
+        """Means of the tokens, (n, N, d)."""
         return (self._w[..., None] * self.means).sum(2)
 
     def variance(self) -> Tensor:
-        """(n, N, d)."""
+        """Variances of the tokens' coordinates, (n, N, d)."""
         deviation = self.means - self.mean()[:, :, None, :]
         own = self.variances if self._axes is None else self.variances.diagonal(dim1=-2, dim2=-1)
         return (self._w[..., None] * (own + deviation.square())).sum(2)
@@ -148,9 +148,10 @@ class MixtureOfGaussians(TokenLaw):
         return self._w, self.means[..., 0], self._along[..., 0].sqrt()
 
     def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
-        """Sum_c r_c (m_c + alpha C_c V_c^-1 (x_t - alpha m_c)), V_c = alpha^2 C_c + sigma^2.
+        """E[x_0 | x_t] = sum_c r_c (m_c + alpha C_c V_c^-1 (x_t - alpha m_c)), (n, N, d).
 
-        r_c is component c's share of the density of x_t; at sigma = 0 the answer is x_t itself.
+        With V_c = alpha^2 C_c + sigma^2, and r_c the share of component c in the density of x_t. At
+        sigma = 0 the answer is x_t itself.
         """
         alpha = path.alpha(t).to(self.means)[:, :, None, None]  # (n, N, 1, 1)
         sigma = path.sigma(t).to(self.means)[:, :, None, None]
@@ -167,10 +168,11 @@ class MixtureOfGaussians(TokenLaw):
         return torch.where(sigma[:, :, 0] > 0, clean, x_t.to(clean))
 
     def coordinate(self, j: int, x: Tensor) -> MixtureOfGaussians:
-        """Again a mixture, whose weights have seen the earlier coordinates, as their means have.
+        """The law of coordinate j given the token's earlier coordinates, which is again a mixture.
 
-        With S the covariance of those and c theirs with coordinate j, component by component, it is
-        N(m_j + c^T S^-1 (x - m), C_jj - c^T S^-1 c).
+        Let S be the covariance of the earlier coordinates in a component, and c their covariance
+        with coordinate j. The component becomes N(m_j + c^T S^-1 (x - m), C_jj - c^T S^-1 c), and
+        its weight is multiplied by its density of the earlier coordinates.
         """
         own = self.means[..., [j]]  # (n|1, N, K, 1)
         if j == 0 and self._axes is None:
@@ -191,7 +193,7 @@ class MixtureOfGaussians(TokenLaw):
         )
 
     def select(self, tokens: Sequence[int]) -> MixtureOfGaussians:
-        """The laws of those tokens only."""
+        """The laws of the tokens with these indices."""
         index = list(tokens)
 
         def chosen(tensor: Tensor) -> Tensor:
@@ -203,19 +205,19 @@ class MixtureOfGaussians(TokenLaw):
 
 
 def point_mass(x: Tensor) -> MixtureOfGaussians:
-    """The laws of tokens x (n, N, d) that are known."""
+    """The point masses at tokens x (n, N, d)."""
     return MixtureOfGaussians(x.new_zeros(1, 1, 1), x[:, :, None], x.new_zeros(1, 1, 1, x.shape[2]))
 
 
 class TiledMixture(TokenLaw):
-    """A mixture of Gaussians whose parameters are made a tile of rows at a time, when asked.
+    """A mixture of Gaussians whose parameters are computed on demand, one tile of rows at a time.
 
     Args:
-        tile: Makes the laws of some rows and tokens.
+        tile: Function that computes the laws of some rows and tokens.
         rows: Number n of rows.
-        tokens: Which tokens.
-        dim: d of a token.
-        size: Rows of one tile.
+        tokens: Indices of the tokens.
+        dim: Dimension d of a token.
+        size: Number of rows in a tile.
     """
 
     def __init__(
@@ -244,11 +246,11 @@ class TiledMixture(TokenLaw):
         return self._each(lambda law, rows: law.log_prob(x[rows]))
 
     def mean(self) -> Tensor:
-        """(n, N, d)."""
+        """Means of the tokens, (n, N, d)."""
         return self._each(lambda law, rows: law.mean())
 
     def variance(self) -> Tensor:
-        """(n, N, d)."""
+        """Variances of the tokens' coordinates, (n, N, d)."""
         return self._each(lambda law, rows: law.variance())
 
     def cdf(self, x: Tensor) -> Tensor:
@@ -260,11 +262,11 @@ class TiledMixture(TokenLaw):
         return self._each(lambda law, rows: law.icdf(u[rows]))
 
     def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
-        """E[x_0 | x_t] of every token by itself, (n, N, d)."""
+        """E[x_0 | x_t] of each token, given that token only, (n, N, d)."""
         return self._each(lambda law, rows: law.denoise(x_t[rows], t[rows], path))
 
     def coordinate(self, j: int, x: Tensor) -> TiledMixture:
-        """The law of coordinate j given the token's earlier ones, likewise by tiles."""
+        """The law of coordinate j given the token's earlier coordinates, also in tiles."""
 
         def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
             columns = [self._tokens.index(i) for i in tokens]
@@ -273,11 +275,11 @@ class TiledMixture(TokenLaw):
         return TiledMixture(tile, rows=self._n, tokens=self._tokens, dim=1, size=self._size)
 
     def held(self) -> MixtureOfGaussians:
-        """The mixture with the parameters of all rows written out."""
+        """The mixture with the parameters of all rows stored."""
         return self._tile(slice(0, self._n), self._tokens)
 
     def select(self, tokens: Sequence[int]) -> TiledMixture:
-        """The laws of those tokens only."""
+        """The laws of the tokens with these indices."""
         return TiledMixture(
             self._tile,
             rows=self._n,

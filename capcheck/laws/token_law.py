@@ -1,7 +1,7 @@
-"""A token law: an n x N array of independent laws of one token each, and views of such arrays.
+"""A token law is an n x N array of independent laws of one token each.
 
-Procedures draw from it, densities are evaluated under it, and a noisy token is denoised by it. A
-view holds some of its rows, or single tokens side by side.
+Procedures sample tokens from it, evaluate densities under it, and denoise noisy tokens with it.
+This file also defines views: a law restricted to some rows, and laws of single tokens side by side.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ __all__ = ["DrawnRows", "SideBySide", "TokenLaw", "log_table", "require_scalar_t
 
 @dataclass(frozen=True)
 class DrawnRows:
-    """Which of n rows that a source is asked for belong to a law; None for all."""
+    """Which rows of an array of random draws belong to a law.
+
+    Attributes:
+        n: Number of rows that are drawn.
+        index: Indices of the rows that belong to the law; None for all.
+    """
 
     n: int
     index: Tensor | None
@@ -48,7 +53,7 @@ class TokenLaw(ABC):
 
     @abstractmethod
     def mean(self) -> Tensor:
-        """(n, N, d); for a categorical token the mean of its one-hot vector, (n, N, V)."""
+        """Means, (n, N, d); of categorical tokens, means of the one-hot vectors, (n, N, V)."""
 
     @abstractmethod
     def variance(self) -> Tensor:
@@ -64,27 +69,27 @@ class TokenLaw(ABC):
 
     @abstractmethod
     def select(self, tokens: Sequence[int]) -> TokenLaw:
-        """The laws of those tokens only, in that order."""
+        """The laws of the tokens with these indices, in this order."""
 
     def held(self) -> TokenLaw:
-        """The same law with its parameters written out, for a caller that asks it many times."""
+        """The same law with its parameters stored, for a caller that uses it many times."""
         return self
 
     def rows(self, index: Tensor) -> TokenLaw:
-        """The laws of some rows only, by their indices (r,).
+        """The laws of the rows with indices (r,).
 
-        Their draws are those that the whole law would make there: a source is still asked for n
-        rows.
+        `sample` returns the draws that the whole law would return for these rows: it still draws
+        random numbers for all n rows.
         """
         return _SomeRows(self, index)
 
     def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
-        """E[x_0 | x_t] of every token by itself, where x_0 has this law: (n, N, d).
+        """E[x_0 | x_t] of each token, given that token only, where x_0 has this law: (n, N, d).
 
         Args:
-            x_t: (n, N, d), every token alpha(t) x_0 + sigma(t) e.
-            t: (n, N) levels in [0, 1].
-            path: The noise path of the levels.
+            x_t: Noisy tokens alpha(t) x_0 + sigma(t) e, (n, N, d).
+            t: Levels in [0, 1], (n, N).
+            path: Noise path of the levels.
 
         Raises:
             InputError: The tokens are categorical.
@@ -95,8 +100,8 @@ class TokenLaw(ABC):
         """The law of coordinate j of every token given the token's earlier coordinates.
 
         Args:
-            j: Which coordinate, 0..d-1.
-            x: (n, N, d) tokens, of which the coordinates before j count.
+            j: Index of the coordinate, 0..d-1.
+            x: Tokens, (n, N, d), of which only the coordinates before j are read.
 
         Returns:
             An (n, N) law of tokens of dimension 1.
@@ -108,7 +113,7 @@ class TokenLaw(ABC):
 
 
 class _SomeRows(TokenLaw):
-    """Some rows of a law, which is asked about all of them."""
+    """Some rows of a law that can only be evaluated on all of its rows."""
 
     def __init__(self, law: TokenLaw, index: Tensor) -> None:
         self._law, self._index = law, index
@@ -143,10 +148,10 @@ class _SomeRows(TokenLaw):
 
 
 class SideBySide(TokenLaw):
-    """Laws of one token each, made one by one.
+    """Laws of single tokens, joined to one law.
 
     Args:
-        laws: For each token an (n, 1) law.
+        laws: One (n, 1) law for each token.
     """
 
     def __init__(self, laws: Sequence[TokenLaw]) -> None:
@@ -154,7 +159,7 @@ class SideBySide(TokenLaw):
 
     @property
     def log_probabilities(self) -> Tensor:
-        """(n, N, V), nats, of categorical laws."""
+        """Log-probabilities (nats) of all values of categorical tokens, (n, N, V)."""
         return torch.cat([law.log_probabilities for law in self._laws], 1)  # type: ignore[attr-defined]
 
     def sample(self, rng: Randomness) -> Tensor:
@@ -166,11 +171,11 @@ class SideBySide(TokenLaw):
         return self._each(lambda law, i: law.log_prob(x[:, i]))
 
     def mean(self) -> Tensor:
-        """As of each token."""
+        """Means, (n, N, d) or (n, N, V)."""
         return self._each(lambda law, i: law.mean())
 
     def variance(self) -> Tensor:
-        """As of each token."""
+        """Variances, shaped as `mean`."""
         return self._each(lambda law, i: law.variance())
 
     def cdf(self, x: Tensor) -> Tensor:
@@ -178,11 +183,11 @@ class SideBySide(TokenLaw):
         return self._each(lambda law, i: law.cdf(x[:, i]))
 
     def icdf(self, u: Tensor) -> Tensor:
-        """The quantile of u (n, N)."""
+        """The quantiles of u (n, N), shaped as `sample`."""
         return self._each(lambda law, i: law.icdf(u[:, i]))
 
     def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
-        """E[x_0 | x_t] of every token by itself, (n, N, d)."""
+        """E[x_0 | x_t] of each token, given that token only, (n, N, d)."""
         return self._each(lambda law, i: law.denoise(x_t[:, i], t[:, i], path))
 
     def coordinate(self, j: int, x: Tensor) -> SideBySide:
@@ -190,7 +195,7 @@ class SideBySide(TokenLaw):
         return SideBySide([law.coordinate(j, x[:, [i]]) for i, law in enumerate(self._laws)])
 
     def select(self, tokens: Sequence[int]) -> SideBySide:
-        """The laws of those tokens only."""
+        """The laws of the tokens with these indices."""
         return SideBySide([self._laws[i] for i in tokens])
 
     def _each(self, of: Callable[[TokenLaw, list[int]], Tensor]) -> Tensor:
@@ -198,7 +203,7 @@ class SideBySide(TokenLaw):
 
 
 def require_scalar_tokens(what: str, dim: int) -> None:
-    """Raise InputError unless tokens have dimension 1, as CDFs need."""
+    """Raise InputError unless tokens have dimension 1, as CDFs require."""
     if dim != 1:
         raise InputError(
             f"TokenLaw.{what} needs tokens of dimension 1, got {dim}; "
@@ -210,7 +215,8 @@ def log_table(law: TokenLaw) -> Tensor:
     """Log-probabilities (nats) of all values of categorical tokens, (n, N, V).
 
     Args:
-        law: Of token ids; the mean of one that keeps no log-probabilities are its probabilities.
+        law: Law of categorical tokens; if it does not store log-probabilities, they are computed
+            from its mean, which is the probabilities.
     """
     found = getattr(law, "log_probabilities", None)
     return law.mean().log() if found is None else found

@@ -19,7 +19,7 @@ from capcheck.core.errors import CapcheckError, ControlFlow, InputError, UnfitEr
 from capcheck.fitting.checkpoint import content_key
 from capcheck.fitting.fit import Fitted, fit_procedure
 from capcheck.fitting.named import Named, is_architecture, make, placed, require_fittable
-from capcheck.fitting.network_check import answers_of, require_density
+from capcheck.fitting.network_check import check_network, require_density
 from capcheck.fitting.networks import Network
 from capcheck.fitting.session import Progress
 from capcheck.networks.kinds import FittedNetwork
@@ -88,7 +88,7 @@ def checked_network(
         module = make(named, procedure, seed=seed)
         name = plan.network.name if isinstance(named, str) else type(module).__name__
         network = placed(module, procedure.spec, name=name)
-        answers = answers_of(network, procedure, budgets, name=name)
+        answers = check_network(network, procedure, budgets, name=name)
         require_density(network, procedure, name=name)
         if isinstance(plan.network, FittedNetwork):
             require_fittable(module, name=name)

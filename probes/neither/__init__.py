@@ -1,1 +1,1 @@
-"""Families that scale in neither budget: one call makes the whole sequence."""
+"""Families that use neither budget: one network call makes the whole sequence."""

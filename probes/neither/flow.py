@@ -1,15 +1,16 @@
-"""Normalising flow: an invertible map of normals, x = f(z), whose density is exact.
+"""A normalising flow generates x = f(z) from normals z by an invertible map with a known density.
 
-Source: Rezende & Mohamed 2015, "Variational Inference with Normalizing Flows".
-Signature: bijection z -> x with log q(x) = log N(f^-1(x)) - log |det df/dz|; where tokens are
-given it is shown them, and maps the normals of the others.
-Assumption: none with triangular layers, which can be any triangular map; a single affine layer
-makes a Gaussian.
-Budgets: both are ignored: the whole sequence is placed by one call.
-The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i), whose density is the target's; or
-the affine map with the target's mean and covariance.
-Known: a triangular flow is exact; one affine layer leaves the negentropy, 1/2 ln(2 pi e Var) - h(p)
-in one dimension, and 0 on a Gaussian.
+Source: Rezende & Mohamed 2015, "Variational Inference with Normalizing Flows",
+https://arxiv.org/abs/1505.05770
+Signature: bijection z -> x with log q(x) = log N(f^-1(x)) - log |det df/dz|; given tokens are
+further arguments, and the normals of the other tokens are mapped.
+Assumption: none with triangular layers, which can represent any triangular map; a single affine
+layer generates a Gaussian.
+Budgets: both are ignored, since one call places the whole sequence.
+The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i), whose density is the target's, or,
+for an affine layer, the affine map with the target's mean and covariance.
+Known: a triangular flow is exact; one affine layer leaves the negentropy, which is
+1/2 ln(2 pi e Var) - h(p) in one dimension, and 0 for a Gaussian.
 """
 
 from __future__ import annotations
@@ -45,17 +46,19 @@ class Flow(Probe[Bijection]):
     reads: ClassVar[frozenset[Axis]] = frozenset()
     near_oracle: ClassVar[bool] = True
 
-    layer: Annotated[Layer, Field(description="what the map may be")] = "triangular"
+    layer: Annotated[
+        Layer, Field(description="kind of map: any triangular map, or one affine layer")
+    ] = "triangular"
 
     @property
     def signature(self) -> BijectionSignature:
-        """Normals -> a sequence, and the density of sequences."""
+        """A bijection from normals to a sequence."""
         return BijectionSignature(self.layer)
 
     def run(
         self, network: Bijection, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """The whole sequence in one iteration."""
+        """Make the whole sequence in one iteration."""
         yield start
         x = network(normals_for(spec, start.n, rng), *given_arguments(start.tokens, spec))
         yield start.write(x, ~start.placed)
@@ -69,14 +72,14 @@ class Flow(Probe[Bijection]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """The map's own density."""
+        """The log-density that the map states."""
         if not isinstance(network, Bijection):
             return Unavailable(reason="the network has no method log_prob(x), as a flow's has")
         known = given_arguments(x, spec)[1:]
         return LogDensity(values=network.log_prob(x, *known), method="change of variables")
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """The affine layer, if it is one."""
+        """The affine layer, if the map is one; the cure is a triangular map."""
         if self.layer == "triangular":
             return ()
         free = dataclasses.replace(self, layer="triangular")
@@ -86,7 +89,7 @@ class Flow(Probe[Bijection]):
     def limit(
         self, oracle: Bijection, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """The triangular oracle's image of the same normals."""
+        """The triangular oracle's image of the same normals; None for an affine layer."""
         if self.layer != "triangular":
             return None
         return oracle(normals_for(spec, start.n, rng), *given_arguments(start.tokens, spec))

@@ -1,14 +1,14 @@
-"""GAN: one call of a generator, x = g(z) with z ~ N(0, I).
+"""A GAN generates a sequence by one call of a generator, x = g(z) with z ~ N(0, I).
 
-Source: Goodfellow et al. 2014, "Generative Adversarial Nets"; Arjovsky et al. 2017, "Wasserstein
-GAN" (bounded slope).
-Signature: generator z -> x; of every token as many normals as it has coordinates. Where tokens are
-given it is shown them, and makes the others.
-Assumption: none without a bound on the slope; with one, the target has no steep places, that is no
-regions of small probability between regions of large.
-Budgets: both are ignored: the whole sequence is placed by one call.
-The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i); a bound of the slope is for targets
-of one number, where the nearest map in W2 is known. The bound is in the target's deviations.
+Source: Goodfellow et al. 2014, "Generative Adversarial Nets", https://arxiv.org/abs/1406.2661; for
+a bounded slope Arjovsky et al. 2017, "Wasserstein GAN", https://arxiv.org/abs/1701.07875
+Signature: generator z -> x, with one normal per coordinate of a continuous token and one per token
+id; given tokens are further arguments, and the generator makes the others.
+Assumption: none without a bound on the slope; with a bound, the target has no regions of small
+probability between regions of large probability, where the map to it would be steep.
+Budgets: both are ignored, since one call places the whole sequence.
+The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i). A bound on the slope, in units of
+the target's deviation, needs a target of one number, for which the nearest map in W2 is known.
 Known: 1/2 N(-m, s^2) + 1/2 N(m, s^2) needs a slope of at least s exp(m^2 / (2 s^2)); between atoms
 at -m and m a slope of L leaves W1 >= m (2 Phi(m/L) - 1) - 2 L (phi(0) - phi(m/L)) and total
 variation >= Phi(2 m/L) - 1/2.
@@ -56,13 +56,13 @@ class GAN(Probe[Generator]):
 
     @property
     def signature(self) -> GeneratorSignature:
-        """Normals -> a sequence."""
+        """A generator from normals to a sequence."""
         return GeneratorSignature(self.lipschitz)
 
     def run(
         self, network: Generator, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """The whole sequence in one iteration."""
+        """Make the whole sequence in one iteration."""
         yield start
         x = network(normals_for(spec, start.n, rng), *given_arguments(start.tokens, spec))
         yield start.write(x, ~start.placed)
@@ -76,11 +76,11 @@ class GAN(Probe[Generator]):
         x: Tensor,
         rng: Randomness,
     ) -> Unavailable:
-        """Not to be had from the generator alone."""
+        """Unavailable, since it cannot be computed from the generator alone."""
         return Unavailable(reason="the density of what a generator makes needs its inverse")
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """The bound on the slope, if there is one."""
+        """The bound on the slope, if there is one; the cure is to remove the bound."""
         if self.lipschitz is None:
             return ()
         free = dataclasses.replace(self, lipschitz=None)
@@ -90,7 +90,7 @@ class GAN(Probe[Generator]):
     def limit(
         self, oracle: Generator, spec: SequenceSpec, start: State, rng: Randomness
     ) -> Tensor | None:
-        """The oracle's image of the same normals, unless the bound on its slope limits it."""
+        """The oracle's image of the same normals; None if the bound on the slope limits it."""
         if not isinstance(oracle, Rosenblatt):
             return None
         return oracle(normals_for(spec, start.n, rng), *given_arguments(start.tokens, spec))

@@ -1,22 +1,23 @@
-"""VAE: a latent z ~ N(0, I_q), one decoder call, and tokens independent given z.
+"""A VAE draws a latent z ~ N(0, I_q), calls a decoder once, and draws all tokens independently.
 
-Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes"; Burda et al. 2016, "Importance
-Weighted Autoencoders" (the bound on the density).
-Signature: decoder z -> one law per token, with an encoder that proposes z given x. Where tokens are
-given it is shown them, and makes the laws of the others.
-Assumption: the tokens are independent given what the decoder may read off its latent.
-Budgets: both are ignored: the whole sequence is placed by one call.
-The latent is unlimited, or limited to `classes` values, or to `latent` numbers that a linear
-decoder adds to noise of one variance (`shared`) or of a variance for each coordinate (`token`);
-without any (`latent=0`) tokens are independent Gaussians, and token ids have their marginals.
-Classes that are not the target's own are fitted to its table, or to 20,000 draws if that is too
-large. With M draws of the encoder log q(x) >= E[log 1/M sum p(x|z) N(z) / q(z|x)], and equal where
-all weights are.
-Known: an unlimited decoder is exact on mixtures of products, where it reads the component off z; on
-a Gaussian of eigenvalues l_1 >= .. >= l_D a linear one of shared noise leaves
-1/2 [(D-q) ln(mean of l_{q+1..D}) - sum_{i>q} ln l_i], and one with noise for each token (factor
-analysis) less; no latent leaves the total correlation, and K classes (N-1) ln(V/K) of a copied
-symbol, if K divides V.
+Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes", https://arxiv.org/abs/1312.6114;
+for the bound on the density Burda et al. 2016, "Importance Weighted Autoencoders",
+https://arxiv.org/abs/1509.00519
+Signature: decoder z -> one law per token, with an encoder that proposes z given x; given tokens are
+further arguments, and the decoder makes the laws of the others.
+Assumption: the tokens are independent given the information that the decoder takes from z.
+Budgets: both are ignored, since one call places the whole sequence.
+The latent is unlimited, or limited to `classes` values, or to `latent` numbers of a linear decoder
+with one noise variance (`noise=shared`) or one for each coordinate (`noise=token`). Without a
+latent (`latent=0`), continuous tokens are independent Gaussians, and token ids have their
+marginals. Classes that are not the target's own components are fitted to its table, or to 20,000
+draws if the table is too large. With M draws of the encoder,
+log q(x) >= E[log 1/M sum p(x|z) N(z) / q(z|x)], with equality if all weights are equal.
+Known: an unlimited decoder is exact on mixtures of products, where z determines the component; on a
+Gaussian with eigenvalues l_1 >= .. >= l_D, a linear decoder with shared noise leaves
+1/2 [(D-q) ln(mean of l_{q+1..D}) - sum_{i>q} ln l_i], and one with noise for each coordinate
+(factor analysis) leaves at most that; a decoder without a latent leaves the total correlation, and
+one with K classes leaves (N-1) ln(V/K) on a copied symbol, if K divides V.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 __all__ = ["ROUNDINGS", "VAE"]
 
-ROUNDINGS = 1024  # of a log-weight by which constant weights may differ
+ROUNDINGS = 1024  # relative difference of log-weights, in machine epsilons, that counts as 0
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class VAE(Probe[Decoder]):
-    """One call of a decoder, and one draw of every token."""
+    """One call of a decoder, followed by one draw of every token."""
 
     family: ClassVar[str] = "vae"
     row: ClassVar[Row] = "neither"
@@ -62,16 +63,16 @@ class VAE(Probe[Decoder]):
     near_oracle: ClassVar[bool] = True
 
     classes: Annotated[
-        int | None, Field(ge=1, description="values K that the decoder may read off its latent")
+        int | None, Field(ge=1, description="number K of classes that the latent may distinguish")
     ] = None
     latent: Annotated[
-        int | None, Field(ge=0, description="numbers q in the latent of a linear decoder")
+        int | None, Field(ge=0, description="number q of latent numbers of a linear decoder")
     ] = None
     noise: Annotated[
-        Noise, Field(description="a linear decoder's variance: one for all numbers, or for each")
+        Noise, Field(description="noise of a linear decoder: one variance, or one per number")
     ] = "token"
     importance_samples: Annotated[
-        int, Field(ge=1, description="draws M of the encoder per sequence, for its density")
+        int, Field(ge=1, description="number M of encoder draws per sequence, for the density")
     ] = 16
 
     @model_validator(mode="after")
@@ -83,13 +84,13 @@ class VAE(Probe[Decoder]):
 
     @property
     def signature(self) -> DecoderSignature:
-        """Latent -> the law of every token."""
+        """A decoder from a latent to the law of every token."""
         return DecoderSignature(latent=self.latent, noise=self.noise, classes=self.classes)
 
     def run(
         self, network: Decoder, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
-        """The whole sequence in one iteration."""
+        """Make the whole sequence in one iteration."""
         yield start
         law = network(self._prior(spec, start.n, rng), *given_arguments(start.tokens, spec))
         yield start.write(law.sample(rng), ~start.placed)
@@ -103,7 +104,10 @@ class VAE(Probe[Decoder]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity:
-        """Log of the mean of M importance weights, exact where they are all alike."""
+        """The log of the mean of M importance weights, which is exact if all weights are equal.
+
+        If the first two weights are equal in every row, no further ones are drawn.
+        """
         M = self.importance_samples
         found: list[Tensor] = []
         for m in range(M):
@@ -116,7 +120,7 @@ class VAE(Probe[Decoder]):
         return LogDensity(values=values, method=f"{M} importance weights", bound=True)
 
     def suspects(self) -> tuple[Suspect, ...]:
-        """The limit of the latent, if there is one."""
+        """The limit of the latent, if there is one; the cure is to remove the limit."""
         if self.classes is None and self.latent is None:
             return ()
         free = dataclasses.replace(self, classes=None, latent=None)
@@ -126,7 +130,7 @@ class VAE(Probe[Decoder]):
     def _log_weight(
         self, network: Decoder, spec: SequenceSpec, x: Tensor, rng: Randomness
     ) -> Tensor:
-        """Log p(x | z) + log N(z) - log q(z | x) at one proposal for every row, (n,)."""
+        """One log-weight log p(x | z) + log N(z) - log q(z | x) for each row, nats, (n,)."""
         given = given_arguments(x, spec)
         if isinstance(network, AutoEncoder):
             z, log_proposal = network.encode(x, rng, *given[1:])
@@ -139,14 +143,14 @@ class VAE(Probe[Decoder]):
         return torch.where(log_w.isnan(), -torch.inf, log_w)
 
     def _prior(self, spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
-        """(n, q); without a limit as many numbers as a sequence has."""
+        """Latents from the prior, (n, q); without a limit, q is the size of a sequence."""
         numbers = spec.tokens * (spec.dim if spec.kind == "continuous" else 1)
         q = numbers if self.latent is None else self.latent
         return rng.normal((n, q)).to(spec.mean)
 
 
 def _alike(log_w: Tensor) -> bool:
-    """Whether two proposals of every row weigh the same: the encoder is the posterior."""
+    """Whether both log-weights of every row are equal, so that the encoder is the posterior."""
     widest, narrowest = log_w.amax(0), log_w.amin(0)
     rounding = ROUNDINGS * torch.finfo(log_w.dtype).eps * (1 + widest.abs())
     return bool(((widest == narrowest) | (widest - narrowest <= rounding)).all())

@@ -1,4 +1,4 @@
-"""Closed forms and optima that the oracles of signatures are made of.
+"""Closed forms and numerical optima from which the oracles of signatures are built.
 
-The folder imports `targets` and what lies below; `signatures` alone imports it.
+This folder imports `targets` and the folders below it.
 """

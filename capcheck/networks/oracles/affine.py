@@ -1,8 +1,8 @@
-"""One affine layer: x = m + R z, with R R^T = C.
+"""The best affine layer x = m + R z, with R R^T = C, has the target's mean m and covariance C.
 
-The best of all in KL has the target's mean m and covariance C; what it leaves is the negentropy
-1/2 ln((2 pi e)^D |C|) - h(p*), which is 0 for a Gaussian only. Where tokens are given, m and C are
-those of the others given them, row by row.
+It is the best in KL, and leaves the negentropy 1/2 ln((2 pi e)^D |C|) - h(p*), which is 0 only if
+the target p* is Gaussian. If tokens are given, m and C are the mean and covariance of the other
+tokens given them, row by row.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ __all__ = ["Affine", "ConditionedAffine", "best_affine"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Affine:
-    """x = m + R z over flat sequences of D numbers.
+    """The affine map x = m + R z over flat sequences of D numbers.
 
     Attributes:
-        mean: m, (1, D), or (n, D) where rows have laws of their own.
-        root: R, (1|n, D, D), lower triangular with a positive diagonal.
+        mean: Mean m, (1, D), or (n, D) if rows have different laws.
+        root: Root R, (1|n, D, D), lower triangular with a positive diagonal.
     """
 
     mean: Tensor
     root: Tensor
 
     def __call__(self, z: Tensor) -> Tensor:
-        """X of z, (n, N, d)."""
+        """The sequences x for normals z, (n, N, d)."""
         moved = self.root @ z.to(self.root).flatten(1)[..., None]  # (n, D, 1)
         return (self.mean + moved[..., 0]).reshape(z.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log N(x; m, R R^T), nats: (n,)."""
+        """The log-density log N(x; m, R R^T) (nats) of sequences x (n, N, d): (n,)."""
         residual = (x.to(self.root).flatten(1) - self.mean)[..., None]
         z = torch.linalg.solve_triangular(self.root, residual, upper=False)[..., 0]
         log_det = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -50,7 +50,7 @@ def best_affine(target: Target) -> Affine:
     """The affine map that is nearest to a target in KL.
 
     Raises:
-        UnfitError: Its covariance cannot be had.
+        UnfitError: The target's covariance is not available.
     """
     assert isinstance(target, ContinuousTarget)
     mean, covariance = mean_and_covariance(target)
@@ -60,10 +60,10 @@ def best_affine(target: Target) -> Affine:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConditionedAffine:
-    """The best affine map of a target, and of what is left of it when tokens are given.
+    """The best affine maps of a target and of its conditional laws given some tokens.
 
     Attributes:
-        maps: Both.
+        maps: Maps of the whole law and of the conditional laws.
     """
 
     maps: Conditioned[Affine]
@@ -73,14 +73,14 @@ class ConditionedAffine:
         """The maps of a target.
 
         Raises:
-            UnfitError: Its covariance cannot be had.
+            UnfitError: The target's covariance is not available.
         """
         maps = Conditioned(target=target, make=best_affine)
-        _ = maps.whole  # what cannot be had is told at once
+        _ = maps.whole  # raises UnfitError now, not at the first call
         return cls(maps=maps)
 
     def __call__(self, z: Tensor, *given: Tensor) -> Tensor:
-        """X of z, (n, N, d); given tokens keep their values."""
+        """The sequences x for normals z, (n, N, d); given tokens keep their values."""
         if not given:
             return self.maps.whole(z)
         tokens, known = given
@@ -90,7 +90,7 @@ class ConditionedAffine:
         return x
 
     def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
-        """Log-density (nats) of the tokens that are not known given those that are: (n,)."""
+        """Log-density (nats) of the unknown tokens given the known ones, (n,)."""
         if not known:
             return self.maps.whole.log_prob(x)
         layer, rest = self.maps.of_rest(x, *known)

@@ -1,12 +1,12 @@
-"""The map of one normal number whose slope is at most L, nearest to the target in W2.
+"""Among maps g of one normal number with slope at most L, the one nearest to a target in W2.
 
-With T = F^-1(Phi(z)) the monotone map of the target, it minimises E[(g(z) - T(z))^2]. As g - L z
-must fall, it is g = L z + h with h the antitonic regression of T(z) - L z: equal to T where that is
-not steep, and straight across the steep places. Between two atoms at -m and m it is the centred
-clip, min(max(L z, -m), m).
+With T(z) = F^-1(Phi(z)) the monotone map of the target, g minimises E[(g(z) - T(z))^2]. Since
+g(z) - L z must not increase, g(z) = L z + h(z), where h is the antitonic regression of T(z) - L z.
+Roughly, g equals T where T is not steep, and has slope L across the steep places. For two atoms of
+equal weight at -m and m, g(z) = min(max(L z, -m), m).
 
-T has the slope phi(y) / f(x) at x = T(y), with y = Phi^-1(F(x)), which tends to the widest
-component's deviation in the tails and is largest in between, where the density f is small.
+The slope of T at x = T(y) is phi(y) / f(x), with y = Phi^-1(F(x)). It tends to the widest
+component's deviation in the tails, and is largest where the density f between components is small.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ __all__ = [
     "steepest_slope",
 ]
 
-REACH = 6.0  # of the knots: beyond it Phi(z) has too few digits, and one draw in 10^9 lies
-KNOTS = 4097
-PLACES = (*range(9), 12, 18, 27, 37)  # deviations from every mean
-GOLDEN = 0.5 * (math.sqrt(5) - 1)
-NARROWINGS = 60  # of an interval that holds a maximum, each by GOLDEN: to 3e-13 of it
-ROUGH = 9  # narrowings after which only the steepest places are looked at further
-FINALISTS = 64  # of them
-ROUNDING = 1e-9  # of a slope that is found
-PAIRS = 1 << 20  # points x components that are worked on at once
+REACH = 6.0  # largest |z| of a knot; one draw in 10^9 is larger, and Phi(z) loses digits there
+KNOTS = 4097  # number of knots of the piecewise linear map
+PLACES = (*range(9), 12, 18, 27, 37)  # distances of points from every mean, in deviations
+GOLDEN = 0.5 * (math.sqrt(5) - 1)  # factor by which one narrowing shortens an interval
+NARROWINGS = 60  # narrowings of an interval around a maximum: to 3e-13 of its length
+ROUGH = 9  # narrowings after which only the steepest intervals are kept
+FINALISTS = 64  # number of intervals that are kept
+ROUNDING = 1e-9  # relative error of the steepest slope
+PAIRS = 1 << 20  # points x components that are processed at once
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BoundedSlope:
-    """A map of one number that is straight between its knots.
+    """A piecewise linear map of one number, constant beyond its last knots.
 
     Attributes:
-        z: (M,) knots, evenly spaced.
-        g: (M,) its values there.
+        z: Knots, (M,), evenly spaced.
+        g: Values of the map at the knots, (M,).
     """
 
     z: Tensor
     g: Tensor
 
     def __call__(self, z: Tensor, *given: Tensor) -> Tensor:
-        """G of z, (n, 1, 1); of one number nothing is given."""
+        """The values g(z), (n, 1, 1); `given` is empty, since the only token is not given."""
         last = len(self.z) - 1
         place = (z.to(self.z) - self.z[0]) / (self.z[-1] - self.z[0]) * last
         left = place.clamp(0, last - 1).floor()
@@ -71,14 +71,14 @@ class BoundedSlope:
 
 
 def bounded_slope(target: Target, L: float) -> Rosenblatt | BoundedSlope:
-    """The map of slope at most L; the triangular map itself where that is no steeper.
+    """The best map of slope at most L, which is the triangular map if that is nowhere steeper.
 
     Args:
-        target: A law of one number, a mixture of Gaussians.
-        L: Positive, in token units per standard deviation of the normals.
+        target: Law of one number, a mixture of Gaussians.
+        L: Bound on the slope, positive, in token units per standard deviation of the normals.
 
     Raises:
-        UnfitError: Sequences of more than one number, or rows with laws of their own.
+        UnfitError: Sequences have more than one number, or rows have different laws.
     """
     spec = target.spec
     if spec.kind != "continuous" or spec.tokens * spec.dim != 1:
@@ -100,21 +100,22 @@ def bounded_slope(target: Target, L: float) -> Rosenblatt | BoundedSlope:
 
 
 def steepest_slope(target: Target) -> float:
-    """The least upper bound of the slope of the triangular map, exact to some roundings.
+    """The supremum of the slope of the triangular map, to a relative error of about 1e-9.
 
-    The local maxima among points that are dense in every component are refined by golden section.
+    The slope is evaluated at points around every component, and the local maxima among these are
+    refined by golden-section search.
 
     Args:
-        target: A law of one number, a mixture of Gaussians.
+        target: Law of one number, a mixture of Gaussians.
     """
     wide = target.to(device="cpu", dtype=torch.float64)
     x = torch.zeros(1, 1, 1, dtype=torch.float64)
     law = wide.marginals(x, torch.ones_like(x[..., 0])).coordinate(0, x).held()
-    assert isinstance(law, MixtureOfGaussians)  # as all continuous targets are
+    assert isinstance(law, MixtureOfGaussians)  # true of all continuous targets
     w, m, s = (part.expand(1, 1, law.means.shape[2])[0, 0] for part in law.on_the_line())
     w, m, s = (part[w > 0] for part in (w, m, s))
     places = torch.tensor(sorted({sign * p for p in PLACES for sign in (-1, 1)})).to(m)
-    points = (m[:, None] + s[:, None] * places).flatten().unique()  # rising
+    points = (m[:, None] + s[:, None] * places).flatten().unique()  # ascending
     value = _log_slope(points, w, m, s)
     peak = (value[1:-1] >= value[:-2]) & (value[1:-1] >= value[2:])
     low, high = points[:-2][peak], points[2:][peak]
@@ -132,7 +133,10 @@ def steepest_slope(target: Target) -> float:
 
 
 def _log_slope(x: Tensor, w: Tensor, m: Tensor, s: Tensor) -> Tensor:
-    """Log of phi(Phi^-1(F(x))) / f(x) at points (P,), -inf beyond all tails of K components."""
+    """The logarithm of phi(Phi^-1(F(x))) / f(x) at points x (P,) of a mixture of K Gaussians.
+
+    The value is -inf where the tail of the mixture underflows.
+    """
     parts = []
     for some in x.split(max(1, PAIRS // len(w))):
         z = (some[:, None] - m) / s  # (p, K)

@@ -1,7 +1,7 @@
-"""An oracle under given tokens: that of p(x_rest | x_given), row by row.
+"""A conditioned oracle is the oracle of p(x_rest | x_given), row by row, for given tokens.
 
-The oracle of the whole law is made once. That of what is left of it when some tokens are given is
-made for the latest of their values, and kept until others are shown.
+The oracle of the whole law is made once. The oracle of a conditional law is made for the values of
+the given tokens in a call, and is kept until a call has other values.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Conditioned(Generic[OracleT]):
     """The oracles of a target and of its conditional laws.
 
     Attributes:
-        target: The law of all tokens.
-        make: Makes the oracle of a law, whose rows may have laws of their own.
+        target: Law of all tokens.
+        make: Function that makes the oracle of a law, whose rows may have different laws.
     """
 
     target: Target
@@ -38,19 +38,19 @@ class Conditioned(Generic[OracleT]):
 
     @functools.cached_property
     def whole(self) -> OracleT:
-        """The oracle where nothing is given."""
+        """The oracle of the whole law, for calls without given tokens."""
         return self.make(self.target)
 
     def of_rest(self, tokens: Tensor, known: Tensor) -> tuple[OracleT, list[int]]:
         """The oracle of the unknown tokens given the known ones, and the indices of the unknown.
 
         Args:
-            tokens: (n, N, d), or (n, N) integers; values of unknown tokens mean nothing.
-            known: (n, N) bool, the same in every row.
+            tokens: Tokens, (n, N, d), or (n, N) integers; values of unknown tokens mean nothing.
+            known: Whether a token is known, (n, N) bool, the same in every row.
 
         Raises:
-            InputError: The rows know different tokens.
-            UnfitError: There is no such oracle.
+            InputError: Different tokens are known in different rows.
+            UnfitError: There is no oracle for the conditional law.
         """
         mask = known[0]
         if bool((known != mask).any()):

@@ -1,7 +1,7 @@
-"""Decoders that are exact, or the best of their kind, each with its exact posterior as encoder.
+"""Decoder oracles: exact, or the best of their class, each with its exact posterior as encoder.
 
-The table in `signatures/decoder` says which law has which. Where tokens are given, the decoder is
-that of the others given them, row by row.
+The table in `signatures/decoder` lists the oracle of each kind of law. If tokens are given, the
+oracle is that of the law of the other tokens given them, row by row.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ Noise = Literal["shared", "token"]
 
 @dataclass(eq=False)
 class ComponentDecoder:
-    """The component of a mixture of products, read off z_1.
+    """A decoder whose latent number z_1 selects a component of a mixture of products.
 
     Attributes:
-        products: The mixture.
+        products: Mixture of products.
     """
 
     products: Products
     _latest: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     def __call__(self, z: Tensor) -> TokenLaw:
-        """The token laws of the component that z_1 names."""
+        """The token laws of the component that z_1 selects."""
         return self.products.law(index_of(self._p, z[:, 0]))
 
     def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
-        """A component from its posterior, then z_1 within the component's interval."""
+        """Draw a component from its posterior, and z_1 from the component's interval."""
         posterior = self._posterior(x)
         component = rng.categorical(posterior, (len(x), 1)).to(x.device)
         z, log_q = latent_of(self._p, component[:, 0], rng.uniform((len(x), 1))[:, 0])
@@ -75,7 +75,10 @@ class ComponentDecoder:
         return self.products.log_weights.exp()
 
     def _posterior(self, x: Tensor) -> Tensor:
-        """P(c | x), (n, K); the prior where x is impossible. One importance draw after another."""
+        """The posterior P(c | x), (n, K); the prior where x has density 0.
+
+        The latest result is kept, since several importance draws are made for the same x.
+        """
         if self._latest is None or self._latest[0] is not x:
             tokens, prior = list(range(x.shape[1])), self.products.log_weights
             tiles = []
@@ -91,12 +94,12 @@ class ComponentDecoder:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearDecoder:
-    """x = m + W z + noise.
+    """The linear decoder x = m + W z + noise.
 
     Attributes:
-        mean: m, (1, N, d), or (n, N, d) where rows have means of their own.
-        W: (N d, r), of which z's first r numbers are multiplied.
-        variance: Of the noise of each number, (N, d).
+        mean: Mean m, (1, N, d), or (n, N, d) if rows have different means.
+        W: Loadings of the first r latent numbers, (N d, r).
+        variance: Noise variance Psi of each number, (N, d).
     """
 
     mean: Tensor
@@ -104,7 +107,7 @@ class LinearDecoder:
     variance: Tensor
 
     def __call__(self, z: Tensor) -> TokenLaw:
-        """N(m + W z, variance), every number by itself."""
+        """The laws N(m + W z, Psi), in which all numbers are independent."""
         moved = z[:, : self.W.shape[1]].to(self.W) @ self.W.T  # (n, N d)
         means = self.mean + moved.reshape(len(z), *self.mean.shape[-2:])
         return MixtureOfGaussians(
@@ -112,7 +115,7 @@ class LinearDecoder:
         )
 
     def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
-        """The exact posterior N(M^-1 W^T Psi^-1 (x - m), M^-1) with M = I + W^T Psi^-1 W."""
+        """Draw z from the posterior N(M^-1 W^T Psi^-1 (x - m), M^-1), M = I + W^T Psi^-1 W."""
         r = self.W.shape[1]
         scaled = self.W / self.variance.flatten()[:, None]  # Psi^-1 W
         root = torch.linalg.cholesky(torch.eye(r).to(self.W) + self.W.T @ scaled)  # of M
@@ -125,22 +128,22 @@ class LinearDecoder:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceDecoder:
-    """The one sequence of token ids that z names, by inverse CDFs from left to right.
+    """A decoder whose latent determines the sequence, by inverse CDFs from left to right.
 
     Attributes:
-        map: The triangular map of the target.
-        vocabulary: V.
+        map: Triangular map of the target, whose tokens are categorical.
+        vocabulary: Number V of values.
     """
 
     map: Rosenblatt
     vocabulary: int
 
     def __call__(self, z: Tensor) -> Categorical:
-        """Point masses."""
+        """The point masses at the sequences of z."""
         return certain(self.map(z[:, :, None]), self.vocabulary, self.map.target.dtype)
 
     def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
-        """Each z_i within the interval of x_i given the tokens before it."""
+        """Draw each z_i from the interval of x_i given the tokens before it."""
         v = rng.uniform(tuple(x.shape))
         found = [
             latent_of(law.mean()[:, 0], x[:, i], v[:, i]) for i, law in self.map.conditionals(x)
@@ -151,16 +154,16 @@ class SequenceDecoder:
 
 @dataclass(frozen=True, eq=False)
 class MarginalDecoder:
-    """The marginals, whatever the latent: it has none.
+    """A decoder without a latent: its token laws are the target's marginals.
 
     Attributes:
-        target: The law.
+        target: Law whose marginals are emitted.
     """
 
     target: Target
 
     def __call__(self, z: Tensor) -> TokenLaw:
-        """The same laws in every row, unless rows have laws of their own."""
+        """The marginals of all tokens, the same for every row unless the target's rows differ."""
         spec = self.target.spec
         kind = self.target.dtype if spec.kind == "continuous" else torch.int64
         x = torch.zeros(len(z), spec.tokens, *spec.token_shape, dtype=kind, device=z.device)
@@ -168,7 +171,7 @@ class MarginalDecoder:
         return self.target.marginals(x, levels)
 
     def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
-        """No numbers, of log-density 0."""
+        """An empty latent, (n, 0), with log-density 0."""
         nothing = torch.zeros(len(x), 0, dtype=self.target.dtype, device=x.device)
         return nothing, nothing.sum(1)
 
@@ -178,10 +181,10 @@ DecoderOracle = ComponentDecoder | LinearDecoder | SequenceDecoder | MarginalDec
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConditionedDecoder:
-    """The best decoder of a target, and of what is left of it when tokens are given.
+    """The best decoders of a target and of its conditional laws given some tokens.
 
     Attributes:
-        decoders: Both.
+        decoders: Decoders of the whole law and of the conditional laws.
     """
 
     decoders: Conditioned[DecoderOracle]
@@ -191,14 +194,14 @@ class ConditionedDecoder:
         """The decoders of a target.
 
         Raises:
-            UnfitError: There is none of the whole.
+            UnfitError: There is no decoder for the whole law.
         """
         decoders = Conditioned(target=target, make=make)
-        _ = decoders.whole  # what cannot be had is told at once
+        _ = decoders.whole  # raises UnfitError now, not at the first call
         return cls(decoders=decoders)
 
     def __call__(self, z: Tensor, *given: Tensor) -> TokenLaw:
-        """The laws that z names; given tokens are certain."""
+        """The token laws for z; those of given tokens are point masses."""
         if not given:
             return self.decoders.whole(z)
         tokens, known = given
@@ -217,7 +220,7 @@ class ConditionedDecoder:
         )
 
     def encode(self, x: Tensor, rng: Randomness, *known: Tensor) -> tuple[Tensor, Tensor]:
-        """A latent from the exact posterior, and its log-density."""
+        """Draw a latent from the exact posterior, with its log-density (nats)."""
         if not known:
             return self.decoders.whole.encode(x, rng)
         decoder, rest = self.decoders.of_rest(x, *known)
@@ -228,7 +231,8 @@ def unlimited_decoder(target: Target) -> DecoderOracle:
     """The decoder that is exact on a law.
 
     Raises:
-        UnfitError: None is known for a law of numbers that is neither a mixture nor Gaussian.
+        UnfitError: Tokens are continuous, and the law is neither a mixture of products nor one
+            Gaussian.
     """
     if (products := target.products()) is not None:
         return ComponentDecoder(products)
@@ -247,7 +251,7 @@ def linear_decoder(target: ContinuousTarget, q: int, noise: Noise) -> LinearDeco
     """The linear decoder of q latent numbers that is nearest to a law in KL.
 
     Raises:
-        UnfitError: Its covariance cannot be had, or is another one in every row.
+        UnfitError: The law's covariance is not available, or differs between rows.
     """
     mean, covariance = mean_and_covariance(target)
     if len(covariance) > 1:

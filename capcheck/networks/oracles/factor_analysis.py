@@ -1,10 +1,10 @@
-"""Linear latent variables: x = m + W z + noise, z ~ N(0, I_q), fitted to a covariance C.
+"""Linear latent-variable models x = m + W z + noise, z ~ N(0, I_q), fitted to a covariance C.
 
-KL(N(m, C) || N(m, W W^T + Psi)) is least, with one variance for all numbers (probabilistic PCA), at
-W_j = u_j sqrt(l_j - s2) for the q largest eigenvalues l_j of C, with vectors u_j, and s2 the mean
-of the others. With a variance for each number (factor analysis) W is the same in units of Psi's
-deviations, and Psi is found by descent. D - 1 latent numbers are always enough: C - l_D I has that
-rank.
+The fit minimises KL(N(m, C) || N(m, W W^T + Psi)). With one noise variance s2 for all numbers
+(probabilistic PCA), the minimum is at W_j = u_j sqrt(l_j - s2), for the q largest eigenvalues l_j
+of C with eigenvectors u_j, and s2 is the mean of the other eigenvalues. With a noise variance for
+each number (factor analysis), W has a similar form after division by the noise deviations, and Psi
+is found by descent. D - 1 latent numbers always suffice, since C - l_D I has at most that rank.
 
 Source: Tipping & Bishop 1999, "Probabilistic principal component analysis"; Joreskog 1967, "Some
 contributions to maximum likelihood factor analysis".
@@ -18,15 +18,15 @@ from scipy.optimize import minimize
 __all__ = ["SMALLEST", "Array", "factor_analysis", "probabilistic_pca"]
 
 Array = np.ndarray
-SMALLEST = 1e-9  # share of its coordinate's variance that a noise variance may fall to
+SMALLEST = 1e-9  # least noise variance, as a share of its coordinate's variance
 
 
 def probabilistic_pca(covariance: Array, q: int) -> tuple[Array, Array]:
-    """W (D, r) and the variances of the noise (D,), all equal, with r = min(q, D - 1).
+    """The loadings W (D, r), with r = min(q, D - 1), and the noise variances (D,), all equal.
 
     Args:
-        covariance: C, (D, D), positive definite.
-        q: Latent numbers, at least 0.
+        covariance: Covariance C, (D, D), positive definite.
+        q: Number of latent numbers, at least 0.
     """
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1], vectors[:, ::-1]
@@ -37,11 +37,13 @@ def probabilistic_pca(covariance: Array, q: int) -> tuple[Array, Array]:
 
 
 def factor_analysis(covariance: Array, q: int) -> tuple[Array, Array]:
-    """W (D, r) and the variances of the noise Psi (D,), r = min(q, D - 1); a local optimum.
+    """The loadings W (D, r), with r = min(q, D - 1), and the noise variances Psi (D,).
+
+    The result is the better of two local optima.
 
     Args:
-        covariance: C, (D, D), positive definite.
-        q: Latent numbers, at least 0.
+        covariance: Covariance C, (D, D), positive definite.
+        q: Number of latent numbers, at least 0.
     """
     D = len(covariance)
     if q == 0:
@@ -72,7 +74,7 @@ def factor_analysis(covariance: Array, q: int) -> tuple[Array, Array]:
 
 
 def _loadings(psi: Array, R: Array, q: int) -> Array:
-    """The best W for given noise, (D, q)."""
+    """The best loadings W (D, q) for noise variances psi (D,)."""
     root = np.sqrt(psi)
     values, vectors = np.linalg.eigh(R / np.outer(root, root))
     excess = np.maximum(values[::-1][:q] - 1, 0)
@@ -81,7 +83,10 @@ def _loadings(psi: Array, R: Array, q: int) -> Array:
 
 
 def _loss(log_psi: Array, R: Array, q: int) -> tuple[float, Array]:
-    """1/2 (ln |S| + tr S^-1 R) at the best W, and its gradient by the envelope theorem."""
+    """The loss 1/2 (ln |S| + tr S^-1 R) at the best W, and its gradient in log_psi.
+
+    The gradient is computed at fixed W, by the envelope theorem.
+    """
     psi = np.exp(log_psi)
     W = _loadings(psi, R, q)
     S = W @ W.T + np.diag(psi)

@@ -1,8 +1,9 @@
 """The best K latent classes for a target: q(x) = sum_c w_c prod_i q_ci(x_i) with K components.
 
-Where all sequences are listed the classes are fitted to the law itself: EM with each sequence
-counted by its probability, without pseudo-counts, from starts that cut a random order of the
-sequences into K parts of equal probability. Otherwise they are fitted to draws of the target.
+If all sequences of the target can be listed, the classes are fitted to the law itself: by EM with
+each sequence weighted by its probability, without pseudo-counts, from several starts. Each start
+cuts a random order of the sequences into K parts of equal probability. Otherwise, the classes are
+fitted to draws of the target.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from capcheck.targets.target import Target, require_one_law
 
 __all__ = ["CONVERGED", "DRAWS", "ROUNDS", "STARTS", "WARM", "best_classes", "weighted_classes"]
 
-DRAWS = 20_000  # that classes are fitted to where sequences cannot be listed
-STARTS = 16
-WARM = 30  # rounds after which the best start is known
-ROUNDS = 2000
-CONVERGED = 1e-12  # gain in nats per sequence below which rounds stop
+DRAWS = 20_000  # draws to which classes are fitted if sequences cannot be listed
+STARTS = 16  # number of starts of EM
+WARM = 30  # rounds of EM from each start, after which only the best one is continued
+ROUNDS = 2000  # largest number of further rounds of EM
+CONVERGED = 1e-12  # gain in nats per sequence below which EM stops
 
 
 def best_classes(target: Target, K: int) -> Products:
-    """K classes, or the target's own components if they are no more.
+    """The best K classes; the target's own components if there are at most K.
 
     Args:
-        target: Any; one law for all rows, unless its own components are no more.
-        K: At least 1.
+        target: Any target; its rows must have one law, unless it has at most K components.
+        K: Number of classes, at least 1.
 
     Raises:
-        UnfitError: K classes cannot be fitted to the draws, or each row has a law of its own, as
-            given tokens make, of more than K components.
+        UnfitError: The classes cannot be fitted to the draws, or rows have different laws (as they
+            do given tokens) of more than K components.
     """
     own = target.products()
     if own is not None and own.log_weights.shape[1] <= K:
@@ -56,13 +57,13 @@ def best_classes(target: Target, K: int) -> Products:
 
 
 def weighted_classes(x: Tensor, p: Tensor, K: int, *, vocabulary: int) -> CategoricalMixture:
-    """The best of some starts of EM on weighted sequences.
+    """Fit K classes to weighted sequences by EM from several starts, and return the best fit.
 
     Args:
-        x: (R, N) integers, each sequence once.
-        p: (R,) their probabilities, positive.
-        K: Classes.
-        vocabulary: V.
+        x: Distinct sequences, (R, N) integers.
+        p: Probabilities of the sequences, (R,), positive.
+        K: Number of classes.
+        vocabulary: Number V of values.
     """
 
     def improve(shares: Tensor) -> tuple[tuple[Tensor, Tensor], float, Tensor]:
@@ -84,24 +85,24 @@ def weighted_classes(x: Tensor, p: Tensor, K: int, *, vocabulary: int) -> Catego
 
 
 def _cut(p: Tensor, K: int, generator: torch.Generator) -> Tensor:
-    """A random order of the sequences cut into K parts of equal probability, (R, K)."""
+    """Initial shares of the sequences in K classes, (R, K): a random cut into equal parts."""
     order = torch.randperm(len(p), generator=generator)
     ends = p[order].cumsum(0) / p.sum()
     part = (K * (ends - 0.5 * p[order])).long().clamp(max=K - 1)
     shares = torch.zeros(len(p), K, dtype=torch.float64)
     shares[order, part] = 1
-    # A little of every class keeps one that got no sequence alive.
+    # A small share in every class keeps classes alive that got no sequence.
     return 0.98 * shares + 0.02 / K
 
 
 def _laws(x: Tensor, p: Tensor, shares: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Laws (K, N, V) of the classes with these posteriors, and their weights (K,)."""
+    """The laws (K, N, V) and weights (K,) of the classes for posteriors `shares` (R, K)."""
     joint = p[:, None] * shares  # (R, K)
     counts = torch.zeros(shares.shape[1], x.shape[1], vocabulary, dtype=torch.float64)
     for i in range(x.shape[1]):
         counts[:, i].index_add_(1, x[:, i], joint.T)
     weights = joint.sum(0)
-    tiny = torch.finfo(weights.dtype).tiny  # a class may die
+    tiny = torch.finfo(weights.dtype).tiny  # the weight of a class may become 0
     return counts / weights.clamp(min=tiny)[:, None, None], weights / weights.sum()
 
 

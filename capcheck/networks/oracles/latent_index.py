@@ -1,7 +1,8 @@
-"""An index as one standard normal number: the category whose cumulative interval holds Phi(z).
+"""Encoding of a category as one standard normal number z, by the intervals of its cumulative law.
 
-With p over 0..K-1 and C_c = p_0 + .. + p_c the category c owns C_{c-1} <= Phi(z) < C_c, so that z
-~ N(0, 1) draws c ~ p; given c, Phi(z) is uniform in its interval, whose density is phi(z) / p_c.
+For probabilities p over 0..K-1 and C_c = p_0 + .. + p_c, the number z selects the category c with
+C_{c-1} <= Phi(z) < C_c, so that z ~ N(0, 1) draws c ~ p. Given c, Phi(z) is uniform in this
+interval, and z has the density phi(z) / p_c.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from capcheck.networks.oracles.rosenblatt import uniform_of
 
 __all__ = ["LARGEST", "index_of", "latent_of"]
 
-LARGEST = 1 - 2.0**-53  # of a uniform number
+LARGEST = 1 - 2.0**-53  # largest value of a uniform number
 
 
 def index_of(p: Tensor, z: Tensor) -> Tensor:
-    """The category that each number names.
+    """The category that each number selects, (n,).
 
     Args:
-        p: (1|n, K), normalised.
-        z: (n,).
+        p: Probabilities of the categories, (1|n, K), normalised.
+        z: Standard normal numbers, (n,).
     """
     if len(p) == 1:
         return inverse_cdf(p[0], uniform_of(z))
@@ -31,12 +32,12 @@ def index_of(p: Tensor, z: Tensor) -> Tensor:
 
 
 def latent_of(p: Tensor, index: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """A number that names each category, and its log-density (nats): (n,) each, of p's dtype.
+    """A number that selects each category, and its log-density (nats): (n,) each, of p's dtype.
 
     Args:
-        p: (1|n, K), normalised.
-        index: (n,), which category; one of probability 0 has no such number.
-        v: (n,) uniforms.
+        p: Probabilities of the categories, (1|n, K), normalised.
+        index: Categories, (n,); no number selects a category of probability 0.
+        v: Uniform numbers in [0, 1], (n,), which choose the place within the interval.
     """
     share = p.double().expand(len(index), -1).gather(1, index[:, None])[:, 0]
     upper = (p.double().cumsum(-1) / p.double().sum(-1, keepdim=True)).expand(len(index), -1)
@@ -48,5 +49,5 @@ def latent_of(p: Tensor, index: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return z.to(p.dtype)
 
     z = at(v.to(upper))
-    z = torch.where(index_of(p, z) == index, z, at(0.5))  # rounding may leave the interval
+    z = torch.where(index_of(p, z) == index, z, at(0.5))  # rounding can move z off the interval
     return z, -0.5 * (z.square() + LOG_2PI) - share.log().to(z)

@@ -1,9 +1,10 @@
-"""Mean and covariance of a continuous target, exactly, from what every target answers.
+"""The exact mean and covariance of a continuous target, by one of three methods.
 
-One Gaussian states them. A mixture of products has them from its components, C = E[C_c] + Cov[m_c],
-row by row where rows have weights of their own. Of any other law the covariance of two coordinates
-is read off the variances along their diagonals, c_ij = (Var[(x_i + x_j)/sqrt 2] - Var[(x_i -
-x_j)/sqrt 2]) / 2, of D/2 disjoint pairs in each of D - 1 changes of basis.
+A Gaussian target states them. For a mixture of products they follow from the components,
+C = E[C_c] + Cov[m_c], row by row if rows have different weights. For any other law, the covariance
+of two coordinates follows from the variances along their diagonals,
+c_ij = (Var[(x_i + x_j)/sqrt 2] - Var[(x_i - x_j)/sqrt 2]) / 2, for D/2 disjoint pairs in each of
+D - 1 changes of basis.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from capcheck.targets.target import ContinuousTarget, require_one_law
 
 __all__ = ["LARGEST", "mean_and_covariance"]
 
-LARGEST = 128  # dimensions D up to which the basis is changed D - 1 times: some seconds
+LARGEST = 128  # largest D for which D - 1 changes of basis are made, in some seconds
 
 
 def mean_and_covariance(target: ContinuousTarget) -> tuple[Tensor, Tensor]:
-    """Of the flat sequence, in float64: (1|n, D) and (1|n, D, D), n for a law of n rows.
+    """The mean, (1|n, D), and covariance, (1|n, D, D), of the flat sequence in float64.
+
+    The first dimension is n if the law has n different rows, and otherwise 1.
 
     Raises:
-        UnfitError: More dimensions than basis changes can be afforded, or a law that cannot change.
+        UnfitError: The target is neither Gaussian nor a mixture of products, and has more than
+            `LARGEST` dimensions or different rows, or its basis cannot be changed.
     """
     wide = target.to(device=target.device, dtype=torch.float64)
     if (moments := wide.gaussian()) is not None:
@@ -69,7 +73,7 @@ def _of_diagonals(target: ContinuousTarget) -> tuple[Tensor, Tensor]:
 
 
 def _rounds(D: int) -> list[list[tuple[int, int]]]:
-    """Every pair of 0..D-1 once, in rounds of disjoint pairs: the circle method of tournaments."""
+    """All pairs of 0..D-1, in rounds of disjoint pairs, by the circle method for round robins."""
     ring = list(range(D + D % 2))
     rounds = []
     for _ in range(len(ring) - 1):

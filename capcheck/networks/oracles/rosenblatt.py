@@ -1,12 +1,12 @@
-"""The Knothe-Rosenblatt map: the triangular map that carries standard normals to a target.
+"""The Knothe-Rosenblatt map is the triangular map that carries standard normals to a target.
 
 Token by token, and coordinate by coordinate within a token,
 
     x_i = F_i^-1(Phi(z_i) | x_<i),    log q(x) = sum_i log p(x_i | x_<i),
 
-with F_i the conditional distribution function of the target. It is increasing in z_i, hence
-invertible where tokens are continuous; a categorical token is read off one z_i and has no inverse.
-Where tokens are given, F_i is conditional on all of them and on the others before i.
+where F_i is the conditional distribution function of the target. The map is increasing in z_i, and
+hence invertible for continuous tokens; a categorical token depends on one z_i, without an inverse.
+If tokens are given, F_i is conditional on all of them and on the other tokens before i.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from capcheck.targets.target import Target
 
 __all__ = ["LEAST", "Rosenblatt", "uniform_of", "with_given"]
 
-LEAST = torch.finfo(torch.float64).tiny  # of a uniform; the largest is 1 - 2^-53
+LEAST = torch.finfo(torch.float64).tiny  # smallest uniform number; the largest is 1 - 2^-53
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rosenblatt:
-    """The map of one target; row r of its arguments meets row r of the target.
+    """The triangular map of one target; row r of its arguments belongs to row r of the target.
 
     Attributes:
         target: Any target.
@@ -37,11 +37,11 @@ class Rosenblatt:
     target: Target
 
     def __call__(self, z: Tensor, *given: Tensor) -> Tensor:
-        """X of z: (n, N, d), or (n, N) integers; given tokens keep their values.
+        """The sequences x for normals z: (n, N, d), or (n, N) integers.
 
         Args:
-            z: (n, N, d) standard normals; (n, N, 1) for categorical tokens.
-            given: Nothing, or tokens and known, (n, N) bool.
+            z: Standard normals, (n, N, d), or (n, N, 1) for categorical tokens.
+            given: Nothing, or tokens and known, (n, N) bool; given tokens keep their values.
         """
         spec = self.target.spec
         u = uniform_of(z)  # (n, N, d)
@@ -59,10 +59,10 @@ class Rosenblatt:
         return x
 
     def inverse(self, x: Tensor, *known: Tensor) -> Tensor:
-        """Z of x, (n, N, d): z_i = Phi^-1(F_i(x_i | x_<i)), and 0 where a token is given.
+        """The normals z_i = Phi^-1(F_i(x_i | x_<i)) of x, (n, N, d); 0 where a token is given.
 
         Args:
-            x: (n, N, d).
+            x: Sequences, (n, N, d).
             known: Nothing, or which tokens are given, (n, N) bool.
 
         Raises:
@@ -81,7 +81,7 @@ class Rosenblatt:
         return z.to(x)
 
     def log_prob(self, x: Tensor, *known: Tensor) -> Tensor:
-        """Log-density (nats) of x, or of its other tokens given the known ones: (n,)."""
+        """Log-density (nats) of x, or of its unknown tokens given the known ones: (n,)."""
         log_q = torch.zeros(len(x), dtype=self.target.dtype, device=x.device)
         for i, law in self.conditionals(x, *known):
             of_one = law.log_prob(x[:, [i]])[:, 0]
@@ -91,10 +91,13 @@ class Rosenblatt:
         return log_q
 
     def conditionals(self, x: Tensor, *known: Tensor) -> Iterator[tuple[int, TokenLaw]]:
-        """The law of each token that some row does not know, by what is known or before it in x.
+        """The law of each token i given the known tokens and the tokens before i, as (i, law).
+
+        Tokens that are known in every row are left out.
 
         Args:
-            x: (n, N, d), or (n, N) integers; it may be filled meanwhile.
+            x: Sequences, (n, N, d), or (n, N) integers; the caller may fill in token i before it
+                asks for the next law.
             known: Nothing, or which tokens are given, (n, N) bool.
         """
         N = x.shape[1]
@@ -104,23 +107,23 @@ class Rosenblatt:
             for mask in known:
                 unseen = unseen & ~mask
             if bool(unseen[:, i].any()):
-                unseen[:, i] = True  # where it is known its law is not used, and may be degenerate
+                unseen[:, i] = True  # the law of a known token is not used, and would be an atom
                 yield i, self.target.marginals(x, unseen.to(self.target.dtype)).select([i])
 
 
 def uniform_of(z: Tensor) -> Tensor:
-    """Phi(z) in float64, inside (0, 1)."""
+    """The uniform numbers Phi(z) in float64, strictly between 0 and 1."""
     below = -z.double().abs()
     tail = normal_cdf(below).clamp(min=LEAST)
     return torch.where(z <= 0, tail, 1 - tail.clamp(min=2.0**-53))
 
 
 def with_given(x: Tensor, *given: Tensor) -> Tensor:
-    """The sequences x, in which given tokens have their values.
+    """The sequences x, with the values of given tokens in place.
 
     Args:
-        x: (n, N, d), or (n, N) integers.
-        given: Nothing, or tokens and known.
+        x: Sequences, (n, N, d), or (n, N) integers.
+        given: Nothing, or tokens and known, (n, N) bool.
     """
     if not given:
         return x

@@ -1,20 +1,20 @@
-"""Decoder: a latent of standard normals -> one law per token, independent given the latent.
+"""A decoder maps a latent z of standard normals to one law per token, independent given z.
 
-It draws x ~ p(x | z) with z ~ N(0, I), so that log q(x) = log E[p(x | z)]. Its encoder proposes z
-given x for importance weights p(x | z) N(z) / q(z | x); where that is the exact posterior, all
-weights equal q(x). Oracles, each with its exact posterior as encoder:
+A sequence is drawn as x ~ p(x | z) with z ~ N(0, I), so that log q(x) = log E[p(x | z)]. An encoder
+proposes z given x for importance weights p(x | z) N(z) / q(z | x); if it is the exact posterior,
+all weights equal q(x). The oracles, each with its exact posterior as encoder, are:
 
 | target | decoder |
 |---|---|
-| mixture of products | the component is read off z_1 |
-| one Gaussian | linear, z of D - 1 numbers and one noise variance: exact |
-| token ids | the sequence is read off z, token by token |
-| any, limited to `classes` | the best K classes, read off z_1 |
-| any numbers, limited to `latent` | linear: probabilistic PCA or factor analysis |
+| mixture of products | z_1 determines the component |
+| one Gaussian | linear, with D - 1 latent numbers and one noise variance: exact |
+| token ids | z determines the sequence, token by token |
+| any, limited to `classes` | z_1 determines one of the best K classes |
+| continuous tokens, limited to `latent` | linear: probabilistic PCA or factor analysis |
 | token ids, without a latent | the marginals |
 
-Where tokens are given the decoder is shown them, too (see `given`), and its oracle is that of the
-others' law given them, row by row.
+If tokens are given, they are further arguments of the decoder (see `given`), and its oracle is that
+of the law of the other tokens given them, row by row.
 """
 
 from __future__ import annotations
@@ -47,40 +47,40 @@ __all__ = ["AutoEncoder", "Decoder", "DecoderSignature"]
 
 
 class Decoder(Protocol):
-    """Latent -> the law of every token."""
+    """A map from a latent to the law of every token."""
 
     def __call__(self, z: Tensor, /, *given: Tensor) -> TokenLaw:
         """Decode.
 
         Args:
-            z: (n, q) standard normals.
-            given: Nothing, or where tokens are given: tokens (n, N, d) or (n, N), in which the
-                values of unknown tokens mean nothing, and known (n, N) bool.
+            z: Latents of standard normals, (n, q).
+            given: Nothing, or, if tokens are given, two tensors: tokens (n, N, d) or (n, N), in
+                which the values of unknown tokens mean nothing, and known (n, N) bool.
 
         Returns:
-            The (n, N) laws of the tokens, which are independent given z; those of given tokens
-            mean nothing.
+            The (n, N) laws of the tokens, which are independent given z; the laws of given tokens
+            are ignored.
         """
 
 
 @runtime_checkable
 class AutoEncoder(Protocol):
-    """A decoder that knows where the latent of a sequence lies."""
+    """A decoder with an encoder, which proposes latents for a sequence."""
 
     def __call__(self, z: Tensor, /, *given: Tensor) -> TokenLaw:
-        """Decode, as a `Decoder`."""
+        """Decode, as a `Decoder` does."""
 
     def encode(self, x: Tensor, rng: Randomness, /, *known: Tensor) -> tuple[Tensor, Tensor]:
         """Propose a latent for every sequence.
 
         Args:
-            x: (n, N, d), or (n, N) integers.
+            x: Sequences, (n, N, d), or (n, N) integers.
             rng: Source of every random number.
-            known: Nothing, or where tokens are given: (n, N) bool, which of them are.
+            known: Nothing, or, if tokens are given, which of them are, (n, N) bool.
 
         Returns:
-            The first r <= q numbers of z, (n, r), if the decoder reads no others; and log q(z | x)
-            of these, nats, (n,).
+            The first r numbers of z, (n, r), where r <= q and the decoder ignores all others; and
+            their log-density log q(z | x) (nats), (n,).
         """
 
 
@@ -89,9 +89,11 @@ class DecoderSignature(Signature[Decoder]):
     """(z) -> one law per token, or (z, tokens, known) -> one law per token where tokens are given.
 
     Attributes:
-        latent: Numbers q of the latent of a linear decoder, 0 for none; any decoder if None.
-        noise: Of a linear decoder: one variance for all numbers, or one for each.
-        classes: Number K of values that the decoder may read off its latent, if limited.
+        latent: Number q of latent numbers of a linear decoder, 0 for no latent; None for a decoder
+            that need not be linear.
+        noise: Noise of a linear decoder: `shared`, one variance for all numbers of a sequence, or
+            `token`, one variance for each.
+        classes: Number K of different answers that the decoder may give, or None for no limit.
     """
 
     latent: int | None = None
@@ -102,12 +104,12 @@ class DecoderSignature(Signature[Decoder]):
         """The decoder that maximises the likelihood of the target, with its exact posterior.
 
         Raises:
-            UnfitError: It is not known for such a target.
+            UnfitError: No such decoder is known for the target.
         """
         return ConditionedDecoder.of(target, self._oracle_of)
 
     def _oracle_of(self, target: Target) -> DecoderOracle:
-        """Of a law whose rows may have laws of their own."""
+        """The oracle without given tokens, for a target whose rows may have different laws."""
         if self.latent is not None:
             if self.latent == 0 and not isinstance(target, ContinuousTarget):
                 return MarginalDecoder(target)
@@ -118,11 +120,11 @@ class DecoderSignature(Signature[Decoder]):
         return unlimited_decoder(target)
 
     def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
-        """The latent, and the tokens, all of whose unknown values look the same."""
+        """The arguments, with the same value for every unknown token."""
         return hide_given(shown, spec)
 
     def wrap(self, network: Decoder, wrapper: Wrapper) -> Decoder:
-        """The network with a wrapper around it; it has an encoder if the network does."""
+        """The network with a wrapper around it; the result has `encode` if the network has it."""
         if isinstance(network, AutoEncoder):
             return _WrappedAutoEncoder(network, wrapper)
         return super().wrap(network, wrapper)
@@ -136,5 +138,5 @@ class _WrappedAutoEncoder(Wrapped):
     """A decoder and its encoder with a wrapper around them."""
 
     def encode(self, x: Tensor, rng: Randomness, *known: Tensor) -> tuple[Tensor, Tensor]:
-        """A latent for every sequence, (n, r), and its log-density, nats, (n,)."""
+        """A latent for each sequence, (n, r), and its log-density (nats), (n,)."""
         return self._wrapper.encode(self._network, x, rng, *known)

@@ -1,10 +1,9 @@
-"""Generator: standard normals -> a sequence, in one call; a bijection knows its density as well.
+"""A generator maps standard normals to a sequence in one call; a bijection also has a density.
 
-Where tokens are given both are shown them, too (see `given`), and make the others.
-
-Any law is the image of the normals under its triangular map (see `rosenblatt`), which is the oracle
-of both. Where the map is limited the oracle is the best limited one: of bounded slope (see
-`bounded_slope`), or affine (see `affine`).
+If tokens are given, they are further arguments (see `given`), and the network makes the others. Any
+law is the image of standard normals under its triangular map (see `rosenblatt`), which is the
+oracle of both signatures. If the class of maps is limited, the oracle is the best map of bounded
+slope (see `bounded_slope`) or the best affine map (see `affine`).
 """
 
 from __future__ import annotations
@@ -45,31 +44,31 @@ class Generator(Protocol):
         """Generate.
 
         Args:
-            z: (n, N, d) standard normals; (n, N, 1) where tokens are categorical.
-            given: Nothing, or where tokens are given: tokens (n, N, d) or (n, N), in which the
-                values of unknown tokens mean nothing, and known (n, N) bool.
+            z: Standard normals, (n, N, d), or (n, N, 1) for categorical tokens.
+            given: Nothing, or, if tokens are given, two tensors: tokens (n, N, d) or (n, N), in
+                which the values of unknown tokens mean nothing, and known (n, N) bool.
 
         Returns:
-            (n, N, d), or (n, N) integers; values of given tokens mean nothing.
+            Tokens, (n, N, d), or (n, N) integers; the values of given tokens are ignored.
         """
 
 
 @runtime_checkable
 class Bijection(Protocol):
-    """Standard normals -> a sequence, invertibly; of given tokens no normals are used."""
+    """An invertible map from standard normals to a sequence; normals of given tokens are unused."""
 
     def __call__(self, z: Tensor, /, *given: Tensor) -> Tensor:
-        """Generate: z (n, N, d) -> (n, N, d), as a `Generator`."""
+        """Generate tokens (n, N, d) from normals z (n, N, d), as a `Generator` does."""
 
     def log_prob(self, x: Tensor, /, *known: Tensor) -> Tensor:
         """Log-density (nats) of sequences under the image of the normals.
 
         Args:
-            x: (n, N, d).
-            known: Nothing, or where tokens are given: (n, N) bool, which of them are.
+            x: Sequences, (n, N, d).
+            known: Nothing, or, if tokens are given, which of them are, (n, N) bool.
 
         Returns:
-            That of the tokens that are not known, given those that are: (n,).
+            Log-density (nats) of the unknown tokens given the known ones, (n,).
         """
 
 
@@ -78,23 +77,23 @@ class GeneratorSignature(Signature[Generator]):
     """(z) -> x, or (z, tokens, known) -> x where tokens are given.
 
     Attributes:
-        lipschitz: Bound L on the slope of the map, if there is one.
+        lipschitz: Bound L on the slope of the map, in deviations of the token, or None.
     """
 
     lipschitz: float | None = None
 
     def oracle(self, target: Target) -> Generator:
-        """The triangular map, or the nearest map of bounded slope (one number only).
+        """The triangular map, or the W2-nearest map of bounded slope (for sequences of one number).
 
         Raises:
-            UnfitError: A bound for sequences of more than one number.
+            UnfitError: There is a bound, and sequences have more than one number.
         """
         if self.lipschitz is None:
             return Rosenblatt(target=target)
         return bounded_slope(target, self.lipschitz)
 
     def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
-        """The normals, and the tokens, all of whose unknown values look the same."""
+        """The arguments, with the same value for every unknown token."""
         return hide_given(shown, spec)
 
     def require(self, answer: object, shown: Tensor) -> None:
@@ -113,10 +112,10 @@ class BijectionSignature(Signature[Bijection]):
     layer: Layer = "triangular"
 
     def oracle(self, target: Target) -> Bijection:
-        """The triangular map, or the affine one with the target's mean and covariance.
+        """The triangular map, or the affine map with the target's mean and covariance.
 
         Raises:
-            UnfitError: The tokens are categorical, or the covariance cannot be had.
+            UnfitError: The tokens are categorical, or the covariance is not available.
         """
         continuous = require_continuous(target, "an invertible map")
         if self.layer == "affine":
@@ -124,13 +123,13 @@ class BijectionSignature(Signature[Bijection]):
         return Rosenblatt(target=target)
 
     def wrap(self, network: Bijection, wrapper: Wrapper) -> Bijection:
-        """The network with a wrapper around it; it knows its density if the network does."""
+        """The network with a wrapper around it; the result has `log_prob` if the network has it."""
         if isinstance(network, Bijection):
             return _WrappedBijection(network, wrapper)
         return super().wrap(network, wrapper)
 
     def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
-        """The normals, and the tokens, all of whose unknown values look the same."""
+        """The arguments, with the same value for every unknown token."""
         return hide_given(shown, spec)
 
     def require(self, answer: object, shown: Tensor) -> None:
@@ -147,7 +146,7 @@ class _WrappedBijection(Wrapped):
 
 
 def normals_for(spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
-    """What a generator is shown: (n, N, d) standard normals, (n, N, 1) for token ids."""
+    """The input of a generator: standard normals, (n, N, d), or (n, N, 1) for token ids."""
     d = spec.dim if spec.kind == "continuous" else 1
     return rng.normal((n, spec.tokens, d)).to(spec.mean)
 

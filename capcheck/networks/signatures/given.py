@@ -1,13 +1,13 @@
 """Given tokens as arguments of networks that make a whole sequence in one call.
 
-A generator, a bijection and a decoder are called with their normals alone where nothing is given,
-`network(z)`, and with what is given where tokens are, `network(z, tokens, known)`:
+Generators, bijections and decoders are called as `network(z)` if no token is given, and as
+`network(z, tokens, known)` otherwise:
 
-- tokens (n, N, d), or (n, N) integers, of which the values of unknown tokens mean nothing;
-- known (n, N) bool, which tokens are given.
+- tokens: (n, N, d), or (n, N) integers; the values of unknown tokens mean nothing;
+- known: whether a token is given, (n, N) bool.
 
-z has a number for each number of a sequence either way; those of given tokens are not used. What a
-network answers for given tokens means nothing: they keep their values.
+In both cases z has the same shape; a generator or bijection ignores the normals of given tokens.
+The network's answers for given tokens are ignored, since these tokens keep their values.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["given_arguments", "hide_given"]
 
 
 def given_arguments(tokens: Tensor, spec: SequenceSpec) -> tuple[Tensor, ...]:
-    """What a network is shown beside its normals: nothing, or tokens and which of them are given.
+    """The arguments `(tokens, known)` of a network after z, or `()` if no token is given.
 
     Args:
-        tokens: (n, N, d), or (n, N) integers, with the values of given tokens in place.
-        spec: Of the sequences.
+        tokens: Tokens, (n, N, d), or (n, N) integers, with the values of given tokens in place.
+        spec: Spec of the sequences; it says which tokens are given.
     """
     if not spec.given:
         return ()
@@ -36,11 +36,11 @@ def given_arguments(tokens: Tensor, spec: SequenceSpec) -> tuple[Tensor, ...]:
 
 
 def hide_given(shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
-    """The arguments of a call, in which all values of unknown tokens look the same.
+    """The arguments of a call, with the same value for every unknown token.
 
     Args:
-        shown: (z,) or (z, tokens, known).
-        spec: Of the sequences.
+        shown: Arguments (z,) or (z, tokens, known).
+        spec: Spec of the sequences.
     """
     if len(shown) == 1:
         return shown

@@ -1,15 +1,16 @@
-"""Low-rank softmax: the logits of all contexts lie in one space of rank r, which they share.
+"""A low-rank softmax is a predictor whose logits, over all contexts, form a matrix of rank r.
 
-A network reads any h_c in R^r off a context c, and W (V, r) is the same for all: it emits
-softmax(h_c W^T). The best of these networks, with contexts c = x_<i of every length and their
-probabilities P(c), attains
+The network computes any h_c in R^r from a context c, multiplies it by a matrix W (V, r) that is the
+same for all contexts, and emits softmax(h_c W^T). Over contexts c = x_<i of every length, with
+probabilities P(c), the best such network attains
 
     min over H, W of sum_c P(c) KL(p(. | c) || softmax(h_c W^T)),
 
-which is 0 iff r is at least the rank of log p(v | c) after each row's mean is subtracted. It is a
-near-oracle: H and W are found by descent from several starts.
+which is 0 iff r is at least the rank of log p(v | c) after each row's mean is subtracted. The
+oracle is a near-oracle, because H and W are found by descent from several starts.
 
-Source: Yang et al. 2018, "Breaking the Softmax Bottleneck", section 2.
+Source: Yang et al. 2018, "Breaking the Softmax Bottleneck: A High-Rank RNN Language Model",
+section 2, https://arxiv.org/abs/1711.03953
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ __all__ = [
     "divergence",
 ]
 
-LARGEST = 1 << 20  # contexts x V that are enumerated: 8 MiB, and at most minutes of descent
-ROWS = 8192  # contexts whose laws are asked for at once
-STARTS = 16  # of the descent, the first by least squares
-BEGINNING = 40  # iterations of each
-CONTINUED = 3  # the best of them
-ITERATIONS = 500  # more iterations of these
-SETTLED = 1e-11  # nats by which an iteration lowers KL when it is the last
-DIGITS = 12  # to which two contexts' laws are the same
-IMPOSSIBLE = 30.0  # nats below the likeliest value at which the first start puts an impossible one
+LARGEST = 1 << 20  # largest number of contexts x V: 8 MiB, and at most minutes of descent
+ROWS = 8192  # contexts whose laws are computed at once
+STARTS = 16  # starts of the descent, the first by least squares and the others at random
+BEGINNING = 40  # iterations from each start
+CONTINUED = 3  # number of the best starts that are continued
+ITERATIONS = 500  # further iterations of the continued starts
+SETTLED = 1e-11  # change of the KL (nats) in one iteration below which the descent ends
+DIGITS = 12  # decimals to which the laws of two contexts must agree to share one h
+IMPOSSIBLE = 30.0  # least log-probability in the first start, in nats below the row's largest
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ class LowRankPredictorSignature(Signature[TokenPredictor]):
     rank: int
 
     def oracle(self, target: Target) -> TokenPredictor:
-        """The best such network, which is exact if the rank is at least V - 1.
+        """The best low-rank network, which is exact if the rank is at least V - 1.
 
-        Contexts that the target never makes get the mean h of those of their length.
+        Contexts of probability 0 get the mean h of the contexts of their length.
 
         Raises:
             UnfitError: The tokens are continuous, or the contexts are too many to enumerate.
@@ -91,7 +92,7 @@ class LowRankPredictorSignature(Signature[TokenPredictor]):
         return _LowRankPredictor(target, self.rank)
 
     def hide(self, shown: tuple[Tensor, ...], spec: SequenceSpec) -> tuple[Tensor, ...]:
-        """The tokens, all of whose unknown values look the same, and which are known."""
+        """The tokens, with the same value for every unknown token, and the mask of known ones."""
         tokens, known = shown
         return hidden(tokens, known, spec), known
 
@@ -105,11 +106,11 @@ class Contexts:
     """All prefixes x_<i of positive probability, for i = 1..N, as a tree.
 
     Attributes:
-        child: (C + N, V), the node of context c followed by v. Node C + i stands for every other
-            prefix of i tokens.
-        length: (C,), tokens of each context.
-        weight: (C,), its probability.
-        laws: (C, V), p(v | c).
+        child: Node that follows context c with value v, (C + N, V). Nodes 0..C-1 are the contexts,
+            and node C + i stands for all prefixes of i tokens with probability 0.
+        length: Number of tokens of each context, (C,).
+        weight: Probability of each context, (C,).
+        laws: Laws p(v | c) of the next token, (C, V).
     """
 
     child: Tensor
@@ -122,12 +123,12 @@ def contexts_of(target: Target) -> Contexts:
     """The contexts of a categorical target, in float64 on the CPU.
 
     Raises:
-        UnfitError: Contexts x V is more than 2^20.
+        UnfitError: The number of contexts times V is more than 2^20.
     """
     N, V = target.spec.tokens, target.spec.dim
     prefix = torch.zeros(1, N, dtype=torch.int64)
     weights, laws = [torch.ones(1, dtype=torch.float64)], []
-    followers: list[tuple[Tensor, Tensor]] = []  # of each length: its context and its value
+    followers: list[tuple[Tensor, Tensor]] = []  # per length: parent and last value of contexts
     for i in range(N):
         if sum(map(len, weights)) * V > LARGEST:
             raise UnfitError(
@@ -152,12 +153,12 @@ def contexts_of(target: Target) -> Contexts:
 
 
 def best_factors(laws: Tensor, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """H (C, r) and W (V, r) of the least KL that descent finds.
+    """The factors H (C, r) and W (V, r) with the least KL that descent finds.
 
     Args:
-        laws: p(v | c), (C, V) float64.
-        weight: P(c), (C,).
-        rank: r.
+        laws: Laws p(v | c), (C, V), float64.
+        weight: Probabilities P(c), (C,).
+        rank: Rank r.
     """
     root = weight.sqrt()[:, None]
     starts = (_start(laws, root, rank, s) for s in range(STARTS))
@@ -169,14 +170,14 @@ def best_factors(laws: Tensor, weight: Tensor, rank: int) -> tuple[Tensor, Tenso
 
 
 def divergence(laws: Tensor, weight: Tensor, logits: Tensor) -> Tensor:
-    """sum_c P(c) KL(p(. | c) || softmax(logits_c)), nats, for logits (C, V)."""
+    """The divergence sum_c P(c) KL(p(. | c) || softmax(logits_c)), nats, for logits (C, V)."""
     each = torch.special.xlogy(laws, laws).sum(1) - (laws * logits.log_softmax(1)).sum(1)
     total: Tensor = (weight * each).sum()
     return total
 
 
 class _LowRankPredictor:
-    """Looks up the context of each row; H and W are found at the first call."""
+    """A predictor that looks up the context of each row; H and W are computed at the first call."""
 
     def __init__(self, target: Target, rank: int) -> None:
         self._like = target.spec.mean
@@ -184,7 +185,7 @@ class _LowRankPredictor:
         self._contexts = contexts_of(target)
 
     def __call__(self, tokens: Tensor, known: Tensor, /) -> TokenLaw:
-        """The law of the token after the known ones; those of all others are NaN."""
+        """The law of the token after the known ones; the laws of all other tokens are NaN."""
         N = known.shape[1]
         length = known.sum(1)
         place = torch.arange(N, device=known.device)
@@ -210,7 +211,7 @@ class _LowRankPredictor:
     def _table(self) -> Tensor:
         """Logits of every node, (C + N, V)."""
         contexts = self._contexts
-        # Contexts that are followed by the same law need the same h.
+        # Contexts with the same law of the next token can share one h.
         laws, same = contexts.laws.round(decimals=DIGITS).unique(dim=0, return_inverse=True)
         weight = laws.new_zeros(len(laws)).index_add(0, same, contexts.weight)
         H, W = best_factors(laws, weight, self._rank)
@@ -221,7 +222,7 @@ class _LowRankPredictor:
 
 
 def _laws_after(target: Target, prefix: Tensor, i: int) -> Tensor:
-    """p(x_i = v | x_<i) for prefixes (c, N), float64 on the CPU: (c, V)."""
+    """The laws p(x_i = v | x_<i) for prefixes (c, N), in float64 on the CPU: (c, V)."""
     wide = target.to(device=target.device, dtype=torch.float64)
     unseen = (torch.arange(prefix.shape[1], device=wide.device) >= i).double()
     parts: list[Tensor] = []
@@ -232,7 +233,10 @@ def _laws_after(target: Target, prefix: Tensor, i: int) -> Tensor:
 
 
 def _start(laws: Tensor, root: Tensor, rank: int, number: int) -> tuple[Tensor, Tensor]:
-    """G = sqrt(P(c)) H (C, r) and W (V, r): by weighted least squares, or at random."""
+    """Start values of G = sqrt(P(c)) H (C, r) and W (V, r).
+
+    Start 0 is the weighted least-squares fit to log p(v | c); all others are random.
+    """
     if number > 0:
         generator = torch.Generator().manual_seed(number)
         H, W = (
@@ -251,9 +255,10 @@ def _start(laws: Tensor, root: Tensor, rank: int, number: int) -> tuple[Tensor, 
 def _descend(
     laws: Tensor, root: Tensor, G: Tensor, W: Tensor, *, iterations: int
 ) -> tuple[float, Tensor, Tensor]:
-    """KL, G and W after some iterations of L-BFGS, from G and W.
+    """The KL, G and W after at most `iterations` iterations of L-BFGS from G and W.
 
-    It moves G = sqrt(P(c)) H, in which contexts are equally curved however improbable they are.
+    The descent is in G = sqrt(P(c)) H, in which the loss has a similar curvature for probable and
+    improbable contexts.
     """
     weight = root[:, 0].square()
     G, W = (x.contiguous().clone().requires_grad_() for x in (G, W))

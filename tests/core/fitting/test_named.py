@@ -15,7 +15,7 @@ from capcheck import CheckResult, InputError, Outcome, check
 from capcheck.core.budget import Budget
 from capcheck.fitting import build
 from capcheck.fitting.named import make, placed, require_named
-from capcheck.fitting.network_check import answers_of
+from capcheck.fitting.network_check import check_network
 from capcheck.laws import Categorical, MixtureOfGaussians
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.procedure import Procedure
@@ -363,7 +363,7 @@ def test_default_modules_have_the_signature_that_is_asked_for(family: str) -> No
     module = build(procedure.probe.signature, procedure.spec, "mlp:width=8,depth=1")
     network = placed(module, procedure.spec, name="mlp")
     budgets = [Budget(length=0, steps=1), Budget(length=4, steps=2)]
-    assert answers_of(network, procedure, budgets, name="mlp")
+    assert check_network(network, procedure, budgets, name="mlp")
 
 
 def test_one_object_at_a_time_and_none_with_a_folder(three: ProductMixture, tmp_path: Path) -> None:

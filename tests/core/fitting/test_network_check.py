@@ -13,7 +13,7 @@ from capcheck.core.budget import Budget
 from capcheck.fitting import build
 from capcheck.fitting.causal_check import require_causal
 from capcheck.fitting.named import placed
-from capcheck.fitting.network_check import answers_of, require_density
+from capcheck.fitting.network_check import check_network, require_density
 from capcheck.laws import MixtureOfGaussians
 from capcheck.networks.signatures import DenoiserSignature
 from capcheck.procedures.procedure import Procedure
@@ -65,7 +65,7 @@ def test_default_prefix_predictors_look_back() -> None:
         for name in ("mlp:width=8,depth=1", "transformer:width=8,depth=1"):
             module = build(procedure.probe.signature, procedure.spec, name, seed=0)
             network = placed(module, procedure.spec, name=name)
-            assert answers_of(network, procedure, [Budget(length=1, steps=1)], name=name)
+            assert check_network(network, procedure, [Budget(length=1, steps=1)], name=name)
 
 
 def looking(weights: list[list[float]]) -> Any:
