@@ -7,8 +7,8 @@ id; given tokens are further arguments, and the generator makes the others.
 Assumption: none without a bound on the slope; with a bound, the target has no regions of small
 probability between regions of large probability, where the map to it would be steep.
 Budgets: both are ignored, since one call places the whole sequence.
-The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i). A bound on the slope, in units of
-the target's deviation, needs a target of one number, for which the nearest map in W2 is known.
+The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i). A bound on the slope, in token units
+per standard normal, needs a target of one number, for which the nearest map in W2 is known.
 Known: 1/2 N(-m, s^2) + 1/2 N(m, s^2) needs a slope of at least s exp(m^2 / (2 s^2)); between atoms
 at -m and m a slope of L leaves W1 >= m (2 Phi(m/L) - 1) - 2 L (phi(0) - phi(m/L)) and total
 variation >= Phi(2 m/L) - 1/2.
@@ -50,7 +50,7 @@ class GAN(Probe[Generator]):
     lipschitz: Annotated[
         float | None,
         Field(
-            gt=0, allow_inf_nan=False, description="bound on the generator's slope, in deviations"
+            gt=0, allow_inf_nan=False, description="bound on the generator's slope, in token units"
         ),
     ] = None
 

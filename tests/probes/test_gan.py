@@ -74,17 +74,17 @@ def test_a_gaussian_is_no_steeper_than_its_deviation() -> None:
     assert steepest_slope(pair(8.0, 1.0, weight=1e-14)) > 1e6
 
 
-def test_the_bound_is_in_deviations_of_the_target() -> None:
+def test_the_bound_is_in_token_units() -> None:
     m, s = 2.0, 0.5
-    needed = s * np.exp(m**2 / (2 * s**2)) / np.sqrt(m**2 + s**2)  # 723.0
+    needed = s * np.exp(m**2 / (2 * s**2))  # 1490.5
     how = {"lengths": [1], "steps": [1], "samples": 400}
     for unit in (1.0, 1000.0):
         target = pair(m * unit, s * unit)
         for share, exact in ((1.001, True), (0.999, False)):
-            probe = GAN(lipschitz=float(needed * share))
+            probe = GAN(lipschitz=float(needed * unit * share))
             assert isinstance(Procedure.of(probe, target).oracle, Rosenblatt) == exact
     free, loose, tight = (
-        check("gan", target, options=options, **how)  # type: ignore[arg-type]
+        check("gan", pair(m, s), options=options, **how)  # type: ignore[arg-type]
         for options in ({}, {"lipschitz": needed * 1.001}, {"lipschitz": needed / 100})
     )
     assert loose.cells[0].estimates == free.cells[0].estimates
@@ -130,7 +130,6 @@ def test_no_map_of_bounded_slope_is_nearer(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_bound_is_the_cause_of_its_floor() -> None:
     target = pair(3.0, 0.3)
-    deviation = float(target.spec.variance.sqrt())
     asked = {"lengths": [0, 1], "steps": [1, 4], "samples": 600}
     found = check("gan", target, options={"lipschitz": 1.0}, **asked)  # type: ignore[arg-type]
     assert found.outcome is Outcome.NOT_REPRESENTABLE
@@ -141,7 +140,7 @@ def test_a_bound_is_the_cause_of_its_floor() -> None:
     assert (free.axes.length, free.axes.steps, free.found.loop_order) == ("flat", "flat", "none")
     # W2^2 of the bounded map, by quadrature: the squared distance of monotone maps.
     T = values(bounded_slope(target, 1e9))
-    w2 = float(PHI @ (values(bounded_slope(target, deviation)) - T) ** 2)
+    w2 = float(PHI @ (values(bounded_slope(target, 1.0)) - T) ** 2)
     estimate = found.cells[0].estimates["wasserstein"]
     assert estimate.low is not None
     assert estimate.high is not None

@@ -77,7 +77,7 @@ class GeneratorSignature(Signature[Generator]):
     """(z) -> x, or (z, tokens, known) -> x where tokens are given.
 
     Attributes:
-        lipschitz: Bound L on the slope of the map, in deviations of the token, or None.
+        lipschitz: Bound L on the slope of the map, in token units per standard normal, or None.
     """
 
     lipschitz: float | None = None

@@ -50,13 +50,13 @@ class Chain:
 @pytest.mark.parametrize("leak", [{"mean": 0.02}, {"mean": 1.0}, {"variance": 0.02}])
 def test_a_network_that_must_look_back_may_not_look_ahead(std: float, leak: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="must not look ahead, and its answer for token 0 changes"):
-        check("parallel_solve", from_spec(f"{CHAIN}{std}"), network=Chain(1.0, **leak), **HOW)
+        check("parallel_solve", from_spec(f"{CHAIN}{std}"), network=Chain(std, **leak), **HOW)
 
 
 @pytest.mark.parametrize("std", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("family", ["parallel_solve", "blockwise"])
 def test_a_network_that_looks_back_passes(family: str, std: float) -> None:
-    assert check(family, from_spec(f"{CHAIN}{std}"), network=Chain(1.0), **HOW).cells
+    assert check(family, from_spec(f"{CHAIN}{std}"), network=Chain(std), **HOW).cells
 
 
 def test_default_prefix_predictors_look_back() -> None:
