@@ -27,7 +27,7 @@ from capcheck.diagnostics.neighbours import nearest_neighbour_kl
 from capcheck.diagnostics.permutation import permutation_test
 from capcheck.diagnostics.stein import NOISE, smoothed_scores, stein_test
 from capcheck.divergences.estimate import GROUPS, Term
-from capcheck.divergences.lost import lost_rows, told
+from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.divergences.mmd import BANDWIDTHS, median_distance, mmd_squared_terms
 from capcheck.targets.target import ContinuousTarget, Target
 
@@ -126,7 +126,7 @@ class Diagnoser:
         for name in self._names:
             try:
                 if lost:
-                    raise InputError(told(lost, len(samples)))
+                    raise InputError(lost_clause(lost, len(samples)))
                 found.append(tests[name](samples))
             except InputError as error:
                 found.append(Diagnosis(name=name, level=self._level, method=str(error).rstrip(".")))

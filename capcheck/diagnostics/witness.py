@@ -19,7 +19,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from capcheck.core.record import Record
-from capcheck.divergences.lost import lost_rows, told
+from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.targets.target import Target
 
 __all__ = [
@@ -112,7 +112,7 @@ class Witness(Record):
         """What there is to say, a sentence each."""
         said = []
         if self.lost:
-            said.append(f"{told(self.lost, self.samples)}.")
+            said.append(f"{lost_clause(self.lost, self.samples)}.")
         if self.impossible:
             said.append(f"{self.impossible} of {self.samples} samples cannot occur in the target.")
         if self.pairs:
