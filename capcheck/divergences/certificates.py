@@ -172,9 +172,9 @@ def hamming_marginals(model: np.ndarray, probabilities: np.ndarray) -> Term:
 def coupling_squared(model: np.ndarray, exact: np.ndarray, *, resolution: float = 0.0) -> Term:
     """Bound W2^2 <= E|x - x_exact|^2 over pairs made from the same random numbers.
 
-    Any joint law of x ~ Q and x_exact ~ P costs at least W2^2, so only the upper end of the interval
-    certifies. Costs are skewed to the right, where a t interval ends too low. The standard error is
-    therefore increased by the Cornish-Fisher term of the skewness, and by the amount that one more
+    Any joint law of x ~ Q and x_exact ~ P costs at least W2^2, so only the upper end of the
+    interval certifies. Costs are skewed to the right, where a t interval ends too low. The standard
+    error is therefore increased by the Cornish-Fisher term of the skewness, and by the amount that one more
     draw like the largest would add to the mean. The degrees of freedom are those of the effective
     draws; with fewer than `FEWEST_EFFECTIVE` of them the standard error is infinite and nothing is
     certified. Costs that are all equal have a standard error of 0.
@@ -342,7 +342,7 @@ def _mean_and_spread(
 
 
 def _roots(squares: np.ndarray) -> np.ndarray:
-    """Pseudo-values of the root of the mean of squares, linear in each row; their mean is the root."""
+    """Pseudo-values of the root of the mean square, linear in each row; their mean is the root."""
     v = float(squares.mean())
     s = math.sqrt(v)
     return s + (squares - v) / (2 * s) if s > 0 else np.zeros(len(squares))

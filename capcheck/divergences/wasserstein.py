@@ -3,9 +3,9 @@
     T = C(P, Q) - 1/2 C(P, P') - 1/2 C(Q, Q')
 
 where C is the optimal cost, W2 squared for the squared Euclidean distance and W1 for the Hamming
-distance, and P, P', Q, Q' are four independent samples of m rows each. The raw cost C(P, Q) of equal
-laws is far from 0, and is smaller for an under-dispersed model. T has mean 0 for equal laws, is
-signed, and is never clamped. Its estimand E[T_m] approaches the distance from below as m grows:
+distance, and P, P', Q, Q' are four independent samples of m rows each. The raw cost C(P, Q) of
+equal laws is far from 0, and is smaller for an under-dispersed model. T has mean 0 for equal laws,
+is signed, and is never clamped. Its estimand E[T_m] approaches the distance from below as m grows:
 
     W2^2 - E[T_m] ~ c m^-r,  r = min(1, 2 / D),  hence  W2^2 - E[T_m] ~ E[T_m - T_{m/2}] / (2^r - 1)
 
