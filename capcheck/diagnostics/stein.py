@@ -77,8 +77,8 @@ def stein_test(
 ) -> SteinTest:
     """Test whether draws come from the law that has the given scores, by the wild bootstrap.
 
-    For equal laws u is degenerate: as n grows, the sum over pairs of w_i w_j u(x_i, x_j) with random
-    signs w takes on the law of the sum of u(x_i, x_j).
+    For equal laws u is degenerate: as n grows, the sum over pairs of w_i w_j u(x_i, x_j) with
+    random signs w takes on the law of the sum of u(x_i, x_j).
 
     Args:
         x: Draws, (n, D), as in `ksd_squared`.

@@ -174,9 +174,9 @@ def coupling_squared(model: np.ndarray, exact: np.ndarray, *, resolution: float 
 
     Any joint law of x ~ Q and x_exact ~ P costs at least W2^2, so only the upper end of the
     interval certifies. Costs are skewed to the right, where a t interval ends too low. The standard
-    error is therefore increased by the Cornish-Fisher term of the skewness, and by the amount that one more
-    draw like the largest would add to the mean. The degrees of freedom are those of the effective
-    draws; with fewer than `FEWEST_EFFECTIVE` of them the standard error is infinite and nothing is
+    error is therefore increased by the Cornish-Fisher term of the skewness, and by the amount that
+    one more draw like the largest would add to the mean. The degrees of freedom are those of the
+    effective draws; with fewer than `FEWEST_EFFECTIVE` the standard error is infinite and nothing is
     certified. Costs that are all equal have a standard error of 0.
 
     Args:
