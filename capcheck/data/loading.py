@@ -1,4 +1,4 @@
-"""Loading: builds a target from a name, a file or a folder in three steps, read, lay out and fit."""
+"""Loading builds a target from a name, file or folder: it reads, lays out and fits a law."""
 
 from __future__ import annotations
 

@@ -176,8 +176,8 @@ def coupling_squared(model: np.ndarray, exact: np.ndarray, *, resolution: float 
     interval certifies. Costs are skewed to the right, where a t interval ends too low. The standard
     error is therefore increased by the Cornish-Fisher term of the skewness, and by the amount that
     one more draw like the largest would add to the mean. The degrees of freedom are those of the
-    effective draws; with fewer than `FEWEST_EFFECTIVE` the standard error is infinite and nothing is
-    certified. Costs that are all equal have a standard error of 0.
+    effective draws; with fewer than `FEWEST_EFFECTIVE` the standard error is infinite and nothing
+    is certified. Costs that are all equal have a standard error of 0.
 
     Args:
         model: (n, D) draws of Q, n at least 2.

@@ -59,7 +59,7 @@ COPIED = 1 << 22  # largest tokens x symbols^2, the count of numbers that an ora
 
 def gaussian(
     structure: Annotated[
-        Literal["independent", "ar1", "equicorrelated"], Field(description="what correlates")
+        Literal["independent", "ar1", "equicorrelated"], Field(description="correlation structure")
     ] = "independent",
     tokens: Tokens = 8,
     std: Annotated[
@@ -157,7 +157,7 @@ def parity(
 def shuffle(
     symbols: Annotated[int, Field(ge=1, le=8, description="symbols, each used once")] = 5,
 ) -> Target:
-    """All permutations of the symbols: drawn in one shot, tokens collide."""
+    """Permutations of the symbols, all equally likely: independent tokens would repeat symbols."""
     return uniform_over(
         itertools.permutations(range(symbols)),
         vocabulary=symbols,
@@ -168,7 +168,7 @@ def shuffle(
 def replacement(
     tokens: Annotated[int, Field(ge=2, le=4096, description="tokens of a sequence")] = 8,
 ) -> Target:
-    """A list in which one token, anywhere, is replaced (1) and the others stay (0)."""
+    """One token at a uniform position is replaced (1), and all others are unchanged (0)."""
     return uniform_over(
         [[int(i == place) for i in range(tokens)] for place in range(tokens)],
         vocabulary=2,
@@ -207,8 +207,10 @@ def brackets(
 def ising(
     rows: Annotated[int, Field(ge=1, le=1024, description="rows of sites")] = 4,
     columns: Annotated[int, Field(ge=1, le=WIDEST, description="columns of sites")] = 4,
-    coupling: Annotated[float, Field(ge=-20, le=20, description="of neighbouring spins")] = 0.4,
-    field: Annotated[float, Field(ge=-20, le=20, description="on every spin")] = 0.0,
+    coupling: Annotated[
+        float, Field(ge=-20, le=20, description="coupling of neighbouring spins")
+    ] = 0.4,
+    field: Annotated[float, Field(ge=-20, le=20, description="external field on every spin")] = 0.0,
 ) -> Target:
     """Spins on a grid, exact by transfer matrix: p ~ exp(coupling sum s s' + field sum s)."""
     return ising_strip(rows, columns, coupling, field)
@@ -218,7 +220,7 @@ def chain_parity(
     inputs: Annotated[int, Field(ge=1, le=64, description="bits whose parity is asked")] = 6,
     scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
 ) -> Target:
-    """Uniform bits and their parity; with running results, a window of two tokens tells it."""
+    """Uniform bits and their parity; running results make each follow from the last two tokens."""
     return running_parity(inputs, scratch=scratch)
 
 
@@ -226,7 +228,7 @@ def chain_permutation(
     inputs: Annotated[int, Field(ge=1, le=16, description="permutations to compose")] = 3,
     scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
 ) -> Target:
-    """Permutations of three things and what they compose to, with running results or without."""
+    """Uniform permutations of three items and their composition, maybe with running results."""
     return running_permutation(inputs, scratch=scratch)
 
 
