@@ -329,7 +329,7 @@ def _index(x: Tensor, known: Tensor, V: int) -> Tensor:
 
 
 def _padded(log_table: Tensor) -> Tensor:
-    """Log-probabilities (N, V, c) as a table (N V + 1, c); its last row, 0, is for unknown tokens."""
+    """Log-probabilities (N, V, c) as a table (N V + 1, c) with a last row 0 for unknown tokens."""
     flat = log_table.flatten(0, 1)
     return torch.cat([flat, torch.zeros_like(flat[:1])])
 

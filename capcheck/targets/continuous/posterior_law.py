@@ -35,8 +35,8 @@ HELD = 1 << 24  # most numbers of a law that is held as a whole: 128 MiB
 class View:
     """Noisy tokens: their evidence about the component, and the clean token of each component.
 
-    Given the noisy tokens, the clean token i of component c is N(gain_i (mu_ci - centre_i) + offset_i, variance_i). Shapes are
-    (n|1, N, d).
+    Given the noisy tokens, the clean token i of component c is
+    N(gain_i (mu_ci - centre_i) + offset_i, variance_i). Shapes are (n|1, N, d).
     """
 
     evidence: Evidence
