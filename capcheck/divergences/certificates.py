@@ -60,7 +60,7 @@ FEWEST_EFFECTIVE = 8  # least effective draws of a coupling; with fewer, few cos
 def lower_certificates(
     model: np.ndarray, target: np.ndarray, *, mean: np.ndarray, variance: np.ndarray
 ) -> list[Term]:
-    """All bounds from below for continuous tokens; the largest of them bounds W2 squared best.
+    """All bounds from below of W2^2; the largest counts, at a level shared between them.
 
     Args:
         model: (n, D) draws of Q.
