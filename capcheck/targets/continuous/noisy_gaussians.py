@@ -1,15 +1,15 @@
 """Posteriors of the clean tokens of Gaussian components that are observed through noise.
 
-With amplitudes A = diag(alpha_i) and S = diag(sigma_i), a sequence of component c is seen as
+With amplitudes A = diag(alpha_i) and S = diag(sigma_i), a sequence of component c is observed as
 y ~ N(A mu, C) with C = A Sigma A + S^2 = L L^T. The innovations z = L^-1 (y - A mu) come in the
 order of the tokens, so sums over their first entries give the evidence of any prefix, and with the
 covariance G of x (or of the noise e) with z
 
     E[x_i | y] = mu_i + sum_m G_im z_m,    Cov[x_i | y] = Sigma_ii - sum_m G_im G_im^T
 
-over the innovations of the tokens that token i is told. Where a token is seen at little noise its
-own noise is inferred instead, x_i = (y_i - sigma_i e_i) / alpha_i: nothing cancels there, and a
-known token comes out exactly. Factors of levels that all rows share are kept.
+over the innovations of the tokens that token i is conditioned on. For a token with little noise the
+noise is inferred instead, x_i = (y_i - sigma_i e_i) / alpha_i, which avoids cancellation and gives
+a known token exactly. Factors of levels that all rows share are cached.
 """
 
 from __future__ import annotations
