@@ -1,8 +1,8 @@
-"""From the user's data to a target.
+"""Data: builds a target from the user's files.
 
-A reader makes raw rows of a file (`files`, `text`, `named`), a layout makes tokens of them
-(`layout`), and a law is built or fitted to the tokens (`laws`). The folder imports `targets` and
-what lies below; `cli` and users import it.
+A reader turns a source into raw rows (`files`, `text`, `named`), a layout turns the rows into
+tokens (`layout`), and a law is built from, or fitted to, the tokens (`laws`). This package imports
+`targets` and lower packages; `cli` and users import it.
 """
 
 from capcheck.data.laws import LAWS

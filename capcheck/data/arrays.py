@@ -1,9 +1,9 @@
-"""An array file as rows of numbers: .npy, .npz, .csv, .parquet, .pt and .safetensors.
+"""Readers of array files: .npy, .npz, .csv, .parquet, .pt and .safetensors.
 
-Whatever the format, the result is float32, float64 or int64 with rows on its first axis: narrower
-floats are widened to float32, other integers and booleans to int64. A file of several arrays
-needs a name, `file.npz#latents`. Nothing is unpickled: what only a pickle can hold is refused.
-What a small file would unfold to is counted first, and refused if no memory should hold it.
+The result is float32, float64 or int64 with rows on its first axis: narrower floats are widened to
+float32, other integers and booleans to int64. A file of several arrays needs a name, as in
+`file.npz#latents`. Nothing is unpickled: objects that only a pickle can hold are refused. The
+numbers that a small file would expand to are counted first, and refused if there are too many.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from capcheck.targets.from_data.empirical import as_array
 
 __all__ = ["MAPPED_ABOVE", "READERS", "SUFFIXES", "place_and_name", "read_array"]
 
-MAPPED_ABOVE = 1 << 28  # bytes of a .npy file that stays on disk until it is needed
+MAPPED_ABOVE = 1 << 28  # bytes above which a .npy file is mapped instead of read
 
 
 def read_array(source: str) -> np.ndarray:
@@ -36,18 +36,19 @@ def read_array(source: str) -> np.ndarray:
 
     Args:
         source: Path of the file. `path#name` chooses an array of a .npz, .pt or .safetensors file
-            or a column of a .parquet file, and is needed where there are several arrays. A .csv
-            file is numbers separated by commas; it is integers if all of them are, and its first
-            line is a header if it holds no number at all. A .parquet file is numeric columns, or
-            one column of lists of one length.
+            or a column of a .parquet file, and is required if a file holds several arrays. A .csv
+            file holds numbers separated by commas; the result is integer if all of them are, and
+            the first line is a header if it holds no number. A .parquet file holds numeric columns,
+            or one column of lists of equal length.
 
     Returns:
-        (rows, ...), 1 to 4 dimensions, none of them 0; (rows, columns) for .csv and .parquet. A
-        large .npy file is mapped, and read-only. Not checked for NaN and infinity.
+        An array (rows, ...) of 1 to 4 dimensions, none of them 0; (rows, columns) for .csv and
+        .parquet. A large .npy file is memory-mapped and read-only. Values are not checked for NaN
+        and infinity.
 
     Raises:
-        InputError: No such file, damaged, of another format, ragged, with gaps, of several arrays
-            without a choice, or not of real numbers.
+        InputError: The file does not exist, is damaged, of another format, ragged, has gaps, holds
+            several arrays of which none was chosen, or does not hold real numbers.
     """
     place, name = place_and_name(source)
     path = existing_file(place)
@@ -68,7 +69,7 @@ def read_array(source: str) -> np.ndarray:
 
 
 def place_and_name(source: str) -> tuple[str, str | None]:
-    """Cut at the first # that follows a file's path, as file names may hold one."""
+    """Split a source at the first # that follows the path of a file, as file names may hold #."""
     for cut, character in enumerate(source):
         if character == "#" and os.path.isfile(source[:cut]):
             return source[:cut], source[cut + 1 :]
@@ -98,12 +99,12 @@ def _npz(path: Path, name: str | None, source: str) -> np.ndarray:
 
 
 def _numbers_of(archive: zipfile.ZipFile, name: str) -> float:
-    """Numbers of 8 bytes, at most, that a member of an .npz archive says it holds."""
+    """Count of numbers that a member of an .npz archive claims to hold, in units of 8 bytes."""
     with archive.open(name) as member:
         try:
             version = np.lib.format.read_magic(member)
         except ValueError:
-            return 0  # no array, which its reader tells
+            return 0  # not an array, which its reader reports
         read = np.lib.format
         read_header = (
             read.read_array_header_1_0 if version == (1, 0) else read.read_array_header_2_0
@@ -115,7 +116,7 @@ def _numbers_of(archive: zipfile.ZipFile, name: str) -> float:
 def _pt(path: Path, name: str | None, source: str) -> np.ndarray:
     cure = "save a tensor, or a dict of tensors, with torch.save"
     with library(source, cure):
-        if zipfile.is_zipfile(path):  # PyTorch does not compress it, and reads it if others do
+        if zipfile.is_zipfile(path):  # PyTorch writes no compressed archive, but reads one
             with zipfile.ZipFile(path) as archive:
                 whole = sum(member.file_size for member in archive.infolist())
             require_size(whole / 8, path, source)

@@ -1,4 +1,4 @@
-"""What all readers of arrays share: which array of a file is meant, and what is refused."""
+"""Functions that all readers of arrays share: choosing an array of a file, and checking it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,23 @@ __all__ = [
 ]
 
 LARGEST_INTEGER = int(np.iinfo(np.int64).max)
-MOST_NUMBERS = 1 << 29  # numbers that a file may unfold to if it is smaller than they are: 4 GiB
+MOST_NUMBERS = 1 << 29  # most numbers in a file that has fewer bytes than numbers: 4 GiB
 
 
 def reason(said: object) -> str:
-    """The first line of what a library said, fit for the middle of a sentence."""
+    """The first line of a library's error message, fit for the middle of a sentence."""
     first = next(iter(str(said).splitlines()), "") or type(said).__name__
     shown = "".join(c if c.isprintable() else " " for c in first)
     return (shown if len(shown) <= 160 else shown[:157] + "...").rstrip(" .")
 
 
 def real_rows(array: np.ndarray, source: str) -> np.ndarray:
-    """Float32, float64 or int64 rows, or an InputError that says why not."""
+    """The array as float32, float64 or int64 rows.
+
+    Raises:
+        InputError: The array does not hold real numbers, is empty, does not have 1 to 4 dimensions,
+            or holds integers above `LARGEST_INTEGER`.
+    """
     if array.dtype.kind not in "biuf":
         raise InputError(
             f"data {source!r} must hold real numbers, got {array.dtype}; convert it to float64."
@@ -57,10 +62,10 @@ def real_rows(array: np.ndarray, source: str) -> np.ndarray:
 
 
 def require_size(numbers: float, path: Path, source: str) -> None:
-    """Raise InputError if a small file claims more numbers than memory should hold.
+    """Raise InputError if a file claims more numbers than `MOST_NUMBERS` and than its bytes.
 
-    Asked before anything is decompressed or copied: compression, and views that repeat their
-    numbers, let a few bytes claim any size. A file may always hold a number in each of its bytes.
+    The check comes before anything is decompressed or copied, because compression, and views that
+    repeat numbers, let a few bytes claim any size.
     """
     if numbers > max(MOST_NUMBERS, path.stat().st_size):
         raise InputError(
@@ -72,7 +77,7 @@ def require_size(numbers: float, path: Path, source: str) -> None:
 
 @contextmanager
 def library(source: str, cure: str) -> Iterator[None]:
-    """Make an `InputError` of whatever a library raises on a file that it cannot read."""
+    """Turn every exception that a library raises on an unreadable file into an InputError."""
     try:
         with warnings.catch_warnings(action="ignore"):  # on what is refused or converted anyway
             yield
@@ -90,7 +95,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def chosen(names: Sequence[str], name: str | None, source: str, *, cure: str) -> str:
-    """The array that was named, or the only one."""
+    """The name of the array that was asked for, or of the only array.
+
+    Raises:
+        InputError: The file has no such array, no array, or several and none was named.
+    """
     if name in names:
         return str(name)
     if not names:

@@ -1,7 +1,7 @@
-"""From a path to raw rows: array files and folders of images.
+"""Readers of raw rows: array files and folders of images.
 
-A reader turns one source into numbers or symbols and changes nothing else: what is centred,
-whitened or cut into tokens is decided later. What is read is never executed or unpickled.
+A reader returns the numbers of a source unchanged; `layout` centres, whitens and cuts them into
+tokens later. Nothing that is read is executed or unpickled.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def read(source: str) -> np.ndarray:
     """Read an array file, or a folder of images.
 
     Args:
-        source: Path of a file that `read_array` takes, `#name` included, or of a folder that
-            `read_images` takes.
+        source: Path of a file for `read_array`, which may end in `#name`, or of a folder for
+            `read_images`.
 
     Returns:
-        (rows, ...), 1 to 4 dimensions, float32, float64 or int64; images are float64 (n, H, W, C)
-        of 0..255. Not checked for NaN and infinity.
+        An array (rows, ...) of 1 to 4 dimensions, float32, float64 or int64; images are float64
+        (n, H, W, C) from 0 to 255. Values are not checked for NaN and infinity.
 
     Raises:
-        InputError: No such file, another kind of file, or not readable as numbers.
+        InputError: The file does not exist, is of another kind, or holds no readable numbers.
     """
     if os.path.isdir(source) and Path(source).suffix.lower() not in READERS:
         return read_images(Path(source))
@@ -38,9 +38,9 @@ def read(source: str) -> np.ndarray:
 
 
 def name_of(source: str) -> str:
-    """A folder's name for what is made of a source: that of its file, or of its folder.
+    """The name of a source's file or folder, fit for naming the results of the source.
 
-    Letters, digits and `_.-` only; the array of `file.npz#name` is part of it, as in `file_name`.
+    The name has only letters, digits and `_.-`; `file.npz#name` becomes `file_name`.
     """
     place, array = place_and_name(source)
     path = Path(place)

@@ -1,8 +1,8 @@
-"""A folder of images as rows of pixels.
+"""Reader of a folder of images, as rows of pixels from 0 to 255.
 
-Every image of the folder is one row, in the order of the file names. Pixels run from 0 to 255:
-8-bit values are kept, 16-bit grey is divided by 257 (65535 / 257 = 255), black and white is 0 and
-255. Images are grey, (n, H, W, 1), if all of them are stored so, and else red, green and blue.
+Every image of the folder is one row, in the order of the file names. 8-bit values are kept, 16-bit
+grey is divided by 257 (65535 / 257 = 255), and black and white are 0 and 255. The result is grey,
+(n, H, W, 1), if all images are stored as grey, else red, green and blue, (n, H, W, 3).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from capcheck.data.contents import reason
 
 __all__ = ["FORMATS", "GREY_8", "GREY_16", "MOST_NUMBERS", "SUFFIXES", "read_images"]
 
-MOST_NUMBERS = 1 << 29  # of all pixels together, 4 GiB
+MOST_NUMBERS = 1 << 29  # most numbers (pixels x channels) of all images together: 4 GiB
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# What a file may turn out to be, whatever its name: not EPS, which Pillow hands to an interpreter.
+# Formats that Pillow may detect in a file; not EPS, which Pillow passes to an interpreter.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 GREY_8 = ("1", "L", "LA")
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -32,17 +32,17 @@ GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 def read_images(folder: Path) -> np.ndarray:
     """Read all images of a folder.
 
-    Hidden files, other files and subfolders are ignored. Transparency is dropped, a palette is
-    read as its colours (and is grey if they all are), only the first frame counts, and an EXIF
-    rotation is not applied. A WebP file is never grey, as it knows only colours.
+    Hidden files, files with other suffixes, and subfolders are ignored. Transparency is dropped, a
+    palette is replaced by its colours (and counts as grey if all of them are), only the first frame
+    is read, and an EXIF rotation is not applied. A WebP file always has colours.
 
     Returns:
         float64 (n, H, W, C) of 0..255, C = 1 if every image is grey, else 3.
 
     Raises:
-        InputError: No image, more pixels than memory should hold, images of several sizes, or one
-            that is damaged, too large, or of pixels without a known range (32-bit integers,
-            floating point).
+        InputError: There is no image, the images together have more than `MOST_NUMBERS` numbers or
+            differ in size, or an image is damaged, too large, or has pixels without a known range
+            (32-bit integers, floating point).
     """
     files = _image_files(folder)
     heads = [_head(file) for file in files]
@@ -97,7 +97,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _head(file: Path) -> tuple[tuple[int, int], bool]:
-    """(width, height), and whether the image is grey; its pixels are not decoded."""
+    """Size (width, height) of an image and whether it is grey, without decoding its pixels."""
     with _opened(file) as image:
         if image.mode in ("I", "F"):
             raise InputError(
@@ -113,7 +113,7 @@ def _is_grey_palette(image: Image.Image) -> bool:
 
 
 def _pixels(file: Path) -> np.ndarray:
-    """(H, W, 1) if grey, else (H, W, 3), of 0..255."""
+    """Pixels from 0 to 255 of an image, (H, W, 1) if it is grey, else (H, W, 3)."""
     with _opened(file) as image:
         if image.mode in GREY_8 or _is_grey_palette(image):
             return np.asarray(image.convert("L"), dtype=np.float64)[..., None]
@@ -124,7 +124,7 @@ def _pixels(file: Path) -> np.ndarray:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """An image whose every failure is an `InputError`, the caller's decoding included."""
+    """Open an image; every error, also of decoding within the context, becomes an InputError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

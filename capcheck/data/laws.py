@@ -1,16 +1,16 @@
-"""Which law is put behind tokens: `NAME`, or `NAME:SIZE` where a law has a size.
+"""Laws that can be built from rows of tokens, named `NAME`, or `NAME:SIZE` if a law has a size.
 
-| law | tokens | size |
+| law | tokens | size: number of |
 |---|---|---|
-| `rows` | any | none: a component per row, smoothed |
-| `gaussian` | continuous | none |
+| `rows` | any | no size: one smoothed component per row |
+| `gaussian` | continuous | no size: one Gaussian |
 | `mixture` | continuous | Gaussians with full covariances |
 | `diagonal` | continuous | Gaussians with diagonal covariances |
 | `classes` | categorical | latent classes |
-| `markov` | categorical | tokens of the past that count |
+| `markov` | categorical | past tokens that the next one depends on |
 | `hmm` | categorical | hidden states |
 
-A size that is left out is chosen by held-out likelihood.
+Held-out likelihood chooses a size that is left out.
 """
 
 from __future__ import annotations
@@ -58,17 +58,19 @@ def build_law(
     bandwidth: float | None = None,
     vocabulary: int | None = None,
 ) -> Target:
-    """Build the law of that name behind some rows.
+    """Build the named law from rows of tokens.
 
     Args:
         rows: (n, N, d) real numbers, or (n, N) token ids.
         law: `NAME` or `NAME:SIZE`.
         grid: (rows, columns) of the tokens, if they have any.
-        bandwidth: Smoothing of the law `rows`, instead of the one that likelihood chooses.
-        vocabulary: V of token ids.
+        bandwidth: Smoothing of the law `rows` of continuous tokens, in standard deviations;
+            likelihood chooses it if None.
+        vocabulary: Vocabulary size V of token ids, or None for real numbers.
 
     Raises:
-        InputError: Unknown name, a law for other tokens, or a size that is none.
+        InputError: The name is unknown, the law is for the other kind of tokens, or the size is not
+            a whole number.
     """
     kind: Kind = "categorical" if vocabulary is not None else "continuous"
     name, colon, size = law.partition(":")
@@ -101,7 +103,7 @@ def build_law(
 
 
 def _require_few_symbols(ids: np.ndarray, vocabulary: int) -> None:
-    """Raise InputError where the law `rows` would, with what can be done about it from here."""
+    """Raise InputError where `from_samples` would, with the cures available to a user of `data`."""
     N = ids.shape[1]
     if vocabulary * N > MOST_NUMBERS:
         raise InputError(

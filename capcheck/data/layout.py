@@ -1,9 +1,9 @@
-"""How rows of numbers become sequences of tokens, and how to go back to pixels.
+"""Layout: the map from rows of numbers to sequences of tokens, and from sequences back to pixels.
 
-An array (n, N) is n rows of N tokens of dimension 1, (n, N, d) has tokens of dimension d, and
-(n, H, W, C) is images with a token per pixel. `pca` replaces a row by its whitened principal
-components first. Anything else is centred and divided by one number, so that the mean variance of
-a token is 1: noise paths start from unit noise, and relative divergences do not change.
+An array (n, N) holds n rows of N tokens of dimension 1, (n, N, d) has tokens of dimension d, and
+(n, H, W, C) holds images with one token per pixel. With `pca`, rows are replaced by their whitened
+principal components. All other rows are centred and divided by one number that makes the mean
+variance 1, the variance of the noise that paths start from; relative divergences do not change.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ __all__ = [
     "whitened",
 ]
 
-PART = 1 << 20  # numbers that are centred at once
-LARGEST_PICTURE = 1 << 16  # numbers of a picture's basis that are worth storing in a manifest
+PART = 1 << 20  # most numbers that are centred at once
+LARGEST_PICTURE = 1 << 16  # most numbers of a picture's basis that a manifest stores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How data become sequences of tokens.
+    """The user's choices of how data become sequences of tokens; None means the default.
 
     Attributes:
-        tokens: Number N of tokens; of text, the length of a window.
+        tokens: Number N of tokens; for text, the length of a window.
         token_dim: Dimension d of a continuous token.
         pca: Number of whitened principal components that replace a row.
         grid: (rows, columns) of the tokens.
         kind: `continuous` or `categorical`; integers are categorical unless this says otherwise.
-        unit: What a token of text is: `characters` or `bytes`.
-        split: What a document of text is: the whole `file`, or each of its `lines`.
+        unit: Tokens of text: `characters` or `bytes`.
+        split: Documents of text: the whole `file`, or each of its `lines`.
     """
 
     tokens: int | None = None
@@ -59,7 +59,7 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Rows (n, D) that are ready to be cut into tokens, and how to go back to pixels."""
+    """Centred and scaled rows (n, D), and the affine map back: pixels = offset + row @ basis."""
 
     rows: np.ndarray
     preparation: str
@@ -71,7 +71,7 @@ def whitened(rows: np.ndarray, components: int) -> Prepared:
     """The leading principal components of rows (n, D), each of variance 1.
 
     Raises:
-        InputError: More components than the rows have.
+        InputError: The rows are all equal, or have fewer principal components.
     """
     most = min(rows.shape[1], len(rows) - 1)
     if not np.ptp(rows, axis=0).any():
@@ -99,7 +99,7 @@ def whitened(rows: np.ndarray, components: int) -> Prepared:
 def standardised(rows: np.ndarray) -> Prepared:
     """Rows (n, D), centred and divided by one number that makes the mean variance 1.
 
-    What is computed is in float64 and in parts, what is kept is of the rows' own precision.
+    The computation is in float64 and in parts; the result has the precision of the rows.
     """
     size = max(1, PART // rows.shape[1])
     parts = [slice(start, start + size) for start in range(0, len(rows), size)]
@@ -120,7 +120,11 @@ def standardised(rows: np.ndarray) -> Prepared:
 def token_shape(
     natural: tuple[int, ...], layout: Layout
 ) -> tuple[int, int, tuple[int, int] | None]:
-    """Number of tokens, their dimension and their grid, from a row's shape and the layout."""
+    """Number of tokens, their dimension and their grid, from a row's shape and the layout.
+
+    Raises:
+        InputError: The tokens, their dimension and their grid do not fit the row.
+    """
     size = int(np.prod(natural))
     grid = layout.grid
     if len(natural) == 3:
@@ -142,7 +146,7 @@ def token_shape(
 
 
 def picture(shape: tuple[int, ...], layout: Layout, prepared: Prepared) -> Picture | None:
-    """Rows that were grey images can be shown as such, if the way back is small enough."""
+    """The map from rows to grey images, or None if rows are no grey images or the map is large."""
     if len(shape) == 3 and shape[2] == 1:
         shape = shape[:2]
     if len(shape) != 2 and layout.grid and layout.pca is None:

@@ -1,4 +1,4 @@
-"""From a name, a file or a folder to a target: read, lay out, fit."""
+"""Loading builds a target from a name, file or folder: it reads, lays out and fits a law."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from capcheck.targets.target import Target
 __all__ = ["NAMED", "WINDOW", "load_target"]
 
 NAMED = ("digits", "patches", "text")
-WINDOW = 16  # tokens of a window of text, unless the layout says otherwise
+WINDOW = 16  # default number of tokens of a window of text
 
 
 def load_target(
@@ -30,17 +30,17 @@ def load_target(
 
     Args:
         data: Path of a .npy, .npz, .csv, .parquet, .pt, .safetensors or .txt file, or of a folder
-            of images; or the name of scikit-learn's `digits` (1,797 handwritten digits of 8x8
-            pixels; 8 whitened principal components unless the layout says otherwise), `patches`
-            (8,480 grey patches of 8x8 pixels of its photographs; likewise with 16) or `text` (its
-            English data set descriptions, characters).
-        layout: How the data become sequences.
-        law: Which law is put behind them; see `capcheck.data.laws`. By default `rows`, and
-            `markov` for text.
-        bandwidth: As for `from_samples`.
+            of images; or a name of data of scikit-learn: `digits` (1,797 handwritten digits of 8x8
+            pixels, by default 8 whitened principal components), `patches` (8,480 grey 8x8 patches
+            of photographs, by default 16 whitened principal components) or `text` (characters of
+            English descriptions of data sets).
+        layout: Layout of the data as sequences.
+        law: Name of the law, see `capcheck.data.laws`; by default `markov` for text, else `rows`.
+        bandwidth: Smoothing as for `from_samples`.
 
     Raises:
-        InputError: No such data, unreadable, not finite, or a layout or law that does not fit it.
+        InputError: The data do not exist, cannot be read or are not finite, or the layout or law
+            does not fit them.
     """
     if data == "text" or Path(data).suffix.lower() == ".txt":
         return _of_text(data, layout, "markov" if law is None else law, bandwidth)
@@ -146,7 +146,7 @@ def _named(data: str) -> np.ndarray:
 
 
 def _named_layout(data: str, layout: Layout, rows: np.ndarray) -> Layout:
-    """Principal components as tokens, unless the layout asks for the grid of pixels."""
+    """The layout of named data: principal components, unless it asks for the grid of pixels."""
     if layout.pca is None and layout.grid is None:
         dim = layout.token_dim or 1
         tokens = layout.tokens or max({"digits": 8, "patches": 16}[data] // dim, 1)
@@ -175,14 +175,17 @@ def _array(data: str) -> np.ndarray:
 
 
 def _numbers(array: np.ndarray, data: str) -> np.ndarray:
-    """(n, ..) float32 or float64 rows with at least two dimensions, all finite and not huge."""
+    """The array as finite float32 or float64 rows of at least two dimensions."""
     rows = array if array.dtype.kind == "f" else array.astype(np.float64)
     require_finite(rows, f"data {data!r}")
     return rows[:, None] if rows.ndim == 1 else rows
 
 
 def _renumbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids 0..V-1 in the order of those that occur, and those; unchanged where most do."""
+    """Token ids renumbered to 0..V-1 in rising order, and the old id of each new one.
+
+    Ids are kept if at least half of 0..max(ids) occur.
+    """
     symbols, dense = np.unique(ids, return_inverse=True)
     if int(symbols[0]) >= 0 and int(symbols[-1]) < 2 * len(symbols):
         return ids, np.arange(symbols[-1] + 1)
@@ -190,7 +193,7 @@ def _renumbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _refuse(layout: Layout, data: str, of: str, **defaults: object) -> None:
-    """Raise InputError if the layout sets what only other data have."""
+    """Raise InputError if the layout sets an option that applies only to `of`, not to `data`."""
     for name, default in defaults.items():
         value = getattr(layout, name)
         if value != default:

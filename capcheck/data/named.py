@@ -1,6 +1,6 @@
-"""Data that ships with scikit-learn: real, small, and there without a download.
+"""Named data: small real data sets that ship with scikit-learn and need no download.
 
-`digits` is rows of numbers, `patches` is small grey images, `text` is English prose.
+`digits` are rows of pixels, `patches` are small grey images, and `text` is English prose.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from sklearn import datasets
 
 __all__ = ["PATCH", "digits", "patches", "text"]
 
-PATCH = 8  # pixels
+PATCH = 8  # width and height of a patch, in pixels
 
 
 def digits() -> np.ndarray:
-    """Handwritten digits: float64 (1797, 64), the pixels of 8x8 images from 0 to 16.
+    """Handwritten digits: float64 (1797, 64), pixels from 0 to 16 of 8x8 images.
 
     Source: UCI, Optical Recognition of Handwritten Digits, test set; `sklearn.load_digits`.
     """
@@ -24,10 +24,10 @@ def digits() -> np.ndarray:
 
 
 def patches() -> np.ndarray:
-    """Patches of photographs: float64 (8480, 8, 8) of 0..255.
+    """Grey patches of photographs: float64 (8480, 8, 8), from 0 to 255.
 
-    The two photographs (427x640) are cut into 53 x 80 patches each, without overlap, row by row;
-    the last 3 lines of pixels are left over. Grey is the mean of red, green and blue.
+    Each of the two photographs (427x640) is cut into 53 x 80 patches without overlap, row by row;
+    the last 3 lines of pixels are not used. Grey is the mean of red, green and blue.
 
     Source: `sklearn.load_sample_images` (china.jpg, flower.jpg).
     """
@@ -42,8 +42,8 @@ def patches() -> np.ndarray:
 def text() -> list[str]:
     """English descriptions of six data sets, one document each, about 14,000 characters in all.
 
-    Lower case, of 43 symbols: letters, digits, space and the commonest punctuation `.,:()-`.
-    Everything else, rulers of dashes included, is a space, and so is each run of whitespace.
+    The text has 43 symbols: lower-case letters, digits, space and the punctuation `.,:()-`. Every
+    run of other characters, or of two or more dashes, becomes one space.
 
     Source: `DESCR` of scikit-learn's iris, digits, wine, breast_cancer, diabetes, linnerud.
     """

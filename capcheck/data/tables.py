@@ -1,4 +1,4 @@
-"""Tables as rows of numbers: .csv and .parquet."""
+"""Readers of tables of numbers: .csv and .parquet files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
 
 
 def read_csv(path: Path, name: str | None, source: str) -> np.ndarray:
-    """Read numbers separated by commas, (rows, columns); see `read_array`."""
+    """Read a .csv file of numbers separated by commas, (rows, columns); see `read_array`."""
     no_choice(name, source)
     reader = csv.reader(io.StringIO(utf8(path, cure="save it as UTF-8"), newline=""), strict=True)
     rows: list[np.ndarray] = []
@@ -137,7 +137,7 @@ def _values_of(file: pyarrow.parquet.ParquetFile, names: Sequence[str]) -> int:
 
 
 def _column(column: pyarrow.ChunkedArray, name: str, source: str) -> np.ndarray:
-    """Numbers as (rows, 1), or lists of one length as (rows, length)."""
+    """Values of a column: numbers as (rows, 1), lists of equal length as (rows, length)."""
     from pyarrow import compute, types
 
     holds_lists = any(

@@ -1,8 +1,8 @@
-"""Text as documents of characters or bytes, and documents as windows of symbols.
+"""Text: documents of characters or bytes, cut into windows of symbols.
 
-A window is `tokens` consecutive symbols of one document. Where a document ends before a window
-does, the rest of the window is the end symbol, which is a token like any other:
-ids[w, t] = rank of the symbol s_(w tokens + t) in the sorted vocabulary.
+A window is `tokens` consecutive symbols of one document, as token ids: ids[w, t] is the rank of
+symbol number w x tokens + t in the sorted vocabulary. If a document ends within a window, the rest
+of the window is filled with the end symbol, which is a token like any other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Split = Literal["file", "lines"]
-MOST_SYMBOLS = 1 << 26  # symbols of all windows, half a GiB
+MOST_SYMBOLS = 1 << 26  # most symbols of all windows together: half a GiB
 END = "␃"
 
 
@@ -41,7 +41,7 @@ class Windows:
     """Documents cut into windows of one length.
 
     Attributes:
-        ids: (n, tokens) int64, each of 0..len(vocabulary)-1 at least once.
+        ids: Token ids, (n, tokens) int64; each of 0..len(vocabulary)-1 occurs at least once.
         vocabulary: Printable label of each id, sorted by symbol; the end symbol is last.
         padded: Whether the end symbol occurs, and with it the last label.
     """
@@ -52,25 +52,25 @@ class Windows:
 
 
 def read_documents(path: Path, *, split: Split) -> list[str]:
-    r"""Read UTF-8 text; a byte order mark is dropped, line ends stay as they are.
+    r"""Read UTF-8 text without its byte order mark, with line ends unchanged.
 
     Args:
         path: The file.
-        split: `file` makes it one document; `lines` makes each line one that holds more than
-            whitespace, without its line end (`\n`, `\r\n` or `\r`).
+        split: `file` makes the file one document; `lines` makes each line that holds more than
+            whitespace a document, without its line end (`\n`, `\r\n` or `\r`).
 
     Returns:
         At least one document, none of them blank.
 
     Raises:
-        InputError: No such file, not UTF-8, or only whitespace.
+        InputError: The file does not exist, is not UTF-8, or holds only whitespace.
     """
     text = utf8(path, cure="save it as UTF-8, or read it as bytes")
     return _not_blank([text] if split == "file" else re.split("\r\n?|\n", text), path)
 
 
 def read_bytes(path: Path, *, split: Split) -> list[bytes]:
-    """Read a file as bytes, a byte order mark included; for the rest as `read_documents`."""
+    """Read a file as bytes, including a byte order mark; otherwise like `read_documents`."""
     raw = _content(path)
     return _not_blank([raw] if split == "file" else raw.splitlines(), path)
 
@@ -84,7 +84,8 @@ def windows(documents: Sequence[Sequence[Hashable] | str | bytes], tokens: int) 
         tokens: Length of a window, in symbols.
 
     Raises:
-        InputError: `tokens` below 1, no symbol at all, or bytes among other documents.
+        InputError: `tokens` is below 1 or needs more than `MOST_SYMBOLS` symbols, there is no
+            symbol, or only some documents are bytes.
     """
     if tokens < 1:
         raise InputError(f"tokens must be at least 1, got {tokens}; give a window's length.")
@@ -117,7 +118,11 @@ def windows(documents: Sequence[Sequence[Hashable] | str | bytes], tokens: int) 
 
 
 def existing_file(data: str) -> Path:
-    """The path of a file that can be looked into, or an `InputError` that says why not."""
+    """The path of an existing non-empty file.
+
+    Raises:
+        InputError: There is no such file, it is empty or no file, or it cannot be opened.
+    """
     path = Path(data)
     try:
         if path.is_file() and path.stat().st_size:
@@ -138,7 +143,11 @@ def existing_file(data: str) -> Path:
 
 
 def utf8(path: Path, *, cure: str) -> str:
-    """The text of a file without its byte order mark; `cure` ends the sentence if it has none."""
+    """The UTF-8 text of a file without its byte order mark.
+
+    Raises:
+        InputError: The file cannot be read or is not UTF-8; `cure` ends the message.
+    """
     raw = _content(path)
     try:
         return raw.decode("utf-8").removeprefix("\ufeff")
@@ -175,7 +184,7 @@ def _not_blank(documents: Iterable[AnyStr], path: Path) -> list[AnyStr]:
 def _sorted(symbols: set[Any]) -> list[Any]:
     try:
         return sorted(symbols)
-    except TypeError:  # of several types, which have no common order
+    except TypeError:  # symbols of several types have no common order
         return sorted(symbols, key=lambda symbol: (type(symbol).__name__, repr(symbol)))
 
 
@@ -187,6 +196,6 @@ def _labels(symbols: list[Any], *, of_bytes: bool) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """The text itself; with escapes if it would not show, or would be taken for the end."""
+    """The text, escaped if it is not printable or equals the label of the end symbol."""
     shows = text.isprintable() and text != END
     return text if shows else text.encode("unicode_escape").decode()

@@ -1,21 +1,21 @@
-"""Classifier two-sample test: how often a classifier tells the target's rows from the model's.
+"""Classifier two-sample test: the accuracy of a classifier f that separates two samples.
 
-    accuracy = 1/2 P(f(X) = 0) + 1/2 P(f(Y) = 1),  at most 1/2 + TV(P, Q) / 2,
+    accuracy = 1/2 P(f(X) = 0) + 1/2 P(f(Y) = 1),  at most 1/2 + TV(P, Q) / 2
 
-with f trained on other rows. It is cross-fitted forwards: the rows are cut into `BLOCKS` blocks in
-a random order, and f is trained on the blocks before the one that it is asked about. Each answer is
-thus given before its row was learnt from, so that at equal laws the number of right answers is
-binomial with parameter 1/2, or less dispersed; folds that swap roles would not do (two linear
-classifiers of exchanged halves are right together). Clopper and Pearson's interval holds for the
-accuracy averaged over the blocks.
+The rows are cut into `BLOCKS` blocks in random order, and f is trained on all blocks before the one
+that it classifies. Every row is thus classified before f is trained on it, so that for equal laws
+the number of right answers is binomial with parameter 1/2, or less dispersed. Ordinary
+cross-validation lacks this property, because two classifiers trained on exchanged halves are right
+together. Clopper and Pearson's interval holds for the accuracy averaged over the blocks.
 
-The classifier is a logistic regression on the coordinates, their squares and their products: the
-log-ratio of two Gaussians is such a function, it sees every mean, variance and pairwise dependence,
-and it has neither neighbours that many dimensions spread nor a seed. It is not made for what only
-three tokens together show; that is left to the kernels of MMD.
+The classifier is a logistic regression on the coordinates, their squares and their products. The
+log-ratio of two Gaussians has this form, so the test responds to every mean, variance and pairwise
+dependence; it needs no seed and no nearest neighbours, which fail in many dimensions. It does not
+respond to dependence that only three or more tokens show together; MMD does.
 
-Source: Lopez-Paz and Oquab, Revisiting classifier two-sample tests (ICLR 2017), with exact bounds
-in place of their normal one; sequential answers after Dawid's prequential principle (1984).
+Source: Lopez-Paz and Oquab, Revisiting classifier two-sample tests (ICLR 2017),
+https://arxiv.org/abs/1610.06545, with exact bounds in place of their normal one; sequential answers
+after Dawid's prequential principle (1984).
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ __all__ = [
     "classifier_test",
 ]
 
-BLOCKS = 5  # the first is only learnt from
-LEAST = 20 * BLOCKS  # rows of each sample: with fewer nothing is learnt
-PRODUCTS = 40  # coordinates up to which products are formed: 860 features
-WIDEST = 4096  # coordinates beyond which a classifier learns nothing from thousands of rows
-FARTHEST = 100.0  # standard deviations at which a coordinate is clipped, or its square rules all
-ITERATIONS = 200  # of the optimiser; a classifier that is not yet the best one is as valid
+BLOCKS = 5  # blocks of rows, the first of which is only trained on
+LEAST = 20 * BLOCKS  # least rows of each sample; with fewer the classifier learns nothing
+PRODUCTS = 40  # most coordinates with products as features: 860 features
+WIDEST = 4096  # most coordinates; with more, thousands of rows teach a classifier nothing
+FARTHEST = 100.0  # standard deviations at which coordinates are clipped: squares would dominate
+ITERATIONS = 200  # iterations of the optimiser; the test is valid without convergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +59,11 @@ class ClassifierTest:
     """The outcome of a classifier two-sample test.
 
     Attributes:
-        accuracy: Share of right answers; 1/2 for equal laws.
+        accuracy: Share of rows classified correctly; 1/2 on average for equal laws.
         low: Lower end of the interval.
         high: Upper end of the interval.
-        p_value: Chance of as many right answers for equal laws, at most.
-        rows: Answers, half of them about rows of each sample.
+        p_value: Upper bound of the probability of at least as many right answers for equal laws.
+        rows: Number of rows classified, half of them from each sample.
     """
 
     accuracy: float
@@ -80,13 +80,15 @@ def classifier_test(
 
     Args:
         x: (n, D) numbers, or token ids; n at least `LEAST`.
-        y: (m, D); of the larger sample, as many rows are used as the smaller one has.
-        rng: Source of the order of the rows.
+        y: (m, D) numbers, or token ids; m at least `LEAST`. The same number of rows of each sample
+            is used, that of the smaller one.
+        rng: Source of the random order of the rows.
         level: Confidence of the interval.
 
     Raises:
-        InputError: Shapes that do not match, too few rows, values that are not finite, numbers
-            against token ids, more than `WIDEST` coordinates, or a level outside (0, 1).
+        InputError: The shapes do not match, there are too few rows, values are not finite, one
+            sample holds numbers and the other token ids, there are more than `WIDEST` coordinates,
+            or the level is outside (0, 1).
     """
     _require_samples(x, y, level)
     if not x.is_floating_point():
@@ -125,7 +127,7 @@ def binomial_interval(successes: int, trials: int, *, level: float) -> tuple[flo
 
 
 def _right_answers(a: np.ndarray, b: np.ndarray, a_new: np.ndarray, b_new: np.ndarray) -> int:
-    """Right answers about new rows of a classifier that was trained on a and b."""
+    """Number of new rows that a classifier trained on a and b classifies correctly."""
     known = np.concatenate([a, b])
     unit = np.abs(known).max(0)  # squares must not overflow
     unit[unit == 0] = 1
@@ -150,7 +152,7 @@ def _right_answers(a: np.ndarray, b: np.ndarray, a_new: np.ndarray, b_new: np.nd
 
 
 def _quadratic(z: np.ndarray) -> np.ndarray:
-    """Coordinates, squares, and in few dimensions products, (n, F)."""
+    """Features (n, F): coordinates, squares, and in at most `PRODUCTS` dimensions products."""
     if z.shape[1] > PRODUCTS:
         return np.concatenate([z, z**2], 1)
     i, j = np.triu_indices(z.shape[1])

@@ -1,13 +1,14 @@
-"""Diagnoses: further tests of a family's draws at its largest budget, none of them a verdict.
+"""Diagnoses: additional tests of a family's draws at its largest budget. No verdict uses them.
 
-| name | what it measures | unit | null |
+| name | quantity | unit | null |
 |---|---|---|---|
-| `classifier` | how often a classifier tells model from target | share of right answers | 1/2 |
+| `classifier` | accuracy of a classifier of model against target | share of right answers | 1/2 |
 | `stein` | kernel Stein discrepancy squared, tokens in standard deviations | 1 | 0 |
 | `permutation` | MMD squared, mean of three kernels, against random relabellings | 1 | 0 |
-| `neighbours` | KL(target to model) by nearest neighbours | nats | that of fresh target draws |
+| `neighbours` | KL(target to model) by nearest neighbours | nats | value of fresh target draws |
 
-Every p-value is that of equal laws. What cannot be had says why.
+Every p-value is for the hypothesis that both laws are equal. A test that is not available has the
+reason as its `method`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from capcheck.diagnostics.neighbours import nearest_neighbour_kl
 from capcheck.diagnostics.permutation import permutation_test
 from capcheck.diagnostics.stein import NOISE, smoothed_scores, stein_test
 from capcheck.divergences.estimate import GROUPS, Term
-from capcheck.divergences.lost import lost_rows, told
+from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.divergences.mmd import BANDWIDTHS, median_distance, mmd_squared_terms
 from capcheck.targets.target import ContinuousTarget, Target
 
@@ -40,22 +41,22 @@ LABELS = {
     "neighbours": "KL by neighbours, nats",
 }
 DIAGNOSES = tuple(LABELS)
-MOST = 5_000  # rows that are looked at: seconds
+MOST = 5_000  # most rows of each sample that are tested: seconds of time
 
 
 class Diagnosis(Record):
     """One test of a model's draws against the target.
 
     Attributes:
-        name: Which test.
-        value: What it measured, or None if it could not be had.
+        name: Name of the test, from `DIAGNOSES`.
+        value: Measured value, or None if the test is not available.
         low: Lower end of the interval of the value.
-        high: Upper end of it.
+        high: Upper end of the interval of the value.
         level: Confidence of [low, high].
-        p_value: Chance of a value at least as large if model and target were equal.
-        null: What the value is on average if they are.
-        samples: Rows of each sample that it was computed from.
-        method: How it was had, or why it could not be.
+        p_value: Probability of a value at least as large if model and target were equal.
+        null: Mean of the value if model and target were equal.
+        samples: Number of rows of each sample that the value was computed from.
+        method: Method of the test, or the reason why it is not available.
     """
 
     name: str
@@ -81,10 +82,10 @@ class Diagnosis(Record):
 
 
 def chosen_diagnoses(names: Iterable[str]) -> tuple[str, ...]:
-    """Check the names of diagnoses, in the order of the table above; there may be none.
+    """Check names of diagnoses and return them in the order of the module's table; may be empty.
 
     Raises:
-        InputError: An unknown name.
+        InputError: A name is unknown.
     """
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
@@ -94,14 +95,14 @@ def chosen_diagnoses(names: Iterable[str]) -> tuple[str, ...]:
 
 
 class Diagnoser:
-    """Tests draws against one target.
+    """Runs the chosen diagnoses of a model's draws against one target.
 
     Args:
         target: The target.
-        draws: (n, N, d) or (n, N) draws of it.
-        names: Which diagnoses.
+        draws: (n, N, d) or (n, N) draws of the target.
+        names: Names of the diagnoses.
         level: Confidence of the intervals.
-        rng: Source of orders, relabellings, signs and smoothing.
+        rng: Source of row orders, relabellings, signs and smoothing noise.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Diagnoser:
         self._draws = self._flat(draws)
 
     def diagnose(self, samples: Tensor) -> tuple[Diagnosis, ...]:
-        """Every diagnosis of a model's draws, (n, N, d) or (n, N)."""
+        """Run every chosen diagnosis of a model's draws, (n, N, d) or (n, N)."""
         tests: dict[str, Callable[[Tensor], Diagnosis]] = {
             "classifier": self._classifier,
             "stein": self._stein,
@@ -126,7 +127,7 @@ class Diagnoser:
         for name in self._names:
             try:
                 if lost:
-                    raise InputError(told(lost, len(samples)))
+                    raise InputError(lost_clause(lost, len(samples)))
                 found.append(tests[name](samples))
             except InputError as error:
                 found.append(Diagnosis(name=name, level=self._level, method=str(error).rstrip(".")))
@@ -162,7 +163,7 @@ class Diagnoser:
 
     def _permutation(self, samples: Tensor) -> Diagnosis:
         x, y = self._draws, self._flat(samples)
-        # Rows of both alike: a bandwidth must not know which sample a row is from.
+        # Exchangeability needs a bandwidth that does not depend on the labels of the rows.
         pooled = torch.cat([x, y])
         some = self._rng.stream("bandwidth").uniform((len(pooled),)).argsort()[:1000]
         unit = median_distance(pooled[some.to(pooled.device)])
@@ -172,7 +173,8 @@ class Diagnoser:
         mean = Term(
             label="mean",
             value=test.statistic,
-            standard_error=sum(t.standard_error for t in terms) / len(terms),  # at most
+            standard_error=sum(t.standard_error for t in terms)
+            / len(terms),  # an upper bound, whatever the correlation
             degrees=terms[0].degrees,
             groups=(),
         )
@@ -211,5 +213,5 @@ class Diagnoser:
         )
 
     def _flat(self, x: Tensor) -> Tensor:
-        """The counted tokens of the first sequences, (n, D)."""
+        """The counted tokens of the first `MOST` sequences, (n, D)."""
         return x[:MOST, list(self._target.spec.counted)].flatten(1)

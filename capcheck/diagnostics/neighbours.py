@@ -1,13 +1,13 @@
-"""Nearest-neighbour KL: an estimate from two samples where no density is to be had.
+"""Nearest-neighbour estimate of KL(P || Q) from two samples, for laws whose density is unknown.
 
-With rho_i the distance of x_i to its k-th neighbour among the other rows of x, and nu_i to its
-k-th neighbour in y,
+With rho_i the distance of x_i to its k-th neighbour among the other rows of x, and nu_i the
+distance to its k-th neighbour in y,
 
     KL(P || Q) ~ D mean_i log(nu_i / rho_i) + log(m / (n - 1)), in nats.
 
-It is consistent for laws with densities, but its bias falls only like n^(-1/D) or so, and slower
-where P has wider tails than Q. At equal laws both distances share it and it cancels, so that the
-null floor does not show it: a last resort for few dimensions, of the kind `estimate`.
+The estimate is consistent for laws with densities, but its bias falls only like n^(-1/D), and more
+slowly if P has wider tails than Q. For equal laws the biases of both distances cancel, so that the
+null floor does not show the bias. Use it only as a last resort, in few dimensions.
 
 Source: Wang, Kulkarni, Verdu, Divergence estimation for multidimensional densities via k-nearest-
 neighbor distances (IEEE Trans. Inf. Theory, 2009), equation 5 with a common k.
@@ -27,27 +27,27 @@ from capcheck.divergences.estimate import GROUPS, Term
 
 __all__ = ["DOUBT", "PLANAR", "SIEVE", "SPARE", "TILE", "Neighbours", "nearest_neighbour_kl"]
 
-PLANAR = 6  # dimensions up to which a tree is faster than all distances
-TILE = 128  # rows whose distances are held at a time, in the cache
-SIEVE = 8  # distances in a strip, only the smallest of which is ranked at first
-DOUBT = 1e-3  # share of a squared distance beyond which float32 is not trusted to rank it
-SPARE = 3  # further neighbours, which take the place of those that the jackknife leaves out
+PLANAR = 6  # most dimensions in which a tree is faster than computing all distances
+TILE = 128  # rows whose distances are held at once, to stay in the cache
+SIEVE = 8  # distances per strip, of which a first pass ranks only the smallest
+DOUBT = 1e-3  # rounding error, as a share of a squared distance, above which float64 ranks again
+SPARE = 3  # extra neighbours, to replace those that the jackknife leaves out
 
 
 def nearest_neighbour_kl(x: Tensor, y: Tensor, *, k: int = 5) -> Term:
     """KL(P || Q) in nats from independent draws x of P and y of Q.
 
-    The standard error is that of the jackknife over `GROUPS` groups of rows of both samples. It is
-    conservative, by a factor of up to 1.7 where the laws are equal, and knows nothing of the bias.
+    The standard error is the jackknife's over `GROUPS` groups of rows of both samples. It is
+    conservative, up to 1.7 times too large for equal laws, and does not include the bias.
 
     Args:
         x: (n, D) numbers, n at least 2 `GROUPS`.
         y: (m, D) numbers, m at least 2 `GROUPS`.
-        k: Neighbour whose distance counts, at least 1; larger is less noisy and more biased.
+        k: Rank of the neighbour, at least 1; a larger k has less noise and more bias.
 
     Raises:
-        InputError: Shapes that do not match, too few rows, a k that they do not allow, values that
-            are not finite, a constant dimension, or rows with k equal others (no density).
+        InputError: The shapes do not match, there are too few rows, k is out of range, values are
+            not finite, a dimension is constant, or a row equals k others (there is no density).
     """
     _require_densities(x, y, k)
     a, b = (z.to("cpu", torch.float64) for z in (x, y))
@@ -74,7 +74,7 @@ Neighbours = tuple[np.ndarray, np.ndarray]
 
 
 def _kl(rho: Neighbours, nu: Neighbours, k: int, *, dim: int, m: int) -> np.ndarray:
-    """The estimate, then those without one group of the rows of both samples, (1 + GROUPS,).
+    """The estimate, then the estimates without each group of rows of both samples, (1 + GROUPS,).
 
     Row r is in group r mod `GROUPS`.
     """
@@ -89,7 +89,7 @@ def _kl(rho: Neighbours, nu: Neighbours, k: int, *, dim: int, m: int) -> np.ndar
 
 
 def _changes(found: Neighbours, k: int) -> np.ndarray:
-    """What leaving a group out adds to the log distances of the rows outside it, (GROUPS,) sums."""
+    """Change in the summed log distances of the other rows if a group is left out, (GROUPS,)."""
     distances, group = found[0], found[1] % GROUPS
     kept = group[:, :k, None] != group[:, None]  # (n, k, k + SPARE), without the j-th's group
     kth = kept & (kept.cumsum(2) == k)
@@ -103,14 +103,14 @@ def _changes(found: Neighbours, k: int) -> np.ndarray:
 
 
 def _neighbours(x: Tensor, y: Tensor, count: int, *, same: bool) -> Neighbours:
-    """The rows of y nearest to each row of x, (n, count) each; without the row itself if same."""
+    """The `count` nearest rows of y for each row of x, without the row itself if x is y (same)."""
     if x.shape[1] <= PLANAR:
         distances, indices = cKDTree(y.numpy()).query(x.numpy(), count + same)
     else:
         distances, indices = _brute_force(x, y, count + same)
     if not same:
         return distances, indices
-    # Among equal rows it need not be the row itself that comes first.
+    # Among equal rows, the row itself need not come first.
     own = indices == np.arange(len(x))[:, None]
     own[~own.any(1), -1] = True
     shape = len(x), count
@@ -118,7 +118,7 @@ def _neighbours(x: Tensor, y: Tensor, count: int, *, same: bool) -> Neighbours:
 
 
 def _brute_force(x: Tensor, y: Tensor, count: int) -> Neighbours:
-    """Candidates by a float32 matrix product, their distances again in float64."""
+    """Nearest rows by a float32 matrix product, with distances recomputed in float64."""
     centre = y.mean(0)
     scale = float((y - centre).square().mean().sqrt())
     x, y = (x - centre) / scale, (y - centre) / scale
@@ -144,7 +144,7 @@ def _brute_force(x: Tensor, y: Tensor, count: int) -> Neighbours:
 
 
 def _ranked(x: Tensor, y: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices of the rows of y that `order` (r, m) puts first for those of x."""
+    """Distances and indices of the rows of y with the smallest `order` (r, m) for each row of x."""
     nearest = _smallest(order, count)
     distances, ascending = (x[:, None] - y[nearest]).square().sum(2).sqrt().sort(dim=1)
     return distances, nearest.gather(1, ascending)

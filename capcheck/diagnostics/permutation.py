@@ -1,14 +1,14 @@
-"""Permutation test of MMD: how often a random relabelling of the rows is as far apart as the data.
+"""Permutation test of MMD: compares the MMD^2 of two samples with that of random relabellings.
 
-Under equal laws all N = n + m rows are exchangeable, so with B random relabellings of which k have
-an MMD^2 at least as large as the observed one,
+For equal laws all N = n + m rows are exchangeable. If k of B random relabellings have an MMD^2 at
+least as large as the observed one, the p-value
 
     p = (1 + k) / (1 + B)
 
-is at most alpha with probability at most alpha, exactly, at every sample size. With labels w_i = 1
-for the first sample and -1 for the second every sum that the U-statistic needs is one of 1'K1,
-w'K1 and w'Kw, so that a tile of the kernel matrix serves all relabellings by one matrix product.
-Memory is O(B N), never N x N.
+is at most alpha with probability at most alpha, for every alpha and sample size. With labels
+w_i = 1 for the first sample and -1 for the second, the U-statistic depends only on 1'K1, w'K1 and
+w'Kw, so that one matrix product per tile of the kernel matrix K serves all relabellings. Memory is
+O(B N), never N x N.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from capcheck.divergences.kernels import TILE, kernel_tiles
 
 __all__ = ["ROUNDING", "TOGETHER", "PermutationTest", "permutation_test"]
 
-ROUNDING = 1e-9  # differences of MMD^2 below this are ties, which count as at least as large
+ROUNDING = 1e-9  # differences of MMD^2 below this are ties, and count towards k
 TOGETHER = 64  # relabellings drawn at a time
 
 
@@ -37,7 +37,7 @@ class PermutationTest:
     Attributes:
         p_value: (1 + k) / (1 + B).
         statistic: Unbiased MMD^2 of the two samples, averaged over the bandwidths.
-        permuted: (B,) the same after each relabelling.
+        permuted: Averaged MMD^2 after each relabelling, (B,).
     """
 
     p_value: float
@@ -58,7 +58,7 @@ def permutation_test(
     Args:
         x: (n, D), n at least 2; numbers, or token ids as in `mmd_squared`.
         y: (m, D), m at least 2.
-        bandwidths: h of each kernel, chosen without looking at which row is in which sample.
+        bandwidths: Bandwidth h of each kernel, chosen independently of the labels of the rows.
         rng: Source of the relabellings; row b of its draws makes relabelling b.
         permutations: B, at least 1; the p-value is at least 1 / (1 + B).
 
@@ -86,7 +86,7 @@ def permutation_test(
 
 
 def _labels(n: int, m: int, permutations: int, rng: Randomness) -> Tensor:
-    """Labels 1 and -1 of every row, (n + m, 1 + B) int8: as observed, then after relabelling."""
+    """Labels 1 and -1 of every row, (n + m, 1 + B) int8: observed, then relabelled B times."""
     labels = np.full((1 + permutations, n + m), -1, dtype=np.int8)
     labels[0, :n] = 1
     for start in range(1, 1 + permutations, TOGETHER):
@@ -100,10 +100,10 @@ def _mmd_squared(z: Tensor, labels: Tensor, bandwidths: Sequence[float], n: int)
     """Unbiased MMD^2 of the rows labelled 1 against those labelled -1, (1 + B,) float64.
 
     Args:
-        z: (N, D) all rows.
-        labels: (N, 1 + B).
-        bandwidths: h of the kernels that are averaged.
-        n: Rows labelled 1 in every column.
+        z: Rows of both samples, (N, D).
+        labels: Labels, (N, 1 + B).
+        bandwidths: Bandwidth h of each of the kernels that are averaged.
+        n: Number of rows labelled 1 in every column.
     """
     m = len(z) - n
     r = torch.zeros(len(z), dtype=torch.float64, device=z.device)  # K1
@@ -127,7 +127,7 @@ def _mmd_squared(z: Tensor, labels: Tensor, bandwidths: Sequence[float], n: int)
 
 
 def _mean_tiles(z: Tensor, bandwidths: Sequence[float]) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Upper tiles of the mean of the kernel matrices, its diagonal 0."""
+    """Tiles on and above the diagonal, which is 0, of the mean of the kernel matrices."""
     K = len(bandwidths)
     total = torch.empty(0)
     tiles = kernel_tiles(z, z, bandwidths=bandwidths, same=True)

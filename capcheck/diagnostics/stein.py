@@ -1,16 +1,16 @@
-"""Squared kernel Stein discrepancy: how far draws are from a law of which only the score is known.
+"""Squared kernel Stein discrepancy (KSD): the distance of draws from a law with a known score.
 
     KSD^2 = E u(X, X'),  u(x, y) = s(x)'s(y) k + s(x)'grad_y k + s(y)'grad_x k + tr grad_x grad_y k
 
 over independent draws X, X' of the model, with s = grad log p of the target and the inverse
-multiquadric kernel k(x, y) = (1 + |x - y|^2 / c^2)^(-1/2), whose slow tails notice every departure
-that moves mass. E u(x, Y) = 0 for draws Y of the target: no draw of it is needed. The estimate is a
-U-statistic, signed, and its matrix is met in tiles. As for MMD half the deviation of its second
-order is added to the error, so that the interval is conservative where the laws are equal. A score
-knows nothing of the weights of modes that lie far apart, and so neither does KSD.
+multiquadric kernel k(x, y) = (1 + |x - y|^2 / c^2)^(-1/2), whose slow tails respond to every
+departure that moves mass. E u(x, Y) = 0 for draws Y of the target, so no target draws are needed.
+The estimate is a signed U-statistic, computed in tiles. As for MMD, half the second-order deviation
+is added to its standard error, so that the interval is conservative for equal laws. A score does
+not depend on the weights of modes that lie far apart, so KSD does not detect errors in them.
 
-Scores come from Tweedie's formula. Draws and target are both smoothed with the same noise, of which
-the score is exact at every point, whether the target has a density or not:
+Scores follow from Tweedie's formula. Draws and target are smoothed with the same noise; the score
+of the smoothed target is exact at every point, whether or not the target has a density:
 
     s(x~) = (E[x_0 | x~] - x~) / rho^2,  x~ = x_0 + rho e.
 
@@ -36,8 +36,8 @@ from capcheck.targets.target import ContinuousTarget
 
 __all__ = ["NOISE", "TILE", "SteinTest", "ksd_squared", "smoothed_scores", "stein_test"]
 
-TILE = 512  # rows and columns of one tile, which then stays in the cache
-NOISE = 0.1  # smoothing of a token, in its standard deviations
+TILE = 512  # rows and columns of a tile, small enough to stay in the cache
+NOISE = 0.1  # standard deviation of the smoothing noise, in that of each token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class SteinTest:
     """The outcome of a test by KSD.
 
     Attributes:
-        ksd_squared: The signed estimate.
-        p_value: (1 + k) / (1 + B), where k of B random choices of signs have a larger sum.
+        ksd_squared: The signed estimate of KSD^2.
+        p_value: (1 + k) / (1 + B), where k of B random sign vectors have at least as large a sum.
     """
 
     ksd_squared: Term
@@ -54,18 +54,19 @@ class SteinTest:
 
 
 def ksd_squared(x: Tensor, scores: Tensor, *, c: float) -> Term:
-    """Unbiased squared kernel Stein discrepancy of some draws.
+    """Unbiased estimate of the squared kernel Stein discrepancy.
 
     Args:
         x: (n, D) independent draws of the model, n at least 2.
-        scores: (n, D) grad log p of the target at x.
+        scores: Scores grad log p of the target at x, (n, D).
         c: Scale of the kernel, in the unit of x, above 0.
 
     Returns:
-        The signed estimate, in 1 / unit of x squared.
+        The signed estimate, in 1 / (unit of x)^2.
 
     Raises:
-        InputError: Shapes that do not match, too few rows, values that are not finite, or such a c.
+        InputError: The shapes do not match, there are too few rows, values are not finite, or c is
+            not positive and finite.
     """
     signs = torch.empty(len(x), 0, dtype=torch.float64, device=x.device)
     return _summed(x, scores, signs, c)[0]
@@ -74,20 +75,20 @@ def ksd_squared(x: Tensor, scores: Tensor, *, c: float) -> Term:
 def stein_test(
     x: Tensor, scores: Tensor, *, c: float, rng: Randomness, resamples: int = 200
 ) -> SteinTest:
-    """Test whether draws have the law of the scores, by the wild bootstrap.
+    """Test whether draws come from the law that has the given scores, by the wild bootstrap.
 
-    At equal laws u is degenerate, and the sum over pairs of w_i w_j u(x_i, x_j) with random signs w
-    has in the limit of many rows the law of the sum without them.
+    For equal laws u is degenerate: as n grows, the sum over pairs of w_i w_j u(x_i, x_j) with
+    random signs w takes on the law of the sum of u(x_i, x_j).
 
     Args:
-        x: (n, D) as in `ksd_squared`.
-        scores: (n, D) likewise.
-        c: Likewise.
+        x: Draws, (n, D), as in `ksd_squared`.
+        scores: Scores, (n, D), as in `ksd_squared`.
+        c: Scale of the kernel, in the unit of x, above 0.
         rng: Source of the signs.
-        resamples: B, at least 1; the p-value is at least 1 / (1 + B).
+        resamples: Number B of sign vectors, at least 1; the p-value is at least 1 / (1 + B).
 
     Raises:
-        InputError: As in `ksd_squared`, or no resamples.
+        InputError: As in `ksd_squared`, or `resamples` is below 1.
     """
     if resamples < 1:
         raise InputError(f"resamples must be at least 1, got {resamples}.")
@@ -100,19 +101,21 @@ def stein_test(
 def smoothed_scores(
     target: ContinuousTarget, x: Tensor, *, rng: Randomness, noise: float = NOISE
 ) -> tuple[Tensor, Tensor]:
-    """Smoothed draws and the scores of the equally smoothed target there.
+    """Smoothed draws x~, and the scores s(x~) of the equally smoothed target.
 
     Args:
-        target: The target, whose tokens all vary.
-        x: (n, N, d) finite draws.
-        rng: Source of the smoothing.
-        noise: rho in standard deviations of each token, above 0.
+        target: The target, none of whose tokens is constant.
+        x: Finite draws, (n, N, d).
+        rng: Source of the smoothing noise.
+        noise: Deviation rho of the noise, in standard deviations of each token, above 0.
 
     Returns:
-        x~ and s(x~) in standard deviations of each token and their inverse, (n, N d) float64.
+        The draws x~ in standard deviations of each token, and s(x~) in the inverse unit, both
+        (n, N d) float64.
 
     Raises:
-        InputError: Shapes that do not match, a constant token, or such a noise.
+        InputError: The shapes do not match, a token is constant, or the noise is not positive and
+            finite.
     """
     if not 0 < noise < float("inf"):
         raise InputError(f"noise must be positive and finite, got {noise!r}.")
@@ -124,7 +127,9 @@ def smoothed_scores(
         )
     rho = noise * deviation[:, None]  # (N, 1)
     level = (rho / (1 + rho)).to(target.dtype)  # sigma / alpha = rho on the linear path
-    rho = level.double() / (1 - level.double())  # that of the rounded level, which may be near 1
+    rho = level.double() / (
+        1 - level.double()
+    )  # recomputed from the rounded level, which may be near 1
     smooth = x.double() + rho * rng.stream("smoothing").normal(tuple(x.shape)).to(x.device)
     seen = ((1 - level.double()) * smooth).to(target.dtype)
     levels = level[:, 0].expand(len(x), -1)
@@ -134,7 +139,7 @@ def smoothed_scores(
 
 
 def _summed(x: Tensor, scores: Tensor, signs: Tensor, c: float) -> tuple[Term, Tensor]:
-    """KSD^2, and the U-statistics of the pairs with each column of signs (n, B), (B,)."""
+    """The estimate of KSD^2, and the signed U-statistic (B,) for each column of signs (n, B)."""
     _require_scores(x, scores, c)
     n = len(x)
     of_rows = torch.zeros(n, dtype=torch.float64, device=x.device)
@@ -158,7 +163,10 @@ def _summed(x: Tensor, scores: Tensor, signs: Tensor, c: float) -> tuple[Term, T
 
 
 def _tiles(x: Tensor, scores: Tensor, c: float) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Tiles of u on and above the diagonal, which is 0; in units of c, whose square divides u."""
+    """Tiles of u on and above the diagonal, which is set to 0.
+
+    Rows are divided by c for the computation, and u by c^2 afterwards.
+    """
     centred = (x.double() - x.double().mean(0)) / c  # expanding the square loses fewer digits
     s = scores.double() * c
     norms, own = centred.square().sum(1), (s * centred).sum(1)

@@ -1,8 +1,9 @@
-"""The witness: where a model's draws differ from the target's, for people who look for the cause.
+"""The witness lists the samples, tokens, pairs and regions in which a model differs from a target.
 
-Four findings, none of them a verdict: samples that the target cannot produce, tokens whose own law
-is off, pairs of tokens whose dependence is off, and modes of the target that the draws miss. What
-fresh target draws would show by chance is left out.
+It reports four kinds of findings: samples that the target cannot produce, tokens with a wrong
+marginal law, pairs of tokens with a wrong dependence, and regions of the target that the draws
+miss. Differences that fresh target draws would also show by chance are left out. No verdict uses a
+witness; it helps to find the cause of a divergence.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from capcheck.core.record import Record
-from capcheck.divergences.lost import lost_rows, told
+from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.targets.target import Target
 
 __all__ = [
@@ -37,22 +38,22 @@ __all__ = [
     "Witness",
 ]
 
-MOST = 5  # findings of each sort that are kept
-CHANCE = 1e-3  # that equal laws show any finding of a sort (Bonferroni)
-MODES = 12  # regions that the target's draws are divided into
-MISSED = 0.5  # share of its due below which a region counts as missed
-WIDEST = 64  # tokens up to which every pair is looked at; of more, neighbours only
-SYMBOLS = 64  # vocabulary up to which pairs of tokens are tabulated
-FEATURES = 4096  # numbers of a sequence up to which regions are looked for
+MOST = 5  # most findings of each kind that are kept
+CHANCE = 1e-3  # probability of any finding of one kind for equal laws (Bonferroni)
+MODES = 12  # most regions that the target's draws are divided into
+MISSED = 0.5  # share of the target's probability below which a region counts as missed
+WIDEST = 64  # most tokens for which all pairs are compared; with more, adjacent tokens only
+SYMBOLS = 64  # largest vocabulary for which pairs of tokens are compared
+FEATURES = 4096  # most numbers of a sequence for which regions are compared
 
 
 class TokenError(Record):
-    """A token whose own law is off.
+    """A token whose marginal law differs from the target's.
 
     Attributes:
-        token: Its index.
-        error: Largest difference of the two distribution functions (Kolmogorov and Smirnov's, the
-            largest over the coordinates), or the total variation of the two laws if categorical.
+        token: Index of the token.
+        error: Total variation of the two laws for a categorical token; otherwise the largest
+            difference of the two distribution functions (Kolmogorov and Smirnov) over coordinates.
     """
 
     token: int
@@ -60,13 +61,14 @@ class TokenError(Record):
 
 
 class PairError(Record):
-    """Two tokens whose dependence is off.
+    """A pair of tokens whose dependence differs from the target's.
 
     Attributes:
-        tokens: Their indices.
-        target: Their dependence under the target: a correlation (of values, or of distances from
-            the mean, whichever differs more), or the mutual information in nats if categorical.
-        model: The same under the model.
+        tokens: Indices of the two tokens.
+        target: Dependence under the target: the mutual information in nats for categorical tokens,
+            otherwise the correlation of values or of absolute deviations from the mean, whichever
+            differs more.
+        model: Dependence under the model, in the same measure.
     """
 
     tokens: tuple[int, int]
@@ -78,9 +80,9 @@ class MissedMode(Record):
     """A region of the target that the model's draws miss.
 
     Attributes:
-        target: Share of the target's draws in it.
-        model: Share of the model's draws in it.
-        example: The target draw next to its centre, (N, d) or (N,), nested lists.
+        target: Share of the target's draws in the region.
+        model: Share of the model's draws in the region.
+        example: Target draw closest to the region's centre, (N, d) or (N,), as nested lists.
     """
 
     target: float
@@ -89,16 +91,17 @@ class MissedMode(Record):
 
 
 class Witness(Record):
-    """Where a model's draws differ from the target's.
+    """The differences between a model's draws and a target that chance does not explain.
 
     Attributes:
-        impossible: Samples of probability 0 under the target, or None where nothing is impossible.
-        samples: Samples that were looked at.
-        lost: Those that are infinitely far out, see `capcheck.divergences.lost`; if there are
-            some, nothing else is looked for.
-        tokens: Tokens whose law is off, the worst first.
-        pairs: Pairs whose dependence is off, the worst first.
-        modes: Regions that are missed, the largest first.
+        impossible: Number of samples of probability 0 under the target, or None for continuous
+            tokens.
+        samples: Number of samples examined.
+        lost: Number of lost rows, see `capcheck.divergences.lost`; if there are any, tokens, pairs
+            and modes are not compared.
+        tokens: Tokens with a wrong marginal law, the worst first.
+        pairs: Pairs with a wrong dependence, the worst first.
+        modes: Missed regions, the largest first.
     """
 
     impossible: int | None
@@ -109,10 +112,10 @@ class Witness(Record):
     modes: tuple[MissedMode, ...] = ()
 
     def sentences(self) -> tuple[str, ...]:
-        """What there is to say, a sentence each."""
+        """The worst finding of each kind, one sentence each."""
         said = []
         if self.lost:
-            said.append(f"{told(self.lost, self.samples)}.")
+            said.append(f"{lost_clause(self.lost, self.samples)}.")
         if self.impossible:
             said.append(f"{self.impossible} of {self.samples} samples cannot occur in the target.")
         if self.pairs:
@@ -134,11 +137,11 @@ class Witness(Record):
 
 
 class Observer:
-    """Compares draws with those of one target, whose regions are found once.
+    """Compares draws of models with the draws of one target.
 
     Args:
         target: The target.
-        draws: (n, N, d) or (n, N) draws of it, at least 100.
+        draws: (n, N, d) or (n, N) draws of the target, n at least 100.
     """
 
     def __init__(self, target: Target, draws: Tensor) -> None:
@@ -153,7 +156,7 @@ class Observer:
             self._regions = KMeans(min(MODES, distinct), n_init=1, random_state=0).fit(self._flat)
 
     def compare(self, samples: Tensor) -> Witness:
-        """What the samples (n, N, d) or (n, N) show."""
+        """The witness of a model's samples, (n, N, d) or (n, N)."""
         impossible = None
         if self._spec.kind == "categorical":
             impossible = int(self._target.log_prob(samples).isneginf().sum())
@@ -174,7 +177,7 @@ class Observer:
         if self._spec.kind == "categorical":
             shares = _shares(samples, self._spec.dim)  # (N, V)
             exact = self._spec.mean.double().cpu().numpy()
-            # A token's total variation is a mean over V noisy shares: chi-square over its entries.
+            # Mean total variation of n draws of one law, then a bound on its fluctuation.
             errors = 0.5 * np.abs(shares - exact).sum(1)
             spread = np.clip(exact * (1 - exact), 0, None)
             noise = 0.5 * np.sqrt(2 / math.pi * spread / n).sum(1) + 4.5 * np.sqrt(0.25 / n)
@@ -193,7 +196,7 @@ class Observer:
         return tuple(TokenError(token=i, error=float(error)) for error, i in ranked)
 
     def _dependences(self, x: Tensor) -> dict[tuple[int, int], np.ndarray]:
-        """Dependence measures of pairs of tokens."""
+        """Measures of dependence of every compared pair of tokens."""
         spec = self._spec
         if spec.kind == "categorical":
             if spec.dim > SYMBOLS:
@@ -208,7 +211,7 @@ class Observer:
         return {(i, j): np.array([table[i, j] for table in tables]) for i, j in _pairs(spec.tokens)}
 
     def _wrong_pairs(self, samples: Tensor) -> tuple[PairError, ...]:
-        """Pairs that differ by more than the noise of two independent sets of draws."""
+        """Pairs whose dependence differs by more than the noise of two sets of draws of one law."""
         if not self._pairs:
             return ()
         model, n = self._dependences(samples), min(len(samples), len(self._draws))
@@ -224,7 +227,9 @@ class Observer:
                 difference = np.arctanh(np.clip(target, -1 + 1e-9, 1 - 1e-9)) - np.arctanh(
                     np.clip(model[pair], -1 + 1e-9, 1 - 1e-9)
                 )
-                noise = np.full(2, 2 * z * math.sqrt(2 / n))  # twice Fisher's, for heavy tails
+                noise = np.full(
+                    2, 2 * z * math.sqrt(2 / n)
+                )  # twice the normal law's, to allow for heavy tails
             excess = np.abs(difference) - noise
             k = int(excess.argmax())
             if excess[k] > 0:
@@ -259,7 +264,7 @@ def _numbers(x: Tensor) -> np.ndarray:
 
 
 def _shares(x: Tensor, symbols: int) -> np.ndarray:
-    """Shares of each token's values, (N, V)."""
+    """Relative frequency of each value of each token, (N, V)."""
     N = x.shape[1]
     places = x.cpu() + symbols * torch.arange(N)
     counts = torch.bincount(places.flatten(), minlength=N * symbols).reshape(N, symbols)
@@ -268,7 +273,7 @@ def _shares(x: Tensor, symbols: int) -> np.ndarray:
 
 
 def _features(x: Tensor, symbols: int) -> np.ndarray:
-    """What regions are found in: the flat numbers (n, N d), or one-hot vectors (n, N V)."""
+    """Vectors that regions are clusters of: the numbers (n, N d), or one-hot vectors (n, N V)."""
     if x.is_floating_point():
         return _numbers(x).reshape(len(x), -1)
     hot: np.ndarray = torch.nn.functional.one_hot(x.cpu(), symbols).flatten(1).double().numpy()
@@ -282,7 +287,7 @@ def _pairs(tokens: int) -> list[tuple[int, int]]:
 
 
 def _correlations(centred: np.ndarray) -> np.ndarray:
-    """Correlation matrix; 0 beside a column that does not vary."""
+    """Correlation matrix of columns; correlations with a constant column are 0."""
     centred = centred - centred.mean(0)
     scale = np.sqrt((centred**2).mean(0))
     standard = centred / np.where(scale > 0, scale, 1)
@@ -291,7 +296,7 @@ def _correlations(centred: np.ndarray) -> np.ndarray:
 
 
 def _mutual_information(a: Tensor, b: Tensor, symbols: int) -> float:
-    """Of the empirical table of two tokens, in nats."""
+    """Mutual information of the empirical joint law of two tokens, in nats."""
     counts = torch.bincount(a * symbols + b, minlength=symbols**2).reshape(symbols, symbols)
     p = counts.double().cpu().numpy() / len(a)
     independent = p.sum(1, keepdims=True) * p.sum(0, keepdims=True)

@@ -1,16 +1,19 @@
-"""How far what a procedure samples is from the target; every answer is an `Estimate`.
+"""Divergences measure how far the law that a procedure samples is from the target.
 
-| name | divergence | unit | tolerance speaks of |
+Each is measured as an `Estimate`. The table lists every divergence, the unit of its estimate and
+the quantity that its tolerance limits:
+
+| name | divergence | unit | tolerance limits |
 |---|---|---|---|
 | `kl` | KL(target to model) | nats per sequence | nats per token |
 | `wasserstein` | W2 squared, corrected | squared token units | W2 / sqrt(tr Cov) of the target |
-| | categorical: W1, Hamming distance | differing tokens | W1 / mean distance of two draws |
+| | categorical: W1, Hamming distance | differing tokens | W1 / mean distance of two target draws |
 | `mmd` | MMD squared, Gaussian kernels | share of the kernel variance | the same |
 | `reverse_kl` | KL(model to target) | nats per sequence | nats per token |
 | `total_variation` | largest difference of an event's probability | probability | the same |
 
-The last two are measured where they are asked for. Categorical tokens are one-hot vectors in the
-kernels, which makes those products over tokens.
+The last two are measured only on request (`DEFAULT` holds the first three). Categorical tokens
+enter the kernels as one-hot vectors, so that each kernel is a product over tokens.
 """
 
 from __future__ import annotations
@@ -28,22 +31,24 @@ __all__ = ["DEFAULT", "DIVERGENCES", "NAMES", "Divergence", "chosen", "tolerance
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """What a divergence is measured in and when it counts as small.
+    """The unit of a divergence and the tolerance below which its estimates count as small.
 
-    A Gaussian whose standard deviation is off by a tenth sits near all three default tolerances.
+    The default tolerances agree with each other: a Gaussian whose standard deviation is wrong by a
+    tenth lies near the tolerance of each of the three default divergences.
 
     Attributes:
         name: Name in options and results.
         label: Name in tables and charts.
         unit: Unit of its estimates.
         tolerance: Default tolerance.
-        tolerance_unit: What the tolerance is a number of.
-        per: What one `tolerance_unit` is measured per: the tokens, the target's squared spread, or
-            nothing.
-        power: Power of the tolerance that the estimate is compared with.
-        sufficient: Whether a small value alone can make a family representable.
-        sets: Independent sets that the draws of a cell are split into.
-        most: Largest set that it can be computed from, or None.
+        tolerance_unit: Unit of the tolerance.
+        per: Divisor that takes an estimate to the unit of tolerance ** power: the number of tokens
+            that count, the target's squared spread, or one (no division).
+        power: Exponent of the tolerance in the comparison estimate / scale <= tolerance ** power.
+        sufficient: Whether a small value of this divergence alone can make a family representable.
+        sets: Number of independent sets that the draws of a cell are split into.
+        most: Number of rows of the largest set that the divergence can be computed from, or None
+            if there is no limit.
     """
 
     name: str
@@ -58,7 +63,7 @@ class Divergence:
     most: int | None = None
 
     def scale(self, spec: SequenceSpec) -> float:
-        """What an estimate is divided by before it is compared with tolerance ** power."""
+        """Divisor of an estimate before it is compared with tolerance ** power."""
         if self.per == "tokens":
             return float(len(spec.counted))
         return spec.spread**2 if self.per == "squared spread" else 1.0
@@ -93,7 +98,7 @@ _MMD = Divergence(
     tolerance_unit="MMD squared as a share of the kernel variance",
     per="one",
     power=1,
-    sufficient=False,  # such kernels barely see lost dependence
+    sufficient=False,  # Gaussian kernels hardly respond to lost dependence between tokens
 )
 _WASSERSTEIN: dict[Kind, Divergence] = {
     "continuous": Divergence(
@@ -114,7 +119,7 @@ _WASSERSTEIN: dict[Kind, Divergence] = {
         unit="W1, differing tokens",
         tolerance=0.05,
         tolerance_unit="W1 as a share of the mean Hamming distance of two target draws",
-        per="squared spread",  # which is that mean distance
+        per="squared spread",  # of one-hot tokens this is the mean distance of two draws
         power=1,
         sufficient=True,
         sets=2,
@@ -136,13 +141,13 @@ DEFAULT = ("kl", "wasserstein", "mmd")
 
 
 def chosen(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Check the names of divergences, in the order of the table above.
+    """Check names of divergences and return them in the order of the module's table, once each.
 
     Args:
-        names: A list, or a text with commas between them.
+        names: A sequence of names, or one string of names separated by commas.
 
     Raises:
-        InputError: An unknown name, or none at all.
+        InputError: A name is unknown, or there is no name.
     """
     names = names.split(",") if isinstance(names, str) else list(names)
     for name in names:
@@ -156,10 +161,11 @@ def chosen(names: str | Iterable[str]) -> tuple[str, ...]:
 def tolerances(
     names: Iterable[str], given: Mapping[str, float] | None, kind: Kind
 ) -> dict[str, float]:
-    """The tolerance of each divergence: what was given, and defaults for the rest.
+    """The tolerance of each named divergence: the given one, or the default.
 
     Raises:
-        InputError: A tolerance for a divergence that is not measured, or one that is not positive.
+        InputError: A tolerance names a divergence that is not among `names`, or is not positive
+            and finite.
     """
     names, given = tuple(names), dict(given or {})
     for name, value in given.items():

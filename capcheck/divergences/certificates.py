@@ -1,23 +1,24 @@
-"""Two-sided certificates for W2 squared in many dimensions, each at the ordinary n^-1/2 rate.
+"""Certificates bound W2 squared from below or above in many dimensions, at the rate n^-1/2.
 
-Transport between samples misses W2 by about n^(-1/D). These bounds hold for any two laws:
+Transport between samples errs by about n^(-1/D), which is useless in many dimensions D. For a
+target P and a model Q, whatever these laws are:
 
     from below   W2^2 >= |mu_P - mu_Q|^2 + (sqrt(tr Cov_P) - sqrt(tr Cov_Q))^2    mean and spread
                  W2^2 >= sum_j W2^2(P_uj, Q_uj),  u_1..u_D orthonormal            sliced
     from above   W2^2 <= E|x - x_exact|^2,  x ~ Q and x_exact ~ P coupled         coupling
 
-and of categorical tokens W1 >= sum_i TV(p_i, q_i).
+For categorical tokens, W1 >= sum_i TV(p_i, q_i).
 
-A plug-in estimate of a bound from below is too large by its own noise, in order D/n: two samples
-of one law are never equal. Here every square is a product of independent factors (a U-statistic,
-or different blocks of rows), which are each centred at 0 for equal laws; values are signed.
-The error of such a product is taken from the influences of all of its factors, which is the first
-order of its variance. At equal laws it is up to twice the variance: that room holds the level where
-products are not normal, and where the two halves of the draws err together.
+A plug-in estimate of a bound from below is too large by about D/n, because two samples of one law
+differ. Every square is therefore a product of independent factors (a U-statistic, or different
+blocks of rows), each with mean 0 for equal laws; values are signed. The standard error of a product
+follows from the influences of all its factors, to first order. For equal laws this overestimates
+the variance by up to a factor of two, which keeps the level of the interval although products are
+not normal and the errors of the two halves of the draws are correlated.
 
-Gelbrich's sum over directions, (difference of means)^2 + (difference of deviations)^2, is left
-out: it is at most the sliced bound, and on Gaussian rows the noise of its factors is only
-sqrt(sum_{k<=2} k^-2 / sum_k k^-2) = 0.87 as large.
+Gelbrich's sum over directions, (difference of means)^2 + (difference of deviations)^2, is not used:
+it is at most the sliced bound, and for Gaussian rows the noise of its factors is hardly smaller,
+by a factor of sqrt(sum_{k<=2} k^-2 / sum_k k^-2) = 0.87.
 """
 
 from __future__ import annotations
@@ -46,26 +47,29 @@ __all__ = [
     "sliced_squared",
 ]
 
-BLOCKS = 4  # factors of the products; more have less noise, and blur the quantiles more
-FEWEST = 4 * BLOCKS  # rows: two of them in each block of either half
-COMPLETE = 1024  # dimensions up to which the basis is complete: eigh takes a fifth of a second
-LEADING = 256  # directions in more dimensions; what is left is one block of mean and spread
-SWEEPS = 2  # power iterations towards the leading directions
-BATCH = 2**20  # projections that are held at once: 8 MiB in each of a few arrays
-CORRECTED_AT = 3.0  # standard errors up to which the skewness of a coupling is corrected for
-FEWEST_EFFECTIVE = 8  # effective draws that a coupling needs; the rest is one or two large costs
+BLOCKS = 4  # blocks of rows whose products are taken; more blocks: less noise, coarser quantiles
+FEWEST = 4 * BLOCKS  # least number of rows: two in each block of either half
+COMPLETE = 1024  # most dimensions with a complete basis: eigh takes a fifth of a second
+LEADING = 256  # directions of the basis in more dimensions; the rest enters by mean and spread
+SWEEPS = 2  # power iterations for the leading directions
+BATCH = 2**20  # projections (row x direction) held at once: 8 MiB in each of a few arrays
+CORRECTED_AT = 3.0  # quantile, in standard errors, at which a coupling's skewness is corrected
+FEWEST_EFFECTIVE = 8  # least effective draws of a coupling; with fewer, few costs dominate
 
 
 def lower_certificates(
     model: np.ndarray, target: np.ndarray, *, mean: np.ndarray, variance: np.ndarray
 ) -> list[Term]:
-    """All bounds from below; the largest counts, at a level shared between them.
+    """All bounds from below of W2^2; the largest counts, at a level shared between them.
 
     Args:
         model: (n, D) draws of Q.
         target: (m, D) draws of P, m at least n, independent of the model's.
         mean: (D,) mean of P.
         variance: (D,) variance of each coordinate of P.
+
+    Raises:
+        InputError: The shapes do not fit, there are too few draws, or draws are not finite.
     """
     return [
         mean_and_spread_squared(model, mean=mean, variance=variance),
@@ -76,10 +80,10 @@ def lower_certificates(
 def mean_and_spread_squared(model: np.ndarray, *, mean: np.ndarray, variance: np.ndarray) -> Term:
     """|mu_P - mu_Q|^2 + (sqrt(tr Cov_P) - sqrt(tr Cov_Q))^2, with P's moments known.
 
-    It is the squared length of one mean, that of (x - mu_P, r - sqrt(tr Cov_P)), where the r of a
-    row are pseudo-values of sqrt(tr Cov_Q). The U-statistic leaves out products of a row with
-    itself, so nothing of order D/n remains. The bias of the root itself is a share 1/n of it, and
-    moves the value by a share n^-1/2 of its standard error.
+    The bound is the squared length of the mean of (x - mu_P, r - sqrt(tr Cov_P)), where r is the
+    pseudo-value of sqrt(tr Cov_Q) that belongs to row x. The U-statistic leaves out products of a
+    row with itself and has no bias of order D/n. The relative bias of the root, 1/n, shifts the
+    value by about n^-1/2 of its standard error.
 
     Args:
         model: (n, D) draws of Q, n at least 16.
@@ -87,7 +91,7 @@ def mean_and_spread_squared(model: np.ndarray, *, mean: np.ndarray, variance: np
         variance: (D,) variance of each coordinate of P.
 
     Raises:
-        InputError: Shapes that do not fit, too few draws, or draws that are not finite.
+        InputError: The shapes do not fit, there are too few draws, or draws are not finite.
     """
     x = _centred(model, mean, "model", FEWEST)
     if np.shape(variance) != np.shape(mean):
@@ -99,27 +103,27 @@ def mean_and_spread_squared(model: np.ndarray, *, mean: np.ndarray, variance: np
 
 
 def sliced_squared(model: np.ndarray, target: np.ndarray, *, mean: np.ndarray) -> Term:
-    """sum_j W2^2(P_uj, Q_uj) over a basis that one half of the draws chooses and the other tests.
+    """Sliced bound sum_j W2^2(P_uj, Q_uj) over an orthonormal basis u_j chosen from the draws.
 
-    W2^2(P_u, Q_u) is the integral of (Q_u^-1 - P_u^-1)^2 over (0, 1). It is measured by products
-    of differences of order statistics from different blocks, b rows of Q and b of P each. Expected
-    order statistics are averages of the quantile function with beta weights, which over all ranks
-    add up to 1: averaging so never makes a squared integral larger. The estimand is therefore at
-    most the sliced bound for any laws, any n and any basis; it falls short by 1% for a Gaussian of
-    another scale and b = 250. Each half chooses for the other: the estimand is the mean of two
-    bounds.
+    One half of the draws chooses the basis along which the other half is measured, and vice versa;
+    the estimand is the mean of the two bounds. W2^2(P_u, Q_u) is the integral of
+    (Q_u^-1 - P_u^-1)^2 over (0, 1). It is estimated by products of differences of order statistics
+    from different blocks, each of b rows of Q and b of P. Expected order statistics are averages of
+    the quantile function with beta weights that add up to 1 over all ranks, and such averages never
+    increase the integral of a square. The estimand is therefore at most the sliced bound for any
+    laws, n and basis; for two Gaussians of different scale and b = 250 it is 1% smaller.
 
-    In more than `COMPLETE` dimensions the basis ends after `LEADING` directions, and the rest
-    counts by its mean and spread.
+    In more than `COMPLETE` dimensions the basis has `LEADING` directions, and the orthogonal rest
+    enters by its mean and spread.
 
     Args:
         model: (n, D) draws of Q, n at least 16.
-        target: (m, D) draws of P, m at least n, independent of the model's; used in whole
-            multiples of n. More of them have less noise.
-        mean: (D,) mean of P, which takes the place of its draws' means.
+        target: (m, D) draws of P, m at least n, independent of the model's. The largest multiple of
+            n is used; more draws reduce the noise.
+        mean: (D,) mean of P, used in place of the means of its draws.
 
     Raises:
-        InputError: Shapes that do not fit, too few draws, or draws that are not finite.
+        InputError: The shapes do not fit, there are too few draws, or draws are not finite.
     """
     x = _centred(model, mean, "model", FEWEST)
     y = _centred(target, mean, "target", len(x))
@@ -138,15 +142,16 @@ def sliced_squared(model: np.ndarray, target: np.ndarray, *, mean: np.ndarray) -
 
 
 def hamming_marginals(model: np.ndarray, probabilities: np.ndarray) -> Term:
-    """sum_i TV(p_i, q_i) <= W1 under the Hamming distance, p_i and q_i the laws of token i.
+    """Bound sum_i TV(p_i, q_i) <= W1 under the Hamming distance, p_i and q_i the laws of token i.
 
-    f(x) = 1/2 sum_i s_i(x_i) with signs s_i is 1-Lipschitz, so E_Q f - E_P f is at most W1 for any
-    signs; the right ones make it the sum. One half of the draws chooses those of the other, where f
-    is a plain average: nothing is biased upwards.
+    The function f(x) = 1/2 sum_i s_i(x_i) with signs s_i is 1-Lipschitz, so E_Q f - E_P f is at
+    most W1 for any signs, and equals the sum for the signs of q_i - p_i. One half of the draws
+    chooses the signs for the other half, where E_Q f is a plain average: the estimate is not biased
+    upwards.
 
     Args:
         model: (n, N) integers in 0..V-1 drawn from Q, n at least 4.
-        probabilities: (N, V) exact laws of P's tokens.
+        probabilities: (N, V) exact marginal laws of P's tokens.
     """
     n, N = model.shape
     tokens, middle = np.arange(N), n // 2
@@ -165,23 +170,23 @@ def hamming_marginals(model: np.ndarray, probabilities: np.ndarray) -> Term:
 
 
 def coupling_squared(model: np.ndarray, exact: np.ndarray, *, resolution: float = 0.0) -> Term:
-    """E|x - x_exact|^2 over pairs that were made from the same random numbers.
+    """Bound W2^2 <= E|x - x_exact|^2 over pairs made from the same random numbers.
 
-    Only the upper end certifies: any joint law of x ~ Q and x_exact ~ P costs at least W2^2. Costs
-    are skewed to the right, where the t interval ends too low. Its error is therefore made larger
-    by the Cornish-Fisher term of the skewness, and by what one more draw like the largest would add
-    to the mean; its degrees of freedom are those of the effective draws, and if these are fewer
-    than `FEWEST_EFFECTIVE`, nothing is certified: the error is infinite. What no draw shows, no
-    interval can know: costs that are all equal have an error of 0.
+    Any joint law of x ~ Q and x_exact ~ P costs at least W2^2, so only the upper end of the
+    interval certifies. Costs are skewed to the right, where a t interval ends too low. The standard
+    error is therefore increased by the Cornish-Fisher term of the skewness, and by the amount that
+    one more draw like the largest would add to the mean. The degrees of freedom are those of the
+    effective draws; with fewer than `FEWEST_EFFECTIVE` the standard error is infinite and nothing
+    is certified. Costs that are all equal have a standard error of 0.
 
     Args:
         model: (n, D) draws of Q, n at least 2.
-        exact: (n, D) draws of P, each from the random numbers of the model's.
-        resolution: Costs below it are taken to be it, which keeps the bound one, and keeps the
-            errors of an integrator from passing for a heavy tail.
+        exact: (n, D) draws of P, each made from the random numbers of the model's row.
+        resolution: Least cost of a pair; smaller costs are raised to it. The result is still an
+            upper bound, and the numerical errors of an integrator do not look like a heavy tail.
 
     Raises:
-        InputError: Shapes that do not fit, too few draws, or draws that are not finite.
+        InputError: The shapes do not fit, there are too few draws, or draws are not finite.
     """
     if np.shape(model) != np.shape(exact):
         raise InputError(
@@ -208,21 +213,21 @@ def coupling_squared(model: np.ndarray, exact: np.ndarray, *, resolution: float 
 
 
 def effective_draws(costs: np.ndarray) -> float:
-    """(sum c)^2 / sum c^2, from 1 to n: how many equal costs would carry the mean as well.
+    """Effective number of draws (sum c)^2 / sum c^2, between 1 and n; n for equal costs.
 
     Args:
         costs: (n,), not negative and not all 0.
     """
-    shares = costs / costs.max()  # whose squares neither overflow nor vanish
+    shares = costs / costs.max()  # so that squares neither overflow nor underflow
     return float(shares.sum() ** 2 / (shares**2).sum())
 
 
 def _basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Orthonormal directions (r, D) in which second moments about P's mean differ most.
 
-    They are eigenvectors of Cov_Q - Cov_P + (mu_Q - mu_P)(mu_Q - mu_P)': the difference of the
-    means is one of them where it dominates. All D of them, or the leading ones by power iteration
-    from the rows themselves.
+    The directions are eigenvectors of Cov_Q - Cov_P + (mu_Q - mu_P)(mu_Q - mu_P)'; the difference
+    of the means is one of them where it dominates. Up to `COMPLETE` dimensions the basis has all D
+    eigenvectors, otherwise the leading ones, by power iteration started from the rows.
 
     Args:
         x: (n, D) draws of Q, about the mean of P.
@@ -230,7 +235,7 @@ def _basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
 
     def difference(directions: np.ndarray) -> np.ndarray:
-        """The matrix times directions (D, r)."""
+        """The difference of second moments times directions (D, r)."""
         of_x, of_y = x.T @ (x @ directions), y.T @ (y @ directions)
         return np.asarray(of_x / len(x) - of_y / len(y))
 
@@ -273,7 +278,7 @@ def _quantile_products(q: np.ndarray, p: np.ndarray) -> tuple[float, np.ndarray,
     r, n = q.shape
     b = n // BLOCKS
     q, p = q.reshape(r, BLOCKS, 1, b), p.reshape(r, BLOCKS, -1, b)
-    p = p - p.mean(-1, keepdims=True)  # their mean is known
+    p = p - p.mean(-1, keepdims=True)  # the mean of P is known
     q_order, p_order = q.argsort(-1), p.argsort(-1)
     q_sorted = np.take_along_axis(q, q_order, -1)
     p_sorted = np.take_along_axis(p, p_order, -1)
@@ -289,12 +294,12 @@ def _quantile_products(q: np.ndarray, p: np.ndarray) -> tuple[float, np.ndarray,
 def _influence(ordered: np.ndarray, order: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Influence of every row on its block's sum_k J_k x_(k) / b, summed over directions.
 
-    A row at x moves it by the integral of J(F(t)) up to x, less the mean of that.
+    A row at x moves the sum by the integral of J(F(t)) up to x, less the mean of that integral.
 
     Args:
         ordered: (r, BLOCKS, R, b) order statistics.
-        order: (r, BLOCKS, R, b) where they stood.
-        weights: (r, BLOCKS, 1, b) J, independent of these rows.
+        order: (r, BLOCKS, R, b) index of each order statistic in its block.
+        weights: (r, BLOCKS, 1, b) J, independent of the ordered rows.
     """
     b = ordered.shape[-1]
     steps = np.zeros_like(ordered)
@@ -305,7 +310,9 @@ def _influence(ordered: np.ndarray, order: np.ndarray, weights: np.ndarray) -> n
     integral -= integral.mean(-1, keepdims=True)
     rows = np.empty_like(integral)
     np.put_along_axis(rows, order, integral, -1)
-    return np.asarray(rows.sum(0).ravel() * math.sqrt(b / (b - 1)))  # each block lost its mean
+    return np.asarray(
+        rows.sum(0).ravel() * math.sqrt(b / (b - 1))
+    )  # one degree of freedom is lost to the mean
 
 
 def _mean_and_spread(
@@ -315,7 +322,7 @@ def _mean_and_spread(
 
     Args:
         x: (n, D) rows of Q, about the mean of P.
-        target_roots: (m,) pseudo-values of P's spread; a single one is the spread itself.
+        target_roots: (m,) pseudo-values of P's spread; a single value is the spread itself.
     """
     n, m = len(x), len(target_roots)
     mean, squares = x.mean(0), _squares(x)  # (D,), (n,)
@@ -335,7 +342,7 @@ def _mean_and_spread(
 
 
 def _roots(squares: np.ndarray) -> np.ndarray:
-    """Pseudo-values of the root of a mean: its linear form in every row; they average to it."""
+    """Pseudo-values of the root of the mean square, linear in each row; their mean is the root."""
     v = float(squares.mean())
     s = math.sqrt(v)
     return s + (squares - v) / (2 * s) if s > 0 else np.zeros(len(squares))

@@ -5,13 +5,14 @@
     MMD^2      = sum_xy (p - q)(x) k(x, y) (p - q)(y),   k(x, y) = prod_i exp(-[x_i != y_i] / h^2)
     W1(p, q)   = min over couplings of E H(x, y),   H = number of tokens that differ
 
-The kernel is applied along one axis at a time, never as a matrix between sequences. H is a metric,
-so mass min(p, q) may stay where it is, and W1 = TV times the W1 of what is left of either law; that
-is a transport problem whose size is what counts. Where it is too large W1 lies between
+The kernel is applied along one axis at a time and never formed as a matrix between sequences. H is
+a metric, so the common mass min(p, q) can stay in place, and W1 is TV times the W1 of the two
+normalised remainders: a transport problem of (sequences with p > q) x (sequences with q > p). If
+that exceeds `PAIRS`, only bounds are computed, and W1 lies between
 
     max(TV, sum of the W1 of both halves of the tokens)  and  the cost of a greedy coupling,
 
-which pairs off the mass of sequences that differ in one token, then in two, then in more.
+which first couples sequences that differ in one token, then in two, then in more.
 """
 
 from __future__ import annotations
@@ -42,22 +43,22 @@ __all__ = [
     "total_variation",
 ]
 
-PAIRS = 1 << 22  # pairs of sequences of a transport problem: 32 MiB of costs, a second or two
-ROUNDING = 1e-12  # share of the larger probability below which a difference is none
+PAIRS = 1 << 22  # most pairs of a transport problem: 32 MiB of costs, a second or two
+ROUNDING = 1e-12  # share of the larger probability below which a difference counts as 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteDivergences:
-    """All exact divergences of q from p.
+    """The exact divergences of a law q from a law p.
 
     Attributes:
-        kl: KL(p || q), nats per sequence, up to infinity.
-        reverse_kl: KL(q || p), likewise.
-        total_variation: In [0, 1].
-        mmd_squared: One per bandwidth; not a share of anything.
-        w1: Number of tokens that differ, or None if the transport problem is too large.
-        w1_low: A number that W1 is not below; W1 itself if it is known.
-        w1_high: A number that W1 is not above, likewise.
+        kl: KL(p || q) in nats per sequence; may be infinite.
+        reverse_kl: KL(q || p) in nats per sequence; may be infinite.
+        total_variation: TV(p, q), in [0, 1].
+        mmd_squared: MMD^2 for each bandwidth, not divided by the kernel variance.
+        w1: W1 in differing tokens, or None if the transport problem is too large.
+        w1_low: Lower bound of W1; equal to W1 if that is known.
+        w1_high: Upper bound of W1; equal to W1 if that is known.
     """
 
     kl: float
@@ -74,11 +75,11 @@ def compare(p: SequenceLaw, q: SequenceLaw, *, bandwidths: Sequence[float]) -> D
 
     Args:
         p: The target's law.
-        q: The model's law, of as many tokens with the same vocabulary.
-        bandwidths: h of each kernel; a token that differs multiplies it by exp(-1 / h^2).
+        q: The model's law, with the same number of tokens and vocabulary.
+        bandwidths: Bandwidth h of each kernel; each differing token contributes exp(-1 / h^2).
 
     Raises:
-        InputError: Laws of different sequences, or a bandwidth that is not positive and finite.
+        InputError: The laws are of different sequences, or a bandwidth is not positive and finite.
         CapcheckError: The network simplex did not finish.
     """
     exact = hamming_w1(p, q)
@@ -99,7 +100,7 @@ def compare(p: SequenceLaw, q: SequenceLaw, *, bandwidths: Sequence[float]) -> D
 def kl(p: SequenceLaw, q: SequenceLaw) -> float:
     """KL(p || q) in nats per sequence; infinite if q is 0 where p is not.
 
-    As sum_x p (ln(p/q) - 1 + q/p), whose terms are not negative: nothing cancels between them.
+    The sum is taken as sum_x p (ln(p/q) - 1 + q/p), whose terms are not negative and do not cancel.
     """
     _require_comparable(p, q)
     inside = p.log_probabilities > -torch.inf
@@ -113,7 +114,7 @@ def kl(p: SequenceLaw, q: SequenceLaw) -> float:
 
 
 def total_variation(p: SequenceLaw, q: SequenceLaw) -> float:
-    """1/2 sum_x |p - q|, the largest difference of any event's probability."""
+    """Total variation 1/2 sum_x |p - q|, the largest difference in probability of any event."""
     _require_comparable(p, q)
     return float(0.5 * (p.probabilities - q.probabilities).abs().sum())
 
@@ -126,21 +127,23 @@ def mmd_squared(p: SequenceLaw, q: SequenceLaw, *, bandwidth: float) -> float:
 
 
 def kernel_mean(p: SequenceLaw, q: SequenceLaw, *, bandwidth: float) -> float:
-    """E k(X, Y) over independent X ~ p and Y ~ q."""
+    """Mean E k(X, Y) over independent X ~ p and Y ~ q; k as in `mmd_squared`."""
     _require_comparable(p, q)
     return float(p.probabilities @ smoothed(q.probabilities, p.vocabulary, bandwidth=bandwidth))
 
 
 def smoothed(values: Tensor, vocabulary: int, *, bandwidth: float) -> Tensor:
-    """sum_y k(x, y) f(y) for every x, axis by axis: f -> (1 - c) f + c sum of f, c = exp(-1/h^2).
+    """The kernel applied to a function: sum_y k(x, y) f(y) for every x, (V^N,).
+
+    Along each axis in turn f becomes (1 - c) f + c (sum of f along the axis), c = exp(-1/h^2).
 
     Args:
-        values: (V^N,) values of f.
-        vocabulary: V.
-        bandwidth: h.
+        values: Values of f, (V^N,).
+        vocabulary: Vocabulary size V.
+        bandwidth: Bandwidth h.
 
     Raises:
-        InputError: A bandwidth that is not positive and finite.
+        InputError: The bandwidth is not positive and finite.
     """
     if not 0 < bandwidth < math.inf:
         raise InputError(f"bandwidth must be positive and finite, got {bandwidth}.")
@@ -154,12 +157,12 @@ def smoothed(values: Tensor, vocabulary: int, *, bandwidth: float) -> Tensor:
 
 
 def hamming_w1(p: SequenceLaw, q: SequenceLaw) -> float | None:
-    """W1 in tokens that differ, or None if more than `PAIRS` pairs of sequences are left.
+    """W1 in differing tokens, or None if the transport problem has more than `PAIRS` pairs.
 
-    Differences below `ROUNDING` are left out: they move at most N `ROUNDING`.
+    Differences below `ROUNDING` are left out, which changes W1 by at most N `ROUNDING`.
 
     Raises:
-        InputError: Laws of different sequences.
+        InputError: The laws are of different sequences.
         CapcheckError: The network simplex did not finish.
     """
     _require_comparable(p, q)
@@ -192,13 +195,16 @@ def hamming_w1(p: SequenceLaw, q: SequenceLaw) -> float | None:
 
 
 def hamming_w1_bounds(p: SequenceLaw, q: SequenceLaw) -> tuple[float, float]:
-    """Numbers that W1 is not below and not above, see the module's formula."""
+    """Lower and upper bound of W1 in differing tokens; see the module's docstring."""
     _require_comparable(p, q)
     return _w1_low(p, q), _w1_high(p, q)
 
 
 def _w1_low(p: SequenceLaw, q: SequenceLaw) -> float:
-    """H counts both halves of the tokens, so a coupling costs at least the W1 of each."""
+    """Lower bound of W1: the sum of the W1 of two halves of the tokens, or TV if larger.
+
+    H is the sum of the distances of the two halves, so a coupling costs at least the W1 of each.
+    """
     low = total_variation(p, q)  # H is at least 1 where x != y
     if p.tokens == 1:
         return low
@@ -217,9 +223,13 @@ def _w1_low(p: SequenceLaw, q: SequenceLaw) -> float:
 
 
 def _w1_high(p: SequenceLaw, q: SequenceLaw) -> float:
-    """Couple first what differs in one token, then in two, then in a set that grows to all."""
+    """Upper bound of W1: the cost of a greedy coupling.
+
+    Sequences that differ in one token are coupled first, then in two, then in a set of tokens that
+    grows to all of them.
+    """
     excess, N = _excess(p, q), p.tokens
-    left = _Left(
+    left = _PartialCoupling(
         surplus=excess.clamp(min=0).reshape((p.vocabulary,) * N),
         deficit=(-excess).clamp(min=0).reshape((p.vocabulary,) * N),
     )
@@ -235,14 +245,14 @@ def _w1_high(p: SequenceLaw, q: SequenceLaw) -> float:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Left:
-    """What a coupling has left to do.
+class _PartialCoupling:
+    """A partial coupling of two laws p and q.
 
     Attributes:
-        surplus: (V,) * N, mass of p that has no partner.
-        deficit: Mass of q that has none, likewise.
-        cost: A bound on the cost of all that has one.
-        free: Tokens that differed in what was coupled last.
+        surplus: Mass of p that is not coupled yet, (V,) * N.
+        deficit: Mass of q that is not coupled yet, (V,) * N.
+        cost: Upper bound of the cost of the coupled mass, in differing tokens.
+        free: Tokens that could differ in the last coupling step.
     """
 
     surplus: Tensor
@@ -250,12 +260,12 @@ class _Left:
     cost: float = 0.0
     free: tuple[int, ...] = ()
 
-    def coupled(self, free: tuple[int, ...]) -> _Left:
-        """Couple all that can be between sequences that differ in some of the `free` tokens."""
+    def coupled(self, free: tuple[int, ...]) -> _PartialCoupling:
+        """Couple all possible mass between sequences that differ only in the `free` tokens."""
         of_p = self.surplus.sum(free, keepdim=True)
         of_q = self.deficit.sum(free, keepdim=True)
         both = torch.minimum(of_p, of_q)
-        return _Left(
+        return _PartialCoupling(
             surplus=self.surplus * _kept(of_p, both),
             deficit=self.deficit * _kept(of_q, both),
             cost=self.cost + len(free) * float(both.sum()),
@@ -264,12 +274,12 @@ class _Left:
 
 
 def _kept(mass: Tensor, coupled: Tensor) -> Tensor:
-    """Share of each mass that is not coupled."""
+    """Share of each mass that remains uncoupled."""
     return torch.where(coupled < mass, 1 - coupled / mass, 0)
 
 
 def _excess(p: SequenceLaw, q: SequenceLaw) -> Tensor:
-    """P - q, (V^N,), with 0 where it is only rounding."""
+    """The difference p - q, (V^N,), with 0 in place of rounding errors."""
     difference = p.probabilities - q.probabilities
     larger = torch.maximum(p.probabilities, q.probabilities)
     return torch.where(difference.abs() > ROUNDING * larger, difference, 0)

@@ -1,10 +1,12 @@
-"""An estimate: a number with its interval, its kind, its method and its sample count.
+"""An estimate: the value of a divergence with its interval, kind, method and sample count.
 
-An estimator returns `Term`s: a value, its standard error and the influence of each sample row on
-it, summed over groups of rows. Cells that share a seed share their rows, so the difference of two
-terms has the interval of the groupwise differences. An estimate is the largest of its terms (one
-per bandwidth for MMD; a single one otherwise), and its interval holds for all of them at once. It
-may hold certificates beside them, or instead: terms that bound the divergence from one side.
+An estimator returns `Term`s, each with a value, a standard error and the mean influence of each of
+`GROUPS` groups of sample rows. An estimate is the largest of its terms (one per bandwidth for MMD,
+otherwise a single one), and its interval holds for all of them simultaneously.
+
+Cells that share a seed share their rows, so the interval of the difference of two terms follows
+from the groupwise differences. In addition to its terms, or in their place, an estimate may hold
+certificates: terms that bound the divergence from below or from above.
 """
 
 from __future__ import annotations
@@ -21,21 +23,22 @@ from capcheck.core.record import Record
 
 __all__ = ["GROUPS", "Estimate", "Kind", "Term", "t_quantile"]
 
-GROUPS = 50  # enough for a t interval within 3% of the normal one, little enough to store
+GROUPS = 50  # groups of rows: t intervals within 3% of normal ones, and few numbers to store
 
 Kind = Literal["exact", "estimate", "upper bound", "lower bound", "two bounds", "unavailable"]
 
 
 class Term(Record):
-    """One measured functional of the samples.
+    """A functional of the samples, measured with a standard error.
 
     Attributes:
-        label: What it is, for example its bandwidth.
-        value: In the unit of its estimate; may be infinite.
-        standard_error: Of the value; 0 if it is exact.
+        label: Name of the functional, for example its bandwidth.
+        value: Value in the unit of the estimate; may be infinite.
+        standard_error: Standard error of the value; 0 if the value is exact.
         degrees: Degrees of freedom of the standard error.
-        groups: Value plus the mean influence of each of the `GROUPS` groups of rows.
-        shortfall: By how much the functional may lie below the divergence; upper ends hold it.
+        groups: The value plus the mean influence of each of the `GROUPS` groups of rows.
+        shortfall: Amount by which the functional may lie below the divergence; the upper end of an
+            interval includes it.
     """
 
     label: str
@@ -47,7 +50,7 @@ class Term(Record):
 
     @classmethod
     def infinite(cls, label: str) -> Term:
-        """A functional that is infinite, whatever other rows there are."""
+        """A functional that is infinite because of some rows, whatever the other rows are."""
         return cls(label=label, value=math.inf, standard_error=0, degrees=1, groups=())
 
     @classmethod
@@ -59,15 +62,15 @@ class Term(Record):
         *,
         reach: float = 0.0,
     ) -> Term:
-        """A value whose sample rows move it independently.
+        """A term whose standard error follows from the influences of independent rows.
 
         Args:
-            label: What it is.
-            value: The estimate.
-            influences: One array (m,) for each independent sample set: how far above the value the
-                estimate would lie if every row were like this one. Centred here.
-            reach: Largest influence that a row could have. If no two rows differ, the error is
-                what one other row in their number would make; without it, 0.
+            label: Name of the functional.
+            value: Value of the functional.
+            influences: One array (m,) for each independent sample set: for each row, the excess of
+                the estimate over `value` if every row were like this one. Need not be centred.
+            reach: Largest influence that a row could have. If all influences are equal, the
+                standard error is reach / rows, the effect of a single row that differs.
         """
         if not math.isfinite(value):
             return cls(label=label, value=value, standard_error=0, degrees=1, groups=())
@@ -86,7 +89,7 @@ class Term(Record):
         )
 
     def scaled(self, factor: float) -> Term:
-        """The same functional in a unit that is 1 / factor as large."""
+        """The term multiplied by a factor, as for a unit that is 1 / factor as large."""
         return self.model_copy(
             update={
                 "value": self.value * factor,
@@ -97,14 +100,14 @@ class Term(Record):
         )
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Two-sided t interval at that level, longer above by what the functional falls short."""
+        """Two-sided t interval at a level, whose upper end includes the shortfall."""
         if not math.isfinite(self.value):
             return self.value, self.value
         half = t_quantile(level, self.degrees) * self.standard_error if self.standard_error else 0.0
         return self.value - half, self.value + half + self.shortfall
 
     def p_within(self, bound: float) -> float:
-        """One-sided p-value of the hypothesis that what it measures is above `bound`."""
+        """One-sided p-value of the hypothesis that functional plus shortfall is above `bound`."""
         return self._p_value(self.value + self.shortfall - bound)
 
     def p_above(self, bound: float) -> float:
@@ -114,7 +117,7 @@ class Term(Record):
         return self._p_value(bound - self.value)
 
     def _p_value(self, excess: float) -> float:
-        """Chance of a difference as low as `excess` if it is 0; a broken value proves nothing."""
+        """Probability of a difference of at most `excess` if its mean is 0; 1 for NaN."""
         if math.isnan(excess):
             return 1.0
         if self.standard_error == 0 or math.isinf(excess):
@@ -123,25 +126,26 @@ class Term(Record):
 
 
 class Estimate(Record):
-    """A divergence between the target and what a procedure samples.
+    """An estimate of a divergence between the target and the law that a procedure samples.
 
     Attributes:
-        value: In `unit`; None if it could not be had, infinity if it is infinite.
-        low: Lower end of the interval; a lower confidence bound.
+        value: Value in `unit`; None if the divergence is not available; may be infinite.
+        low: Lower end of the interval.
         high: Upper end of the interval.
         level: Confidence of [low, high].
         kind: `exact`, `estimate`, `upper bound`, `lower bound`, `two bounds` (certified from both
             sides; the value is their middle) or `unavailable`.
-        method: How it was had, or why it could not be.
+        method: Method of the estimate, or the reason why the divergence is not available.
         unit: Unit of value, low, high and null.
-        samples: Rows that it was computed from, in each sample set.
-        null: The same estimator on fresh target draws in the procedure's place: the null floor.
-        null_error: Standard error of the estimator there.
-        scale: What to divide by for the number that the tolerance speaks of.
-        power: Power of the tolerance that this number is compared with.
-        terms: The measured functionals; stored, and left out of the result schema.
-        below: Functionals that are at most the divergence, likewise.
-        above: Functionals that are at least the divergence, likewise.
+        samples: Number of rows of each sample set that the estimate was computed from.
+        null: Null floor: the same estimator applied to fresh target draws in place of the model's.
+        null_error: Standard error of the null floor.
+        scale: Divisor in the comparison value / scale <= tolerance ** power.
+        power: Exponent of the tolerance in that comparison.
+        terms: The measured functionals, of which the divergence is the largest. Like the two
+            fields below, they are stored with a cell but are not part of the result schema.
+        below: Certified functionals, each at most the divergence.
+        above: Certified functionals, each at least the divergence.
     """
 
     value: float | None
@@ -191,14 +195,14 @@ class Estimate(Record):
         )
         low, high = draft.interval(level)
         if below or above:
-            value = min(max(value, low), high)  # a certificate knows better than an estimate
+            value = min(max(value, low), high)  # certificates hold for any laws, estimates need not
         return draft.model_copy(update={"value": value, "low": low, "high": high})
 
     @classmethod
     def exact(
         cls, value: float, *, level: float, method: str, unit: str, scale: float, power: int
     ) -> Estimate:
-        """A divergence that is known to the last digit."""
+        """The estimate of a divergence that is known exactly."""
         return cls(
             value=value,
             low=value,
@@ -216,7 +220,7 @@ class Estimate(Record):
 
     @classmethod
     def unavailable(cls, reason: str, *, level: float, unit: str) -> Estimate:
-        """A divergence that cannot be had honestly."""
+        """The estimate of a divergence that is not available, with the reason as its method."""
         return cls(
             value=None,
             low=None,
@@ -241,7 +245,14 @@ class Estimate(Record):
         return f"{mark}{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Interval at another level, for all terms at once (Bonferroni over those of each side)."""
+        """Interval of the estimate at a level.
+
+        The interval holds for all terms simultaneously: each side of it is split among the terms
+        that enter that side (Bonferroni).
+
+        Raises:
+            ValueError: The estimate is unavailable.
+        """
         if self.value is None:
             raise ValueError("an unavailable estimate has no interval")
         from_below, from_above = [*self.terms, *self.below], [*self.terms, *self.above]
@@ -253,7 +264,7 @@ class Estimate(Record):
         highs = [term.interval(each)[1] for term in self.above]
         if self.terms:
             highs.append(_largest(term.interval(each)[1] for term in self.terms))
-            if self.below and highs[-1] < low:  # the estimate falls short of a proof
+            if self.below and highs[-1] < low:  # the estimate lies below a certified bound
                 highs[-1] = _largest(term.interval(each)[1] for term in self.below)
         high = float(np.min(highs or [math.inf]))
         return min(low, high), high
@@ -280,7 +291,7 @@ class Estimate(Record):
 
 
 def t_quantile(level: float, degrees: int) -> float:
-    """Half-width of the two-sided t interval at that level, in standard errors."""
+    """Half-width of the two-sided t interval at a level, in standard errors."""
     return float(stats.t.ppf(0.5 + level / 2, degrees))
 
 
@@ -289,7 +300,7 @@ def _largest(values: Any) -> float:
 
 
 def _group_means(influence: np.ndarray) -> np.ndarray:
-    """Mean influence of `GROUPS` groups of rows (row r is in group r mod GROUPS)."""
+    """Mean influence of each of `GROUPS` groups of rows; row r is in group r mod GROUPS."""
     group = np.arange(len(influence)) % GROUPS
     counts = np.maximum(np.bincount(group, minlength=GROUPS), 1)
     return np.bincount(group, weights=influence, minlength=GROUPS) / counts

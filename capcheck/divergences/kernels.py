@@ -1,11 +1,12 @@
 """Gaussian kernel matrices k_h(x, y) = exp(-|x - y|^2 / (2 h^2)) of two samples, tile by tile.
 
-Integers stand for one-hot vectors, whose squared distance is twice the number of tokens that
-differ: the kernel is then the product of exp(-[x_i != y_i] / h^2) over tokens. A lost row (see
-`lost`) has kernels of 0 with all others. Memory is that of one tile and of one copy of a sample,
-whatever the number of rows. All bandwidths come from one pass, as k_{h/2} = k_h^4. Kernels are in
-float64 up to `DOUBLE` pairs of rows and in float32 beyond, where the roundings move MMD^2 by about
-1e-9: a thousandth of its own noise at 50,000 rows.
+Integers are token ids, treated as one-hot vectors, whose squared distance is twice the number of
+tokens that differ: the kernel is then the product of exp(-[x_i != y_i] / h^2) over tokens. The
+kernel of a lost row (see `capcheck.divergences.lost`) with any other row is 0.
+
+Memory holds one tile and one copy of a sample, whatever the number of rows. All bandwidths come
+from one pass, as k_{h/2} = k_h^4. Kernels are float64 for up to `DOUBLE` pairs of rows and float32
+beyond, where rounding changes MMD^2 by about 1e-9, a thousandth of its noise at 50,000 rows.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from capcheck.divergences.lost import lost_rows
 
 __all__ = ["DOUBLE", "FARTHEST", "ONE_HOT", "TILE", "Tiles", "differing", "kernel_tiles"]
 
-TILE = 512  # rows and columns of one kernel tile, which then stays in the cache
-DOUBLE = 2_000**2  # pairs of rows up to which kernels are in float64: a tenth of a second
-FARTHEST = 1000.0  # base-2 exponent of a row's norm up to which float32 keeps four digits of k
-ONE_HOT = 4  # symbols up to which a matrix product counts faster than comparisons do
+TILE = 512  # rows and columns of a kernel tile, small enough to stay in the cache
+DOUBLE = 2_000**2  # most pairs of rows with float64 kernels: a tenth of a second
+FARTHEST = 1000.0  # largest base-2 exponent of a row's norm for which float32 keeps 4 digits of k
+ONE_HOT = 4  # largest vocabulary for which a matrix product counts faster than comparisons
 
 Tiles = Callable[[slice], Callable[[slice, Tensor], None]]
-"""A matrix in tiles: for some rows, what writes those of some columns into a tensor (r, c)."""
+"""A matrix in tiles: a function of rows returns a function that writes columns into (r, c)."""
 
 
 def kernel_tiles(
@@ -40,14 +41,16 @@ def kernel_tiles(
         x: (n, D).
         y: (m, D).
         bandwidths: h of each kernel.
-        same: x is y: only tiles on and above the diagonal come, and k(x_i, x_i) is set to 0.
+        same: Whether x is y. Then only tiles on and above the diagonal are yielded, and k(x_i, x_i)
+            is set to 0.
 
     Yields:
-        Rows, columns, index of the bandwidth, and k_h of them, (r, c), until the next one is taken.
+        Rows, columns, index of the bandwidth, and the tile of k_h, (r, c). The tile is overwritten
+        when the next one is requested.
 
     Raises:
-        InputError: Shapes that do not match, too few rows, numbers against token ids, or a
-            bandwidth that is not positive and finite.
+        InputError: The shapes do not match, there are too few rows, one sample holds numbers and
+            the other token ids, or a bandwidth is not positive and finite.
     """
     _require_samples(x, y, bandwidths, same)
     lost_x, lost_y = (lost_rows(z, max(bandwidths)) for z in (x, y))
@@ -95,17 +98,18 @@ def _require_samples(x: Tensor, y: Tensor, bandwidths: Sequence[float], same: bo
 
 
 def _in_place_of(z: Tensor, lost: Tensor) -> Tensor:
-    """The rows, with one that is not lost (or zeros) in the place of those that are."""
+    """The rows z, with each lost row replaced by one that is not lost, or by zeros."""
     kept = z[~lost][:1] if not bool(lost.all()) else torch.zeros_like(z[:1])
     return torch.where(lost[:, None], kept, z)
 
 
 def _chains(bandwidths: Sequence[float]) -> list[tuple[float, list[tuple[int, int]]]]:
-    """Kernels that squaring makes from one another.
+    """Chains of kernels, each of which follows from its predecessor by repeated squaring.
 
     Returns:
-        For each chain what the exponents of the widest kernel are multiplied by, and for each of
-        its kernels, in turn, its index and the squarings that lead to it from the one before.
+        For each chain, the factor from the exponents of the widest kernel to those of the chain's
+        first kernel, and a list with the index of each kernel and the number of squarings that lead
+        to it from the kernel before it.
     """
     widest = max(bandwidths)
     chains: list[tuple[float, list[tuple[int, int]]]] = []
@@ -128,7 +132,7 @@ def _slices(n: int, start: int = 0) -> Iterator[slice]:
 
 
 def _precision(x: Tensor, y: Tensor, bandwidth: float) -> torch.dtype:
-    """Float32 where so many pairs take time, and where no row lies too far out for it."""
+    """Float32 for more than `DOUBLE` pairs if no row exceeds `FARTHEST`, else float64."""
     if len(x) * len(y) <= DOUBLE:
         return torch.float64
     if x.is_floating_point():
@@ -142,7 +146,7 @@ def _precision(x: Tensor, y: Tensor, bandwidth: float) -> torch.dtype:
 
 
 def _rate(bandwidth: float) -> float:
-    """The c of k_h = 2^(-c |x - y|^2)."""
+    """Rate c of the kernel k_h = 2^(-c |x - y|^2)."""
     return 0.5 * math.log2(math.e) / bandwidth**2
 
 
@@ -167,7 +171,7 @@ def _euclidean(x: Tensor, y: Tensor, bandwidth: float, dtype: torch.dtype) -> Ti
 
         def write(columns: slice, out: Tensor) -> None:
             torch.mm(left, right[columns].T, out=out)
-            if dtype == torch.float64:  # in float32 no row lies so far out that this mattered
+            if dtype == torch.float64:  # in float32 rows are near enough for this not to matter
                 out.clamp_(max=0)
 
         return write
@@ -218,7 +222,7 @@ def differing(x: Tensor, y: Tensor) -> Tiles:
 
 
 def _differing_by_product(x: Tensor, y: Tensor, symbols: int) -> Tiles:
-    """The same for ids in 0..symbols-1: N less the product of the one-hot vectors."""
+    """Numbers of differing tokens for ids in 0..symbols-1: N less the one-hot product."""
 
     def one_hot(z: Tensor) -> Tensor:
         flat = torch.zeros(*z.shape, symbols, device=z.device)

@@ -1,18 +1,18 @@
 """Squared maximum mean discrepancy with Gaussian kernels k_h(x, y) = exp(-|x - y|^2 / (2 h^2)).
 
-The unbiased estimate is a U-statistic: its diagonal is excluded, and it is signed. Where the
-target's kernel means are closed forms only the model's samples carry noise:
+The estimate is an unbiased, signed U-statistic without its diagonal. If the target's kernel means
+have closed forms, only the model's samples x_i contribute noise:
 
     MMD^2 = mean_{i != j} k(x_i, x_j) - 2 mean_i E k(x_i, Y) + E k(Y, Y').
 
-Kernels come in tiles (`kernels.py`), and their sums are in float64.
+Kernels are computed in tiles (`kernels.py`), and their sums are in float64.
 
-Near zero the influences alone, 2 sd / sqrt(n), say too little: with delta the difference of the
-kernel means and e the noise of its estimate, MMD^2 is |delta|^2 + 2 <delta, e> + (|e|^2 - E |e|^2),
-and where 2 <delta, e> happens to be small so is its estimated error. Half the standard deviation of
-the last term, sqrt(2 zeta) / n with zeta the variance of the doubly centred kernel, is therefore
-added to the error: enough for a kernel that sees a single direction, which is the hardest case. At
-equal laws the interval is then about twice as wide as it need be, and is said to be conservative.
+Near zero a standard error from influences alone, 2 sd / sqrt(n), is too small. With delta the
+difference of the kernel means and e the noise of its estimate, the estimate of MMD^2 is
+|delta|^2 + 2 <delta, e> + (|e|^2 - E |e|^2), and influences account only for 2 <delta, e>. Half the
+standard deviation of the last term, sqrt(2 zeta) / n with zeta the variance of the doubly centred
+kernel, is therefore added. This suffices for a kernel that responds to a single direction, the
+hardest case. For equal laws the interval is about twice as wide as necessary: it is conservative.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ __all__ = [
     "with_second_order",
 ]
 
-SECOND_ORDER = 0.5  # share of the second-order deviation that is added to the error
-SOME = 512  # rows that this deviation is estimated from
-BANDWIDTHS = (0.5, 1.0, 2.0)  # in units of the target's median distance
+SECOND_ORDER = 0.5  # share of the second-order deviation added to the standard error
+SOME = 512  # rows from which the second-order deviation is estimated
+BANDWIDTHS = (0.5, 1.0, 2.0)  # bandwidths in units of the target's median distance
 
 
 def mmd_squared(x: Tensor, y: Tensor, bandwidth: float) -> Term:
@@ -130,13 +130,13 @@ def mmd_squared_to_known(
 
 
 def with_second_order(term: Term, variances: Sequence[float], rows: Sequence[int]) -> Term:
-    """A term whose error holds the noise of |e|^2, too; see the module's docstring.
+    """A term with the noise of |e|^2 added to its standard error; see the module's docstring.
 
     Args:
         term: An estimate of a squared distance in a kernel's feature space.
-        variances: zeta, the variance of the doubly centred kernel, of each sample.
-        rows: Rows of each sample. Of two, the noise is at most sqrt(2) times the sum over both of
-            sqrt(zeta) / rows.
+        variances: Variance zeta of the doubly centred kernel, for each sample.
+        rows: Number of rows of each sample. For two samples the noise is at most sqrt(2) times the
+            sum of sqrt(zeta) / rows over both.
     """
     deviations = [math.sqrt(2 * zeta) / n for zeta, n in zip(variances, rows, strict=True)]
     error = SECOND_ORDER * sum(deviations)
@@ -144,7 +144,10 @@ def with_second_order(term: Term, variances: Sequence[float], rows: Sequence[int
 
 
 def _centred_variances(x: Tensor, bandwidths: Sequence[float]) -> list[float]:
-    """Variances of k(x, x') less its means given x and given x'; from the first `SOME` rows."""
+    """Variance zeta of the doubly centred kernel for each bandwidth, from the first `SOME` rows.
+
+    Doubly centred means k(x, x') less its means given x and given x'.
+    """
     some = x[:SOME]
     n = len(some)
     if n < 4:
@@ -168,14 +171,14 @@ def kernel_row_means(
         x: (n, D).
         y: (m, D).
         bandwidths: h of each kernel.
-        same: x is y, and the pairs j = i are left out.
+        same: Whether x is y; then the pairs j = i are left out.
 
     Returns:
         One (n,) tensor per bandwidth.
 
     Raises:
-        InputError: Shapes that do not match, too few rows, numbers against token ids, or a
-            bandwidth that is not positive and finite.
+        InputError: The shapes do not match, there are too few rows, one sample holds numbers and
+            the other token ids, or a bandwidth is not positive and finite.
     """
     return list(kernel_means(x, y, bandwidths=bandwidths, same=same)[0])
 
@@ -183,7 +186,7 @@ def kernel_row_means(
 def kernel_means(
     x: Tensor, y: Tensor, *, bandwidths: Sequence[float], same: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Means of k_h(x_i, y_j) over j and over i, (K, n) and (K, m), as in `kernel_row_means`."""
+    """Means of k_h(x_i, y_j) over j, (K, n), and over i, (K, m); see `kernel_row_means`."""
     of_rows = torch.zeros(len(bandwidths), len(x), dtype=torch.float64, device=x.device)
     of_columns = torch.zeros(len(bandwidths), len(y), dtype=torch.float64, device=x.device)
     for rows, columns, k, tile in kernel_tiles(x, y, bandwidths=bandwidths, same=same):
@@ -197,9 +200,10 @@ def kernel_means(
 
 
 def median_distance(x: Tensor) -> float:
-    """Median distance between rows of x (n, D); of at most 1,000 of them.
+    """Median Euclidean distance between the first 1,000 rows of x (n, D).
 
-    Where most rows are equal, which only integers can be, it is the mean distance, or at least 1.
+    If the median of token ids is 0, because most rows are equal, the mean distance is returned, or
+    1 if that is smaller.
     """
     some = x[:1000]
     if x.is_floating_point():

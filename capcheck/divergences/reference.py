@@ -1,8 +1,8 @@
-"""The reference: target draws and null floors that all cells of a run are measured against.
+"""The reference: the target draws and null floors that all cells of a run are measured against.
 
-Every cell meets the same target draws, so that its estimates are paired with those of other cells.
-For each divergence the best route is taken that there is: the exact law of what a procedure
-samples, then its exact log-density, then certificates and estimates from its draws.
+All cells share the same target draws, so that the estimates of two cells are paired. Each
+divergence of a model is taken from the most exact source available: the exact law that the
+procedure samples, else its log-density, else certificates and estimates from its draws.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.discrete import compare
 from capcheck.divergences.estimate import Estimate, Kind, Term
 from capcheck.divergences.kl import HEAVY, ROUNDINGS, is_same_law, kl_term, tail_index
-from capcheck.divergences.lost import lost_rows, told
+from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.divergences.sampled import Measured, SampledMeasure, SampledMMD, SampledWasserstein
 from capcheck.laws.gaussian import MixtureLaw
 from capcheck.procedures.coordinates import ExactLaw
@@ -35,33 +35,35 @@ from capcheck.targets.categorical.sequence_law import SequenceLaw, target_law
 from capcheck.targets.target import ContinuousTarget, Target
 
 __all__ = [
-    "CHECKED",
+    "CHECK_DRAWS",
+    "CONTRADICTION_LEVEL",
     "ENUMERATED",
+    "KL_ROUNDING",
     "NOT_ASKED",
-    "ROUNDED",
-    "SURE",
     "ModelEvidence",
     "Reference",
 ]
 
-ENUMERATED = 4096  # sequences up to which laws are spelled out in every cell
+ENUMERATED = 4096  # largest number of sequences V^N for which every cell enumerates its law
 NOT_ASKED = Unavailable(reason="it was not asked for")
-CHECKED = 2_000  # draws that a claim is checked by where MMD was not asked for
-SURE = 0.9999  # level at which draws contradict a law or a density that is claimed
-ROUNDED = 1e-3  # nats below 0 that a divergence may seem to be by rounding
+CHECK_DRAWS = 2_000  # draws that test a claimed law or density where MMD is not measured
+CONTRADICTION_LEVEL = 0.9999  # confidence at which draws contradict a claimed law or density
+KL_ROUNDING = 1e-3  # nats by which rounding may take an estimated KL below 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelEvidence:
-    """What is known of the law that a procedure samples.
+    """The evidence about the law q that a procedure samples: draws, and q itself where it is known.
 
     Attributes:
-        samples: (n, N, d) draws, or (n, N) integers.
-        law: The exact law, or why there is none.
-        log_density: Log-density at the reference's `draws`, or why it cannot be had.
-        own_log_density: Log-density at `samples`, likewise.
-        limit: Makes draws of the target from the same random numbers as `samples`, if it can; the
-            same ones for all evidence of a procedure.
+        samples: Draws of q, (n, N, d), or (n, N) integers.
+        law: The exact law q, or the reason why it is not available.
+        log_density: Log-density of q at the reference's `draws`, or the reason why it is not
+            available.
+        own_log_density: Log-density of q at `samples`, or the reason why it is not available.
+        limit: Function that makes draws of the target from the same random numbers as `samples`,
+            or returns None if the procedure has no such limit. All evidence of one procedure
+            shares these draws.
     """
 
     samples: Tensor
@@ -72,7 +74,7 @@ class ModelEvidence:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over all of it: equal evidence has equal estimates."""
+        """SHA-256 over all fields but `limit`; equal fingerprints imply equal estimates."""
         digest = hashlib.sha256()
         for fact in (self.samples, self.law, self.log_density, self.own_log_density):
             _feed(digest, fact)
@@ -80,7 +82,7 @@ class ModelEvidence:
 
 
 def _feed(digest: hashlib._Hash, fact: object) -> None:
-    """Add a fact, and everything in it, to a digest."""
+    """Add a tensor, dataclass, tuple or plain value to a digest, recursively."""
     if isinstance(fact, Tensor):
         digest.update(repr(tuple(fact.shape)).encode())
         digest.update(fact.detach().cpu().contiguous().numpy().tobytes())
@@ -96,14 +98,14 @@ def _feed(digest: hashlib._Hash, fact: object) -> None:
 
 
 class Reference:
-    """Target draws, and the estimators that they define.
+    """The draws of a target, and the estimators of divergences from it that are built on them.
 
     Args:
         target: The target.
         divergences: Names of the divergences to measure.
-        samples: n, draws of the target and of the model, at least 2.
+        samples: Number n of draws of the target, and of each model; at least 2.
         seed: Seed of all draws.
-        replicate: Independent repetition.
+        replicate: Index of an independent repetition, which has draws of its own.
         level: Confidence of the intervals.
     """
 
@@ -123,9 +125,9 @@ class Reference:
         self._names = tuple(divergences)
         rng = CounterRandomness(seed, replicate=replicate, name="target", device=target.device)
         self.draws = target.sample(samples, rng)
-        """(n, N, d) draws of the target."""
+        """Draws of the target, (n, N, d) or (n, N)."""
         self.log_prob = target.log_prob(self.draws)
-        """(n,) their log-density, nats."""
+        """Log-density of `draws` under the target, (n,), in nats."""
         self._measures: dict[str, SampledMeasure] = {}
         if "wasserstein" in self._names:
             self._measures["wasserstein"] = SampledWasserstein(target, self.draws)
@@ -138,10 +140,10 @@ class Reference:
         self._law = target_law(target) if _is_small(target.spec) else None
 
     def estimates(self, model: ModelEvidence) -> dict[str, Estimate]:
-        """Every divergence of a model, by name.
+        """The estimates of all divergences of a model, by name.
 
         Raises:
-            ProbeError: The draws contradict the law or the density that the probe claims.
+            ProbeError: The model's draws contradict the law or density that its probe claims.
         """
         lost = self._lost(model.samples)
         density = model.log_density
@@ -154,7 +156,7 @@ class Reference:
             self._require_agreement(model.samples, 0.0)
             return {name: self._same(name) for name in self._names}
         exact = self._exact(model)
-        if lost:  # of which a law of finite numbers knows nothing
+        if lost:  # an exact law, which is over finite numbers, does not describe lost rows
             exact = {"kl": math.inf} if exact.get("kl") == math.inf else {}
         rounding = ROUNDINGS * torch.finfo(self._target.dtype).eps
         exact_kl = exact.get("kl")
@@ -170,22 +172,26 @@ class Reference:
 
     @functools.cached_property
     def _mmd(self) -> SampledMMD:
-        """Made when MMD is asked for, or a claim is checked.
+        """The MMD estimator, built when MMD is measured or a claim is first tested.
 
-        Only where it is asked for is it worth the closed forms of a law with many components.
+        A test alone uses `CHECK_DRAWS` draws and no closed forms, which cost too much for a target
+        of many components.
         """
         if "mmd" in self._names:
             return SampledMMD(self._target, self.draws)
-        return SampledMMD(self._target, self.draws[:CHECKED], known=False)
+        return SampledMMD(self._target, self.draws[:CHECK_DRAWS], known=False)
 
     @property
     def bandwidths(self) -> tuple[float, ...]:
-        """Bandwidths h of the kernels of MMD, in token units."""
+        """Bandwidth h of each MMD kernel, in token units."""
         return self._mmd.bandwidths
 
     @functools.cached_property
     def has_law(self) -> bool:
-        """Whether divergences from an exact law can be had: one Gaussian, or few sequences."""
+        """Whether divergences of an exact law can be computed.
+
+        The target must be a single Gaussian, or categorical with at most `ENUMERATED` sequences.
+        """
         return isinstance(self._law, SequenceLaw) or self._moments is not None
 
     @property
@@ -194,7 +200,7 @@ class Reference:
         return target.gaussian() if isinstance(target, ContinuousTarget) else None
 
     def require_target_draws(self, limit: Tensor, family: str) -> None:
-        """Raise ProbeError if what a procedure is said to converge to is not the target."""
+        """Raise ProbeError if the draws of a procedure's limit contradict the target."""
         if self._contradicts(limit, 0.0):
             raise ProbeError(f"{family}: what limit() returns are not draws of the target.")
 
@@ -208,7 +214,7 @@ class Reference:
         return self._sampled(name, model)
 
     def _exact(self, model: ModelEvidence) -> Mapping[str, float | tuple[float, float]]:
-        """What follows from the exact law, by name; two numbers are bounds."""
+        """The divergences of the model's exact law, by name; a pair is a lower and upper bound."""
         if isinstance(model.law, SequenceLaw) and isinstance(self._law, SequenceLaw):
             return self._of_sequences(self._law, model.law)
         moments = self._moments
@@ -246,16 +252,16 @@ class Reference:
             )
 
     def _contradicts(self, samples: Tensor, mmd: float) -> bool:
-        """Whether draws show that their MMD squared from the target is another one.
+        """Whether draws contradict a claimed squared MMD from the target, or some draws are lost.
 
         Args:
-            samples: The draws.
-            mmd: Squared MMD as a share of the kernel variance, the largest over bandwidths.
+            samples: The model's draws.
+            mmd: Claimed squared MMD as a share of the kernel variance, the largest over bandwidths.
         """
         if self._lost(samples):
             return True
-        some = samples if "mmd" in self._names else samples[:CHECKED]
-        ends = [term.interval(SURE) for term in self._mmd.of(some).terms]
+        some = samples if "mmd" in self._names else samples[:CHECK_DRAWS]
+        ends = [term.interval(CONTRADICTION_LEVEL) for term in self._mmd.of(some).terms]
         slack = self._divergences["mmd"].tolerance
         low, high = (max(side) for side in zip(*ends, strict=True))
         return not low - slack <= mmd <= high + slack
@@ -312,7 +318,7 @@ class Reference:
                 "reverse_kl",
                 Measured(
                     kind="estimate",
-                    method=f"{told(lost, len(model.samples))}, where the target has no mass",
+                    method=f"{lost_clause(lost, len(model.samples))}, where the target has no mass",
                     rows=len(model.samples),
                     terms=[Term.infinite("reverse KL")],
                 ),
@@ -336,8 +342,16 @@ class Reference:
         of_bound: Literal["upper bound", "lower bound"],
         over: str,
     ) -> Estimate:
-        """The mean log-ratio; `of_bound` is what it is where the density is a lower bound."""
-        # What auxiliary tokens add to the divergence can only make it larger.
+        """The mean log-ratio as an estimate.
+
+        Args:
+            name: Name of the divergence.
+            log_ratio: (n,), nats.
+            density: The log-density that the log-ratio was computed from.
+            of_bound: Kind of the estimate where the log-density is only a lower bound.
+            over: The draws averaged over, in words for the method.
+        """
+        # The density is of all tokens, and auxiliary tokens can only add to a divergence.
         auxiliary = self._target.spec.scored is not None
         notes = ", of all tokens with the auxiliary ones" if auxiliary else ""
         kind: Kind = "upper bound" if auxiliary else "estimate"
@@ -352,7 +366,7 @@ class Reference:
             if auxiliary or (density.bound and of_bound == "upper bound"):
                 return self._unavailable(name, f"a bound whose mean falls short{notes}")
         term = kl_term(log_ratio)
-        if kind != "lower bound" and term.p_within(-ROUNDED) <= 1 - SURE:
+        if kind != "lower bound" and term.p_within(-KL_ROUNDING) <= 1 - CONTRADICTION_LEVEL:
             return self._unavailable(
                 name, f"the log-density does not integrate to 1: KL {term.value:.3g} is below 0"
             )
@@ -378,7 +392,7 @@ class Reference:
         )
 
     def _lost(self, samples: Tensor) -> int:
-        """Rows of the draws that are infinitely far out."""
+        """Number of lost rows among the draws; see `capcheck.divergences.lost`."""
         counted = samples[:, list(self._target.spec.counted)]
         return int(lost_rows(counted, self._target.spec.spread or 1.0).sum())
 
@@ -406,7 +420,10 @@ class Reference:
 
 
 def _of_mixture(law: ExactLaw | Unavailable, x: Tensor) -> LogDensity | None:
-    """The log-density at x of a law whose divergences have no closed form."""
+    """The log-density of a `MixtureLaw` at x, or None for any other law.
+
+    The divergences of a mixture have no closed form, so they are averaged from its log-density.
+    """
     if not isinstance(law, MixtureLaw):
         return None
     values = law.log_prob(x).to(x)
@@ -414,5 +431,5 @@ def _of_mixture(law: ExactLaw | Unavailable, x: Tensor) -> LogDensity | None:
 
 
 def _is_small(spec: SequenceSpec) -> bool:
-    """Whether every sequence can be met in every cell, in seconds."""
+    """Whether a target has at most `ENUMERATED` sequences: its law takes seconds to enumerate."""
     return spec.kind == "categorical" and spec.dim**spec.tokens <= ENUMERATED

@@ -1,7 +1,7 @@
-"""Divergences measured from a model's draws: which estimator stands for each, and its null floor.
+"""Estimators of divergences from a model's draws, for models without an exact law or density.
 
-A measure is made once for a target, with the target's draws and what is known of it in closed form,
-and then meets the draws of every cell.
+A `SampledMeasure` is built once per target, from the target's draws and its closed forms (moments,
+kernel means), and is then applied to the draws of every cell.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from capcheck.divergences.certificates import (
     lower_certificates,
 )
 from capcheck.divergences.estimate import Kind, Term
-from capcheck.divergences.lost import lost_rows, told
+from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.divergences.mmd import (
     BANDWIDTHS,
     kernel_row_means,
@@ -45,15 +45,16 @@ __all__ = ["RESOLUTION", "Measured", "SampledMMD", "SampledMeasure", "SampledWas
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What draws tell of a divergence.
+    """A divergence as measured from draws: the functionals that an `Estimate` is made of.
 
     Attributes:
-        kind: What its value is.
-        method: How it was had.
-        rows: Rows of each sample set.
-        terms: Functionals whose largest is the divergence, or an estimand said to be below it.
-        below: Functionals that are at most the divergence.
-        above: Functionals that are at least the divergence.
+        kind: Kind of the estimate.
+        method: Description of the estimator.
+        rows: Number of rows of each sample set.
+        terms: Measured functionals, the largest of which is the divergence (or an estimand below
+            the divergence, if `kind` is `lower bound`).
+        below: Certified functionals, each at most the divergence.
+        above: Certified functionals, each at least the divergence.
     """
 
     kind: Kind
@@ -64,34 +65,36 @@ class Measured:
     above: Sequence[Term] = ()
 
 
-RESOLUTION = 1e-5  # share of the squared spread below which coupled draws are not told apart
+RESOLUTION = 1e-5  # coupling cost, as a share of the squared spread, below which draws are equal
 
 
 class SampledMeasure(ABC):
-    """An estimator bound to a target."""
+    """An estimator of one divergence from one target."""
 
     @abstractmethod
     def of(self, samples: Tensor, limit: Tensor | None = None) -> Measured:
-        """Measure a model by its draws.
+        """Measure a model's divergence from its draws.
 
         Args:
-            samples: (n, N, d), or (n, N) integers; rows may be lost, see `lost`.
-            limit: Draws of the target that were made from the same random numbers, if there are.
+            samples: Draws of the model, (n, N, d), or (n, N) integers. Rows may be lost, see
+                `capcheck.divergences.lost`.
+            limit: Draws of the target made from the same random numbers as `samples`, or None.
         """
 
 
 class SampledWasserstein(SampledMeasure):
-    """W2 squared, or W1 of categorical tokens.
+    """The estimator of W2 squared, or of W1 for categorical tokens.
 
-    By certificates from below and, if the draws are coupled with some of the target, from above; in
-    few dimensions by corrected transport as well. Of categorical tokens corrected transport is
-    only a lower bound: the cost between samples of one law falls like m^-1/2 there, and its
-    correction takes too much away from a small distance. Numbers are measured in the target's own
-    unit and about its mean, whatever those of its tokens are; results are in token units.
+    Certificates bound the divergence from below and, if the draws are coupled with target draws,
+    from above. In at most `FAITHFUL` dimensions, and for categorical tokens, corrected transport
+    estimates it as well. For categorical tokens corrected transport is only a lower bound: the cost
+    between two samples of one law falls like m^-1/2, and the correction subtracts too much from a
+    small distance. Continuous tokens are centred at the target's mean and divided by its root mean
+    variance for the computation; results are in token units.
 
     Args:
         target: The target.
-        draws: (n, N, d) draws of it.
+        draws: Draws of the target, (n, N, d) or (n, N).
     """
 
     def __init__(self, target: Target, draws: Tensor) -> None:
@@ -120,7 +123,7 @@ class SampledWasserstein(SampledMeasure):
             ]
 
     def of(self, samples: Tensor, limit: Tensor | None = None) -> Measured:
-        """Measure a model by its draws."""
+        """Measure a model's divergence from its draws; see `SampledMeasure.of`."""
         measured = self._in_own_unit(samples, limit)
         square = self._unit**2
         return dataclasses.replace(
@@ -135,7 +138,7 @@ class SampledWasserstein(SampledMeasure):
         if lost:
             return Measured(
                 kind="estimate",
-                method=f"{told(lost, len(samples))}, where no cost is finite",
+                method=f"{lost_clause(lost, len(samples))}, where no cost is finite",
                 rows=len(samples),
                 terms=[Term.infinite("W2^2")],
             )
@@ -178,28 +181,28 @@ class SampledWasserstein(SampledMeasure):
     def _from_below(self, x: np.ndarray) -> list[Term]:
         if self._spec.kind == "categorical":
             return [hamming_marginals(x, self._mean.reshape(x.shape[1], -1))]
-        origin = np.zeros_like(self._mean)  # which the mean of the target is taken to
+        origin = np.zeros_like(self._mean)  # _flat has moved the target's mean there
         return lower_certificates(x, self._draws, mean=origin, variance=self._variance)
 
     def _flat(self, x: Tensor) -> np.ndarray:
-        """The counted tokens of some sequences, (n, D) in float64, in the target's own unit."""
+        """The counted tokens of sequences as float64 rows (n, D), centred and in the own unit."""
         rows: np.ndarray = (
             x[:, list(self._spec.counted)].flatten(1).to("cpu", torch.float64).numpy()
         )
         return (rows - self._mean) / self._unit if self._spec.kind == "continuous" else rows
 
     def _sets(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The first m rows and the m after them."""
+        """Rows 0 to m - 1 and rows m to 2m - 1 of a sample."""
         return x[: self._m], x[self._m : 2 * self._m]
 
 
 class SampledMMD(SampledMeasure):
-    """Squared MMD at three bandwidths, as a share of the kernel variance of the target.
+    """The estimator of squared MMD at three bandwidths, as a share of the target's kernel variance.
 
     Args:
         target: The target.
-        draws: (n, N, d) draws of it.
-        known: Whether kernel means of the target may be closed forms, where there are such.
+        draws: Draws of the target, (n, N, d) or (n, N).
+        known: Whether to use the closed forms of the target's kernel means, where it has them.
     """
 
     def __init__(self, target: Target, draws: Tensor, *, known: bool = True) -> None:
@@ -208,7 +211,7 @@ class SampledMMD(SampledMeasure):
         self._draws = draws[:, self._counted].flatten(1)
         unit = median_distance(self._draws)
         self.bandwidths = tuple(unit * multiple for multiple in BANDWIDTHS)
-        """h of each kernel, in token units."""
+        """Bandwidth h of each kernel, in token units."""
         known = known and target.spec.scored is None
         means = [target.kernel_self_mean(h) if known else None for h in self.bandwidths]
         self._self_means = [mean for mean in means if mean is not None]
@@ -217,10 +220,10 @@ class SampledMMD(SampledMeasure):
             within = kernel_row_means(self._draws, self._draws, self.bandwidths, same=True)
             self._self_means = [float(of_rows.mean()) for of_rows in within]
         self.variances = tuple(1 - own if own < 1 else 1.0 for own in self._self_means)
-        """1 - E k(Y, Y') of each kernel; 1 for a law of one sequence."""
+        """Variance 1 - E k(Y, Y') of each kernel; set to 1 for a law of a single sequence."""
 
     def of(self, samples: Tensor, limit: Tensor | None = None) -> Measured:
-        """Measure a model by its draws."""
+        """Measure a model's divergence from its draws; see `SampledMeasure.of`."""
         x = samples[:, self._counted].flatten(1)
         lost = lost_rows(x, max(self.bandwidths))
         if self._closed_form:
@@ -233,13 +236,13 @@ class SampledMMD(SampledMeasure):
         return Measured(
             kind="estimate",
             method=f"U-statistic against {against}, largest of three bandwidths; "
-            "interval conservative" + (f"; {told(count, len(x))}" if count else ""),
+            "interval conservative" + (f"; {lost_clause(count, len(x))}" if count else ""),
             rows=len(samples),
             terms=[term.scaled(1 / v) for term, v in zip(terms, self.variances, strict=True)],
         )
 
     def _kernel_mean(self, samples: Tensor, lost: Tensor, bandwidth: float) -> Tensor:
-        """E k(x, Y), (n,); 0 for a lost row."""
+        """Kernel mean E k(x, Y) of each sample, (n,); 0 for a lost row."""
         if not bool(lost.any()):
             return self._target.kernel_mean(samples, bandwidth)
         means = torch.zeros(len(samples), dtype=torch.float64, device=samples.device)

@@ -2,11 +2,12 @@
 
     SW2^2(P, Q) = mean over unit vectors theta of W2^2(theta'P, theta'Q)
 
-On a line the optimal coupling pairs equal quantiles, so each term takes two sorts. Directions come
-in blocks of orthonormal ones, which spread better than independent ones; the terms of a complete
-basis sum to at most W2^2, hence D SW2^2 <= W2^2. The plug-in value between samples is biased
-upwards by about (1/n + 1/m) times the variance of a projection (up to a logarithm): it is no
-estimate of the distance of laws that are that close, and needs its null floor beside it.
+On a line the optimal coupling pairs equal quantiles, so that each term takes two sorts. Directions
+are drawn in orthonormal blocks, which cover the sphere more evenly than independent directions. The
+terms of a complete basis sum to at most W2^2, hence D SW2^2 <= W2^2.
+
+The value between two samples is biased upwards by about (1/n + 1/m) times the variance of a
+projection (up to a logarithm), and must be compared with its null floor if the laws are close.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from capcheck.core.randomness import Randomness
 __all__ = ["DOUBLE", "LARGE", "TOGETHER", "orthogonal_directions", "sliced_w2_squared"]
 
 TOGETHER = 16  # directions sorted at a time
-DOUBLE = 2_000  # rows up to which the sorts are in float64; in float32 they take half the time
-LARGE = 1e15  # values whose squares float32 could not hold
+DOUBLE = 2_000  # most rows sorted in float64; float32 takes half the time
+LARGE = 1e15  # size above which values are sorted in float64, as float32 cannot square them
 
 
 def orthogonal_directions(count: int, dim: int, *, rng: Randomness) -> Tensor:
     """Uniformly random unit vectors, (count, dim) float64, orthonormal within blocks of `dim`.
 
     Raises:
-        InputError: No directions, or no dimensions.
+        InputError: The count or the dimension is below 1.
     """
     if count < 1 or dim < 1:
         raise InputError(f"directions and dimensions must be at least 1, got {count} and {dim}.")
@@ -49,13 +50,14 @@ def sliced_w2_squared(x: Tensor, y: Tensor, *, directions: Tensor) -> float:
     Args:
         x: (n, D) numbers.
         y: (m, D) numbers; sizes may differ.
-        directions: (L, D) unit vectors, as from `orthogonal_directions`.
+        directions: (L, D) unit vectors, for example of `orthogonal_directions`.
 
     Returns:
         SW2^2 of the empirical laws, in squared units of the samples.
 
     Raises:
-        InputError: Shapes that do not match, no rows, token ids, or values that are not finite.
+        InputError: The shapes do not match, there are no rows, or the samples hold token ids or
+            values that are not finite.
     """
     _require_numbers(x, y, directions)
     centre = torch.cat([x.double().mean(0, keepdim=True), y.double().mean(0, keepdim=True)]).mean(0)
@@ -81,8 +83,8 @@ def sliced_w2_squared(x: Tensor, y: Tensor, *, directions: Tensor) -> float:
 
 
 def _quantile_pairs(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ranks of x and y that the optimal coupling pairs, and the mass of each pair."""
-    # In units of 1 / (n m), so that a common end of two steps is one end.
+    """Ranks of x and of y that the optimal coupling pairs, and the mass of each pair."""
+    # Integer multiples of 1 / (n m), so that equal ends of two steps compare as equal.
     ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
     starts = np.concatenate([[0], ends[:-1]])
     return starts // m, starts // n, (ends - starts) / (n * m)

@@ -1,23 +1,23 @@
-"""Wasserstein distance by exact transport, corrected for the distance of equal laws.
+"""Wasserstein distance by exact transport between samples, corrected for its value at equal laws.
 
     T = C(P, Q) - 1/2 C(P, P') - 1/2 C(Q, Q')
 
-with the optimal cost C: W2 squared for the squared Euclidean distance, W1 for the Hamming distance;
-for four independent sample sets of one size m. The raw cost between two samples of one law is far
-from 0 and falls for an under-dispersed model; T is centred at 0 for equal laws, is signed, and is
-never clamped. Its estimand is E[T] at that m, which approaches the distance from below as m grows:
+where C is the optimal cost, W2 squared for the squared Euclidean distance and W1 for the Hamming
+distance, and P, P', Q, Q' are four independent samples of m rows each. The raw cost C(P, Q) of
+equal laws is far from 0, and is smaller for an under-dispersed model. T has mean 0 for equal laws,
+is signed, and is never clamped. Its estimand E[T_m] approaches the distance from below as m grows:
 
     W2^2 - E[T_m] ~ c m^-r,  r = min(1, 2 / D),  hence  W2^2 - E[T_m] ~ E[T_m - T_{m/2}] / (2^r - 1)
 
-A cautious estimate of the right-hand side is added to the upper end (`Term.shortfall`), or, where
-that is less, C(P, Q) - T, since E[C(P, Q)] is at least W2^2 for any laws. It costs T most of its
-power to accept in more than a few dimensions, and none of that to refuse. In more than `FAITHFUL`
-dimensions, where T resolves nothing, it is not used.
+The upper end of the interval includes a cautious estimate of this shortfall (`Term.shortfall`), or
+C(P, Q) - T if that is smaller, since E[C(P, Q)] is at least W2^2 for any laws. In more than a few
+dimensions the shortfall costs T most of its power to accept a model, but none to refuse one. T is
+not used in more than `FAITHFUL` dimensions, where it resolves nothing.
 
-Two solvers find the same optimum. Between samples of one size an assignment is faster than the
-network simplex under the Hamming distance, and under the Euclidean one above `PLANAR` dimensions;
-potentials follow from it by shortest paths, which are short under the Hamming distance (costs are
-small integers) and make up for the gain under the Euclidean one.
+Two solvers find the same optimum. For samples of equal size an assignment is faster than the
+network simplex under the Hamming distance, and under the Euclidean distance above `PLANAR`
+dimensions. Potentials follow from an assignment by shortest paths: quickly under the Hamming
+distance, whose costs are small integers, but at the price of the gain under the Euclidean distance.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ __all__ = [
     "transport_cost",
 ]
 
-FAITHFUL = 8  # dimensions up to which E[T] can be told from W2^2
-DOUBT = 1.0  # standard errors, themselves conservative, that are added to T_m - T_{m/2}
-LARGEST = 8000  # rows of a transport problem: half a GiB of costs, and minutes
-PLANAR = 8  # dimensions up to which the network simplex is not slower than an assignment
+FAITHFUL = 8  # most dimensions in which the shortfall of E[T] below W2^2 can be estimated
+DOUBT = 1.0  # number of (conservative) standard errors added to T_m - T_{m/2}
+LARGEST = 8000  # most rows of a transport problem: half a GiB of costs, minutes of time
+PLANAR = 8  # most dimensions in which the network simplex is at least as fast as an assignment
 
 
 Ground = Literal["squared Euclidean", "Hamming"]
-"""The cost of moving one row to another; Hamming counts tokens that differ."""
+"""The cost of moving one row to another; the Hamming distance counts differing tokens."""
 
 
 @dataclass(frozen=True)
 class Transport:
-    """An optimal plan between two samples: its cost, and the potential of each row."""
+    """An optimal plan between two samples x and y: its cost, and the potentials of their rows."""
 
     cost: float
     of_x: np.ndarray
@@ -76,8 +76,8 @@ def transport(x: np.ndarray, y: np.ndarray, ground: Ground = "squared Euclidean"
         ground: Cost of moving a row.
 
     Raises:
-        InputError: Shapes that do not match, no rows, values that are not finite, squared
-            distances that overflow, or a ground that is none.
+        InputError: The shapes do not match, there are no rows, values are not finite, squared
+            distances overflow, or the ground is unknown.
         CapcheckError: The network simplex did not finish.
     """
     costs = _costs(x, y, ground)
@@ -87,7 +87,7 @@ def transport(x: np.ndarray, y: np.ndarray, ground: Ground = "squared Euclidean"
 
 
 def transport_cost(x: np.ndarray, y: np.ndarray, ground: Ground = "squared Euclidean") -> float:
-    """The cost of `transport` alone, by the faster solver; the arguments are the same."""
+    """The cost of `transport` without potentials, by the faster solver."""
     costs = _costs(x, y, ground)
     if len(x) == len(y) and (ground == "Hamming" or x.shape[1] > PLANAR):
         return float(costs[linear_sum_assignment(costs)].mean())
@@ -135,10 +135,11 @@ def _simplex(costs: np.ndarray) -> Transport:
 
 
 def _assigned(costs: np.ndarray) -> Transport:
-    """Transport by assignment; potentials are shortest paths over exchanges of partners.
+    """Transport by assignment, with potentials from shortest paths.
 
-    With s(i) the partner of row i, u_i <= u_k + c(i, s(k)) - c(k, s(k)) for all i and k; costs are
-    whole numbers here, so that relaxing these bounds ends exactly.
+    With s(i) the partner of row i, the potentials satisfy u_i <= u_k + c(i, s(k)) - c(k, s(k)) for
+    all i and k. The bounds are relaxed until nothing changes, which happens exactly because costs
+    are whole numbers.
     """
     rows, partners = linear_sum_assignment(costs)
     detour, own = costs[:, partners], costs[rows, partners]  # (m, m), (m,)
@@ -161,12 +162,11 @@ def corrected_transport(
     ground: Ground = "squared Euclidean",
     half_floors: Sequence[Transport] = (),
 ) -> Term:
-    """T for target rows p and model rows q and q'.
+    """Corrected transport T between target rows p and model rows q and q'.
 
-    A row's potential is the rate at which the cost changes with its mass, so the centred potentials
-    are influences. The variance that they give is on average not below the true one (Efron and
-    Stein), and above it by up to a factor of two where the laws are equal: the interval is stated
-    to be conservative.
+    The potential of a row is the rate at which the cost changes with its mass, so the centred
+    potentials are influences. Their variance is on average at least the true one (Efron and Stein),
+    and up to twice as large for equal laws: the interval is conservative.
 
     Args:
         p: (m, D) rows of the target.
@@ -174,11 +174,12 @@ def corrected_transport(
         q: (m, D) rows of the model.
         q_other: (m, D) further independent rows q' of the model.
         ground: Cost of moving a row.
-        half_floors: Transport from each half of p to that of p', as `in_halves` cuts them; with it
-            the term holds its shortfall.
+        half_floors: Transport from each half of p to the same half of p', as `in_halves` cuts them.
+            If given, the term includes its shortfall.
 
     Raises:
-        InputError: Sets of different sizes, fewer than two rows, or rows that `transport` refuses.
+        InputError: The sets differ in size, have fewer than two rows, or are refused by
+            `transport`.
     """
     rows = [len(z) for z in (p, p_floor.of_y, q, q_other)]
     if len(p_floor.of_x) != len(p) or len(set(rows)) > 1 or rows[0] < 2:
@@ -191,7 +192,7 @@ def corrected_transport(
         "W1" if ground == "Hamming" else "W2^2",
         whole.value,
         whole.influences,
-        # Rows of integers can all be equal, which is no proof that none could differ.
+        # If all rows of token ids are equal, the error must still allow for one that differs.
         reach=float(p.shape[1]) if ground == "Hamming" else 0.0,
     )
     if not half_floors:
@@ -202,14 +203,14 @@ def corrected_transport(
 
 
 def in_halves(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Its first and its second half; of an odd number the last row is left out."""
+    """The first and the second half of the rows, without the last row of an odd number."""
     m = len(rows) // 2
     return rows[:m], rows[m : 2 * m]
 
 
 @dataclass(frozen=True)
 class _Corrected:
-    """T, the raw cost C(P, Q), and the influences on T of the rows p, p', q and q'."""
+    """The value T, the raw cost C(P, Q), and the influences of the rows p, p', q and q' on T."""
 
     value: float
     cost: float
@@ -233,7 +234,7 @@ def _corrected(
 
 
 def _shortfall(whole: _Corrected, halves: Sequence[_Corrected], D: int) -> float:
-    """At least W2^2 - E[T] with some confidence, from T and the mean of T over two halves."""
+    """Cautious estimate of W2^2 - E[T_m], from T and the mean of T over the two halves."""
     gain = whole.value - sum(half.value for half in halves) / 2  # of E[T_m - T_{m/2}]
     error = 0.0
     for of_whole, *of_halves in zip(

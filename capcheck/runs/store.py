@@ -1,8 +1,9 @@
-"""The store: a run is a folder with `manifest.json` and an append-only `cells.jsonl`.
+"""The store of a run: a folder with `manifest.json` and an append-only `cells.jsonl`.
 
-The manifest is written first and never changed; every cell is one line, fsynced, keyed by the hash
-of everything that its numbers depend on. A run that was killed at any moment resumes where it was:
-a half-written last line is ignored. Nothing read from a run is executed.
+The manifest is written first; when a run is continued, only its settings of added measurements and
+the version of the measuring code may change. Every cell is one line, synced to disk, with a key
+that hashes everything that its numbers depend on. A run that was killed at any moment can be
+continued, as a half-written last line is ignored. Nothing read from a run is executed.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ __all__ = [
 ]
 
 MANIFEST, CELLS, FITS = "manifest.json", "cells.jsonl", "fits"
-PARTIAL = ".*.partial"  # what a process killed while writing a file leaves behind
+PARTIAL = ".*.partial"  # pattern of files left behind by a process killed while writing
 
 
 class Manifest(Record):
-    """What a run is: everything that is needed to continue it or to report on it.
+    """The description of a run that suffices to continue it or to report on it.
 
     Attributes:
-        schema_version: Of this file and of the cells.
-        measured_by: The code that the run's cells are measured by.
-        environment: Versions and machine facts that numbers may depend on in the last digits.
-        target: What is measured against.
-        settings: How.
-        families: In which order.
+        schema_version: Version of the format of the manifest and of the cells.
+        measured_by: Code that measures the run's cells.
+        environment: Versions and machine facts that can change the last digits of numbers.
+        target: Summary of the target.
+        settings: Settings of the measurements.
+        families: Families in the order of the results.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -65,7 +66,7 @@ class Manifest(Record):
 
 
 def environment() -> dict[str, str]:
-    """Versions that numbers may depend on."""
+    """Versions of Python and packages, and the machine, that numbers may depend on."""
     packages = ("torch", "numpy", "scipy", "scikit-learn", "POT")
     return {
         "python": platform.python_version(),
@@ -78,8 +79,8 @@ class Store(Cells):
     """A run folder, open for reading and appending.
 
     Args:
-        folder: The folder; see `create` and `open`.
-        manifest: Its manifest.
+        folder: Folder of the run; see `create` and `open`.
+        manifest: Manifest of the run.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -91,12 +92,13 @@ class Store(Cells):
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> Store:
-        """Start a run, or continue the same one that the folder holds; what is added may change.
+        """Start a run, or continue the run in the folder if it measures the same.
 
-        Cells that other code measured are left behind, and measured again.
+        Diagnoses, precisions and sensitivities, which are added to a run, may differ. Cells that
+        other code measured are ignored and measured again.
 
         Raises:
-            InputError: The folder holds another run, or files that are no run.
+            InputError: The folder holds another run or other files, or cannot be written.
         """
         _require_name(folder, "out must be a folder that can be written, got")
         try:
@@ -130,17 +132,17 @@ class Store(Cells):
         """Open a run for reading.
 
         Raises:
-            InputError: The folder holds no run that this version can read.
+            InputError: The folder has no run that this version of capcheck can read.
         """
         return cls(folder, read_manifest(folder))
 
     def keep(self, key: CellKey, measurement: Measurement) -> None:
-        """Add a cell; when this returns, it survives a crash.
+        """Add a cell, which is on disk when this method returns.
 
         Raises:
-            InputError: The folder holds other numbers for it.
+            InputError: The folder holds other numbers for the cell.
         """
-        held = self.get(key)  # as text, where broken numbers are equal to themselves
+        held = self.get(key)  # compared as text, in which NaN equals NaN
         if held is not None and held.model_dump_json() != measurement.model_dump_json():
             raise InputError(
                 f"out {str(self.folder)!r} holds other numbers for {measurement.budget}; "
@@ -160,7 +162,8 @@ class Store(Cells):
     def result(self) -> SurveyResult:
         """The run's result, judged anew from its cells.
 
-        A family that lacks cells (it failed, or was interrupted) is listed as not measured.
+        A family without all of its cells, because it failed or was interrupted, is listed as not
+        measured.
 
         Raises:
             InputError: No family is complete.
@@ -181,10 +184,10 @@ class Store(Cells):
 
 
 def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:
-    """Write a result as a run folder, which `capcheck report` reads; returns the folder.
+    """Write a result as a run folder for `capcheck report`, and return the folder.
 
     Raises:
-        InputError: The folder holds something else, or cannot be written.
+        InputError: The folder holds another run or other files, or cannot be written.
     """
     folder = Path(folder)
     result = result.survey if isinstance(result, CheckResult) else result
@@ -221,7 +224,7 @@ def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:
 
 
 def _cells_of(found: FamilyResult) -> Iterator[tuple[FamilyPlan, Cell]]:
-    """Every cell of a family's result, with the plan that it is a cell of."""
+    """Every cell of a family's result, with the plan that the cell belongs to."""
     plan = found.plan
     yield from ((plan, cell) for cell in found.cells)
     yield from ((plan.with_oracle(), cell) for cell in found.oracle_cells)
@@ -235,7 +238,7 @@ def _cells_of(found: FamilyResult) -> Iterator[tuple[FamilyPlan, Cell]]:
 
 
 def _note_what_is_missing(store: Store, found: FamilyResult, settings: Settings) -> None:
-    """Keep why precisions and errors of a family have no cells."""
+    """Store the reasons why precisions and network errors of a family have no cells."""
     for rounded in found.precisions:
         if not rounded.cells:
             store.note(found.plan.rounded(rounded.precision), rounded.reason)
@@ -246,7 +249,7 @@ def _note_what_is_missing(store: Store, found: FamilyResult, settings: Settings)
 
 
 def _entry(found: FamilyResult) -> FamilyEntry:
-    """A family's entry, as far as its result tells it."""
+    """The manifest's entry of a family, as reconstructed from its result."""
     suspects = tuple(
         SuspectPlan(failure=cause.failure, cure=cause.cure, plan=cause.plan)
         for cause in found.causes
@@ -258,7 +261,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a run.
 
     Raises:
-        InputError: There is none, or it is not one that this version can read.
+        InputError: There is no manifest, it is damaged, or it has another schema version.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -281,10 +284,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_atomically(path: Path, text: str) -> Path:
-    """Write a file so that a reader sees all of it or none; returns the path.
+    """Write a file atomically, so that readers see all of it or none, and return the path.
 
     Raises:
-        InputError: The file cannot be written there.
+        InputError: The file cannot be written.
     """
     _require_name(path, "a file must be given a name, got")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -304,13 +307,13 @@ def write_atomically(path: Path, text: str) -> Path:
 
 
 def _require_name(path: Path, rule: str) -> None:
-    """Raise InputError if no file system could hold a path."""
+    """Raise InputError if the path holds a NUL character, which no file system allows."""
     if "\0" in str(path):
         raise InputError(f"{rule} {str(path)!r}, which holds a NUL character; leave it out.")
 
 
 def _read_records(path: Path) -> Iterator[Any]:
-    """Its lines; torn and foreign ones are as good as missing."""
+    """The records of a file of JSON lines, without lines that are no valid JSON."""
     if not path.is_file():
         return
     for line in path.read_bytes().splitlines():
@@ -326,7 +329,7 @@ def _last_byte(file: BinaryIO) -> bytes:
 
 
 def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
-    # Examples are a function of the rest; no other number depends on what is added to a run.
+    # Examples follow from the other fields; no other number depends on added measurements.
     added = dict.fromkeys(("diagnose", "precisions", "sensitivity"), True)
     suspects = {"__all__": {"suspects": True}}
     free: dict[str, Any] = {
@@ -353,7 +356,7 @@ def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
 
 
 def _titled(plan: FamilyPlan) -> str:
-    """A plan with all that tells it from others but its options."""
+    """The title of a plan, with the fitting limit that distinguishes fitted networks."""
     network = plan.network
     if not isinstance(network, FittedNetwork):
         return plan.title

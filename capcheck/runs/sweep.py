@@ -24,7 +24,7 @@ from capcheck.diagnostics.diagnosis import Diagnoser, Diagnosis
 from capcheck.diagnostics.witness import Observer, Witness
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate, Term
-from capcheck.divergences.lost import lost_rows, told
+from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.divergences.reference import NOT_ASKED, ModelEvidence, Reference
 from capcheck.laws.gaussian import MixtureLaw
 from capcheck.networks.signatures import Calls
@@ -335,7 +335,7 @@ class RoundedSweep(Sweep):
         wasserstein = DIVERGENCES[spec.kind]["wasserstein"]
         lost = lost_rows(samples, spec.spread) | lost_rows(precise, spec.spread)
         if bool(lost.any()):
-            reason = f"{told(int(lost.sum()), len(lost))} in one of the two runs"
+            reason = f"{lost_clause(int(lost.sum()), len(lost))} in one of the two runs"
             return Estimate.unavailable(reason, level=level, unit=wasserstein.unit)
         if spec.kind == "continuous":
             cost = (samples - precise).square().flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""Known distributions and their exact conditionals."""
+"""Targets: known laws of sequences, with exact samplers, log-densities and conditionals."""
 
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov

@@ -1,12 +1,12 @@
-"""Softmax over components: the attention layer behind every oracle of a mixture of products.
+"""Softmax over components: the computation behind every oracle of a Gaussian product mixture.
 
-Evidence about the component of a row is a sum over its tokens, linear . mu_ci + quadratic . mu_ci^2
-plus a constant of the row. Components are streamed once per call, in parts that are centred and
-converted as they come, and meet all rows in tiles: matrix products and an online softmax, whose
-memory does not grow with rows x components, nor with the components themselves.
+The log-evidence of a row about component c is a sum over tokens of linear . mu_ci + quadratic .
+mu_ci^2, plus a constant of the row. Components are read once per call, in parts that are centred
+and converted on the fly. Rows and components are combined in tiles, by matrix products and an
+online softmax, so that memory grows neither with rows x components nor with the components.
 
-In float32 the expanded square loses the digits that decide between near neighbours: the `REFINED`
-largest logits of every row are computed again in float64, and the rest is kept as it is.
+In float32 the expanded square loses the digits that distinguish near components. The `REFINED`
+largest logits of every row are therefore computed again in float64.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ __all__ = [
     "earlier",
 ]
 
-TILE = 1 << 19  # numbers in one tile: 4 MiB in float64, small enough to stay near the cache
-WIDTH = 2048  # most components in one part
-REFINED = 16
-NEGLIGIBLE = 1e-5  # share of the softmax below which its unrefined rest is rounding error
+TILE = 1 << 19  # most numbers in a tile: 4 MiB in float64, small enough for the cache
+WIDTH = 2048  # most components in a part
+REFINED = 16  # logits per row that are computed again in float64
+NEGLIGIBLE = 1e-5  # share of the softmax below which its unrefined rest counts as 0
 
 Prefix = Literal["all", "before", "through"]
-"""Whose evidence counts for token i: all tokens', that of the tokens before i, or through i."""
+"""Tokens whose evidence enters for token i: all, those before i, or those up to and with i."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What n rows of tokens say about their component; float64, (n, N, d) and (n|1, N, d)."""
+    """Evidence of n rows about their component: linear (n, N, d) and quadratic (n|1, N, d)."""
 
     linear: Tensor
     quadratic: Tensor
@@ -55,18 +55,18 @@ class Evidence:
         return len(self.linear)
 
     def to(self, dtype: torch.dtype) -> Evidence:
-        """The same in another precision."""
+        """The same evidence in another precision."""
         return Evidence(self.linear.to(dtype), self.quadratic.to(dtype))
 
 
 @dataclass(frozen=True, eq=False)
 class Means:
-    """Component means (K, N, d) in parts: stored ones m, or (m - origin) / unit as they are read.
+    """Component means (K, N, d), read in parts as (stored - origin) / unit.
 
     Attributes:
-        stored: (K, N, d) in any floating-point type; may be memory-mapped.
-        origin: (N, d) float64, or None if the stored means are the means.
-        unit: Above 0.
+        stored: Stored means, (K, N, d) in any floating-point type; may be memory-mapped.
+        origin: Origin, (N, d) float64, or None if the stored means are used unchanged.
+        unit: Unit, above 0.
     """
 
     stored: Tensor
@@ -78,20 +78,20 @@ class Means:
 
     @property
     def shape(self) -> torch.Size:
-        """(K, N, d)."""
+        """Shape (K, N, d) of the means."""
         return self.stored.shape
 
     @property
     def device(self) -> torch.device:
-        """Where they are stored."""
+        """Device of the stored means."""
         return self.stored.device
 
     def __getitem__(self, part: slice | Tensor) -> Tensor:
-        """Some components: (c, N, d)."""
+        """The means of some components, (c, N, d)."""
         return self._moved(self.stored[part], self.origin)
 
     def of_tokens(self, tokens: Tensor, components: slice | Tensor) -> Tensor:
-        """Some tokens of all components, (K, S, d); or of one each, of (n, S): (n, S, d)."""
+        """Means of some tokens: of a slice of components (K, S, d), or of components (n, S, d)."""
         origin = None if self.origin is None else self.origin[tokens]
         return self._moved(self.stored[components, tokens], origin)
 
@@ -100,12 +100,12 @@ class Means:
         return (self[part] for part in _slices(len(self), size))
 
     def relative_to(self, origin: Tensor, unit: float) -> Means:
-        """(mu - origin) / unit, with nothing read or copied."""
+        """The means (mu - origin) / unit, without reading or copying the stored ones."""
         whole = origin if self.origin is None else self.origin + self.unit * origin
         return Means(self.stored, whole, self.unit * unit)
 
     def to(self, device: torch.device | str) -> Means:
-        """The same elsewhere."""
+        """The same means on a device."""
         origin = None if self.origin is None else self.origin.to(device)
         return Means(self.stored.to(device), origin, self.unit)
 
@@ -117,10 +117,10 @@ class Components:
     """K weighted component means.
 
     Args:
-        means: (K, N, d).
-        centre: (N, d) float64, subtracted as parts are read: expanding the square around it loses
-            fewest digits.
-        log_weights: (K,), finite and normalised, in the precision of all large products.
+        means: Means, (K, N, d).
+        centre: Centre, (N, d) float64, subtracted when parts are read, because expanding the square
+            around the centre loses the fewest digits.
+        log_weights: Finite, normalised log-weights, (K,), in the precision of all large products.
     """
 
     def __init__(self, means: Means, centre: Tensor, log_weights: Tensor) -> None:
@@ -133,7 +133,7 @@ class Components:
         return len(self._means)
 
     def centred(self, part: slice | Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Some centred means: (c, N, d)."""
+        """The centred means of some components, (c, N, d)."""
         means = self._means[part]
         if dtype == means.dtype:
             return means - self._centre.to(dtype)
@@ -158,13 +158,13 @@ class Components:
     def mixture_log_mass(
         self, evidence: Evidence, own: Evidence, tokens: Sequence[int], prefix: Prefix
     ) -> Tensor:
-        """Log of the evidence summed together with each token's own, separately: (n, tokens).
+        """Log of the summed evidence of the row and each token's own, per token: (n, tokens).
 
         Args:
-            evidence: Of the row about its component, (n, N, d).
-            own: Of each of `tokens` about its component, (n, tokens, d).
-            tokens: Which tokens.
-            prefix: Whose evidence counts.
+            evidence: Evidence of the row about its component, (n, N, d).
+            own: Additional evidence of each of `tokens`, (n, tokens, d).
+            tokens: Indices of the tokens.
+            prefix: Tokens whose evidence enters.
         """
         chosen, n = list(tokens), len(evidence)
         shared = own.quadratic.expand_as(own.linear)
@@ -189,9 +189,9 @@ class Components:
         """Tiles of rows with the normalised weights of all components, (r, 1|N, K).
 
         Args:
-            evidence: Of the row about its component, (n, N, d).
-            prefix: Whose evidence counts.
-            heads: Numbers per row and component that the caller will hold at once.
+            evidence: Evidence of the row about its component, (n, N, d).
+            prefix: Tokens whose evidence enters.
+            heads: Numbers per row and component that the caller holds at once.
         """
         for rows in self._rows(len(evidence), len(self) * max(self._heads(prefix), heads)):
             tile = evidence[rows]
@@ -212,12 +212,12 @@ class Components:
             yield rows, refined.softmax(-1)[:, None]
 
     def log_posterior(self, evidence: Evidence, prefix: Prefix, tokens: Sequence[int]) -> Tensor:
-        """Normalised log-weights of all components at once, in float64: (n, 1|S, K).
+        """Normalised log-weights of all components, in float64: (n, 1|S, K).
 
         Args:
-            evidence: Of the row about its component, (n, N, d).
-            prefix: Whose evidence counts.
-            tokens: S tokens whose weights are wanted, where each has its own.
+            evidence: Evidence of the row about its component, (n, N, d).
+            prefix: Tokens whose evidence enters.
+            tokens: Indices of the S tokens to return if each token has weights of its own.
         """
         parts = []
         for part in self._parts():
@@ -241,7 +241,7 @@ class Components:
         return of_tokens.cumsum(1) + log_weights
 
     def _constant(self, evidence: Evidence, mu: Tensor, part: slice) -> Tensor:
-        """What all rows share of the log-evidence of some components, (c,)."""
+        """The part of the log-evidence of some components that all rows share, (c,)."""
         log_weights = self._log_weights[part].to(mu.dtype)
         if len(evidence.quadratic) > 1:
             return log_weights
@@ -250,7 +250,7 @@ class Components:
     def _attend(
         self, evidence: Evidence, prefix: Prefix, power: int | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-mass in float64, and the average of mu^power if one is asked for: online softmax."""
+        """Log-mass in float64, and the average of mu^power unless None, by online softmax."""
         coarse = prefix == "all" and self.dtype != torch.float64
         dtype = self.dtype if coarse else torch.float64
         n, heads, device = len(evidence), self._heads(prefix), evidence.linear.device
@@ -270,7 +270,7 @@ class Components:
                     best.add(rows, logits[:, 0], highest[:, 0, 0], part.start)
                 higher = torch.maximum(peak[rows], highest)
                 decay = (peak[rows] - higher).exp_()
-                # exp is ten times slower where it underflows, and what it adds there is nothing.
+                # exp is ten times slower where it underflows, and its value there does not matter.
                 share = logits.sub_(higher).clamp_(min=lowest).exp_()
                 peak[rows] = higher
                 mass[rows] = mass[rows] * decay + share.sum(-1, keepdim=True)
@@ -296,7 +296,7 @@ class Components:
         total: Tensor | None,
         power: int | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Replace the share of the largest logits by what float64 makes of them."""
+        """Replace the contribution of the largest logits by that of their float64 values."""
         n = len(evidence)
         log_mass = torch.empty(n, 1, dtype=torch.float64, device=peak.device)
         N, d = self._centre.shape
@@ -336,14 +336,14 @@ class Components:
 
 
 class _Best:
-    """The largest logits that each of n rows has met so far, and whose they are."""
+    """The largest logits of each of n rows so far, and the indices of their components."""
 
     def __init__(self, like: Tensor, count: int) -> None:
         self.value = like.new_full((len(like), count), -torch.inf)
         self.index = torch.zeros_like(self.value, dtype=torch.int64)
 
     def add(self, rows: slice, logits: Tensor, highest: Tensor, start: int) -> None:
-        """Take in the logits (r, c) of components start..start+c-1, and their maxima (r,)."""
+        """Update with the logits (r, c) of components start..start+c-1, with maxima (r,)."""
         count = self.value.shape[1]
         better = (highest > self.value[rows].amin(1)).nonzero()[:, 0]
         value, index = logits[better].topk(min(count, logits.shape[1]), -1, sorted=False)
@@ -355,9 +355,10 @@ class _Best:
 
 
 def earlier(of_tokens: Tensor) -> Tensor:
-    """What belongs to the token before each (r, N, c), and 0 for the first.
+    """Values (r, N, c) shifted by one token: each gets the previous one's, and the first gets 0.
 
-    Subtracting each token's own share from a running sum would lose its digits to a large share.
+    A cumulative sum of the result excludes each token's own value without subtracting it, which
+    would lose digits to a large value.
     """
     return torch.cat([torch.zeros_like(of_tokens[:, :1]), of_tokens[:, :-1]], 1)
 

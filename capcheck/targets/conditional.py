@@ -1,7 +1,7 @@
-"""The law of some tokens given the others: p(x_rest | x_given), with values for every row.
+"""The conditional law p(x_rest | x_given) of some tokens given the others, row by row.
 
-Row r of whatever it is asked is conditioned on row r of the given values, so that each row of a
-batch may have a prompt of its own. All of its answers are the target's, with more tokens known.
+Row r of a batch is conditioned on row r of the given values, so that each row may have a prompt of
+its own. Every method calls the target's with the given tokens added at level 0.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def conditional(target: Target, given: Sequence[int], values: Tensor) -> Target:
 
     Args:
         target: The law of all tokens.
-        given: Indices of the tokens that are known, in rising order; not all of them.
-        values: (n, g, d) or (n, g), their values, row by row.
+        given: Indices of the g given tokens, in rising order; at least one token is not given.
+        values: Values of the given tokens in each row, (n, g, d) or (n, g).
     """
     kind = _Continuous if isinstance(target, ContinuousTarget) else _Categorical
     return kind(target, given, values)
 
 
 def rest_of(spec: SequenceSpec, given: Sequence[int]) -> SequenceSpec:
-    """The spec of the tokens that are not given, each at its place in the whole."""
+    """The spec of the tokens that are not given; `places` are their indices in the whole."""
     rest = [i for i in range(spec.tokens) if i not in given]
     return replace(
         spec,
@@ -52,7 +52,7 @@ def rest_of(spec: SequenceSpec, given: Sequence[int]) -> SequenceSpec:
 
 
 def log_prob_of(target: Target, given: Sequence[int], values: Tensor) -> Tensor:
-    """Log-density (nats) of the given tokens alone, by the chain rule: (n,)."""
+    """Log-density of the given tokens alone, by the chain rule, (n,), in nats."""
     spec = target.spec
     x = values.new_zeros(len(values), spec.tokens, *spec.token_shape)
     x[:, list(given)] = values
@@ -66,7 +66,7 @@ def log_prob_of(target: Target, given: Sequence[int], values: Tensor) -> Tensor:
 
 
 class _Conditional(Target):
-    """What both kinds of tokens share."""
+    """The part of a conditional law that does not depend on the kind of tokens."""
 
     def __init__(self, target: Any, given: Sequence[int], values: Tensor) -> None:
         self._whole = target
@@ -78,40 +78,44 @@ class _Conditional(Target):
 
     @property
     def spec(self) -> SequenceSpec:
-        """Of the tokens that are not given; mean and variance are not conditioned."""
+        """The spec of the tokens that are not given; its mean and variance are unconditional."""
         return self._spec
 
     @property
     def rows(self) -> int | None:
-        """One for each row of given values."""
+        """Number of rows of given values, each of which makes a law of its own."""
         return len(self._values)
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the whole."""
+        """Floating-point type of the target of all tokens."""
         dtype: torch.dtype = self._whole.dtype
         return dtype
 
     @property
     def device(self) -> torch.device:
-        """That of the whole."""
+        """Device of the target of all tokens."""
         device: torch.device = self._whole.device
         return device
 
     @property
     def fingerprint(self) -> str:
-        """It is made for one batch, and never compared."""
+        """Not available, as the law is made for a single batch.
+
+        Raises:
+            InputError: Always.
+        """
         raise InputError("a conditional law has no fingerprint; take that of the whole.")
 
     def to(self, *, device: torch.device | str, dtype: torch.dtype) -> Self:
-        """The same elsewhere."""
+        """The same law on a device and in a precision."""
         values = self._values.to(device)
         if values.is_floating_point():
             values = values.to(dtype)
         return type(self)(self._whole.to(device=device, dtype=dtype), self._given, values)
 
     def sample(self, n: int, rng: Randomness) -> Tensor:
-        """One draw for each of the n rows of values, token by token."""
+        """Draw one sequence for each of the n rows of values, token by token."""
         x = self._values.new_zeros(n, self._spec.tokens, *self._spec.token_shape)
         levels = torch.ones(x.shape[:2], dtype=self.dtype, device=x.device)
         for i in range(self._spec.tokens):
@@ -120,7 +124,7 @@ class _Conditional(Target):
         return x
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log p(x_rest | x_given), nats, (n,)."""
+        """Conditional log-density log p(x_rest | x_given), (n,), in nats."""
         joint: Tensor = self._whole.log_prob(self._joined(x))
         return joint - self._log_evidence
 
@@ -131,7 +135,7 @@ class _Conditional(Target):
         path: NoisePath = PATHS["linear"],
         causal: bool = False,
     ) -> TokenLaw:
-        """Of the rest, given what is seen of it and the given tokens; see `Target`."""
+        """The laws of the rest given its observed tokens and the given tokens; see `Target`."""
         if causal and max(self._given) > min(self._rest):
             return SideBySide([self._given_before(x, levels, path, i) for i in range(x.shape[1])])
         law: TokenLaw = self._whole.marginals(
@@ -140,21 +144,25 @@ class _Conditional(Target):
         return law.select(self._rest)
 
     def _given_before(self, x: Tensor, levels: Tensor, path: NoisePath, i: int) -> TokenLaw:
-        """Of token i of the rest, given the ones before it and all given tokens."""
+        """The law of token i of the rest given the rest before it and all given tokens."""
         seen = levels.clone()
         seen[:, i:] = 1
         return self.marginals(x, seen, path).select([i])
 
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
-        """Not needed: divergences are taken of the joint law."""
+        """Not available, as divergences are taken of the joint law.
+
+        Raises:
+            InputError: Always.
+        """
         raise InputError("a conditional law has no kernel mean; compare joint laws.")
 
     def kernel_self_mean(self, bandwidth: float) -> float | None:
-        """Not needed either."""
+        """None, as divergences are taken of the joint law."""
         return None
 
     def products(self) -> Products | None:
-        """The same components, weighted by what the given tokens say of them."""
+        """The target's components, weighted by their posterior given the given tokens."""
         whole: Products | None = self._whole.products()
         if whole is None:
             return None
@@ -183,16 +191,19 @@ class _Conditional(Target):
 
 
 class _Categorical(_Conditional, CategoricalTarget):
-    """Of integers."""
+    """A conditional law of integers."""
 
 
 class _Continuous(_Conditional, ContinuousTarget):
-    """Of vectors."""
+    """A conditional law of vectors."""
 
     def denoise(
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
     ) -> Tensor:
-        """E[x_0 | what is seen, the given tokens]; a causal one sees all given tokens, too."""
+        """The posterior mean E[x_0 | x, given tokens], (n, N, d); see `ContinuousTarget`.
+
+        If causal, token i is still conditioned on all given tokens.
+        """
         if not causal:
             return self._denoised(x, levels, path)
         answer = torch.empty_like(x)
@@ -212,9 +223,10 @@ class _Continuous(_Conditional, ContinuousTarget):
         return _Continuous(noisy, self._given, self._values)
 
     def gaussian(self) -> tuple[Tensor, Tensor] | None:
-        """Of a Gaussian whole: mean (n, D), C_rg C_gg^-1 (x_g - m_g) from its own, and covariance.
+        """Conditional mean (n, D) and covariance (D, D) if the target is a Gaussian, else None.
 
-        The covariance C_rr - C_rg C_gg^-1 C_gr, (D, D), is the same in every row.
+        The mean is m_r + C_rg C_gg^-1 (x_g - m_g), and the covariance, C_rr - C_rg C_gg^-1 C_gr, is
+        the same in every row; r are the numbers of the rest and g those of the given tokens.
         """
         whole: tuple[Tensor, Tensor] | None = self._whole.gaussian()
         if whole is None:
@@ -228,14 +240,22 @@ class _Continuous(_Conditional, ContinuousTarget):
         return mean.to(self.dtype), (0.5 * (covariance + covariance.T)).to(self.dtype)
 
     def relative_to(self, origin: Tensor, unit: float) -> ContinuousTarget:
-        """The given values would move, too."""
+        """Not available, as the given values would have to move as well.
+
+        Raises:
+            InputError: Always.
+        """
         raise InputError("a conditional law cannot be moved; move the whole.")
 
     def transformed(self, matrix: Tensor) -> ContinuousTarget:
-        """It would mix rows of different values."""
+        """Not available, as the target's transformation mixes given and other tokens.
+
+        Raises:
+            InputError: Always.
+        """
         raise InputError("a conditional law cannot be transformed; transform the whole.")
 
     def score(self, x: Tensor) -> Tensor:
-        """That of the joint law, along the rest."""
+        """The rest's part of the target's score, to which it is equal: (n, N, d)."""
         whole: Tensor = self._whole.score(self._joined(x))
         return whole[:, self._rest]

@@ -1,8 +1,8 @@
-"""What the parameters of a law may be: real tensors whose squares their precision can hold.
+"""Validation of the parameters of laws: real tensors whose squares their precision can hold.
 
-A standard deviation s enters densities as s^2 and as 1 / s^2, so a law is refused unless every s is
-in 1/LIMIT..LIMIT and every |mean| at most LIMIT, where LIMIT^2 and 1/LIMIT^2 are ordinary numbers
-of the precision in which the law is computed. Weights are brought to sum_c w_c = 1 in float64.
+A standard deviation s enters densities as s^2 and 1 / s^2. A law is therefore refused unless every
+s is in [1/LIMIT, LIMIT] and every |mean| at most LIMIT, where LIMIT^2 and 1/LIMIT^2 are normal
+numbers of the law's precision (`LIMITS`). Weights are normalised to sum_c w_c = 1 in float64.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 LIMITS = {torch.float64: 1e100, torch.float32: 1e15}
-EVEN = 1e100  # sums of weights that are divided by at once; beyond it, by the largest first
+EVEN = 1e100  # weights whose sum is outside (1/EVEN, EVEN) are first divided by the largest
 
 
 def require_tensor(name: str, value: object) -> Tensor:
-    """The value without its gradient.
+    """The tensor, detached from its graph.
 
     Raises:
-        InputError: It is not a tensor of real numbers.
+        InputError: The value is not a tensor of real numbers.
     """
     if not isinstance(value, Tensor):
         raise InputError(
@@ -54,21 +54,21 @@ def require_tensor(name: str, value: object) -> Tensor:
 
 
 def require_precision(name: str, dtype: object) -> None:
-    """Raise InputError unless laws can be computed in that precision."""
+    """Raise InputError unless the precision is float32 or float64."""
     if dtype not in LIMITS:
         raise InputError(f"{name} must be float32 or float64, got {dtype}; convert to float64.")
 
 
 def require_reals(name: str, value: object, axes: str) -> Tensor:
-    """A floating-point tensor of three axes, none of them empty, without its gradient.
+    """The floating-point tensor of three non-empty axes, detached from its graph.
 
     Args:
-        name: What messages call it.
+        name: Name of the tensor in messages.
         value: The tensor.
-        axes: What messages call its axes.
+        axes: Names of its axes in messages.
 
     Raises:
-        InputError: Not a tensor, another precision or shape.
+        InputError: The value is not a tensor, or has another precision or shape.
     """
     tensor = require_tensor(name, value)
     if tensor.dim() != 3 or tensor.numel() == 0 or tensor.dtype not in LIMITS:
@@ -80,7 +80,7 @@ def require_reals(name: str, value: object, axes: str) -> Tensor:
 
 
 def require_size(name: str, values: Tensor) -> None:
-    """Raise InputError unless finite, and small enough for squares."""
+    """Raise InputError unless all values are finite and at most LIMIT in size."""
     if not bool(values.isfinite().all()):
         raise InputError(f"{name} must be finite, got NaN or infinity; repair them.")
     limit = LIMITS[values.dtype]
@@ -92,7 +92,7 @@ def require_size(name: str, values: Tensor) -> None:
 
 
 def require_deviations(name: str, values: Tensor) -> None:
-    """Raise InputError unless standard deviations are positive and their squares are numbers."""
+    """Raise InputError unless all standard deviations are in [1/LIMIT, LIMIT]."""
     if not bool((values.isfinite() & (values > 0)).all()):
         broken = values[~(values.isfinite() & (values > 0))]
         raise InputError(
@@ -108,7 +108,7 @@ def require_deviations(name: str, values: Tensor) -> None:
 
 
 def mixture_weights(weights: object, count: int, like: Tensor) -> Tensor:
-    """Weights of components, (count,), normalised, in the precision and place of `like`.
+    """Normalised weights of components, (count,), in the precision and on the device of `like`.
 
     Args:
         weights: (count,) real numbers, or None for equal ones.
@@ -116,7 +116,7 @@ def mixture_weights(weights: object, count: int, like: Tensor) -> Tensor:
         like: A tensor of the law.
 
     Raises:
-        InputError: Wrong kind or shape, negative, not finite or all 0.
+        InputError: The weights have another type or shape, are negative, not finite or all 0.
     """
     if weights is None:
         return require_weights(like.new_ones(count, dtype=torch.float64), count).to(like)
@@ -130,10 +130,10 @@ def mixture_weights(weights: object, count: int, like: Tensor) -> Tensor:
 
 
 def require_share(name: str, value: object) -> float:
-    """A number that is at least 0 and below 1.
+    """The value as a float in [0, 1).
 
     Raises:
-        InputError: It is not.
+        InputError: The value is not a real number in [0, 1).
     """
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (number and 0 <= float(value) < 1):  # type: ignore[arg-type]
@@ -142,10 +142,10 @@ def require_share(name: str, value: object) -> float:
 
 
 def require_count(name: str, value: object, *, least: int = 1) -> int:
-    """A whole number that is at least `least`.
+    """The value as an integer of at least `least`.
 
     Raises:
-        InputError: It is not.
+        InputError: The value is not an integer, or is smaller.
     """
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}.")
@@ -153,7 +153,7 @@ def require_count(name: str, value: object, *, least: int = 1) -> int:
 
 
 def require_orthonormal(matrix: Tensor, size: int) -> None:
-    """Raise InputError unless the matrix is orthonormal of that size."""
+    """Raise InputError unless the matrix is real, (size, size) and orthonormal to 1e-6."""
     if tuple(matrix.shape) != (size, size):
         raise InputError(
             f"matrix must have shape {(size, size)} for the flat sequence, "
@@ -171,10 +171,10 @@ def require_orthonormal(matrix: Tensor, size: int) -> None:
 
 
 def require_weights(weights: Tensor, count: int) -> Tensor:
-    """Normalised weights of mixture components.
+    """Normalised weights of mixture components, (count,).
 
     Raises:
-        InputError: Wrong shape, negative, not finite or all 0.
+        InputError: The weights have another shape, are negative, not finite or all 0.
     """
     if tuple(weights.shape) != (count,):
         raise InputError(f"weights must have shape ({count},), got {tuple(weights.shape)}.")
@@ -186,11 +186,11 @@ def require_weights(weights: Tensor, count: int) -> Tensor:
 
 
 def require_tables(tables: Mapping[str, Tensor]) -> list[Tensor]:
-    """Tables of probabilities or potentials, cut from any graph they were computed in.
+    """The tables of probabilities or potentials, detached from their graphs.
 
     Raises:
-        InputError: One is not of floating-point numbers, its type or device is not that of the
-            first, or a number is negative, infinite or NaN.
+        InputError: A table does not hold floating-point numbers, differs from the first in type or
+            device, or holds a negative, infinite or NaN number.
     """
     first, like = next(iter(tables.items()))
     for name, table in tables.items():
@@ -209,7 +209,7 @@ def require_tables(tables: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def require_grid(grid: tuple[int, int] | None, tokens: int) -> None:
-    """Raise InputError unless the grid, if there is one, holds the tokens."""
+    """Raise InputError unless the grid is None, or (rows, columns) of `tokens` places in all."""
     if grid is None:
         return
     whole = len(grid) == 2 and all(isinstance(side, int) and side > 0 for side in grid)
@@ -221,7 +221,7 @@ def require_grid(grid: tuple[int, int] | None, tokens: int) -> None:
 
 
 def require_scored(scored: tuple[int, ...] | None, tokens: int) -> None:
-    """Raise InputError unless the tokens that count, if not all do, are some of them in order."""
+    """Raise InputError unless `scored` is None or rising indices of some tokens."""
     if scored is None:
         return
     if not scored or not set(scored) <= set(range(tokens)) or sorted({*scored}) != list(scored):
@@ -232,7 +232,7 @@ def require_scored(scored: tuple[int, ...] | None, tokens: int) -> None:
 
 
 def require_levels(levels: Tensor, tokens: int) -> None:
-    """Raise InputError unless the noise levels are one in [0, 1] for each token, (N,)."""
+    """Raise InputError unless the noise levels are (N,), real and in [0, 1]."""
     if tuple(levels.shape) != (tokens,):
         raise InputError(
             f"levels must have shape ({tokens},), one for each token, got {tuple(levels.shape)}."

@@ -1,4 +1,4 @@
-"""Provenance: where a target comes from, how exact it is, and how to show its sequences."""
+"""The provenance of a target: its origin, its exactness, and how to display its sequences."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ __all__ = ["HeldOut", "Picture", "Provenance"]
 
 
 class HeldOut(Record):
-    """How well a target built from most of the user's rows predicts the others.
+    """The held-out likelihood of a target that was built from most of the user's rows.
 
     Attributes:
-        rows: Rows held out.
-        log_likelihood: Their mean log-likelihood under such a target, in nats per sequence.
-        in_sample: The same for the rows that the target was built from.
-        baseline: The held-out score of a law that no row is remembered by.
-        baseline_name: Which law that is.
+        rows: Number of rows held out.
+        log_likelihood: Mean log-likelihood of the held-out rows, in nats per sequence.
+        in_sample: Mean log-likelihood of the rows that the target was built from, in nats per
+            sequence.
+        baseline: Mean log-likelihood of the held-out rows under a law too simple to memorise rows,
+            in nats per sequence.
+        baseline_name: Name of that law.
     """
 
     rows: int
@@ -28,18 +30,18 @@ class HeldOut(Record):
 
     @property
     def memorises(self) -> bool:
-        """Whether the baseline predicts unseen rows better than this target does."""
+        """Whether the baseline predicts the held-out rows better than the target, or NaN arose."""
         return not self.log_likelihood >= self.baseline
 
 
 class Picture(Record):
-    """How to show a sequence as an image: pixels = offset + tokens (flat) @ basis.
+    """The affine map from a sequence to an image: pixels = offset + flattened tokens @ basis.
 
     Attributes:
         rows: Height in pixels.
         columns: Width in pixels.
-        offset: (rows x columns,) pixel values of the sequence of zeros.
-        basis: (N d, rows x columns).
+        offset: Pixel values of the sequence of zeros, (rows x columns,).
+        basis: Pixel values that each number of a sequence adds, (N d, rows x columns).
     """
 
     rows: int
@@ -49,20 +51,22 @@ class Picture(Record):
 
 
 class Provenance(Record):
-    """Where a target comes from, and how exact it is.
+    """The origin and exactness of a target.
 
     Attributes:
-        description: One line for readers of a report.
-        exactness: How the law relates to what the user asked for: `analytic` (in closed form),
-            `enumerated`, or `fitted surrogate` (built from the user's rows).
-        bandwidth: Smoothing of the rows, in standard deviations of each token, if there is one.
-        unit: Standard deviation of the rows, in token units, if it is known: noise of size 1 is as
-            large. It is 1 for data that was standardised before it became tokens.
-        held_out: How far a surrogate is from the user's data, if rows could be held out.
-        source: Name of the data, if it was loaded.
-        preparation: What was done to the data before it became tokens.
-        picture: How to show a sequence as an image, if it is one.
-        vocabulary: What each value of a categorical token stands for, if it has a name.
+        description: Description of the law in one line, for readers of a report.
+        exactness: `analytic` (a closed form), `enumerated` (every sequence is listed), or `fitted
+            surrogate` (built from the user's rows).
+        bandwidth: Smoothing of the rows, in standard deviations of each token, or None if there is
+            no smoothing.
+        unit: Standard deviation of the rows in token units, or None if it is not known. Noise of
+            size 1 has this standard deviation. The unit is 1 for data that was standardised before
+            it became tokens.
+        held_out: Held-out likelihood of a surrogate, or None if no rows could be held out.
+        source: Name of the data, or None if no data was loaded.
+        preparation: Transformation of the data before it became tokens, in words.
+        picture: Map from a sequence to an image, or None if sequences are no images.
+        vocabulary: Label of each value of a categorical token, or None if values have no labels.
     """
 
     description: str

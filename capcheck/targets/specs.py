@@ -1,8 +1,9 @@
-"""Built-in targets by name: `NAME`, `NAME:value,value` or `NAME:key=value,key=value`.
+"""Built-in targets, written as a spec `NAME`, `NAME:value,value` or `NAME:key=value,key=value`.
 
 Values without a key fill the parameters in their order, so `parity:6` is `parity:tokens=6` and
-`gaussian:ar1,rho=0.9` is `gaussian:structure=ar1,rho=0.9`. A built-in is a function here; its
-annotations are its parameters' rules, and its docstring is what `capcheck targets` prints.
+`gaussian:ar1,rho=0.9` is `gaussian:structure=ar1,rho=0.9`. Each built-in is a function in this
+module: its annotations are the rules of its parameters, and `capcheck targets` prints the first
+line of its docstring.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ __all__ = [
 ]
 
 Tokens = Annotated[int, Field(ge=1, le=65_536, description="tokens of a sequence")]
-CORRELATED = 2048  # tokens of a full covariance, 32 MiB
-EQUAL = 0.9999  # share of the lowest correlation that many tokens can all have, -1 / (tokens - 1)
-PLACES = 1 << 24  # numbers of all modes, 128 MiB
-COPIED = 1 << 22  # tokens times symbols squared: numbers that an oracle call reads
+CORRELATED = 2048  # largest number of tokens of a full covariance matrix: 32 MiB
+EQUAL = 0.9999  # share of -1 / (tokens - 1), the lowest correlation that all pairs can have
+PLACES = 1 << 24  # largest number of coordinates of all modes together: 128 MiB
+COPIED = 1 << 22  # largest tokens x symbols^2, the count of numbers that an oracle call reads
 
 
 def gaussian(
     structure: Annotated[
-        Literal["independent", "ar1", "equicorrelated"], Field(description="what correlates")
+        Literal["independent", "ar1", "equicorrelated"], Field(description="correlation structure")
     ] = "independent",
     tokens: Tokens = 8,
     std: Annotated[
@@ -156,7 +157,7 @@ def parity(
 def shuffle(
     symbols: Annotated[int, Field(ge=1, le=8, description="symbols, each used once")] = 5,
 ) -> Target:
-    """All permutations of the symbols: drawn in one shot, tokens collide."""
+    """Permutations of the symbols, all equally likely: independent tokens would repeat symbols."""
     return uniform_over(
         itertools.permutations(range(symbols)),
         vocabulary=symbols,
@@ -167,7 +168,7 @@ def shuffle(
 def replacement(
     tokens: Annotated[int, Field(ge=2, le=4096, description="tokens of a sequence")] = 8,
 ) -> Target:
-    """A list in which one token, anywhere, is replaced (1) and the others stay (0)."""
+    """One token at a uniform position is replaced (1), and all others are unchanged (0)."""
     return uniform_over(
         [[int(i == place) for i in range(tokens)] for place in range(tokens)],
         vocabulary=2,
@@ -206,8 +207,10 @@ def brackets(
 def ising(
     rows: Annotated[int, Field(ge=1, le=1024, description="rows of sites")] = 4,
     columns: Annotated[int, Field(ge=1, le=WIDEST, description="columns of sites")] = 4,
-    coupling: Annotated[float, Field(ge=-20, le=20, description="of neighbouring spins")] = 0.4,
-    field: Annotated[float, Field(ge=-20, le=20, description="on every spin")] = 0.0,
+    coupling: Annotated[
+        float, Field(ge=-20, le=20, description="coupling of neighbouring spins")
+    ] = 0.4,
+    field: Annotated[float, Field(ge=-20, le=20, description="external field on every spin")] = 0.0,
 ) -> Target:
     """Spins on a grid, exact by transfer matrix: p ~ exp(coupling sum s s' + field sum s)."""
     return ising_strip(rows, columns, coupling, field)
@@ -217,7 +220,7 @@ def chain_parity(
     inputs: Annotated[int, Field(ge=1, le=64, description="bits whose parity is asked")] = 6,
     scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
 ) -> Target:
-    """Uniform bits and their parity; with running results, a window of two tokens tells it."""
+    """Uniform bits and their parity; running results make each follow from the last two tokens."""
     return running_parity(inputs, scratch=scratch)
 
 
@@ -225,7 +228,7 @@ def chain_permutation(
     inputs: Annotated[int, Field(ge=1, le=16, description="permutations to compose")] = 3,
     scratch: Annotated[bool, Field(description="whether running results are tokens")] = True,
 ) -> Target:
-    """Permutations of three things and what they compose to, with running results or without."""
+    """Uniform permutations of three items and their composition, maybe with running results."""
     return running_permutation(inputs, scratch=scratch)
 
 
@@ -249,13 +252,14 @@ BUILT_IN: dict[str, Callable[..., Target]] = {
 
 
 def from_spec(spec: str) -> Target:
-    """Build the target that a spec string names.
+    """Build a built-in target from a spec string.
 
     Args:
-        spec: See the module's docstring, and `capcheck targets` for the names.
+        spec: Name and parameters, as in the module's docstring; `capcheck targets` lists the names.
 
     Raises:
-        InputError: Unknown name or key, a value that breaks the parameter's rule, or one too many.
+        InputError: The name or a key is unknown, a value breaks its parameter's rule, or there are
+            too many values.
 
     Example:
         >>> from_spec("gaussian:ar1,tokens=3,rho=0.5").spec.tokens
@@ -298,7 +302,7 @@ def from_spec(spec: str) -> Target:
 
 
 def parameters(name: str) -> dict[str, tuple[Any, str]]:
-    """Default of every parameter of a built-in, by name; and what it is, with its range."""
+    """The parameters of a built-in, by name: the default, and a description with the range."""
     found = {}
     for key, parameter in inspect.signature(BUILT_IN[name], eval_str=True).parameters.items():
         (kind, field) = get_args(parameter.annotation)
@@ -307,7 +311,7 @@ def parameters(name: str) -> dict[str, tuple[Any, str]]:
 
 
 def _range(kind: Any, rules: list[Any]) -> str:
-    """The values that an annotation allows, in words."""
+    """The values that a parameter's annotation allows, in words."""
     if get_origin(kind) is Literal:
         return " or ".join(", ".join(get_args(kind)).rsplit(", ", 1))
     if kind is bool:

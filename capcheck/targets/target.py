@@ -1,8 +1,8 @@
-"""A target: a known law of sequences, with every conditional that an oracle network can need.
+"""A target is a known law of sequences with the exact conditionals that oracle networks need.
 
-Each token is seen at its own noise level on a noise path: level 0 is a known token, level 1 one
-that was not seen; categorical tokens have these two only. From the marginals of the clean tokens
-given such a view follow the oracles of all families.
+Token i is observed at its own noise level t_i on a noise path, as alpha(t_i) x_i + sigma(t_i) e:
+level 0 is a known token and level 1 an unseen one; categorical tokens have only these two levels.
+The oracles of all families follow from the marginals of the clean tokens given such an observation.
 """
 
 from __future__ import annotations
@@ -38,23 +38,25 @@ __all__ = [
 ]
 
 IDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-NARROW = 1e-4  # noise that a score is found through, in units of the narrowest component
+NARROW = 1e-4  # noise for Tweedie's formula, in deviations of the narrowest component
 
 
 class Target(ABC):
-    """A law of sequences of N tokens; final classes are a `ContinuousTarget` or its twin.
+    """A law of sequences of N tokens.
+
+    A final class derives from `ContinuousTarget` or from `CategoricalTarget`.
 
     Attributes:
-        provenance: Where the law comes from, and how exact it is.
+        provenance: Origin and exactness of the law.
     """
 
     provenance: Provenance
 
     def with_provenance(self, **facts: object) -> Self:
-        """The same law with other facts about where it comes from; see `Provenance`."""
+        """The same law with the given fields of its `Provenance` replaced."""
         twin = copy.copy(self)
         twin.provenance = self.provenance.model_copy(update=facts)
-        twin.__dict__.pop("standardised", None)  # it may have been found with other facts
+        twin.__dict__.pop("standardised", None)  # its unit depends on the provenance
         return twin
 
     @property
@@ -70,20 +72,20 @@ class Target(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where every computation runs."""
+        """Device of every computation."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Content hash: equal for equal parameters, whatever machine built them."""
+        """Hash of the law's parameters, equal for equal parameters on every machine."""
 
     @abstractmethod
     def to(self, *, device: torch.device | str, dtype: torch.dtype) -> Self:
-        """The same law, computed elsewhere or in another precision."""
+        """The same law on a device and in a precision."""
 
     @abstractmethod
     def sample(self, n: int, rng: Randomness) -> Tensor:
-        """Independent sequences: (n, N, d), or (n, N) integers."""
+        """Draw n independent sequences: (n, N, d), or (n, N) integers."""
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
@@ -97,26 +99,29 @@ class Target(ABC):
         path: NoisePath = PATHS["linear"],
         causal: bool = False,
     ) -> TokenLaw:
-        """The law of every clean token given every token seen at its own noise level.
+        """The law of every clean token given all tokens, each observed at its own noise level.
 
-        Where known categorical tokens have probability 0 together, a conditional is 0/0: the
-        unconditional marginals stand in its place.
+        If the known categorical tokens have joint probability 0, the conditional is 0/0 and the
+        unconditional marginals are returned in its place.
 
         Args:
-            x: (n, N, d) tokens as seen, alpha(t) x_0 + sigma(t) e; or (n, N) integers. What stands
-                at level 1 is ignored.
-            levels: (n, N) in [0, 1]; categorical tokens have levels 0 and 1 only.
-            path: The noise path that the levels refer to; known and unseen tokens need none.
-            causal: Token i is conditioned on the tokens before it only.
+            x: Observed tokens alpha(t) x_0 + sigma(t) e, (n, N, d); or (n, N) integers. Values at
+                level 1 are ignored.
+            levels: Noise levels, (n, N) in [0, 1]; 0 or 1 for categorical tokens.
+            path: Noise path of the levels; irrelevant if all levels are 0 or 1.
+            causal: Whether token i is conditioned only on the tokens before it.
 
         Returns:
             An (n, N) token law.
+
+        Raises:
+            InputError: Tokens or levels of another shape, type or range.
         """
 
     def _require(self, x: Tensor, levels: Tensor | None = None) -> None:
-        """Raise InputError unless x, and the levels that its tokens are seen at, can be.
+        """Raise InputError unless x and the levels have the shape, type and range of the target.
 
-        Values of tokens at level 1 mean nothing, and are not looked at.
+        The values of tokens at level 1 are ignored and not checked.
         """
         spec = self.spec
         shape = (spec.tokens, *spec.token_shape)
@@ -152,23 +157,23 @@ class Target(ABC):
 
     @abstractmethod
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
-        """E k(x, Y) over the target's Y, (n,); see `kernel_self_mean` for the kernel."""
+        """Kernel mean E k(x, Y) over Y of the target, (n,); `kernel_self_mean` defines k."""
 
     @abstractmethod
     def kernel_self_mean(self, bandwidth: float) -> float | None:
-        """E k(Y, Y') over independent Y and Y', or None if the sum is too large.
+        """Mean E k(Y, Y') over independent Y and Y' of the target, or None if too expensive.
 
-        The kernel is exp(-|x - y|^2 / (2 bandwidth^2)); categorical tokens are one-hot vectors in
-        it, which makes it the product of exp(-[x_i != y_i] / bandwidth^2).
+        The kernel is k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)). Categorical tokens enter it as
+        one-hot vectors, so that k is the product over tokens of exp(-[x_i != y_i] / bandwidth^2).
         """
 
     @property
     def rows(self) -> int | None:
-        """Rows that it must be asked about, where each has a law of its own; else None."""
+        """Number of rows if each row of a batch has a law of its own, else None."""
         return None
 
     def products(self) -> Products | None:
-        """The law as a mixture of products of token laws, or None if it is not given as one."""
+        """The law as a mixture of products of token laws, or None if it has no such form."""
         return None
 
 
@@ -179,13 +184,14 @@ class ContinuousTarget(Target):
     def denoise(
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
     ) -> Tensor:
-        """E[x_0 | x seen at those levels], (n, N, d).
+        """The posterior mean E[x_0 | x] of the clean tokens, (n, N, d).
 
         Args:
-            x: (n, N, d) noisy tokens.
-            levels: (n, N) in [0, 1].
-            path: The noise path that the levels refer to.
-            causal: Token i is conditioned on the tokens up to and including itself.
+            x: Noisy tokens, (n, N, d).
+            levels: Noise levels of the tokens, (n, N) in [0, 1].
+            path: Noise path of the levels.
+            causal: Whether token i is conditioned only on the tokens up to and including itself
+                (in `marginals`, on those before it).
         """
 
     @abstractmethod
@@ -193,19 +199,19 @@ class ContinuousTarget(Target):
         """The law of the noisy tokens alpha(t_i) x_i + sigma(t_i) e.
 
         Args:
-            levels: (N,) level t_i of each token, in [0, 1].
-            path: The noise path that the levels refer to.
+            levels: Level t_i of each token, (N,) in [0, 1].
+            path: Noise path of the levels.
         """
 
     @abstractmethod
     def transformed(self, matrix: Tensor) -> ContinuousTarget:
-        """The law of `matrix @ x` for the flat sequence x, again cut into N tokens.
+        """The law of `matrix @ x` for the flattened sequence x, reshaped to N tokens.
 
         Args:
             matrix: (N d, N d), orthonormal.
 
         Raises:
-            InputError: The matrix is not orthonormal, or the result leaves the class of laws.
+            InputError: The matrix is not orthonormal, or the class cannot represent the result.
         """
 
     @abstractmethod
@@ -213,18 +219,18 @@ class ContinuousTarget(Target):
         """The law of (x - origin) / unit.
 
         Args:
-            origin: (N, d), in token units.
-            unit: Above 0, in token units.
+            origin: Origin, (N, d), in token units.
+            unit: Unit in token units, above 0.
         """
 
     @functools.cached_property
     def standardised(self) -> tuple[ContinuousTarget, Tensor, Tensor]:
-        """The law of (x - m) / u, with m (N, d) and u (N, d), all of one number.
+        """The law of (x - m) / u, the mean m (N, d), and the unit u (N, d) with equal entries.
 
-        m is the mean of every coordinate, and u the unit that `provenance` states, or else the one
-        that makes the mean variance 1, without the smoothing of rows. Both are in the precision of
-        the law, so that tokens and their law are moved alike. Variances that this precision cannot
-        hold are taken in float64.
+        The unit u is `provenance.unit`, or if that is None the value that makes the mean variance
+        of the rows 1, before they were smoothed. Both m and u are in the precision of the law, so
+        that tokens and their law are moved alike. The variances are computed in float64, as the
+        precision of the law may not hold them.
         """
         mean, smoothing = self.spec.mean, self.provenance.bandwidth or 0.0
         wide = self.to(device=self.device, dtype=torch.float64)
@@ -233,22 +239,22 @@ class ContinuousTarget(Target):
         return self.relative_to(mean, float(unit.flatten()[0])), mean, unit
 
     def in_basis(self, matrix: Tensor) -> tuple[ContinuousTarget, Tensor]:
-        """The law of `matrix @ (x / units)`, and the (N, d) units that make it exact.
+        """The law of `matrix @ (x / units)`, and the units (N, d) for which it is exact.
 
         Args:
             matrix: (N d, N d), orthonormal.
 
         Raises:
-            InputError: The matrix is not orthonormal, or the result leaves the class of laws.
+            InputError: The matrix is not orthonormal, or the class cannot represent the result.
         """
         return self.transformed(matrix), torch.ones_like(self.spec.mean)
 
     def score(self, x: Tensor) -> Tensor:
-        """The gradient of the log-density, in nats per token unit: (n, N, d).
+        """The gradient of the log-density at x, in nats per token unit: (n, N, d).
 
-        Of one Gaussian -C^-1 (x - m); otherwise by Tweedie's formula, (E[x_0 | x] - x) / s^2 with x
-        seen through noise of a ten-thousandth of the narrowest component: right to about 1e-7 of
-        its largest values.
+        For a single Gaussian it is -C^-1 (x - m). Otherwise it is Tweedie's formula,
+        (E[x_0 | x] - x) / s^2, with noise s of `NARROW` standard deviations of the narrowest
+        component; its error is about 1e-7 of the largest values.
 
         Args:
             x: (n, N, d).
@@ -271,7 +277,7 @@ class ContinuousTarget(Target):
     def gaussian(self) -> tuple[Tensor, Tensor] | None:
         """Mean (N d,) and covariance (N d, N d) if the law is a single Gaussian, else None.
 
-        Where rows have means of their own, as given tokens make, the mean is (n, N d).
+        If each row has a law of its own (see `rows`), the mean is (n, N d).
         """
         return None
 
@@ -281,18 +287,18 @@ class CategoricalTarget(Target):
 
 
 class Parts(Protocol):
-    """A tensor, or what is read like one in parts along its first axis."""
+    """A tensor, or an object that is read in parts along its first axis like a tensor."""
 
     @property
     def shape(self) -> torch.Size:
-        """Of the whole."""
+        """Shape of the whole tensor."""
 
     def split(self, split_size: int) -> Iterable[Tensor]:
-        """Parts of at most that many rows."""
+        """Consecutive parts of at most `split_size` rows."""
 
 
 def fingerprint(name: str, facts: object, tensors: Iterable[Parts]) -> str:
-    """SHA-256 over a law's name, its plain facts and its parameters in float64."""
+    """SHA-256 over the name of a class of laws, plain facts, and parameters in float64."""
     digest = hashlib.sha256(repr((name, facts)).encode())
     for tensor in tensors:
         digest.update(repr(tuple(tensor.shape)).encode())
@@ -303,7 +309,7 @@ def fingerprint(name: str, facts: object, tensors: Iterable[Parts]) -> str:
 
 
 def require_one_law(target: Target, field: str) -> None:
-    """Raise UnfitError if the rows of a target have laws of their own, as given tokens make."""
+    """Raise UnfitError if each row has a law of its own, as in a conditional law."""
     if target.rows is not None:
         raise UnfitError(
             f"{field} needs one law for all rows, got tokens that are given; leave either out."

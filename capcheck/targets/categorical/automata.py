@@ -1,7 +1,7 @@
-"""Constraint sets and Ising strips as chains: any length, because a small state carries the past.
+"""Constraint sets and Ising strips as chains of small states, exact at any length.
 
-A constraint set is a product of potentials along a hidden Markov chain whose state holds the latest
-symbol; a strip is a Markov chain whose state is its frontier.
+A constraint set is a product of potentials along a hidden Markov chain whose state includes the
+latest symbol. An Ising strip is a Markov chain whose state is the frontier of visited sites.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from capcheck.targets.provenance import Provenance
 
 __all__ = ["WIDEST", "balanced_brackets", "even_parity", "ising"]
 
-WIDEST = 8  # columns of an Ising strip: 512 numbers a site
+WIDEST = 8  # most columns of an Ising strip: a table of 512 numbers per site
 
 
 def even_parity(tokens: int, *, ones: float = 0.5) -> HiddenMarkov:
-    """Independent bits, each 1 with probability `ones`, given that an even number of them is.
+    """Independent bits, each 1 with probability `ones`, conditioned on an even number of ones.
 
     The state is (parity so far, latest bit), numbered 2 parity + bit. With `ones` = 1/2 all strings
     of even parity are equally likely.
 
     Raises:
-        InputError: A probability that is not between 0 and 1.
+        InputError: The probability is not strictly between 0 and 1.
     """
     if not 0 < ones < 1:
         raise InputError(f"parity.ones must be between 0 and 1, got {ones:g}.")
@@ -48,12 +48,12 @@ def even_parity(tokens: int, *, ones: float = 0.5) -> HiddenMarkov:
 
 
 def balanced_brackets(tokens: int) -> HiddenMarkov:
-    """All balanced strings of opening (0) and closing (1) brackets are equally likely.
+    """The uniform law over balanced strings of opening (0) and closing (1) brackets.
 
     The state is (depth, latest symbol), numbered 2 depth + symbol.
 
     Raises:
-        InputError: An odd number of tokens.
+        InputError: The number of tokens is odd or below 2.
     """
     if tokens % 2 or tokens < 2:
         raise InputError(f"brackets.tokens must be even and at least 2, got {tokens}.")
@@ -78,16 +78,16 @@ def balanced_brackets(tokens: int) -> HiddenMarkov:
 
 
 def ising(rows: int, columns: int, coupling: float, field: float) -> MarkovChain:
-    """p(x) ~ exp(coupling sum over neighbours s s' + field sum s) with spins s = 2 x - 1.
+    """The Ising model p(x) ~ exp(coupling sum over neighbours s s' + field sum s), s = 2 x - 1.
 
-    Site after site in row-major order: the last `columns` spins are the frontier between the sites
-    that are behind and those ahead, so the law is a Markov chain of that order. With the weight w_i
-    of the bonds from site i back and of its field, and R_i the summed weight of all sites after i,
+    Sites are visited in row-major order. The last `columns` spins are the frontier between visited
+    and later sites, so the law is a Markov chain of that order. With the weight w_i of site i's
+    field and of its bonds to earlier sites, and the summed weight R_i of all sites after i,
 
         p(x_i | frontier) ~ w_i R_i,    R_{i-1} = sum over x_i of w_i R_i.
 
     Raises:
-        InputError: More columns than the state can hold.
+        InputError: There are more than `WIDEST` columns.
     """
     if columns > WIDEST:
         raise InputError(

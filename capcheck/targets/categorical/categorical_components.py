@@ -1,9 +1,9 @@
-"""The components of a categorical mixture: K products of N laws of a symbol, p_ci(v).
+"""The components of a categorical mixture: K products of N laws p_ci(v) of a token.
 
-Either any probabilities, or rows of data x_c each mixed with the marginal laws m_i,
-p_ci(v) = (1 - lambda) [v = x_ci] + lambda m_i(v), which are never written out all at once. What is
-no law is refused here: probabilities that are negative, NaN or do not sum to 1, and ids that are
-no integers from 0 to V - 1.
+Components are either arbitrary probabilities (`DenseProducts`), or rows of data x_c mixed with the
+marginal laws m_i, p_ci(v) = (1 - lambda) [v = x_ci] + lambda m_i(v) (`SmoothedRows`), which are
+never all held at once. Probabilities that are negative, not finite or do not sum to 1, and ids
+outside 0..V-1, are refused.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ __all__ = [
     "token_ids",
 ]
 
-LARGEST = 1 << 20  # numbers N V of a sequence's marginal laws
+LARGEST = 1 << 20  # most numbers N V of the marginal laws of a sequence
 
 
 class ProductComponents(ABC):
     """K products of categorical laws.
 
     Attributes:
-        marginals: (N, V) in the precision of every computation.
-        smoothing: Share of the marginal in each law, where they are rows of data.
+        marginals: Laws (N, V) whose shape and precision the components have; of smoothed rows, the
+            laws that are mixed in.
+        smoothing: Share lambda of the marginal law in each component; 0 for dense products.
     """
 
     marginals: Tensor
@@ -44,7 +45,7 @@ class ProductComponents(ABC):
     @property
     @abstractmethod
     def parameters(self) -> tuple[Tensor, ...]:
-        """What they are made from."""
+        """Tensors that determine the components."""
 
     @abstractmethod
     def table(self, part: slice | Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class ProductComponents(ABC):
 
     @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> ProductComponents:
-        """The same elsewhere or in another precision."""
+        """The same components on a device and in a precision."""
 
     @abstractmethod
     def __getitem__(self, kept: Tensor) -> ProductComponents: ...
@@ -62,7 +63,7 @@ class ProductComponents(ABC):
 
 
 class DenseProducts(ProductComponents):
-    """Any probabilities (K, N, V), each law summing to 1 up to rounding; it is normalised."""
+    """Components given by probabilities (K, N, V), which are normalised over V."""
 
     def __init__(self, p: Tensor) -> None:
         p = require_reals("probabilities", p, "(components, tokens, vocabulary)")
@@ -80,14 +81,14 @@ class DenseProducts(ProductComponents):
         return self._p[part].permute(1, 2, 0)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> DenseProducts:
-        """The same elsewhere or in another precision."""
+        """The same components on a device and in a precision."""
         return self._with(self._p.to(device, dtype))
 
     def __getitem__(self, kept: Tensor) -> DenseProducts:
         return self._with(self._p[kept])
 
     def _with(self, p: Tensor) -> DenseProducts:
-        """Other probabilities, as normalised as they are."""
+        """A copy with other probabilities, which are already normalised."""
         twin = copy.copy(self)
         twin._p, twin.marginals = p, p[0]
         return twin
@@ -97,7 +98,7 @@ class DenseProducts(ProductComponents):
 
 
 class SmoothedRows(ProductComponents):
-    """Rows (K, N), each token mixed with its marginal."""
+    """Components given by rows of token ids (K, N), each token mixed with its marginal law."""
 
     def __init__(self, rows: Tensor, marginals: Tensor, smoothing: float) -> None:
         self._rows = rows
@@ -117,7 +118,7 @@ class SmoothedRows(ProductComponents):
         return table.scatter_add_(1, rows, own)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> SmoothedRows:
-        """The same elsewhere or in another precision."""
+        """The same components on a device and in a precision."""
         return SmoothedRows(self._rows.to(device), self.marginals.to(device, dtype), self.smoothing)
 
     def __getitem__(self, kept: Tensor) -> SmoothedRows:
@@ -128,10 +129,10 @@ class SmoothedRows(ProductComponents):
 
 
 def laws_of_tokens(marginals: object, tokens: int, vocabulary: int) -> Tensor:
-    """Laws to mix rows with, (N, V), normalised in float64.
+    """The laws that rows are mixed with, (N, V), normalised in float64.
 
     Raises:
-        InputError: Another shape, or no laws.
+        InputError: The tensor has another shape, or its rows are no probability laws.
     """
     laws = require_tensor("marginals", marginals)
     if tuple(laws.shape) != (tokens, vocabulary):
@@ -145,10 +146,11 @@ def laws_of_tokens(marginals: object, tokens: int, vocabulary: int) -> Tensor:
 
 
 def token_ids(rows: object, vocabulary: object) -> tuple[Tensor, int]:
-    """Rows (K, N) of ids as int64, and the size V of their vocabulary, the largest id plus 1.
+    """Rows (K, N) of ids as int64, and the vocabulary size V, by default the largest id plus 1.
 
     Raises:
-        InputError: No integers, an id that is not in the vocabulary, or laws that no memory holds.
+        InputError: The rows are not integers, an id is outside the vocabulary, or N V exceeds
+            `LARGEST`.
     """
     given = require_tensor("rows", rows)
     whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
@@ -172,7 +174,7 @@ def token_ids(rows: object, vocabulary: object) -> tuple[Tensor, int]:
 
 
 def require_held(tokens: int, vocabulary: int) -> None:
-    """Raise InputError unless the marginal laws of a sequence are few enough numbers."""
+    """Raise InputError if the marginal laws of a sequence have more than `LARGEST` numbers."""
     if tokens * vocabulary > LARGEST:
         raise InputError(
             f"symbols x tokens must be at most {LARGEST}, got {vocabulary} x {tokens}; "
@@ -181,7 +183,7 @@ def require_held(tokens: int, vocabulary: int) -> None:
 
 
 def _require_laws(name: str, p: Tensor) -> None:
-    """Raise InputError unless each p[..., :] is a law."""
+    """Raise InputError unless each p[..., :] is non-negative, finite and sums to 1 within 1e-4."""
     if not bool((p.isfinite() & (p >= 0)).all()):
         broken = p[~(p.isfinite() & (p >= 0))]
         raise InputError(

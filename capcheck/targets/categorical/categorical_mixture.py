@@ -1,10 +1,10 @@
 """Categorical mixtures of products: p(x) = sum_c w_c prod_i p_ci(x_i) over integers.
 
-Every conditional is a softmax over components, whose evidence is a sum of log p_ci(x_i) over the
-known tokens, followed by an average of p_ci. Three laws are of this kind: latent-class models (few
-components, any p_ci); data sets (a component per row, p_ci = (1 - smoothing) [v = x_ci] +
-smoothing m_i(v) with the token's marginal m_i); and explicit tables or constraint sets (smoothing
-0: a component is a sequence and its weight its probability).
+Every conditional is an average of p_ci, weighted by a softmax over components of the sum of
+log p_ci(x_i) over the known tokens. Three kinds of laws have this form: latent-class models (few
+components with any p_ci), data sets (one component per row, p_ci(v) = (1 - smoothing) [v = x_ci] +
+smoothing m_i(v) with the token's marginal law m_i), and tables or constraint sets (smoothing 0:
+each component is a sequence, and its weight is the sequence's probability).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from capcheck.targets.target import CategoricalTarget, fingerprint
 
 __all__ = ["SUMMED", "TILE", "CategoricalMixture"]
 
-TILE = 1 << 20  # numbers held at once per intermediate result
-SUMMED = 5e10  # multiply-adds up to which all pairs of components are summed: a few seconds
+TILE = 1 << 20  # most numbers of an intermediate result
+SUMMED = 5e10  # most multiply-adds for the sum over pairs of components: a few seconds
 
 
 _Soften = Callable[[Tensor], Tensor]
@@ -159,7 +159,7 @@ class CategoricalMixture(CategoricalTarget):
 
     @property
     def weights(self) -> Tensor:
-        """(K,) normalised weights of the components that have any."""
+        """Normalised weights of the components of positive weight, (K,)."""
         return self._weights
 
     @property
@@ -180,7 +180,7 @@ class CategoricalMixture(CategoricalTarget):
         return twin
 
     def products(self) -> Products:
-        """Its components."""
+        """The components of the law; see `Products`."""
 
         def law(component: Tensor) -> Categorical:
             return Categorical(self._components.table(component).permute(2, 0, 1).log())
@@ -282,7 +282,7 @@ class CategoricalMixture(CategoricalTarget):
         return average.reshape(n, S, V)
 
     def _causal_average(self, x: Tensor, known: Tensor, tokens: list[int]) -> Tensor:
-        """The same with the evidence of the tokens before each only: (n, S, V)."""
+        """Posterior mean of p_ci for some tokens given the known tokens before each, (n, S, V)."""
         n, N, V = len(x), self._spec.tokens, self._spec.dim
         peak = torch.full((n, N, 1), -torch.inf, dtype=self.dtype, device=self.device)
         mass, total = torch.zeros_like(peak), peak.new_zeros(n, N, V)
@@ -322,14 +322,14 @@ class CategoricalMixture(CategoricalTarget):
 
 
 def _index(x: Tensor, known: Tensor, V: int) -> Tensor:
-    """Rows of a padded table that hold each token's value: (n, N)."""
+    """Index into a padded table of each token's value, or of the padding if unknown: (n, N)."""
     N = x.shape[1]
     place = torch.arange(N, device=x.device) * V
     return torch.where(known, x + place, N * V)
 
 
 def _padded(log_table: Tensor) -> Tensor:
-    """Log-probabilities (N, V, c) as (N V + 1, c), with 0 for an unknown token at the end."""
+    """Log-probabilities (N, V, c) as a table (N V + 1, c) with a last row 0 for unknown tokens."""
     flat = log_table.flatten(0, 1)
     return torch.cat([flat, torch.zeros_like(flat[:1])])
 

@@ -1,14 +1,14 @@
 """Chains of states: categorical laws whose tokens depend on each other through one state.
 
-Every answer follows from two recursions over the states s_i of the tokens,
+All conditionals follow from two recursions over the states s_i of the tokens,
 
-    F_1 = start,  F_{i+1} = (F_i E_i) T_i        (what the tokens before i+1 say of s_{i+1})
-    B_N = 1,      B_i = T_i (E_{i+1} B_{i+1})    (what the tokens after i say of s_i)
+    F_1 = start,  F_{i+1} = (F_i E_i) T_i        (evidence of the tokens before i+1 about s_{i+1})
+    B_N = 1,      B_i = T_i (E_{i+1} B_{i+1})    (evidence of the tokens after i about s_i)
 
-with the evidence E_i(s) of token i: 1 if it is unseen, else its emission probability. Where every
-transition is possible they run on probabilities, normalised often enough that nothing underflows;
-a chain with impossible transitions can hide states of vanishing mass that later evidence brings
-back, and runs on logarithms.
+with transitions T_i and the evidence E_i(s) of token i, which is 1 if the token is unseen and its
+emission probability otherwise. If every transition is possible, the recursions run on
+probabilities, normalised often enough that nothing underflows. Otherwise they run on logarithms,
+since later evidence can make a state of vanishing mass matter again.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ __all__ = [
     "sparse_steps",
 ]
 
-TILE = 1 << 23  # numbers of one message over all tokens that are held at once
-LONGEST = 8  # steps between normalisations; every 16 is known to give NaN on peaked models
-SUMMED = 5e10  # multiply-adds up to which pairs of sequences are summed: a few seconds
-LARGEST_PAIRS = 1 << 22  # pairs of states that are held for it
-LOG_COST = 100.0  # multiply-adds that one logarithmic one takes the time of
+TILE = 1 << 23  # most numbers of the messages of all tokens held at once
+LONGEST = 8  # most steps between normalisations; 16 gives NaN on peaked models
+SUMMED = 5e10  # most multiply-adds for the sum over pairs of sequences: a few seconds
+LARGEST_PAIRS = 1 << 22  # most pairs of states held for that sum
+LOG_COST = 100.0  # time of a logarithmic multiply-add, in ordinary multiply-adds
 
 
 class Arithmetic(ABC):
-    """How messages are stored, multiplied and summed."""
+    """The storage of messages, and their multiplication and summation."""
 
     @abstractmethod
     def of(self, probabilities: Tensor) -> Tensor:
-        """Probabilities as they are stored."""
+        """Probabilities in stored form."""
 
     @abstractmethod
     def times(self, a: Tensor, b: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Arithmetic(ABC):
 
     @abstractmethod
     def normalised(self, messages: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
-        """Messages (..., n, S) and the logarithm (..., n) that was taken out of them, if any."""
+        """Normalised messages (..., n, S) and log (..., n) of their divisor, None if unchanged."""
 
     @abstractmethod
     def log_sum(self, messages: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Scaled(Arithmetic):
         self._window = window
 
     def of(self, probabilities: Tensor) -> Tensor:
-        """As they are."""
+        """The probabilities themselves."""
         return probabilities
 
     def times(self, a: Tensor, b: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Scaled(Arithmetic):
         return step % self._window == 0
 
     def normalised(self, messages: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
-        """Divided by their sums where that is due."""
+        """Messages divided by their sums if a normalisation is due, else unchanged."""
         if not self.is_due(step):
             return messages, None
         total = messages.sum(-1, keepdim=True)
@@ -128,7 +128,7 @@ class Logarithmic(Arithmetic):
         return torch.logsumexp(messages[..., :, :, None] + matrix[..., None, :, :], -2)
 
     def normalised(self, messages: Tensor, step: int) -> tuple[Tensor, Tensor | None]:
-        """As they are: nothing underflows."""
+        """The messages unchanged, as logarithms do not underflow."""
         return messages, None
 
     def log_sum(self, messages: Tensor) -> Tensor:
@@ -138,11 +138,12 @@ class Logarithmic(Arithmetic):
 
 @dataclass(frozen=True)
 class SparseSteps:
-    """Products of logarithms with matrices that are mostly 0: (m T)(s') over few s each.
+    """Log-domain products with sparse transition matrices T: each s' is reached from few s.
 
     Attributes:
-        places: (K, S') the states s from which s' may be reached in some step.
-        logs: (K, S'), or (N - 1, K, S') one per step: log T(s, s'); -inf where it is impossible.
+        places: States s from which each s' can be reached in some step, (K, S').
+        logs: Log T(s, s') of these states, (K, S'), or (N - 1, K, S') with one table per step; -inf
+            if impossible.
     """
 
     places: Tensor
@@ -150,7 +151,7 @@ class SparseSteps:
 
     @property
     def degree(self) -> int:
-        """K: states from which one state may be reached, at most."""
+        """Largest number K of states from which one state can be reached."""
         return len(self.places)
 
     def product(self, messages: Tensor, i: int) -> Tensor:
@@ -162,7 +163,10 @@ class SparseSteps:
 
 
 def sparse_steps(tables: Tensor) -> tuple[SparseSteps, SparseSteps] | None:
-    """Steps along probabilities (S, S) or (N - 1, S, S), and back; None unless most are 0."""
+    """Sparse steps forward and back for probabilities (S, S) or (N - 1, S, S).
+
+    Returns None unless at most half of the transitions into and out of every state are possible.
+    """
     possible = (tables > 0).reshape(-1, *tables.shape[-2:]).any(0)
     degree = int(torch.maximum(possible.sum(0).max(), possible.sum(1).max()))
     if 2 * degree > len(possible):
@@ -172,20 +176,19 @@ def sparse_steps(tables: Tensor) -> tuple[SparseSteps, SparseSteps] | None:
 
 def _gathered(tables: Tensor, possible: Tensor) -> SparseSteps:
     degree = max(int(possible.sum(0).max()), 1)
-    places = possible.to(torch.uint8).topk(degree, dim=0).indices  # impossible ones fill up
+    places = possible.to(torch.uint8).topk(degree, dim=0).indices  # padded with impossible states
     return SparseSteps(places, tables.gather(-2, places.expand(*tables.shape[:-2], -1, -1)).log())
 
 
 def arithmetic_for(least_transition: float, memory: int, dtype: torch.dtype) -> Arithmetic:
     """The fastest arithmetic that is safe.
 
-    Every state is reached with at least the share tau of the least transition, and evidence is 1
-    for some state, so the sum of a message falls by at most tau a step. A state that underflows
-    between two normalisations can come back by at most 1 / tau for each step that the chain
-    remembers.
+    Every transition has at least the probability tau, and evidence is 1 for some state, so the sum
+    of a message shrinks by at most a factor of tau per step. The weight of a state that underflows
+    between two normalisations can grow by at most 1 / tau for each step of the chain's memory.
 
     Args:
-        least_transition: tau; 0 if a transition is impossible.
+        least_transition: Least transition probability tau; 0 if a transition is impossible.
         memory: Steps after which any state can follow any other.
         dtype: Precision of the messages.
     """
@@ -200,29 +203,30 @@ def arithmetic_for(least_transition: float, memory: int, dtype: torch.dtype) -> 
 
 
 def scaled_evidence(evidence: Tensor) -> tuple[Tensor, Tensor]:
-    """Evidence (.., S) in units of the best state's, and those units (..)."""
+    """Evidence (.., S) divided by that of the best state, and these divisors (..)."""
     unit = evidence.amax(-1)
     unit = torch.where(unit > 0, unit, 1)  # an impossible token stays impossible
     return evidence / unit[..., None], unit
 
 
 def last_known(known: Tensor) -> int:
-    """The last token that any row knows, or -1: after it nothing is learnt from the right."""
+    """Index of the last token that is known in any row, or -1; B_i is 1 from there on."""
     places = known.any(0).nonzero()
     return int(places[-1]) if len(places) else -1
 
 
 class Chain(CategoricalTarget):
-    """A law of integers that is a chain of states; subclasses say what a state is.
+    """A law of integers that is a chain of states; subclasses define the states.
 
-    Messages are (n, S_i): the number of states may differ between the first tokens. What subclasses
-    take and return is in the stored form of `_arithmetic`, unless it says probabilities.
+    Messages are (n, S_i), where the number of states S_i may differ between the first tokens. The
+    abstract methods take and return the stored form of `_arithmetic`, unless their docstrings say
+    probabilities.
     """
 
     _arithmetic: Arithmetic
     _spec: SequenceSpec
     _widest: int  # multiply-adds per row and token of a step of the recursion
-    _slowness: float = 1.0  # how much longer one takes than in a large matrix product
+    _slowness: float = 1.0  # time of a multiply-add relative to one in a large matrix product
 
     @abstractmethod
     def _start(self) -> Tensor:
@@ -240,7 +244,7 @@ class Chain(CategoricalTarget):
     def _emitted(self, x: Tensor, i: int) -> Tensor:
         """Probability of the values x (n,) of token i given its state: (n, W).
 
-        W is S_i, or divides it if only the state's last digit to the base W counts.
+        The width W is S_i, or a divisor of S_i if only the state's last digit to base W matters.
         """
 
     @abstractmethod
@@ -346,7 +350,7 @@ class Chain(CategoricalTarget):
         return (message - torch.where(peak.isinf(), 0, peak)).exp()
 
     def _restart(self, x: Tensor, known: Tensor, token: int) -> tuple[int, Tensor]:
-        """A token at or before that one whose F_i needs no recursion, and that F_i: (n|1, S_i)."""
+        """A token i at or before `token` whose F_i needs no recursion, and this F_i, (n|1, S_i)."""
         return 0, self._start()[None]
 
     def _forward(
@@ -358,7 +362,7 @@ class Chain(CategoricalTarget):
         first: int = 0,
         start: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """F_i of each token from `first` on, and the logarithm (n,) taken out of it so far."""
+        """F_i of each token from `first` on, and the log (n,) of all divisors so far."""
         start = self._start()[None] if start is None else start
         message = start.expand(len(x), -1)
         taken = torch.zeros(len(x), dtype=self.dtype, device=self.device)
@@ -386,7 +390,7 @@ class Chain(CategoricalTarget):
     def _evidence(
         self, x: Tensor, known: Tensor, i: int, floor: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """What token i says of its state, (n, W) in stored form, and the log (n,) of its unit."""
+        """Evidence of token i about its state, (n, W) in stored form, and its log divisor (n,)."""
         emitted = self._emitted(torch.where(known[:, i], x[:, i], 0), i)
         softened = torch.where(known[:, i, None], floor + (1 - floor) * emitted, 1)
         evidence, unit = scaled_evidence(softened)
@@ -405,4 +409,4 @@ class Chain(CategoricalTarget):
 
     @abstractmethod
     def _states_at(self, i: int) -> int:
-        """Number of states of token i, which never falls."""
+        """Number of states S_i of token i, which does not decrease with i."""

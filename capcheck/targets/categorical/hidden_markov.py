@@ -1,8 +1,7 @@
 """Hidden Markov models: p(x) = sum_s p(s_1) prod p(s_{i+1} | s_i) prod p(x_i | s_i).
 
 Transitions and emissions may differ between tokens, so any product of non-negative potentials along
-a chain is one of these: constraint sets with a running state (parity, brackets) and strips of an
-Ising grid among them.
+a chain is such a model, for example a constraint set with a running state (parity, brackets).
 """
 
 from __future__ import annotations
@@ -38,17 +37,18 @@ from capcheck.targets.target import fingerprint
 
 __all__ = ["LARGEST", "HiddenMarkov"]
 
-LARGEST = 1 << 26  # numbers of a transition table: half a GiB
+LARGEST = 1 << 26  # most numbers of a transition or emission table: half a GiB
 
 
 class HiddenMarkov(Chain):
     """A chain of S hidden states, each emitting one of V symbols.
 
     Args:
-        initial: (S,) law of the first state.
-        transition: (S, S), or (N - 1, S, S) one per step; rows are laws of the next state.
-        emission: (S, V), or (N, S, V) one per token; rows are laws of the token.
-        tokens: N.
+        initial: Law of the first state, (S,).
+        transition: Laws of the next state, one per row, (S, S), or (N - 1, S, S) with one table per
+            step.
+        emission: Laws of the token, one per row, (S, V), or (N, S, V) with one table per token.
+        tokens: Number N of tokens.
         grid: (rows, columns) of the tokens, if they have any.
         scored: Tokens that count in the divergences, in rising order; all of them if None.
         provenance: Where the parameters come from.
@@ -128,20 +128,20 @@ class HiddenMarkov(Chain):
     ) -> HiddenMarkov:
         """The law proportional to a product of non-negative potentials along a chain.
 
-        With h_i(s) the summed potential of everything from token i on, p(s' | s) is proportional to
-        transition(s, s') h_{i+1}(s').
+        The transition p(s' | s) is proportional to transition(s, s') h_{i+1}(s'), where h_i(s) is
+        the summed potential of all continuations from state s of token i on.
 
         Args:
             initial: (S,) potential of the first state.
             transition: (S, S) or (N - 1, S, S) potentials of neighbouring states.
             emission: (S, V) or (N, S, V) potentials of a token and its state.
-            tokens: N.
+            tokens: Number N of tokens.
             grid: As for the class.
             scored: As for the class.
             provenance: As for the class.
 
         Raises:
-            InputError: A wrong shape, or potentials that leave no sequence possible.
+            InputError: A shape is wrong, or the potentials leave no sequence possible.
         """
         initial, transition, emission = _require_shapes(initial, transition, emission, tokens)
         S = len(initial)
@@ -211,11 +211,11 @@ class HiddenMarkov(Chain):
         return draws
 
     def state_posterior(self, x: Tensor, known: Tensor) -> Tensor:
-        """P(s_i | known tokens) for every token, (n, N, S); 0 where they are impossible together.
+        """Posterior P(s_i | known tokens) of every state, (n, N, S); 0 if they are impossible.
 
         Args:
-            x: (n, N) integers; values of unknown tokens mean nothing.
-            known: (n, N) bool.
+            x: Token ids, (n, N); values of unknown tokens are ignored.
+            known: Whether each token is known, (n, N) bool.
         """
         answers = []
         for rows in self._rows(len(x)):
@@ -233,7 +233,7 @@ class HiddenMarkov(Chain):
     def expected_transitions(self, x: Tensor) -> Tensor:
         """Expected number of transitions s -> s' in fully known rows x, summed over tokens: (S, S).
 
-        Only for a homogeneous chain; the counts that Baum and Welch's algorithm needs.
+        The chain must be homogeneous. Baum and Welch's algorithm uses these counts.
         """
         total = torch.zeros_like(self._transition)
         for rows in self._rows(len(x)):
@@ -246,7 +246,7 @@ class HiddenMarkov(Chain):
         return total * self._transition
 
     def _laws(self, x: Tensor, known: Tensor, tokens: list[int], causal: bool) -> Tensor:
-        """As for every chain, with all tokens' messages in one piece."""
+        """Probabilities as in `Chain._laws`, with the messages of all tokens in one tensor."""
         if causal or last_known(known) <= min(tokens):
             return super()._laws(x, known, tokens, causal)
         joint = self._both(self._all_evidence(x, known))[tokens]
@@ -280,9 +280,9 @@ class HiddenMarkov(Chain):
     def _run_in_place(
         self, messages: Tensor, evidence: Tensor, table: Tensor, order: list[int], scaled: Scaled
     ) -> None:
-        """The recursion on probabilities, without a new tensor in any step.
+        """The recursion on probabilities, without allocating a tensor in any step.
 
-        A step is a few microseconds of work, and on the CPU NumPy's calls cost half of torch's.
+        A step takes a few microseconds, and calls of NumPy cost half of torch's on the CPU.
         """
         on_cpu = messages.device.type == "cpu"
         xp: Any = np if on_cpu else torch
@@ -299,7 +299,7 @@ class HiddenMarkov(Chain):
                 M[j] /= xp.matmul(M[j], ones) + least
 
     def _all_evidence(self, x: Tensor, known: Tensor) -> Tensor:
-        """E_i of all tokens in units of the best state's, (N, n, S) in stored form."""
+        """E_i of all tokens, divided by the best state's, (N, n, S) in stored form."""
         S, V = self._emission.shape[-2:]
         table = scaled_evidence(self._emission.mT)[0]  # (V, S) or (N, V, S)
         table = torch.cat([table, torch.ones_like(table[..., :1, :])], -2)
@@ -342,7 +342,7 @@ class HiddenMarkov(Chain):
 
 
 def _laws(potentials: Tensor) -> Tensor:
-    """Rows divided by their sums; a row of zeros, which nothing leads to, becomes uniform."""
+    """Rows divided by their sums; a row of zeros, an unreachable state, becomes uniform."""
     total = potentials.sum(-1, keepdim=True)
     return torch.where(total > 0, potentials / total, 1 / potentials.shape[-1])
 

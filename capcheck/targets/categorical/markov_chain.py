@@ -1,8 +1,8 @@
 """Markov chains of order m: p(x) = prod_i p(x_i | x_{i-m..i-1}), over V symbols.
 
-The state of token i is the string of the last m tokens up to and including i (fewer at the start),
-so a step costs V^(m+1) and not V^(2m): a product for each string of the m - 1 tokens that stay.
-The laws may differ from token to token: strips of an Ising grid are such chains.
+The state of token i is the string of the last m tokens up to and including i (fewer at the start).
+A step costs V^(m+1) multiply-adds and not V^(2m): one product for each string of the m - 1 tokens
+that stay in the state. Laws may differ between tokens, as in strips of an Ising grid.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from capcheck.targets.target import fingerprint
 
 __all__ = ["LARGEST", "MarkovChain"]
 
-LARGEST = 1 << 24  # numbers of the conditional table
+LARGEST = 1 << 24  # most numbers of all conditional tables together
 
 
 class MarkovChain(Chain):
@@ -31,15 +31,16 @@ class MarkovChain(Chain):
 
     Args:
         conditionals: m + 1 tables of shapes (V,), (V, V), ..., (V,) * (m + 1): the laws of the
-            first token, of the second given the first, and so on; the last serves all later tokens.
-            Or N tables, one for each token, of which those after the first m have m + 1 dimensions.
-            The last dimension is the token's value, the one before it the latest token.
-        tokens: N.
+            first token, of the second given the first, and so on; the last table is used for all
+            later tokens. Alternatively N tables, one per token, of which those after the first m
+            have m + 1 dimensions. The last dimension is the token's value, the one before it that
+            of the previous token.
+        tokens: Number N of tokens.
         grid: (rows, columns) of the tokens, if they have any.
         provenance: Where the parameters come from.
 
     Raises:
-        InputError: A shape or a probability breaks these rules.
+        InputError: The shape or the probabilities of a table break these rules.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class MarkovChain(Chain):
 
     @property
     def order(self) -> int:
-        """How many tokens of the past the next one depends on."""
+        """Order m: the number of past tokens that the next one depends on."""
         return self._order
 
     @property
@@ -141,9 +142,10 @@ class MarkovChain(Chain):
         return total
 
     def _restart(self, x: Tensor, known: Tensor, token: int) -> tuple[int, Tensor]:
-        """Where every row knows the last m tokens, what came before them does not matter.
+        """Restart after m tokens that all rows know: earlier tokens do not matter then.
 
-        Unless it is impossible: then it must be met, for the tokens are as if nothing was known.
+        If some transitions are impossible, earlier tokens do matter, since impossible known tokens
+        must give the unconditional marginals.
         """
         if not self._all_possible:
             return super()._restart(x, known, token)
@@ -151,7 +153,7 @@ class MarkovChain(Chain):
         for i in range(token, m - 1, -1):
             if m > 0 and bool(whole[i - m : i].all()):
                 law = self._table(i)[tuple(x[:, i - m : i].T)]  # (n, V)
-                place = torch.zeros_like(x[:, 0])  # the number of the string that stays
+                place = torch.zeros_like(x[:, 0])  # index of the string that stays in the state
                 for symbol in x[:, i - m + 1 : i].T:
                     place = place * law.shape[1] + symbol
                 message = law.new_zeros(len(x), self._states_at(i) // law.shape[1], law.shape[1])

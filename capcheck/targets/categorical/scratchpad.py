@@ -1,12 +1,12 @@
-"""Scratchpad tasks: sequences that hold running results beside inputs and an answer.
+"""Scratchpad tasks: sequences of inputs and an answer, with or without running results.
 
-Running results are auxiliary tokens: they are drawn like any other and summed out of the
-divergences (`SequenceSpec.scored`). A procedure that sees a window of the past can produce the
-answer only if there is room for them: the chain-of-thought effect. The task is to compose inputs
-g_1..g_n of a group G:
+Running results are auxiliary tokens: they are drawn like other tokens but are summed out of the
+divergences (`SequenceSpec.scored`). A procedure that sees only a window of past tokens can produce
+the answer only if the sequence has running results: the chain-of-thought effect. The task is to
+compose inputs g_1..g_n of a group G:
 
-    with scratch    g_1 p_1 g_2 p_2 .. g_n p_n,  p_i = p_{i-1} g_i: each follows from two tokens
-    without         g_1 g_2 .. g_n p_n: the answer needs all inputs
+    with scratch    g_1 p_1 g_2 p_2 .. g_n p_n,  p_i = p_{i-1} g_i: p_i depends on two tokens
+    without         g_1 g_2 .. g_n p_n: the answer p_n depends on all inputs
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ __all__ = ["composition", "running_parity", "running_permutation"]
 def composition(
     name: str, inputs: int, size: int, compose: Callable[[int, int], int], *, scratch: bool
 ) -> HiddenMarkov:
-    """Uniform elements g_1..g_n of a group, numbered from 0, the neutral one, and their product.
+    """The law of uniform elements g_1..g_n of a group (0 is the neutral one) and their product.
 
-    The state is (product so far p, latest symbol), numbered size p + symbol. An input g leads from
-    p to p g and shows g; a result leads from p to p and shows p. Inputs and the last result count.
+    The hidden state is (product so far p, latest symbol), numbered size p + symbol. An input g
+    changes p to p g and emits g; a result keeps p and emits p. Divergences count the inputs and the
+    last result.
 
     Args:
-        name: What the group composes, for readers of a report.
-        inputs: n.
-        size: Number of elements.
-        compose: p, g -> p g.
-        scratch: Whether the tokens are g_1 p_1 .. g_n p_n, or g_1 .. g_n p_n only.
+        name: Name of the task, for readers of a report.
+        inputs: Number n of inputs.
+        size: Number of elements of the group.
+        compose: Function of p and g that returns p g.
+        scratch: Whether the tokens are g_1 p_1 .. g_n p_n; otherwise g_1 .. g_n p_n.
     """
     S = size * size
     initial, placed, told = (torch.zeros(shape).double() for shape in ((S,), (S, S), (S, S)))
@@ -60,12 +61,12 @@ def composition(
 
 
 def running_parity(inputs: int, *, scratch: bool) -> HiddenMarkov:
-    """Uniform bits, and whether an odd number of them is set."""
+    """The law of uniform bits and their parity, 1 if an odd number of bits is 1."""
     return composition("parity", inputs, 2, lambda p, g: p ^ g, scratch=scratch)
 
 
 def running_permutation(inputs: int, *, scratch: bool) -> HiddenMarkov:
-    """Uniform permutations of three things, and what they compose to."""
+    """The law of uniform permutations of three items and their composition."""
     group = list(itertools.permutations(range(3)))
 
     def compose(p: int, g: int) -> int:

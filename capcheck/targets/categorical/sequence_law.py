@@ -1,7 +1,7 @@
-"""Laws of categorical sequences, spelled out as V^N probabilities.
+"""Enumerated laws of categorical sequences: the V^N probabilities of all sequences.
 
-A sequence's place is its number to the base V, sum_i x_i V^(N-i) with the first token most
-significant.
+The index of a sequence is its value as a number to the base V, sum_i x_i V^(N-i) for tokens
+i = 1..N, so that the first token is most significant.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ __all__ = [
     "target_law",
 ]
 
-LARGEST = 1 << 16  # sequences that are spelled out
-BLOCK = 1 << 20  # probabilities of the sequences that are evaluated at once
-SUMS = 1e-6  # by which probabilities may miss 1
-ROUNDINGS = 64  # roundings per token by which they may, where that is more (float32)
+LARGEST = 1 << 16  # most sequences V^N of an enumerated law
+BLOCK = 1 << 20  # most numbers (sequences x N x V) that are evaluated at once
+SUMS = 1e-6  # largest error allowed in the sum of probabilities
+ROUNDINGS = 64  # machine epsilons per token allowed instead, if that is more (float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceLaw:
-    """A law of sequences of N integers in 0..V-1, spelled out.
+    """An enumerated law of sequences of N integers in 0..V-1.
 
     Attributes:
-        log_probabilities: (V^N,) float64, nats; -inf is probability 0. First token most
-            significant.
-        vocabulary: V.
-        tokens: N.
-        method: How they were had, in a few words.
+        log_probabilities: Log-probability of every sequence, (V^N,) float64, nats, in the order of
+            the module's docstring; -inf for probability 0.
+        vocabulary: Vocabulary size V.
+        tokens: Number N of tokens.
+        method: Origin of the probabilities, in a few words.
     """
 
     log_probabilities: Tensor
@@ -66,14 +66,14 @@ class SequenceLaw:
 
     @property
     def probabilities(self) -> Tensor:
-        """(V^N,) float64."""
+        """Probability of every sequence, (V^N,) float64."""
         return self.log_probabilities.exp()
 
     def onto(self, tokens: Sequence[int]) -> SequenceLaw:
-        """The joint law of those tokens only, in their order of place.
+        """The joint law of some tokens, with all others summed out.
 
         Raises:
-            InputError: Tokens that do not exist, none, or not in rising order.
+            InputError: The tokens do not exist, are none, or are not in rising order.
         """
         kept = list(tokens)
         if not kept or kept != sorted(set(kept) & set(range(self.tokens))):
@@ -90,7 +90,7 @@ class SequenceLaw:
 
 
 def sequences(vocabulary: int, tokens: int, *, batch: int = 4096) -> Iterator[Tensor]:
-    """All V^N sequences in the order of their numbers, (up to `batch`, N) int64 at a time.
+    """All V^N sequences in the order of their index, in batches (at most `batch`, N) of int64.
 
     Example:
         >>> [x.tolist() for x in sequences(2, 2, batch=3)]
@@ -103,12 +103,12 @@ def sequences(vocabulary: int, tokens: int, *, batch: int = 4096) -> Iterator[Te
 
 
 def numbers(x: Tensor, vocabulary: int) -> Tensor:
-    """The number of each sequence, (n,), for x (n, N) of integers in 0..V-1."""
+    """The index of each sequence x (n, N) of integers in 0..V-1, (n,)."""
     return (x * _places(vocabulary, x.shape[1]).to(x.device)).sum(1)
 
 
 def target_law(target: Target) -> SequenceLaw | Unavailable:
-    """The law of all tokens of a target, or why it cannot be spelled out.
+    """The enumerated law of all tokens of a target, or the reason why it cannot be enumerated.
 
     Raises:
         CapcheckError: The target's probabilities do not sum to 1.
@@ -121,7 +121,11 @@ def target_law(target: Target) -> SequenceLaw | Unavailable:
 
 
 def summed_to_one(log_p: Tensor, spec: SequenceSpec, method: str) -> SequenceLaw:
-    """The law of these log-probabilities (V^N,); CapcheckError if they do not sum to 1."""
+    """The law with log-probabilities (V^N,).
+
+    Raises:
+        CapcheckError: The probabilities do not sum to 1.
+    """
     total = float(log_p.exp().sum())
     if not abs(total - 1) <= rounding_of(spec):
         raise CapcheckError(f"{method} must sum to 1, got {total:.9g}: it is no density.")
@@ -131,12 +135,12 @@ def summed_to_one(log_p: Tensor, spec: SequenceSpec, method: str) -> SequenceLaw
 
 
 def rounding_of(spec: SequenceSpec) -> float:
-    """By how much probabilities, or log-probabilities of a whole run, may miss."""
+    """Error allowed in a sum of probabilities, or in log-probabilities (nats) of a whole run."""
     return max(SUMS, ROUNDINGS * torch.finfo(spec.mean.dtype).eps * spec.tokens)
 
 
 def refusal(spec: SequenceSpec) -> str | None:
-    """Why sequences cannot be enumerated, if they cannot."""
+    """The reason why the sequences of a spec cannot be enumerated, or None if they can."""
     if spec.kind != "categorical":
         return "continuous tokens cannot be enumerated"
     # V^N itself may have thousands of digits.
@@ -146,11 +150,11 @@ def refusal(spec: SequenceSpec) -> str | None:
 
 
 def batches(spec: SequenceSpec) -> Iterator[Tensor]:
-    """All sequences, a block of (n, N) integers at a time."""
+    """All sequences of a spec, in batches (n, N) of integers."""
     batch = max(1, BLOCK // (spec.tokens * spec.dim))
     return sequences(spec.dim, spec.tokens, batch=batch)
 
 
 def _places(vocabulary: int, tokens: int) -> Tensor:
-    """V^(N-1), .., V, 1: what a value counts at each place, (N,)."""
+    """Weights V^(N-1), .., V, 1 of the tokens in the index of a sequence, (N,)."""
     return torch.tensor([vocabulary**i for i in reversed(range(tokens))])

@@ -1,7 +1,7 @@
-"""Tables and constraint sets: laws that are spelled out, sequence by sequence.
+"""Tables and constraint sets: laws given by the weight of each sequence.
 
-p(x) = w(x) / sum_y w(y) is a categorical mixture whose components are the sequences of positive
-weight, so every conditional is a sum over the sequences that agree with what is known.
+The law p(x) = w(x) / sum_y w(y) is a categorical mixture whose components are the sequences of
+positive weight, so that every conditional is a sum over the sequences that match the known tokens.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from capcheck.targets.provenance import Provenance
 
 __all__ = ["LARGEST", "from_table", "latin_squares", "small_sudokus", "uniform_over"]
 
-LARGEST = 1 << 18  # sequences that are spelled out
+LARGEST = 1 << 18  # most sequences of positive probability
 
 
 def from_table(joint: Tensor, *, grid: tuple[int, int] | None = None) -> CategoricalMixture:
-    """The law whose probabilities are listed.
+    """The law of a table that lists the probability of every sequence.
 
     Args:
-        joint: (V,) * N, non-negative, not all 0; it is normalised.
+        joint: Table (V,) * N, non-negative and not all 0; it is normalised.
         grid: (rows, columns) of the tokens, if they have any.
 
     Raises:
-        InputError: Dimensions of different sizes, a negative or non-finite entry, or too many.
+        InputError: The dimensions differ in size, an entry is negative or not finite, or more than
+            `LARGEST` entries are positive.
 
     Example:
         >>> fair = from_table(torch.tensor([[0.5, 0.0], [0.0, 0.5]], dtype=torch.float64))
@@ -71,20 +72,21 @@ def uniform_over(
     weights: Iterable[float] | Tensor | None = None,
     grid: tuple[int, int] | None = None,
 ) -> CategoricalMixture:
-    """A constraint set: each of some sequences is equally likely, or as likely as its weight says.
+    """The uniform law over listed sequences, or the law proportional to their weights.
 
     p(x) = sum of w_k over the k whose sequence is x, divided by the sum of all w_k.
 
     Args:
-        sequences: Each of N integers in 0..V-1; distinct, unless there are weights.
-        vocabulary: V.
-        description: One line for readers of a report.
+        sequences: Sequences of N integers in 0..V-1 each; distinct if there are no weights.
+        vocabulary: Vocabulary size V.
+        description: Description of the law in one line, for readers of a report.
         weights: A positive number for each sequence; those of equal sequences are added.
         grid: (rows, columns) of the tokens, if they have any.
 
     Raises:
-        InputError: Too many sequences, none at all, one of another length, without tokens or not of
-            integers, one listed twice without weights, or weights that are no such numbers.
+        InputError: There are no or more than `LARGEST` sequences, they differ in length, are empty
+            or hold no integers, one is listed twice without weights, or weights are not positive
+            numbers, one for each sequence.
 
     Example:
         >>> coin = uniform_over([[0], [1]], vocabulary=2, description="coin", weights=[1, 3])
@@ -128,7 +130,7 @@ def latin_squares(size: int) -> list[tuple[int, ...]]:
 
 
 def small_sudokus() -> list[tuple[int, ...]]:
-    """All 4x4 Latin squares whose four 2x2 boxes hold every digit, too."""
+    """All 4x4 Latin squares each of whose four 2x2 boxes also holds every digit."""
     corners = [(0, 1, 4, 5), (2, 3, 6, 7), (8, 9, 12, 13), (10, 11, 14, 15)]
     return [
         square
@@ -138,7 +140,7 @@ def small_sudokus() -> list[tuple[int, ...]]:
 
 
 def _rows(rows: list[Sequence[int]], description: str) -> Tensor:
-    """Sequences as (K, N) int64."""
+    """Listed sequences as a tensor, (K, N) int64."""
     _require_size(len(rows))
     rule = f"{description} must list sequences of integers"
     try:
@@ -160,7 +162,7 @@ def _rows(rows: list[Sequence[int]], description: str) -> Tensor:
 
 
 def _positive(weights: Iterable[float] | Tensor, count: int) -> Tensor:
-    """Weights as (K,) float64."""
+    """Weights as a tensor, (K,) float64, divided by the largest."""
     try:
         given = weights.detach() if isinstance(weights, Tensor) else torch.tensor(list(weights))
     except (TypeError, ValueError):

@@ -1,9 +1,10 @@
 """Diagonal Gaussian mixtures: p(x) = sum_c w_c prod_i N(x_i; mu_ci, s_ci^2), few components.
 
-As a product mixture, with scales of each component's own: seen through a noise path, token i of
-component c is N(alpha_i mu_ci, V_ci) with V_ci = alpha_i^2 s_ci^2 + sigma_i^2, and clean it is
-N((sigma_i^2 mu_ci + alpha_i s_ci^2 x_i) / V_ci, sigma_i^2 s_ci^2 / V_ci). Made for the tens of
-components that are fitted, not for a component per row of data.
+Unlike in a product mixture, each component has scales of its own. Observed through a noise path,
+token i of component c is N(alpha_i mu_ci, V_ci) with V_ci = alpha_i^2 s_ci^2 + sigma_i^2. Given the
+observation x_i, the clean token is N((sigma_i^2 mu_ci + alpha_i s_ci^2 x_i) / V_ci,
+sigma_i^2 s_ci^2 / V_ci). The class is meant for tens of fitted components, not for one component
+per row of data.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from capcheck.targets.target import ContinuousTarget, fingerprint
 __all__ = ["CORRELATED", "TILE", "DiagonalMixture"]
 
 TILE = 1 << 20  # numbers held at once per intermediate result
-CORRELATED = 1e-6  # correlation from which on coordinates are not independent
+CORRELATED = 1e-6  # correlation above which coordinates count as dependent
 
 
 class DiagonalMixture(ContinuousTarget):

@@ -1,6 +1,6 @@
 """Gaussian components in the basis of their eigenvectors, Sigma_c = U_c diag(lambda_c) U_c^T.
 
-Where all tokens of a row are seen at one level, C_c = alpha^2 Sigma_c + sigma^2 is diagonal there,
+If all tokens of a row have the same noise level, C_c = alpha^2 Sigma_c + sigma^2 is diagonal there,
 V_c = alpha^2 lambda_c + sigma^2, and with z_c = V_c^-1/2 U_c^T (x - alpha mu_c)
 
     E[x_0 | x] = sum_c r_c (mu_c + U_c (alpha lambda_c V_c^-1/2) z_c),
@@ -21,16 +21,16 @@ from capcheck.noise.paths import NoisePath
 
 __all__ = ["TILE", "Eigenbasis"]
 
-TILE = 1 << 18  # numbers held at once per intermediate result
+TILE = 1 << 18  # most numbers of an intermediate result
 
 
 class Eigenbasis:
-    """K Gaussian components, each in a basis of its own.
+    """K Gaussian components, each in the basis of its own eigenvectors.
 
     Args:
-        means: (K, N, d).
-        covariances: (K, N d, N d).
-        weights: (K,), positive and normalised.
+        means: Means, (K, N, d).
+        covariances: Covariances, (K, N d, N d).
+        weights: Positive normalised weights, (K,).
     """
 
     def __init__(self, means: Tensor, covariances: Tensor, weights: Tensor) -> None:
@@ -47,7 +47,7 @@ class Eigenbasis:
         return bool((self._values.amin(1) > least * self._values.amax(1)).all())
 
     def denoise(self, x: Tensor, levels: Tensor, path: NoisePath) -> Tensor:
-        """E[x_0 | x] where all tokens of a row are seen at one level below 1.
+        """The posterior mean E[x_0 | x] if all tokens of a row have the same level, below 1.
 
         Args:
             x: (n, N, d).

@@ -1,8 +1,9 @@
 """Gaussian mixtures with full covariances: p(x) = sum_c w_c N(x; mu_c, Sigma_c), K >= 1.
 
-Seen through noise it is again one, with means A mu_c and covariances A Sigma_c A + S^2 for the
-amplitudes A = diag(alpha_i) and S = diag(sigma_i) of the tokens; the conditionals of clean tokens
-are in `noisy_gaussians`, and in `gaussian_eigenbasis` where all tokens are seen at one level.
+Observed through noise, the law is a Gaussian mixture with means A mu_c and covariances
+A Sigma_c A + S^2, for the amplitudes A = diag(alpha_i) and S = diag(sigma_i) of the tokens. The
+conditionals of clean tokens are in `noisy_gaussians`, and in `gaussian_eigenbasis` if all tokens
+of a row have the same level.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from capcheck.targets.target import ContinuousTarget, fingerprint
 __all__ = ["ROUNDINGS", "TILE", "GaussianMixture"]
 
 TILE = 1 << 18  # numbers held at once per intermediate result
-ROUNDINGS = 4  # of a correlation that leave a covariance positive definite
+ROUNDINGS = 4  # machine epsilons of a correlation that must leave a matrix positive definite
 
 
 class GaussianMixture(ContinuousTarget):
@@ -123,7 +124,7 @@ class GaussianMixture(ContinuousTarget):
         return self._weights
 
     def gaussian(self) -> tuple[Tensor, Tensor] | None:
-        """Its mean and covariance if there is one component."""
+        """Mean and covariance if there is one component, else None."""
         return (self._means[0].flatten(), self._covariances[0]) if len(self._means) == 1 else None
 
     @property
@@ -290,7 +291,7 @@ def _require_parameters(means: Tensor, covariances: Tensor) -> None:
 
 
 def _definite(covariances: Tensor) -> bool:
-    """Whether every covariance has a Cholesky factor, also once it is rescaled and rounded."""
+    """Whether every correlation matrix has a Cholesky factor with a margin for rounding."""
     variances = covariances.diagonal(dim1=1, dim2=2)
     if not bool((variances > 0).all()):
         return False

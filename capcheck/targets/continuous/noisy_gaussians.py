@@ -1,15 +1,15 @@
-"""Gaussian components seen through noise: what every token was, in each of them.
+"""Posteriors of the clean tokens of Gaussian components that are observed through noise.
 
-With amplitudes A = diag(alpha_i) and S = diag(sigma_i), a sequence of component c is seen as
+With amplitudes A = diag(alpha_i) and S = diag(sigma_i), a sequence of component c is observed as
 y ~ N(A mu, C) with C = A Sigma A + S^2 = L L^T. The innovations z = L^-1 (y - A mu) come in the
 order of the tokens, so sums over their first entries give the evidence of any prefix, and with the
 covariance G of x (or of the noise e) with z
 
     E[x_i | y] = mu_i + sum_m G_im z_m,    Cov[x_i | y] = Sigma_ii - sum_m G_im G_im^T
 
-over the innovations of the tokens that token i is told. Where a token is seen at little noise its
-own noise is inferred instead, x_i = (y_i - sigma_i e_i) / alpha_i: nothing cancels there, and a
-known token comes out exactly. Factors of levels that all rows share are kept.
+over the innovations of the tokens that token i is conditioned on. For a token with little noise the
+noise is inferred instead, x_i = (y_i - sigma_i e_i) / alpha_i, which avoids cancellation and gives
+a known token exactly. Factors of levels that all rows share are cached.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from capcheck.targets.components import Prefix, earlier
 
 __all__ = ["CACHED", "TILE", "NoisyGaussians", "View", "amplitudes", "symmetric"]
 
-TILE = 1 << 20  # numbers held at once per intermediate result
-CACHED = 8  # patterns of levels whose factors are kept
+TILE = 1 << 20  # most numbers of an intermediate result
+CACHED = 8  # most patterns of levels whose factors are cached
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """Rows (n, D) as seen, the distinct amplitudes (P, D), and which of them each row has."""
+    """Observed rows x (n, D), distinct amplitudes (P, D), and their index `pattern` per row."""
 
     x: Tensor
     alpha: Tensor
@@ -41,7 +41,7 @@ class View:
 
     @property
     def shared(self) -> bool:
-        """Whether all rows are seen at the same levels."""
+        """Whether all rows are observed at the same levels."""
         return len(self.alpha) == 1
 
     def amplitudes(self, rows: slice) -> tuple[Tensor, Tensor]:
@@ -55,9 +55,9 @@ class NoisyGaussians:
     """K Gaussian components, and their posteriors given noisy tokens.
 
     Args:
-        means: (K, N, d).
-        covariances: (K, N d, N d).
-        weights: (K,), positive and normalised.
+        means: Means, (K, N, d).
+        covariances: Covariances, (K, N d, N d).
+        weights: Positive normalised weights, (K,).
     """
 
     def __init__(self, means: Tensor, covariances: Tensor, weights: Tensor) -> None:
@@ -67,24 +67,24 @@ class NoisyGaussians:
         self._factors: OrderedDict[bytes, _Factors] = OrderedDict()
 
     def covariance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """C = A Sigma A + S^2 for amplitudes (P, D): (P, K, D, D)."""
+        """Covariance C = A Sigma A + S^2 of the observation at amplitudes (P, D): (P, K, D, D)."""
         C = alpha[:, None, :, None] * self._covariances * alpha[:, None, None, :]
         C.diagonal(dim1=-2, dim2=-1).add_(sigma.square()[:, None])
         return C
 
     def view(self, x: Tensor, levels: Tensor, path: NoisePath) -> View:
-        """The rows x (n, N, d) as they are seen at levels (n, N)."""
+        """The view of rows x (n, N, d) that are observed at levels (n, N)."""
         levels = levels.to(self._means)
         if bool((levels == levels[:1]).all()):
             levels = levels[:1]
         patterns, pattern = torch.unique(levels, dim=0, return_inverse=True)
         alpha, sigma = amplitudes(patterns, path, self._means.shape[2])
         flat = x.to(self._means).flatten(1)
-        seen = alpha[pattern] > 0  # what stands at level 1 may be anything
+        seen = alpha[pattern] > 0  # values at level 1 are arbitrary
         return View(x=torch.where(seen, flat, 0), alpha=alpha, sigma=sigma, pattern=pattern)
 
     def tile_rows(self, view: View) -> int:
-        """Rows whose posteriors are held at once."""
+        """Number of rows whose posteriors are held at once."""
         K, D, _ = self._covariances.shape
         return max(1, TILE // (K * D * (1 if view.shared else D)))
 
@@ -115,7 +115,7 @@ class NoisyGaussians:
         )
 
     def _infer_noise(self, alpha: Tensor, sigma: Tensor, prefix: Prefix) -> Tensor:
-        """Which coordinates are seen so well that their noise is inferred: (P, D) bool."""
+        """Coordinates with so little noise that the noise is inferred instead: (P, D) bool."""
         if prefix == "before":
             return torch.zeros_like(alpha, dtype=torch.bool)
         spread = self._covariances.diagonal(dim1=1, dim2=2).amin(0)  # (D,)
@@ -124,8 +124,8 @@ class NoisyGaussians:
         whole: Tensor = well.reshape(len(well), -1, d).all(2)
         return whole.repeat_interleave(d, 1)
 
-    def _told(self, prefix: Prefix) -> Tensor:
-        """(D, D) bool: whether coordinate i is told innovation m."""
+    def _informed_by(self, prefix: Prefix) -> Tensor:
+        """Whether innovation m enters the posterior of coordinate i, (D, D) bool."""
         token = (
             torch.arange(self._covariances.shape[-1], device=self._means.device)
             // self._means.shape[2]
@@ -154,10 +154,10 @@ class NoisyGaussians:
             evidence = seen.cumsum(1)[:, list(tokens)]
         log_weights = evidence + self._weights.log()
         own = _coordinates(tokens, d, self._means.device)
-        told = self._told(prefix)[own]
+        informed = self._informed_by(prefix)[own]
         from_noise = self._infer_noise(alpha, sigma, prefix)[:, None, own]  # (1|r, 1, S d)
-        clean = self._means.flatten(1)[:, own] + _apply(factors.of_clean[:, :, own] * told, z)
-        noise = _apply(factors.of_noise[:, :, own] * told, z)
+        clean = self._means.flatten(1)[:, own] + _apply(factors.of_clean[:, :, own] * informed, z)
+        noise = _apply(factors.of_noise[:, :, own] * informed, z)
         a, s = alpha[:, None, own], sigma[:, None, own]
         clean = torch.where(from_noise, (x[:, None, own] - s * noise) / a, clean)
         return log_weights, clean.unflatten(2, (len(tokens), d)).transpose(1, 2)
@@ -170,13 +170,13 @@ class NoisyGaussians:
         factors = self._factors_of(view, rows)
         alpha, sigma = view.amplitudes(rows)
         own = _coordinates(tokens, d, self._means.device)
-        told = self._told(prefix)[own]
+        informed = self._informed_by(prefix)[own]
         from_noise = self._infer_noise(alpha, sigma, prefix)[:, None, own]  # (1|r, 1, S d)
         ratio = torch.where(from_noise, sigma[:, None, own] / alpha[:, None, own], 1)
         G = torch.where(
             from_noise[..., None], factors.of_noise[:, :, own], factors.of_clean[:, :, own]
         )
-        G = (G * told).unflatten(2, (S, d))  # (1|r, K, S, d, D)
+        G = (G * informed).unflatten(2, (S, d))  # (1|r, K, S, d, D)
         blocks = self._covariances.unflatten(1, (-1, d)).unflatten(3, (-1, d))
         index = torch.tensor(list(tokens), device=self._means.device)
         base = blocks[:, index, :, index].transpose(0, 1)  # (K, S, d, d)
@@ -192,7 +192,7 @@ class NoisyGaussians:
 
 @dataclass(frozen=True, kw_only=True)
 class _Factors:
-    """Of P patterns: L^-1, log diag L (P, K, D), Cov(e, z) and Cov(x, z), (P, K, D, D) each."""
+    """Factors of P patterns: L^-1, log diag L (P, K, D), Cov(e, z), Cov(x, z), (P, K, D, D)."""
 
     inverse: Tensor
     log_diagonal: Tensor
@@ -201,14 +201,14 @@ class _Factors:
 
 
 def _apply(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """Matrices (1|r, K, S, D) times the vectors (r, K, D) of each row: (r, K, S)."""
+    """Products of matrices (1|r, K, S, D) with the vectors (r, K, D) of each row: (r, K, S)."""
     if len(matrix) == 1:  # one product per component serves all rows
         return torch.bmm(vectors.transpose(0, 1), matrix[0].mT).transpose(0, 1)
     return (matrix @ vectors[..., None]).squeeze(-1)
 
 
 def amplitudes(levels: Tensor, path: NoisePath, dim: int) -> tuple[Tensor, Tensor]:
-    """Alpha and sigma of every coordinate, (P, N d), at levels (P, N)."""
+    """The amplitudes alpha and sigma of every coordinate, (P, N d), at levels (P, N)."""
     each = levels.repeat_interleave(dim, 1)
     return path.alpha(each), path.sigma(each)
 

@@ -1,4 +1,4 @@
-"""The token laws that a view leaves of a product mixture, evaluated in tiles and held nowhere.
+"""Posterior token laws of a product mixture given noisy tokens, evaluated in tiles.
 
 Seen through a noise path, component c of a row has a posterior weight r_c, a softmax over all of
 them, and its clean token i is N(gain_i (mu_ci - centre_i) + offset_i, variance_i): a mixture of
@@ -27,16 +27,16 @@ from capcheck.targets.components import Components, Evidence, Prefix
 
 __all__ = ["HELD", "TILE", "PosteriorLaw", "View"]
 
-TILE = 1 << 16  # numbers of laws that are spelled out at once: they are read many times over
-HELD = 1 << 24  # numbers of a law that is written out whole, 128 MiB
+TILE = 1 << 16  # most numbers of explicit laws held at once, small as they are read repeatedly
+HELD = 1 << 24  # most numbers of a law that is held as a whole: 128 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
     """Noisy tokens: their evidence about the component, and the clean token of each component.
 
-    Clean, token i of component c is N(gain_i (mu_ci - centre_i) + offset_i, variance_i). Shapes are
-    (n|1, N, d).
+    Given the noisy tokens, the clean token i of component c is
+    N(gain_i (mu_ci - centre_i) + offset_i, variance_i). Shapes are (n|1, N, d).
     """
 
     evidence: Evidence
@@ -57,10 +57,10 @@ class View:
 
 
 class PosteriorLaw(TokenLaw):
-    """The mixture that a view leaves for some tokens, evaluated in tiles and held nowhere.
+    """The posterior laws of some tokens given a view, evaluated in tiles and never held as a whole.
 
-    `exact` is the components in float64: a variance is a difference of two moments, of which
-    float32 leaves too few digits between near components.
+    The argument `exact` holds the components in float64: a variance is a difference of two moments,
+    for which float32 has too few digits between near components.
     """
 
     def __init__(
@@ -84,14 +84,17 @@ class PosteriorLaw(TokenLaw):
         self._drawn = drawn or DrawnRows(self._n, None)
 
     def select(self, tokens: Sequence[int]) -> PosteriorLaw:
-        """The laws of those tokens only."""
+        """The laws of the chosen tokens."""
         chosen = [self._tokens[i] for i in tokens]
         return PosteriorLaw(
             self._components, self._exact, self._view, self._prefix, chosen, self._drawn
         )
 
     def held(self) -> TokenLaw:
-        """All weights and means written out, if they fit; tails lose no digits in float64 only."""
+        """The laws with all weights and means held, if they fit and are float64; else self.
+
+        In float32 the tails of explicit weights lose digits.
+        """
         S, d = self._gain.shape[1:]
         if self._n * S * len(self._components) * d > HELD:
             return self
@@ -106,7 +109,7 @@ class PosteriorLaw(TokenLaw):
         return MixtureOfGaussians(log_weights, means, self._variance[:, :, None], self._drawn)
 
     def rows(self, index: Tensor) -> PosteriorLaw:
-        """The laws of those rows only."""
+        """The laws of the chosen rows."""
         return PosteriorLaw(
             self._components,
             self._exact,
@@ -117,7 +120,7 @@ class PosteriorLaw(TokenLaw):
         )
 
     def sample(self, rng: Randomness) -> Tensor:
-        """Component by inverse CDF, then its Gaussian: (n, S, d)."""
+        """Draw the component by inverse CDF, then its Gaussian: (n, S, d)."""
         S, d = self._gain.shape[1:]
         u = self._drawn.of(rng.uniform((self._drawn.n, S)))
         noise = self._drawn.of(rng.normal((self._drawn.n, S, d))).to(self._gain)
@@ -152,12 +155,12 @@ class PosteriorLaw(TokenLaw):
         return log_prob.to(self._components.dtype)
 
     def mean(self) -> Tensor:
-        """(n, S, d)."""
+        """Mean of every token, (n, S, d)."""
         average = self._components.average(self._view.evidence, self._prefix)[:, self._tokens]
         return (self._gain * average + self._offset).to(self._components.dtype)
 
     def variance(self) -> Tensor:
-        """(n, S, d)."""
+        """Variance of every coordinate, (n, S, d)."""
         first, second = (
             self._exact.average(self._view.evidence, self._prefix, power)[:, self._tokens]
             for power in (1, 2)
@@ -191,7 +194,7 @@ class PosteriorLaw(TokenLaw):
         return TiledMixture(self._mixture, rows=self._n, tokens=range(S), dim=d, size=size)
 
     def _mixture(self, rows: slice, columns: list[int]) -> MixtureOfGaussians:
-        """The laws of some rows and of some of these tokens, all components spelled out."""
+        """The laws of some rows and tokens, with all components explicit."""
         gain, offset, variance = (
             (each if len(each) == 1 else each[rows])[:, columns, None]  # (1|r, S, 1, d)
             for each in (self._gain, self._offset, self._variance)

@@ -1,9 +1,10 @@
-"""Mixture of products: p(x) = sum_c w_c prod_i N(x_i; mu_ci, s_i^2).
+"""Mixtures of products of Gaussians: p(x) = sum_c w_c prod_i N(x_i; mu_ci, s_i^2).
 
-A data set is such a law with one component per row and a bandwidth s. Seen through a noise path,
-token i of component c is N(alpha_i mu_ci, V_i) with V_i = alpha_i^2 s_i^2 + sigma_i^2, and clean it
-is N(gain_i mu_ci + offset_i, gain_i s_i^2) with gain_i = sigma_i^2 / V_i: so every conditional is a
-softmax over components followed by a per-token average.
+A smoothed data set is such a law, with one component per row and a bandwidth s. Observed through a
+noise path, token i of component c is N(alpha_i mu_ci, V_i) with V_i = alpha_i^2 s_i^2 + sigma_i^2.
+Given the observation, the clean token is N(gain_i mu_ci + offset_i, gain_i s_i^2) with
+gain_i = sigma_i^2 / V_i. Every conditional is thus a softmax over components followed by an average
+per token.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from capcheck.targets.target import ContinuousTarget, fingerprint
 
 __all__ = ["QUERIES", "READ", "SUMMED", "ProductMixture", "moments"]
 
-READ = 1 << 21  # numbers of the means that are read at once
-QUERIES = 512  # rows that are denoised in one pass over the components
-SUMMED = 2e11  # multiply-adds up to which all pairs of components are summed: some ten seconds
+READ = 1 << 21  # most numbers of the means that are read at once
+QUERIES = 512  # rows denoised in one pass over the components
+SUMMED = 2e11  # most multiply-adds for the sum over pairs of components: some ten seconds
 
 
 class ProductMixture(ContinuousTarget):
@@ -90,7 +91,7 @@ class ProductMixture(ContinuousTarget):
         dtype: torch.dtype,
         grid: tuple[int, int] | None,
     ) -> None:
-        """Keep sound parameters, and what follows from them."""
+        """Set parameters that were checked, and the attributes derived from them."""
         self._means, self._weights = means, weights
         self._scales = scales.to(means.device, torch.float64)
         self._dtype = dtype
@@ -133,7 +134,7 @@ class ProductMixture(ContinuousTarget):
         return self._scales
 
     def gaussian(self) -> tuple[Tensor, Tensor] | None:
-        """Its mean and covariance if there is one component."""
+        """Mean and covariance if there is one component, else None."""
         if len(self._means) > 1:
             return None
         mean = self._means[:1].to(self._dtype).flatten()
@@ -178,7 +179,7 @@ class ProductMixture(ContinuousTarget):
         return self.rescaled(self._scales).transformed(matrix), self._scales.to(self._dtype)
 
     def products(self) -> Products:
-        """Its components."""
+        """The components of the law; see `Products`."""
         variances = self._scales.square()[None]  # (1, N, d)
 
         def law(component: Tensor) -> TokenLaw:
@@ -223,7 +224,7 @@ class ProductMixture(ContinuousTarget):
     def _with(self, means: Means, scales: Tensor, dtype: torch.dtype) -> ProductMixture:
         """Other means and scales, and everything else as it is."""
         twin = copy.copy(self)
-        vars(twin).pop("standardised", None)  # it is kept once it was asked for
+        vars(twin).pop("standardised", None)  # a cached property of the other law
         twin._hold(means, scales, self._weights.to(means.device), dtype, self._spec.grid)
         return twin
 
@@ -249,7 +250,7 @@ class ProductMixture(ContinuousTarget):
         """The law of every clean token given every token seen at its own level; see `Target`."""
         self._require(x, levels)
         view = self._view(x, levels, path)
-        if causal:  # token i is not told its own value
+        if causal:  # token i's own value must not enter its law
             s2 = self._scales.square()[None]
             view = replace(view, gain=torch.ones_like(s2), offset=self._centre[None], variance=s2)
         prefix: Prefix = "before" if causal else "all"
@@ -304,7 +305,7 @@ class ProductMixture(ContinuousTarget):
         alpha, sigma = path.alpha(levels)[..., None], path.sigma(levels)[..., None]  # (n|1, N, 1)
         s2 = self._scales.square()  # (N, d)
         V = alpha.square() * s2 + sigma.square()  # (n|1, N, d)
-        x = torch.where(alpha > 0, x.to(self._centre), 0)  # what stands at level 1 may be anything
+        x = torch.where(alpha > 0, x.to(self._centre), 0)  # values at level 1 are arbitrary
         gain = sigma.square() / V
         return View(
             evidence=Evidence(alpha * (x - alpha * self._centre) / V, -0.5 * alpha.square() / V),

@@ -1,4 +1,4 @@
-"""Laws built from rows of data: one component for each row, or a law that is fitted to them.
+"""Laws built from rows of data: one component for each row, or a law fitted to the rows.
 
-The folder imports `continuous` and `categorical`; `capcheck.data` brings rows from files to it.
+This package imports `continuous` and `categorical`; `capcheck.data` reads rows from files.
 """

@@ -1,9 +1,10 @@
-"""Targets built from rows of data: one component per row, smoothed.
+"""Targets built from rows of data: one smoothed component per row.
 
-Integers are token ids; what is done with them is in `empirical_categorical`. For real numbers the
-bandwidth of token i is h s_i, with s_i the token's standard deviation and the scalar h chosen by
-leave-one-out likelihood: sum_r log sum_{c != r} w_c N(x_r; x_c, h^2 s^2) / (1 - w_r). How well such
-a target generalises is measured on rows that neither it nor h has seen.
+For real numbers the bandwidth of token i is h s_i, with the token's standard deviation s_i and a
+scalar h that maximises the leave-one-out likelihood
+sum_r log sum_{c != r} w_c N(x_r; x_c, h^2 s^2) / (1 - w_r). The target's generalisation is measured
+on held-out rows, used neither for it nor for h. Integers are token ids; `empirical_categorical`
+handles them.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ __all__ = [
     "require_finite",
 ]
 
-LARGE = 1e100  # magnitudes whose squares might overflow are refused
-LARGEST_SCALE = 1e150  # standard deviations likewise, and the inverse of those that vanish
-LOWEST, HIGHEST = 1e-3, 1e1  # bandwidths that likelihood may choose
-NARROWEST = 1e-5  # bandwidth below which a log-density of float64 is off by 1e-4 nats and more
-WIDER = 1.14  # by which the last round looks beyond what it found at an end of its range
-FEW = 200  # rows that say where the best bandwidth lies
-TILE = 1 << 19  # numbers held at once: 4 MiB, small enough to stay near the cache
+LARGE = 1e100  # magnitude from which values are refused, as their squares might overflow
+LARGEST_SCALE = 1e150  # scales outside (1 / LARGEST_SCALE, LARGEST_SCALE) are refused
+LOWEST, HIGHEST = 1e-3, 1e1  # range of the chosen bandwidth h, in standard deviations
+NARROWEST = 1e-5  # bandwidth below which a float64 log-density errs by more than 1e-4 nats
+WIDER = 1.14  # factor by which the last round extends its range beyond a maximum at its end
+FEW = 200  # rows that locate the best bandwidth before all queries refine it
+TILE = 1 << 19  # most numbers held at once: 4 MiB, small enough for the cache
 
 
 def from_samples(
@@ -69,15 +70,15 @@ def from_samples(
             (n, N) are token ids in 0..V-1.
         bandwidth: Smoothing of continuous tokens as a multiple of each token's standard deviation;
             `auto` chooses it by leave-one-out likelihood.
-        smoothing: Smoothing of categorical tokens: how much of its marginal law is mixed into each
-            token of a row, at least 0 and below 1; `auto` likewise.
-        vocabulary: V; by default the largest id plus 1.
+        smoothing: Smoothing of categorical tokens: share of the token's marginal law in each token
+            of a row, in [0, 1); `auto` chooses it by leave-one-out likelihood.
+        vocabulary: Vocabulary size V; by default the largest id plus 1.
         weights: (n,) non-negative weights of the rows; equal by default.
         grid: (rows, columns) of the tokens, if they have any.
 
     Raises:
-        InputError: Wrong shape, NaN or infinity, a bandwidth that is not positive, or fewer than
-            two distinct rows with bandwidth `auto`.
+        InputError: The samples have another shape or are not finite, the bandwidth is not positive,
+            or there are fewer than two distinct rows with bandwidth `auto`.
 
     Example:
         >>> target = from_samples(np.array([[0.0, 0.0], [0.1, 0.2], [1.0, 1.1], [0.9, 1.0]]))
@@ -107,11 +108,11 @@ def from_samples(
 
 
 def leave_one_out_bandwidth(rows: np.ndarray, weights: np.ndarray) -> float:
-    """The h that maximises the leave-one-out log-likelihood of at most `QUERIES` of the rows.
+    """The bandwidth h that maximises the leave-one-out log-likelihood of `QUERIES` rows at most.
 
-    Each is left out of all the others. Where the maximum lies is found with a few of them, and the
-    rest decide there. A copy of a row says nothing about how far unseen rows lie, and would drive h
-    to 0: rows that are equal have to be one row of their summed weight.
+    Each query row is scored under all other rows. `FEW` queries locate the maximum, and all queries
+    refine it. Equal rows must be merged to one row of their summed weight, because the likelihood
+    of a row that has a copy is unbounded as h goes to 0.
 
     Args:
         rows: (n, N, d), finite and distinct.
@@ -130,16 +131,18 @@ def leave_one_out_bandwidth(rows: np.ndarray, weights: np.ndarray) -> float:
     queries = _spread(len(rows), QUERIES)
     few = queries[_spread(len(queries), FEW)]
     low, high, at_end = LOWEST, HIGHEST, False
-    for some in (few, few, queries):  # each looks more closely around the best of the one before
+    for some in (few, few, queries):  # each round narrows the range around the last maximum
         best, low, high, at_end = _peak(keys, share, some, low, high)
-    while at_end and LOWEST < best < HIGHEST:  # all queries want more than the few did
+    while (
+        at_end and LOWEST < best < HIGHEST
+    ):  # the maximum of all queries lies outside that of the few
         low, high = max(best / WIDER, LOWEST), min(best * WIDER, HIGHEST)
         best, _, _, at_end = _peak(keys, share, queries, low, high)
     return best
 
 
 def _spread(total: int, most: int) -> Tensor:
-    """At most so many of 0..total-1, evenly spread."""
+    """Evenly spread indices of 0..total-1, at most `most`."""
     return torch.from_numpy(np.unique(np.linspace(0, total - 1, min(most, total)).astype(int)))
 
 
@@ -154,7 +157,7 @@ def _peak(
 
 
 class _Standardised:
-    """Rows as (c, D) float64 keys around their mean, in units of their deviation, as read."""
+    """Rows that are centred and divided by their standard deviation when read, (c, D) float64."""
 
     def __init__(self, rows: np.ndarray, weights: np.ndarray) -> None:
         self._rows = rows
@@ -170,7 +173,7 @@ class _Standardised:
         )
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """Other rows, likewise."""
+        """Other rows in the same units, (m, D)."""
         return np.asarray((rows.reshape(len(rows), -1) - self._mean) / self.scale)
 
 
@@ -179,7 +182,7 @@ def _left_out_scores(
 ) -> np.ndarray:
     """Weighted mean log-likelihood of the query rows, each left out, for every bandwidth.
 
-    Up to a constant, and with squared distances that are computed once for all bandwidths.
+    Scores are up to a constant; squared distances are computed once for all bandwidths.
     """
     x = keys[queries]  # (q, D)
     norms = x.square().sum(1, keepdim=True)
@@ -204,7 +207,7 @@ def _left_out_scores(
 
 
 def _held_out(means: np.ndarray, w: np.ndarray, bandwidth: float | None) -> HeldOut | None:
-    """Scores of a fifth of the rows, or of `QUERIES` of them, under a target made of the others."""
+    """Scores of a held-out fifth of the rows, at most `QUERIES`, under a target of the others."""
     order = np.random.default_rng(0).permutation(len(means))
     n = int(HELD_OUT * len(means))
     test, train = order[:n][:QUERIES], order[n:]
@@ -246,8 +249,8 @@ def gaussian_score(train: np.ndarray, test: np.ndarray, weights: np.ndarray | No
 def _shrunk_covariance(keys: _Standardised) -> np.ndarray:
     """(1 - rho) S + rho mu I with mu = tr S / D and rho = beta / delta, (D, D).
 
-    delta = |S - mu I|^2 and beta = sum_r |z_r z_r^T - S|^2 / n^2, at most delta. The sum over pairs
-    of coordinates in beta is one of |z_r|^4, so that a single product of the rows is needed.
+    Here delta = |S - mu I|^2, and beta = sum_r |z_r z_r^T - S|^2 / n^2, at most delta. The sum over
+    pairs of coordinates in beta is a sum of |z_r|^4, so that one product of the rows suffices.
 
     Source: Ledoit & Wolf, A well-conditioned estimator for large-dimensional covariance matrices
     (2004), eq. 14.
@@ -263,7 +266,7 @@ def _shrunk_covariance(keys: _Standardised) -> np.ndarray:
     delta = squared - D * mu**2
     beta = min(max(fourth / n**2 - squared / n, 0.0), delta)
     rho = beta / delta if beta > 0 else 0.0
-    # What a factorisation cannot tell from 0 must not make it fail, where nothing was shrunk.
+    # Eigenvalues of rounding size must not make the factorisation fail where rho is 0.
     floor = np.finfo(np.float64).eps * D * (D * mu or 1.0)
     shrunk: np.ndarray = (1 - rho) * S + (rho * mu + floor) * np.eye(D)
     return shrunk
@@ -299,7 +302,10 @@ def _smoothed(
 
 
 def _mean_and_deviation(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, d) each; a constant coordinate takes the smallest positive deviation, or 1."""
+    """Mean and standard deviation of each coordinate, (N, d).
+
+    A constant coordinate gets the smallest deviation of the others, or 1.
+    """
     w = torch.from_numpy(weights / weights.sum())
     mean, variance = (moment.numpy() for moment in moments(Means(torch.from_numpy(rows)), w))
     deviation = np.sqrt(variance)
@@ -309,9 +315,9 @@ def _mean_and_deviation(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarr
 
 
 def _distinct(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of the distinct rows of positive weight, as they first come; their summed weights.
+    """The distinct rows of positive weight in order of first occurrence, and their summed weights.
 
-    Rows are told apart by 128-bit digests: sorting them would take longer than all the rest.
+    Rows are compared by 128-bit digests, as sorting them would dominate the time.
     """
     kept = np.flatnonzero(weights > 0)
     seen: dict[bytes, int] = {}
@@ -324,7 +330,7 @@ def _distinct(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _given(bandwidth: float | Literal["auto"]) -> float | None:
-    """The bandwidth, or None if it is to be chosen."""
+    """The given bandwidth, or None for `auto`."""
     if isinstance(bandwidth, str) and bandwidth == "auto":
         return None
     number = isinstance(bandwidth, (int, float)) and not isinstance(bandwidth, bool)
@@ -337,10 +343,10 @@ def _given(bandwidth: float | Literal["auto"]) -> float | None:
 
 
 def as_array(x: Tensor | np.ndarray, name: str) -> np.ndarray:
-    """The numbers of a tensor, also those of a type that NumPy does not have.
+    """A tensor or array as a NumPy array; float types that NumPy lacks become float32.
 
     Raises:
-        InputError: A tensor that does not hold all its numbers; `name` begins the sentence.
+        InputError: The tensor is not dense; `name` begins the message.
     """
     if not isinstance(x, Tensor):
         return np.asarray(x)
@@ -366,7 +372,7 @@ def require_finite(rows: np.ndarray, name: str) -> None:
 
 
 def _rows(x: np.ndarray) -> np.ndarray:
-    """(n, N, d), float32 if x is no wider and float64 otherwise."""
+    """The samples as rows (n, N, d), float32 if x is no wider and float64 otherwise."""
     if not np.issubdtype(x.dtype, np.floating):
         raise InputError(f"samples must be real numbers, got {x.dtype}; convert them to float64.")
     with np.errstate(over="ignore"):  # a long double may become infinity, which is refused below

@@ -1,11 +1,11 @@
 """Targets built from rows of token ids: one component per distinct row, smoothed.
 
 Token i of component c is p_ci(v) = (1 - lambda) [v = x_ci] + lambda m_i(v) with its marginal law
-m_i, itself smoothed by one row's worth of the law of all tokens together. The share lambda is
-chosen by leave-one-out likelihood, sum_r log (sum_c w_c prod_i p_ci(x_ri) with one occurrence of r
-less). A row of weight w occurred w times: sequences that come again and again are evidence of their
-frequency, so what is left out is an occurrence and not every copy of it. How well such a target
-generalises is measured on occurrences that neither it nor lambda has seen.
+m_i, which is itself smoothed by the pooled law of all tokens with the weight of one row. The share
+lambda maximises the leave-one-out likelihood, sum_r log (sum_c w_c prod_i p_ci(x_ri) with one
+occurrence of r less). A row of weight w counts as w occurrences. A single occurrence is left out,
+not all copies of a row, because repeated sequences are evidence of their frequency. The target's
+generalisation is measured on held-out occurrences, used neither for it nor for lambda.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = [
     "row_weights",
 ]
 
-QUERIES = 1000  # rows whose left-out likelihood chooses the smoothing
-HELD_OUT = 0.2  # share of the rows that the generalisation score is measured on
+QUERIES = 1000  # most rows whose leave-one-out likelihood chooses the smoothing
+HELD_OUT = 0.2  # share of the rows that are held out to measure generalisation
 SHARES = np.concatenate([np.geomspace(1e-4, 0.1, 10), np.linspace(0.15, 0.95, 14)])
-INDEPENDENT = 1 - 1e-9  # a share at which nothing but the marginal laws is left
-MOST_OCCURRENCES = 1e8  # that a data set is split by; larger weights are scaled down
-MOST = 1e100  # sum of the weights
-TILE = 1 << 22  # numbers held at once
+INDEPENDENT = 1 - 1e-9  # share at which only the marginal laws remain
+MOST_OCCURRENCES = 1e8  # most occurrences of a split; larger weights are scaled down
+MOST = 1e100  # largest sum of the weights
+TILE = 1 << 22  # most numbers held at once
 
 
 def from_token_ids(
@@ -93,11 +93,11 @@ def leave_one_out_smoothing(rows: np.ndarray, weights: np.ndarray, vocabulary: i
 
     Args:
         rows: (n, N) distinct rows of token ids.
-        weights: (n,), positive: how often each occurred; a weight below 1 is one occurrence.
-        vocabulary: V.
+        weights: (n,), positive: number of occurrences of each row; below 1 it is one occurrence.
+        vocabulary: Vocabulary size V.
 
     Raises:
-        InputError: Fewer than two distinct rows.
+        InputError: There are fewer than two distinct rows.
     """
     if len(rows) < 2:
         raise InputError(
@@ -126,7 +126,7 @@ def leave_one_out_smoothing(rows: np.ndarray, weights: np.ndarray, vocabulary: i
 
 
 def marginals(rows: np.ndarray, weights: np.ndarray, vocabulary: int) -> Tensor:
-    """Law of each token, (N, V), smoothed by one row's worth of the law of all tokens together.
+    """Law of each token, (N, V), smoothed by the pooled law of all tokens with one row's weight.
 
     Args:
         rows: (n, N) token ids.
@@ -137,7 +137,7 @@ def marginals(rows: np.ndarray, weights: np.ndarray, vocabulary: int) -> Tensor:
     w = torch.from_numpy(weights * (n / weights.sum()))
     counts = torch.zeros(N, vocabulary, dtype=torch.float64)
     counts.scatter_add_(1, torch.from_numpy(rows).T, w.expand(N, -1))
-    pooled = counts.sum(0) + 1 / vocabulary  # a symbol that never occurs keeps a little
+    pooled = counts.sum(0) + 1 / vocabulary  # positive also for symbols that never occur
     laws: Tensor = (counts + pooled / pooled.sum()) / (n + 1)
     return laws
 
@@ -156,7 +156,7 @@ def row_weights(weights: Tensor | np.ndarray | None, count: int) -> np.ndarray:
     """Weights of the rows, equal if none are given.
 
     Raises:
-        InputError: Wrong shape, negative, not finite or all 0.
+        InputError: The weights have another shape, are negative, not finite or all 0.
     """
     if weights is None:
         return np.ones(count)
@@ -191,7 +191,7 @@ def _chosen(
 def _held_out(
     rows: np.ndarray, weights: np.ndarray, smoothing: float | Literal["auto"], vocabulary: int
 ) -> HeldOut | None:
-    """The score of a fifth of the occurrences under a target made of the others."""
+    """Scores of a held-out fifth of the occurrences under a target of the others."""
     occurrences = np.ceil(weights * min(1.0, MOST_OCCURRENCES / weights.sum())).astype(np.int64)
     n = int(HELD_OUT * occurrences.sum())
     drawn = np.random.default_rng(0).multivariate_hypergeometric(occurrences, n)

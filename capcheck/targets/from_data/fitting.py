@@ -1,7 +1,7 @@
-"""Targets fitted to data: a few components or states instead of one per row.
+"""Targets fitted to data, with few components or states instead of one component per row.
 
-Numbers are fitted in units of each coordinate's mean and standard deviation, z = (x - m) / s, token
-ids by counting. Where a law has a size, held-out likelihood chooses it; see `selection`.
+Numbers are fitted in standardised units z = (x - m) / s of each coordinate, token ids by counting.
+Held-out likelihood chooses the size of a law; see `selection`.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ __all__ = [
     "from_sklearn",
 ]
 
-SIZES = (1, 2, 4, 8, 16, 32)
-STATES = (4, 8, 16, 32)
-AFFORDABLE = 1 << 18  # numbers of a table whose oracle calls take a second, not minutes
-ROUNDS = 200  # of expectation and maximisation of Gaussian mixtures
-FLOOR = 1e-4  # variance that components keep at least, in units of the coordinate's variance
-RANGE = 1e-10  # how much smaller than a coordinate's span a component's deviation may be
+SIZES = (1, 2, 4, 8, 16, 32)  # numbers of components or classes to choose from
+STATES = (4, 8, 16, 32)  # numbers of hidden states to choose from
+AFFORDABLE = 1 << 18  # most numbers of a Markov table whose oracle calls take about a second
+ROUNDS = 200  # most rounds of expectation-maximisation of Gaussian mixtures
+FLOOR = 1e-4  # least variance of a component, in units of the coordinate's variance
+RANGE = 1e-10  # least deviation of a component, in units of the coordinate's span
 
 
 def fit_gaussian(x: np.ndarray, *, grid: Grid = None) -> GaussianMixture:
@@ -287,7 +287,7 @@ def _stopped(law: GaussianMixture | DiagonalMixture) -> str:
 
 
 def _orders(given: int | None, tokens: int, vocabulary: int, count: int) -> Sequence[int]:
-    """The order of a Markov chain that was asked for, or those to choose from.
+    """The given order of a Markov chain, or the orders to choose from.
 
     Raises:
         InputError: An order that the sequence or the memory is too small for.

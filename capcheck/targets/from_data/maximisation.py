@@ -1,9 +1,9 @@
-"""Expectation and maximisation: laws of token ids with a hidden cause.
+"""Expectation-maximisation: fits laws of token ids with a hidden class or a hidden path of states.
 
-Each round takes the posterior of the hidden cause of every row, a class or a path of states, under
-the law of the round before, and counts symbols weighted by it: p(v) = (sum_r P(cause | x_r)
-[v seen] + prior) / total. The log-likelihood with its pseudo-counts never falls. A single start can
-lie near a saddle, for example that of independent tokens, so the best of some goes on.
+Each round computes the posterior of the hidden variable of every row under the current law, and
+counts symbols with these weights: p(v) = (sum_r P(hidden | x_r) [v seen] + prior) / total. The
+penalised log-likelihood never falls. A single start can lie near a saddle, such as independent
+tokens, so only the best of several starts is continued.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
     "maximised",
 ]
 
-ROUNDS = 60
-STARTS = 4
-WARM = 20  # rounds after which the best start is known
-CONVERGED = 1e-5  # gain per token, in nats, below which they stop
-PRIOR = 1.0  # pseudo-counts per class or state, spread like the marginal law
+ROUNDS = 60  # most rounds after the best start is known
+STARTS = 4  # number of random starts
+WARM = 20  # rounds of each start before the best one is chosen
+CONVERGED = 1e-5  # gain in nats per token below which rounds stop
+PRIOR = 1.0  # pseudo-counts per class or state, distributed like the marginal law
 
 ModelT = TypeVar("ModelT")
 StateT = TypeVar("StateT")
@@ -136,16 +136,16 @@ def maximised(
     rounds: int,
     converged: float,
 ) -> ModelT:
-    """The model that rounds from the best of some starts lead to.
+    """The model that expectation-maximisation reaches from the best of several starts.
 
     Args:
-        start: Draws a start.
-        improve: One round: the model of a state, its log-likelihood, the next state.
+        start: Function that draws a start.
+        improve: One round: returns the model of a state, its log-likelihood, and the next state.
         seed: Seed of the starts.
-        starts: How many there are.
-        warm: Rounds after which the best start is known.
-        rounds: Most rounds from there.
-        converged: Gain below which they stop.
+        starts: Number of starts.
+        warm: Rounds of each start before the best one is chosen.
+        rounds: Most rounds after that.
+        converged: Gain of the log-likelihood below which rounds stop.
     """
     generator = torch.Generator().manual_seed(seed)
     best_state, best_gain = start(generator), -np.inf

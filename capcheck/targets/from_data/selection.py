@@ -1,8 +1,8 @@
-"""Which size a fitted law has, and how far it is from the data it was fitted to.
+"""Selection of the size of a fitted law by held-out likelihood.
 
-Every size is fitted to four fifths of the rows; the one whose mean log-likelihood on the other
-fifth, 1/n sum_r log p(x_r) in nats per sequence, is largest is fitted again to all of them. That
-held-out score is reported beside the score of a simpler law.
+A law of each size is fitted to four fifths of the rows and scored on the other fifth by its mean
+log-likelihood, 1/n sum_r log p(x_r) in nats per sequence. The size with the largest score is fitted
+again to all rows. Its held-out score is reported together with that of a simpler law.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = [
     "sizes_to_try",
 ]
 
-SCORED = 2000  # rows that a score is the mean of
-LEAST = 2  # rows: one to hold out, and one to fit to
+SCORED = 2000  # most rows that a score averages
+LEAST = 2  # least number of rows: one to hold out and one to fit to
 
 TargetT = TypeVar("TargetT", bound=Target)
 
@@ -42,14 +42,14 @@ def best_fitted(
     baseline: Callable[[np.ndarray, np.ndarray], float],
     baseline_name: str,
 ) -> TargetT:
-    """The size that predicts held-out rows best, fitted to all rows.
+    """The law of the size that predicts held-out rows best, fitted to all rows.
 
     Args:
         rows: (n, ...), at least 2.
-        sizes: What to choose from.
-        fit: Rows and a size to a law.
-        baseline: Rows to fit to and rows to score: the held-out score of a simpler law.
-        baseline_name: Which law that is.
+        sizes: Sizes to choose from.
+        fit: Function that fits a law of a size to rows.
+        baseline: Function of rows to fit and rows to score that returns a simpler law's score.
+        baseline_name: Name of the simpler law.
     """
     order = np.random.default_rng(0).permutation(len(rows))
     n = max(1, int(HELD_OUT * len(rows)))
@@ -76,23 +76,23 @@ def best_fitted(
 
 
 def mean_log_likelihood(model: Target, rows: np.ndarray) -> float:
-    """Mean log-likelihood of the first rows, nats per sequence."""
+    """Mean log-likelihood of the first `SCORED` rows, in nats per sequence."""
     return float(model.log_prob(torch.from_numpy(rows[:SCORED])).mean())
 
 
 def sizes_to_try(
     given: int | None, known: Sequence[int], count: int, *, distinct: int | None = None
 ) -> Sequence[int]:
-    """The size that was asked for, or those to choose from.
+    """The given size, or the sizes to choose from.
 
     Args:
-        given: What was asked for, if anything.
-        known: Sizes to choose from otherwise, as far as the rows allow.
+        given: Size that the user asked for, or None.
+        known: Sizes to choose from if none is given, as far as the rows allow.
         count: Number of rows.
-        distinct: Number of different ones, where only these count.
+        distinct: Number of distinct rows, if it limits the size in place of `count`.
 
     Raises:
-        InputError: No whole number from 1 to half the rows that count.
+        InputError: The given size is not a whole number from 1 to half of the limiting number.
     """
     counted = count if distinct is None else distinct
     if given is None:

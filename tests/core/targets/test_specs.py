@@ -93,7 +93,7 @@ def test_every_parameter_is_listed_with_its_range_and_a_default_inside_it() -> N
     assert parameters("brackets") == {"tokens": (8, "tokens of a sequence: 2 to 256, even")}
     assert parameters("gaussian")["structure"] == (
         "independent",
-        "what correlates: independent, ar1 or equicorrelated",
+        "correlation structure: independent, ar1 or equicorrelated",
     )
     assert parameters("chain-parity")["scratch"][1].endswith(": yes or no")
     for name in BUILT_IN:
