@@ -67,7 +67,7 @@ def check(
     """Check whether one family can produce a target, and at which budget."""
     probe_class(family)  # an unknown name must fail before the data are read
     with live_progress() as progress:
-        progress(Progress(done=0, total=0, running="data and law"))
+        progress(Progress(done=0, total=0, running="reading the target"))
         target = target_of(given)
         result = api.check(
             family,

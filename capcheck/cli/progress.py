@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from capcheck.runs.options import Progress
 
 __all__ = ["live_progress"]
 
+PATIENCE = 1.0  # seconds
+
 
 @contextmanager
 def live_progress() -> Iterator[Callable[[Progress], None]]:
@@ -31,7 +34,11 @@ def live_progress() -> Iterator[Callable[[Progress], None]]:
     """
     console = Console(stderr=True, emoji=False)
     if not console.is_terminal:
-        yield _plain_lines(console)
+        lines = _Lines(console)
+        try:
+            yield lines.show
+        finally:
+            lines.close()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -46,20 +53,40 @@ def live_progress() -> Iterator[Callable[[Progress], None]]:
         )
 
 
-def _plain_lines(console: Console) -> Callable[[Progress], None]:
-    start = time.monotonic()
-    last = -1
+class _Lines:
+    """Plain lines of progress, one for each task done.
 
-    def show(progress: Progress) -> None:
-        nonlocal last
-        if progress.done == last and progress.total:
-            return
-        last = progress.done if progress.total else -1
-        elapsed = time.monotonic() - start
-        left = elapsed / progress.done * (progress.total - progress.done) if progress.done else 0
-        tail = f", about {left:.0f} s left" if progress.done else ""
-        place = f"[{progress.done}/{progress.total}] " if progress.total else ""
-        line = f"{place}{progress.running}{tail}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    A line about a stage without a count waits `PATIENCE` seconds, so that a refusal is one line.
+    """
 
-    return show
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._start = time.monotonic()
+        self._last = -1
+        self._waiting: threading.Timer | None = None
+
+    def show(self, progress: Progress) -> None:
+        self.close()
+        if not progress.total:
+            self._last = -1
+            self._waiting = threading.Timer(PATIENCE, self._print, [progress.running])
+            self._waiting.daemon = True
+            self._waiting.start()
+        elif progress.done != self._last:
+            self._last = progress.done
+            self._print(
+                f"[{progress.done}/{progress.total}] {progress.running}{self._left(progress)}"
+            )
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _left(self, progress: Progress) -> str:
+        if not progress.done:
+            return ""
+        elapsed = time.monotonic() - self._start
+        return f", about {elapsed / progress.done * (progress.total - progress.done):.0f} s left"
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)

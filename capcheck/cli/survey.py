@@ -88,7 +88,7 @@ def survey(
     if quick and fit_seconds is None and fit_steps is None:
         fit_steps = api.QUICK_FIT_STEPS
     with live_progress() as progress:
-        progress(Progress(done=0, total=0, running="data and law"))
+        progress(Progress(done=0, total=0, running="reading the target"))
         target = target_of(given)
         result = api.survey(
             target,

@@ -3,14 +3,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from capcheck.cli import progress
 from capcheck.cli.app import cli, main
+from capcheck.cli.progress import live_progress
 from capcheck.core.errors import InputError
+from capcheck.runs.options import Progress
 from capcheck.targets.specs import BUILT_IN
 
 SMALL = ["--target", "modes:tokens=3", "--samples", "200", "--steps", "1,2"]
@@ -337,8 +341,15 @@ def test_numbers_that_nothing_could_hold_are_refused(
     assert said in str(caught.value)
 
 
-def test_the_first_line_comes_before_the_data(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "check --family gpt --target gaussian:tokens=2 --samples 200"
-    with pytest.raises(SystemExit):
-        cli.main(words.split(), standalone_mode=False)
-    assert capsys.readouterr().err.splitlines()[0] == "data and law"
+def test_a_stage_without_a_count_is_named_when_it_lasts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Progress(done=0, total=0, running="reading the target")
+    with live_progress() as show:
+        show(stage)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    with live_progress() as show:
+        show(stage)
+        time.sleep(1.0)
+    assert capsys.readouterr().err == "reading the target\n"

@@ -37,6 +37,8 @@ CHANGES = {
     "+ 3": (1.0, 3.0),
     "+ 1000": (1.0, 1000.0),
 }
+# Langevin steps move float32 tokens, whose spacing near 1000 is 6e-5.
+SLACKS = {"+ 1000": 1e-4}
 POWERS = {"kl": 0, "mmd": 0, "wasserstein": 2}
 
 
@@ -105,7 +107,7 @@ def assert_equal_estimates(
 def test_verdicts_and_numbers_do_not_depend_on_unit_and_origin(case: str, change: str) -> None:
     factor, shift = CHANGES[change]
     other = measured(moved(CONTINUOUS[case]()[0], factor, shift))
-    assert_equal_up_to_units(plain(case), other, factor)
+    assert_equal_up_to_units(plain(case), other, factor, rel=SLACKS.get(change, 1e-6))
 
 
 @pytest.mark.parametrize("change", ["x 1e-6", "+ 1000"])
@@ -113,7 +115,7 @@ def test_verdicts_and_numbers_do_not_depend_on_unit_and_origin(case: str, change
 def test_the_same_of_two_laws_in_haste(case: str, change: str) -> None:
     factor, shift = CHANGES[change]
     other = measured(moved(CONTINUOUS[case]()[0], factor, shift))
-    assert_equal_up_to_units(plain(case), other, factor)
+    assert_equal_up_to_units(plain(case), other, factor, rel=SLACKS.get(change, 1e-6))
 
 
 def test_another_law_is_told_apart() -> None:
