@@ -93,7 +93,7 @@ class Blockwise(Probe[PrefixPredictor]):
                 to_come = number >= fixed
                 q = self._asked(network, state.tokens, place < ends[fixed], block)
                 drafted = state.tokens.clone()
-                drafted[:, block] = q.sample(rng)
+                drafted[:, block] = q.sample(rng).to(drafted)
                 drafted = state.write(drafted, to_come).tokens
                 p = self._asked(network, drafted, place <= block[-1], block)
                 refused = self._first_refused(p, q, drafted[:, block], fixed, rng)
