@@ -203,7 +203,7 @@ def test_what_a_softmax_of_low_rank_is_not_asked_for() -> None:
         build_probe("gpt", {"softmax_rank": 0})
     network = build_probe("gpt", {"softmax_rank": 1}).signature.oracle(from_spec("shuffle:4"))
     tokens = torch.zeros(1, 4, dtype=torch.int64)
-    with pytest.raises(InputError, match="known must be the first tokens"):
+    with pytest.raises(InputError, match="softmax_rank is for tokens that follow a prefix"):
         network(tokens, torch.tensor([[False, True, False, False]]))
     law = network(tokens, torch.tensor([[True, False, False, False]]))
     assert law.mean().isnan().all(2).tolist() == [[True, False, True, True]]

@@ -25,6 +25,7 @@ from capcheck.networks.oracles.latent_index import index_of, latent_of
 from capcheck.networks.signatures import Decoder
 from capcheck.probes.neither.vae import VAE
 from capcheck.procedures.procedure import Procedure
+from capcheck.procedures.registry import build_probe
 from capcheck.targets import GaussianMixture, ProductMixture, Target, from_spec, from_table
 
 AR1 = 0.9 ** np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
@@ -351,7 +352,7 @@ def test_nothing_depends_on_the_budget() -> None:
 
 
 def test_two_limits_are_one_too_many() -> None:
-    with pytest.raises(InputError, match="both"):
-        VAE(classes=2, latent=1).signature.oracle(PRODUCTS["modes"])
+    with pytest.raises(InputError, match="latent and classes limit the latent in two ways"):
+        build_probe("vae", {"classes": 2, "latent": 1})
     with pytest.raises(UnfitError, match="continuous"):
         VAE(latent=1).signature.oracle(PRODUCTS["copy"])
