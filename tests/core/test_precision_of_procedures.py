@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from capcheck.core.budget import Budget
-from capcheck.core.errors import InputError
+from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.networks.rounded import PRECISIONS, Precision, chosen_precisions
 from capcheck.procedures.procedure import Procedure
@@ -25,6 +25,10 @@ def test_every_family_runs_in_every_precision(family: str, precision: Precision)
     target: Target = CONTINUOUS if "continuous" in probe.kinds else CATEGORICAL
     budget, n = Budget(length=target.spec.tokens, steps=2), 50
     exact = Procedure.of(probe, target)
+    if (family, precision) == ("ebm", "float8"):
+        with pytest.raises(UnfitError, match="gradient of an energy"):
+            exact.rounded(precision)
+        return
     *_, wide = exact.run(budget, n, CounterRandomness(0))
     *_, last = exact.rounded(precision).run(budget, n, CounterRandomness(0))
     assert bool(last.tokens.isfinite().all())
