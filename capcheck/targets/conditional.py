@@ -77,11 +77,6 @@ class _Conditional(Target):
         self.provenance = target.provenance
 
     @property
-    def spec(self) -> SequenceSpec:
-        """The spec of the tokens that are not given; its mean and variance are unconditional."""
-        return self._spec
-
-    @property
     def rows(self) -> int | None:
         """Number of rows of given values, each of which makes a law of its own."""
         return len(self._values)

@@ -143,11 +143,6 @@ class CategoricalMixture(CategoricalTarget):
         )
 
     @property
-    def spec(self) -> SequenceSpec:
-        """Number and vocabulary of the tokens, and their marginal laws."""
-        return self._spec
-
-    @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of every computation."""
         return self._weights.dtype

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import Categorical, DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.target import CategoricalTarget
@@ -224,7 +223,6 @@ class Chain(CategoricalTarget):
     """
 
     _arithmetic: Arithmetic
-    _spec: SequenceSpec
     _widest: int  # multiply-adds per row and token of a step of the recursion
     _slowness: float = 1.0  # time of a multiply-add relative to one in a large matrix product
 
@@ -250,11 +248,6 @@ class Chain(CategoricalTarget):
     @abstractmethod
     def _read(self, joint: Tensor, i: int) -> Tensor:
         """Law of token i from probabilities of its states, (n, S_i): probabilities (n, V)."""
-
-    @property
-    def spec(self) -> SequenceSpec:
-        """Number and vocabulary of the tokens, and their marginal laws."""
-        return self._spec
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
-from capcheck.core.sequences import SequenceSpec
-from capcheck.laws import LOG_2PI, MixtureOfGaussians, TiledMixture, TokenLaw
+from capcheck.laws import MixtureOfGaussians, TiledMixture, TokenLaw
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.components import earlier
+from capcheck.targets.continuous.gaussian_components import GaussianComponents
 from capcheck.targets.parameters import (
     mixture_weights,
     require_deviations,
@@ -32,7 +32,7 @@ from capcheck.targets.parameters import (
 )
 from capcheck.targets.products import Products, gaussian_log_likelihood
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.target import ContinuousTarget, fingerprint
+from capcheck.targets.target import fingerprint
 
 __all__ = ["CORRELATED", "TILE", "DiagonalMixture"]
 
@@ -40,7 +40,7 @@ TILE = 1 << 20  # numbers held at once per intermediate result
 CORRELATED = 1e-6  # correlation above which coordinates count as dependent
 
 
-class DiagonalMixture(ContinuousTarget):
+class DiagonalMixture(GaussianComponents):
     """p(x) = sum_c w_c prod_i N(x_i; mu_ci, s_ci^2), in closed form.
 
     Args:
@@ -75,52 +75,22 @@ class DiagonalMixture(ContinuousTarget):
         require_grid(grid, means.shape[1])
         weights = mixture_weights(weights, len(means), means)
         kept = weights > 0
-        self._means, self._weights = means[kept], weights[kept]
         self._scales = scales[kept]
-        mean = torch.einsum("k,knd->nd", self._weights, self._means)
-        second = self._scales.square() + (self._means - mean).square()
-        self._spec = SequenceSpec(
-            tokens=means.shape[1],
-            kind="continuous",
-            dim=means.shape[2],
-            mean=mean,
-            variance=torch.einsum("k,knd->nd", self._weights, second),
-            grid=grid,
+        self._hold(
+            means[kept],
+            weights[kept],
+            self._scales.square(),
             narrowest=float(self._scales.min()),
+            grid=grid,
         )
         self.provenance = provenance or Provenance(
             description=f"mixture of {len(self._means)} diagonal Gaussians"
         )
 
     @property
-    def spec(self) -> SequenceSpec:
-        """Number, kind, size and first two moments of the tokens."""
-        return self._spec
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Floating-point type of every computation."""
-        return self._means.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where every computation runs."""
-        return self._means.device
-
-    @property
-    def means(self) -> Tensor:
-        """(K, N, d) means of the components of positive weight."""
-        return self._means
-
-    @property
     def scales(self) -> Tensor:
         """(K, N, d) their standard deviations."""
         return self._scales
-
-    @property
-    def weights(self) -> Tensor:
-        """(K,) normalised weights."""
-        return self._weights
 
     def products(self) -> Products:
         """Its components."""
@@ -207,11 +177,6 @@ class DiagonalMixture(ContinuousTarget):
         noise = rng.normal((n, self._spec.tokens, self._spec.dim)).to(self._means)
         return self._means[component] + self._scales[component] * noise
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Joint log-density of x (n, N, d), in nats: (n,)."""
-        self._require(x)
-        return self._log_smoothed(x, 0.0) - 0.5 * x[0].numel() * LOG_2PI
-
     def marginals(
         self,
         x: Tensor,
@@ -258,11 +223,6 @@ class DiagonalMixture(ContinuousTarget):
             means, _ = self._clean(*seen, list(range(self._spec.tokens)))
             answers.append((log_weights.softmax(-1)[..., None] * means).sum(2))
         return torch.cat(answers)
-
-    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
-        """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
-        log_scale = x[0].numel() * torch.tensor(bandwidth, dtype=torch.float64).log().item()
-        return (self._log_smoothed(x, bandwidth**2) + log_scale).exp()
 
     def kernel_self_mean(self, bandwidth: float) -> float:
         """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
-from capcheck.core.sequences import SequenceSpec
-from capcheck.laws import LOG_2PI, MixtureOfGaussians, TiledMixture
+from capcheck.laws import MixtureOfGaussians, TiledMixture
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.components import Prefix
+from capcheck.targets.continuous.gaussian_components import GaussianComponents
 from capcheck.targets.continuous.gaussian_eigenbasis import Eigenbasis
 from capcheck.targets.continuous.noisy_gaussians import NoisyGaussians, amplitudes, symmetric
 from capcheck.targets.parameters import (
@@ -32,7 +32,7 @@ from capcheck.targets.parameters import (
     require_tensor,
 )
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.target import ContinuousTarget, fingerprint
+from capcheck.targets.target import fingerprint
 
 __all__ = ["ROUNDINGS", "TILE", "GaussianMixture"]
 
@@ -40,7 +40,7 @@ TILE = 1 << 18  # numbers held at once per intermediate result
 ROUNDINGS = 4  # machine epsilons of a correlation that must leave a matrix positive definite
 
 
-class GaussianMixture(ContinuousTarget):
+class GaussianMixture(GaussianComponents):
     """p(x) = sum_c w_c N(x; mu_c, Sigma_c) over flat sequences x of N d numbers.
 
     Args:
@@ -75,53 +75,22 @@ class GaussianMixture(ContinuousTarget):
         require_grid(grid, means.shape[1])
         weights = mixture_weights(weights, len(means), means)
         kept = weights > 0
-        self._means, self._weights = means[kept], weights[kept]  # (K, N, d), (K,)
         self._covariances = covariances[kept]  # (K, D, D)
-        mean = torch.einsum("k,knd->nd", self._weights, self._means)
-        second = self._covariances.diagonal(dim1=1, dim2=2).reshape(self._means.shape)
-        second = second + (self._means - mean).square()
-        self._spec = SequenceSpec(
-            tokens=means.shape[1],
-            kind="continuous",
-            dim=means.shape[2],
-            mean=mean,
-            variance=torch.einsum("k,knd->nd", self._weights, second),
-            grid=grid,
+        self._hold(
+            means[kept],
+            weights[kept],
+            self._covariances.diagonal(dim1=1, dim2=2).reshape(-1, *means.shape[1:]),
             narrowest=float(torch.linalg.eigvalsh(self._covariances).min().clamp(min=0).sqrt()),
+            grid=grid,
         )
         self._noisy = NoisyGaussians(self._means, self._covariances, self._weights)
         what = "Gaussian" if len(self._means) == 1 else f"mixture of {len(self._means)} Gaussians"
         self.provenance = provenance or Provenance(description=f"{what} with full covariance")
 
     @property
-    def spec(self) -> SequenceSpec:
-        """Number, kind, size and first two moments of the tokens."""
-        return self._spec
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Floating-point type of every computation."""
-        return self._means.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where every computation runs."""
-        return self._means.device
-
-    @property
-    def means(self) -> Tensor:
-        """(K, N, d) means of the components of positive weight."""
-        return self._means
-
-    @property
     def covariances(self) -> Tensor:
         """(K, N d, N d) covariances of the components of positive weight."""
         return self._covariances
-
-    @property
-    def weights(self) -> Tensor:
-        """(K,) normalised weights."""
-        return self._weights
 
     def gaussian(self) -> tuple[Tensor, Tensor] | None:
         """Mean and covariance if there is one component, else None."""
@@ -177,11 +146,6 @@ class GaussianMixture(ContinuousTarget):
             draws[of_c] = noise[of_c] @ root.T
         return self._means[component] + draws.reshape(n, *self._means.shape[1:])
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Joint log-density of x (n, N, d), in nats: (n,)."""
-        self._require(x)
-        return self._log_smoothed(x, 0.0) - 0.5 * x[0].numel() * LOG_2PI
-
     def marginals(
         self,
         x: Tensor,
@@ -227,12 +191,6 @@ class GaussianMixture(ContinuousTarget):
             )
             tiles.append((weights.softmax(-1)[..., None] * means).sum(2))
         return torch.cat(tiles)
-
-    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
-        """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
-        # A Gaussian kernel is a Gaussian density times (2 pi h^2)^(D/2).
-        log_scale = x[0].numel() * torch.tensor(bandwidth, dtype=torch.float64).log().item()
-        return (self._log_smoothed(x, bandwidth**2) + log_scale).exp()
 
     def kernel_self_mean(self, bandwidth: float) -> float:
         """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""

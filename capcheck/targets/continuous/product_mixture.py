@@ -109,11 +109,6 @@ class ProductMixture(ContinuousTarget):
         )
 
     @property
-    def spec(self) -> SequenceSpec:
-        """Number, kind, size and first two moments of the tokens."""
-        return self._spec
-
-    @property
     def dtype(self) -> torch.dtype:
         """Precision of every computation."""
         return self._dtype

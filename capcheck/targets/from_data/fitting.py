@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from capcheck.targets.from_data.selection import (
 )
 from capcheck.targets.from_data.units import NOISE, Grid, Units
 from capcheck.targets.parameters import LIMITS, require_count
+from capcheck.targets.target import ContinuousTarget
 
 __all__ = [
     "AFFORDABLE",
@@ -57,6 +59,8 @@ AFFORDABLE = 1 << 18  # most numbers of a Markov table whose oracle calls take a
 ROUNDS = 200  # most rounds of expectation-maximisation of Gaussian mixtures
 FLOOR = 1e-4  # least variance of a component, in units of the coordinate's variance
 RANGE = 1e-10  # least deviation of a component, in units of the coordinate's span
+
+MixtureT = TypeVar("MixtureT", bound=ContinuousTarget)
 
 
 def fit_gaussian(x: np.ndarray, *, grid: Grid = None) -> GaussianMixture:
@@ -94,16 +98,11 @@ def fit_gaussian_mixture(
         seed: Seed of the start.
         grid: (rows, columns) of the tokens, if they have any.
     """
-    x = _require_numbers(x, least=3)
 
-    def fit(rows: np.ndarray, size: int) -> GaussianMixture:
-        units = Units(rows)
-        model = _expectation_maximisation(units.standardised(rows), size, "full", seed)
-        law = units.full(model.means_, model.covariances_, model.weights_, grid)
-        return law if model.converged_ else law.with_provenance(description=_stopped(law))
+    def law(units: Units, model: FittedMixture) -> GaussianMixture:
+        return units.full(model.means_, model.covariances_, model.weights_, grid)
 
-    sizes = sizes_to_try(components, SIZES, len(x), distinct=_distinct(x))
-    return best_fitted(x, sizes, fit, gaussian_score, "one Gaussian")
+    return _fitted_mixture(x, components, "full", law, gaussian_score, "one Gaussian", seed)
 
 
 def fit_diagonal_mixture(
@@ -117,16 +116,13 @@ def fit_diagonal_mixture(
         seed: Seed of the start.
         grid: (rows, columns) of the tokens, if they have any.
     """
-    x = _require_numbers(x, least=3)
 
-    def fit(rows: np.ndarray, size: int) -> DiagonalMixture:
-        units = Units(rows)
-        model = _expectation_maximisation(units.standardised(rows), size, "diag", seed)
-        law = units.diagonal(model.means_, np.sqrt(model.covariances_), model.weights_, grid)
-        return law if model.converged_ else law.with_provenance(description=_stopped(law))
+    def law(units: Units, model: FittedMixture) -> DiagonalMixture:
+        return units.diagonal(model.means_, np.sqrt(model.covariances_), model.weights_, grid)
 
-    sizes = sizes_to_try(components, SIZES, len(x), distinct=_distinct(x))
-    return best_fitted(x, sizes, fit, _independent_gaussians, "independent tokens")
+    return _fitted_mixture(
+        x, components, "diag", law, _independent_gaussians, "independent tokens", seed
+    )
 
 
 def from_sklearn(model: FittedMixture, *, tokens: int, grid: Grid = None) -> GaussianMixture:
@@ -267,6 +263,38 @@ def fit_hidden_markov(
     return best_fitted(ids, sizes, fit, _independent_symbols(vocabulary), "independent tokens")
 
 
+def _fitted_mixture(
+    x: np.ndarray,
+    components: int | None,
+    covariance: str,
+    law_of: Callable[[Units, FittedMixture], MixtureT],
+    baseline: Callable[[np.ndarray, np.ndarray], float],
+    baseline_name: str,
+    seed: int,
+) -> MixtureT:
+    """A mixture fitted by EM to rows x (n, N, d), of the number of components that predicts best.
+
+    Args:
+        x: Rows, at least 3.
+        components: Number of components; by held-out likelihood if None.
+        covariance: Form of the covariances, as scikit-learn names it.
+        law_of: Function of the units of the fitted rows and of the fit in these units.
+        baseline: As for `best_fitted`.
+        baseline_name: As for `best_fitted`.
+        seed: Seed of the start.
+    """
+    x = _require_numbers(x, least=3)
+
+    def fit(rows: np.ndarray, size: int) -> MixtureT:
+        units = Units(rows)
+        model = _expectation_maximisation(units.standardised(rows), size, covariance, seed)
+        law = law_of(units, model)
+        return law if model.converged_ else law.with_provenance(description=_stopped(law))
+
+    sizes = sizes_to_try(components, SIZES, len(x), distinct=_distinct(x))
+    return best_fitted(x, sizes, fit, baseline, baseline_name)
+
+
 def _expectation_maximisation(
     z: np.ndarray, size: int, covariance: str, seed: int
 ) -> FittedMixture:
@@ -282,7 +310,7 @@ def _expectation_maximisation(
         return model.fit(z)
 
 
-def _stopped(law: GaussianMixture | DiagonalMixture) -> str:
+def _stopped(law: ContinuousTarget) -> str:
     return f"{law.provenance.description} (EM stopped after {ROUNDS} rounds)"
 
 

@@ -1,0 +1,87 @@
+"""What mixtures of Gaussians have in common, whatever the form of their covariances."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from capcheck.core.sequences import SequenceSpec
+from capcheck.laws import LOG_2PI
+from capcheck.targets.target import ContinuousTarget
+
+__all__ = ["GaussianComponents"]
+
+
+class GaussianComponents(ContinuousTarget):
+    """A mixture of Gaussians with means of its own for every component."""
+
+    _means: Tensor
+    _weights: Tensor
+
+    def _hold(
+        self,
+        means: Tensor,
+        weights: Tensor,
+        variances: Tensor,
+        *,
+        narrowest: float,
+        grid: tuple[int, int] | None,
+    ) -> None:
+        """Set the components, and the spec that follows from them.
+
+        Args:
+            means: (K, N, d) means.
+            weights: (K,) positive, of sum 1.
+            variances: (K, N, d) variances of the coordinates within each component.
+            narrowest: Smallest standard deviation of a component in any direction.
+            grid: (rows, columns) of the tokens, if they have any.
+        """
+        self._means, self._weights = means, weights
+        mean = torch.einsum("k,knd->nd", weights, means)
+        self._spec = SequenceSpec(
+            tokens=means.shape[1],
+            kind="continuous",
+            dim=means.shape[2],
+            mean=mean,
+            variance=torch.einsum("k,knd->nd", weights, variances + (means - mean).square()),
+            grid=grid,
+            narrowest=narrowest,
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of every computation."""
+        return self._means.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where every computation runs."""
+        return self._means.device
+
+    @property
+    def means(self) -> Tensor:
+        """(K, N, d) means of the components of positive weight."""
+        return self._means
+
+    @property
+    def weights(self) -> Tensor:
+        """(K,) normalised weights."""
+        return self._weights
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Joint log-density of x (n, N, d), in nats: (n,)."""
+        self._require(x)
+        return self._log_smoothed(x, 0.0) - 0.5 * x[0].numel() * LOG_2PI
+
+    def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
+        """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
+        # A Gaussian kernel is a Gaussian density times (2 pi h^2)^(D/2).
+        log_scale = x[0].numel() * math.log(bandwidth)
+        return (self._log_smoothed(x, bandwidth**2) + log_scale).exp()
+
+    @abstractmethod
+    def _log_smoothed(self, x: Tensor, h2: float) -> Tensor:
+        """Log-density of x (n, N, d) plus N(0, h2) noise, but for (2 pi)^(-N d / 2): (n,)."""
