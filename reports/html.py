@@ -37,8 +37,8 @@ from capcheck.reports.charts import (
     family_chart,
     front_chart,
     gap_chart,
-    samples_chart,
 )
+from capcheck.reports.samples import samples_chart
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult

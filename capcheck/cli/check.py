@@ -14,15 +14,12 @@ from capcheck.cli.options import (
     NETWORK,
     OUTPUT,
     TARGET,
-    GroupedCommand,
-    Pairs,
     fits,
-    grouped,
     merged,
     run_options,
     target_of,
-    with_options,
 )
+from capcheck.cli.parameters import GroupedCommand, Pairs, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
 from capcheck.procedures.registry import probe_class

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from capcheck.cli.failures import debugging
+from capcheck.cli.parameters import Decorator, GridShape, Pairs, WholeNumbers, grouped
 from capcheck.core.errors import InputError
 from capcheck.data import LAWS, NAMED, Layout, load_target
 from capcheck.diagnostics.diagnosis import DIAGNOSES
@@ -27,108 +28,13 @@ __all__ = [
     "NETWORK",
     "OUTPUT",
     "TARGET",
-    "Decorator",
-    "GridShape",
-    "GroupedCommand",
-    "Pairs",
-    "WholeNumbers",
     "fits",
-    "grouped",
     "merged",
     "run_options",
     "target_of",
-    "with_options",
 ]
 
 DRAWS = 2000  # default number of draws of the target and of the model in every cell
-
-Decorator = Callable[[Any], Any]
-
-
-class WholeNumbers(click.ParamType[Any]):
-    """The type of options that take comma-separated whole numbers."""
-
-    name = "n,n,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        """Parse, or fail with one sentence."""
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            raise InputError(
-                f"{_name(param)} must be whole numbers separated by commas, got {value!r}."
-            ) from None
-
-
-class GridShape(click.ParamType[Any]):
-    """The type of the option --grid, which takes rows x columns."""
-
-    name = "RxC"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        """Parse, or fail with one sentence."""
-        rows, _, columns = str(value).lower().partition("x")
-        if not (rows.isdigit() and columns.isdigit() and int(rows) * int(columns) > 0):
-            raise InputError(f"{_name(param)} must be ROWSxCOLUMNS such as 8x8, got {value!r}.")
-        return int(rows), int(columns)
-
-
-class Pairs(click.ParamType[Any]):
-    """The type of options that take key=value pairs, separated by commas."""
-
-    name = "key=value"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, str]:
-        """Parse, or fail with one sentence."""
-        pairs = {}
-        for item in str(value).split(","):
-            key, equals, text = item.partition("=")
-            if not (key and equals):
-                raise InputError(f"{_name(param)} must be key=value, got {item!r}.")
-            key = key.strip().replace("-", "_")
-            if key in pairs:
-                raise InputError(f"{_name(param)} gives {key} twice; give it once.")
-            pairs[key] = text.strip()
-        return pairs
-
-
-class _GroupedOption(click.Option):
-    """An option that `--help` shows under the heading of a group."""
-
-    group = "other"
-
-
-class GroupedCommand(click.Command):
-    """A command whose `--help` shows its options in groups."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a section for each group, in the order in which the groups first appear."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                group = param.group if isinstance(param, _GroupedOption) else "other"
-                groups.setdefault(group, []).append(record)
-        for group, records in groups.items():
-            with formatter.section(f"{group.capitalize()} options"):
-                formatter.write_dl(records)
-
-
-def grouped(group: str, *names: str, **facts: Any) -> Decorator:
-    """A decorator that adds an option to a group; other arguments are those of `click.option`."""
-    cls = type("Option", (_GroupedOption,), {"group": group})
-    return click.option(*names, cls=cls, **facts)
-
-
-def with_options(options: Sequence[Decorator]) -> Decorator:
-    """A decorator that adds options to a command, in their order."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 TARGET: Sequence[Decorator] = (
@@ -432,7 +338,3 @@ def _numbers(pairs: dict[str, str]) -> dict[str, float]:
         return {name: float(text) for name, text in pairs.items()}
     except ValueError:
         raise InputError(f"--tolerance must give numbers, got {pairs}.") from None
-
-
-def _name(param: click.Parameter | None) -> str:
-    return max(param.opts, key=len) if param is not None else "value"

@@ -15,13 +15,11 @@ from capcheck.cli.options import (
     NETWORK,
     OUTPUT,
     TARGET,
-    GroupedCommand,
     fits,
-    grouped,
     run_options,
     target_of,
-    with_options,
 )
+from capcheck.cli.parameters import GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
 from capcheck.core.errors import CapcheckError

@@ -7,12 +7,9 @@ procedure samples, else its log-density, else certificates and estimates from it
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -26,6 +23,7 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.discrete import compare
 from capcheck.divergences.estimate import Estimate, Kind, Term
+from capcheck.divergences.evidence import ModelEvidence
 from capcheck.divergences.kl import HEAVY, ROUNDINGS, is_same_law, kl_term, tail_index
 from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.divergences.sampled import Measured, SampledMeasure, SampledMMD, SampledWasserstein
@@ -39,62 +37,13 @@ __all__ = [
     "CONTRADICTION_LEVEL",
     "ENUMERATED",
     "KL_ROUNDING",
-    "NOT_ASKED",
-    "ModelEvidence",
     "Reference",
 ]
 
 ENUMERATED = 4096  # largest number of sequences V^N for which every cell enumerates its law
-NOT_ASKED = Unavailable(reason="it was not asked for")
 CHECK_DRAWS = 2_000  # draws that test a claimed law or density where MMD is not measured
 CONTRADICTION_LEVEL = 0.9999  # confidence at which draws contradict a claimed law or density
 KL_ROUNDING = 1e-3  # nats by which rounding may take an estimated KL below 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ModelEvidence:
-    """The evidence about the law q that a procedure samples: draws, and q itself where it is known.
-
-    Attributes:
-        samples: Draws of q, (n, N, d), or (n, N) integers.
-        law: The exact law q, or the reason why it is not available.
-        log_density: Log-density of q at the reference's `draws`, or the reason why it is not
-            available.
-        own_log_density: Log-density of q at `samples`, or the reason why it is not available.
-        limit: Function that makes draws of the target from the same random numbers as `samples`,
-            or returns None if the procedure has no such limit. All evidence of one procedure
-            shares these draws.
-    """
-
-    samples: Tensor
-    law: ExactLaw | Unavailable = NOT_ASKED
-    log_density: LogDensity | Unavailable = NOT_ASKED
-    own_log_density: LogDensity | Unavailable = NOT_ASKED
-    limit: Callable[[], Tensor | None] = lambda: None
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over all fields but `limit`; equal fingerprints imply equal estimates."""
-        digest = hashlib.sha256()
-        for fact in (self.samples, self.law, self.log_density, self.own_log_density):
-            _feed(digest, fact)
-        return digest.hexdigest()
-
-
-def _feed(digest: hashlib._Hash, fact: object) -> None:
-    """Add a tensor, dataclass, tuple or plain value to a digest, recursively."""
-    if isinstance(fact, Tensor):
-        digest.update(repr(tuple(fact.shape)).encode())
-        digest.update(fact.detach().cpu().contiguous().numpy().tobytes())
-    elif dataclasses.is_dataclass(fact):
-        digest.update(type(fact).__name__.encode())
-        for field in dataclasses.fields(fact):
-            _feed(digest, getattr(fact, field.name))
-    elif isinstance(fact, tuple):
-        for part in fact:
-            _feed(digest, part)
-    else:
-        digest.update(repr(fact).encode())
 
 
 class Reference:

@@ -16,26 +16,24 @@ measurement. A stream that is opened twice gives the same draws twice, as in a m
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.sampler import RefusedError, Sampler
+from capcheck.exact.tape import DRAWS, DrawKind, Replay, Rows, Tape
 from capcheck.laws.gaussian import ROUNDINGS, GaussianLaw, MixtureLaw
 
 __all__ = [
     "AFFINE",
     "BLOCK",
     "DIMENSIONS",
-    "DRAWS",
     "EDGE",
     "LEAST_SPREAD",
     "NUMBERS",
@@ -46,7 +44,6 @@ __all__ = [
 ]
 
 DIMENSIONS = 1024  # largest D: a covariance has 8 MiB, and its eigenvectors take a second
-DRAWS = 16_384  # most normal numbers of one sample row
 ORDERS = 720  # most orders that are enumerated, which are those of six tokens
 ROWS = 1 << 17  # most rows that are replayed, over all orders
 NUMBERS = 1 << 25  # most numbers in the covariances of all orders, 256 MiB
@@ -58,8 +55,6 @@ SCALES = (0.1, 1.0, 5.0)
 EDGE = 1e-12  # distance of extreme uniforms in check rows from 0 and 1
 AFFINE = 1e-9  # largest deviation of a check row, as a share of |A| |z|
 LEAST_SPREAD = 100  # least standard deviation of a coordinate, in units of the rounding error
-
-_Kind = Literal["normal", "uniform", "order"]
 
 
 def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLaw | Unavailable:
@@ -93,120 +88,23 @@ def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLa
     return _merged(laws, spec)
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """A draw: its kind, its shape per row, and its first column among the draws of its kind."""
-
-    kind: _Kind
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + math.prod(self.shape)
-
-
-@dataclass
-class _Tape:
-    """All draws that a run makes, by stream and number; sealed once the first run has ended."""
-
-    draws: dict[tuple[str, int], _Draw] = field(default_factory=dict)
-    sealed: bool = False
-
-    def width(self, kind: _Kind) -> int:
-        """The number of numbers of a kind that one row draws."""
-        return max((draw.stop for draw in self.draws.values() if draw.kind == kind), default=0)
-
-    def find(self, stream: str, number: int, kind: _Kind, shape: tuple[int, ...]) -> _Draw:
-        """The recorded draw of a stream and number; while recording, a new one is added."""
-        known = self.draws.get((stream, number))
-        if known is None and not self.sealed:
-            known = self.draws[stream, number] = _Draw(kind, shape, self.width(kind))
-        if known is None or (known.kind, known.shape) != (kind, shape):
-            was = "none" if known is None else f"{known.kind} {known.shape}"
-            raise RefusedError(
-                f"which draws are made is not the same in all runs: draw {number} of stream "
-                f"{stream!r} is {kind} {shape}, and was {was}"
-            )
-        return known
-
-    def sizes(self) -> list[int]:
-        """The lengths of the permutations that a row draws."""
-        return [draw.shape[0] for draw in self.draws.values() if draw.kind == "order"]
-
-    def orders(self) -> Iterator[Tensor]:
-        """Yields every joint outcome of all permutation draws, concatenated to (W,)."""
-        each = [itertools.permutations(range(size)) for size in self.sizes()]
-        for outcome in itertools.product(*each):
-            yield torch.tensor(list(itertools.chain(*outcome)), dtype=torch.int64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """The draws of n rows: the columns (n, width) of each kind, and the draws made so far."""
-
-    n: int
-    columns: dict[_Kind, Tensor]
-    device: torch.device
-    made: set[tuple[str, int]] = field(default_factory=set)
-
-
-class _Replay(Randomness):
-    """Randomness with chosen draws; while recording, normals 0, uniforms 1/2 and order 0, 1, .."""
-
-    def __init__(self, tape: _Tape, rows: _Rows, name: str = "") -> None:
-        self._tape, self._rows, self._name = tape, rows, name
-        self._number = 0
-
-    def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        return self._next("uniform", shape)
-
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        return self._next("normal", shape)
-
-    def permutation(self, n: int, size: int) -> Tensor:
-        return self._next("order", (n, size))
-
-    def stream(self, name: str) -> _Replay:
-        return _Replay(self._tape, self._rows, f"{self._name}/{name}")
-
-    def _next(self, kind: _Kind, shape: tuple[int, ...]) -> Tensor:
-        n, number = shape[0], self._number
-        self._number += 1
-        if n != self._rows.n:
-            raise RefusedError(
-                f"draw {number} of stream {self._name!r} is for {n} rows, not one for each "
-                f"of {self._rows.n} samples"
-            )
-        draw = self._tape.find(self._name, number, kind, tuple(shape[1:]))
-        self._rows.made.add((self._name, number))
-        if self._tape.sealed:
-            values = self._rows.columns[kind][:, draw.start : draw.stop]
-        elif kind == "order":
-            values = torch.arange(shape[1]).expand(shape)
-        else:
-            neutral = 0.0 if kind == "normal" else 0.5
-            values = torch.full(shape, neutral, dtype=torch.float64)
-        return values.reshape(shape).clone().to(self._rows.device)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Replayed:
     """A procedure at a budget as a function of the draws of its rows."""
 
     sample: Sampler
     spec: SequenceSpec
-    tape: _Tape = field(default_factory=_Tape)
+    tape: Tape = field(default_factory=Tape)
 
     def record(self) -> None:
         """Runs the procedure once to record which draws it makes."""
-        self._run(_Rows(n=2, columns={}, device=self.spec.mean.device))
+        self._run(Rows(n=2, columns={}, device=self.spec.mean.device))
         self.tape.sealed = True
 
     def result(self, z: Tensor, u: Tensor, order: Tensor) -> Tensor:
         """The result (n, D) of rows with normals z (n, K), uniforms u (n, U) and orders (n, W)."""
-        columns: dict[_Kind, Tensor] = {"normal": z, "uniform": u, "order": order}
-        rows = _Rows(n=len(z), columns=columns, device=self.spec.mean.device)
+        columns: dict[DrawKind, Tensor] = {"normal": z, "uniform": u, "order": order}
+        rows = Rows(n=len(z), columns=columns, device=self.spec.mean.device)
         tokens = self._run(rows)
         if len(rows.made) < len(self.tape.draws):
             missing = next(key for key in self.tape.draws if key not in rows.made)
@@ -216,8 +114,8 @@ class _Replayed:
             )
         return tokens.flatten(1).detach().to("cpu", torch.float64)
 
-    def _run(self, rows: _Rows) -> Tensor:
-        return self.sample(rows.n, _Replay(self.tape, rows))
+    def _run(self, rows: Rows) -> Tensor:
+        return self.sample(rows.n, Replay(self.tape, rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +133,7 @@ class _Plan:
     settled: int
 
     @classmethod
-    def of(cls, tape: _Tape) -> _Plan:
+    def of(cls, tape: Tape) -> _Plan:
         """Chooses the check rows.
 
         Their z are, at every scale and with both signs, random points and corners of a cube. The
@@ -268,7 +166,7 @@ class _Plan:
         return z, u
 
 
-def _require_affordable(tape: _Tape, D: int) -> None:
+def _require_affordable(tape: Tape, D: int) -> None:
     K, orders = tape.width("normal"), math.prod(math.factorial(size) for size in tape.sizes())
     if K > DRAWS:
         raise RefusedError(f"{K} normal draws per sample are more than the {DRAWS} of a replay")

@@ -24,8 +24,9 @@ from capcheck.diagnostics.diagnosis import Diagnoser, Diagnosis
 from capcheck.diagnostics.witness import Observer, Witness
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate, Term
+from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
 from capcheck.divergences.lost import lost_clause, lost_rows
-from capcheck.divergences.reference import NOT_ASKED, ModelEvidence, Reference
+from capcheck.divergences.reference import Reference
 from capcheck.laws.gaussian import MixtureLaw
 from capcheck.networks.signatures import Calls
 from capcheck.procedures.coordinates import ExactLaw

@@ -18,7 +18,8 @@ from capcheck.core.budget import AXES, Budget
 from capcheck.core.errors import InputError, ProbeError, UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
-from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.divergences.evidence import ModelEvidence
+from capcheck.divergences.reference import Reference
 from capcheck.networks.signatures import Calls
 from capcheck.procedures.probe import ROWS, AnyProbe, Probe, State
 from capcheck.procedures.procedure import AnyProcedure, Procedure

@@ -25,7 +25,8 @@ from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.sequences import Kind
 from capcheck.divergences import DIVERGENCES, tolerances
-from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.divergences.evidence import ModelEvidence
+from capcheck.divergences.reference import Reference
 from capcheck.judging.verdict import judge
 from capcheck.procedures.trace import Traces
 from capcheck.results.measurement import Measurement, Outcome

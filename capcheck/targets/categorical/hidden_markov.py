@@ -16,13 +16,12 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
-from capcheck.targets.categorical.chain import (
-    Chain,
+from capcheck.targets.categorical.chain import Chain, last_known
+from capcheck.targets.categorical.messages import (
     Logarithmic,
     Scaled,
     SparseSteps,
     arithmetic_for,
-    last_known,
     scaled_evidence,
     sparse_steps,
 )

@@ -16,7 +16,8 @@ from torch.nn.functional import one_hot
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
-from capcheck.targets.categorical.chain import Chain, arithmetic_for
+from capcheck.targets.categorical.chain import Chain
+from capcheck.targets.categorical.messages import arithmetic_for
 from capcheck.targets.parameters import require_count, require_grid, require_tables
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import fingerprint

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -351,5 +351,7 @@ def test_a_stage_without_a_count_is_named_when_it_lasts(
     monkeypatch.setattr(progress, "PATIENCE", 0.01)
     with live_progress() as show:
         show(stage)
-        time.sleep(1.0)
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join()
     assert capsys.readouterr().err == "reading the target\n"

@@ -17,8 +17,9 @@ from capcheck import SurveyResult, check, survey
 from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Term
+from capcheck.divergences.evidence import ModelEvidence
 from capcheck.divergences.mmd import median_distance, mmd_squared, mmd_squared_to_known
-from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.divergences.reference import Reference
 from capcheck.divergences.wasserstein import corrected_transport, transport
 from capcheck.laws import Categorical
 from capcheck.networks.signatures import TokenPredictorSignature

@@ -17,6 +17,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences import kernels as kernels_module
 from capcheck.divergences.estimate import Estimate, Term
+from capcheck.divergences.evidence import ModelEvidence
 from capcheck.divergences.kl import is_same_law, kl_term
 from capcheck.divergences.mmd import (
     kernel_row_means,
@@ -24,7 +25,7 @@ from capcheck.divergences.mmd import (
     mmd_squared,
     mmd_squared_to_known,
 )
-from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.divergences.reference import Reference
 from capcheck.divergences.wasserstein import corrected_transport, transport
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.targets import GaussianMixture, from_spec

@@ -19,10 +19,11 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.diagnostics.diagnosis import DIAGNOSES
+from capcheck.divergences.evidence import ModelEvidence
 from capcheck.divergences.kernels import kernel_tiles
 from capcheck.divergences.lost import FARTHEST, lost_rows
 from capcheck.divergences.mmd import kernel_row_means, mmd_squared
-from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.divergences.reference import Reference
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.networks.signatures import Denoiser, DenoiserSignature, Signature
 from capcheck.procedures.probe import Probe, Row, State

@@ -12,7 +12,7 @@ import torch
 
 from capcheck.core.errors import InputError
 from capcheck.targets import HiddenMarkov, MarkovChain, from_spec
-from capcheck.targets.categorical.chain import SparseSteps, sparse_steps
+from capcheck.targets.categorical.messages import SparseSteps, sparse_steps
 
 
 def banded(seed: int, *shape: int) -> np.ndarray:

@@ -13,7 +13,8 @@ from scipy import stats
 from capcheck import check
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
-from capcheck.divergences.reference import ModelEvidence, Reference
+from capcheck.divergences.evidence import ModelEvidence
+from capcheck.divergences.reference import Reference
 from capcheck.results.measurement import Outcome
 from capcheck.targets import HiddenMarkov, from_spec
 
