@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.core.tiles import tile_size
 from capcheck.laws.inversion import mixture_quantiles, normal_cdf, standardised
 from capcheck.laws.token_law import DrawnRows, TokenLaw, require_scalar_tokens
 from capcheck.noise.paths import NoisePath
@@ -91,7 +92,7 @@ class MixtureOfGaussians(TokenLaw):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density (nats) of x (n, N, d): (n, N); of a point mass +inf on it, -inf off it."""
-        size = max(1, TILE // max(1, self.means[0].numel()))
+        size = max(1, tile_size(TILE, self.means.device) // max(1, self.means[0].numel()))
         if len(x) > size:  # allocating large temporaries costs more than the arithmetic
             parts = zip(x.split(size), self._split(size, len(x)), strict=True)
             return torch.cat([law.log_prob(of_rows) for of_rows, law in parts])
@@ -136,7 +137,7 @@ class MixtureOfGaussians(TokenLaw):
     def icdf(self, u: Tensor) -> Tensor:
         """The quantile of u (n, N): (n, N, 1); see `inversion`."""
         require_scalar_tokens("icdf", self.means.shape[-1])
-        size = max(1, TILE // max(1, self.means[0].numel()))
+        size = max(1, tile_size(TILE, self.means.device) // max(1, self.means[0].numel()))
         if len(u) > size:
             parts = zip(u.split(size), self._split(size, len(u)), strict=True)
             return torch.cat([law.icdf(of_rows) for of_rows, law in parts])

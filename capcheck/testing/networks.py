@@ -36,7 +36,7 @@ __all__ = ["HUGE", "NETWORKS", "WRONG", "NetworkName", "wrapper_of"]
 
 NetworkName = Literal["oracle", "forgetful", "huge", "float32"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
-HUGE = 1e170  # factor or shift of answers, whose square overflows float64
+HUGE = {torch.float64: 1e170, torch.float32: 1e25}  # factor or shift whose square overflows
 WRONG = 100.0  # error of a forgetful network about known tokens, in token units
 
 
@@ -92,14 +92,15 @@ def _wrong_law(law: TokenLaw, known: Tensor) -> TokenLaw:
 
 
 class _Huge(Wrapper):
-    """Scales answers to numbers of size 1e170."""
+    """Scales answers to numbers of size 1e170, or 1e25 in float32."""
 
     def call(self, network: Callable[..., Any], *shown: Tensor) -> Any:
-        """The network's answer times 1e170; laws of continuous tokens are shifted by 1e170."""
+        """The network's answer times `HUGE`; laws of continuous tokens are shifted by it."""
         answer = network(*shown)
         if not isinstance(answer, TokenLaw):
-            return answer * HUGE if answer.is_floating_point() else answer
+            return answer * HUGE[answer.dtype] if answer.is_floating_point() else answer
         if hasattr(answer, "log_probabilities"):
             log_p = log_table(answer)
-            return Categorical(torch.where(log_p.isinf(), log_p, HUGE * log_p))
-        return Shifted(answer, torch.full_like(answer.mean(), HUGE))
+            return Categorical(torch.where(log_p.isinf(), log_p, HUGE[log_p.dtype] * log_p))
+        mean = answer.mean()
+        return Shifted(answer, torch.full_like(mean, HUGE[mean.dtype]))

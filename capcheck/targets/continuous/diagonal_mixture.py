@@ -16,6 +16,7 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
+from capcheck.core.tiles import tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture, TokenLaw
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.components import earlier
@@ -205,7 +206,7 @@ class DiagonalMixture(GaussianComponents):
             rows=len(x),
             tokens=range(self._spec.tokens),
             dim=self._spec.dim,
-            size=max(1, TILE // self._means.numel()),
+            size=max(1, tile_size(TILE, self.device) // self._means.numel()),
         )
 
     def denoise(
@@ -270,5 +271,5 @@ class DiagonalMixture(GaussianComponents):
         return mean, noise * s2 / V
 
     def _tiles(self, n: int) -> Iterator[slice]:
-        size = max(1, TILE // self._means.numel())
+        size = max(1, tile_size(TILE, self.device) // self._means.numel())
         return (slice(start, min(start + size, n)) for start in range(0, n, size))

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from capcheck.core.tiles import tile_size
 from capcheck.noise.paths import NoisePath
 
 __all__ = ["TILE", "Eigenbasis"]
@@ -59,6 +60,7 @@ class Eigenbasis:
         """
         answer = torch.empty_like(x, dtype=self._flat.dtype)
         flat = x.to(self._flat).flatten(1)
+        size = max(1, tile_size(TILE, self._flat.device) // self._values.numel())
         for level in levels.unique():
             rows = (levels == level).nonzero()[:, 0]
             t = level.to(self._flat)
@@ -66,7 +68,7 @@ class Eigenbasis:
             standard = self._standardiser(alpha, sigma2)
             V = alpha**2 * self._values + sigma2
             back = self._basis * (alpha * self._values / V.sqrt()).flatten()  # (D, K D)
-            for tile in rows.split(max(1, TILE // self._values.numel())):
+            for tile in rows.split(size):
                 log_weights, z = standard(flat[tile])
                 share = log_weights.softmax(1)  # (r, K)
                 pulled = z.mul_(share[..., None]).flatten(1) @ back.T

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
+from capcheck.core.tiles import tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.components import Prefix
@@ -216,7 +217,8 @@ class GaussianMixture(GaussianComponents):
         root = torch.linalg.cholesky(self._covariances + h2 * torch.eye(D).to(self._means))
         constant = self._weights.log() - root.diagonal(dim1=1, dim2=2).log().sum(1)  # (K,)
         answers = []
-        for tile in x.to(self._means).flatten(1).split(max(1, TILE // self._means.numel())):
+        size = max(1, tile_size(TILE, self.device) // self._means.numel())
+        for tile in x.to(self._means).flatten(1).split(size):
             residual = (tile - self._means.flatten(1)[:, None]).mT  # (K, D, r)
             z = torch.linalg.solve_triangular(root, residual, upper=False)
             answers.append((constant[:, None] - 0.5 * z.square().sum(1)).logsumexp(0))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from capcheck.core.tiles import tile_size
 from capcheck.noise.paths import NoisePath
 from capcheck.targets.components import Prefix, earlier
 
@@ -86,7 +87,7 @@ class NoisyGaussians:
     def tile_rows(self, view: View) -> int:
         """Number of rows whose posteriors are held at once."""
         K, D, _ = self._covariances.shape
-        return max(1, TILE // (K * D * (1 if view.shared else D)))
+        return max(1, tile_size(TILE, self._means.device) // (K * D * (1 if view.shared else D)))
 
     def _factors_of(self, view: View, rows: slice) -> _Factors:
         """L, G and the base covariances of the rows' patterns; (1|r, K, D, D)."""

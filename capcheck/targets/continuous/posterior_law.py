@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.core.tiles import tile_size
 from capcheck.laws import (
     LOG_2PI,
     DrawnRows,
@@ -190,7 +191,8 @@ class PosteriorLaw(TokenLaw):
 
     def _tiled(self) -> TiledMixture:
         S, d = self._gain.shape[1:]
-        size = max(8, TILE // (len(self._components) * S * d))  # components are read per tile
+        held = tile_size(TILE, self._gain.device)
+        size = max(8, held // (len(self._components) * S * d))  # components are read per tile
         return TiledMixture(self._mixture, rows=self._n, tokens=range(S), dim=d, size=size)
 
     def _mixture(self, rows: slice, columns: list[int]) -> MixtureOfGaussians:
