@@ -35,7 +35,6 @@ __all__ = [
 
 TILE = 1 << 19  # most numbers in a tile: 4 MiB in float64, small enough for the cache
 WIDTH = 2048  # most components in a part
-DEALT = 16  # columns of a group, of which the largest is found before any are sorted
 REFINED = 16  # logits per row that are computed again in float64
 NEGLIGIBLE = 1e-5  # share of the softmax below which its unrefined rest counts as 0
 
@@ -269,10 +268,9 @@ class Components:
             values = mu if power in (None, 1) else mu.pow(power or 1)
             for rows in self._rows(n, heads * len(mu)):
                 logits = self._logits(given[rows], mu, part, prefix)  # (r, 1|N, c)
-                if best is None:
-                    highest = logits.amax(-1, keepdim=True)
-                else:
-                    highest = best.add(rows, logits[:, 0], part.start)[:, None, None]
+                highest = logits.amax(-1, keepdim=True)
+                if best is not None:
+                    best.add(rows, logits[:, 0], highest[:, 0, 0], part.start)
                 higher = torch.maximum(peak[rows], highest)
                 decay = (peak[rows] - higher).exp_()
                 # exp is ten times slower where it underflows, and its value there does not matter.
@@ -348,33 +346,16 @@ class _Best:
         self.value = like.new_full((len(like), count), -torch.inf)
         self.index = torch.zeros_like(self.value, dtype=torch.int64)
 
-    def add(self, rows: slice, logits: Tensor, start: int) -> Tensor:
-        """Update with the logits (r, c) of components start..start+c-1; return their maxima (r,).
-
-        Columns are dealt out to groups. The largest logits of a row lie in the groups with the
-        largest maxima, so only the columns of these are sorted.
-        """
-        count, groups = self.value.shape[1], logits.shape[1] // DEALT
-        rest = groups * DEALT  # columns from here on are groups of their own
-        dealt = logits[:, :rest].unflatten(1, (DEALT, groups)).amax(1)
-        maxima = torch.cat([dealt, logits[:, rest:]], 1)
-        highest = maxima.amax(1)
+    def add(self, rows: slice, logits: Tensor, highest: Tensor, start: int) -> None:
+        """Update with the logits (r, c) of components start..start+c-1, with maxima (r,)."""
+        count = self.value.shape[1]
         better = (highest > self.value[rows].amin(1)).nonzero()[:, 0]
-        group = (
-            maxima[better].topk(min(count, maxima.shape[1]), -1, sorted=False).indices[..., None]
-        )
-        deal = torch.arange(DEALT, device=logits.device)
-        column = torch.where(group < groups, group + groups * deal, group - groups + rest).flatten(
-            1
-        )
-        value = logits[better[:, None], column].unflatten(1, (-1, DEALT))
-        value = value.masked_fill((group >= groups) & (deal > 0), -torch.inf).flatten(1)
+        value, index = logits[better].topk(min(count, logits.shape[1]), -1, sorted=False)
         better = better + rows.start
         value = torch.cat([self.value[better], value], 1)
-        index = torch.cat([self.index[better], column + start], 1)
+        index = torch.cat([self.index[better], index + start], 1)
         self.value[better], kept = value.topk(count, -1, sorted=False)
         self.index[better] = index.gather(1, kept)
-        return highest
 
 
 def earlier(of_tokens: Tensor) -> Tensor:
