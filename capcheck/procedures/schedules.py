@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -23,9 +24,17 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
-from capcheck.networks.signatures import Denoiser
+from capcheck.core.unavailable import Unavailable
+from capcheck.exact.inversion import density_along
+from capcheck.networks.signatures import (
+    Denoiser,
+    OracleDenoiser,
+    TokenPredictor,
+    with_derivative,
+)
 from capcheck.noise.flow import ddim_step
 from capcheck.noise.paths import NoisePath
 from capcheck.procedures.probe import State
@@ -37,6 +46,7 @@ __all__ = [
     "autoregressive",
     "beside_given",
     "denoised_along",
+    "density_along_schedule",
     "full_sequence",
     "pyramid",
     "resampled",
@@ -243,6 +253,51 @@ def denoised_along(
         x_s = ddim_step(state.tokens, x0, t_i, s_i, path, eta=eta, z=z)
         state = state.write(x_s, moves.expand(shape))
         yield state
+
+
+def density_along_schedule(
+    schedule: Tensor,
+    network: Denoiser,
+    completion: TokenPredictor,
+    *,
+    x: Tensor,
+    path: NoisePath,
+    shown: Callable[[Tensor], Tensor] = lambda t: t,
+) -> LogDensity | Unavailable:
+    """Log-density of what `denoised_along` samples without fresh noise, completed by marginals.
+
+    Args:
+        schedule: (rows, N) levels; tokens at level 0 in the first row are given.
+        network: Denoiser of the noise path.
+        completion: The predictor of the tokens that take no part.
+        x: (n, N, d) sequences.
+        path: The noise path.
+        shown: Function from the levels of the tokens (n, N) to those that the network is told.
+
+    Returns:
+        The log-density (nats) of all tokens but the given ones, (n,), or the reason why there is
+        none; see `capcheck.exact.inversion`.
+    """
+
+    def derivative(x_t: Tensor, t: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return with_derivative(network, x_t, shown(t), tokens)
+
+    trusted = isinstance(network, OracleDenoiser)
+    try:
+        found = density_along(schedule, derivative, x, path, trusted=trusted)
+    except RuntimeError as error:
+        if trusted:
+            raise
+        said = str(error).splitlines()[0]
+        return Unavailable(reason=f"the network cannot be differentiated: {said}")
+    if isinstance(found, Unavailable):
+        return found
+    values = found.values
+    placed = (schedule[-1] == 0).to(x.device)
+    if rest := (~placed).nonzero()[:, 0].tolist():
+        law = completion(x, placed.expand(x.shape[:2])).select(rest)
+        values = values + law.log_prob(x[:, rest]).sum(1)
+    return replace(found, values=values)
 
 
 def _levels(numerators: Tensor, whole: int) -> Tensor:

@@ -35,6 +35,8 @@ __all__ = [
 
 TILE = 1 << 19  # most numbers in a tile: 4 MiB in float64, small enough for the cache
 WIDTH = 2048  # most components in a part
+PRODUCTS = 8  # tiles that the products of coordinates may fill
+LOWEST = -700.0  # log-shares below this count as this: exp is slow where it underflows
 REFINED = 16  # logits per row that are computed again in float64
 NEGLIGIBLE = 1e-5  # share of the softmax below which its unrefined rest counts as 0
 
@@ -157,6 +159,68 @@ class Components:
         average = self._attend(evidence, prefix, power)[1]
         assert average is not None
         return average
+
+    def moments(
+        self, evidence: Evidence, prefix: Prefix, tokens: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior mean (n, S, d) and covariance (n, S d, S d) of the centred mu_c, in float64.
+
+        If each token has a posterior of its own (`prefix` is not "all"), row block i of the second
+        is E_i[mu_i mu_j^T] - E_i[mu_i] E_i[mu_j]^T for the posterior of token i; the blocks of j
+        whose evidence does not enter are 0.
+
+        Args:
+            evidence: Evidence of the row about its component, (n, N, d), in float64.
+            prefix: Tokens whose evidence enters.
+            tokens: Indices of the S tokens.
+        """
+        chosen, d = list(tokens), self._centre.shape[1]
+        n, S = len(evidence), len(chosen)
+        E = S * d
+        pairs = torch.tril_indices(E, E, device=self._means.device)
+        size = max(1, PRODUCTS * self._tile // (E + pairs.shape[1]))
+        parts = list(_slices(len(self), size))
+        if prefix == "all":
+            total = pairs.new_zeros(n, E + pairs.shape[1], dtype=torch.float64)
+            for rows, share in self._shares(evidence, prefix, chosen):
+                for part in parts:
+                    mu = self.centred(part)[:, chosen].flatten(1)  # (c, E)
+                    both = torch.cat([mu, mu[:, pairs[0]] * mu[:, pairs[1]]], 1)
+                    total[rows].addmm_(share[:, 0, part], both)
+            mean, square = total[:, :E], _symmetric(total[:, E:], pairs)
+            return mean.unflatten(1, (S, d)), square - mean[:, :, None] * mean[:, None]
+        mean = pairs.new_zeros(n, E, dtype=torch.float64)
+        square = mean.new_zeros(n, E, E)
+        first = mean.new_zeros(n, S, E)  # means by the posterior of each token
+        for rows, share in self._shares(evidence, prefix, chosen):
+            for part in parts:
+                mu = self.centred(part)[:, chosen].flatten(1)
+                first[rows] += share[..., part] @ mu
+                for place in range(S):
+                    own, seen = slice(place * d, (place + 1) * d), (place + 1) * d
+                    both = (mu[:, own, None] * mu[:, None, :seen]).flatten(1)
+                    found = share[:, place, part] @ both
+                    square[rows, own, :seen] += found.unflatten(1, (d, seen))
+        for place in range(S):
+            own, seen = slice(place * d, (place + 1) * d), (place + 1) * d
+            mean[:, own] = first[:, place, own]
+            square[:, own, :seen] -= mean[:, own, None] * first[:, place, None, :seen]
+        return mean.unflatten(1, (S, d)), square
+
+    def _shares(
+        self, evidence: Evidence, prefix: Prefix, tokens: list[int]
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Tiles of rows with the weights of all components in float64, (r, 1|S, K)."""
+        held = max(1, PRODUCTS * self._tile // (len(self) * self._heads(prefix)))
+        for rows in _slices(len(evidence), held):
+            parts = []
+            for part in self._parts():
+                logits = self._logits(evidence[rows], self.centred(part), part, prefix)
+                parts.append(logits if prefix == "all" else logits[:, tokens])
+            logits = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+            logits -= logits.amax(-1, keepdim=True)
+            share = logits.clamp_(min=LOWEST).exp_()
+            yield rows, share.div_(share.sum(-1, keepdim=True))
 
     def mixture_log_mass(
         self, evidence: Evidence, own: Evidence, tokens: Sequence[int], prefix: Prefix
@@ -356,6 +420,15 @@ class _Best:
         index = torch.cat([self.index[better], index + start], 1)
         self.value[better], kept = value.topk(count, -1, sorted=False)
         self.index[better] = index.gather(1, kept)
+
+
+def _symmetric(lower: Tensor, pairs: Tensor) -> Tensor:
+    """Symmetric matrices (n, E, E) from their entries (n, pairs) on and below the diagonal."""
+    E = int(pairs.max()) + 1
+    whole = lower.new_empty(len(lower), E, E)
+    whole[:, pairs[0], pairs[1]] = lower
+    whole[:, pairs[1], pairs[0]] = lower
+    return whole
 
 
 def earlier(of_tokens: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, Self
 
 import torch
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 IDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+DIFFERENCE = 1e-5  # shift of central differences, in deviations of the noise and the law
 NARROW = 1e-4  # noise for Tweedie's formula, in deviations of the narrowest component
 
 
@@ -194,6 +196,45 @@ class ContinuousTarget(Target):
             causal: Whether token i is conditioned only on the tokens up to and including itself
                 (in `marginals`, on those before it).
         """
+
+    def denoise_with_derivative(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath,
+        tokens: Sequence[int],
+        *,
+        causal: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The posterior mean of some clean tokens, and its derivative in their noisy values.
+
+        For tokens with noise the derivative is Cov[x_0 | x] diag(alpha / sigma^2). This default
+        takes central differences of `denoise`.
+
+        Args:
+            x: Noisy tokens, (n, N, d).
+            levels: Noise levels of the tokens, (n, N) in [0, 1].
+            path: Noise path of the levels.
+            tokens: Indices of S tokens, in rising order.
+            causal: As for `denoise`.
+
+        Returns:
+            The means (n, S, d) and their derivatives (n, S d, S d), both in float64.
+        """
+        wide, x = self.to(device=self.device, dtype=torch.float64), x.double()
+        levels, chosen = levels.double(), list(tokens)
+        scale = path.sigma(levels) + path.alpha(levels) * self.spec.smallest_variance**0.5
+        columns = []
+        for i, j in itertools.product(chosen, range(x.shape[2])):
+            shift = torch.zeros_like(x)
+            shift[:, i, j] = DIFFERENCE * scale[:, i]
+            ends = [
+                wide.denoise(x + sign * shift, levels, path, causal=causal)[:, chosen].flatten(1)
+                for sign in (1, -1)
+            ]
+            columns.append((ends[0] - ends[1]) / (2 * shift[:, i, j, None]))
+        mean = wide.denoise(x, levels, path, causal=causal)[:, chosen]
+        return mean, torch.stack(columns, 2)
 
     @abstractmethod
     def with_noise(self, levels: Tensor, path: NoisePath = PATHS["linear"]) -> ContinuousTarget:

@@ -30,9 +30,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.core.budget import AXES, Axis, Budget
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
-from capcheck.networks.signatures import Denoiser, DenoiserSignature
+from capcheck.core.unavailable import Unavailable
+from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
@@ -41,6 +43,7 @@ from capcheck.procedures.schedules import (
     autoregressive,
     beside_given,
     denoised_along,
+    density_along_schedule,
     starting_noise,
     within,
 )
@@ -71,13 +74,30 @@ class ARDiffusion(Probe[Denoiser]):
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """Yield the start, then one state per pass over the first tokens."""
-        make = anchors if self.schedule == "published" else autoregressive
-        schedule = within(make(len(spec.free), budget.steps), budget.length)
-        schedule = beside_given(schedule, spec)
         noise = starting_noise(spec, start.n, rng)
         yield from denoised_along(
-            schedule, network, start=start, noise=noise, path=PATHS[self.path]
+            self._levels(spec, budget), network, start=start, noise=noise, path=PATHS[self.path]
         )
+
+    def log_density(
+        self,
+        network: Denoiser,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity | Unavailable:
+        """Exact, by inversion of every pass; see `capcheck.exact.inversion`."""
+        return density_along_schedule(
+            self._levels(spec, budget), network, completion, x=x, path=PATHS[self.path]
+        )
+
+    def _levels(self, spec: SequenceSpec, budget: Budget) -> Tensor:
+        """The levels of all tokens, (rows, N)."""
+        make = anchors if self.schedule == "published" else autoregressive
+        schedule = within(make(len(spec.free), budget.steps), budget.length)
+        return beside_given(schedule, spec)
 
     def suspects(self) -> tuple[Suspect, ...]:
         """The missing argument: the network is not told where steps land, which stay long."""

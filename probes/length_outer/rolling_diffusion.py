@@ -32,15 +32,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.core.budget import AXES, Axis, Budget
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
-from capcheck.networks.signatures import Denoiser, DenoiserSignature
+from capcheck.core.unavailable import Unavailable
+from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 from capcheck.procedures.schedules import (
     beside_given,
     denoised_along,
+    density_along_schedule,
     rolling,
     starting_noise,
     within,
@@ -76,18 +79,41 @@ class RollingDiffusion(Probe[Denoiser]):
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """Yield the start, then one state per pass over the window."""
-        schedule = rolling(len(spec.free), budget.steps, window=self.window)
 
         def remembering(x_t: Tensor, t: Tensor) -> Tensor:
             return network(x_t, self._seen(t, spec))
 
         yield from denoised_along(
-            beside_given(within(schedule, budget.length), spec),
+            self._levels(spec, budget),
             remembering,
             start=start,
             noise=starting_noise(spec, start.n, rng),
             path=PATHS[self.path],
         )
+
+    def log_density(
+        self,
+        network: Denoiser,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity | Unavailable:
+        """Exact, by inversion of every pass; see `capcheck.exact.inversion`."""
+        return density_along_schedule(
+            self._levels(spec, budget),
+            network,
+            completion,
+            x=x,
+            path=PATHS[self.path],
+            shown=lambda t: self._seen(t, spec),
+        )
+
+    def _levels(self, spec: SequenceSpec, budget: Budget) -> Tensor:
+        """The levels of all tokens, (rows, N)."""
+        schedule = rolling(len(spec.free), budget.steps, window=self.window)
+        return beside_given(within(schedule, budget.length), spec)
 
     def suspects(self) -> tuple[Suspect, ...]:
         """The limited context, unless it holds all clean tokens."""

@@ -60,6 +60,7 @@ from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 from capcheck.procedures.schedules import (
     Levels,
     beside_given,
+    density_along_schedule,
     full_sequence,
     resampled,
     starting_noise,
@@ -160,11 +161,16 @@ class Diffusion(Probe[Denoiser]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """A lower bound, for ancestral steps that all add noise: `ddpm_large_noisy`.
+        """Exact by inversion for DDIM, and a lower bound for ancestral steps that all add noise.
 
-        The bound is log q(x) >= E[log q(x_1) + sum log q(x_s | x_t) - log p(x_t | x_s)], with the
-        mean over paths x_s -> x_t of added noise that start at x; one path is drawn for each row.
+        The bound, of `ddpm_large_noisy`, is log q(x) >= E[log q(x_1) + sum log q(x_s | x_t) -
+        log p(x_t | x_s)], with the mean over paths x_s -> x_t of added noise that start at x; one
+        path is drawn for each row.
         """
+        if self.solver == "ddim" and self.eta == 0:
+            grid = torch.tensor(self.grid_of(spec, budget.steps), dtype=torch.float64)
+            schedule = beside_given(grid[:, None].expand(-1, len(spec.free)), spec)
+            return density_along_schedule(schedule, network, completion, x=x, path=PATHS[self.path])
         if self.solver in ("ddpm_small", "ddpm_large") or self.eta > 0:
             return Unavailable(
                 reason="the last step adds no noise, and given all noise before it the result is "

@@ -33,9 +33,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.core.budget import AXES, Axis, Budget
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
-from capcheck.networks.signatures import Denoiser, DenoiserSignature
+from capcheck.core.unavailable import Unavailable
+from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
@@ -43,6 +45,7 @@ from capcheck.procedures.schedules import (
     autoregressive,
     beside_given,
     denoised_along,
+    density_along_schedule,
     full_sequence,
     pyramid,
     starting_noise,
@@ -90,11 +93,9 @@ class DiffusionForcing(Probe[Denoiser]):
         self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """Yield the start, then one state per pass along the schedule."""
-        schedule = within(self._matrix(len(spec.free), budget.steps), budget.length)
-        schedule = beside_given(schedule, spec)
         noise = starting_noise(spec, start.n, rng)
         yield from denoised_along(
-            schedule,
+            self._levels(spec, budget),
             network,
             start=start,
             noise=noise,
@@ -102,6 +103,30 @@ class DiffusionForcing(Probe[Denoiser]):
             eta=self.eta,
             rng=rng,
         )
+
+    def log_density(
+        self,
+        network: Denoiser,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity | Unavailable:
+        """Exact, by inversion of every pass, unless passes draw fresh noise."""
+        if self.eta > 0:
+            return Unavailable(
+                reason="the last pass adds no noise, and given all noise before it the result is "
+                "a point mass"
+            )
+        return density_along_schedule(
+            self._levels(spec, budget), network, completion, x=x, path=PATHS[self.path]
+        )
+
+    def _levels(self, spec: SequenceSpec, budget: Budget) -> Tensor:
+        """The levels of all tokens, (rows, N)."""
+        schedule = within(self._matrix(len(spec.free), budget.steps), budget.length)
+        return beside_given(schedule, spec)
 
     def suspects(self) -> tuple[Suspect, ...]:
         """The causal network, unless earlier tokens are clean while a token moves."""

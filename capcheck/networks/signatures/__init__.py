@@ -5,7 +5,12 @@ There is one module for each kind of network.
 
 from capcheck.networks.oracles.decoders import Noise
 from capcheck.networks.signatures.decoder import AutoEncoder, Decoder, DecoderSignature
-from capcheck.networks.signatures.denoiser import Denoiser, DenoiserSignature
+from capcheck.networks.signatures.denoiser import (
+    Denoiser,
+    DenoiserSignature,
+    OracleDenoiser,
+    with_derivative,
+)
 from capcheck.networks.signatures.energy import Energy, EnergySignature
 from capcheck.networks.signatures.flow_map import (
     ConsistencyFunction,
@@ -59,6 +64,7 @@ __all__ = [
     "LowRankPredictorSignature",
     "NetworkT",
     "Noise",
+    "OracleDenoiser",
     "PrefixPredictor",
     "PrefixPredictorSignature",
     "Signature",
@@ -69,4 +75,5 @@ __all__ = [
     "Wrapper",
     "counted",
     "together",
+    "with_derivative",
 ]

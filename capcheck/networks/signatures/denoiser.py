@@ -7,17 +7,26 @@ tokens, as a diffusion head per token on top of a masked model does (`own`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from capcheck.core.errors import UnfitError
 from capcheck.networks.signatures.signature import Signature, require_like
-from capcheck.noise.paths import PATHS, PathName
+from capcheck.noise.paths import PATHS, NoisePath, PathName
 from capcheck.targets.target import ContinuousTarget, Target
 
-__all__ = ["Denoiser", "DenoiserSignature", "View", "require_continuous"]
+__all__ = [
+    "Denoiser",
+    "DenoiserSignature",
+    "OracleDenoiser",
+    "View",
+    "require_continuous",
+    "with_derivative",
+]
 
 View = Literal["all", "causal", "own"]
 
@@ -35,6 +44,68 @@ class Denoiser(Protocol):
         Returns:
             The mean E[x_0 | x_t], (n, N, d).
         """
+
+
+@dataclass(frozen=True, eq=False)
+class OracleDenoiser:
+    """The exact posterior mean of a target, with its derivative.
+
+    Attributes:
+        target: Law of the clean tokens.
+        path: Noise path of the levels.
+        causal: Whether token i sees the tokens up to itself only.
+    """
+
+    target: ContinuousTarget
+    path: NoisePath
+    causal: bool = False
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor:
+        """E[x_0 | x_t], (n, N, d); see `Denoiser`."""
+        return self.target.denoise(x_t, t, self.path, causal=self.causal)
+
+    def with_derivative(
+        self, x_t: Tensor, t: Tensor, tokens: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The means of some tokens and their derivative, in float64.
+
+        See `ContinuousTarget.denoise_with_derivative`.
+        """
+        return self.target.denoise_with_derivative(x_t, t, self.path, tokens, causal=self.causal)
+
+
+def with_derivative(
+    network: Denoiser, x_t: Tensor, t: Tensor, tokens: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The answers of any denoiser for some tokens and their derivative, in float64.
+
+    The derivative of a network that is no oracle is taken by automatic differentiation.
+
+    Args:
+        network: The denoiser.
+        x_t: Noisy tokens, (n, N, d).
+        t: Levels of the tokens, (n, N).
+        tokens: Indices of S tokens, in rising order.
+
+    Returns:
+        The means (n, S, d), and their derivatives (n, S d, S d) in the values of the same tokens.
+
+    Raises:
+        RuntimeError: Torch cannot differentiate the network.
+    """
+    if isinstance(network, OracleDenoiser):
+        return network.with_derivative(x_t, t, tokens)
+    chosen = list(tokens)
+    with torch.enable_grad():
+        moved = x_t[:, chosen].detach().requires_grad_()
+        shown = x_t.detach().clone()
+        shown[:, chosen] = moved
+        x0 = network(shown, t)[:, chosen].double()
+        columns = [
+            torch.autograd.grad(total, moved, retain_graph=True)[0].flatten(1)
+            for total in x0.flatten(1).sum(0)
+        ]
+    return x0.detach(), torch.stack(columns, 1).double()
 
 
 @dataclass(frozen=True)
@@ -55,15 +126,9 @@ class DenoiserSignature(Signature[Denoiser]):
         """The exact posterior mean of the clean tokens."""
         continuous = require_continuous(target, "a denoiser")
         path = PATHS[self.path]
-
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return continuous.denoise(x_t, t, path, causal=self.view == "causal")
-
-        def denoise_own(x_t: Tensor, t: Tensor) -> Tensor:
-            law = continuous.marginals(x_t, (t > 0).to(t))
-            return law.denoise(x_t, t, path)
-
-        return denoise_own if self.view == "own" else denoise
+        if self.view == "own":
+            return lambda x_t, t: continuous.marginals(x_t, (t > 0).to(t)).denoise(x_t, t, path)
+        return OracleDenoiser(continuous, path, causal=self.view == "causal")
 
     def require(self, answer: object, shown: Tensor) -> None:
         """Raise InputError unless `answer` is a tensor of the tokens' shape."""

@@ -9,7 +9,7 @@ per row of data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ from capcheck.core.tiles import tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture, TokenLaw
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.components import earlier
-from capcheck.targets.continuous.gaussian_components import GaussianComponents
+from capcheck.targets.continuous.gaussian_components import (
+    GaussianComponents,
+    derivative_of_mixture,
+)
 from capcheck.targets.parameters import (
     mixture_weights,
     require_deviations,
@@ -224,6 +227,45 @@ class DiagonalMixture(GaussianComponents):
             means, _ = self._clean(*seen, list(range(self._spec.tokens)))
             answers.append((log_weights.softmax(-1)[..., None] * means).sum(2))
         return torch.cat(answers)
+
+    def denoise_with_derivative(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath,
+        tokens: Sequence[int],
+        *,
+        causal: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """E[x_0 | x] of some tokens and its derivative; see `derivative_of_mixture`."""
+        self._require(x, levels)
+        wide, chosen, d = self.to(device=self.device, dtype=torch.float64), list(tokens), x.shape[2]
+        x, alpha, sigma = wide._view(x.double(), levels, path)
+        mu = wide._means[:, chosen]  # (K, S, d)
+        s2 = wide._scales[:, chosen].square()
+        of_token = torch.arange(mu[0].numel(), device=self.device) // d
+        seen_by = of_token[:, None] >= of_token[None]
+        means, derivatives = [], []
+        size = max(1, tile_size(TILE, self.device) // (mu.numel() * mu[0].numel()))
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            seen = (x[rows], alpha[rows], sigma[rows])
+            evidence = wide._evidence(*seen)  # (r, N, K)
+            evidence = evidence.cumsum(1)[:, chosen] if causal else evidence.sum(1, keepdim=True)
+            log_weights = (evidence + wide._weights.log()).mT  # (r, K, 1|S)
+            if causal:
+                log_weights = log_weights.repeat_interleave(d, 2)
+            clean = wide._clean(*seen, chosen)[0].transpose(1, 2).flatten(2)  # (r, K, S d)
+            a, noise = alpha[rows][:, None, chosen], sigma[rows][:, None, chosen].square()
+            V = a.square() * s2 + noise  # (r, K, S, d)
+            pulls = -((x[rows][:, None, chosen] - a * mu) / V).flatten(2)
+            slopes = torch.diag_embed((a * s2 / V).flatten(2))
+            if causal:
+                pulls = pulls[:, :, None] * seen_by
+            mean, derivative = derivative_of_mixture(log_weights, clean, slopes, pulls)
+            means.append(mean.unflatten(1, (len(chosen), d)))
+            derivatives.append(derivative)
+        return torch.cat(means), torch.cat(derivatives)
 
     def kernel_self_mean(self, bandwidth: float) -> float:
         """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""

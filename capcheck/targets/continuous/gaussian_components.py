@@ -12,7 +12,7 @@ from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import LOG_2PI
 from capcheck.targets.target import ContinuousTarget
 
-__all__ = ["GaussianComponents"]
+__all__ = ["GaussianComponents", "derivative_of_mixture"]
 
 
 class GaussianComponents(ContinuousTarget):
@@ -85,3 +85,30 @@ class GaussianComponents(ContinuousTarget):
     @abstractmethod
     def _log_smoothed(self, x: Tensor, h2: float) -> Tensor:
         """Log-density of x (n, N, d) plus N(0, h2) noise, but for (2 pi)^(-N d / 2): (n,)."""
+
+
+def derivative_of_mixture(
+    log_weights: Tensor, means: Tensor, slopes: Tensor, pulls: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Posterior mean of E coordinates, and its derivative in their noisy values.
+
+    With posterior weights w_c, component means m_c(x), their derivatives A_c and the gradients g_c
+    of the components' log-evidence, the derivative is sum_c w_c [A_c + (m_c - m) g_c^T].
+
+    Args:
+        log_weights: (r, K, 1), or (r, K, E) if the coordinates have posteriors of their own.
+        means: Component means m_c, (r, K, E).
+        slopes: Their derivatives A_c, (1|r, K, E, E).
+        pulls: Gradients g_c, (r, K, E), or (r, K, E, E) if the coordinates' posteriors differ.
+
+    Returns:
+        The means (r, E) and their derivatives (r, E, E).
+    """
+    share = log_weights.softmax(1)  # (r, K, 1|E)
+    mean = (share * means).sum(1)
+    spread = share * (means - mean[:, None])  # (r, K, E)
+    between = (
+        spread.mT @ pulls if pulls.dim() == 3 else torch.einsum("rka,rkab->rab", spread, pulls)
+    )
+    of_slopes = share.expand_as(means)[..., None] * slopes
+    return mean, between + of_slopes.sum(1)

@@ -9,6 +9,7 @@ of a row have the same level.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -192,6 +193,32 @@ class GaussianMixture(GaussianComponents):
             )
             tiles.append((weights.softmax(-1)[..., None] * means).sum(2))
         return torch.cat(tiles)
+
+    def denoise_with_derivative(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath,
+        tokens: Sequence[int],
+        *,
+        causal: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """E[x_0 | x] of some tokens and its derivative; see `NoisyGaussians`."""
+        self._require(x, levels)
+        noisy = self.to(device=self.device, dtype=torch.float64)._noisy
+        view = noisy.view(x, levels, path)
+        size = max(1, noisy.tile_rows(view) // (1 if not causal else x[0].numel()))
+        parts = [
+            noisy.denoise_with_derivative(
+                view,
+                slice(start, min(start + size, len(x))),
+                "through" if causal else "all",
+                tokens,
+            )
+            for start in range(0, len(x), size)
+        ]
+        means, derivatives = zip(*parts, strict=True)
+        return torch.cat(means), torch.cat(derivatives)
 
     def kernel_self_mean(self, bandwidth: float) -> float:
         """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from capcheck.core.tiles import tile_size
 from capcheck.noise.paths import NoisePath
 from capcheck.targets.components import Prefix, earlier
+from capcheck.targets.continuous.gaussian_components import derivative_of_mixture
 
 __all__ = ["CACHED", "TILE", "NoisyGaussians", "View", "amplitudes", "symmetric"]
 
@@ -162,6 +163,41 @@ class NoisyGaussians:
         a, s = alpha[:, None, own], sigma[:, None, own]
         clean = torch.where(from_noise, (x[:, None, own] - s * noise) / a, clean)
         return log_weights, clean.unflatten(2, (len(tokens), d)).transpose(1, 2)
+
+    def denoise_with_derivative(
+        self, view: View, rows: slice, prefix: Prefix, tokens: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Means of some clean tokens (r, S, d), and their derivative (r, S d, S d).
+
+        The derivative is in the noisy values of the same tokens; see `derivative_of_mixture`.
+        """
+        d = self._means.shape[2]
+        own = _coordinates(tokens, d, self._means.device)
+        log_weights, clean = self.posterior(view, rows, prefix, tokens)
+        factors = self._factors_of(view, rows)
+        alpha, sigma = view.amplitudes(rows)  # (1|r, D)
+        from_noise = self._infer_noise(alpha, sigma, prefix)[:, None, own, None]
+        informed = self._informed_by(prefix)[own]
+        inverse = factors.inverse[..., own]  # (1|r, K, D, E): columns of the tokens that move
+        of_clean = (factors.of_clean[:, :, own] * informed) @ inverse  # (1|r, K, E, E)
+        of_noise = (factors.of_noise[:, :, own] * informed) @ inverse
+        a, s = alpha[:, None, own, None], sigma[:, None, own, None]
+        slopes = torch.where(
+            from_noise, (torch.eye(len(own)).to(a) - s * of_noise) / torch.where(a > 0, a, 1),
+            of_clean,
+        )  # fmt: skip
+        residual = view.x[rows][:, None] - alpha[:, None] * self._means.flatten(1)
+        z = _apply(factors.inverse, residual)  # (r, K, D)
+        if prefix == "all":
+            pulls = -_apply(inverse.mT, z)  # (r, K, E)
+        else:
+            pulls = -torch.einsum("rkm,em,xkmf->rkef", z, informed.to(z), inverse)
+        clean = clean.transpose(1, 2).flatten(2)  # (r, K, E)
+        log_weights = log_weights.mT  # (r, K, 1|S)
+        if prefix != "all":
+            log_weights = log_weights.repeat_interleave(d, 2)
+        mean, derivative = derivative_of_mixture(log_weights, clean, slopes, pulls)
+        return mean.unflatten(1, (-1, d)), derivative
 
     def posterior_covariances(
         self, view: View, rows: slice, prefix: Prefix, tokens: Sequence[int]

@@ -264,6 +264,31 @@ class ProductMixture(ContinuousTarget):
             answer[rows] = view.gain * average + view.offset
         return answer
 
+    def denoise_with_derivative(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath,
+        tokens: Sequence[int],
+        *,
+        causal: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """E[x_0 | x] of some tokens and its derivative gain Cov[mu_c] alpha / V + alpha s^2 / V."""
+        self._require(x, levels)
+        chosen = list(tokens)
+        view = self._view(x, levels, path)
+        average, covariance = self._exact.moments(
+            view.evidence, "through" if causal else "all", chosen
+        )
+        gain, offset = view.gain[:, chosen], view.offset[:, chosen]
+        pull = -2 * view.evidence.quadratic[:, chosen]  # alpha^2 / V
+        alpha = path.alpha(levels[: len(pull)].to(pull))[:, chosen, None]
+        pull = torch.where(alpha > 0, pull / alpha, 0)  # alpha / V
+        own = pull * self._scales.square()[chosen]
+        derivative = gain.flatten(1)[:, :, None] * covariance * pull.flatten(1)[:, None]
+        derivative.diagonal(dim1=1, dim2=2).add_(own.flatten(1))
+        return gain * average + offset, derivative
+
     def score(self, x: Tensor) -> Tensor:
         """(E[mu_c | x] - x) / s^2, (n, N, d)."""
         self._require(x)
