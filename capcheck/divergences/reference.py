@@ -27,6 +27,7 @@ from capcheck.divergences.evidence import ModelEvidence
 from capcheck.divergences.kl import HEAVY, ROUNDINGS, is_same_law, kl_term, tail_index
 from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.divergences.sampled import Measured, SampledMeasure, SampledMMD, SampledWasserstein
+from capcheck.divergences.variational import kl_from_below
 from capcheck.laws.gaussian import MixtureLaw
 from capcheck.procedures.coordinates import ExactLaw
 from capcheck.targets.categorical.sequence_law import SequenceLaw, target_law
@@ -43,6 +44,7 @@ __all__ = [
 ENUMERATED = 4096  # largest number of sequences V^N for which every cell enumerates its law
 CHECK_DRAWS = 2_000  # draws that test a claimed law or density where MMD is not measured
 CONTRADICTION_LEVEL = 0.9999  # confidence at which draws contradict a claimed law or density
+VARIATIONAL = "variational bound by a classifier of the draws"
 KL_ROUNDING = 1e-3  # nats by which rounding may take an estimated KL below 0
 
 
@@ -252,13 +254,51 @@ class Reference:
         if isinstance(density, Unavailable):
             known = not isinstance(model.law, Unavailable)
             reason = "the law that was found has no draws infinitely far out, and there are some"
-            return self._unavailable("kl", reason if known else density.reason)
-        return self._averaged(
+            return self._kl_from_draws(model.samples, reason if known else density.reason)
+        found = self._averaged(
             "kl",
             self.log_prob - density.values,
             density,
             of_bound="upper bound",
             over="target draws",
+        )
+        if found.kind not in ("upper bound", "unavailable"):
+            return found
+        below = self._kl_from_draws(model.samples, found.method)
+        if below.value is None or found.value is None:
+            return below
+        return self._estimate(
+            "kl",
+            Measured(
+                kind="two bounds",
+                method=f"above: {found.method}; below: {VARIATIONAL}",
+                rows=found.samples,
+                below=below.terms,
+                above=found.terms,
+            ),
+            null=0.0,
+            null_error=0.0,
+        )
+
+    def _kl_from_draws(self, samples: Tensor, reason: str) -> Estimate:
+        """A lower bound on KL from draws alone, where no density is known for the stated reason."""
+        lost = lost_rows(samples, self._target.spec.spread or 1.0)
+        log_p = torch.full((len(samples),), -torch.inf, dtype=torch.float64, device=samples.device)
+        if not bool(lost.all()):
+            log_p[~lost] = self._target.log_prob(samples[~lost]).double()
+        term = kl_from_below(self._target.spec, self.draws, samples, self.log_prob, log_p)
+        if term is None:
+            return self._unavailable("kl", reason)
+        return self._estimate(
+            "kl",
+            Measured(
+                kind="lower bound",
+                method=f"{VARIATIONAL}; no density: {reason}",
+                rows=len(samples),
+                terms=[term],
+            ),
+            null=0.0,
+            null_error=0.0,
         )
 
     def _reverse_kl(self, model: ModelEvidence) -> Estimate:

@@ -26,10 +26,11 @@ def cause_of(
 ) -> Cause | None:
     """Judges whether a suspect causes the floor, from the procedure without that suspect.
 
-    Only divergences that are available in both cells are compared. The suspect removes the floor if
-    the changed procedure is not refused and the worst divergence falls: the upper end of its new
-    interval is below the lower end of the old one. If the changed procedure is still refused, the
-    result says so with `removed=False`.
+    Only divergences that are available in both cells are compared, and not those of which only a
+    lower bound is known for the changed procedure. The suspect removes the floor if the changed
+    procedure is not refused and the worst divergence falls: the upper end of its new interval is
+    below the lower end of the old one. If the changed procedure is still refused, the result says
+    so with `removed=False`.
 
     Args:
         suspect: The suspected cause and the procedure that lacks it.
@@ -46,7 +47,8 @@ def cause_of(
     comparable = {
         name: estimate
         for name, estimate in floor.estimates.items()
-        if name in cell.estimates and cell.estimates[name].value is not None
+        if name in cell.estimates
+        and cell.estimates[name].kind not in ("unavailable", "lower bound")
     }
     shared = floor.model_copy(update={"estimates": comparable})
     (refused,) = judge([shared], settings.tolerances, level=level)

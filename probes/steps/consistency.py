@@ -31,10 +31,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.core.budget import Axis, Budget
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
-from capcheck.networks.signatures import ConsistencyFunction, ConsistencySignature, TokenPredictor
+from capcheck.networks.signatures import (
+    ConsistencyFunction,
+    ConsistencySignature,
+    ExactFlow,
+    TokenPredictor,
+)
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 from capcheck.procedures.schedules import InnerLevels, resampled, starting_noise
@@ -116,8 +122,14 @@ class Consistency(Probe[ConsistencyFunction]):
         budget: Budget,
         x: Tensor,
         rng: Randomness,
-    ) -> Unavailable:
-        """The reason why no density is available: the map would have to be inverted."""
+    ) -> LogDensity | Unavailable:
+        """That of the probability flow with the exact map; others would have to be inverted.
+
+        A call of the exact map on tokens of the target with new noise returns tokens of the target,
+        so that the law is the same at every budget.
+        """
+        if isinstance(network, ExactFlow):
+            return network.log_density(x, spec)
         return Unavailable(
             reason="the result is a deterministic map of noisy tokens, "
             "and the density of its image needs the map's inverse"

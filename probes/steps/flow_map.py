@@ -23,10 +23,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.core.budget import Axis, Budget
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
-from capcheck.networks.signatures import FlowMap, FlowMapSignature, TokenPredictor
+from capcheck.networks.signatures import ExactFlow, FlowMap, FlowMapSignature, TokenPredictor
 from capcheck.noise.paths import PathName
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State
 from capcheck.procedures.schedules import starting_noise
@@ -71,8 +72,13 @@ class FlowMapSampler(Probe[FlowMap]):
         budget: Budget,
         x: Tensor,
         rng: Randomness,
-    ) -> Unavailable:
-        """The reason why no density is available: the map would have to be inverted."""
+    ) -> LogDensity | Unavailable:
+        """That of the probability flow with the oracle; a network's map would have to be inverted.
+
+        The oracle's steps are parts of one flow, so that the law is the same at every budget.
+        """
+        if isinstance(network, ExactFlow):
+            return network.log_density(x, spec)
         return Unavailable(
             reason="the result is a deterministic map of the starting noise, "
             "and the density of its image needs the map's inverse"

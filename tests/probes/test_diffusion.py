@@ -331,7 +331,6 @@ def test_the_log_density_of_large_ancestral_steps_is_bounded_from_below(k: int) 
 @pytest.mark.parametrize(
     ("options", "point"),
     [
-        ({"solver": "ddim"}, False),
         ({"solver": "heun"}, False),
         ({"solver": "dpm_solver"}, False),
         ({"eta": 0.5}, True),

@@ -15,6 +15,7 @@ from capcheck.networks.signatures.energy import Energy, EnergySignature
 from capcheck.networks.signatures.flow_map import (
     ConsistencyFunction,
     ConsistencySignature,
+    ExactFlow,
     FlowMap,
     FlowMapSignature,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "DenoiserSignature",
     "Energy",
     "EnergySignature",
+    "ExactFlow",
     "FlowMap",
     "FlowMapSignature",
     "Generator",

@@ -21,14 +21,23 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
+from capcheck.core.log_density import LogDensity
+from capcheck.core.sequences import SequenceSpec
 from capcheck.networks.signatures.denoiser import require_continuous
 from capcheck.networks.signatures.signature import Signature, require_like
 from capcheck.noise.flow import ddim_step
 from capcheck.noise.flow_map import flow_map, gaussian_flow_map
 from capcheck.noise.paths import PATHS, PathName
+from capcheck.targets.conditional import log_prob_of
 from capcheck.targets.target import ContinuousTarget, Target
 
-__all__ = ["ConsistencyFunction", "ConsistencySignature", "FlowMap", "FlowMapSignature"]
+__all__ = [
+    "ConsistencyFunction",
+    "ConsistencySignature",
+    "ExactFlow",
+    "FlowMap",
+    "FlowMapSignature",
+]
 
 
 class FlowMap(Protocol):
@@ -62,6 +71,45 @@ class ConsistencyFunction(Protocol):
         """
 
 
+@dataclass(frozen=True, eq=False)
+class ExactFlow:
+    """The exact map of a target's probability flow: a flow map, and a consistency function.
+
+    Attributes:
+        target: Law that the flow carries noise to.
+        path: Name of the noise path.
+    """
+
+    target: ContinuousTarget
+    path: PathName
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, /) -> Tensor:
+        """The tokens at level s, or at level 0 if none is given, (n, N, d); see `FlowMap`."""
+        level, clean = _shared(t)
+        to = 0.0 if s is None else float(s.max())
+        if s is not None and not bool((s == torch.where(clean, 0, s.max())).all()):
+            raise InputError(
+                "levels to land at must be the same for all tokens but those at level 0, got "
+                f"{float(s.min()):g} to {to:g}; call it once for each level."
+            )
+        return self._carry(x_t, level, to, clean)
+
+    @functools.cached_property
+    def _carry(self) -> Callable[[Tensor, float, float, Tensor], Tensor]:
+        return _exact(self.target, self.path)
+
+    def log_density(self, x: Tensor, spec: SequenceSpec) -> LogDensity:
+        """Log-density (nats) of what the flow carries noise to, given the tokens `spec.given`.
+
+        It is that of the target, whose noisy laws the flow joins. The numerical map differs from
+        the flow by the error of its integration.
+        """
+        values = self.target.log_prob(x)
+        if given := list(spec.given):
+            values = values - log_prob_of(self.target, given, x[:, given])
+        return LogDensity(values=values, method="the probability flow carries noise to the target")
+
+
 @dataclass(frozen=True)
 class FlowMapSignature(Signature[FlowMap]):
     """(x_t, t, s) -> x_s along the probability flow of a noise path.
@@ -75,19 +123,7 @@ class FlowMapSignature(Signature[FlowMap]):
 
     def oracle(self, target: Target) -> FlowMap:
         """The exact map of the target's probability flow."""
-        carry = _exact(require_continuous(target, "a flow map"), self.path)
-
-        def along(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            level, clean = _shared(t)
-            to = float(s.max())
-            if not bool((s == torch.where(clean, 0, s.max())).all()):
-                raise InputError(
-                    "levels to land at must be the same for all tokens but those at level 0, got "
-                    f"{float(s.min()):g} to {to:g}; call it once for each level."
-                )
-            return carry(x_t, level, to, clean)
-
-        return along
+        return ExactFlow(require_continuous(target, "a flow map"), self.path)
 
     def require(self, answer: object, shown: Tensor) -> None:
         """Raise InputError unless `answer` is a tensor of the tokens' shape."""
@@ -113,13 +149,7 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
         """The exact map of the target's probability flow, or the map of the DDIM steps."""
         continuous = require_continuous(target, "a consistency function")
         if self.solver_steps is None:
-            carry = _exact(continuous, self.path)
-
-            def exact(x_t: Tensor, t: Tensor) -> Tensor:
-                level, clean = _shared(t)
-                return carry(x_t, level, 0.0, clean)
-
-            return exact
+            return ExactFlow(continuous, self.path)
         path, m = PATHS[self.path], self.solver_steps
 
         def solve(x_t: Tensor, t: Tensor) -> Tensor:
