@@ -70,13 +70,14 @@ def test_a_dropped_value_of_token_ids_is_seen() -> None:
 
 def test_rows_that_are_no_numbers_count_as_impossible() -> None:
     target = from_spec("gaussian:tokens=3")
-    x = target.sample(400, CounterRandomness(1))
+    x = target.sample(2000, CounterRandomness(1))
     y = x.clone().roll(1, 0)
-    y[torch.arange(400) % 4 < 2] = torch.nan
+    y[torch.rand(2000, generator=torch.Generator().manual_seed(0)) < 0.5] = torch.nan
     log_p = torch.where(y.isfinite().all(2).all(1), target.log_prob(y.nan_to_num()), -torch.inf)
     term = kl_from_below(target.spec, x, y, target.log_prob(x), log_p)
     assert term is not None
-    assert term.value == pytest.approx(math.log(2), abs=0.15)
+    assert 0.45 < term.value
+    assert term.interval(0.999)[0] <= math.log(2)
 
 
 def test_few_draws_bound_nothing() -> None:
