@@ -22,6 +22,7 @@ since every further preimage adds to it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,9 +43,9 @@ MOST_HALVINGS = 40  # most halvings of a Newton step that does not come nearer
 SAME = 1e-6  # relative distance of two preimages that count as one
 HELD = 1 << 22  # most numbers of the derivatives that are held at once: 32 MiB
 
-Derivative = Callable[[Tensor, Tensor, Sequence[int]], tuple[Tensor, Tensor]]
-"""(x_t (n, N, d), t (n, N), S tokens) -> E[x_0 | x_t] of these tokens (n, S, d), and its derivative
-in their values (n, S d, S d), both in float64."""
+Derivative = Callable[[Tensor, Tensor, Sequence[int], Tensor], tuple[Tensor, Tensor]]
+"""(x_t (n, N, d), t (n, N), S tokens, indices of the rows (n,)) -> E[x_0 | x_t] of these tokens
+(n, S, d), and its derivative in their values (n, S d, S d), both in float64."""
 
 
 def density_along(
@@ -75,8 +76,8 @@ def density_along(
         return LogDensity(values=values, method="a jump from noise to data forgets the noise")
     size = max(1, HELD // int(moved.sum() * x.shape[2]) ** 2)
     parts, unique = [], True
-    for rows in x.double().split(size):
-        found = _density_of_rows(passes, moved, derivative, rows, path, trusted=trusted)
+    for rows in torch.arange(len(x), device=x.device).split(size):
+        found = _density_of_rows(passes, moved, derivative, x[rows].double(), rows, path, trusted)
         if isinstance(found, Unavailable):
             return found
         parts.append(found[0])
@@ -91,15 +92,14 @@ def _density_of_rows(
     moved: Tensor,
     derivative: Derivative,
     x: Tensor,
+    rows: Tensor,
     path: NoisePath,
-    *,
     trusted: bool,
 ) -> tuple[Tensor, bool] | Unavailable:
     """The log-density of some rows, and whether every pass had one preimage."""
     log_q, unique = x.new_zeros(len(x)), True
     for t, s in reversed(passes):
-        step = _Pass(t, s, derivative, path)
-        x, log_det, one = step.inverse(x, several=not trusted)
+        x, log_det, one = _Pass(t, s, derivative, path, x, rows).inverse(several=not trusted)
         unique = unique and one
         failed = ~log_det.isfinite()
         if bool(failed.any()):
@@ -114,85 +114,101 @@ def _density_of_rows(
 
 @dataclass(frozen=True, eq=False)
 class _Pass:
-    """One pass, from levels t to levels s, both (N,).
+    """One pass from levels t to levels s, and the states that it ended in.
+
+    The points u of its methods hold the tokens that move, flattened: (m, S d).
 
     Attributes:
-        t: Levels before the pass.
-        s: Levels after it.
+        t: Levels before the pass, (N,).
+        s: Levels after it, (N,).
         derivative: The denoiser with its derivative.
         path: The noise path.
+        x_s: States after the pass, (n, N, d).
+        rows: Indices of these rows among all rows, (n,).
     """
 
     t: Tensor
     s: Tensor
     derivative: Derivative
     path: NoisePath
+    x_s: Tensor
+    rows: Tensor
 
-    def inverse(self, x_s: Tensor, *, several: bool) -> tuple[Tensor, Tensor, bool]:
-        """The state before the pass, log |det dF/dx| there, and whether all starts agree.
+    def inverse(self, *, several: bool) -> tuple[Tensor, Tensor, bool]:
+        """The states before the pass, log |det dF/du| there, and whether all starts agree.
 
         The log-determinant of a row whose inverse was not found is NaN.
         """
-        tokens = (self.t != self.s).nonzero()[:, 0].tolist()
-        starts = self._starts(x_s, tokens) if several else [self._start(x_s, tokens)]
-        u, log_det, turned = self._newton(x_s, tokens, starts[0])
+        starts = self._starts() if several else [self._start()]
+        u, log_det, turned = self._newton(starts[0])
         unique = not turned  # far away a pass keeps the orientation, so there are more preimages
         for start in starts[1:]:
-            other, other_det, _ = self._newton(x_s, tokens, start)
+            other, other_det, _ = self._newton(start)
             lost = log_det.isnan() & ~other_det.isnan()
-            apart = ((u - other).abs() > SAME * (1 + u.abs())).flatten(1).any(1)
+            apart = ((u - other).abs() > SAME * (1 + u.abs())).any(1)
             unique = unique and not bool((apart & ~lost & ~other_det.isnan()).any())
-            u = torch.where(lost[:, None, None], other, u)
+            u = torch.where(lost[:, None], other, u)
             log_det = torch.where(lost, other_det, log_det)
-        x_t = x_s.clone()
-        x_t[:, tokens] = u
-        return x_t, log_det, unique
+        return self._state(u, slice(None)), log_det, unique
 
-    def _start(self, x_s: Tensor, tokens: list[int]) -> Tensor:
-        """The reverse of the pass if the denoiser's answer did not change along it: (n, S, d)."""
-        x0, _ = self.derivative(x_s, self.s.expand(x_s.shape[:2]), tokens)
-        alpha_s, sigma_s = self._amplitudes(self.s, tokens)
-        alpha_t, sigma_t = self._amplitudes(self.t, tokens)
-        e = (x_s[:, tokens] - alpha_s * x0) / torch.where(sigma_s > 0, sigma_s, 1)
+    @functools.cached_property
+    def _tokens(self) -> list[int]:
+        """Indices of the tokens that move."""
+        tokens: list[int] = (self.t != self.s).nonzero()[:, 0].tolist()
+        return tokens
+
+    @functools.cached_property
+    def _wanted(self) -> Tensor:
+        return self.x_s[:, self._tokens].flatten(1)
+
+    def _amplitudes(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha and sigma of every number that moves, (S d,)."""
+        each = levels[self._tokens].repeat_interleave(self.x_s.shape[2])
+        return self.path.alpha(each), self.path.sigma(each)
+
+    def _state(self, u: Tensor, which: Tensor | slice) -> Tensor:
+        """The states of some rows with the points u in place."""
+        x_t = self.x_s[which].clone()
+        x_t[:, self._tokens] = u.unflatten(1, (-1, self.x_s.shape[2]))
+        return x_t
+
+    def _answers(self, x: Tensor, levels: Tensor, which: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The denoiser's answers (m, S d) to some rows x at levels (N,), and their derivative."""
+        t = levels.expand(x.shape[:2])
+        x0, slope = self.derivative(x, t, self._tokens, self.rows[which])
+        return x0.flatten(1), slope
+
+    def _start(self) -> Tensor:
+        """The reverse of the pass if the denoiser's answer did not change along it."""
+        x0, _ = self._answers(self.x_s, self.s, slice(None))
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self._amplitudes, (self.s, self.t))
+        e = (self._wanted - alpha_s * x0) / torch.where(sigma_s > 0, sigma_s, 1)
         return alpha_t * x0 + sigma_t * torch.where(sigma_s > 0, e, 0)
 
-    def _starts(self, x_s: Tensor, tokens: list[int]) -> list[Tensor]:
-        first = self._start(x_s, tokens)
-        _, sigma_t = self._amplitudes(self.t, tokens)
+    def _starts(self) -> list[Tensor]:
+        first, sigma_t = self._start(), self._amplitudes(self.t)[1]
         return [first, first + sigma_t, first.roll(1, 0) - sigma_t]
 
-    def _amplitudes(self, levels: Tensor, tokens: list[int]) -> tuple[Tensor, Tensor]:
-        chosen = levels[tokens][:, None]  # (S, 1)
-        return self.path.alpha(chosen), self.path.sigma(chosen)
-
-    def _push(self, x_s: Tensor, tokens: list[int], u: Tensor) -> tuple[Tensor, Tensor]:
-        """F at u (n, S, d) beside the tokens that stay: (n, S d), and dF/du (n, S d, S d)."""
-        x_t = x_s.clone()
-        x_t[:, tokens] = u
-        x0, slope = self.derivative(x_t, self.t.expand(x_t.shape[:2]), tokens)
-        alpha_s, sigma_s = self._amplitudes(self.s, tokens)
-        alpha_t, sigma_t = self._amplitudes(self.t, tokens)
+    def _push(self, u: Tensor, which: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """F - x_s at the points u of some rows, (m, S d), and dF/du, (m, S d, S d)."""
+        x0, slope = self._answers(self._state(u, which), self.t, which)
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self._amplitudes, (self.s, self.t))
         r = sigma_s / sigma_t
         c = alpha_s - r * alpha_t
-        d = u.shape[2]
-        value = (r * u + c * x0).flatten(1)
-        slope = c.repeat_interleave(d, 0) * slope
-        slope.diagonal(dim1=1, dim2=2).add_(r.repeat_interleave(d, 0)[:, 0])
-        return value, slope
+        slope = c[:, None] * slope
+        slope.diagonal(dim1=1, dim2=2).add_(r)
+        return r * u + c * x0 - self._wanted[which], slope
 
-    def _newton(self, x_s: Tensor, tokens: list[int], start: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """The preimage u (n, S, d) of x_s, log |det dF/du| there, and whether a det is negative.
+    def _newton(self, start: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """The preimages u, log |det dF/du| there, and whether a determinant is negative.
 
         The log-determinant is NaN where no preimage was found.
         """
-        n, shape, turned = len(x_s), start.shape[1:], False
-        found = start.flatten(1).clone()
-        log_det = found.new_full((n,), torch.nan)
-        active = torch.arange(n, device=x_s.device)
-        u, wanted = found.clone(), x_s[:, tokens].flatten(1)
-        value, slope = self._push(x_s, tokens, u.unflatten(1, shape))
+        found, turned = start.clone(), False
+        log_det = start.new_full((len(start),), torch.nan)
+        active, u = torch.arange(len(start), device=start.device), start
+        gap, slope = self._push(u, active)
         for _ in range(MOST_STEPS):
-            gap = value - wanted
             step, info = torch.linalg.solve_ex(slope, gap)
             size = torch.where(info == 0, step.abs().amax(1), torch.nan)
             done = size <= CONVERGED * (1 + u.abs().amax(1))
@@ -204,34 +220,24 @@ class _Pass:
             kept = ~done & size.isfinite()
             if not bool(kept.any()):
                 break
-            active, wanted = active[kept], wanted[kept]
-            u, value, slope = self._damped(
-                x_s[active], tokens, shape, u[kept], gap[kept], wanted, step[kept]
-            )
-        return found.unflatten(1, shape), log_det, turned
+            active = active[kept]
+            u, gap, slope = self._damped(u[kept], gap[kept], step[kept], active)
+        return found, log_det, turned
 
     def _damped(
-        self,
-        x_s: Tensor,
-        tokens: list[int],
-        shape: torch.Size,
-        u: Tensor,
-        gap: Tensor,
-        wanted: Tensor,
-        step: Tensor,
+        self, u: Tensor, gap: Tensor, step: Tensor, which: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The points u - step, their values and slopes; steps are halved until they help."""
+        """The points u - step with their gaps and slopes; steps are halved until they help."""
         before = torch.linalg.vector_norm(gap, dim=1)
-        rounding = 1e-14 * (1 + torch.linalg.vector_norm(wanted, dim=1))
+        rounding = 1e-14 * (1 + torch.linalg.vector_norm(self._wanted[which], dim=1))
         new = u - step
-        value, slope = self._push(x_s, tokens, new.unflatten(1, shape))
+        gap, slope = self._push(new, which)
         for _ in range(MOST_HALVINGS):
-            after = torch.linalg.vector_norm(value - wanted, dim=1)
-            worse = ~(after < before) & (before > rounding)
-            if not bool(worse.any()):
+            after = torch.linalg.vector_norm(gap, dim=1)
+            worse = (~(after < before) & (before > rounding)).nonzero()[:, 0]
+            if not len(worse):
                 break
-            rows = worse.nonzero()[:, 0]
-            step[rows] /= 2
-            new[rows] = u[rows] - step[rows]
-            value[rows], slope[rows] = self._push(x_s[rows], tokens, new[rows].unflatten(1, shape))
-        return new, value, slope
+            step[worse] /= 2
+            new[worse] = u[worse] - step[worse]
+            gap[worse], slope[worse] = self._push(new[worse], which[worse])
+        return new, gap, slope

@@ -168,6 +168,72 @@ class MixtureOfGaussians(TokenLaw):
         clean = (log_r.softmax(-1)[..., None] * (self.means + step)).sum(2)
         return torch.where(sigma[:, :, 0] > 0, clean, x_t.to(clean))
 
+    def denoise_with_derivative(
+        self, x_t: Tensor, t: Tensor, path: NoisePath
+    ) -> tuple[Tensor, Tensor]:
+        """The answer of `denoise` and its derivative sum_c r_c [A_c + (m_c(x) - m(x)) g_c^T].
+
+        Here m_c(x) is the clean mean in component c, A_c = alpha C_c V_c^-1 its derivative, and
+        g_c = -V_c^-1 (x - alpha m_c) that of the log-density of x in c.
+        """
+        if self.means.shape[3] == 1 and self.variances.shape[2] == 1:
+            return self._scalar_derivative(x_t, t, path)
+        alpha = path.alpha(t).to(self.means)[:, :, None, None]  # (n, N, 1, 1)
+        sigma = path.sigma(t).to(self.means)[:, :, None, None]
+        residual = x_t.to(self.means)[:, :, None, :] - alpha * self.means  # (n, N, K, d)
+        if self._axes is not None:
+            residual = (residual[..., None, :] @ self._axes).squeeze(-2)
+        V = alpha.square() * self._along + sigma.square()
+        safe = torch.where(V > 0, V, 1)
+        log_r = self.log_weights - 0.5 * (residual.square() / safe + safe.log()).sum(-1)
+        share = log_r.softmax(-1)[..., None]  # (n, N, K, 1)
+        gain = alpha * self._along / safe
+        pull = -residual / safe
+        step, slope = gain * residual, torch.diag_embed(gain)
+        if self._axes is not None:
+            step, pull = ((self._axes @ z[..., None]).squeeze(-1) for z in (step, pull))
+            slope = self._axes @ slope @ self._axes.mT
+        clean = self.means + step
+        mean = (share * clean).sum(2)
+        between = (share * (clean - mean[:, :, None])).mT @ pull  # (n, N, d, d)
+        derivative = between + (share[..., None] * slope).sum(2)
+        noisy = sigma[:, :, 0] > 0
+        eye = torch.eye(derivative.shape[-1]).to(derivative)
+        return (
+            torch.where(noisy, mean, x_t.to(mean)),
+            torch.where(noisy[..., None], derivative, eye),
+        )
+
+    def _scalar_derivative(self, x_t: Tensor, t: Tensor, path: NoisePath) -> tuple[Tensor, Tensor]:
+        """The same for numbers whose components share one variance, in few passes over them.
+
+        The derivative is then gain + Var[m_c | x] alpha sigma^2 / V^2, with gain = alpha C / V.
+        """
+        alpha, sigma = (of(t).to(self.means)[..., None] for of in (path.alpha, path.sigma))
+        mu, x, C = self.means[..., 0], x_t.to(self.means), self._along[..., 0]  # (n, N, K|1)
+        V = alpha.square() * C + sigma.square()
+        V = torch.where(V > 0, V, 1)
+        share = (x - alpha * mu).square_().mul_(-0.5 / V).add_(self.log_weights).softmax(-1)
+        centre = (share * mu).sum(-1, keepdim=True)  # (n, N, 1)
+        spread = share.mul_((mu - centre).square_()).sum(-1, keepdim=True)
+        gain = alpha * C / V
+        mean = centre + gain * (x - alpha * centre)
+        derivative = gain + spread * alpha * (sigma / V).square()
+        return torch.where(sigma > 0, mean, x), torch.where(sigma > 0, derivative, 1)[..., None]
+
+    def pick(self, index: Tensor) -> MixtureOfGaussians:
+        """The law of one token of each row."""
+        n, N = self._shape
+        rows = torch.arange(n, device=self.means.device)
+
+        def one(parameter: Tensor) -> Tensor:
+            whole = parameter.expand(n, N, *parameter.shape[2:])
+            return whole[rows, index][:, None]
+
+        return MixtureOfGaussians(
+            one(self.log_weights), one(self.means), one(self.variances), self._drawn
+        )
+
     def coordinate(self, j: int, x: Tensor) -> MixtureOfGaussians:
         """The law of coordinate j given the token's earlier coordinates, which is again a mixture.
 

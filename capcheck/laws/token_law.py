@@ -17,7 +17,16 @@ from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
 from capcheck.noise.paths import NoisePath
 
-__all__ = ["DrawnRows", "SideBySide", "TokenLaw", "log_table", "require_scalar_tokens"]
+__all__ = [
+    "DIFFERENCE",
+    "DrawnRows",
+    "SideBySide",
+    "TokenLaw",
+    "log_table",
+    "require_scalar_tokens",
+]
+
+DIFFERENCE = 1e-5  # shift of central differences, in deviations of the noise and the law
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,38 @@ class TokenLaw(ABC):
         """
         raise InputError("TokenLaw.denoise needs continuous tokens, got categorical ones.")
 
+    def denoise_with_derivative(
+        self, x_t: Tensor, t: Tensor, path: NoisePath
+    ) -> tuple[Tensor, Tensor]:
+        """The answer of `denoise`, and its derivative in each token's own value.
+
+        This default takes central differences.
+
+        Args:
+            x_t: As for `denoise`.
+            t: As for `denoise`.
+            path: As for `denoise`.
+
+        Returns:
+            The means (n, N, d), and their derivatives (n, N, d, d).
+        """
+        deviation = self.variance().clamp(min=torch.finfo(x_t.dtype).tiny).sqrt()
+        columns = []
+        for j in range(x_t.shape[2]):
+            shift = torch.zeros_like(x_t)
+            shift[..., j] = DIFFERENCE * (path.sigma(t) + path.alpha(t) * deviation[..., j])
+            ends = [self.denoise(x_t + sign * shift, t, path) for sign in (1, -1)]
+            columns.append((ends[0] - ends[1]) / (2 * shift[..., j, None]))
+        return self.denoise(x_t, t, path), torch.stack(columns, 3)
+
+    def pick(self, index: Tensor) -> TokenLaw:
+        """The law of one token of each row, as an (n, 1) law.
+
+        Args:
+            index: Index of the token in each row, (n,).
+        """
+        return _Picked(self, index)
+
     def coordinate(self, j: int, x: Tensor) -> TokenLaw:
         """The law of coordinate j of every token given the token's earlier coordinates.
 
@@ -145,6 +186,48 @@ class _SomeRows(TokenLaw):
 
     def select(self, tokens: Sequence[int]) -> TokenLaw:
         return _SomeRows(self._law.select(tokens), self._index)
+
+
+class _Picked(TokenLaw):
+    """One token of each row of a law that can only be evaluated on all of its tokens."""
+
+    def __init__(self, law: TokenLaw, index: Tensor) -> None:
+        self._law, self._index = law, index
+
+    def _one(self, whole: Tensor) -> Tensor:
+        rows = torch.arange(len(whole), device=whole.device)
+        return whole[rows, self._index][:, None]
+
+    def _all(self, x: Tensor) -> Tensor:
+        tokens = self._law.mean().shape[1]
+        return x.expand(len(x), tokens, *x.shape[2:])
+
+    def sample(self, rng: Randomness) -> Tensor:
+        return self._one(self._law.sample(rng))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self._one(self._law.log_prob(self._all(x)))
+
+    def mean(self) -> Tensor:
+        return self._one(self._law.mean())
+
+    def variance(self) -> Tensor:
+        return self._one(self._law.variance())
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return self._one(self._law.cdf(self._all(x)))
+
+    def icdf(self, u: Tensor) -> Tensor:
+        return self._one(self._law.icdf(self._all(u)))
+
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        return self._one(self._law.denoise(self._all(x_t), self._all(t), path))
+
+    def rows(self, index: Tensor) -> TokenLaw:
+        return _Picked(self._law.rows(index), self._index[index])
+
+    def select(self, tokens: Sequence[int]) -> TokenLaw:
+        return self
 
 
 class SideBySide(TokenLaw):

@@ -279,7 +279,9 @@ def density_along_schedule(
         none; see `capcheck.exact.inversion`.
     """
 
-    def derivative(x_t: Tensor, t: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def derivative(
+        x_t: Tensor, t: Tensor, tokens: Sequence[int], rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
         return with_derivative(network, x_t, shown(t), tokens)
 
     trusted = isinstance(network, OracleDenoiser)

@@ -99,6 +99,11 @@ class Means:
         origin = None if self.origin is None else self.origin[tokens]
         return self._moved(self.stored[components, tokens], origin)
 
+    def at(self, component: Tensor, token: Tensor) -> Tensor:
+        """Means of chosen components and tokens, both (n, k) after broadcasting: (n, k, d)."""
+        stored = self.stored[component, token].to(torch.float64)
+        return stored if self.origin is None else (stored - self.origin[token]) / self.unit
+
     def split(self, size: int) -> Iterator[Tensor]:
         """Parts of at most `size` components."""
         return (self[part] for part in _slices(len(self), size))
@@ -149,6 +154,16 @@ class Components:
         column = torch.tensor(list(tokens), device=self._means.device)
         means = self._means.of_tokens(column, slice(None) if component is None else component)
         return means.to(torch.float64) - self._centre[column]
+
+    def of_components(self, component: Tensor, token: Tensor) -> Tensor:
+        """Centred means of k components of one token in each row: (n, k, d).
+
+        Args:
+            component: Indices of the components, (n, k).
+            token: Index of the token in each row, (n,).
+        """
+        means = self._means.at(component, token[:, None])
+        return means - self._centre[token][:, None]
 
     def log_mass(self, evidence: Evidence, prefix: Prefix = "all") -> Tensor:
         """Log of the summed evidence, (n, 1) for all tokens together or (n, N), in float64."""

@@ -9,6 +9,7 @@ the tokens in the window.
 Budgets: `length` is the number l of tokens that are drawn, from the left; `steps` is ignored.
 Given tokens: a given token before token i is shown as far as the window reaches. A given token
 after token i is not shown, which costs sum_i I(x_i; given x_>i | x_<i).
+KL: exact, by the chain rule.
 Known: KL at length l is the conditional total correlation of the tokens that were not drawn,
 E[log p(x_>l | x_<=l)] - sum_{i>l} E[log p(x_i | x_<=l)]. A window of w tokens costs
 sum_i I(x_i; x_{<i-w} | x_{i-w..i-1}). A softmax of rank r is exact if and only if r is at least the

@@ -8,6 +8,7 @@ Budgets: `length` is the number of tokens that are drawn, from the left, in bloc
 of which the last one may be shorter; `steps` is ignored.
 Given tokens: blocks consist of the other tokens. A block is shown the given tokens before its first
 token only.
+KL: exact, by the chain rule over blocks.
 Known: at full length KL is the sum over blocks of E[total correlation of the block given the tokens
 before it], and with one head the procedure is that of `gpt`. Verification removes the floor: see
 `blockwise`.

@@ -9,6 +9,7 @@ Assumption: x_i is independent of the earlier tokens that `layers` masked convol
 spot above and to the right of a token; a vertical and a horizontal stack leave none.
 Budgets: `length` is the number of tokens that are drawn, in raster order; `steps` is ignored.
 Given tokens: shown where they lie in the receptive field, and not elsewhere.
+KL: exact, by the chain rule.
 Known: the receptive field costs sum_i I(x_i; unseen earlier tokens | seen ones). The tokens that
 were not drawn cost their conditional total correlation, as in `gpt`.
 """

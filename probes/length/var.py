@@ -12,6 +12,7 @@ to the coefficients of the pyramid. Categorical tokens, sides that are no powers
 a larger grid form interlaced subsets: every 2^m-th place of each side.
 Given tokens: shown to every scale. Continuous tokens form interlaced subsets, too, if some are
 given.
+KL: exact, by the chain rule over scales.
 Known: at full length KL is the sum over scales of E[total correlation of the scale given the
 coarser ones].
 """

@@ -11,6 +11,7 @@ Given tokens: at level 0 from the start; the schedule is that of the other token
 Schedules: `published` follows the line through two moving anchors (see
 `capcheck.procedures.schedules`); `sequential` makes k passes for each token before the next token
 starts.
+KL: exact, by inversion of every pass.
 Known: the published schedule does not converge as k grows. Once the first token is clean, N - 1
 passes are left for the second half of the last token's noise, whatever k is, so that the longest
 jump of a level tends to 1 / (N + 2) and not to 0. On an AR(1) Gaussian of correlation 0.9 and the

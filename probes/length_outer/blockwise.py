@@ -18,6 +18,7 @@ accepts a token if it is the argmax of p, which is the same rule applied to poin
 Given tokens: blocks consist of the other tokens. Drafts are shown the given tokens before the first
 token that they draft, and the base model those before each token; neither sees what follows, as in
 `gpt`.
+KL: exact, by the sum over the places of refusal in each block.
 Known: KL follows from F_r(j) = sum_m [prod_{j<=i<m} min(p_i, q_i)] (p_m - q_m)_+ F_{r-1}(m+1) +
 prod_{i>=j} min(p_i, q_i), with F_0 the product of the last draft's q_i. A round fixes at least two
 tokens, so that ceil(b / 2) rounds are exact for blocks of b tokens. If each draft is accepted with

@@ -12,6 +12,8 @@ each group.
 Order: drawn for each sequence at the start, or that of the sequence with `order=fixed`. Groups are
 the rounds of MaskGIT's cosine schedule, or have a fixed size.
 Given tokens: known from the start; order and groups are those of the other tokens.
+KL: exact in fixed order, by inversion of every token's passes; in random order bounded from above
+by the mean over orders, and from below by the draws.
 Known: given the order, a token whose conditional law is N(m, v) comes out as N(m, f^2), with f the
 product of the k DDIM factors that `diffusion` has on N(0, v). In the limit of infinitely many steps
 KL is that of MaskGIT in the same order, and 0 for groups of one token.
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -30,11 +32,19 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.core.budget import AXES, Axis, Budget
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
-from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
-from capcheck.noise.flow import ddim_step, probability_flow
+from capcheck.exact.inversion import density_along
+from capcheck.laws import TokenLaw
+from capcheck.networks.signatures import (
+    Denoiser,
+    DenoiserSignature,
+    OwnDenoiser,
+    TokenPredictor,
+)
+from capcheck.noise.flow import ddim_step
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.orders import commit_schedule, random_ranks, rounds_within
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
@@ -108,37 +118,45 @@ class MAR(Probe[Denoiser]):
         budget: Budget,
         x: Tensor,
         rng: Randomness,
-    ) -> Unavailable:
-        """The reason why no density is available: k-step maps would have to be inverted."""
-        return Unavailable(
-            reason="each token is a deterministic map of its starting noise, "
-            "and the density of its image needs the map's inverse"
-        )
+    ) -> LogDensity | Unavailable:
+        """The log-density along an order drawn for each row, by inversion of each token's passes.
 
-    def limit(
-        self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
-    ) -> Tensor | None:
-        """The probability flow of each token from the same noise, or None for larger groups."""
-        F = len(spec.free)
-        if len(self.schedule(F)) <= F:
-            return None
-        rank, noise = self._draws(spec, start.n, rng)
-        x = start.filled(noise).tokens
-        for r in range(F):
-            token = rank == r  # one token in each row
+        In random order its mean bounds that of the sampled law, a mixture over orders, from below.
+        """
+        if not isinstance(network, OwnDenoiser):
+            return Unavailable(reason="the passes of a network of the caller are not inverted")
+        rank, _ = self._draws(spec, len(x), rng)
+        log_q, rows = x.new_zeros(len(x), dtype=torch.float64), torch.arange(len(x)).to(rank)
+        placed = 0
+        for before, placed in rounds_within(self.schedule(len(spec.free)), budget.length):
+            law = network.law(x, rank >= before)
+            for r in range(before, placed):
+                token = (rank == r).int().argmax(1)  # one token in each row
+                found = self._density_of_token(law.pick(token), x[rows, token], budget.steps)
+                if isinstance(found, Unavailable):
+                    return found
+                log_q = log_q + found.values
+        if placed < len(spec.free):
+            rest = completion(x, rank < placed).log_prob(x)
+            log_q = log_q + torch.where(rank >= placed, rest, 0).sum(1)
+        if self.order == "fixed":
+            return LogDensity(values=log_q, method="inversion of every token's passes")
+        method = "mean over orders, one drawn for each row, with every token's passes inverted"
+        return LogDensity(values=log_q, method=method, bound=True)
 
-            def own(
-                y: Tensor, t: Tensor, x: Tensor = x, token: Tensor = token, r: int = r
-            ) -> Tensor:
-                x_t = torch.where(token[..., None], y, x)
-                seen = torch.where(token, t, (rank > r).to(t))
-                return oracle(x_t, seen)[token][:, None]
+    def _density_of_token(self, law: TokenLaw, x: Tensor, steps: int) -> LogDensity | Unavailable:
+        """The log-density (nats) of tokens x (n, d) that k DDIM steps draw from (n, 1) laws."""
+        path = PATHS[self.path]
 
-            found = probability_flow(own, x[token][:, None], PATHS[self.path])
-            if found is None:
-                return None
-            x = torch.where(token[..., None], found, x)
-        return x
+        def derivative(
+            x_t: Tensor, t: Tensor, tokens: Sequence[int], rows: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            of_rows = law if len(rows) == len(x) else law.rows(rows)
+            mean, slope = of_rows.denoise_with_derivative(x_t, t, path)
+            return mean.double(), slope[:, 0].double()
+
+        levels = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:, None]
+        return density_along(levels, derivative, x[:, None].double(), path, trusted=True)
 
     def _draws(self, spec: SequenceSpec, n: int, rng: Randomness) -> tuple[Tensor, Tensor]:
         """The ranks of tokens (n, N), -1 for given ones, and the starting noise (n, N, d)."""

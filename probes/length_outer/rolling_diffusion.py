@@ -13,6 +13,7 @@ shrinks at the end of the sequence.
 Given tokens: the window holds W of the other tokens. Given tokens are shown at level 0 if they are
 among the `n_clean` places before the window or between its tokens. Those further left are forgotten
 just as drawn tokens are, and those beyond the window are not seen yet.
+KL: exact, by inversion of every pass.
 Known: on a target of Markov order m the law converges to the target if n_clean >= m. Otherwise a
 floor is left, although any n_clean + 1 neighbours get their exact law. A window of one token costs
 sum_i I(x_i; x_{<i-n_clean} | x_{i-n_clean..i-1}). A wider window costs less, since its noisy tokens

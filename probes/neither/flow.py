@@ -9,6 +9,7 @@ layer generates a Gaussian.
 Budgets: both are ignored, since one call places the whole sequence.
 The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i), whose density is the target's, or,
 for an affine layer, the affine map with the target's mean and covariance.
+KL: exact, by the change of variables that the network knows.
 Known: a triangular flow is exact; one affine layer leaves the negentropy, which is
 1/2 ln(2 pi e Var) - h(p) in one dimension, and 0 for a Gaussian.
 """

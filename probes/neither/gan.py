@@ -9,6 +9,7 @@ probability between regions of large probability, where the map to it would be s
 Budgets: both are ignored, since one call places the whole sequence.
 The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i). A bound on the slope, in token units
 per standard normal, needs a target of one number, for which the nearest map in W2 is known.
+KL: bounded from below by the draws.
 Known: 1/2 N(-m, s^2) + 1/2 N(m, s^2) needs a slope of at least s exp(m^2 / (2 s^2)); between atoms
 at -m and m a slope of L leaves W1 >= m (2 Phi(m/L) - 1) - 2 L (phi(0) - phi(m/L)) and total
 variation >= Phi(2 m/L) - 1/2.

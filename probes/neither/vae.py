@@ -13,6 +13,7 @@ latent (`latent=0`), continuous tokens are independent Gaussians, and token ids 
 marginals. Classes that are not the target's own components are fitted to its table, or to 20,000
 draws if the table is too large. With M draws of the encoder,
 log q(x) >= E[log 1/M sum p(x|z) N(z) / q(z|x)], with equality if all weights are equal.
+KL: bounded from above by importance weights, and exact if all weights are equal.
 Known: an unlimited decoder is exact on mixtures of products, where z determines the component; on a
 Gaussian with eigenvalues l_1 >= .. >= l_D, a linear decoder with shared noise leaves
 1/2 [(D-q) ln(mean of l_{q+1..D}) - sum_{i>q} ln l_i], and one with noise for each coordinate

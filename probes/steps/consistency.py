@@ -13,6 +13,7 @@ Procedure: from noise e the first call is x = f(e, 1), and every further call is
 x = f(alpha_t x + sigma_t e, t) with fresh noise e.
 Distillation: the map of m steps goes from t to the next level j/m below t, and then along these
 levels to 0.
+KL: with the exact map that of the flow, which is 0; otherwise bounded from below by the draws.
 Known: the exact function is exact at every k, and its first call is that of `flow_map`. At k = 1 a
 distilled function is m steps of DDIM, so that m = 1 returns the mean. On N(0, v) more calls follow
 a recursion of the variance, V -> F_t^2 (alpha_t^2 V + sigma_t^2), with F_t the product of the DDIM

@@ -28,6 +28,8 @@ last step is DDIM, so that k steps make 2k - 1 calls.
 DPM-Solver++(2M): DDIM with x0 + h / (2 h') (x0 - x0') in place of x0, where x0' is the answer of
 the step before, and h and h' are the two steps in ln(alpha / sigma). The first two steps and the
 last one are DDIM.
+KL: exact for DDIM, by inversion of every step; for `ddpm_large_noisy` bounded from above by the
+mean over noisings; otherwise bounded from below by the draws.
 Known: on N(0, v) one DDIM step multiplies by (alpha_s alpha_t v + sigma_s sigma_t) / (alpha_t^2 v +
 sigma_t^2). One step from pure noise returns the mean. DDIM with eta = 1 is DDPM with the small
 variance. DDIM is of order 1, Heun of order 2, and DPM-Solver++(2M) on the log_snr grid of order 2.

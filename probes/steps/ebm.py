@@ -16,6 +16,8 @@ min(1, exp(E(x) - E(x')) q(x | x') / q(x' | x)).
 Gibbs: for integers, one iteration is a sweep that draws every token in turn from
 softmax_v(-E(x with x_i = v)). A token costs one call, of V energies that do not wait for each
 other. If all V energies are infinite, the token is drawn from its marginal.
+KL: exact for Gibbs sampling of at most 512 sequences, by carrying the whole law along; otherwise
+bounded from below by the draws.
 Known: on N(0, v) the variance of ULA approaches (tau^2 / h) v / (1 - h/(4v)) geometrically, by the
 factor (1 - h/(2v))^2 in each step; at tau^2 = h this limit is not v. MALA and Gibbs leave the
 target invariant. Modes that are far apart mix in exponential time.

@@ -6,6 +6,7 @@ Signature: flow map (x_t, t, s) -> x_s along the probability flow. All tokens sh
 except given tokens, which are shown at level 0.
 Assumption: none; the flow carries N(0, I) exactly to the law of the data given the given tokens.
 Budgets: `steps` is the number k of calls, on levels uniform in t; `length` is ignored.
+KL: that of the probability flow, which carries noise to the target.
 Known: every number of steps is exact, one included, because the map from t to s followed by the map
 from s to 0 is the map from t to 0. On N(0, v) the map from t to s multiplies by
 sqrt((alpha_s^2 v + sigma_s^2) / (alpha_t^2 v + sigma_t^2)).

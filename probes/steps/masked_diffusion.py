@@ -18,6 +18,8 @@ token, in random order, and there are as many steps as tokens. With `draw=gumbel
 the value of a token and whether it is masked, as published: the largest of the log-probabilities
 plus Gumbel noise, which is made in the working precision.
 Given tokens: known in every step and never masked; N counts the others.
+KL: exact for few tokens, by the sum over all sets revealed; otherwise bounded from above by the
+mean over orders, and from below by the draws.
 Known: one step is the product of the marginals. Without remasking the law is a sum over the sets of
 revealed tokens, q_j(S) = sum_{S' in S} q_{j-1}(S') c^|S-S'| (1-c)^(N-|S|) prod p(x_i | x_S') with
 c = (t - s) / t, and its distance from the target falls as 1/k. With exact marginals remasking has

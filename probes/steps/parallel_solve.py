@@ -14,6 +14,8 @@ iteration makes b calls: the tokens of each block of b are updated one after ano
 once.
 Given tokens: never updated, and shown to the tokens after them only; blocks consist of the F other
 tokens.
+KL: exact after one step and when all tokens have settled; between the two bounded from below by
+the draws.
 Known: after k iterations the first b k tokens equal the autoregressive sample exactly, so that
 ceil(F / b) iterations suffice. On a symmetric binary chain so does 1 + the longest run of tokens
 whose update depends on the token before.

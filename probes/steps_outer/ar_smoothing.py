@@ -20,6 +20,8 @@ Heads: `gaussian` emits the mean and variance of every coordinate, `mixture` sev
 `exact` the exact law.
 Last pass: `sample` draws token by token, `tweedie` returns the posterior mean, and `factorised`
 draws all tokens at once.
+KL: exact for one pass; for several bounded from above by the noise of the passes, and from below
+by the draws.
 Known: exact heads give KL 0 at every k. At k = 1 the procedure is the autoregressive model with
 these heads. On N(0, v) the posterior mean has variance v^2 / (v + s_1^2). A factorised last pass
 leaves at most E[total correlation of x given noisy x]; it leaves less, since many noisy x lead to

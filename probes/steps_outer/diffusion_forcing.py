@@ -13,6 +13,7 @@ Passes: a pass is a DDIM step. An `eta` above 0 replaces a part of the noise by 
 `diffusion`, and `eta` = 1 is ancestral DDPM.
 Schedules: K[m, i] = clip(k + floor(i u) - m, 0, k) with u = 0 (`full_sequence`), u = `uncertainty`
 (`pyramid`) or u = k (`autoregressive`); the level of token i after m passes is K[m, i] / k.
+KL: exact, by inversion of every pass; with `eta` bounded from below by the draws.
 Known: a bidirectional network converges to the target along every schedule whose longest jump tends
 to 0, with KL of order 2 in 1 / k. A causal network converges only if earlier tokens are clean while
 a token moves: on an AR(1) Gaussian of 4 tokens and correlation 0.9, KL tends to 0.58 nats both for

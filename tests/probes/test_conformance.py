@@ -71,7 +71,7 @@ def test_extreme_budgets_give_numbers(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_card_states_what_a_reader_needs(family: str) -> None:
     card = sys.modules[probe_class(family).__module__].__doc__ or ""
-    for word in ("Source:", "Signature:", "Assumption:", "Budgets:", "Known:"):
+    for word in ("Source:", "Signature:", "Assumption:", "Budgets:", "KL:", "Known:"):
         assert word in card
 
 

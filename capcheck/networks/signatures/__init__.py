@@ -9,6 +9,7 @@ from capcheck.networks.signatures.denoiser import (
     Denoiser,
     DenoiserSignature,
     OracleDenoiser,
+    OwnDenoiser,
     with_derivative,
 )
 from capcheck.networks.signatures.energy import Energy, EnergySignature
@@ -67,6 +68,7 @@ __all__ = [
     "NetworkT",
     "Noise",
     "OracleDenoiser",
+    "OwnDenoiser",
     "PrefixPredictor",
     "PrefixPredictorSignature",
     "Signature",

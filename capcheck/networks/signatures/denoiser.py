@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import UnfitError
+from capcheck.laws import TokenLaw
 from capcheck.networks.signatures.signature import Signature, require_like
 from capcheck.noise.paths import PATHS, NoisePath, PathName
 from capcheck.targets.target import ContinuousTarget, Target
@@ -23,6 +24,7 @@ __all__ = [
     "Denoiser",
     "DenoiserSignature",
     "OracleDenoiser",
+    "OwnDenoiser",
     "View",
     "require_continuous",
     "with_derivative",
@@ -72,6 +74,32 @@ class OracleDenoiser:
         See `ContinuousTarget.denoise_with_derivative`.
         """
         return self.target.denoise_with_derivative(x_t, t, self.path, tokens, causal=self.causal)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnDenoiser:
+    """The exact posterior mean of each token given itself and the clean tokens.
+
+    Attributes:
+        target: Law of the clean tokens.
+        path: Noise path of the levels.
+    """
+
+    target: ContinuousTarget
+    path: NoisePath
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor:
+        """E[x_i | x_t,i, tokens at level 0], (n, N, d); see `Denoiser`."""
+        return self.law(x_t, t > 0).denoise(x_t, t, self.path)
+
+    def law(self, x: Tensor, noisy: Tensor) -> TokenLaw:
+        """The law of every token given the clean ones.
+
+        Args:
+            x: Tokens, (n, N, d), of which only the clean ones are read.
+            noisy: Whether a token is not clean, (n, N) bool.
+        """
+        return self.target.marginals(x, noisy.to(self.target.dtype))
 
 
 def with_derivative(
@@ -127,7 +155,7 @@ class DenoiserSignature(Signature[Denoiser]):
         continuous = require_continuous(target, "a denoiser")
         path = PATHS[self.path]
         if self.view == "own":
-            return lambda x_t, t: continuous.marginals(x_t, (t > 0).to(t)).denoise(x_t, t, path)
+            return OwnDenoiser(continuous, path)
         return OracleDenoiser(continuous, path, causal=self.view == "causal")
 
     def require(self, answer: object, shown: Tensor) -> None:

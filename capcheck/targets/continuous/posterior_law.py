@@ -29,6 +29,7 @@ from capcheck.targets.components import Components, Evidence, Prefix
 __all__ = ["HELD", "TILE", "PosteriorLaw", "View"]
 
 TILE = 1 << 16  # most numbers of explicit laws held at once, small as they are read repeatedly
+NOTHING = 1e-16  # share of a component that changes no sum in float64
 HELD = 1 << 24  # most numbers of a law that is held as a whole: 128 MiB
 
 
@@ -185,6 +186,34 @@ class PosteriorLaw(TokenLaw):
             clean[rows] = law.denoise(x_t[rows], t[rows], path)
         return clean
 
+    def pick(self, index: Tensor) -> TokenLaw:
+        """The law of one token of each row, explicit and in float64.
+
+        Components are sorted by their weight in each row, and those are left out whose share is
+        below `NOTHING` in every row.
+        """
+        token = torch.tensor(self._tokens, device=index.device)[index]  # (n,)
+        rows = torch.arange(self._n, device=index.device)
+        weights, means = [], []
+        for tile, share in self._exact.posterior(self._view.evidence, self._prefix):
+            own = share[:, 0] if share.shape[1] == 1 else share[rows[: len(share)], token[tile]]
+            kept = int((own > NOTHING).sum(1).max())
+            weight, component = own.topk(kept, 1)
+            mu = self._exact.of_components(component, token[tile])  # (r, k, d)
+            weights.append(weight)
+            means.append(mu)
+        most = max(weight.shape[1] for weight in weights)
+        log_weights = torch.cat([_padded(weight, most) for weight in weights]).log()
+        mu = torch.cat([_padded(each, most) for each in means])
+
+        def own_of(parameter: Tensor) -> Tensor:
+            return parameter.expand(self._n, *parameter.shape[1:])[rows, index][:, None]
+
+        gain, offset, variance = map(own_of, (self._gain, self._offset, self._variance))
+        return MixtureOfGaussians(
+            log_weights[:, None], (gain * mu + offset)[:, None], variance[:, :, None]
+        )
+
     def coordinate(self, j: int, x: Tensor) -> TiledMixture:
         """The law of coordinate j given the token's earlier ones, by tiles with all components."""
         return self._tiled().coordinate(j, x)
@@ -230,3 +259,10 @@ class PosteriorLaw(TokenLaw):
         evidence = self._view.evidence
         for rows, weights in self._components.posterior(evidence, self._prefix, heads):
             yield rows, weights if weights.shape[1] == 1 else weights[:, self._tokens]
+
+
+def _padded(tile: Tensor, width: int) -> Tensor:
+    """A tile (r, k, ...) with zeros appended up to `width` components."""
+    wide = tile.new_zeros(len(tile), width, *tile.shape[2:])
+    wide[:, : tile.shape[1]] = tile
+    return wide
