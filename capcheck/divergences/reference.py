@@ -102,7 +102,7 @@ class Reference:
             not lost
             and isinstance(density, LogDensity)
             and not density.bound
-            and is_same_law(self.log_prob, density.values)
+            and is_same_law(self.log_prob[: len(density.values)], density.values)
         ):
             self._require_agreement(model.samples, 0.0)
             return {name: self._same(name) for name in self._names}
@@ -257,7 +257,7 @@ class Reference:
             return self._kl_from_draws(model.samples, reason if known else density.reason)
         found = self._averaged(
             "kl",
-            self.log_prob - density.values,
+            self.log_prob[: len(density.values)] - density.values,
             density,
             of_bound="upper bound",
             over="target draws",

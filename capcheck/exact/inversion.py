@@ -35,13 +35,15 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.laws import LOG_2PI
 from capcheck.noise.paths import NoisePath
 
-__all__ = ["CONVERGED", "MOST_STEPS", "SAME", "Derivative", "density_along"]
+__all__ = ["CONVERGED", "DERIVATIVES", "MOST_STEPS", "SAME", "Derivative", "density_along"]
 
 CONVERGED = 1e-9  # Newton step, relative to 1 plus the point, that is the last one
 MOST_STEPS = 100  # most Newton steps of a pass; three to five are usual
 MOST_HALVINGS = 40  # most halvings of a Newton step that does not come nearer
 SAME = 1e-6  # relative distance of two preimages that count as one
 HELD = 1 << 22  # most numbers of the derivatives that are held at once: 32 MiB
+
+DERIVATIVES = 4.5  # derivatives that the inverse of a pass takes on average
 
 Derivative = Callable[[Tensor, Tensor, Sequence[int], Tensor], tuple[Tensor, Tensor]]
 """(x_t (n, N, d), t (n, N), S tokens, indices of the rows (n,)) -> E[x_0 | x_t] of these tokens

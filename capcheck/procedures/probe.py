@@ -209,6 +209,18 @@ class Probe(ABC, Generic[NetworkT]):
         """
         return Unavailable(reason=f"{self.family} has no tractable density")
 
+    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
+        """How often `log_density` takes the derivative of a denoiser, for one row; 0 if never.
+
+        The derivative of a large data set is expensive. The engine evaluates the log-density at
+        only so many rows as take it some seconds.
+
+        Args:
+            spec: As for `run`.
+            budget: As for `run`.
+        """
+        return 0.0
+
     def basis(self, spec: SequenceSpec) -> Tensor | None:
         """The orthonormal basis (N d, N d) that the procedure works in, or None for the tokens.
 

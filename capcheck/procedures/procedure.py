@@ -46,10 +46,22 @@ from capcheck.networks.signatures import (
 from capcheck.procedures.coordinates import Coordinates, ExactLaw, coordinates_of
 from capcheck.procedures.probe import Probe, State
 from capcheck.targets.conditional import log_prob_of
-from capcheck.targets.target import Target
+from capcheck.targets.target import ContinuousTarget, Target
 
-__all__ = ["ROUNDED_LAW", "AnyProcedure", "Procedure", "named_errors", "wrong_kind"]
+__all__ = [
+    "FEWEST_ROWS",
+    "ROUNDED_LAW",
+    "SECONDS",
+    "WORK",
+    "AnyProcedure",
+    "Procedure",
+    "named_errors",
+    "wrong_kind",
+]
 
+FEWEST_ROWS = 100  # fewest rows at which a log-density is evaluated
+WORK = 6e10  # most multiply-adds of a log-density at all rows
+SECONDS = 2.0  # time that these take on two cores, about
 ROUNDED_LAW = Unavailable(reason="the law of rounded arithmetic is not known")
 """The law or density of a procedure that runs in fewer digits."""
 
@@ -251,6 +263,23 @@ class Procedure(Generic[NetworkT]):
         """
         found = self._density_inside(budget, self.coordinates.coordinates(x), rng)
         return self.coordinates.density_of_tokens(found)
+
+    def density_rows(self, budget: Budget) -> int | Unavailable | None:
+        """The number of rows at which `log_density` takes some seconds; None if it is fast.
+
+        If these are fewer than `FEWEST_ROWS`, the log-density counts as unavailable.
+        """
+        each = self.probe.derivatives(self.spec, budget)
+        if not each or not isinstance(self.target, ContinuousTarget):
+            return None
+        rows = int(WORK / (each * self.target.derivative_cost))
+        if rows >= FEWEST_ROWS:
+            return rows
+        minutes = FEWEST_ROWS * SECONDS / max(rows, 0.01) / 60
+        return Unavailable(
+            reason=f"the exact log-density of {FEWEST_ROWS} draws would take about {minutes:.2g} "
+            "minutes"
+        )
 
     def log_density_of_draws(
         self, budget: Budget, n: int, source: Callable[[], Randomness]

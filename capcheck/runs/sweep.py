@@ -287,10 +287,15 @@ class Sweep:
         return _joined(parts)
 
     def _density_of_draws(self, budget: Budget) -> LogDensity | Unavailable:
-        """The log-density at the reference's draws of the target."""
+        """The log-density at the reference's draws of the target, or at the first of them."""
         key = self._procedure.relevant(budget)
         if key not in self._densities:
-            self._densities[key] = self._log_density(budget, self._reference.draws)
+            rows = self._procedure.density_rows(budget)
+            self._densities[key] = (
+                rows
+                if isinstance(rows, Unavailable)
+                else self._log_density(budget, self._reference.draws[:rows])
+            )
         return self._densities[key]
 
     def _log_density(self, budget: Budget, x: Tensor) -> LogDensity | Unavailable:

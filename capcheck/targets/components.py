@@ -37,6 +37,8 @@ TILE = 1 << 19  # most numbers in a tile: 4 MiB in float64, small enough for the
 WIDTH = 2048  # most components in a part
 PRODUCTS = 8  # tiles that the products of coordinates may fill
 LOWEST = -700.0  # log-shares below this count as this: exp is slow where it underflows
+NOTHING = 1e-18  # share of a component that is left out of moments
+FEW = 8  # a sum over this fraction of the components is made over these alone
 REFINED = 16  # logits per row that are computed again in float64
 NEGLIGIBLE = 1e-5  # share of the softmax below which its unrefined rest counts as 0
 
@@ -192,20 +194,15 @@ class Components:
         chosen, d = list(tokens), self._centre.shape[1]
         n, S = len(evidence), len(chosen)
         E = S * d
-        pairs = torch.tril_indices(E, E, device=self._means.device)
-        size = max(1, PRODUCTS * self._tile // (E + pairs.shape[1]))
-        parts = list(_slices(len(self), size))
-        if prefix == "all":
-            total = pairs.new_zeros(n, E + pairs.shape[1], dtype=torch.float64)
-            for rows, share in self._shares(evidence, prefix, chosen):
-                for part in parts:
-                    mu = self.centred(part)[:, chosen].flatten(1)  # (c, E)
-                    both = torch.cat([mu, mu[:, pairs[0]] * mu[:, pairs[1]]], 1)
-                    total[rows].addmm_(share[:, 0, part], both)
-            mean, square = total[:, :E], _symmetric(total[:, E:], pairs)
-            return mean.unflatten(1, (S, d)), square - mean[:, :, None] * mean[:, None]
-        mean = pairs.new_zeros(n, E, dtype=torch.float64)
+        mean = torch.zeros(n, E, dtype=torch.float64, device=self._means.device)
         square = mean.new_zeros(n, E, E)
+        if prefix == "all":
+            for rows, share in self._shares(evidence, prefix, chosen):
+                kept = int((share > NOTHING).sum(-1).max())
+                of_rows = self._moments_of_few if kept * FEW <= len(self) else self._moments_of_all
+                mean[rows], square[rows] = of_rows(share[:, 0], chosen, kept)
+            return mean.unflatten(1, (S, d)), square
+        parts = list(_slices(len(self), max(1, PRODUCTS * self._tile // E**2)))
         first = mean.new_zeros(n, S, E)  # means by the posterior of each token
         for rows, share in self._shares(evidence, prefix, chosen):
             for part in parts:
@@ -221,6 +218,31 @@ class Components:
             mean[:, own] = first[:, place, own]
             square[:, own, :seen] -= mean[:, own, None] * first[:, place, None, :seen]
         return mean.unflatten(1, (S, d)), square
+
+    def _moments_of_all(self, share: Tensor, tokens: list[int], kept: int) -> tuple[Tensor, Tensor]:
+        """Means (r, E) and covariances (r, E, E) of some tokens, by sums over all components."""
+        E = len(tokens) * self._centre.shape[1]
+        pairs = torch.tril_indices(E, E, device=share.device)
+        total = share.new_zeros(len(share), E + pairs.shape[1])
+        for part in _slices(len(self), max(1, PRODUCTS * self._tile // total.shape[1])):
+            mu = self.centred(part)[:, tokens].flatten(1)  # (c, E)
+            both = torch.cat([mu, mu[:, pairs[0]] * mu[:, pairs[1]]], 1)
+            total.addmm_(share[:, part], both)
+        mean, square = total[:, :E], _symmetric(total[:, E:], pairs)
+        return mean, square - mean[:, :, None] * mean[:, None]
+
+    def _moments_of_few(self, share: Tensor, tokens: list[int], kept: int) -> tuple[Tensor, Tensor]:
+        """The same by sums over the `kept` components of largest weight in each row."""
+        E = len(tokens) * self._centre.shape[1]
+        means, covariances = [], []
+        for rows in self._rows(len(share), kept * self._centre.numel()):
+            weight, component = share[rows].topk(kept, 1)
+            mu = self.centred(component.flatten())[:, tokens].reshape(*component.shape, E)
+            mean = (weight[:, None] @ mu)[:, 0]
+            deviation = mu - mean[:, None]
+            means.append(mean)
+            covariances.append((weight[..., None] * deviation).mT @ deviation)
+        return torch.cat(means), torch.cat(covariances)
 
     def _shares(
         self, evidence: Evidence, prefix: Prefix, tokens: list[int]

@@ -28,6 +28,7 @@ from capcheck.targets.products import Products
 from capcheck.targets.provenance import Provenance
 
 __all__ = [
+    "EXPONENTIAL",
     "IDS",
     "NARROW",
     "CategoricalTarget",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 IDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+EXPONENTIAL = 600  # multiply-adds in the time of one component's share, with all memory traffic
 DIFFERENCE = 1e-5  # shift of central differences, in deviations of the noise and the law
 NARROW = 1e-4  # noise for Tweedie's formula, in deviations of the narrowest component
 
@@ -235,6 +237,14 @@ class ContinuousTarget(Target):
             columns.append((ends[0] - ends[1]) / (2 * shift[:, i, j, None]))
         mean = wide.denoise(x, levels, path, causal=causal)[:, chosen]
         return mean, torch.stack(columns, 2)
+
+    @property
+    def derivative_cost(self) -> float:
+        """Multiply-adds of one row of `denoise_with_derivative` for all tokens, about.
+
+        An exponential counts as many. This default is that of one Gaussian.
+        """
+        return float(self.spec.mean.numel() ** 2 + EXPONENTIAL)
 
     @abstractmethod
     def with_noise(self, levels: Tensor, path: NoisePath = PATHS["linear"]) -> ContinuousTarget:

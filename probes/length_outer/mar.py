@@ -36,7 +36,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.inversion import density_along
+from capcheck.exact.inversion import DERIVATIVES, density_along
 from capcheck.laws import TokenLaw
 from capcheck.networks.signatures import (
     Denoiser,
@@ -109,6 +109,10 @@ class MAR(Probe[Denoiser]):
             failure="wrong factorisation", cure="one token per round", probe=one_by_one
         )
         return () if self.tokens_per_round == 1 else (by_group,)
+
+    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
+        """Some for every pass that is inverted."""
+        return DERIVATIVES * budget.steps * len(spec.free)
 
     def log_density(
         self,

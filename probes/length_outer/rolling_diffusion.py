@@ -37,6 +37,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.inversion import DERIVATIVES
 from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
@@ -91,6 +92,10 @@ class RollingDiffusion(Probe[Denoiser]):
             noise=starting_noise(spec, start.n, rng),
             path=PATHS[self.path],
         )
+
+    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
+        """Some for every pass that is inverted."""
+        return DERIVATIVES * len(self._levels(spec, budget))
 
     def log_density(
         self,

@@ -52,6 +52,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.inversion import DERIVATIVES
 from capcheck.laws import LOG_2PI
 from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
 from capcheck.noise.flow import ddim_step, flow_along, velocity
@@ -153,6 +154,10 @@ class Diffusion(Probe[Denoiser]):
         told = FlowMapSampler(path=self.path)
         cure = "the target time told to the network"
         return (Suspect(failure="missing argument", cure=cure, probe=told),)
+
+    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
+        """Some for every pass that is inverted."""
+        return DERIVATIVES * budget.steps
 
     def log_density(
         self,

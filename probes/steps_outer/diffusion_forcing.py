@@ -38,6 +38,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.inversion import DERIVATIVES
 from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
@@ -104,6 +105,10 @@ class DiffusionForcing(Probe[Denoiser]):
             eta=self.eta,
             rng=rng,
         )
+
+    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
+        """Some for every pass that is inverted."""
+        return DERIVATIVES * len(self._levels(spec, budget))
 
     def log_density(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import LOG_2PI
-from capcheck.targets.target import ContinuousTarget
+from capcheck.targets.target import EXPONENTIAL, ContinuousTarget
 
 __all__ = ["GaussianComponents", "derivative_of_mixture"]
 
@@ -70,6 +70,11 @@ class GaussianComponents(ContinuousTarget):
     def weights(self) -> Tensor:
         """(K,) normalised weights."""
         return self._weights
+
+    @property
+    def derivative_cost(self) -> float:
+        """For each component a share, and some matrices of all coordinates."""
+        return len(self._means) * (4.0 * self._means[0].numel() ** 2 + EXPONENTIAL)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-density of x (n, N, d), in nats: (n,)."""

@@ -35,7 +35,7 @@ from capcheck.targets.parameters import (
 )
 from capcheck.targets.products import Products, gaussian_log_likelihood
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.target import ContinuousTarget, fingerprint
+from capcheck.targets.target import EXPONENTIAL, ContinuousTarget, fingerprint
 
 __all__ = ["QUERIES", "READ", "SUMMED", "ProductMixture", "moments"]
 
@@ -288,6 +288,11 @@ class ProductMixture(ContinuousTarget):
         derivative = gain.flatten(1)[:, :, None] * covariance * pull.flatten(1)[:, None]
         derivative.diagonal(dim1=1, dim2=2).add_(own.flatten(1))
         return gain * average + offset, derivative
+
+    @property
+    def derivative_cost(self) -> float:
+        """For each component a share, and half of the products of two coordinates."""
+        return len(self._means) * (0.5 * self._scales.numel() ** 2 + EXPONENTIAL)
 
     def score(self, x: Tensor) -> Tensor:
         """(E[mu_c | x] - x) / s^2, (n, N, d)."""
