@@ -30,6 +30,7 @@ from capcheck.divergences.sampled import Measured, SampledMeasure, SampledMMD, S
 from capcheck.divergences.variational import kl_from_below
 from capcheck.laws.gaussian import MixtureLaw
 from capcheck.procedures.coordinates import ExactLaw
+from capcheck.procedures.procedure import ROUNDED_LAW
 from capcheck.targets.categorical.sequence_law import SequenceLaw, target_law
 from capcheck.targets.target import ContinuousTarget, Target
 
@@ -251,6 +252,8 @@ class Reference:
 
     def _kl(self, model: ModelEvidence) -> Estimate:
         density = _of_mixture(model.law, self.draws) or model.log_density
+        if density is ROUNDED_LAW:  # its draws are compared with those of the precise run
+            return self._unavailable("kl", ROUNDED_LAW.reason)
         if isinstance(density, Unavailable):
             known = not isinstance(model.law, Unavailable)
             reason = "the law that was found has no draws infinitely far out, and there are some"

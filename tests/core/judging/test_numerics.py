@@ -282,11 +282,10 @@ def test_largest_gumbel_of_many_is_what_the_probe_draws() -> None:
 def test_modes_survive_bfloat16() -> None:
     found = check(
         "diffusion", from_spec("modes:tokens=2,modes=2,gap=3"), samples=300, lengths=[2],
-        steps=[16], precision=["bfloat16", "float8"],
+        steps=[64], precision=["bfloat16", "float8"],
     )  # fmt: skip
     half, eighth = found.found.precisions
     assert half.holding == "holds"
-    assert eighth.holding == "undecided"  # it moves too far to tell from so few draws
     moves = [p.cells[0].moved for p in (eighth, half)]
     (far, near) = (move.value for move in moves if move is not None)
     assert far is not None
