@@ -39,7 +39,7 @@ from capcheck.reports.charts import (
     gap_chart,
 )
 from capcheck.reports.samples import samples_chart
-from capcheck.results.family import FamilyResult
+from capcheck.results.family import WITHOUT_KL, WITHOUT_KL_MEANING, FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult
 
@@ -87,6 +87,7 @@ def render(result: SurveyResult) -> str:
         summary=_summary([f for f in families if f["result"].network == "oracle"]),
         fitted=_summary([f for f in families if f["result"].network != "oracle"]),
         curves=result.curves,
+        without_kl=f"{WITHOUT_KL} {WITHOUT_KL_MEANING}",
         broken=_broken(families),
         failures=_failures(result),
         front=_front(fronts),
@@ -129,6 +130,7 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
         "precisions": precision_lines(found),
         "sensitivities": [(one, sensitivity_sentence(one)) for one in found.sensitivities],
         "verdict": WORDS[found.outcome.value] if not found.error else "not measured",
+        "mark": f" {WITHOUT_KL}" if found.without_kl else "",
         "row": ROW_TITLES[found.row],
         "measured": None if found.measured_row is None else ROW_TITLES[found.measured_row],
         "calls": found.cell(smallest).model_calls if smallest else None,

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from capcheck.procedures.probe import ROW_TITLES, ROWS, AnyProbe, Row
-from capcheck.results.family import FamilyResult
+from capcheck.results.family import WITHOUT_KL, WITHOUT_KL_MEANING, FamilyResult
 from capcheck.targets.specs import BUILT_IN, parameters
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "named",
     "option_values",
     "targets_table",
+    "without_kl",
 ]
 
 _Member = TypeVar("_Member", type[AnyProbe], FamilyResult)
@@ -53,6 +54,12 @@ def caption(members: Iterable[type[AnyProbe] | FamilyResult]) -> str | None:
     """The meaning of the mark, or None if no member has it."""
     marked = any(not member.in_paper for member in members)
     return f"{_NOT_IN_PAPER} not in the paper's table" if marked else None
+
+
+def without_kl(members: Iterable[FamilyResult]) -> str | None:
+    """The meaning of the mark of verdicts without KL, or None if no member has it."""
+    marked = any(member.without_kl for member in members)
+    return f"{WITHOUT_KL} {WITHOUT_KL_MEANING}" if marked else None
 
 
 def targets_table() -> Table:
@@ -112,7 +119,7 @@ def _docstring(text: str) -> tuple[str, list[tuple[str, str]]]:
     entries: list[tuple[str, str]] = []
     for line in filter(None, map(str.strip, rest.splitlines())):
         label, colon, tail = line.partition(": ")
-        if colon and re.fullmatch(r"[A-Z][a-z]+( [a-z]+)?", label):
+        if colon and re.fullmatch(r"[A-Z][A-Za-z]+( [a-z]+)?", label):
             entries.append((label, tail))
         elif entries:
             entries[-1] = entries[-1][0], f"{entries[-1][1]} {line}"

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from capcheck.cli.catalogue import caption, grouped, heading, named
+from capcheck.cli.catalogue import caption, grouped, heading, named, without_kl
 from capcheck.cli.tables import curve_table, folding, gap_table, sensitivity_table, survey_gap_table
 from capcheck.core.budget import Budget
 from capcheck.divergences import DIVERGENCES
@@ -21,7 +21,7 @@ from capcheck.judging.sentences import (
     sensitivity_sentence,
 )
 from capcheck.procedures.probe import ROW_TITLES
-from capcheck.results.family import FamilyResult
+from capcheck.results.family import WITHOUT_KL, FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import CheckResult, SurveyResult
 
@@ -74,7 +74,7 @@ def _survey_table(result: SurveyResult) -> Table:
         "length",
         "steps",
         "measured as",
-        caption=caption(result.families),
+        caption="; ".join(filter(None, [caption(result.families), without_kl(result.families)])),
     )
     for row, members in grouped(result.families):
         table.add_row(heading(row))
@@ -257,9 +257,8 @@ def _family_row(found: FamilyResult) -> list[str]:
         budget = _budget(found.smallest_budget)
         calls = str(found.cell(found.smallest_budget).model_calls)
     axes = found.axes
-    return [
-        name, _coloured(found.outcome), budget, calls, axes.length, axes.steps, _measured(found)
-    ]  # fmt: skip
+    verdict = _coloured(found.outcome) + (f" {WITHOUT_KL}" if found.without_kl else "")
+    return [name, verdict, budget, calls, axes.length, axes.steps, _measured(found)]
 
 
 def _measured(found: FamilyResult) -> str:

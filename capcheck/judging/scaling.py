@@ -137,13 +137,17 @@ def _drops(line: Sequence[Cell], name: str, tolerance: float) -> Iterator[_Drop]
 def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) -> Iterator[_Drop]:
     if first.value is None or later.value is None:
         return
-    if "two bounds" in (first.kind, later.kind):
+    if "two bounds" == first.kind == later.kind:
         return  # the divergence between two bounds need not move with the bounds
     if first != later and (first.kind == "upper bound" or later.kind == "lower bound"):
         return  # a falling bound does not show that the divergence falls
     bound = tolerance_in_unit(first, tolerance)
-    count = max(len(first.terms), len(later.terms), 1)
-    for a, b in zip(_terms(first, count), _terms(later, count), strict=True):
+    starts = first.below if first.kind == "two bounds" else first.terms
+    ends = later.above if later.kind == "two bounds" else later.terms
+    if "two bounds" in (first.kind, later.kind) and len(starts) != len(ends):
+        return  # an exact value, or certificates of several kinds
+    count = max(len(starts), len(ends), 1)
+    for a, b in zip(_terms(first, starts, count), _terms(later, ends, count), strict=True):
         if not (math.isfinite(a.value) and math.isfinite(b.value)):
             value = 0.0 if a.value == b.value else a.value - b.value
             error = 0.0
@@ -161,10 +165,10 @@ def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) 
         )
 
 
-def _terms(estimate: Estimate, count: int) -> Sequence[Term]:
+def _terms(estimate: Estimate, terms: Sequence[Term], count: int) -> Sequence[Term]:
     """The terms of an estimate; an exact value is repeated `count` times."""
-    if estimate.terms:
-        return estimate.terms
+    if terms:
+        return terms
     assert estimate.value is not None
     value = estimate.value
     exact = Term(label="exact", value=value, standard_error=0, degrees=1, groups=(value,) * GROUPS)

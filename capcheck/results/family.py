@@ -17,6 +17,8 @@ from capcheck.results.measurement import Cell, Holding, Outcome, PerturbedCell, 
 from capcheck.results.plan import FamilyPlan, NetworkFacts
 
 __all__ = [
+    "WITHOUT_KL",
+    "WITHOUT_KL_MEANING",
     "Axes",
     "AxisUse",
     "Blame",
@@ -27,6 +29,9 @@ __all__ = [
     "Rate",
     "Sensitivity",
 ]
+
+WITHOUT_KL = "°"  # mark of a verdict without KL
+WITHOUT_KL_MEANING = "representable without an upper bound on KL, by the other divergences alone"
 
 AxisUse = Literal["used", "flat", "undecided"]
 LoopOrder = Literal["none", "length", "steps", "length_outer", "steps_outer"]
@@ -202,6 +207,15 @@ class FamilyResult(Record):
     def parameters(self) -> int:
         """Number of parameters of the network; 0 if it is not known."""
         return (self.facts.parameters or 0) if self.facts is not None else 0
+
+    @property
+    def without_kl(self) -> bool:
+        """Whether the family passes at its smallest budget with KL asked for and not bounded."""
+        passed = [cell for cell in self.cells if cell.budget == self.smallest_budget]
+        return any(
+            "kl" in cell.estimates and cell.estimates["kl"].kind in ("unavailable", "lower bound")
+            for cell in passed
+        )
 
     @property
     def measured_row(self) -> Row | None:

@@ -68,9 +68,9 @@ def test_json_is_all_that_standard_output_holds(run) -> None:  # type: ignore[no
 def test_exit_codes_tell_the_verdict(run) -> None:  # type: ignore[no-untyped-def]
     assert run("check", "--family", "gpt", *SMALL).code == 0
     assert run("check", "--family", "gpt", *SMALL, "--length", "0").code == 1
-    # The order of confidence has no density here, and 200 draws do not resolve transport.
-    undecided = ["--family", "maskgit", *SMALL[:4], "--option", "order=confidence"]
-    assert run("check", *undecided, "--steps", "1", "--length", "3").code == 3
+    # The law of a Langevin chain has no density, and 200 draws do not resolve transport.
+    undecided = ["--family", "ebm", *SMALL[:4]]
+    assert run("check", *undecided, "--steps", "64", "--length", "3").code == 3
     assert run("survey", *SMALL, *FEW).code == 0
     assert run("survey", *SMALL, *FEW, "--strict").code == 1
     assert run("survey", *SMALL, "--strict", "--family", "gpt").code == 0
@@ -355,3 +355,12 @@ def test_a_stage_without_a_count_is_named_when_it_lasts(
             if isinstance(thread, threading.Timer):
                 thread.join()
     assert capsys.readouterr().err == "reading the target\n"
+
+
+def test_a_pass_without_kl_is_marked(run) -> None:  # type: ignore[no-untyped-def]
+    said = run("survey", *SMALL, "--family", "gan,gpt", "--network", "none").out
+    (gan,) = (line for line in said.splitlines() if "│   gan " in line)
+    (gpt,) = (line for line in said.splitlines() if "│   gpt " in line)
+    assert "representable °" in gan
+    assert "°" not in gpt
+    assert "° representable without an upper bound on KL" in said
