@@ -189,7 +189,7 @@ class _Pass:
 
     def _starts(self) -> list[Tensor]:
         first, sigma_t = self._start(), self._amplitudes(self.t)[1]
-        return [first, first + sigma_t, first.roll(1, 0) - sigma_t]
+        return [first, first + sigma_t, first - 2 * sigma_t]
 
     def _push(self, u: Tensor, which: Tensor | slice) -> tuple[Tensor, Tensor]:
         """F - x_s at the points u of some rows, (m, S d), and dF/du, (m, S d, S d)."""

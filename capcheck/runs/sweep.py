@@ -370,8 +370,9 @@ def _draws_alone(samples: Tensor) -> ModelEvidence:
 
 
 def _joined(parts: Sequence[LogDensity]) -> LogDensity:
-    """Join the log-densities of all batches into one."""
-    return dataclasses.replace(parts[0], values=torch.cat([part.values for part in parts]))
+    """Join the log-densities of all batches into one, which is a bound if any of them is."""
+    loosest = next((part for part in parts if part.bound), parts[0])
+    return dataclasses.replace(loosest, values=torch.cat([part.values for part in parts]))
 
 
 def kept_law(law: ExactLaw | Unavailable) -> SampledLaw | None:
