@@ -210,10 +210,10 @@ class Probe(ABC, Generic[NetworkT]):
         return Unavailable(reason=f"{self.family} has no tractable density")
 
     def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
-        """How often `log_density` takes the derivative of a denoiser, for one row; 0 if never.
+        """How often `log_density` takes a denoiser's derivative or a token's law; 0 if it is cheap.
 
-        The derivative of a large data set is expensive. The engine evaluates the log-density at
-        only so many rows as take it some seconds.
+        Both are expensive where a large data set stands behind them. The engine evaluates the
+        log-density at only so many rows as take it some seconds.
 
         Args:
             spec: As for `run`.

@@ -20,8 +20,8 @@ Heads: `gaussian` emits the mean and variance of every coordinate, `mixture` sev
 `exact` the exact law.
 Last pass: `sample` draws token by token, `tweedie` returns the posterior mean, and `factorised`
 draws all tokens at once.
-KL: exact for one pass; for several bounded from above by the noise of the passes, and from below
-by the draws.
+KL: exact for one pass; for several bounded from above by importance weights over the noise of the
+passes, and from below by the draws.
 Known: exact heads give KL 0 at every k. At k = 1 the procedure is the autoregressive model with
 these heads. On N(0, v) the posterior mean has variance v^2 / (v + s_1^2). A factorised last pass
 leaves at most E[total correlation of x given noisy x]; it leaves less, since many noisy x lead to
@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -82,6 +83,9 @@ class ARSmoothing(Probe[TransitionPredictor]):
     last: Annotated[
         Literal["sample", "tweedie", "factorised"], Field(description="rule of the last pass")
     ] = "sample"
+    importance_samples: Annotated[
+        int, Field(ge=1, description="number M of noisings per sequence, for the density")
+    ] = 4
 
     @property
     def signature(self) -> TransitionPredictorSignature:
@@ -145,26 +149,48 @@ class ARSmoothing(Probe[TransitionPredictor]):
     ) -> LogDensity | Unavailable:
         """The exact log-density of one pass; a lower bound for several.
 
-        The bound is E log [q(x, noisy x) / p(noisy x | x)], with one draw of noisy x for each row.
+        The bound is log of the mean over M draws of noisy x of q(x, noisy x) / p(noisy x | x).
         """
         free = spec.free
         made, rest = list(free[: budget.length]), list(free[budget.length :])
         levels = self._levels(spec, budget)
         if self.last == "tweedie" and len(levels) > 2:
             return Unavailable(reason="the posterior mean is a deterministic map of noisy tokens")
-        y, log_q = x, x.new_zeros(len(x), dtype=spec.mean.dtype)
-        for s, t in itertools.pairwise(reversed(levels)):  # from the clean tokens upwards
-            y_t, log_noise = (y, 0) if t is levels[0] else self._noised(y, s, t, made, rng)
-            log_q = log_q + self._log_pass(network, y, y_t, t, s, levels, made) - log_noise
-            y = y_t
+        exact = len(levels) == 2 or not made
+        M = 1 if exact else self.importance_samples
+        log_w = [self._log_weight(network, x, levels, made, rng) for _ in range(M)]
+        log_q = torch.stack(log_w).logsumexp(0) - math.log(M)
         if rest:
             known = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
             known[:, rest] = False
             log_q = log_q + completion(x, known).select(rest).log_prob(x[:, rest]).sum(1)
-        if len(levels) == 2 or not made:
+        if exact:
             return LogDensity(values=log_q, method="chain rule, completed by marginals")
-        method = "evidence bound with the noise of the passes as proposal, one draw for each row"
+        method = f"{M} importance weights a row, with the noise of the passes as proposal"
         return LogDensity(values=log_q, method=method, bound=True)
+
+    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
+        """One law for every token, pass and noising, where there are several."""
+        passes = len(self._levels(spec, budget)) - 1
+        if passes == 1:
+            return 0.0
+        return float(self.importance_samples * passes * min(budget.length, len(spec.free)))
+
+    def _log_weight(
+        self,
+        network: TransitionPredictor,
+        x: Tensor,
+        levels: list[Tensor],
+        made: list[int],
+        rng: Randomness,
+    ) -> Tensor:
+        """Log of q(made x, noisy x) / p(noisy x | x) for one draw of noisy x, (n,)."""
+        y, log_w = x, x.new_zeros(len(x), dtype=levels[0].dtype)
+        for s, t in itertools.pairwise(reversed(levels)):  # from the clean tokens upwards
+            y_t, log_noise = (y, 0) if t is levels[0] else self._noised(y, s, t, made, rng)
+            log_w = log_w + self._log_pass(network, y, y_t, t, s, levels, made) - log_noise
+            y = y_t
+        return log_w
 
     def _levels(self, spec: SequenceSpec, budget: Budget) -> list[Tensor]:
         """The levels before and after the passes, from pure noise to clean: (N,) each.
