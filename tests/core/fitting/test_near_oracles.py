@@ -261,7 +261,7 @@ def test_an_oracle_that_a_target_rules_out_leaves_the_near_oracle(tmp_path: Path
     assert near.oracle_outcome is None
     assert near.gaps == ()
     kl = near.cells[0].estimates["kl"]
-    assert kl.kind == "upper bound"
+    assert kl.kind == "two bounds"
     assert Store.open(tmp_path).result().to_dict() == found.to_dict()
     checked = check("vae", target, network="mlp:width=128,depth=3", **how)
     assert checked.beside[0].reason == oracle.reason
