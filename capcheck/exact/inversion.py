@@ -40,6 +40,7 @@ __all__ = ["CONVERGED", "DERIVATIVES", "MOST_STEPS", "SAME", "Derivative", "dens
 CONVERGED = 1e-9  # Newton step, relative to 1 plus the point, that is the last one
 MOST_STEPS = 100  # most Newton steps of a pass; three to five are usual
 MOST_HALVINGS = 40  # most halvings of a Newton step that does not come nearer
+FEWER = 25, 6  # the same two for a network, whose inverse need not exist
 SAME = 1e-6  # relative distance of two preimages that count as one
 HELD = 1 << 22  # most numbers of the derivatives that are held at once: 32 MiB
 
@@ -101,7 +102,9 @@ def _density_of_rows(
     """The log-density of some rows, and whether every pass had one preimage."""
     log_q, unique = x.new_zeros(len(x)), True
     for t, s in reversed(passes):
-        x, log_det, one = _Pass(t, s, derivative, path, x, rows).inverse(several=not trusted)
+        limits = (MOST_STEPS, MOST_HALVINGS) if trusted else FEWER
+        step = _Pass(t, s, derivative, path, x, rows, *limits)
+        x, log_det, one = step.inverse(several=not trusted)
         unique = unique and one
         failed = ~log_det.isfinite()
         if bool(failed.any()):
@@ -127,6 +130,8 @@ class _Pass:
         path: The noise path.
         x_s: States after the pass, (n, N, d).
         rows: Indices of these rows among all rows, (n,).
+        most_steps: Most Newton steps.
+        most_halvings: Most halvings of a step.
     """
 
     t: Tensor
@@ -135,6 +140,8 @@ class _Pass:
     path: NoisePath
     x_s: Tensor
     rows: Tensor
+    most_steps: int
+    most_halvings: int
 
     def inverse(self, *, several: bool) -> tuple[Tensor, Tensor, bool]:
         """The states before the pass, log |det dF/du| there, and whether all starts agree.
@@ -210,7 +217,7 @@ class _Pass:
         log_det = start.new_full((len(start),), torch.nan)
         active, u = torch.arange(len(start), device=start.device), start
         gap, slope = self._push(u, active)
-        for _ in range(MOST_STEPS):
+        for _ in range(self.most_steps):
             step, info = torch.linalg.solve_ex(slope, gap)
             size = torch.where(info == 0, step.abs().amax(1), torch.nan)
             done = size <= CONVERGED * (1 + u.abs().amax(1))
@@ -234,7 +241,7 @@ class _Pass:
         rounding = 1e-14 * (1 + torch.linalg.vector_norm(self._wanted[which], dim=1))
         new = u - step
         gap, slope = self._push(new, which)
-        for _ in range(MOST_HALVINGS):
+        for _ in range(self.most_halvings):
             after = torch.linalg.vector_norm(gap, dim=1)
             worse = (~(after < before) & (before > rounding)).nonzero()[:, 0]
             if not len(worse):
