@@ -23,29 +23,24 @@ in 1 / k.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import AXES, Axis, Budget
-from capcheck.core.log_density import LogDensity
+from capcheck.core.budget import Budget
 from capcheck.core.randomness import Randomness
-from capcheck.core.sequences import Kind, SequenceSpec
-from capcheck.core.unavailable import Unavailable
-from capcheck.exact.inversion import DERIVATIVES
-from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
+from capcheck.core.sequences import SequenceSpec
+from capcheck.networks.signatures import Denoiser, DenoiserSignature
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Row, State, Suspect
+from capcheck.procedures.scheduled import Scheduled
 from capcheck.procedures.schedules import (
     anchors,
     autoregressive,
     beside_given,
-    denoised_along,
-    density_along_schedule,
     starting_noise,
     within,
 )
@@ -54,13 +49,11 @@ __all__ = ["ARDiffusion"]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class ARDiffusion(Probe[Denoiser]):
+class ARDiffusion(Scheduled):
     """Denoises many tokens at a time, and finishes them from left to right."""
 
     family: ClassVar[str] = "ar_diffusion"
     row: ClassVar[Row] = "length_outer"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
-    reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
     schedule: Annotated[
         Literal["published", "sequential"], Field(description="rule for the levels of tokens")
@@ -72,35 +65,8 @@ class ARDiffusion(Probe[Denoiser]):
         """The denoiser (x_t, t) -> E[x_0 | x_t], with a level for each token."""
         return DenoiserSignature(self.path)
 
-    def run(
-        self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
-    ) -> Iterator[State]:
-        """Yield the start, then one state per pass over the first tokens."""
-        noise = starting_noise(spec, start.n, rng)
-        yield from denoised_along(
-            self._levels(spec, budget), network, start=start, noise=noise, path=PATHS[self.path]
-        )
-
-    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
-        """Some for every pass that is inverted."""
-        return DERIVATIVES * len(self._levels(spec, budget))
-
-    def log_density(
-        self,
-        network: Denoiser,
-        completion: TokenPredictor,
-        spec: SequenceSpec,
-        budget: Budget,
-        x: Tensor,
-        rng: Randomness,
-    ) -> LogDensity | Unavailable:
-        """Exact, by inversion of every pass; see `capcheck.exact.inversion`."""
-        return density_along_schedule(
-            self._levels(spec, budget), network, completion, x=x, path=PATHS[self.path]
-        )
-
-    def _levels(self, spec: SequenceSpec, budget: Budget) -> Tensor:
-        """The levels of all tokens, (rows, N)."""
+    def levels(self, spec: SequenceSpec, budget: Budget) -> Tensor:
+        """The levels of all tokens, (rows, N): 1 throughout for those past the length."""
         make = anchors if self.schedule == "published" else autoregressive
         schedule = within(make(len(spec.free), budget.steps), budget.length)
         return beside_given(schedule, spec)

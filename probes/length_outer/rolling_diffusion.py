@@ -24,7 +24,6 @@ and n_clean = 1, 0.044, 0.012 and 0.0044 nats are left at W = 2, 3 and 4.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import torch
@@ -32,20 +31,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import AXES, Axis, Budget
-from capcheck.core.log_density import LogDensity
+from capcheck.core.budget import Budget
 from capcheck.core.randomness import Randomness
-from capcheck.core.sequences import Kind, SequenceSpec
-from capcheck.core.unavailable import Unavailable
-from capcheck.exact.inversion import DERIVATIVES
-from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
+from capcheck.core.sequences import SequenceSpec
+from capcheck.networks.signatures import Denoiser, DenoiserSignature
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Row, State, Suspect
+from capcheck.procedures.scheduled import Scheduled
 from capcheck.procedures.schedules import (
     beside_given,
-    denoised_along,
-    density_along_schedule,
     rolling,
     starting_noise,
     within,
@@ -55,13 +50,11 @@ __all__ = ["RollingDiffusion"]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class RollingDiffusion(Probe[Denoiser]):
+class RollingDiffusion(Scheduled):
     """Denoises the tokens of a sliding window, behind a context of clean tokens."""
 
     family: ClassVar[str] = "rolling_diffusion"
     row: ClassVar[Row] = "length_outer"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
-    reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
     window: Annotated[int, Field(ge=1, description="number of tokens W of the window")] = 4
     n_clean: Annotated[
@@ -77,47 +70,8 @@ class RollingDiffusion(Probe[Denoiser]):
         """The denoiser (x_t, t) -> E[x_0 | x_t], with a level for each token."""
         return DenoiserSignature(self.path)
 
-    def run(
-        self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
-    ) -> Iterator[State]:
-        """Yield the start, then one state per pass over the window."""
-
-        def remembering(x_t: Tensor, t: Tensor) -> Tensor:
-            return network(x_t, self._seen(t, spec))
-
-        yield from denoised_along(
-            self._levels(spec, budget),
-            remembering,
-            start=start,
-            noise=starting_noise(spec, start.n, rng),
-            path=PATHS[self.path],
-        )
-
-    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
-        """Some for every pass that is inverted."""
-        return DERIVATIVES * len(self._levels(spec, budget))
-
-    def log_density(
-        self,
-        network: Denoiser,
-        completion: TokenPredictor,
-        spec: SequenceSpec,
-        budget: Budget,
-        x: Tensor,
-        rng: Randomness,
-    ) -> LogDensity | Unavailable:
-        """Exact, by inversion of every pass; see `capcheck.exact.inversion`."""
-        return density_along_schedule(
-            self._levels(spec, budget),
-            network,
-            completion,
-            x=x,
-            path=PATHS[self.path],
-            shown=lambda t: self._seen(t, spec),
-        )
-
-    def _levels(self, spec: SequenceSpec, budget: Budget) -> Tensor:
-        """The levels of all tokens, (rows, N)."""
+    def levels(self, spec: SequenceSpec, budget: Budget) -> Tensor:
+        """The levels of all tokens, (rows, N): 1 throughout for those past the length."""
         schedule = rolling(len(spec.free), budget.steps, window=self.window)
         return beside_given(within(schedule, budget.length), spec)
 
@@ -141,12 +95,12 @@ class RollingDiffusion(Probe[Denoiser]):
         corners = beside_given(rolling(len(spec.free), self.window, window=self.window), spec)
         corners = corners.to(spec.mean)
         shown = corners[:-1]  # the last row is the result
-        if not torch.equal(self._seen(shown, spec), shown):
+        if not torch.equal(self.shown(shown, spec), shown):
             return None
         noise = start.filled(starting_noise(spec, start.n, rng)).tokens
         return flow_along(corners, oracle, noise=noise, path=PATHS[self.path])
 
-    def _seen(self, t: Tensor, spec: SequenceSpec) -> Tensor:
+    def shown(self, t: Tensor, spec: SequenceSpec) -> Tensor:
         """The levels at which tokens are shown to the network, (n, N).
 
         Tokens before the clean context are forgotten, and given tokens beyond the window are not

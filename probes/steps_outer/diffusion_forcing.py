@@ -26,28 +26,23 @@ finish tokens one after another.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import AXES, Axis, Budget
-from capcheck.core.log_density import LogDensity
+from capcheck.core.budget import Budget
 from capcheck.core.randomness import Randomness
-from capcheck.core.sequences import Kind, SequenceSpec
-from capcheck.core.unavailable import Unavailable
-from capcheck.exact.inversion import DERIVATIVES
-from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
+from capcheck.core.sequences import SequenceSpec
+from capcheck.networks.signatures import Denoiser, DenoiserSignature
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Row, State, Suspect
+from capcheck.procedures.scheduled import Scheduled
 from capcheck.procedures.schedules import (
     autoregressive,
     beside_given,
-    denoised_along,
-    density_along_schedule,
     full_sequence,
     pyramid,
     starting_noise,
@@ -58,13 +53,11 @@ __all__ = ["DiffusionForcing"]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class DiffusionForcing(Probe[Denoiser]):
+class DiffusionForcing(Scheduled):
     """Denoises all tokens in passes along a schedule of levels for each token."""
 
     family: ClassVar[str] = "diffusion_forcing"
     row: ClassVar[Row] = "steps_outer"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
-    reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
 
     schedule: Annotated[
         Literal["full_sequence", "pyramid", "autoregressive"],
@@ -91,46 +84,12 @@ class DiffusionForcing(Probe[Denoiser]):
         """The denoiser (x_t, t) -> E[x_0 | tokens that token i sees], with a level for each."""
         return DenoiserSignature(self.path, "causal" if self.causal else "all")
 
-    def run(
-        self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
-    ) -> Iterator[State]:
-        """Yield the start, then one state per pass along the schedule."""
-        noise = starting_noise(spec, start.n, rng)
-        yield from denoised_along(
-            self._levels(spec, budget),
-            network,
-            start=start,
-            noise=noise,
-            path=PATHS[self.path],
-            eta=self.eta,
-            rng=rng,
-        )
+    def fresh_noise(self) -> float:
+        """The share `eta`."""
+        return self.eta
 
-    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
-        """Some for every pass that is inverted."""
-        return DERIVATIVES * len(self._levels(spec, budget))
-
-    def log_density(
-        self,
-        network: Denoiser,
-        completion: TokenPredictor,
-        spec: SequenceSpec,
-        budget: Budget,
-        x: Tensor,
-        rng: Randomness,
-    ) -> LogDensity | Unavailable:
-        """Exact, by inversion of every pass, unless passes draw fresh noise."""
-        if self.eta > 0:
-            return Unavailable(
-                reason="the last pass adds no noise, and given all noise before it the result is "
-                "a point mass"
-            )
-        return density_along_schedule(
-            self._levels(spec, budget), network, completion, x=x, path=PATHS[self.path]
-        )
-
-    def _levels(self, spec: SequenceSpec, budget: Budget) -> Tensor:
-        """The levels of all tokens, (rows, N)."""
+    def levels(self, spec: SequenceSpec, budget: Budget) -> Tensor:
+        """The levels of all tokens, (rows, N): 1 throughout for those past the length."""
         schedule = within(self._matrix(len(spec.free), budget.steps), budget.length)
         return beside_given(schedule, spec)
 
