@@ -50,6 +50,7 @@ from capcheck.targets.target import ContinuousTarget, Target
 
 __all__ = [
     "FEWEST_ROWS",
+    "NETWORK_ROWS",
     "ROUNDED_LAW",
     "SECONDS",
     "WORK",
@@ -60,6 +61,7 @@ __all__ = [
 ]
 
 FEWEST_ROWS = 100  # fewest rows at which a log-density is evaluated
+NETWORK_ROWS = 200  # rows of a network that is no oracle, which is differentiated by torch
 WORK = 6e10  # most multiply-adds of a log-density at all rows
 SECONDS = 2.0  # time that these take on two cores, about
 ROUNDED_LAW = Unavailable(reason="the law of rounded arithmetic is not known")
@@ -272,6 +274,8 @@ class Procedure(Generic[NetworkT]):
         each = self.probe.derivatives(self.spec, budget)
         if not each or not isinstance(self.target, ContinuousTarget):
             return None
+        if self.substitute is not None:  # its cost does not depend on the target
+            return NETWORK_ROWS
         rows = int(WORK / (each * self.target.derivative_cost))
         if rows >= FEWEST_ROWS:
             return rows
