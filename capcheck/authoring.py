@@ -3,8 +3,9 @@
 The names in this module keep their meaning between minor versions; other modules may move. They
 are:
 
-- for the family itself: `Probe`, `State`, `Row`, `Suspect`, `OPTIONS`, and `Groupwise` with `Group`
-  for families that draw groups of tokens one after the other;
+- for the family itself: `Probe`, `State`, `Row`, `Suspect`, `OPTIONS`, `Groupwise` with `Group` for
+  families that draw groups of tokens one after the other, and `Scheduled` for families that denoise
+  tokens along a schedule of levels;
 - for its arguments and answers: `SequenceSpec`, `Kind`, `Budget`, `Axis`, `Randomness`,
   `LogDensity`, `Unavailable`, and the error `UnfitError` for targets that the family is not defined
   for;
@@ -56,6 +57,7 @@ from capcheck.noise.paths import PATHS, NoisePath, PathName
 from capcheck.procedures.groups import Group, Groupwise
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 from capcheck.procedures.registry import build_probe
+from capcheck.procedures.scheduled import Scheduled
 
 __all__ = [
     "OPTIONS",
@@ -90,6 +92,7 @@ __all__ = [
     "Probe",
     "Randomness",
     "Row",
+    "Scheduled",
     "SequenceSpec",
     "Signature",
     "State",
