@@ -18,8 +18,11 @@ class LogDensity:
         method: The method of computation, in a few words.
         bound: Whether the values are lower bounds on the log-density (in expectation). KL(target to
             model) computed from lower bounds is an upper bound.
+        shared: For each set of draws that all rows share, the influence of every draw on the mean
+            of the values, (M,).
     """
 
     values: Tensor
     method: str
     bound: bool = False
+    shared: tuple[Tensor, ...] = ()

@@ -16,8 +16,9 @@ min(1, exp(E(x) - E(x')) q(x | x') / q(x' | x)).
 Gibbs: for integers, one iteration is a sweep that draws every token in turn from
 softmax_v(-E(x with x_i = v)). A token costs one call, of V energies that do not wait for each
 other. If all V energies are infinite, the token is drawn from its marginal.
-KL: exact for Gibbs sampling of at most 512 sequences, by carrying the whole law along; otherwise
-bounded from below by the draws.
+KL: of numbers bounded from above by the mean density of the last step over many chains (see
+`capcheck.exact.look_ahead`), and from below by the draws. Exact for Gibbs sampling of at most 512
+sequences, by carrying the whole law along; of more sequences bounded from below.
 Known: on N(0, v) the variance of ULA approaches (tau^2 / h) v / (1 - h/(4v)) geometrically, by the
 factor (1 - h/(2v))^2 in each step; at tau^2 = h this limit is not v. MALA and Gibbs leave the
 target invariant. Modes that are far apart mix in exponential time.
@@ -44,11 +45,13 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.laws import Categorical
 from capcheck.networks.signatures import Energy, EnergySignature, TokenPredictor, together
+from capcheck.procedures.langevin import Langevin, initial_normals
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
 __all__ = ["EBM", "NUMBERS", "STATES"]
 
 NUMBERS = 1 << 21  # largest number of tokens for which energies are evaluated in one tile
+ROWS = 1024  # rows at which chains that they share cost as much as derivatives of their own
 STATES = 512  # largest number of sequences V^F for which the law of a Gibbs chain is computed
 
 
@@ -83,6 +86,10 @@ class EBM(Probe[Energy]):
         ),
     ] = None
 
+    chains: Annotated[
+        int, Field(ge=1, description="number M of chains for the density after Langevin steps")
+    ] = 16_384
+
     @property
     def signature(self) -> EnergySignature:
         """The energy x -> E(x)."""
@@ -92,17 +99,15 @@ class EBM(Probe[Energy]):
         self, network: Energy, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """Yield the start, then one state per iteration, which writes all tokens not given."""
-        sampler = self._chosen(spec)
-        state = start.filled(_initial(spec, start.n, rng))
-        yield state
         free = ~start.placed
-        if sampler == "gibbs":
+        if self._chosen(spec) == "gibbs":
+            marginals = Categorical(spec.mean.log().expand(start.n, -1, -1))
+            state = start.filled(marginals.sample(rng))
             chain = _gibbs(network, state.tokens, spec, rng)
         else:
-            h = spec.smallest_variance if self.step_size is None else self.step_size
-            tau = math.sqrt(h) if self.noise_scale is None else self.noise_scale
-            langevin = _mala if sampler == "mala" else _ula
-            chain = langevin(network, state.tokens, free[..., None], h, tau, rng)
+            state = start.filled(initial_normals(spec, start.n, rng))
+            chain = self._langevin(network, spec).run(state.tokens, free[..., None], rng)
+        yield state
         for tokens in itertools.islice(chain, budget.steps):
             state = state.write(tokens, free)
             yield state
@@ -127,15 +132,33 @@ class EBM(Probe[Energy]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """The exact log-density of Gibbs sampling if there are few sequences."""
+        """A lower bound for Langevin steps; exact for Gibbs sampling if there are few sequences."""
+        if self._chosen(spec) != "gibbs":
+            if spec.given:
+                return Unavailable(reason="every value of the given tokens needs chains of its own")
+            chain = self._langevin(network, spec)
+            return chain.log_density(spec, x, budget.steps, self.chains, rng)
         free, V = list(spec.free), spec.dim
         # Logarithms are compared because V^F may have thousands of digits.
-        if self._chosen(spec) != "gibbs" or len(free) * math.log(V) > math.log(STATES) + 1e-9:
+        if len(free) * math.log(V) > math.log(STATES) + 1e-9:
             return Unavailable(reason="the law after k steps is an integral over all their paths")
         law = _gibbs_law(network, spec, x, budget.steps)  # (n, V^F)
         place = torch.tensor([V**i for i in reversed(range(len(free)))], device=x.device)
         log_q = law.gather(1, (x[:, free] * place).sum(1, keepdim=True)).log()[:, 0]
         return LogDensity(values=log_q, method="law of the chain, carried along whole")
+
+    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
+        """Those of the chains, shared by the rows."""
+        if self._chosen(spec) == "gibbs":
+            return 0.0
+        return self.chains * budget.steps / ROWS
+
+    def _langevin(self, network: Energy, spec: SequenceSpec) -> Langevin:
+        h = spec.smallest_variance if self.step_size is None else self.step_size
+        tau = math.sqrt(h) if self.noise_scale is None else self.noise_scale
+        return Langevin(
+            network=network, step_size=h, noise_scale=tau, adjusted=self.sampler == "mala"
+        )
 
     def _chosen(self, spec: SequenceSpec) -> str:
         usual = "ula" if spec.kind == "continuous" else "gibbs"
@@ -152,50 +175,6 @@ class EBM(Probe[Energy]):
                 "has neither; leave them out."
             )
         return sampler
-
-
-def _initial(spec: SequenceSpec, n: int, rng: Randomness) -> Tensor:
-    if spec.kind == "categorical":
-        return Categorical(spec.mean.log().expand(n, -1, -1)).sample(rng)
-    z = rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)
-    return spec.mean + spec.variance.sqrt() * z
-
-
-def _slope(network: Energy, x: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """The energy E(x), (n,), and its gradient, (n, N, d), which is 0 at tokens not free."""
-    with torch.enable_grad():
-        at = x.detach().requires_grad_()
-        energy = network(at)
-        (gradient,) = torch.autograd.grad(energy.sum(), at)
-    return energy.detach(), torch.where(free, gradient, 0)
-
-
-def _ula(
-    network: Energy, x: Tensor, free: Tensor, h: float, tau: float, rng: Randomness
-) -> Iterator[Tensor]:
-    while True:
-        _, gradient = _slope(network, x, free)
-        xi = torch.where(free, rng.normal(tuple(x.shape)).to(x), 0)
-        x = x - 0.5 * h * gradient + tau * xi
-        yield x
-
-
-def _mala(
-    network: Energy, x: Tensor, free: Tensor, h: float, tau: float, rng: Randomness
-) -> Iterator[Tensor]:
-    energy, gradient = _slope(network, x, free)
-    while True:
-        xi = torch.where(free, rng.normal(tuple(x.shape)).to(x), 0)
-        proposal = x - 0.5 * h * gradient + tau * xi
-        new_energy, new_gradient = _slope(network, proposal, free)
-        back = x - proposal + 0.5 * h * new_gradient
-        log_there, log_back = (-0.5 * step.square().flatten(1).sum(1) for step in (xi, back / tau))
-        log_u = rng.uniform((len(x), 1))[:, 0].log().to(x)
-        kept = log_u < energy - new_energy + log_back - log_there  # (n,)
-        x = torch.where(kept[:, None, None], proposal, x)
-        energy = torch.where(kept, new_energy, energy)
-        gradient = torch.where(kept[:, None, None], new_gradient, gradient)
-        yield x
 
 
 def _gibbs(network: Energy, x: Tensor, spec: SequenceSpec, rng: Randomness) -> Iterator[Tensor]:
