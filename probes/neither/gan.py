@@ -9,7 +9,8 @@ probability between regions of large probability, where the map to it would be s
 Budgets: both are ignored, since one call places the whole sequence.
 The oracle is the triangular map x_i = F_i^-1(Phi(z_i) | x_<i). A bound on the slope, in token units
 per standard normal, needs a target of one number, for which the nearest map in W2 is known.
-KL: bounded from below by the draws.
+KL: exact if the generator is invertible and states its density, as the oracle does; otherwise
+bounded from below by the draws.
 Known: 1/2 N(-m, s^2) + 1/2 N(m, s^2) needs a slope of at least s exp(m^2 / (2 s^2)); between atoms
 at -m and m a slope of L leaves W1 >= m (2 Phi(m/L) - 1) - 2 L (phi(0) - phi(m/L)) and total
 variation >= Phi(2 m/L) - 1/2.
@@ -26,11 +27,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from capcheck.core.budget import Axis, Budget
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.networks.oracles.rosenblatt import Rosenblatt
-from capcheck.networks.signatures import Generator, GeneratorSignature, TokenPredictor
+from capcheck.networks.signatures import (
+    Bijection,
+    Generator,
+    GeneratorSignature,
+    TokenPredictor,
+)
 from capcheck.networks.signatures.generator import normals_for
 from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
@@ -76,9 +83,12 @@ class GAN(Probe[Generator]):
         budget: Budget,
         x: Tensor,
         rng: Randomness,
-    ) -> Unavailable:
-        """Unavailable, since it cannot be computed from the generator alone."""
-        return Unavailable(reason="the density of what a generator makes needs its inverse")
+    ) -> LogDensity | Unavailable:
+        """The log-density that the generator states, if it is one-to-one."""
+        if not isinstance(network, Bijection):
+            return Unavailable(reason="the density of what a generator makes needs its inverse")
+        known = given_arguments(x, spec)[1:]
+        return LogDensity(values=network.log_prob(x, *known), method="change of variables")
 
     def suspects(self) -> tuple[Suspect, ...]:
         """The bound on the slope, if there is one; the cure is to remove the bound."""

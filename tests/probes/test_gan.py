@@ -11,6 +11,7 @@ from scipy.special import logsumexp, ndtr
 from capcheck import Outcome, check
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError, UnfitError
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
 from capcheck.networks.oracles import bounded_slope as module
@@ -169,14 +170,32 @@ def test_token_ids_follow_the_table() -> None:
     assert bool((counts[joint == 0] == 0).all())
 
 
-def test_a_generator_has_no_density() -> None:
-    target = from_spec("modes:tokens=2")
-    x = target.sample(3, CounterRandomness(0))
-    procedure = Procedure.of(GAN(), target)
+def test_the_density_is_that_of_the_forward_map() -> None:
+    target = from_spec("modes:tokens=2,modes=3,gap=4")
+    procedure, g = Procedure.of(GAN(), target), Rosenblatt(target=target)
+    x = target.sample(50, CounterRandomness(0))
     found = procedure.log_density(Budget(length=2, steps=1), x, CounterRandomness(0))
+    assert isinstance(found, LogDensity)
+    z, step = g.inverse(x), 1e-5
+    columns = []
+    for i in range(2):
+        shift = torch.zeros_like(z)
+        shift[:, i] = step
+        columns.append((g(z + shift) - g(z - shift))[..., 0] / (2 * step))
+    jacobian = torch.stack(columns, 2)
+    normal = stats.norm.logpdf(z[..., 0].numpy()).sum(1)
+    by_map = normal - np.linalg.slogdet(jacobian.numpy())[1]
+    assert found.values.numpy() == pytest.approx(by_map, abs=1e-5)
+
+
+def test_a_generator_that_states_no_density_has_none() -> None:
+    target = pair(2.0, 0.5)
+    x = target.sample(3, CounterRandomness(0))
+    procedure = Procedure.of(GAN(lipschitz=2.0), target)
+    found = procedure.log_density(Budget(length=1, steps=1), x, CounterRandomness(0))
     assert isinstance(found, Unavailable)
     with pytest.raises(InputError, match="sequence for every row"):
-        GAN().signature.require(x[:, :1], x)
+        GAN().signature.require(x[:, :0], x)
 
 
 def test_modes_far_apart_are_made_exactly() -> None:
