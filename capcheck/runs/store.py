@@ -11,10 +11,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import platform
 import reprlib
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +33,6 @@ __all__ = [
     "PARTIAL",
     "Manifest",
     "Store",
-    "environment",
     "read_manifest",
     "save",
     "write_atomically",
@@ -63,16 +60,6 @@ class Manifest(Record):
     target: TargetSummary
     settings: Settings
     families: tuple[FamilyEntry, ...]
-
-
-def environment() -> dict[str, str]:
-    """Versions of Python and packages, and the machine, that numbers may depend on."""
-    packages = ("torch", "numpy", "scipy", "scikit-learn", "POT")
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        **{package: version(package) for package in packages},
-    }
 
 
 class Store(Cells):
