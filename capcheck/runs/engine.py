@@ -16,7 +16,6 @@ from typing import Any
 
 from capcheck.core.budget import Budget
 from capcheck.core.errors import CapcheckError, ControlFlow, InputError, NetworkError, UnfitError
-from capcheck.core.randomness import CounterRandomness
 from capcheck.core.version import __version__, class_digest, code_digest
 from capcheck.judging.causes import has_floor
 from capcheck.judging.family import failed_result, unsupported_result
@@ -27,12 +26,12 @@ from capcheck.procedures.procedure import AnyProcedure, Procedure
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Outcome
 from capcheck.results.plan import FamilyPlan, plan_of
-from capcheck.results.settings import TargetSummary
 from capcheck.results.survey import MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, sensitive_budget, survey_result
 from capcheck.runs.candidates import Candidate, CheckedNetwork, checked_network, fitted_network
 from capcheck.runs.cells import Cells
 from capcheck.runs.environment import environment, full_precision
+from capcheck.runs.excerpts import summary_of
 from capcheck.runs.log import logged_to, logger
 from capcheck.runs.looks import Looks
 from capcheck.runs.options import (
@@ -45,7 +44,6 @@ from capcheck.runs.options import (
 )
 from capcheck.runs.progress import ProgressCounter
 from capcheck.runs.store import FITS, Manifest, Store
-from capcheck.runs.sweep import EXAMPLES, examples
 from capcheck.targets.target import Target
 
 __all__ = ["Engine"]
@@ -71,7 +69,7 @@ class Engine:
         device, dtype = placement(options.get("device", "auto"))
         self._target = target.to(device=device, dtype=dtype)
         self._settings = settings_of(target, options, device, dtype)
-        self._summary = _summary(target, self._settings.seed)
+        self._summary = summary_of(target, self._settings.seed)
         self._candidates = candidates
         self._batch = whole_number("batch", options.get("batch", 1024), 1)
         cells = len(candidates) * len(self._settings.grid.budgets()) * self._settings.looks
@@ -293,17 +291,3 @@ def _measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:
 def _reason(error: Exception) -> str:
     """The message of an error, behind the name of its class unless it is one of capcheck's."""
     return str(error) if isinstance(error, CapcheckError) else f"{type(error).__name__}: {error}"
-
-
-def _summary(target: Target, seed: int) -> TargetSummary:
-    spec = target.spec
-    return TargetSummary(
-        fingerprint=target.fingerprint,
-        tokens=spec.tokens,
-        dim=spec.dim,
-        kind=spec.kind,
-        grid=spec.grid,
-        spread=spec.spread,
-        provenance=target.provenance,
-        examples=examples(target.sample(EXAMPLES, CounterRandomness(seed, name="target"))),
-    )

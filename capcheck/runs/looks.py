@@ -20,7 +20,8 @@ from capcheck.runs.assembly import Assembly
 from capcheck.runs.cells import Cells
 from capcheck.runs.options import callers_errors
 from capcheck.runs.progress import ProgressCounter
-from capcheck.runs.sweep import RoundedSweep, Sweep
+from capcheck.runs.rounded_sweep import RoundedSweep
+from capcheck.runs.sweep import Sweep
 from capcheck.targets.target import Target
 
 __all__ = ["Looks"]
