@@ -13,25 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from capcheck.core.tiles import tile_size
+from capcheck.targets.evidence import Evidence, Prefix, earlier
+from capcheck.targets.means import Means
 
-__all__ = [
-    "NEGLIGIBLE",
-    "REFINED",
-    "TILE",
-    "WIDTH",
-    "Components",
-    "Evidence",
-    "Means",
-    "Prefix",
-    "earlier",
-]
+__all__ = ["NEGLIGIBLE", "REFINED", "TILE", "WIDTH", "Components"]
 
 TILE = 1 << 19  # most numbers in a tile: 4 MiB in float64, small enough for the cache
 WIDTH = 2048  # most components in a part
@@ -41,87 +31,6 @@ NOTHING = 1e-18  # share of a component that is left out of moments
 FEW = 8  # a sum over this fraction of the components is made over these alone
 REFINED = 16  # logits per row that are computed again in float64
 NEGLIGIBLE = 1e-5  # share of the softmax below which its unrefined rest counts as 0
-
-Prefix = Literal["all", "before", "through"]
-"""Tokens whose evidence enters for token i: all, those before i, or those up to and with i."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Evidence of n rows about their component: linear (n, N, d) and quadratic (n|1, N, d)."""
-
-    linear: Tensor
-    quadratic: Tensor
-
-    def __getitem__(self, rows: slice | Tensor) -> Evidence:
-        shared = len(self.quadratic) == 1
-        return Evidence(self.linear[rows], self.quadratic if shared else self.quadratic[rows])
-
-    def __len__(self) -> int:
-        return len(self.linear)
-
-    def to(self, dtype: torch.dtype) -> Evidence:
-        """The same evidence in another precision."""
-        return Evidence(self.linear.to(dtype), self.quadratic.to(dtype))
-
-
-@dataclass(frozen=True, eq=False)
-class Means:
-    """Component means (K, N, d), read in parts as (stored - origin) / unit.
-
-    Attributes:
-        stored: Stored means, (K, N, d) in any floating-point type; may be memory-mapped.
-        origin: Origin, (N, d) float64, or None if the stored means are used unchanged.
-        unit: Unit, above 0.
-    """
-
-    stored: Tensor
-    origin: Tensor | None = None
-    unit: float = 1.0
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape (K, N, d) of the means."""
-        return self.stored.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the stored means."""
-        return self.stored.device
-
-    def __getitem__(self, part: slice | Tensor) -> Tensor:
-        """The means of some components, (c, N, d)."""
-        return self._moved(self.stored[part], self.origin)
-
-    def of_tokens(self, tokens: Tensor, components: slice | Tensor) -> Tensor:
-        """Means of some tokens: of a slice of components (K, S, d), or of components (n, S, d)."""
-        origin = None if self.origin is None else self.origin[tokens]
-        return self._moved(self.stored[components, tokens], origin)
-
-    def at(self, component: Tensor, token: Tensor) -> Tensor:
-        """Means of chosen components and tokens, both (n, k) after broadcasting: (n, k, d)."""
-        stored = self.stored[component, token].to(torch.float64)
-        return stored if self.origin is None else (stored - self.origin[token]) / self.unit
-
-    def split(self, size: int) -> Iterator[Tensor]:
-        """Parts of at most `size` components."""
-        return (self[part] for part in _slices(len(self), size))
-
-    def relative_to(self, origin: Tensor, unit: float) -> Means:
-        """The means (mu - origin) / unit, without reading or copying the stored ones."""
-        whole = origin if self.origin is None else self.origin + self.unit * origin
-        return Means(self.stored, whole, self.unit * unit)
-
-    def to(self, device: torch.device | str) -> Means:
-        """The same means on a device."""
-        origin = None if self.origin is None else self.origin.to(device)
-        return Means(self.stored.to(device), origin, self.unit)
-
-    def _moved(self, stored: Tensor, origin: Tensor | None) -> Tensor:
-        return stored if origin is None else (stored.to(origin) - origin) / self.unit
 
 
 class Components:
@@ -466,15 +375,6 @@ def _symmetric(lower: Tensor, pairs: Tensor) -> Tensor:
     whole[:, pairs[0], pairs[1]] = lower
     whole[:, pairs[1], pairs[0]] = lower
     return whole
-
-
-def earlier(of_tokens: Tensor) -> Tensor:
-    """Values (r, N, c) shifted by one token: each gets the previous one's, and the first gets 0.
-
-    A cumulative sum of the result excludes each token's own value without subtracting it, which
-    would lose digits to a large value.
-    """
-    return torch.cat([torch.zeros_like(of_tokens[:, :1]), of_tokens[:, :-1]], 1)
 
 
 def _slices(total: int, size: int) -> Iterator[slice]:

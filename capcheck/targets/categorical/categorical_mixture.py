@@ -27,7 +27,7 @@ from capcheck.targets.categorical.categorical_components import (
     laws_of_tokens,
     token_ids,
 )
-from capcheck.targets.components import earlier
+from capcheck.targets.evidence import earlier
 from capcheck.targets.parameters import (
     mixture_weights,
     require_grid,

@@ -19,11 +19,11 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture, TokenLaw
 from capcheck.noise.paths import PATHS, NoisePath
-from capcheck.targets.components import earlier
 from capcheck.targets.continuous.gaussian_components import (
     GaussianComponents,
     derivative_of_mixture,
 )
+from capcheck.targets.evidence import earlier
 from capcheck.targets.parameters import (
     mixture_weights,
     require_deviations,

@@ -19,10 +19,10 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture
 from capcheck.noise.paths import PATHS, NoisePath
-from capcheck.targets.components import Prefix
 from capcheck.targets.continuous.gaussian_components import GaussianComponents
 from capcheck.targets.continuous.gaussian_eigenbasis import Eigenbasis
 from capcheck.targets.continuous.noisy_gaussians import NoisyGaussians, amplitudes, symmetric
+from capcheck.targets.evidence import Prefix
 from capcheck.targets.parameters import (
     mixture_weights,
     require_deviations,

@@ -25,8 +25,10 @@ from capcheck.laws import (
     TokenLaw,
 )
 from capcheck.noise.paths import PATHS, NoisePath
-from capcheck.targets.components import Components, Evidence, Means, Prefix
+from capcheck.targets.components import Components
 from capcheck.targets.continuous.posterior_law import PosteriorLaw, View
+from capcheck.targets.evidence import Evidence, Prefix
+from capcheck.targets.means import Means
 from capcheck.targets.parameters import (
     require_grid,
     require_levels,
