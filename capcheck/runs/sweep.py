@@ -24,6 +24,7 @@ from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
 from capcheck.divergences.reference import Reference
 from capcheck.procedures.coordinates import ExactLaw
+from capcheck.procedures.density_cost import affordable_rows
 from capcheck.procedures.procedure import ROUNDED_LAW, AnyProcedure
 from capcheck.results.measurement import Measurement, SampledLaw
 from capcheck.results.settings import Settings
@@ -201,7 +202,7 @@ class Sweep:
         """The log-density at the reference's draws of the target, or at the first of them."""
         key = self._procedure.relevant(budget)
         if key not in self._densities:
-            rows = self._procedure.density_rows(budget)
+            rows = affordable_rows(self._procedure, budget)
             self._densities[key] = (
                 rows
                 if isinstance(rows, Unavailable)
