@@ -14,12 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capcheck.divergences.certificates import (
-    coupling_squared,
-    hamming_marginals,
-    lower_certificates,
-)
+from capcheck.divergences.certificates import lower_certificates
+from capcheck.divergences.coupling import coupling_squared
 from capcheck.divergences.estimate import Term
+from capcheck.divergences.hamming_marginals import hamming_marginals
 from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.divergences.measured import Measured
 from capcheck.divergences.mmd import (
