@@ -34,6 +34,7 @@ from capcheck.runs.environment import environment, full_precision
 from capcheck.runs.excerpts import summary_of
 from capcheck.runs.log import logged_to, logger
 from capcheck.runs.looks import Looks
+from capcheck.runs.manifest import Manifest
 from capcheck.runs.options import (
     CallersError,
     RunOptions,
@@ -43,7 +44,7 @@ from capcheck.runs.options import (
     whole_number,
 )
 from capcheck.runs.progress import ProgressCounter
-from capcheck.runs.store import FITS, Manifest, Store
+from capcheck.runs.store import FITS, Store
 from capcheck.targets.target import Target
 
 __all__ = ["Engine"]
