@@ -28,6 +28,7 @@ from capcheck.targets.categorical.categorical_components import (
     token_ids,
 )
 from capcheck.targets.evidence import earlier
+from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
     mixture_weights,
     require_grid,
@@ -36,7 +37,8 @@ from capcheck.targets.parameters import (
 )
 from capcheck.targets.products import Products
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.target import CategoricalTarget, fingerprint
+from capcheck.targets.target import CategoricalTarget
+from capcheck.targets.tokens import require_tokens
 
 __all__ = ["SUMMED", "TILE", "CategoricalMixture"]
 
@@ -205,7 +207,7 @@ class CategoricalMixture(CategoricalTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
-        self._require(x)
+        require_tokens(self.spec, x)
         everything = torch.ones_like(x, dtype=torch.bool)
         return self._log_sum(x.long(), everything, lambda p: p)
 
@@ -217,7 +219,7 @@ class CategoricalMixture(CategoricalTarget):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones; see `Target`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         x, known = x.long(), levels == 0
 
         def make(tokens: list[int]) -> Categorical:

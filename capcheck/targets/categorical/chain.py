@@ -32,6 +32,7 @@ from capcheck.targets.categorical.messages import (
     scaled_evidence,
 )
 from capcheck.targets.target import CategoricalTarget
+from capcheck.targets.tokens import require_tokens
 
 __all__ = [
     "LARGEST_PAIRS",
@@ -89,7 +90,7 @@ class Chain(CategoricalTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
-        self._require(x)
+        require_tokens(self.spec, x)
         return self._log_sum(x, floor=0.0)
 
     def marginals(
@@ -100,7 +101,7 @@ class Chain(CategoricalTarget):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones; see `Target`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         known = levels == 0
 
         def make(tokens: list[int]) -> Categorical:
