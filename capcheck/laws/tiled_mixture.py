@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness
+from capcheck.core.tiles import slices
 from capcheck.laws.mixture import MixtureOfGaussians
 from capcheck.laws.token_law import TokenLaw
 from capcheck.noise.paths import NoisePath
@@ -95,6 +96,5 @@ class TiledMixture(TokenLaw):
         )
 
     def _each(self, of: Callable[[MixtureOfGaussians, slice], Tensor]) -> Tensor:
-        starts = range(0, self._n, self._size)
-        tiles = [slice(start, min(start + self._size, self._n)) for start in starts]
+        tiles = slices(self._n, self._size)
         return torch.cat([of(self._tile(rows, self._tokens), rows) for rows in tiles])

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from capcheck.core.tiles import tile_size
+from capcheck.core.tiles import slices, tile_size
 from capcheck.targets.evidence import Evidence, Prefix, earlier
 from capcheck.targets.means import Means
 
@@ -111,7 +111,7 @@ class Components:
                 of_rows = self._moments_of_few if kept * FEW <= len(self) else self._moments_of_all
                 mean[rows], square[rows] = of_rows(share[:, 0], chosen, kept)
             return mean.unflatten(1, (S, d)), square
-        parts = list(_slices(len(self), max(1, PRODUCTS * self._tile // E**2)))
+        parts = list(slices(len(self), max(1, PRODUCTS * self._tile // E**2)))
         first = mean.new_zeros(n, S, E)  # means by the posterior of each token
         for rows, share in self._shares(evidence, prefix, chosen):
             for part in parts:
@@ -133,7 +133,7 @@ class Components:
         E = len(tokens) * self._centre.shape[1]
         pairs = torch.tril_indices(E, E, device=share.device)
         total = share.new_zeros(len(share), E + pairs.shape[1])
-        for part in _slices(len(self), max(1, PRODUCTS * self._tile // total.shape[1])):
+        for part in slices(len(self), max(1, PRODUCTS * self._tile // total.shape[1])):
             mu = self.centred(part)[:, tokens].flatten(1)  # (c, E)
             both = torch.cat([mu, mu[:, pairs[0]] * mu[:, pairs[1]]], 1)
             total.addmm_(share[:, part], both)
@@ -158,7 +158,7 @@ class Components:
     ) -> Iterator[tuple[slice, Tensor]]:
         """Tiles of rows with the weights of all components in float64, (r, 1|S, K)."""
         held = max(1, PRODUCTS * self._tile // (len(self) * self._heads(prefix)))
-        for rows in _slices(len(evidence), held):
+        for rows in slices(len(evidence), held):
             parts = []
             for part in self._parts():
                 logits = self._logits(evidence[rows], self.centred(part), part, prefix)
@@ -343,10 +343,10 @@ class Components:
 
     def _parts(self) -> Iterator[slice]:
         width = tile_size(WIDTH, self._means.device)
-        return _slices(len(self), min(width, max(REFINED, self._tile // self._centre.numel())))
+        return slices(len(self), min(width, max(REFINED, self._tile // self._centre.numel())))
 
     def _rows(self, n: int, per_row: int) -> Iterator[slice]:
-        return _slices(n, max(1, self._tile // per_row))
+        return slices(n, max(1, self._tile // per_row))
 
 
 class _Best:
@@ -375,7 +375,3 @@ def _symmetric(lower: Tensor, pairs: Tensor) -> Tensor:
     whole[:, pairs[0], pairs[1]] = lower
     whole[:, pairs[1], pairs[0]] = lower
     return whole
-
-
-def _slices(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))

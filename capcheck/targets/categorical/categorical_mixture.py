@@ -17,7 +17,7 @@ from torch.nn.functional import embedding_bag, one_hot
 
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
-from capcheck.core.tiles import tile_size
+from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import Categorical, DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.categorical.categorical_components import (
@@ -200,7 +200,7 @@ class CategoricalMixture(CategoricalTarget):
         component = rng.categorical(self._weights, (n,))
         u = rng.uniform((n, self._spec.tokens))
         draws = torch.empty(n, self._spec.tokens, dtype=torch.int64, device=self.device)
-        for rows in _slices(n, max(1, tile_size(TILE, self.device) // self._spec.mean.numel())):
+        for rows in slices(n, max(1, tile_size(TILE, self.device) // self._spec.mean.numel())):
             p = self._components.table(component[rows])  # (N, V, r)
             draws[rows] = inverse_cdf(p.permute(2, 0, 1), u[rows][..., None])[..., 0]
         return draws
@@ -311,12 +311,12 @@ class CategoricalMixture(CategoricalTarget):
     def _tiles(self, n: int, heads: int) -> Iterator[tuple[slice, slice, Tensor]]:
         for part in self._parts():
             p = self._components.table(part)  # (N, V, c)
-            for rows in _slices(n, max(1, tile_size(TILE, self.device) // (p.shape[2] * heads))):
+            for rows in slices(n, max(1, tile_size(TILE, self.device) // (p.shape[2] * heads))):
                 yield rows, part, p
 
     def _parts(self) -> Iterator[slice]:
         size = max(16, tile_size(TILE, self.device) // self._components.marginals.numel())
-        return _slices(len(self._components), size)
+        return slices(len(self._components), size)
 
 
 def _index(x: Tensor, known: Tensor, V: int) -> Tensor:
@@ -330,7 +330,3 @@ def _padded(log_table: Tensor) -> Tensor:
     """Log-probabilities (N, V, c) as a table (N V + 1, c) with a last row 0 for unknown tokens."""
     flat = log_table.flatten(0, 1)
     return torch.cat([flat, torch.zeros_like(flat[:1])])
-
-
-def _slices(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))

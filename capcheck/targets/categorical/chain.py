@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from capcheck.core.tiles import slices
 from capcheck.laws import Categorical, DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.categorical.messages import (
@@ -237,7 +238,7 @@ class Chain(CategoricalTarget):
         widest = self._widest if isinstance(self._arithmetic, Logarithmic) else 0
         per_row = max(self._spec.tokens * self._states_at(self._spec.tokens - 1), widest)
         size = max(1, TILE // per_row)
-        return (slice(start, min(start + size, n)) for start in range(0, n, size))
+        return slices(n, size)
 
     @abstractmethod
     def _states_at(self, i: int) -> int:

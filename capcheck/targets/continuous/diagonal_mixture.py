@@ -16,7 +16,7 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
-from capcheck.core.tiles import tile_size
+from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture, TokenLaw
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.continuous.gaussian_components import (
@@ -315,4 +315,4 @@ class DiagonalMixture(GaussianComponents):
 
     def _tiles(self, n: int) -> Iterator[slice]:
         size = max(1, tile_size(TILE, self.device) // self._means.numel())
-        return (slice(start, min(start + size, n)) for start in range(0, n, size))
+        return slices(n, size)

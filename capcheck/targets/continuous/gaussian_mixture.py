@@ -16,7 +16,7 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
-from capcheck.core.tiles import tile_size
+from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.continuous.gaussian_components import GaussianComponents
@@ -187,8 +187,7 @@ class GaussianMixture(GaussianComponents):
         view = self._noisy.view(x, levels, path)
         size, tokens = self._noisy.tile_rows(view), list(range(self._spec.tokens))
         tiles = []
-        for start in range(0, len(x), size):
-            rows = slice(start, min(start + size, len(x)))
+        for rows in slices(len(x), size):
             weights, means = self._noisy.posterior(
                 view, rows, "through" if causal else "all", tokens
             )
@@ -210,13 +209,8 @@ class GaussianMixture(GaussianComponents):
         view = noisy.view(x, levels, path)
         size = max(1, noisy.tile_rows(view) // (1 if not causal else x[0].numel()))
         parts = [
-            noisy.denoise_with_derivative(
-                view,
-                slice(start, min(start + size, len(x))),
-                "through" if causal else "all",
-                tokens,
-            )
-            for start in range(0, len(x), size)
+            noisy.denoise_with_derivative(view, rows, "through" if causal else "all", tokens)
+            for rows in slices(len(x), size)
         ]
         means, derivatives = zip(*parts, strict=True)
         return torch.cat(means), torch.cat(derivatives)
