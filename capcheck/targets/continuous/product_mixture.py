@@ -25,6 +25,7 @@ from capcheck.laws import (
     TokenLaw,
 )
 from capcheck.noise.paths import PATHS, NoisePath
+from capcheck.targets.component_moments import posterior_moments
 from capcheck.targets.components import Components
 from capcheck.targets.continuous.posterior_law import PosteriorLaw, View
 from capcheck.targets.evidence import Evidence, Prefix
@@ -281,8 +282,8 @@ class ProductMixture(ContinuousTarget):
         require_tokens(self.spec, x, levels)
         chosen = list(tokens)
         view = self._view(x, levels, path)
-        average, covariance = self._exact.moments(
-            view.evidence, "through" if causal else "all", chosen
+        average, covariance = posterior_moments(
+            self._exact, view.evidence, "through" if causal else "all", chosen
         )
         gain, offset = view.gain[:, chosen], view.offset[:, chosen]
         pull = -2 * view.evidence.quadratic[:, chosen]  # alpha^2 / V
