@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeVar, Unpack, get_args
 from capcheck.core.errors import InputError, near
 from capcheck.fitting.named import Named, is_architecture, require_named
 from capcheck.networks.kinds import FittedNetwork, GivenNetwork, NetworkKind, Objective
+from capcheck.procedures.errors import wrong_kind
 from capcheck.procedures.probe import AnyProbe, Probe
-from capcheck.procedures.procedure import wrong_kind
 from capcheck.procedures.registry import build_probe, report_writer
 from capcheck.procedures.registry import families as registered
 from capcheck.results.measurement import Outcome

@@ -11,6 +11,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+MOST_LINES = 300  # of a module, beyond which it usually holds two ideas
+LONG = {
+    "capcheck/api.py": "the four functions that users call, and the arguments that they share",
+    "capcheck/diagnostics/witness.py": "being split",
+    "capcheck/divergences/estimate.py": "a term, and the estimate that is made of terms",
+    "capcheck/exact/replay.py": "the steps of one algorithm, with the reasons why it may not apply",
+    "capcheck/fitting/likelihoods.py": "being split",
+    "capcheck/fitting/objectives.py": "being split",
+    "capcheck/laws/token_law.py": "the base class, and the views of laws that it returns",
+    "capcheck/procedures/procedure.py": "one class: all that a bound procedure can be asked",
+    "capcheck/procedures/schedules.py": "being split",
+    "capcheck/targets/categorical/categorical_mixture.py": "one class: a target by sums over rows",
+    "capcheck/targets/categorical/hidden_markov.py": "one class: a target by recursions on a chain",
+    "capcheck/targets/continuous/diagonal_mixture.py": "one class: a target of closed forms",
+    "capcheck/targets/continuous/product_mixture.py": "one class: a target of rows of data",
+    "capcheck/targets/from_data/empirical.py": "being split",
+    "capcheck/targets/from_data/fitting.py": "being split",
+    "capcheck/targets/specs.py": "being split",
+    "capcheck/testing/conformance.py": "being split",
+    "probes/steps/diffusion.py": "a family is one file, and this one has six solvers",
+    "reports/charts.py": "being split",
+}
+"""Modules of more than `MOST_LINES` lines, with the reason why each is one file."""
 
 
 def test_the_list_of_packages_equals_the_folders() -> None:
@@ -43,6 +66,35 @@ def test_every_module_is_within_a_package() -> None:
     for top in ("capcheck", "probes", "reports"):
         for module in (ROOT / top).rglob("*.py"):
             assert (module.parent / "__init__.py").is_file(), module
+
+
+def long_modules(root: Path) -> set[str]:
+    modules = (
+        Path(folder) / name
+        for top in ("capcheck", "probes", "reports")
+        for folder, _, names in os.walk(root / top)  # which follows no links
+        for name in names
+        if name.endswith(".py")
+    )
+    return {
+        module.relative_to(root).as_posix()
+        for module in modules
+        if len(module.read_text(encoding="utf-8").splitlines()) > MOST_LINES
+    }
+
+
+def test_long_modules_are_named_with_a_reason() -> None:
+    assert long_modules(ROOT) == set(LONG)
+    assert all(LONG.values())
+
+
+def test_a_long_module_is_found_once(tmp_path: Path) -> None:
+    (tmp_path / "probes").mkdir()
+    (tmp_path / "capcheck").mkdir()
+    (tmp_path / "capcheck" / "probes").symlink_to("../probes")
+    (tmp_path / "probes" / "long.py").write_text("x = 1\n" * (MOST_LINES + 1))
+    (tmp_path / "probes" / "short.py").write_text("x = 1\n" * MOST_LINES)
+    assert long_modules(tmp_path) == {"probes/long.py"}
 
 
 def test_dependencies_point_one_way() -> None:

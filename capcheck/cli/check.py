@@ -8,20 +8,11 @@ from typing import Any
 import click
 
 from capcheck import api
-from capcheck.cli.options import (
-    BUDGETS,
-    EVIDENCE,
-    NETWORK,
-    OUTPUT,
-    TARGET,
-    fits,
-    merged,
-    run_options,
-    target_of,
-)
+from capcheck.cli.options import BUDGETS, EVIDENCE, NETWORK, OUTPUT, TARGET, fits
 from capcheck.cli.parameters import GroupedCommand, Pairs, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
+from capcheck.cli.values import merged, run_options, target_of
 from capcheck.procedures.registry import probe_class
 from capcheck.runs.options import Progress
 

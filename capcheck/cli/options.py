@@ -1,25 +1,19 @@
-"""Options of the command line: their types, their groups in `--help`, and their values."""
+"""Options of the command line, in the groups of `--help`."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from capcheck.cli.failures import debugging
 from capcheck.cli.parameters import Decorator, GridShape, Pairs, WholeNumbers, grouped
-from capcheck.core.errors import InputError
-from capcheck.data import LAWS, NAMED, Layout, load_target
+from capcheck.data import LAWS, NAMED
 from capcheck.diagnostics.diagnosis import DIAGNOSES
 from capcheck.divergences import DEFAULT, NAMES
 from capcheck.networks.perturbed import SIZES
 from capcheck.networks.rounded import PRECISIONS
-from capcheck.runs.options import Progress, RunOptions
-from capcheck.targets.specs import from_spec
-from capcheck.targets.target import Target
 
 __all__ = [
     "BUDGETS",
@@ -29,13 +23,9 @@ __all__ = [
     "OUTPUT",
     "TARGET",
     "fits",
-    "merged",
-    "run_options",
-    "target_of",
 ]
 
 DRAWS = 2000  # default number of draws of the target and of the model in every cell
-
 
 TARGET: Sequence[Decorator] = (
     grouped(
@@ -262,79 +252,3 @@ def fits(default: str) -> Sequence[Decorator]:
             "depends on the machine.",
         ),
     )
-
-
-def target_of(given: dict[str, Any]) -> Target:
-    """Make the target that the options of `TARGET` describe.
-
-    Raises:
-        InputError: Neither --data nor --target is given, or both are.
-    """
-    data, spec = given["data"], given["spec"]
-    layout = Layout(**{field.name: given[field.name] for field in dataclasses.fields(Layout)})
-    if (data is None) == (spec is None):
-        got = "neither" if data is None else "both"
-        raise InputError(f"give one of --data FILE and --target SPEC, got {got}.")
-    if spec is not None:
-        of_data = [given["law"], given["bandwidth"]]
-        if layout != Layout() or any(value is not None for value in of_data):
-            raise InputError(
-                "--tokens, --token-dim, --pca, --grid, --kind, --unit, --split, --law and "
-                "--bandwidth are for --data; write a target's parameters in its spec."
-            )
-        return from_spec(spec)
-    return load_target(data, layout, law=given["law"], bandwidth=given["bandwidth"])
-
-
-def run_options(given: dict[str, Any], progress: Callable[[Progress], None]) -> RunOptions:
-    """The keywords of `capcheck.check` that follow from the other options."""
-    divergences = given["divergences"]
-    return RunOptions(
-        lengths=given["lengths"],
-        steps=given["steps"],
-        divergences=DEFAULT if divergences is None else divergences.split(","),
-        tolerance=_numbers(merged("--tolerance", given["tolerance"])),
-        diagnose=given["diagnose"].split(",") if given["diagnose"] else (),
-        precision=given["precision"].split(",") if given["precision"] else (),
-        sensitivity=_sizes(given["sensitivity"]),
-        samples=DRAWS if given["samples"] is None else given["samples"],
-        given=given["given"] or (),
-        looks=given["looks"],
-        seed=given["seed"],
-        level=given["level"],
-        device=given["device"],
-        batch=given["batch"],
-        out=given["out"],
-        progress=progress,
-    )
-
-
-def merged(option: str, given: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The key=value pairs of an option that may be repeated, in one dict.
-
-    Raises:
-        InputError: A key is given twice.
-    """
-    found: dict[str, str] = {}
-    for pairs in given:
-        for key, value in pairs.items():
-            if key in found:
-                raise InputError(f"{option} gives {key} twice; give it once.")
-            found[key] = value
-    return found
-
-
-def _sizes(text: str | None) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        raise InputError(
-            f"--sensitivity must be numbers separated by commas, got {text!r}."
-        ) from None
-
-
-def _numbers(pairs: dict[str, str]) -> dict[str, float]:
-    try:
-        return {name: float(text) for name, text in pairs.items()}
-    except ValueError:
-        raise InputError(f"--tolerance must give numbers, got {pairs}.") from None

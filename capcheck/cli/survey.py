@@ -9,19 +9,11 @@ from typing import Any
 import click
 
 from capcheck import api
-from capcheck.cli.options import (
-    BUDGETS,
-    EVIDENCE,
-    NETWORK,
-    OUTPUT,
-    TARGET,
-    fits,
-    run_options,
-    target_of,
-)
+from capcheck.cli.options import BUDGETS, EVIDENCE, NETWORK, OUTPUT, TARGET, fits
 from capcheck.cli.parameters import GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
+from capcheck.cli.values import run_options, target_of
 from capcheck.core.errors import CapcheckError
 from capcheck.data.files import name_of
 from capcheck.procedures.registry import probe_class

@@ -1,13 +1,12 @@
-"""Certificates bound W2 squared from below or above in many dimensions, at the rate n^-1/2.
+"""Certificates bound W2 squared from below in many dimensions, at the rate n^-1/2.
 
 Transport between samples errs by about n^(-1/D), which is useless in many dimensions D. For a
 target P and a model Q, whatever these laws are:
 
-    from below   W2^2 >= |mu_P - mu_Q|^2 + (sqrt(tr Cov_P) - sqrt(tr Cov_Q))^2    mean and spread
-                 W2^2 >= sum_j W2^2(P_uj, Q_uj),  u_1..u_D orthonormal            sliced
-    from above   W2^2 <= E|x - x_exact|^2,  x ~ Q and x_exact ~ P coupled         coupling
+    W2^2 >= |mu_P - mu_Q|^2 + (sqrt(tr Cov_P) - sqrt(tr Cov_Q))^2    mean and spread
+    W2^2 >= sum_j W2^2(P_uj, Q_uj),  u_1..u_D orthonormal            sliced
 
-For categorical tokens, W1 >= sum_i TV(p_i, q_i).
+`coupling` bounds it from above, and `hamming_marginals` bounds W1 of categorical tokens from below.
 
 A plug-in estimate of a bound from below is too large by about D/n, because two samples of one law
 differ. Every square is therefore a product of independent factors (a U-statistic, or different
@@ -34,17 +33,14 @@ __all__ = [
     "BATCH",
     "BLOCKS",
     "COMPLETE",
-    "CORRECTED_AT",
     "FEWEST",
-    "FEWEST_EFFECTIVE",
     "LEADING",
     "SWEEPS",
-    "coupling_squared",
-    "effective_draws",
-    "hamming_marginals",
+    "centred",
     "lower_certificates",
     "mean_and_spread_squared",
     "sliced_squared",
+    "squared_lengths",
 ]
 
 BLOCKS = 4  # blocks of rows whose products are taken; more blocks: less noise, coarser quantiles
@@ -53,8 +49,6 @@ COMPLETE = 1024  # most dimensions with a complete basis: eigh takes a fifth of 
 LEADING = 256  # directions of the basis in more dimensions; the rest enters by mean and spread
 SWEEPS = 2  # power iterations for the leading directions
 BATCH = 2**20  # projections (row x direction) held at once: 8 MiB in each of a few arrays
-CORRECTED_AT = 3.0  # quantile, in standard errors, at which a coupling's skewness is corrected
-FEWEST_EFFECTIVE = 8  # least effective draws of a coupling; with fewer, few costs dominate
 
 
 def lower_certificates(
@@ -93,7 +87,7 @@ def mean_and_spread_squared(model: np.ndarray, *, mean: np.ndarray, variance: np
     Raises:
         InputError: The shapes do not fit, there are too few draws, or draws are not finite.
     """
-    x = _centred(model, mean, "model", FEWEST)
+    x = centred(model, mean, "model", FEWEST)
     if np.shape(variance) != np.shape(mean):
         raise InputError(
             f"variance must have the shape of mean, {np.shape(mean)}, got {np.shape(variance)}."
@@ -125,8 +119,8 @@ def sliced_squared(model: np.ndarray, target: np.ndarray, *, mean: np.ndarray) -
     Raises:
         InputError: The shapes do not fit, there are too few draws, or draws are not finite.
     """
-    x = _centred(model, mean, "model", FEWEST)
-    y = _centred(target, mean, "target", len(x))
+    x = centred(model, mean, "model", FEWEST)
+    y = centred(target, mean, "target", len(x))
     repeats = len(y) // len(x)
     rows = len(x) // (2 * BLOCKS) * BLOCKS
     halves = [
@@ -139,87 +133,6 @@ def sliced_squared(model: np.ndarray, target: np.ndarray, *, mean: np.ndarray) -
         value += of_half / 2
         influences += [influence / 2 for influence in of_rows]
     return Term.from_influence(f"sliced along {len(basis)} directions", value, influences)
-
-
-def hamming_marginals(model: np.ndarray, probabilities: np.ndarray) -> Term:
-    """Bound sum_i TV(p_i, q_i) <= W1 under the Hamming distance, p_i and q_i the laws of token i.
-
-    The function f(x) = 1/2 sum_i s_i(x_i) with signs s_i is 1-Lipschitz, so E_Q f - E_P f is at
-    most W1 for any signs, and equals the sum for the signs of q_i - p_i. One half of the draws
-    chooses the signs for the other half, where E_Q f is a plain average: the estimate is not biased
-    upwards.
-
-    Args:
-        model: (n, N) integers in 0..V-1 drawn from Q, n at least 4.
-        probabilities: (N, V) exact marginal laws of P's tokens.
-    """
-    n, N = model.shape
-    tokens, middle = np.arange(N), n // 2
-    halves = model[:middle].astype(np.int64), model[middle:].astype(np.int64)
-    value, influences = 0.0, []
-    for choosing, testing in (halves, halves[::-1]):
-        shares = np.zeros_like(probabilities)
-        np.add.at(shares, (np.broadcast_to(tokens, choosing.shape), choosing), 1 / len(choosing))
-        signs = 0.5 * np.sign(shares - probabilities)  # (N, V)
-        of_rows = signs[tokens, testing].sum(1) - float((signs * probabilities).sum())
-        value += 0.5 * float(of_rows.mean())
-        influences.append(0.5 * of_rows)
-    term = Term.from_influence("marginals", value, influences, reach=float(N))
-    # Each half helped to choose the other's signs: at worst they err together.
-    return term.model_copy(update={"standard_error": math.sqrt(2) * term.standard_error})
-
-
-def coupling_squared(model: np.ndarray, exact: np.ndarray, *, resolution: float = 0.0) -> Term:
-    """Bound W2^2 <= E|x - x_exact|^2 over pairs made from the same random numbers.
-
-    Any joint law of x ~ Q and x_exact ~ P costs at least W2^2, so only the upper end of the
-    interval certifies. Costs are skewed to the right, where a t interval ends too low. The standard
-    error is therefore increased by the Cornish-Fisher term of the skewness, and by the amount that
-    one more draw like the largest would add to the mean. The degrees of freedom are those of the
-    effective draws; with fewer than `FEWEST_EFFECTIVE` the standard error is infinite and nothing
-    is certified. Costs that are all equal have a standard error of 0.
-
-    Args:
-        model: (n, D) draws of Q, n at least 2.
-        exact: (n, D) draws of P, each made from the random numbers of the model's row.
-        resolution: Least cost of a pair; smaller costs are raised to it. The result is still an
-            upper bound, and the numerical errors of an integrator do not look like a heavy tail.
-
-    Raises:
-        InputError: The shapes do not fit, there are too few draws, or draws are not finite.
-    """
-    if np.shape(model) != np.shape(exact):
-        raise InputError(
-            f"model must have the shape of exact, {np.shape(exact)}, got {np.shape(model)}."
-        )
-    origin = np.zeros(exact.shape[1:])
-    pairs = (_centred(model, origin, "model", 2), _centred(exact, origin, "exact", 2))
-    costs = np.maximum(_squares(pairs[0] - pairs[1]), resolution)  # (n,)
-    term = Term.from_influence("coupling", float(costs.mean()), [costs])
-    if np.ptp(costs) == 0:
-        return term
-    n, z, effective = len(costs), CORRECTED_AT, effective_draws(costs)
-    deviations = (costs - costs.mean()) / costs.std()
-    skewness = max(float((deviations**3).mean()), 0.0)
-    error = term.standard_error * (1 + skewness * (1 + 2 * z**2) / (6 * z * math.sqrt(n)))
-    error += float(costs.max()) / n
-    return term.model_copy(
-        update={
-            "label": f"coupling, {effective:.0f} effective of {n} draws",
-            "standard_error": error if effective >= FEWEST_EFFECTIVE else math.inf,
-            "degrees": max(min(term.degrees, round(effective) - 1), 1),
-        }
-    )
-
-
-def effective_draws(costs: np.ndarray) -> float:
-    """Effective number of draws (sum c)^2 / sum c^2, between 1 and n; n for equal costs.
-
-    Args:
-        costs: (n,), not negative and not all 0.
-    """
-    shares = costs / costs.max()  # so that squares neither overflow nor underflow
-    return float(shares.sum() ** 2 / (shares**2).sum())
 
 
 def _basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -261,7 +174,7 @@ def _along(basis: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[float, np.n
         value, of_x, of_y = value + terms[0], of_x + terms[1], of_y + terms[2]
     if len(basis) < x.shape[1]:
         rest = x - (x @ basis.T) @ basis
-        squares = np.maximum(_squares(y) - _squares(y @ basis.T), 0)
+        squares = np.maximum(squared_lengths(y) - squared_lengths(y @ basis.T), 0)
         terms = _mean_and_spread(rest, _roots(squares))
         value, of_x, of_y = value + terms[0], of_x + terms[1], of_y + terms[2]
     return value, of_x, of_y
@@ -325,7 +238,7 @@ def _mean_and_spread(
         target_roots: (m,) pseudo-values of P's spread; a single value is the spread itself.
     """
     n, m = len(x), len(target_roots)
-    mean, squares = x.mean(0), _squares(x)  # (D,), (n,)
+    mean, squares = x.mean(0), squared_lengths(x)  # (D,), (n,)
     along = x @ mean
     mean_of_others = (n * along - squares) / (n - 1)  # x_i . mean of the other rows
     about_own = np.maximum(squares - 2 * along + mean @ mean, 0) * (n / (n - 1))
@@ -348,12 +261,12 @@ def _roots(squares: np.ndarray) -> np.ndarray:
     return s + (squares - v) / (2 * s) if s > 0 else np.zeros(len(squares))
 
 
-def _squares(x: np.ndarray) -> np.ndarray:
+def squared_lengths(x: np.ndarray) -> np.ndarray:
     """Squared length of each row of (n, D): (n,)."""
     return np.asarray(np.einsum("nd,nd->n", x, x))
 
 
-def _centred(draws: np.ndarray, mean: np.ndarray, name: str, fewest: int) -> np.ndarray:
+def centred(draws: np.ndarray, mean: np.ndarray, name: str, fewest: int) -> np.ndarray:
     """Draws (n, D) less the target's mean (D,), in float64."""
     if draws.ndim != 2 or draws.shape[1:] != np.shape(mean):
         raise InputError(

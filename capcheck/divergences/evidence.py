@@ -14,8 +14,9 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.unavailable import Unavailable
 from capcheck.procedures.coordinates import ExactLaw
 
-__all__ = ["NOT_ASKED", "ModelEvidence"]
+__all__ = ["CONTRADICTION_LEVEL", "NOT_ASKED", "ModelEvidence"]
 
+CONTRADICTION_LEVEL = 0.9999  # confidence at which draws contradict a claimed law or density
 NOT_ASKED = Unavailable(reason="it was not asked for")
 
 

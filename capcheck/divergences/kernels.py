@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
-from capcheck.core.tiles import tile_size
+from capcheck.core.tiles import slices, tile_size
 from capcheck.divergences.lost import lost_rows
 
 __all__ = ["DOUBLE", "FARTHEST", "ONE_HOT", "TILE", "Tiles", "differing", "kernel_tiles"]
@@ -63,9 +63,9 @@ def kernel_tiles(
     exponents = (_euclidean if x.is_floating_point() else _hamming)(x, y, max(bandwidths), dtype)
     side = math.isqrt(tile_size(TILE**2, x.device))
     buffers = [torch.empty(side**2, dtype=dtype, device=x.device) for _ in chains[:2]]
-    for rows in _slices(len(x), side):
+    for rows in slices(len(x), side):
         write = exponents(rows)
-        for columns in _slices(len(y), side, start=rows.start if same else 0):
+        for columns in slices(len(y), side, start=rows.start if same else 0):
             shape = rows.stop - rows.start, columns.stop - columns.start
             views = [buffer[: math.prod(shape)].view(shape) for buffer in buffers]
             kernel, exponent = views[0], views[-1]  # one tensor where one chain is all there is
@@ -129,10 +129,6 @@ def _chains(bandwidths: Sequence[float]) -> list[tuple[float, list[tuple[int, in
     return chains
 
 
-def _slices(n: int, size: int, start: int = 0) -> Iterator[slice]:
-    return (slice(i, min(i + size, n)) for i in range(start, n, size))
-
-
 def _precision(x: Tensor, y: Tensor, bandwidth: float) -> torch.dtype:
     """Float32 for more than `DOUBLE` pairs if no row exceeds `FARTHEST`, else float64."""
     if len(x) * len(y) <= DOUBLE:
@@ -142,7 +138,7 @@ def _precision(x: Tensor, y: Tensor, bandwidth: float) -> torch.dtype:
         norms = [
             (z[part] - centre).square().sum(1).max()
             for z in (x, y)
-            for part in _slices(len(z), TILE)
+            for part in slices(len(z), TILE)
         ]
         if float(torch.stack(norms).max()) * _rate(bandwidth) > FARTHEST:
             return torch.float64
@@ -167,7 +163,7 @@ def _euclidean(x: Tensor, y: Tensor, bandwidth: float, dtype: torch.dtype) -> Ti
         return out
 
     right = torch.empty(len(y), D + 2, dtype=dtype, device=y.device)
-    for part in _slices(len(y), TILE):
+    for part in slices(len(y), TILE):
         right[part] = features(y[part], 1)
 
     def of_rows(rows: slice) -> Callable[[slice, Tensor], None]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["FARTHEST", "lost_clause", "lost_rows"]
+from capcheck.core.sequences import SequenceSpec
+
+__all__ = ["FARTHEST", "lost_clause", "lost_count", "lost_rows"]
 
 FARTHEST = 1e70  # units beyond which a row is lost; the fourth power, 1e280, still fits float64
 
@@ -26,6 +28,11 @@ def lost_rows(x: Tensor, unit: float) -> Tensor:
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     largest = x.flatten(1).abs().amax(1).double()  # NaN if the row has one
     return ~(largest.isfinite() & (largest <= FARTHEST * unit))
+
+
+def lost_count(samples: Tensor, spec: SequenceSpec) -> int:
+    """The number of lost rows among draws of sequences, of which some tokens may not count."""
+    return int(lost_rows(samples[:, list(spec.counted)], spec.spread or 1.0).sum())
 
 
 def lost_clause(count: int, rows: int) -> str:

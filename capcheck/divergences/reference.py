@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,31 +21,20 @@ from capcheck.core.sequences import SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.discrete import compare
-from capcheck.divergences.estimate import Estimate, Kind, Term
-from capcheck.divergences.evidence import ModelEvidence
-from capcheck.divergences.kl import HEAVY, ROUNDINGS, is_same_law, kl_term, tail_index
-from capcheck.divergences.lost import lost_clause, lost_rows
-from capcheck.divergences.sampled import Measured, SampledMeasure, SampledMMD, SampledWasserstein
-from capcheck.divergences.variational import kl_from_below
-from capcheck.laws.gaussian import MixtureLaw
-from capcheck.procedures.coordinates import ExactLaw
-from capcheck.procedures.procedure import ROUNDED_LAW
+from capcheck.divergences.estimate import Estimate, Term
+from capcheck.divergences.evidence import CONTRADICTION_LEVEL, ModelEvidence
+from capcheck.divergences.kl import ROUNDINGS, is_same_law
+from capcheck.divergences.kl_routes import KLRoutes
+from capcheck.divergences.lost import lost_count
+from capcheck.divergences.measured import Measured
+from capcheck.divergences.sampled import SampledMeasure, SampledMMD, SampledWasserstein
 from capcheck.targets.categorical.sequence_law import SequenceLaw, target_law
 from capcheck.targets.target import ContinuousTarget, Target
 
-__all__ = [
-    "CHECK_DRAWS",
-    "CONTRADICTION_LEVEL",
-    "ENUMERATED",
-    "KL_ROUNDING",
-    "Reference",
-]
+__all__ = ["CHECK_DRAWS", "ENUMERATED", "Reference"]
 
 ENUMERATED = 4096  # largest number of sequences V^N for which every cell enumerates its law
 CHECK_DRAWS = 2_000  # draws that test a claimed law or density where MMD is not measured
-CONTRADICTION_LEVEL = 0.9999  # confidence at which draws contradict a claimed law or density
-VARIATIONAL = "variational bound by a classifier of the draws"
-KL_ROUNDING = 1e-3  # nats by which rounding may take an estimated KL below 0
 
 
 class Reference:
@@ -80,6 +68,7 @@ class Reference:
         """Draws of the target, (n, N, d) or (n, N)."""
         self.log_prob = target.log_prob(self.draws)
         """Log-density of `draws` under the target, (n,), in nats."""
+        self._kl_routes = KLRoutes(target, self.draws, self.log_prob, level=level)
         self._measures: dict[str, SampledMeasure] = {}
         if "wasserstein" in self._names:
             self._measures["wasserstein"] = SampledWasserstein(target, self.draws)
@@ -97,7 +86,7 @@ class Reference:
         Raises:
             ProbeError: The model's draws contradict the law or density that its probe claims.
         """
-        lost = self._lost(model.samples)
+        lost = lost_count(model.samples, self._target.spec)
         density = model.log_density
         if (
             not lost
@@ -158,11 +147,14 @@ class Reference:
 
     def _best(self, name: str, model: ModelEvidence) -> Estimate:
         if name == "kl":
-            return self._kl(model)
+            return self._kl_routes.kl(model)
         if name == "reverse_kl":
-            return self._reverse_kl(model)
+            return self._kl_routes.reverse_kl(model)
         if name == "total_variation":
-            return self._unavailable(name, "total variation needs laws that can be enumerated")
+            reason = "total variation needs laws that can be enumerated"
+            return Estimate.unavailable(
+                reason, level=self._level, unit=self._divergences[name].unit
+            )
         return self._sampled(name, model)
 
     def _exact(self, model: ModelEvidence) -> Mapping[str, float | tuple[float, float]]:
@@ -210,7 +202,7 @@ class Reference:
             samples: The model's draws.
             mmd: Claimed squared MMD as a share of the kernel variance, the largest over bandwidths.
         """
-        if self._lost(samples):
+        if lost_count(samples, self._target.spec):
             return True
         some = samples if "mmd" in self._names else samples[:CHECK_DRAWS]
         ends = [term.interval(CONTRADICTION_LEVEL) for term in self._mmd.of(some).terms]
@@ -240,7 +232,7 @@ class Reference:
                 kind="two bounds", method=f"{method}, W1 between bounds", rows=0, below=[low],
                 above=[high],
             )  # fmt: skip
-            return self._estimate(name, bounds, null=0.0, null_error=0.0)
+            return bounds.estimate(divergence, self._target.spec, level=self._level)
         return Estimate.exact(
             value,
             level=self._level,
@@ -250,176 +242,16 @@ class Reference:
             power=divergence.power,
         )
 
-    def _kl(self, model: ModelEvidence) -> Estimate:
-        density = _of_mixture(model.law, self.draws) or model.log_density
-        if density is ROUNDED_LAW:  # its draws are compared with those of the precise run
-            return self._unavailable("kl", ROUNDED_LAW.reason)
-        if isinstance(density, Unavailable):
-            known = not isinstance(model.law, Unavailable)
-            reason = "the law that was found has no draws infinitely far out, and there are some"
-            return self._kl_from_draws(model.samples, reason if known else density.reason)
-        found = self._averaged(
-            "kl",
-            self.log_prob[: len(density.values)] - density.values,
-            density,
-            of_bound="upper bound",
-            over="target draws",
-        )
-        if found.kind not in ("upper bound", "unavailable"):
-            return found
-        below = self._kl_from_draws(model.samples, found.method)
-        if below.value is None or found.value is None:
-            return below
-        return self._estimate(
-            "kl",
-            Measured(
-                kind="two bounds",
-                method=f"above: {found.method}; below: {VARIATIONAL}",
-                rows=found.samples,
-                below=below.terms,
-                above=found.terms,
-            ),
-            null=0.0,
-            null_error=0.0,
-        )
-
-    def _kl_from_draws(self, samples: Tensor, reason: str) -> Estimate:
-        """A lower bound on KL from draws alone, where no density is known for the stated reason."""
-        lost = lost_rows(samples, self._target.spec.spread or 1.0)
-        log_p = torch.full((len(samples),), -torch.inf, dtype=torch.float64, device=samples.device)
-        if not bool(lost.all()):
-            log_p[~lost] = self._target.log_prob(samples[~lost]).double()
-        term = kl_from_below(self._target.spec, self.draws, samples, self.log_prob, log_p)
-        if term is None:
-            return self._unavailable("kl", reason)
-        return self._estimate(
-            "kl",
-            Measured(
-                kind="lower bound",
-                method=f"{VARIATIONAL}; no density: {reason}",
-                rows=len(samples),
-                terms=[term],
-            ),
-            null=0.0,
-            null_error=0.0,
-        )
-
-    def _reverse_kl(self, model: ModelEvidence) -> Estimate:
-        if lost := self._lost(model.samples):
-            return self._estimate(
-                "reverse_kl",
-                Measured(
-                    kind="estimate",
-                    method=f"{lost_clause(lost, len(model.samples))}, where the target has no mass",
-                    rows=len(model.samples),
-                    terms=[Term.infinite("reverse KL")],
-                ),
-                null=0.0,
-                null_error=0.0,
-            )
-        density = _of_mixture(model.law, model.samples) or model.own_log_density
-        if isinstance(density, Unavailable):
-            return self._unavailable("reverse_kl", density.reason)
-        log_ratio = density.values - self._target.log_prob(model.samples)
-        return self._averaged(
-            "reverse_kl", log_ratio, density, of_bound="lower bound", over="the model's draws"
-        )
-
-    def _averaged(
-        self,
-        name: str,
-        log_ratio: Tensor,
-        density: LogDensity,
-        *,
-        of_bound: Literal["upper bound", "lower bound"],
-        over: str,
-    ) -> Estimate:
-        """The mean log-ratio as an estimate.
-
-        Args:
-            name: Name of the divergence.
-            log_ratio: (n,), nats.
-            density: The log-density that the log-ratio was computed from.
-            of_bound: Kind of the estimate where the log-density is only a lower bound.
-            over: The draws averaged over, in words for the method.
-        """
-        # The density is of all tokens, and auxiliary tokens can only add to a divergence.
-        auxiliary = self._target.spec.scored is not None
-        notes = ", of all tokens with the auxiliary ones" if auxiliary else ""
-        kind: Kind = "upper bound" if auxiliary else "estimate"
-        if density.bound:
-            kind = of_bound
-            if auxiliary and of_bound == "lower bound":
-                return self._unavailable(name, f"a bound on each side{notes}")
-        tail = tail_index(log_ratio.double().cpu().numpy())
-        if tail > HEAVY:
-            kind = "lower bound"
-            notes += f"; the tail index of the log-ratios is {tail:.2g}: their mean falls short"
-            if auxiliary or (density.bound and of_bound == "upper bound"):
-                return self._unavailable(name, f"a bound whose mean falls short{notes}")
-        term = kl_term(log_ratio)
-        if kind != "lower bound" and term.p_within(-KL_ROUNDING) <= 1 - CONTRADICTION_LEVEL:
-            return self._unavailable(
-                name, f"the log-density does not integrate to 1: KL {term.value:.3g} is below 0"
-            )
-        return self._estimate(
-            name,
-            Measured(
-                kind=kind,
-                method=f"log-density by {density.method}, averaged over {over}{notes}",
-                rows=len(log_ratio),
-                terms=[term],
-            ),
-            null=0.0,  # the target's own density gives exactly 0 at every draw
-            null_error=0.0,
-        )
-
     def _sampled(self, name: str, model: ModelEvidence) -> Estimate:
         null = self._null[name].terms or self._null[name].below
-        return self._estimate(
-            name,
-            self._measures[name].of(model.samples, model.limit()),
+        measured = self._measures[name].of(model.samples, model.limit())
+        return measured.estimate(
+            self._divergences[name],
+            self._target.spec,
+            level=self._level,
             null=max(term.value for term in null),
             null_error=max(term.standard_error for term in null),
         )
-
-    def _lost(self, samples: Tensor) -> int:
-        """Number of lost rows among the draws; see `capcheck.divergences.lost`."""
-        counted = samples[:, list(self._target.spec.counted)]
-        return int(lost_rows(counted, self._target.spec.spread or 1.0).sum())
-
-    def _estimate(
-        self, name: str, measured: Measured, *, null: float, null_error: float
-    ) -> Estimate:
-        divergence = self._divergences[name]
-        return Estimate.of(
-            measured.terms,
-            below=measured.below,
-            above=measured.above,
-            level=self._level,
-            kind=measured.kind,
-            method=measured.method,
-            samples=measured.rows,
-            null=null,
-            null_error=null_error,
-            unit=divergence.unit,
-            scale=divergence.scale(self._target.spec),
-            power=divergence.power,
-        )
-
-    def _unavailable(self, name: str, reason: str) -> Estimate:
-        return Estimate.unavailable(reason, level=self._level, unit=self._divergences[name].unit)
-
-
-def _of_mixture(law: ExactLaw | Unavailable, x: Tensor) -> LogDensity | None:
-    """The log-density of a `MixtureLaw` at x, or None for any other law.
-
-    The divergences of a mixture have no closed form, so they are averaged from its log-density.
-    """
-    if not isinstance(law, MixtureLaw):
-        return None
-    values = law.log_prob(x).to(x)
-    return LogDensity(values=values, method=f"the exact mixture over {len(law.laws)} orders")
 
 
 def _is_small(spec: SequenceSpec) -> bool:

@@ -9,20 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from capcheck.divergences.certificates import (
-    coupling_squared,
-    hamming_marginals,
-    lower_certificates,
-)
-from capcheck.divergences.estimate import Kind, Term
+from capcheck.divergences.certificates import lower_certificates
+from capcheck.divergences.coupling import coupling_squared
+from capcheck.divergences.estimate import Term
+from capcheck.divergences.hamming_marginals import hamming_marginals
 from capcheck.divergences.lost import lost_clause, lost_rows
+from capcheck.divergences.measured import Measured
 from capcheck.divergences.mmd import (
     BANDWIDTHS,
     kernel_row_means,
@@ -40,30 +37,7 @@ from capcheck.divergences.wasserstein import (
 )
 from capcheck.targets.target import Target
 
-__all__ = ["RESOLUTION", "Measured", "SampledMMD", "SampledMeasure", "SampledWasserstein"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A divergence as measured from draws: the functionals that an `Estimate` is made of.
-
-    Attributes:
-        kind: Kind of the estimate.
-        method: Description of the estimator.
-        rows: Number of rows of each sample set.
-        terms: Measured functionals, the largest of which is the divergence (or an estimand below
-            the divergence, if `kind` is `lower bound`).
-        below: Certified functionals, each at most the divergence.
-        above: Certified functionals, each at least the divergence.
-    """
-
-    kind: Kind
-    method: str
-    rows: int
-    terms: Sequence[Term] = ()
-    below: Sequence[Term] = ()
-    above: Sequence[Term] = ()
-
+__all__ = ["RESOLUTION", "SampledMMD", "SampledMeasure", "SampledWasserstein"]
 
 RESOLUTION = 1e-5  # coupling cost, as a share of the squared spread, below which draws are equal
 

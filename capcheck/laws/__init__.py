@@ -6,7 +6,8 @@ import this folder.
 
 from capcheck.laws.categorical import Categorical, DeferredCategorical, certain
 from capcheck.laws.inversion import normal_cdf
-from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, TiledMixture, point_mass
+from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, point_mass
+from capcheck.laws.tiled_mixture import TiledMixture
 from capcheck.laws.token_law import (
     DrawnRows,
     SideBySide,

@@ -1,10 +1,10 @@
-"""Mixtures of Gaussians as token laws p(x) = sum_c w_c N(x; m_c, C_c), stored whole or in tiles."""
+"""Mixtures of Gaussians as token laws p(x) = sum_c w_c N(x; m_c, C_c)."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from capcheck.laws.inversion import mixture_quantiles, normal_cdf, standardised
 from capcheck.laws.token_law import DrawnRows, TokenLaw, require_scalar_tokens
 from capcheck.noise.paths import NoisePath
 
-__all__ = ["LOG_2PI", "TILE", "MixtureOfGaussians", "TiledMixture", "point_mass"]
+__all__ = ["LOG_2PI", "TILE", "MixtureOfGaussians", "point_mass"]
 
 LOG_2PI = math.log(2 * math.pi)
 TILE = 1 << 18  # numbers (rows x tokens x components x d) that are processed at once
@@ -274,88 +274,3 @@ class MixtureOfGaussians(TokenLaw):
 def point_mass(x: Tensor) -> MixtureOfGaussians:
     """The point masses at tokens x (n, N, d)."""
     return MixtureOfGaussians(x.new_zeros(1, 1, 1), x[:, :, None], x.new_zeros(1, 1, 1, x.shape[2]))
-
-
-class TiledMixture(TokenLaw):
-    """A mixture of Gaussians whose parameters are computed on demand, one tile of rows at a time.
-
-    Args:
-        tile: Function that computes the laws of some rows and tokens.
-        rows: Number n of rows.
-        tokens: Indices of the tokens.
-        dim: Dimension d of a token.
-        size: Number of rows in a tile.
-    """
-
-    def __init__(
-        self,
-        tile: Callable[[slice, list[int]], MixtureOfGaussians],
-        *,
-        rows: int,
-        tokens: Sequence[int],
-        dim: int,
-        size: int,
-    ) -> None:
-        self._tile = tile
-        self._n = rows
-        self._tokens = list(tokens)
-        self._dim = dim
-        self._size = size
-
-    def sample(self, rng: Randomness) -> Tensor:
-        """Component by inverse CDF, then its Gaussian: (n, N, d)."""
-        u = rng.uniform((self._n, len(self._tokens)))
-        z = rng.normal((self._n, len(self._tokens), self._dim))
-        return self._each(lambda law, rows: law.at(u[rows], z[rows]))
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density (nats) of x (n, N, d): (n, N)."""
-        return self._each(lambda law, rows: law.log_prob(x[rows]))
-
-    def mean(self) -> Tensor:
-        """Means of the tokens, (n, N, d)."""
-        return self._each(lambda law, rows: law.mean())
-
-    def variance(self) -> Tensor:
-        """Variances of the tokens' coordinates, (n, N, d)."""
-        return self._each(lambda law, rows: law.variance())
-
-    def cdf(self, x: Tensor) -> Tensor:
-        """P(token <= x) for x (n, N, 1): (n, N)."""
-        return self._each(lambda law, rows: law.cdf(x[rows]))
-
-    def icdf(self, u: Tensor) -> Tensor:
-        """The quantile of u (n, N): (n, N, 1)."""
-        return self._each(lambda law, rows: law.icdf(u[rows]))
-
-    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
-        """E[x_0 | x_t] of each token, given that token only, (n, N, d)."""
-        return self._each(lambda law, rows: law.denoise(x_t[rows], t[rows], path))
-
-    def coordinate(self, j: int, x: Tensor) -> TiledMixture:
-        """The law of coordinate j given the token's earlier coordinates, also in tiles."""
-
-        def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
-            columns = [self._tokens.index(i) for i in tokens]
-            return self._tile(rows, tokens).coordinate(j, x[rows][:, columns])
-
-        return TiledMixture(tile, rows=self._n, tokens=self._tokens, dim=1, size=self._size)
-
-    def held(self) -> MixtureOfGaussians:
-        """The mixture with the parameters of all rows stored."""
-        return self._tile(slice(0, self._n), self._tokens)
-
-    def select(self, tokens: Sequence[int]) -> TiledMixture:
-        """The laws of the tokens with these indices."""
-        return TiledMixture(
-            self._tile,
-            rows=self._n,
-            tokens=[self._tokens[i] for i in tokens],
-            dim=self._dim,
-            size=self._size,
-        )
-
-    def _each(self, of: Callable[[MixtureOfGaussians, slice], Tensor]) -> Tensor:
-        starts = range(0, self._n, self._size)
-        tiles = [slice(start, min(start + self._size, self._n)) for start in starts]
-        return torch.cat([of(self._tile(rows, self._tokens), rows) for rows in tiles])

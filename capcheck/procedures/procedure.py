@@ -7,7 +7,6 @@ derived from this one: with another network, in fewer digits, or with errors of 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +15,7 @@ from typing import Any, Generic
 from torch import Tensor
 
 from capcheck.core.budget import AXES, Budget
-from capcheck.core.errors import (
-    CapcheckError,
-    ControlFlow,
-    InputError,
-    NetworkError,
-    ProbeError,
-    UnfitError,
-)
+from capcheck.core.errors import InputError, ProbeError, UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
@@ -44,26 +36,13 @@ from capcheck.networks.signatures import (
     counted,
 )
 from capcheck.procedures.coordinates import Coordinates, ExactLaw, coordinates_of
+from capcheck.procedures.errors import named_errors, wrong_kind
 from capcheck.procedures.probe import Probe, State
 from capcheck.targets.conditional import log_prob_of
-from capcheck.targets.target import ContinuousTarget, Target
+from capcheck.targets.target import Target
 
-__all__ = [
-    "FEWEST_ROWS",
-    "NETWORK_ROWS",
-    "ROUNDED_LAW",
-    "SECONDS",
-    "WORK",
-    "AnyProcedure",
-    "Procedure",
-    "named_errors",
-    "wrong_kind",
-]
+__all__ = ["ROUNDED_LAW", "AnyProcedure", "Procedure"]
 
-FEWEST_ROWS = 100  # fewest rows at which a log-density is evaluated
-NETWORK_ROWS = 200  # rows of a network that is no oracle, which is differentiated by torch
-WORK = 6e10  # most multiply-adds of a log-density at all rows
-SECONDS = 2.0  # time that these take on two cores, about
 ROUNDED_LAW = Unavailable(reason="the law of rounded arithmetic is not known")
 """The law or density of a procedure that runs in fewer digits."""
 
@@ -266,25 +245,6 @@ class Procedure(Generic[NetworkT]):
         found = self._density_inside(budget, self.coordinates.coordinates(x), rng)
         return self.coordinates.density_of_tokens(found)
 
-    def density_rows(self, budget: Budget) -> int | Unavailable | None:
-        """The number of rows at which `log_density` takes some seconds; None if it is fast.
-
-        If these are fewer than `FEWEST_ROWS`, the log-density counts as unavailable.
-        """
-        each = self.probe.derivatives(self.spec, budget)
-        if not each or not isinstance(self.target, ContinuousTarget):
-            return None
-        if self.substitute is not None:  # its cost does not depend on the target
-            return NETWORK_ROWS
-        rows = int(WORK / (each * self.target.derivative_cost))
-        if rows >= FEWEST_ROWS:
-            return rows
-        minutes = FEWEST_ROWS * SECONDS / max(rows, 0.01) / 60
-        return Unavailable(
-            reason=f"the exact log-density of {FEWEST_ROWS} draws would take about {minutes:.2g} "
-            "minutes"
-        )
-
     def log_density_of_draws(
         self, budget: Budget, n: int, source: Callable[[], Randomness]
     ) -> LogDensity | Unavailable:
@@ -378,29 +338,3 @@ class Procedure(Generic[NetworkT]):
 
 
 AnyProcedure = Procedure[Any]
-
-
-@contextlib.contextmanager
-def named_errors(probe: Probe[Any]) -> Iterator[None]:
-    """Turns every exception of a probe's code into an error that names the probe.
-
-    Raises:
-        ProbeError: The code of a third party's probe raised.
-        CapcheckError: The code of one of capcheck's own probes raised.
-    """
-    try:
-        yield
-    except (ControlFlow, UnfitError, NetworkError, ProbeError):
-        raise
-    except Exception as error:
-        said = f"{probe.family} raised {type(error).__name__}: {error}"
-        module = type(probe).__module__
-        if module.startswith("capcheck."):
-            raise CapcheckError(said) from error
-        raise ProbeError(f"{said} (a family of {module}; tell its author)") from error
-
-
-def wrong_kind(probe: Probe[Any], target: Target) -> str:
-    """The error sentence for a procedure that is not defined for the tokens of a target."""
-    kinds = " and ".join(sorted(probe.kinds))
-    return f"{probe.family} is defined for {kinds} tokens, not {target.spec.kind} ones."

@@ -11,8 +11,8 @@ from capcheck.core.errors import InputError
 from capcheck.core.record import Record
 from capcheck.networks.kinds import ORACLE, NetworkKind, PerturbedNetwork, RoundedNetwork
 from capcheck.networks.rounded import Precision
+from capcheck.procedures.errors import named_errors
 from capcheck.procedures.probe import AnyProbe, Failure, Row
-from capcheck.procedures.procedure import named_errors
 
 __all__ = ["FamilyEntry", "FamilyPlan", "FitFacts", "NetworkFacts", "SuspectPlan", "plan_of"]
 

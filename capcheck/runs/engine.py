@@ -1,7 +1,8 @@
 """The engine: makes one run over several families, from checked options to judged results.
 
-The engine moves the target to its device and precision, opens the run's store of cells, measures
-the cells that the store lacks, reports progress, and has `Assembly` judge the result.
+The engine moves the target to its device and precision, opens the run's store of cells, has `Looks`
+measure the cells that the store lacks in the order that the results need, and `Assembly` judge
+them. It also decides which failures become results and which are raised.
 """
 
 from __future__ import annotations
@@ -9,50 +10,44 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from capcheck.core.budget import Budget
 from capcheck.core.errors import CapcheckError, ControlFlow, InputError, NetworkError, UnfitError
-from capcheck.core.randomness import CounterRandomness
 from capcheck.core.version import __version__, class_digest, code_digest
-from capcheck.diagnostics.witness import Observer
-from capcheck.divergences.reference import Reference
 from capcheck.judging.causes import has_floor
 from capcheck.judging.family import failed_result, unsupported_result
-from capcheck.networks.kinds import PerturbedNetwork, RoundedNetwork
+from capcheck.networks.kinds import PerturbedNetwork
 from capcheck.networks.perturbed import PERTURBATIONS, NotPerturbed
 from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import AnyProcedure, Procedure
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Outcome
 from capcheck.results.plan import FamilyPlan, plan_of
-from capcheck.results.settings import Settings, TargetSummary
 from capcheck.results.survey import MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, sensitive_budget, survey_result
 from capcheck.runs.candidates import Candidate, CheckedNetwork, checked_network, fitted_network
 from capcheck.runs.cells import Cells
+from capcheck.runs.environment import environment, full_precision
+from capcheck.runs.excerpts import summary_of
+from capcheck.runs.log import logged_to, logger
+from capcheck.runs.looks import Looks
+from capcheck.runs.manifest import Manifest
 from capcheck.runs.options import (
-    Progress,
+    CallersError,
     RunOptions,
     placement,
     require_known,
     settings_of,
     whole_number,
 )
-from capcheck.runs.store import FITS, Manifest, Store, environment
-from capcheck.runs.sweep import EXAMPLES, RoundedSweep, Sweep, examples
+from capcheck.runs.progress import ProgressCounter
+from capcheck.runs.store import FITS, Store
 from capcheck.targets.target import Target
 
-__all__ = ["LOG", "Engine", "full_precision"]
-
-LOG = "run.log"  # name of the log file in a run's folder
-logger = logging.getLogger("capcheck")
-logger.addHandler(logging.NullHandler())  # a program that wants the log adds a handler of its own
+__all__ = ["Engine"]
 
 
 class Engine:
@@ -75,18 +70,15 @@ class Engine:
         device, dtype = placement(options.get("device", "auto"))
         self._target = target.to(device=device, dtype=dtype)
         self._settings = settings_of(target, options, device, dtype)
-        self._summary = _summary(target, self._settings.seed)
+        self._summary = summary_of(target, self._settings.seed)
         self._candidates = candidates
         self._batch = whole_number("batch", options.get("batch", 1024), 1)
-        self._progress = options.get("progress")
-        self._done, self._counting = 0, True
+        cells = len(candidates) * len(self._settings.grid.budgets()) * self._settings.looks
+        self._progress = ProgressCounter(options.get("progress"), total=cells)
         out = options.get("out")
         self._folder = None if out is None else Path(out)
         self._checked_networks: dict[str, CheckedNetwork] = {}  # key: the plan as JSON
         self._procedures: dict[str, AnyProcedure] = {}  # key: family and options
-        self._references: dict[int, tuple[Reference, Observer]] = {}  # key: number of samples
-        # Sweeps of the candidate that is being measured; key: plan and look.
-        self._sweeps: dict[tuple[str, int], Sweep] = {}
 
     def run(self, *, errors_are_results: bool) -> SurveyResult:
         """Measure every candidate.
@@ -104,7 +96,15 @@ class Engine:
             measured_by = _measured_by(self._candidates)
             self._cells = self._open(measured_by)
             self._assembly = Assembly(self._cells, self._settings, self._summary)
-            with self._logging():
+            self._looks = Looks(
+                self._target,
+                self._settings,
+                cells=self._cells,
+                assembly=self._assembly,
+                progress=self._progress,
+                batch=self._batch,
+            )
+            with logged_to(self._folder):
                 found = [self._result(one, errors_are_results) for one in self._candidates]
         return survey_result(
             found,
@@ -126,7 +126,7 @@ class Engine:
             logger.info("%s cannot be measured: %s", entry.plan.title, error)
             self._cells.note(entry.plan, str(error))
             return unsupported_result(entry, str(error))
-        except _CallersError as error:
+        except CallersError as error:
             raise InputError(str(error)) from error
         except Exception as error:
             logger.exception("%s failed", entry.plan.title)
@@ -136,7 +136,7 @@ class Engine:
                 raise CapcheckError(f"{entry.plan.title}: {error}") from error
             raise
         finally:
-            self._sweeps.clear()
+            self._looks.forget_sweeps()
 
     def _has_network_beside(self, candidate: Candidate) -> bool:
         """Whether an oracle's procedure is also measured with a network."""
@@ -151,13 +151,13 @@ class Engine:
         if candidate.network is not None:
             procedure = procedure.with_network(self._network(candidate))
         for look in range(self._settings.looks):
-            self._look(plan, procedure, look)
+            self._looks.measure(plan, procedure, look)
             found = self._assembly.judged(entry, look)
             if found.outcome is not Outcome.INCONCLUSIVE:
                 skipped = self._settings.looks - 1 - look
-                self._advance(skipped * len(found.cells), f"{plan.title}, decided")
+                self._progress.advance(skipped * len(found.cells), f"{plan.title}, decided")
                 break
-        with self._uncounted():
+        with self._progress.uncounted():
             self._measure_beside(candidate, procedure, look, found)
         return self._assembly.judged(entry, look)
 
@@ -173,15 +173,6 @@ class Engine:
         self._measure_rounded(plan, procedure, look)
         if candidate.network is None:
             self._measure_perturbed(plan, procedure, look, sensitive_budget(found))
-
-    @contextlib.contextmanager
-    def _uncounted(self) -> Iterator[None]:
-        """Leave cells out of the progress, which counts those of the grid only."""
-        self._counting = False
-        try:
-            yield
-        finally:
-            self._counting = True
 
     def _procedure(self, probe: AnyProbe) -> AnyProcedure:
         """The procedure of a probe with its oracle, made once for each family and options."""
@@ -205,9 +196,11 @@ class Engine:
         title, checked = candidate.plan.title, self._checked(candidate)
 
         def progress(step: int, steps: int, validation: float) -> None:
-            self._advance(0, f"{title}, step {step:,} of {steps:,}, validation {validation:.3g}")
+            self._progress.advance(
+                0, f"{title}, step {step:,} of {steps:,}, validation {validation:.3g}"
+            )
 
-        self._advance(0, f"{title}, fitting")
+        self._progress.advance(0, f"{title}, fitting")
         network, facts = fitted_network(
             candidate,
             checked,
@@ -229,7 +222,7 @@ class Engine:
         if self._cells.unfit(plan) is not None:
             return
         try:
-            self._look(plan, self._procedure(candidate.probe), look)
+            self._looks.measure(plan, self._procedure(candidate.probe), look)
         except ControlFlow:
             raise
         except Exception as error:  # the oracle's own result states the reason
@@ -241,7 +234,7 @@ class Engine:
         for suspect in probe.suspects():
             plan, largest = plan_of(suspect.probe), self._settings.grid.largest
             try:
-                self._look(plan, self._procedure(suspect.probe), look, [largest])
+                self._looks.measure(plan, self._procedure(suspect.probe), look, [largest])
             except UnfitError as error:  # the changed procedure has no oracle on this target
                 logger.info("%s is no suspect: %s", plan.title, error)
             except ControlFlow:
@@ -254,7 +247,7 @@ class Engine:
         for precision in self._settings.precisions:
             rounded = plan.rounded(precision)
             with self._failures_noted(rounded):
-                self._look(rounded, procedure.rounded(precision), look, precise=procedure)
+                self._looks.measure(rounded, procedure.rounded(precision), look, precise=procedure)
 
     def _measure_perturbed(
         self, plan: FamilyPlan, procedure: AnyProcedure, look: int, budget: Budget
@@ -263,7 +256,7 @@ class Engine:
         for kind, size in itertools.product(PERTURBATIONS, self._settings.sensitivity):
             perturbed = plan.with_network(PerturbedNetwork(perturbation=kind, size=size))
             with self._failures_noted(perturbed), contextlib.suppress(NotPerturbed):
-                self._look(perturbed, procedure.perturbed(kind, size), look, [budget])
+                self._looks.measure(perturbed, procedure.perturbed(kind, size), look, [budget])
 
     @contextlib.contextmanager
     def _failures_noted(self, plan: FamilyPlan) -> Iterator[None]:
@@ -275,86 +268,6 @@ class Engine:
         except Exception as error:
             logger.exception("%s failed", plan.title)
             self._cells.note(plan, _reason(error))
-
-    def _look(
-        self,
-        plan: FamilyPlan,
-        procedure: AnyProcedure,
-        look: int,
-        budgets: Sequence[Budget] | None = None,
-        *,
-        precise: AnyProcedure | None = None,
-    ) -> None:
-        """Measure the cells of one look that the run does not hold yet.
-
-        Args:
-            plan: Plan of the cells.
-            procedure: Procedure of the plan, with the plan's network.
-            look: Number of the look, 0 for the first.
-            budgets: Budgets to measure, or None for the whole grid.
-            precise: For a procedure in fewer digits, the same procedure in all digits.
-        """
-        budgets = self._settings.grid.budgets() if budgets is None else budgets
-        keys = {budget: self._assembly.key(plan, budget, look) for budget in budgets}
-        missing = [budget for budget, key in keys.items() if self._cells.get(key) is None]
-        if len(missing) < len(budgets):
-            self._advance(len(budgets) - len(missing), f"{plan.title}, from the store")
-        if not missing:
-            return
-        if precise is None:
-            sweep = self._sweep(plan, procedure, look)
-        else:
-            of = plan.network.of if isinstance(plan.network, RoundedNetwork) else plan.network
-            own = self._sweep(plan.with_network(of), precise, look)
-            sweep = RoundedSweep(own, procedure, *self._measure_of(look), batch=self._batch)
-        for group in sweep.runs(missing):
-            self._advance(0, f"{plan.title}, {group[-1]}")
-            for cell in sweep.measure(group):
-                with _callers_errors():  # the folder may hold other numbers for this cell
-                    self._cells.keep(keys[cell.budget], cell)
-                self._advance(1, f"{plan.title}, {cell.budget}")
-
-    def _sweep(self, plan: FamilyPlan, procedure: AnyProcedure, look: int) -> Sweep:
-        """The sweep of a plan at a look; its runs are kept until its candidate is measured."""
-        key = (json.dumps(plan.to_json(), sort_keys=True), look)
-        if key not in self._sweeps:
-            diagnose = () if plan.network.kind == "perturbed" else self._settings.diagnose
-            self._sweeps[key] = Sweep(
-                procedure, *self._measure_of(look), batch=self._batch, diagnose=diagnose
-            )
-        return self._sweeps[key]
-
-    def _measure_of(self, look: int) -> tuple[Reference, Observer, Settings]:
-        """The reference, observer and settings that all cells of a look share."""
-        settings = self._settings.at(look)
-        if settings.samples not in self._references:
-            self._advance(0, "target draws and null floors")
-            with _callers_errors():
-                reference = Reference(
-                    self._target,
-                    divergences=tuple(settings.tolerances),
-                    samples=settings.samples,
-                    seed=settings.seed,
-                    replicate=settings.replicate,
-                    level=settings.level,
-                )
-                observer = Observer(self._target, reference.draws)
-            self._references[settings.samples] = reference, observer
-        return (*self._references[settings.samples], settings)
-
-    def _advance(self, cells: int, running: str) -> None:
-        self._done += cells if self._counting else 0
-        logger.info("%s", running)
-        if self._progress is not None:
-            cells = len(self._settings.grid.budgets())
-            total = len(self._candidates) * cells * self._settings.looks
-            try:
-                self._progress(Progress(done=min(self._done, total), total=total, running=running))
-            except Exception as error:
-                raise _CallersError(
-                    f"progress must be a function of a Progress, and raised "
-                    f"{type(error).__name__}: {error}."
-                ) from error
 
     def _open(self, measured_by: MeasuredBy) -> Cells:
         if self._folder is None:
@@ -368,53 +281,6 @@ class Engine:
         )
         return Store.create(self._folder, manifest)
 
-    @contextlib.contextmanager
-    def _logging(self) -> Iterator[None]:
-        """Write a log to the run's folder, if there is one."""
-        if self._folder is None:
-            yield
-            return
-        handler = logging.FileHandler(self._folder / LOG, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        level = logger.level
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-            handler.close()
-
-
-class _CallersError(ControlFlow):
-    """An argument of the caller is wrong, which shows only while the run makes use of it."""
-
-
-@contextlib.contextmanager
-def _callers_errors() -> Iterator[None]:
-    """Turn an InputError about the caller's arguments into a `_CallersError`.
-
-    The class sets it apart from an InputError that the code of a family raises.
-    """
-    try:
-        yield
-    except InputError as error:
-        raise _CallersError(str(error)) from error
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Switch TF32 arithmetic off, and restore the caller's setting afterwards."""
-    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution
-
 
 def _measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:
     probes = [one.probe for one in candidates]
@@ -426,17 +292,3 @@ def _measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:
 def _reason(error: Exception) -> str:
     """The message of an error, behind the name of its class unless it is one of capcheck's."""
     return str(error) if isinstance(error, CapcheckError) else f"{type(error).__name__}: {error}"
-
-
-def _summary(target: Target, seed: int) -> TargetSummary:
-    spec = target.spec
-    return TargetSummary(
-        fingerprint=target.fingerprint,
-        tokens=spec.tokens,
-        dim=spec.dim,
-        kind=spec.kind,
-        grid=spec.grid,
-        spread=spec.spread,
-        provenance=target.provenance,
-        examples=examples(target.sample(EXAMPLES, CounterRandomness(seed, name="target"))),
-    )

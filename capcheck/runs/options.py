@@ -6,15 +6,16 @@ from the target, and returns the `Settings` of a run. Nothing is measured here.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, TypedDict
 
 import torch
 
 from capcheck.core.budget import Grid
-from capcheck.core.errors import InputError, near
+from capcheck.core.errors import ControlFlow, InputError, near
 from capcheck.diagnostics.diagnosis import chosen_diagnoses
 from capcheck.divergences import DEFAULT, chosen, tolerances
 from capcheck.networks.perturbed import SIZES
@@ -26,8 +27,10 @@ __all__ = [
     "MAX_LOOKS",
     "MAX_SEED",
     "MIN_SAMPLES",
+    "CallersError",
     "Progress",
     "RunOptions",
+    "callers_errors",
     "placement",
     "require_given",
     "require_known",
@@ -105,6 +108,22 @@ class RunOptions(TypedDict, total=False):
     batch: int
     out: str | Path | None
     progress: Callable[[Progress], None] | None
+
+
+class CallersError(ControlFlow):
+    """An argument of the caller is wrong, which shows only while the run makes use of it."""
+
+
+@contextlib.contextmanager
+def callers_errors() -> Iterator[None]:
+    """Turn an InputError about the caller's arguments into a `CallersError`.
+
+    The class sets it apart from an InputError that the code of a family raises.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise CallersError(str(error)) from error
 
 
 def require_known(options: RunOptions) -> None:

@@ -1,9 +1,8 @@
 """The store of a run: a folder with `manifest.json` and an append-only `cells.jsonl`.
 
-The manifest is written first; when a run is continued, only its settings of added measurements and
-the version of the measuring code may change. Every cell is one line, synced to disk, with a key
-that hashes everything that its numbers depend on. A run that was killed at any moment can be
-continued, as a half-written last line is ignored. Nothing read from a run is executed.
+The manifest is written first. Every cell is one line, synced to disk, with a key that hashes
+everything that its numbers depend on. A run that was killed at any moment can be continued, as a
+half-written last line is ignored. Nothing read from a run is executed.
 """
 
 from __future__ import annotations
@@ -11,68 +10,25 @@ from __future__ import annotations
 import errno
 import json
 import os
-import platform
-import reprlib
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydantic import ValidationError
-
 from capcheck.core.errors import InputError
-from capcheck.core.record import Record
-from capcheck.networks.kinds import FittedNetwork, PerturbedNetwork
+from capcheck.networks.kinds import PerturbedNetwork
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Measurement
 from capcheck.results.plan import FamilyEntry, FamilyPlan, SuspectPlan
-from capcheck.results.settings import Settings, TargetSummary
-from capcheck.results.survey import SCHEMA_VERSION, CheckResult, MeasuredBy, SurveyResult
+from capcheck.results.settings import Settings
+from capcheck.results.survey import CheckResult, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
 from capcheck.runs.cells import CellKey, Cells
+from capcheck.runs.manifest import MANIFEST, Manifest, read_manifest, require_same
 
-__all__ = [
-    "PARTIAL",
-    "Manifest",
-    "Store",
-    "environment",
-    "read_manifest",
-    "save",
-    "write_atomically",
-]
+__all__ = ["PARTIAL", "Store", "save", "write_atomically"]
 
-MANIFEST, CELLS, FITS = "manifest.json", "cells.jsonl", "fits"
+CELLS, FITS = "cells.jsonl", "fits"
 PARTIAL = ".*.partial"  # pattern of files left behind by a process killed while writing
-
-
-class Manifest(Record):
-    """The description of a run that suffices to continue it or to report on it.
-
-    Attributes:
-        schema_version: Version of the format of the manifest and of the cells.
-        measured_by: Code that measures the run's cells.
-        environment: Versions and machine facts that can change the last digits of numbers.
-        target: Summary of the target.
-        settings: Settings of the measurements.
-        families: Families in the order of the results.
-    """
-
-    schema_version: int = SCHEMA_VERSION
-    measured_by: MeasuredBy
-    environment: dict[str, str]
-    target: TargetSummary
-    settings: Settings
-    families: tuple[FamilyEntry, ...]
-
-
-def environment() -> dict[str, str]:
-    """Versions of Python and packages, and the machine, that numbers may depend on."""
-    packages = ("torch", "numpy", "scipy", "scikit-learn", "POT")
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        **{package: version(package) for package in packages},
-    }
 
 
 class Store(Cells):
@@ -105,7 +61,7 @@ class Store(Cells):
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / MANIFEST).exists():
                 held = read_manifest(folder)
-                _require_same(held, manifest, folder)
+                require_same(held, manifest, folder)
                 now = {
                     "settings": manifest.settings,
                     "measured_by": manifest.measured_by,
@@ -257,32 +213,6 @@ def _entry(found: FamilyResult) -> FamilyEntry:
     return FamilyEntry(plan=found.plan, row=found.row, in_paper=found.in_paper, suspects=suspects)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a run.
-
-    Raises:
-        InputError: There is no manifest, it is damaged, or it has another schema version.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise InputError(f"run {str(folder)!r} has no {MANIFEST}; give the folder of a saved run.")
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        found = facts.get("schema_version") if isinstance(facts, dict) else None
-        if found != SCHEMA_VERSION:
-            raise InputError(
-                f"run {str(folder)!r} has schema version {found}, and this capcheck reads "
-                f"{SCHEMA_VERSION}; use the version that made it."
-            )
-        return Manifest.model_validate(facts)
-    except (ValueError, ValidationError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"run {str(folder)!r} has a {MANIFEST} that is damaged; restore it or start anew."
-        ) from None
-
-
 def write_atomically(path: Path, text: str) -> Path:
     """Write a file atomically, so that readers see all of it or none, and return the path.
 
@@ -326,49 +256,3 @@ def _read_records(path: Path) -> Iterator[Any]:
 def _last_byte(file: BinaryIO) -> bytes:
     file.seek(-1, os.SEEK_END)
     return file.read(1)
-
-
-def _require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
-    # Examples follow from the other fields; no other number depends on added measurements.
-    added = dict.fromkeys(("diagnose", "precisions", "sensitivity"), True)
-    suspects = {"__all__": {"suspects": True}}
-    free: dict[str, Any] = {
-        "target": {"examples": True},
-        "settings": added,
-        "measured_by": True,
-        "families": suspects,
-    }
-    titles = [[_titled(e.plan) for e in manifest.families] for manifest in (held, asked)]
-    if titles[0] != titles[1]:
-        mine, other = (
-            "; ".join(name for name in own if name not in rest) or f"only {'; '.join(own)}"
-            for own, rest in (titles, titles[::-1])
-        )
-        raise InputError(
-            f"out {str(folder)!r} holds another run: it measures {mine}, and now {other} was asked "
-            "for; give another folder, or delete this one."
-        )
-    for field, here, there in _differences(held.to_json(free), asked.to_json(free)):
-        raise InputError(
-            f"out {str(folder)!r} holds another run: its {field} is {reprlib.repr(here)}, and now "
-            f"{reprlib.repr(there)} was asked for; give another folder, or delete this one."
-        )
-
-
-def _titled(plan: FamilyPlan) -> str:
-    """The title of a plan, with the fitting limit that distinguishes fitted networks."""
-    network = plan.network
-    if not isinstance(network, FittedNetwork):
-        return plan.title
-    limits = {"s": network.seconds, "steps": network.steps}
-    spent = [f"{value:g} {unit}" for unit, value in limits.items() if value is not None]
-    return plan.title + (f" (fitted for {spent[0]})" if spent else "")
-
-
-def _differences(a: Any, b: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted names of the leaves in which two JSON values differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(key for key in b if key not in a)]:
-            yield from _differences(a.get(key), b.get(key), f"{field}.{key}".lstrip("."))
-    elif a != b:
-        yield field, a, b

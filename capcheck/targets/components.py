@@ -13,115 +13,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from capcheck.core.tiles import tile_size
+from capcheck.core.tiles import slices, tile_size
+from capcheck.targets.evidence import Evidence, Prefix, earlier
+from capcheck.targets.largest_logits import LargestLogits
+from capcheck.targets.means import Means
 
-__all__ = [
-    "NEGLIGIBLE",
-    "REFINED",
-    "TILE",
-    "WIDTH",
-    "Components",
-    "Evidence",
-    "Means",
-    "Prefix",
-    "earlier",
-]
+__all__ = ["NEGLIGIBLE", "PRODUCTS", "REFINED", "TILE", "WIDTH", "Components"]
 
 TILE = 1 << 19  # most numbers in a tile: 4 MiB in float64, small enough for the cache
 WIDTH = 2048  # most components in a part
-PRODUCTS = 8  # tiles that the products of coordinates may fill
+PRODUCTS = 8  # tiles that products of coordinates and their weights may fill
 LOWEST = -700.0  # log-shares below this count as this: exp is slow where it underflows
-NOTHING = 1e-18  # share of a component that is left out of moments
-FEW = 8  # a sum over this fraction of the components is made over these alone
 REFINED = 16  # logits per row that are computed again in float64
 NEGLIGIBLE = 1e-5  # share of the softmax below which its unrefined rest counts as 0
-
-Prefix = Literal["all", "before", "through"]
-"""Tokens whose evidence enters for token i: all, those before i, or those up to and with i."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Evidence of n rows about their component: linear (n, N, d) and quadratic (n|1, N, d)."""
-
-    linear: Tensor
-    quadratic: Tensor
-
-    def __getitem__(self, rows: slice | Tensor) -> Evidence:
-        shared = len(self.quadratic) == 1
-        return Evidence(self.linear[rows], self.quadratic if shared else self.quadratic[rows])
-
-    def __len__(self) -> int:
-        return len(self.linear)
-
-    def to(self, dtype: torch.dtype) -> Evidence:
-        """The same evidence in another precision."""
-        return Evidence(self.linear.to(dtype), self.quadratic.to(dtype))
-
-
-@dataclass(frozen=True, eq=False)
-class Means:
-    """Component means (K, N, d), read in parts as (stored - origin) / unit.
-
-    Attributes:
-        stored: Stored means, (K, N, d) in any floating-point type; may be memory-mapped.
-        origin: Origin, (N, d) float64, or None if the stored means are used unchanged.
-        unit: Unit, above 0.
-    """
-
-    stored: Tensor
-    origin: Tensor | None = None
-    unit: float = 1.0
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape (K, N, d) of the means."""
-        return self.stored.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the stored means."""
-        return self.stored.device
-
-    def __getitem__(self, part: slice | Tensor) -> Tensor:
-        """The means of some components, (c, N, d)."""
-        return self._moved(self.stored[part], self.origin)
-
-    def of_tokens(self, tokens: Tensor, components: slice | Tensor) -> Tensor:
-        """Means of some tokens: of a slice of components (K, S, d), or of components (n, S, d)."""
-        origin = None if self.origin is None else self.origin[tokens]
-        return self._moved(self.stored[components, tokens], origin)
-
-    def at(self, component: Tensor, token: Tensor) -> Tensor:
-        """Means of chosen components and tokens, both (n, k) after broadcasting: (n, k, d)."""
-        stored = self.stored[component, token].to(torch.float64)
-        return stored if self.origin is None else (stored - self.origin[token]) / self.unit
-
-    def split(self, size: int) -> Iterator[Tensor]:
-        """Parts of at most `size` components."""
-        return (self[part] for part in _slices(len(self), size))
-
-    def relative_to(self, origin: Tensor, unit: float) -> Means:
-        """The means (mu - origin) / unit, without reading or copying the stored ones."""
-        whole = origin if self.origin is None else self.origin + self.unit * origin
-        return Means(self.stored, whole, self.unit * unit)
-
-    def to(self, device: torch.device | str) -> Means:
-        """The same means on a device."""
-        origin = None if self.origin is None else self.origin.to(device)
-        return Means(self.stored.to(device), origin, self.unit)
-
-    def _moved(self, stored: Tensor, origin: Tensor | None) -> Tensor:
-        return stored if origin is None else (stored.to(origin) - origin) / self.unit
 
 
 class Components:
@@ -132,14 +40,18 @@ class Components:
         centre: Centre, (N, d) float64, subtracted when parts are read, because expanding the square
             around the centre loses the fewest digits.
         log_weights: Finite, normalised log-weights, (K,), in the precision of all large products.
+
+    Attributes:
+        centre: The centre, (N, d).
+        tile: Most numbers in a tile.
     """
 
     def __init__(self, means: Means, centre: Tensor, log_weights: Tensor) -> None:
         self._means = means
-        self._centre = centre
+        self.centre = centre
         self._log_weights = log_weights
         self.dtype = log_weights.dtype
-        self._tile = tile_size(TILE, means.device)
+        self.tile = tile_size(TILE, means.device)
 
     def __len__(self) -> int:
         return len(self._means)
@@ -148,14 +60,14 @@ class Components:
         """The centred means of some components, (c, N, d)."""
         means = self._means[part]
         if dtype == means.dtype:
-            return means - self._centre.to(dtype)
-        return (means.to(torch.float64) - self._centre).to(dtype)
+            return means - self.centre.to(dtype)
+        return (means.to(torch.float64) - self.centre).to(dtype)
 
     def of_tokens(self, tokens: Sequence[int], component: Tensor | None = None) -> Tensor:
         """Centred means of some tokens: of all components (K, S, d), or of one each (n, S, d)."""
         column = torch.tensor(list(tokens), device=self._means.device)
         means = self._means.of_tokens(column, slice(None) if component is None else component)
-        return means.to(torch.float64) - self._centre[column]
+        return means.to(torch.float64) - self.centre[column]
 
     def of_components(self, component: Tensor, token: Tensor) -> Tensor:
         """Centred means of k components of one token in each row: (n, k, d).
@@ -165,7 +77,7 @@ class Components:
             token: Index of the token in each row, (n,).
         """
         means = self._means.at(component, token[:, None])
-        return means - self._centre[token][:, None]
+        return means - self.centre[token][:, None]
 
     def log_mass(self, evidence: Evidence, prefix: Prefix = "all") -> Tensor:
         """Log of the summed evidence, (n, 1) for all tokens together or (n, N), in float64."""
@@ -177,84 +89,19 @@ class Components:
         assert average is not None
         return average
 
-    def moments(
-        self, evidence: Evidence, prefix: Prefix, tokens: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Posterior mean (n, S, d) and covariance (n, S d, S d) of the centred mu_c, in float64.
-
-        If each token has a posterior of its own (`prefix` is not "all"), row block i of the second
-        is E_i[mu_i mu_j^T] - E_i[mu_i] E_i[mu_j]^T for the posterior of token i; the blocks of j
-        whose evidence does not enter are 0.
+    def shares(
+        self, evidence: Evidence, prefix: Prefix, tokens: list[int]
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Larger tiles of rows with the weights of all components in float64, (r, 1|S, K).
 
         Args:
             evidence: Evidence of the row about its component, (n, N, d), in float64.
             prefix: Tokens whose evidence enters.
-            tokens: Indices of the S tokens.
+            tokens: Indices of the S tokens to return if each token has weights of its own.
         """
-        chosen, d = list(tokens), self._centre.shape[1]
-        n, S = len(evidence), len(chosen)
-        E = S * d
-        mean = torch.zeros(n, E, dtype=torch.float64, device=self._means.device)
-        square = mean.new_zeros(n, E, E)
-        if prefix == "all":
-            for rows, share in self._shares(evidence, prefix, chosen):
-                kept = int((share > NOTHING).sum(-1).max())
-                of_rows = self._moments_of_few if kept * FEW <= len(self) else self._moments_of_all
-                mean[rows], square[rows] = of_rows(share[:, 0], chosen, kept)
-            return mean.unflatten(1, (S, d)), square
-        parts = list(_slices(len(self), max(1, PRODUCTS * self._tile // E**2)))
-        first = mean.new_zeros(n, S, E)  # means by the posterior of each token
-        for rows, share in self._shares(evidence, prefix, chosen):
-            for part in parts:
-                mu = self.centred(part)[:, chosen].flatten(1)
-                first[rows] += share[..., part] @ mu
-                for place in range(S):
-                    own, seen = slice(place * d, (place + 1) * d), (place + 1) * d
-                    both = (mu[:, own, None] * mu[:, None, :seen]).flatten(1)
-                    found = share[:, place, part] @ both
-                    square[rows, own, :seen] += found.unflatten(1, (d, seen))
-        for place in range(S):
-            own, seen = slice(place * d, (place + 1) * d), (place + 1) * d
-            mean[:, own] = first[:, place, own]
-            square[:, own, :seen] -= mean[:, own, None] * first[:, place, None, :seen]
-        return mean.unflatten(1, (S, d)), square
-
-    def _moments_of_all(self, share: Tensor, tokens: list[int], kept: int) -> tuple[Tensor, Tensor]:
-        """Means (r, E) and covariances (r, E, E) of some tokens, by sums over all components."""
-        E = len(tokens) * self._centre.shape[1]
-        pairs = torch.tril_indices(E, E, device=share.device)
-        total = share.new_zeros(len(share), E + pairs.shape[1])
-        for part in _slices(len(self), max(1, PRODUCTS * self._tile // total.shape[1])):
-            mu = self.centred(part)[:, tokens].flatten(1)  # (c, E)
-            both = torch.cat([mu, mu[:, pairs[0]] * mu[:, pairs[1]]], 1)
-            total.addmm_(share[:, part], both)
-        mean, square = total[:, :E], _symmetric(total[:, E:], pairs)
-        return mean, square - mean[:, :, None] * mean[:, None]
-
-    def _moments_of_few(self, share: Tensor, tokens: list[int], kept: int) -> tuple[Tensor, Tensor]:
-        """The same by sums over the `kept` components of largest weight in each row."""
-        E = len(tokens) * self._centre.shape[1]
-        means, covariances = [], []
-        for rows in self._rows(len(share), kept * self._centre.numel()):
-            weight, component = share[rows].topk(kept, 1)
-            mu = self.centred(component.flatten())[:, tokens].reshape(*component.shape, E)
-            mean = (weight[:, None] @ mu)[:, 0]
-            deviation = mu - mean[:, None]
-            means.append(mean)
-            covariances.append((weight[..., None] * deviation).mT @ deviation)
-        return torch.cat(means), torch.cat(covariances)
-
-    def _shares(
-        self, evidence: Evidence, prefix: Prefix, tokens: list[int]
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Tiles of rows with the weights of all components in float64, (r, 1|S, K)."""
-        held = max(1, PRODUCTS * self._tile // (len(self) * self._heads(prefix)))
-        for rows in _slices(len(evidence), held):
-            parts = []
-            for part in self._parts():
-                logits = self._logits(evidence[rows], self.centred(part), part, prefix)
-                parts.append(logits if prefix == "all" else logits[:, tokens])
-            logits = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+        held = max(1, PRODUCTS * self.tile // (len(self) * self._heads(prefix)))
+        for rows in slices(len(evidence), held):
+            logits = self._all_logits(evidence[rows], prefix, tokens)
             logits -= logits.amax(-1, keepdim=True)
             share = logits.clamp_(min=LOWEST).exp_()
             yield rows, share.div_(share.sum(-1, keepdim=True))
@@ -300,10 +147,7 @@ class Components:
         for rows in self._rows(len(evidence), len(self) * max(self._heads(prefix), heads)):
             tile = evidence[rows]
             if prefix != "all" or self.dtype == torch.float64:
-                parts = [
-                    self._logits(tile, self.centred(part), part, prefix) for part in self._parts()
-                ]
-                yield rows, torch.cat(parts, -1).softmax(-1)
+                yield rows, self._all_logits(tile, prefix).softmax(-1)
                 continue
             coarse = tile.to(self.dtype)
             parts = [
@@ -323,11 +167,17 @@ class Components:
             prefix: Tokens whose evidence enters.
             tokens: Indices of the S tokens to return if each token has weights of its own.
         """
+        return self._all_logits(evidence, prefix, tokens).log_softmax(-1)
+
+    def _all_logits(
+        self, evidence: Evidence, prefix: Prefix, tokens: Sequence[int] | None = None
+    ) -> Tensor:
+        """Log-evidence of all components in float64: (n, 1, K), or (n, S, K) of some tokens."""
         parts = []
         for part in self._parts():
             logits = self._logits(evidence, self.centred(part), part, prefix)
-            parts.append(logits if prefix == "all" else logits[:, list(tokens)])
-        return torch.cat(parts, -1).log_softmax(-1)
+            parts.append(logits if tokens is None or prefix == "all" else logits[:, list(tokens)])
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
     def _logits(self, evidence: Evidence, mu: Tensor, part: slice, prefix: Prefix) -> Tensor:
         """Log-evidence of some components: (r, 1, c) for all tokens together or (r, N, c)."""
@@ -358,11 +208,11 @@ class Components:
         coarse = prefix == "all" and self.dtype != torch.float64
         dtype = self.dtype if coarse else torch.float64
         n, heads, device = len(evidence), self._heads(prefix), evidence.linear.device
-        N, d = self._centre.shape
+        N, d = self.centre.shape
         peak = torch.full((n, heads, 1), -torch.inf, dtype=dtype, device=device)
         mass = torch.zeros_like(peak)
         total = torch.zeros(n, N, d, dtype=dtype, device=device) if power is not None else None
-        best = _Best(peak[:, 0], min(REFINED, len(self))) if coarse else None
+        best = LargestLogits(peak[:, 0], min(REFINED, len(self))) if coarse else None
         given, lowest = evidence.to(dtype), math.log(torch.finfo(dtype).tiny) + 5
         for part in self._parts():
             mu = self.centred(part, dtype)
@@ -394,7 +244,7 @@ class Components:
     def _refine(
         self,
         evidence: Evidence,
-        best: _Best,
+        best: LargestLogits,
         peak: Tensor,
         mass: Tensor,
         total: Tensor | None,
@@ -403,7 +253,7 @@ class Components:
         """Replace the contribution of the largest logits by that of their float64 values."""
         n = len(evidence)
         log_mass = torch.empty(n, 1, dtype=torch.float64, device=peak.device)
-        N, d = self._centre.shape
+        N, d = self.centre.shape
         for rows in self._rows(n, 8 * REFINED * N * d):  # a small tile: it is held several times
             logits, mu = self._refined(evidence[rows], best.index[rows])  # (r, 16), (r, 16, N, d)
             old = (best.value[rows] - peak[rows][:, 0]).double().exp()
@@ -424,58 +274,17 @@ class Components:
 
     def _refined(self, evidence: Evidence, index: Tensor) -> tuple[Tensor, Tensor]:
         """Float64 logits of the components chosen for each row, (r, k), and their means."""
-        mu = self.centred(index.reshape(-1)).reshape(*index.shape, *self._centre.shape)
+        mu = self.centred(index.reshape(-1)).reshape(*index.shape, *self.centre.shape)
         linear, quadratic = evidence.linear[:, None], evidence.quadratic[:, None]
         logits = (mu * (linear + quadratic * mu)).sum((2, 3))
         return logits + self._log_weights[index].double(), mu
 
     def _heads(self, prefix: Prefix) -> int:
-        return 1 if prefix == "all" else len(self._centre)
+        return 1 if prefix == "all" else len(self.centre)
 
     def _parts(self) -> Iterator[slice]:
         width = tile_size(WIDTH, self._means.device)
-        return _slices(len(self), min(width, max(REFINED, self._tile // self._centre.numel())))
+        return slices(len(self), min(width, max(REFINED, self.tile // self.centre.numel())))
 
     def _rows(self, n: int, per_row: int) -> Iterator[slice]:
-        return _slices(n, max(1, self._tile // per_row))
-
-
-class _Best:
-    """The largest logits of each of n rows so far, and the indices of their components."""
-
-    def __init__(self, like: Tensor, count: int) -> None:
-        self.value = like.new_full((len(like), count), -torch.inf)
-        self.index = torch.zeros_like(self.value, dtype=torch.int64)
-
-    def add(self, rows: slice, logits: Tensor, highest: Tensor, start: int) -> None:
-        """Update with the logits (r, c) of components start..start+c-1, with maxima (r,)."""
-        count = self.value.shape[1]
-        better = (highest > self.value[rows].amin(1)).nonzero()[:, 0]
-        value, index = logits[better].topk(min(count, logits.shape[1]), -1, sorted=False)
-        better = better + rows.start
-        value = torch.cat([self.value[better], value], 1)
-        index = torch.cat([self.index[better], index + start], 1)
-        self.value[better], kept = value.topk(count, -1, sorted=False)
-        self.index[better] = index.gather(1, kept)
-
-
-def _symmetric(lower: Tensor, pairs: Tensor) -> Tensor:
-    """Symmetric matrices (n, E, E) from their entries (n, pairs) on and below the diagonal."""
-    E = int(pairs.max()) + 1
-    whole = lower.new_empty(len(lower), E, E)
-    whole[:, pairs[0], pairs[1]] = lower
-    whole[:, pairs[1], pairs[0]] = lower
-    return whole
-
-
-def earlier(of_tokens: Tensor) -> Tensor:
-    """Values (r, N, c) shifted by one token: each gets the previous one's, and the first gets 0.
-
-    A cumulative sum of the result excludes each token's own value without subtracting it, which
-    would lose digits to a large value.
-    """
-    return torch.cat([torch.zeros_like(of_tokens[:, :1]), of_tokens[:, :-1]], 1)
-
-
-def _slices(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+        return slices(n, max(1, self.tile // per_row))

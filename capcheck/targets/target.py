@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import Protocol, Self
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from capcheck.core.errors import InputError, UnfitError
+from capcheck.core.errors import UnfitError
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import TokenLaw
@@ -27,19 +26,8 @@ from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.products import Products
 from capcheck.targets.provenance import Provenance
 
-__all__ = [
-    "EXPONENTIAL",
-    "IDS",
-    "NARROW",
-    "CategoricalTarget",
-    "ContinuousTarget",
-    "Parts",
-    "Target",
-    "fingerprint",
-    "require_one_law",
-]
+__all__ = ["EXPONENTIAL", "CategoricalTarget", "ContinuousTarget", "Target", "require_one_law"]
 
-IDS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 EXPONENTIAL = 600  # multiply-adds in the time of one component's share, with all memory traffic
 DIFFERENCE = 1e-5  # shift of central differences, in deviations of the noise and the law
 NARROW = 1e-4  # noise for Tweedie's formula, in deviations of the narrowest component
@@ -122,43 +110,6 @@ class Target(ABC):
         Raises:
             InputError: Tokens or levels of another shape, type or range.
         """
-
-    def _require(self, x: Tensor, levels: Tensor | None = None) -> None:
-        """Raise InputError unless x and the levels have the shape, type and range of the target.
-
-        The values of tokens at level 1 are ignored and not checked.
-        """
-        spec = self.spec
-        shape = (spec.tokens, *spec.token_shape)
-        if tuple(x.shape[1:]) != shape or x.dim() != 1 + len(shape) or len(x) == 0:
-            raise InputError(
-                f"x must have shape (rows, {', '.join(map(str, shape))}) with at least one row, "
-                f"got {tuple(x.shape)}."
-            )
-        if x.is_floating_point() != (spec.kind == "continuous") or x.is_complex():
-            raise InputError(f"x must hold {spec.kind} tokens, got {x.dtype}; convert it.")
-        if spec.kind == "categorical" and x.dtype not in IDS:
-            raise InputError(f"x must hold token ids as int64, got {x.dtype}; convert it.")
-        seen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        if levels is not None:
-            if levels.shape != x.shape[:2]:
-                raise InputError(
-                    f"levels must have shape {tuple(x.shape[:2])}, one for each token, got "
-                    f"{tuple(levels.shape)}."
-                )
-            two = spec.kind == "categorical"
-            allowed = (levels == 0) | (levels == 1) if two else (levels >= 0) & (levels <= 1)
-            if not bool(allowed.all()):
-                worst = float(levels[~allowed][0])
-                rule = "0 (known) or 1 (unseen)" if two else "in [0, 1]"
-                raise InputError(f"levels must be {rule}, got {worst:g}.")
-            seen = levels < 1
-        if spec.kind == "categorical":
-            outside = ((x < 0) | (x >= spec.dim)) & seen
-            if bool(outside.any()):
-                raise InputError(
-                    f"x must hold integers from 0 to {spec.dim - 1}, got {int(x[outside][0])}."
-                )
 
     @abstractmethod
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
@@ -336,28 +287,6 @@ class ContinuousTarget(Target):
 
 class CategoricalTarget(Target):
     """A law of sequences of integers in 0..V-1."""
-
-
-class Parts(Protocol):
-    """A tensor, or an object that is read in parts along its first axis like a tensor."""
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the whole tensor."""
-
-    def split(self, split_size: int) -> Iterable[Tensor]:
-        """Consecutive parts of at most `split_size` rows."""
-
-
-def fingerprint(name: str, facts: object, tensors: Iterable[Parts]) -> str:
-    """SHA-256 over the name of a class of laws, plain facts, and parameters in float64."""
-    digest = hashlib.sha256(repr((name, facts)).encode())
-    for tensor in tensors:
-        digest.update(repr(tuple(tensor.shape)).encode())
-        for part in tensor.split(4096):  # a tensor may be larger than memory
-            wide = part.double() if part.is_floating_point() else part
-            digest.update(wide.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def require_one_law(target: Target, field: str) -> None:

@@ -20,11 +20,8 @@ import torch
 from scipy import stats
 
 from capcheck.diagnostics.stein import ksd_squared
-from capcheck.divergences.certificates import (
-    coupling_squared,
-    mean_and_spread_squared,
-    sliced_squared,
-)
+from capcheck.divergences.certificates import mean_and_spread_squared, sliced_squared
+from capcheck.divergences.coupling import coupling_squared
 from capcheck.divergences.estimate import Term
 from capcheck.divergences.kl import kl_term
 from capcheck.divergences.mmd import mmd_squared, mmd_squared_to_known

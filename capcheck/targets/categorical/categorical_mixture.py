@@ -17,7 +17,7 @@ from torch.nn.functional import embedding_bag, one_hot
 
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
-from capcheck.core.tiles import tile_size
+from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import Categorical, DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.categorical.categorical_components import (
@@ -27,7 +27,8 @@ from capcheck.targets.categorical.categorical_components import (
     laws_of_tokens,
     token_ids,
 )
-from capcheck.targets.components import earlier
+from capcheck.targets.evidence import earlier
+from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
     mixture_weights,
     require_grid,
@@ -36,7 +37,8 @@ from capcheck.targets.parameters import (
 )
 from capcheck.targets.products import Products
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.target import CategoricalTarget, fingerprint
+from capcheck.targets.target import CategoricalTarget
+from capcheck.targets.tokens import require_tokens
 
 __all__ = ["SUMMED", "TILE", "CategoricalMixture"]
 
@@ -198,14 +200,14 @@ class CategoricalMixture(CategoricalTarget):
         component = rng.categorical(self._weights, (n,))
         u = rng.uniform((n, self._spec.tokens))
         draws = torch.empty(n, self._spec.tokens, dtype=torch.int64, device=self.device)
-        for rows in _slices(n, max(1, tile_size(TILE, self.device) // self._spec.mean.numel())):
+        for rows in slices(n, max(1, tile_size(TILE, self.device) // self._spec.mean.numel())):
             p = self._components.table(component[rows])  # (N, V, r)
             draws[rows] = inverse_cdf(p.permute(2, 0, 1), u[rows][..., None])[..., 0]
         return draws
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
-        self._require(x)
+        require_tokens(self.spec, x)
         everything = torch.ones_like(x, dtype=torch.bool)
         return self._log_sum(x.long(), everything, lambda p: p)
 
@@ -217,7 +219,7 @@ class CategoricalMixture(CategoricalTarget):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones; see `Target`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         x, known = x.long(), levels == 0
 
         def make(tokens: list[int]) -> Categorical:
@@ -309,12 +311,12 @@ class CategoricalMixture(CategoricalTarget):
     def _tiles(self, n: int, heads: int) -> Iterator[tuple[slice, slice, Tensor]]:
         for part in self._parts():
             p = self._components.table(part)  # (N, V, c)
-            for rows in _slices(n, max(1, tile_size(TILE, self.device) // (p.shape[2] * heads))):
+            for rows in slices(n, max(1, tile_size(TILE, self.device) // (p.shape[2] * heads))):
                 yield rows, part, p
 
     def _parts(self) -> Iterator[slice]:
         size = max(16, tile_size(TILE, self.device) // self._components.marginals.numel())
-        return _slices(len(self._components), size)
+        return slices(len(self._components), size)
 
 
 def _index(x: Tensor, known: Tensor, V: int) -> Tensor:
@@ -328,7 +330,3 @@ def _padded(log_table: Tensor) -> Tensor:
     """Log-probabilities (N, V, c) as a table (N V + 1, c) with a last row 0 for unknown tokens."""
     flat = log_table.flatten(0, 1)
     return torch.cat([flat, torch.zeros_like(flat[:1])])
-
-
-def _slices(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from capcheck.core.tiles import slices
 from capcheck.laws import Categorical, DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.categorical.messages import (
@@ -32,6 +33,7 @@ from capcheck.targets.categorical.messages import (
     scaled_evidence,
 )
 from capcheck.targets.target import CategoricalTarget
+from capcheck.targets.tokens import require_tokens
 
 __all__ = [
     "LARGEST_PAIRS",
@@ -89,7 +91,7 @@ class Chain(CategoricalTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
-        self._require(x)
+        require_tokens(self.spec, x)
         return self._log_sum(x, floor=0.0)
 
     def marginals(
@@ -100,7 +102,7 @@ class Chain(CategoricalTarget):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones; see `Target`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         known = levels == 0
 
         def make(tokens: list[int]) -> Categorical:
@@ -236,7 +238,7 @@ class Chain(CategoricalTarget):
         widest = self._widest if isinstance(self._arithmetic, Logarithmic) else 0
         per_row = max(self._spec.tokens * self._states_at(self._spec.tokens - 1), widest)
         size = max(1, TILE // per_row)
-        return (slice(start, min(start + size, n)) for start in range(0, n, size))
+        return slices(n, size)
 
     @abstractmethod
     def _states_at(self, i: int) -> int:

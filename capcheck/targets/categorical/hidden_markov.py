@@ -25,6 +25,7 @@ from capcheck.targets.categorical.messages import (
     scaled_evidence,
     sparse_steps,
 )
+from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
     require_count,
     require_grid,
@@ -32,7 +33,6 @@ from capcheck.targets.parameters import (
     require_tables,
 )
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.target import fingerprint
 
 __all__ = ["LARGEST", "HiddenMarkov"]
 

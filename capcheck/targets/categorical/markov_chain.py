@@ -18,9 +18,10 @@ from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
 from capcheck.targets.categorical.chain import Chain
 from capcheck.targets.categorical.messages import arithmetic_for
+from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import require_count, require_grid, require_tables
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.target import fingerprint
+from capcheck.targets.tokens import require_tokens
 
 __all__ = ["LARGEST", "MarkovChain"]
 
@@ -135,7 +136,7 @@ class MarkovChain(Chain):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
-        self._require(x)
+        require_tokens(self.spec, x)
         total = torch.zeros(len(x), dtype=self.dtype, device=self.device)
         for i in range(self._spec.tokens):
             table = self._table(i)

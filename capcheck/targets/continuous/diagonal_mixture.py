@@ -16,14 +16,15 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
-from capcheck.core.tiles import tile_size
+from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture, TokenLaw
 from capcheck.noise.paths import PATHS, NoisePath
-from capcheck.targets.components import earlier
 from capcheck.targets.continuous.gaussian_components import (
     GaussianComponents,
     derivative_of_mixture,
 )
+from capcheck.targets.evidence import earlier
+from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
     mixture_weights,
     require_deviations,
@@ -36,7 +37,7 @@ from capcheck.targets.parameters import (
 )
 from capcheck.targets.products import Products, gaussian_log_likelihood
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.target import fingerprint
+from capcheck.targets.tokens import require_tokens
 
 __all__ = ["CORRELATED", "TILE", "DiagonalMixture"]
 
@@ -189,7 +190,7 @@ class DiagonalMixture(GaussianComponents):
         causal: bool = False,
     ) -> TiledMixture:
         """The law of every clean token given every token seen at its own level; see `Target`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         x, alpha, sigma = self._view(x, levels, path)
 
         def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
@@ -216,7 +217,7 @@ class DiagonalMixture(GaussianComponents):
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
     ) -> Tensor:
         """E[x_0 | x seen at those levels], (n, N, d); see `Target`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         if not causal:
             return self.marginals(x, levels, path).mean()
         x, alpha, sigma = self._view(x, levels, path)
@@ -238,7 +239,7 @@ class DiagonalMixture(GaussianComponents):
         causal: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """E[x_0 | x] of some tokens and its derivative; see `derivative_of_mixture`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         wide, chosen, d = self.to(device=self.device, dtype=torch.float64), list(tokens), x.shape[2]
         x, alpha, sigma = wide._view(x.double(), levels, path)
         mu = wide._means[:, chosen]  # (K, S, d)
@@ -314,4 +315,4 @@ class DiagonalMixture(GaussianComponents):
 
     def _tiles(self, n: int) -> Iterator[slice]:
         size = max(1, tile_size(TILE, self.device) // self._means.numel())
-        return (slice(start, min(start + size, n)) for start in range(0, n, size))
+        return slices(n, size)

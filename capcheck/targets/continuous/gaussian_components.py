@@ -11,6 +11,7 @@ from torch import Tensor
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import LOG_2PI
 from capcheck.targets.target import EXPONENTIAL, ContinuousTarget
+from capcheck.targets.tokens import require_tokens
 
 __all__ = ["GaussianComponents", "derivative_of_mixture"]
 
@@ -78,7 +79,7 @@ class GaussianComponents(ContinuousTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-density of x (n, N, d), in nats: (n,)."""
-        self._require(x)
+        require_tokens(self.spec, x)
         return self._log_smoothed(x, 0.0) - 0.5 * x[0].numel() * LOG_2PI
 
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
-from capcheck.core.tiles import tile_size
+from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture
 from capcheck.noise.paths import PATHS, NoisePath
-from capcheck.targets.components import Prefix
 from capcheck.targets.continuous.gaussian_components import GaussianComponents
 from capcheck.targets.continuous.gaussian_eigenbasis import Eigenbasis
 from capcheck.targets.continuous.noisy_gaussians import NoisyGaussians, amplitudes, symmetric
+from capcheck.targets.evidence import Prefix
+from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
     mixture_weights,
     require_deviations,
@@ -34,7 +35,7 @@ from capcheck.targets.parameters import (
     require_tensor,
 )
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.target import fingerprint
+from capcheck.targets.tokens import require_tokens
 
 __all__ = ["ROUNDINGS", "TILE", "GaussianMixture"]
 
@@ -156,7 +157,7 @@ class GaussianMixture(GaussianComponents):
         causal: bool = False,
     ) -> TiledMixture:
         """The law of every clean token given every token seen at its own level; see `Target`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         prefix: Prefix = "before" if causal else "all"
         view = self._noisy.view(x, levels, path)
 
@@ -179,15 +180,14 @@ class GaussianMixture(GaussianComponents):
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
     ) -> Tensor:
         """E[x_0 | x seen at those levels], (n, N, d); see `Target`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         even = bool((levels == levels[:, :1]).all()) and bool((levels < 1).all())
         if even and not causal and self._eigenbasis.well_scaled:
             return self._eigenbasis.denoise(x, levels[:, 0], path)
         view = self._noisy.view(x, levels, path)
         size, tokens = self._noisy.tile_rows(view), list(range(self._spec.tokens))
         tiles = []
-        for start in range(0, len(x), size):
-            rows = slice(start, min(start + size, len(x)))
+        for rows in slices(len(x), size):
             weights, means = self._noisy.posterior(
                 view, rows, "through" if causal else "all", tokens
             )
@@ -204,18 +204,13 @@ class GaussianMixture(GaussianComponents):
         causal: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """E[x_0 | x] of some tokens and its derivative; see `NoisyGaussians`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         noisy = self.to(device=self.device, dtype=torch.float64)._noisy
         view = noisy.view(x, levels, path)
         size = max(1, noisy.tile_rows(view) // (1 if not causal else x[0].numel()))
         parts = [
-            noisy.denoise_with_derivative(
-                view,
-                slice(start, min(start + size, len(x))),
-                "through" if causal else "all",
-                tokens,
-            )
-            for start in range(0, len(x), size)
+            noisy.denoise_with_derivative(view, rows, "through" if causal else "all", tokens)
+            for rows in slices(len(x), size)
         ]
         means, derivatives = zip(*parts, strict=True)
         return torch.cat(means), torch.cat(derivatives)

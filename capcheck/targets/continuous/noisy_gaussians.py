@@ -23,8 +23,8 @@ from torch import Tensor
 
 from capcheck.core.tiles import tile_size
 from capcheck.noise.paths import NoisePath
-from capcheck.targets.components import Prefix, earlier
 from capcheck.targets.continuous.gaussian_components import derivative_of_mixture
+from capcheck.targets.evidence import Prefix, earlier
 
 __all__ = ["CACHED", "TILE", "NoisyGaussians", "View", "amplitudes", "symmetric"]
 

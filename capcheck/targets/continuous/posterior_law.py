@@ -24,7 +24,8 @@ from capcheck.laws import (
     require_scalar_tokens,
 )
 from capcheck.noise.paths import NoisePath
-from capcheck.targets.components import Components, Evidence, Prefix
+from capcheck.targets.components import Components
+from capcheck.targets.evidence import Evidence, Prefix
 
 __all__ = ["HELD", "TILE", "PosteriorLaw", "View"]
 

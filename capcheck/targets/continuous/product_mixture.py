@@ -25,8 +25,12 @@ from capcheck.laws import (
     TokenLaw,
 )
 from capcheck.noise.paths import PATHS, NoisePath
-from capcheck.targets.components import Components, Evidence, Means, Prefix
+from capcheck.targets.component_moments import posterior_moments
+from capcheck.targets.components import Components
 from capcheck.targets.continuous.posterior_law import PosteriorLaw, View
+from capcheck.targets.evidence import Evidence, Prefix
+from capcheck.targets.fingerprint import fingerprint
+from capcheck.targets.means import Means
 from capcheck.targets.parameters import (
     require_grid,
     require_levels,
@@ -35,7 +39,8 @@ from capcheck.targets.parameters import (
 )
 from capcheck.targets.products import Products, gaussian_log_likelihood
 from capcheck.targets.provenance import Provenance
-from capcheck.targets.target import EXPONENTIAL, ContinuousTarget, fingerprint
+from capcheck.targets.target import EXPONENTIAL, ContinuousTarget
+from capcheck.targets.tokens import require_tokens
 
 __all__ = ["QUERIES", "READ", "SUMMED", "ProductMixture", "moments"]
 
@@ -231,7 +236,7 @@ class ProductMixture(ContinuousTarget):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-density of x (n, N, d), in nats: (n,)."""
-        self._require(x)
+        require_tokens(self.spec, x)
         log_scale = 0.5 * self._scales.numel() * LOG_2PI + self._scales.log().sum()
         return (self._log_smoothed(x, self._scales.square()) - log_scale).to(self._dtype)
 
@@ -243,7 +248,7 @@ class ProductMixture(ContinuousTarget):
         causal: bool = False,
     ) -> TokenLaw:
         """The law of every clean token given every token seen at its own level; see `Target`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         view = self._view(x, levels, path)
         if causal:  # token i's own value must not enter its law
             s2 = self._scales.square()[None]
@@ -255,7 +260,7 @@ class ProductMixture(ContinuousTarget):
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
     ) -> Tensor:
         """E[x_0 | x seen at those levels], (n, N, d); see `Target`."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         answer = torch.empty(x.shape, dtype=self._dtype, device=self.device)
         for start in range(0, len(x), QUERIES):
             rows = slice(start, start + QUERIES)
@@ -274,11 +279,11 @@ class ProductMixture(ContinuousTarget):
         causal: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """E[x_0 | x] of some tokens and its derivative gain Cov[mu_c] alpha / V + alpha s^2 / V."""
-        self._require(x, levels)
+        require_tokens(self.spec, x, levels)
         chosen = list(tokens)
         view = self._view(x, levels, path)
-        average, covariance = self._exact.moments(
-            view.evidence, "through" if causal else "all", chosen
+        average, covariance = posterior_moments(
+            self._exact, view.evidence, "through" if causal else "all", chosen
         )
         gain, offset = view.gain[:, chosen], view.offset[:, chosen]
         pull = -2 * view.evidence.quadratic[:, chosen]  # alpha^2 / V
@@ -296,7 +301,7 @@ class ProductMixture(ContinuousTarget):
 
     def score(self, x: Tensor) -> Tensor:
         """(E[mu_c | x] - x) / s^2, (n, N, d)."""
-        self._require(x)
+        require_tokens(self.spec, x)
         y, s2 = x.to(self._centre) - self._centre, self._scales.square()
         average = self._components.average(Evidence(y / s2, -0.5 / s2[None]))
         return ((average - y) / s2).to(self._dtype)

@@ -21,7 +21,6 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.laws import LOG_2PI
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
-from capcheck.targets.components import Means
 from capcheck.targets.continuous.product_mixture import ProductMixture, moments
 from capcheck.targets.from_data.empirical_categorical import (
     HELD_OUT,
@@ -29,6 +28,7 @@ from capcheck.targets.from_data.empirical_categorical import (
     from_token_ids,
     row_weights,
 )
+from capcheck.targets.means import Means
 from capcheck.targets.provenance import HeldOut, Provenance
 
 __all__ = [

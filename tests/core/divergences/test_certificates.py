@@ -14,12 +14,11 @@ from scipy import integrate, linalg, special, stats
 from capcheck.core.errors import InputError
 from capcheck.divergences import certificates
 from capcheck.divergences.certificates import (
-    coupling_squared,
-    effective_draws,
     lower_certificates,
     mean_and_spread_squared,
     sliced_squared,
 )
+from capcheck.divergences.coupling import coupling_squared, effective_draws
 from capcheck.divergences.estimate import Term
 
 Array = NDArray[np.float64]

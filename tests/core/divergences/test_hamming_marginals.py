@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from capcheck.divergences.certificates import hamming_marginals
+from capcheck.divergences.hamming_marginals import hamming_marginals
 
 
 def rows(p: float, n: int, N: int, run: int) -> np.ndarray:

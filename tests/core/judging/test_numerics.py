@@ -33,7 +33,7 @@ from capcheck.probes.steps.masked_diffusion import MaskedDiffusion
 from capcheck.procedures import registry
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State
 from capcheck.procedures.procedure import Procedure
-from capcheck.runs import engine
+from capcheck.runs import looks
 from capcheck.runs.store import Store
 from capcheck.targets import ProductMixture, from_spec, from_table
 from capcheck.targets.target import Target
@@ -254,7 +254,7 @@ def test_a_run_that_breaks_in_fewer_digits_loses_nothing_else(
     def broken(*_: Any, **__: Any) -> Any:
         raise ValueError("no such kernel")
 
-    monkeypatch.setattr(engine, "RoundedSweep", broken)
+    monkeypatch.setattr(looks, "RoundedSweep", broken)
     found = check("gpt", three, samples=200, lengths=[3], steps=[1], precision=["float16"])
     assert found.outcome is Outcome.REPRESENTABLE
     (half,) = found.found.precisions

@@ -25,7 +25,7 @@ from capcheck.networks.oracles import latent_classes
 from capcheck.networks.signatures import TokenPredictor
 from capcheck.procedures.groups import Group, Groupwise
 from capcheck.procedures.probe import OPTIONS, Row, State
-from capcheck.runs.engine import full_precision
+from capcheck.runs.environment import full_precision
 from capcheck.runs.store import Store
 from capcheck.targets import from_spec
 from capcheck.targets.target import Target

@@ -18,7 +18,8 @@ from capcheck import InputError, check, report, save, survey
 from capcheck.core.version import __version__
 from capcheck.probes.length.gpt import GPT
 from capcheck.results.survey import SurveyResult
-from capcheck.runs.store import Store, read_manifest
+from capcheck.runs.manifest import read_manifest
+from capcheck.runs.store import Store
 from capcheck.runs.sweep import Sweep
 from capcheck.targets import ProductMixture, from_spec
 

@@ -1,0 +1,150 @@
+"""Tables of verdicts: of a survey, of the cells of a family, of the front, and of diagnoses."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from rich.markup import escape
+from rich.table import Column, Table
+
+from capcheck.cli.catalogue import caption, grouped, heading, named, without_kl
+from capcheck.cli.tables import folding
+from capcheck.core.budget import Budget
+from capcheck.divergences import DIVERGENCES
+from capcheck.judging.front import Front, Point
+from capcheck.procedures.probe import ROW_TITLES
+from capcheck.results.family import WITHOUT_KL, FamilyResult
+from capcheck.results.measurement import Cell, Outcome
+from capcheck.results.survey import SurveyResult
+
+__all__ = ["cells_table", "diagnoses_table", "front_table", "listed", "survey_table"]
+
+_COLOURS = {
+    Outcome.REPRESENTABLE: "green",
+    Outcome.NOT_REPRESENTABLE: "red",
+    Outcome.INCONCLUSIVE: "yellow",
+}
+_NAMED = 4  # largest number of families that a row of the efficiency front names
+
+
+def survey_table(result: SurveyResult) -> Table:
+    """A table of the families in the paper's groups: verdict, smallest budget, measured group."""
+    table = Table(
+        "family",
+        Column("verdict", no_wrap=True),
+        "smallest budget",
+        "calls",
+        "length",
+        "steps",
+        "measured as",
+        caption="; ".join(filter(None, [caption(result.families), without_kl(result.families)])),
+    )
+    for row, members in grouped(result.families):
+        table.add_row(heading(row))
+        for found in members:
+            table.add_row(*_family_row(found))
+        table.add_section()
+    return table
+
+
+def cells_table(found: FamilyResult, names: Sequence[str]) -> Table:
+    """A table of the estimates and verdict of every cell of a family."""
+    table = folding("length", "steps", "calls", *names)
+    table.add_column("verdict", no_wrap=True)
+    for cells in _equal_cells(found.cells):
+        table.add_row(
+            listed(cell.budget.length for cell in cells),
+            listed(cell.budget.steps for cell in cells),
+            str(cells[0].model_calls),
+            *(escape(str(cells[0].estimates[name])) for name in names),
+            _coloured(cells[0].outcome),
+        )
+    return table
+
+
+def _equal_cells(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Group cells with equal measurements; cells along an axis without effect form one group."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        same = cell.model_dump_json(include={"model_calls", "estimates", "outcome"})
+        groups.setdefault(same, []).append(cell)
+    return list(groups.values())
+
+
+def front_table(found: Front, result: SurveyResult) -> Table:
+    """A table of the cells that no cell of their group beats in calls and error."""
+    divergence = DIVERGENCES[result.target.kind][found.divergence]
+    table = Table(
+        "efficiency front", "calls", divergence.label, "at most, x tolerance", "families, at"
+    )
+    table.caption = "* no cell of any group is both better and cheaper"
+    for row, best in found.of_groups.items():
+        group = heading(row)
+        for _, tied in itertools.groupby(best, key=lambda p: (p.calls, p.multiple)):
+            points = list(tied)
+            mark = " *" if points[0] in found.best else ""
+            estimate = str(points[0].cell.estimates[found.divergence])
+            multiple = f"{points[0].multiple:.3g}{mark}"
+            table.add_row(group, str(points[0].calls), escape(estimate), multiple, _placed(points))
+            group = ""
+        table.add_section()
+    return table
+
+
+def _placed(points: Sequence[Point]) -> str:
+    """The families that share a place on the efficiency front, the first few by name."""
+    names = [f"{point.family} ({_budget(point.cell.budget)})" for point in points[:_NAMED]]
+    more = len(points) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def diagnoses_table(found: FamilyResult) -> Table | None:
+    """A table of the diagnoses of a family, or None if none was made."""
+    if not found.diagnoses:
+        return None
+    table = Table("diagnosis, no verdict", "value", "interval", "null", "p", "rows")
+    for test in found.diagnoses:
+        if test.value is None:
+            table.add_row(test.label, "unavailable", escape(test.method), "-", "-", "-")
+            continue
+        ends = escape(f"[{test.low:.3g}, {test.high:.3g}]")
+        null, p = f"{test.null:.3g}", f"{test.p_value:.2g}"
+        table.add_row(test.label, f"{test.value:.3g}", ends, null, p, str(test.samples))
+    table.title, table.title_justify = f"{found.title}, {found.cells[-1].budget}", "left"
+    return table
+
+
+def _family_row(found: FamilyResult) -> list[str]:
+    name = named(found.family, found) if found.network == "oracle" else f"    {found.network}"
+    if found.error:
+        return [name, "not measured"]
+    budget, calls = "-", "-"
+    if found.smallest_budget is not None:
+        budget = _budget(found.smallest_budget)
+        calls = str(found.cell(found.smallest_budget).model_calls)
+    axes = found.axes
+    verdict = _coloured(found.outcome) + (f" {WITHOUT_KL}" if found.without_kl else "")
+    return [name, verdict, budget, calls, axes.length, axes.steps, _measured(found)]
+
+
+def _measured(found: FamilyResult) -> str:
+    """The measured group of a family, marked if it differs from the paper's."""
+    if found.measured_row is None:
+        return "[yellow]? undecided[/yellow]"
+    title = ROW_TITLES[found.measured_row]
+    return f"= {title}" if found.disagreement is None else f"[red]≠ {title}[/red]"
+
+
+def listed(values: Iterable[int]) -> str:
+    """Numbers in rising order, without repeats, separated by commas."""
+    return ", ".join(str(value) for value in sorted(set(values)))
+
+
+def _budget(budget: Budget) -> str:
+    return f"length {budget.length}, steps {budget.steps}"
+
+
+def _coloured(outcome: Outcome) -> str:
+    colour = _COLOURS[outcome]
+    return f"[{colour}]{outcome.value.replace('_', ' ')}[/{colour}]"

@@ -1,0 +1,183 @@
+"""The routes to KL and reverse KL of a model for which neither has a closed form.
+
+The best route is the mean of the log-ratio over draws, of a mixture that is known exactly or of the
+log-density that the procedure states. It is a bound if the log-density is one, if its tail is heavy
+or if some tokens do not count. Without a density a classifier bounds KL from below.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from capcheck.core.log_density import LogDensity
+from capcheck.core.unavailable import Unavailable
+from capcheck.divergences import DIVERGENCES
+from capcheck.divergences.estimate import Estimate, Kind, Term
+from capcheck.divergences.evidence import CONTRADICTION_LEVEL, ModelEvidence
+from capcheck.divergences.kl import HEAVY, kl_term, tail_index
+from capcheck.divergences.lost import lost_clause, lost_count, lost_rows
+from capcheck.divergences.measured import Measured
+from capcheck.divergences.variational import kl_from_below
+from capcheck.laws.gaussian import MixtureLaw
+from capcheck.procedures.coordinates import ExactLaw
+from capcheck.procedures.procedure import ROUNDED_LAW
+from capcheck.targets.target import Target
+
+__all__ = ["KL_ROUNDING", "KLRoutes"]
+
+VARIATIONAL = "variational bound by a classifier of the draws"
+KL_ROUNDING = 1e-3  # nats by which rounding may take an estimated KL below 0
+
+
+class KLRoutes:
+    """Estimates KL and reverse KL of models from one target.
+
+    Args:
+        target: The target.
+        draws: Draws of the target, (n, N, d) or (n, N).
+        log_prob: Log-density of these draws under the target, (n,), in nats.
+        level: Confidence of the intervals.
+    """
+
+    def __init__(self, target: Target, draws: Tensor, log_prob: Tensor, *, level: float) -> None:
+        self._target, self._level = target, level
+        self._draws, self._log_prob = draws, log_prob
+        self._divergences = DIVERGENCES[target.spec.kind]
+
+    def kl(self, model: ModelEvidence) -> Estimate:
+        """KL(p* || q) of a model: from its density, else a lower bound from its draws."""
+        density = _of_mixture(model.law, self._draws) or model.log_density
+        if density is ROUNDED_LAW:  # its draws are compared with those of the precise run
+            return self._unavailable("kl", ROUNDED_LAW.reason)
+        if isinstance(density, Unavailable):
+            known = not isinstance(model.law, Unavailable)
+            reason = "the law that was found has no draws infinitely far out, and there are some"
+            return self._from_draws(model.samples, reason if known else density.reason)
+        found = self._averaged(
+            "kl",
+            self._log_prob[: len(density.values)] - density.values,
+            density,
+            of_bound="upper bound",
+            over="target draws",
+        )
+        if found.kind not in ("upper bound", "unavailable"):
+            return found
+        below = self._from_draws(model.samples, found.method)
+        if below.value is None or found.value is None:
+            return below
+        return self._estimate(
+            "kl",
+            Measured(
+                kind="two bounds",
+                method=f"above: {found.method}; below: {VARIATIONAL}",
+                rows=found.samples,
+                below=below.terms,
+                above=found.terms,
+            ),
+        )
+
+    def _from_draws(self, samples: Tensor, reason: str) -> Estimate:
+        """A lower bound on KL from draws alone, where no density is known for the stated reason."""
+        lost = lost_rows(samples, self._target.spec.spread or 1.0)
+        log_p = torch.full((len(samples),), -torch.inf, dtype=torch.float64, device=samples.device)
+        if not bool(lost.all()):
+            log_p[~lost] = self._target.log_prob(samples[~lost]).double()
+        term = kl_from_below(self._target.spec, self._draws, samples, self._log_prob, log_p)
+        if term is None:
+            return self._unavailable("kl", reason)
+        return self._estimate(
+            "kl",
+            Measured(
+                kind="lower bound",
+                method=f"{VARIATIONAL}; no density: {reason}",
+                rows=len(samples),
+                terms=[term],
+            ),
+        )
+
+    def reverse_kl(self, model: ModelEvidence) -> Estimate:
+        """KL(q || p*) of a model, from its density at its own draws."""
+        if lost := lost_count(model.samples, self._target.spec):
+            return self._estimate(
+                "reverse_kl",
+                Measured(
+                    kind="estimate",
+                    method=f"{lost_clause(lost, len(model.samples))}, where the target has no mass",
+                    rows=len(model.samples),
+                    terms=[Term.infinite("reverse KL")],
+                ),
+            )
+        density = _of_mixture(model.law, model.samples) or model.own_log_density
+        if isinstance(density, Unavailable):
+            return self._unavailable("reverse_kl", density.reason)
+        log_ratio = density.values - self._target.log_prob(model.samples)
+        return self._averaged(
+            "reverse_kl", log_ratio, density, of_bound="lower bound", over="the model's draws"
+        )
+
+    def _averaged(
+        self,
+        name: str,
+        log_ratio: Tensor,
+        density: LogDensity,
+        *,
+        of_bound: Literal["upper bound", "lower bound"],
+        over: str,
+    ) -> Estimate:
+        """The mean log-ratio as an estimate.
+
+        Args:
+            name: Name of the divergence.
+            log_ratio: (n,), nats.
+            density: The log-density that the log-ratio was computed from.
+            of_bound: Kind of the estimate where the log-density is only a lower bound.
+            over: The draws averaged over, in words for the method.
+        """
+        # The density is of all tokens, and auxiliary tokens can only add to a divergence.
+        auxiliary = self._target.spec.scored is not None
+        notes = ", of all tokens with the auxiliary ones" if auxiliary else ""
+        kind: Kind = "upper bound" if auxiliary else "estimate"
+        if density.bound:
+            kind = of_bound
+            if auxiliary and of_bound == "lower bound":
+                return self._unavailable(name, f"a bound on each side{notes}")
+        tail = tail_index(log_ratio.double().cpu().numpy())
+        if tail > HEAVY:
+            kind = "lower bound"
+            notes += f"; the tail index of the log-ratios is {tail:.2g}: their mean falls short"
+            if auxiliary or (density.bound and of_bound == "upper bound"):
+                return self._unavailable(name, f"a bound whose mean falls short{notes}")
+        term = kl_term(log_ratio)
+        if kind != "lower bound" and term.p_within(-KL_ROUNDING) <= 1 - CONTRADICTION_LEVEL:
+            return self._unavailable(
+                name, f"the log-density does not integrate to 1: KL {term.value:.3g} is below 0"
+            )
+        return self._estimate(
+            name,
+            Measured(
+                kind=kind,
+                method=f"log-density by {density.method}, averaged over {over}{notes}",
+                rows=len(log_ratio),
+                terms=[term],
+            ),
+        )
+
+    def _estimate(self, name: str, measured: Measured) -> Estimate:
+        return measured.estimate(self._divergences[name], self._target.spec, level=self._level)
+
+    def _unavailable(self, name: str, reason: str) -> Estimate:
+        return Estimate.unavailable(reason, level=self._level, unit=self._divergences[name].unit)
+
+
+def _of_mixture(law: ExactLaw | Unavailable, x: Tensor) -> LogDensity | None:
+    """The log-density of a `MixtureLaw` at x, or None for any other law.
+
+    The divergences of a mixture have no closed form, so they are averaged from its log-density.
+    """
+    if not isinstance(law, MixtureLaw):
+        return None
+    values = law.log_prob(x).to(x)
+    return LogDensity(values=values, method=f"the exact mixture over {len(law.laws)} orders")

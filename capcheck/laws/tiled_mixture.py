@@ -1,0 +1,100 @@
+"""Mixtures of Gaussians whose parameters are too many to be stored for all rows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from capcheck.core.randomness import Randomness
+from capcheck.core.tiles import slices
+from capcheck.laws.mixture import MixtureOfGaussians
+from capcheck.laws.token_law import TokenLaw
+from capcheck.noise.paths import NoisePath
+
+__all__ = ["TiledMixture"]
+
+
+class TiledMixture(TokenLaw):
+    """A mixture of Gaussians whose parameters are computed on demand, one tile of rows at a time.
+
+    Args:
+        tile: Function that computes the laws of some rows and tokens.
+        rows: Number n of rows.
+        tokens: Indices of the tokens.
+        dim: Dimension d of a token.
+        size: Number of rows in a tile.
+    """
+
+    def __init__(
+        self,
+        tile: Callable[[slice, list[int]], MixtureOfGaussians],
+        *,
+        rows: int,
+        tokens: Sequence[int],
+        dim: int,
+        size: int,
+    ) -> None:
+        self._tile = tile
+        self._n = rows
+        self._tokens = list(tokens)
+        self._dim = dim
+        self._size = size
+
+    def sample(self, rng: Randomness) -> Tensor:
+        """Component by inverse CDF, then its Gaussian: (n, N, d)."""
+        u = rng.uniform((self._n, len(self._tokens)))
+        z = rng.normal((self._n, len(self._tokens), self._dim))
+        return self._each(lambda law, rows: law.at(u[rows], z[rows]))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density (nats) of x (n, N, d): (n, N)."""
+        return self._each(lambda law, rows: law.log_prob(x[rows]))
+
+    def mean(self) -> Tensor:
+        """Means of the tokens, (n, N, d)."""
+        return self._each(lambda law, rows: law.mean())
+
+    def variance(self) -> Tensor:
+        """Variances of the tokens' coordinates, (n, N, d)."""
+        return self._each(lambda law, rows: law.variance())
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(token <= x) for x (n, N, 1): (n, N)."""
+        return self._each(lambda law, rows: law.cdf(x[rows]))
+
+    def icdf(self, u: Tensor) -> Tensor:
+        """The quantile of u (n, N): (n, N, 1)."""
+        return self._each(lambda law, rows: law.icdf(u[rows]))
+
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        """E[x_0 | x_t] of each token, given that token only, (n, N, d)."""
+        return self._each(lambda law, rows: law.denoise(x_t[rows], t[rows], path))
+
+    def coordinate(self, j: int, x: Tensor) -> TiledMixture:
+        """The law of coordinate j given the token's earlier coordinates, also in tiles."""
+
+        def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
+            columns = [self._tokens.index(i) for i in tokens]
+            return self._tile(rows, tokens).coordinate(j, x[rows][:, columns])
+
+        return TiledMixture(tile, rows=self._n, tokens=self._tokens, dim=1, size=self._size)
+
+    def held(self) -> MixtureOfGaussians:
+        """The mixture with the parameters of all rows stored."""
+        return self._tile(slice(0, self._n), self._tokens)
+
+    def select(self, tokens: Sequence[int]) -> TiledMixture:
+        """The laws of the tokens with these indices."""
+        return TiledMixture(
+            self._tile,
+            rows=self._n,
+            tokens=[self._tokens[i] for i in tokens],
+            dim=self._dim,
+            size=self._size,
+        )
+
+    def _each(self, of: Callable[[MixtureOfGaussians, slice], Tensor]) -> Tensor:
+        tiles = slices(self._n, self._size)
+        return torch.cat([of(self._tile(rows, self._tokens), rows) for rows in tiles])

@@ -1,0 +1,52 @@
+"""Progress of a run: the cells that are done, as counted and as told to the caller's function."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from capcheck.runs.log import logger
+from capcheck.runs.options import CallersError, Progress
+
+__all__ = ["ProgressCounter"]
+
+
+class ProgressCounter:
+    """Counts the cells of a run that are done, and calls a function with every `Progress`.
+
+    Args:
+        report: The caller's function, or None.
+        total: Number of cells of the run.
+    """
+
+    def __init__(self, report: Callable[[Progress], None] | None, *, total: int) -> None:
+        self._report, self._total = report, total
+        self._done, self._counting = 0, True
+
+    def advance(self, cells: int, running: str) -> None:
+        """Count cells as done, and report them with the current work in words.
+
+        Raises:
+            CallersError: The caller's function raised.
+        """
+        self._done += cells if self._counting else 0
+        logger.info("%s", running)
+        if self._report is None:
+            return
+        done = min(self._done, self._total)
+        try:
+            self._report(Progress(done=done, total=self._total, running=running))
+        except Exception as error:
+            raise CallersError(
+                f"progress must be a function of a Progress, and raised "
+                f"{type(error).__name__}: {error}."
+            ) from error
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Leave cells out of the progress, which counts those of the grid only."""
+        self._counting = False
+        try:
+            yield
+        finally:
+            self._counting = True

@@ -1,0 +1,123 @@
+"""Snapshots: the results of runs of a procedure at each budget, where budgets may share a run.
+
+A budget along an anytime axis takes its snapshot from the stream of states of a run at a larger
+one. Runs are made in batches of sample rows, and no number depends on the size of a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from capcheck.core.budget import Budget
+from capcheck.core.errors import ProbeError
+from capcheck.core.randomness import CounterRandomness
+from capcheck.networks.signatures import Calls
+from capcheck.procedures.probe import State
+from capcheck.procedures.procedure import AnyProcedure
+from capcheck.procedures.trace import Recorder, Traces, Writes
+from capcheck.results.settings import Settings
+
+__all__ = ["Snapshot", "Snapshots", "rows_randomness"]
+
+
+@dataclasses.dataclass(kw_only=True)
+class Snapshot:
+    """The result of a run at one budget: final tokens of all batches, their cost, their traces."""
+
+    tokens: list[Tensor] = dataclasses.field(default_factory=list)
+    calls: int = 0
+    tokens_processed: int = 0
+    traces: Traces = dataclasses.field(default_factory=Traces)
+
+    @property
+    def samples(self) -> Tensor:
+        """Tokens of all batches, (n, N, d), or (n, N) integers."""
+        return torch.cat(self.tokens)
+
+
+class Snapshots:
+    """Makes and keeps the runs of one procedure.
+
+    Args:
+        procedure: Procedure with its target.
+        settings: Settings of the measurement.
+        batch: Number of sample rows in a batch.
+    """
+
+    def __init__(self, procedure: AnyProcedure, settings: Settings, *, batch: int) -> None:
+        self._procedure, self._probe = procedure, procedure.probe
+        self._settings, self._batch = settings, batch
+        # Keys: the values of the budget axes that the procedure depends on.
+        self._ran: dict[tuple[int, ...], Snapshot] = {}
+
+    def of(self, budgets: Sequence[Budget]) -> dict[Budget, Snapshot]:
+        """The snapshot of each budget, from one run at the largest of the budgets."""
+        keys = {budget: self._procedure.relevant(budget) for budget in budgets}
+        if not all(key in self._ran for key in keys.values()):
+            first = {key: budget for budget, key in reversed(keys.items())}
+            for budget, snapshot in self._run(list(first.values())).items():
+                self._ran[keys[budget]] = snapshot
+        return {budget: self._ran[key] for budget, key in keys.items()}
+
+    def _run(self, budgets: Sequence[Budget]) -> dict[Budget, Snapshot]:
+        largest = Budget(
+            length=max(budget.length for budget in budgets),
+            steps=max(budget.steps for budget in budgets),
+        )
+        snapshots = {budget: Snapshot() for budget in budgets}
+        for start in range(0, self._settings.samples, self._batch):
+            n = min(self._batch, self._settings.samples - start)
+            self._run_batch(snapshots, largest, start, n)
+        return snapshots
+
+    def _run_batch(
+        self, snapshots: dict[Budget, Snapshot], largest: Budget, first_row: int, n: int
+    ) -> None:
+        """Run n sample rows at the largest budget, and add them to the snapshot of each budget."""
+        rng = rows_randomness(self._settings, self._procedure.target.device, "model", first_row)
+        calls = Calls()
+        recorder = Recorder(self._probe.family, self._procedure.start(n, rng))
+        latest: dict[Budget, tuple[State, Calls, Writes]] = {}
+        for iteration, state in enumerate(self._procedure.run(largest, n, rng, calls=calls)):
+            kept = recorder.record(state)
+            for budget in snapshots:
+                if self._is_within(budget, kept, iteration):
+                    latest[budget] = (kept, dataclasses.replace(calls), recorder.writes)
+        for budget, snapshot in snapshots.items():
+            if budget not in latest:
+                raise ProbeError(f"{self._probe.family}: run() yielded no state at {budget}.")
+            state, spent, writes = latest[budget]
+            snapshot.tokens.append(self._procedure.completed(state, rng, calls=spent))
+            snapshot.calls = max(snapshot.calls, spent.sequential)
+            snapshot.tokens_processed += spent.tokens
+            snapshot.traces = snapshot.traces + writes.traces()
+
+    def _is_within(self, budget: Budget, state: State, iteration: int) -> bool:
+        """Whether a state of a run at a larger budget is within this budget."""
+        if "length" in self._probe.anytime:
+            placed = state.placed.sum(1)
+            if bool((placed != placed[0]).any()):
+                raise ProbeError(
+                    f"{self._probe.family}: rows that place different numbers of tokens at once "
+                    "cannot share snapshots along the length; drop it from `anytime`."
+                )
+            if int(placed[0]) - len(self._settings.given) > budget.length:
+                return False
+        return "steps" not in self._probe.anytime or iteration <= budget.steps
+
+
+def rows_randomness(
+    settings: Settings, device: torch.device, name: str, first_row: int
+) -> CounterRandomness:
+    """The random numbers of a stream of a measurement, from the given sample row on."""
+    return CounterRandomness(
+        settings.seed,
+        replicate=settings.replicate,
+        first_row=first_row,
+        name=name,
+        device=device,
+    )

@@ -1,0 +1,101 @@
+"""Posterior means and covariances of component means, of which derivatives of denoisers consist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from capcheck.core.tiles import slices
+from capcheck.targets.components import PRODUCTS, Components
+from capcheck.targets.evidence import Evidence, Prefix
+
+__all__ = ["FEW", "NOTHING", "posterior_moments"]
+
+NOTHING = 1e-18  # share of a component that is left out of moments
+FEW = 8  # a sum over this fraction of the components is made over these alone
+
+
+def posterior_moments(
+    components: Components, evidence: Evidence, prefix: Prefix, tokens: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Posterior mean (n, S, d) and covariance (n, S d, S d) of the centred mu_c, in float64.
+
+    If each token has a posterior of its own (`prefix` is not "all"), row block i of the second
+    is E_i[mu_i mu_j^T] - E_i[mu_i] E_i[mu_j]^T for the posterior of token i; the blocks of j
+    whose evidence does not enter are 0.
+
+    Args:
+        components: The components c with their means mu_c.
+        evidence: Evidence of the row about its component, (n, N, d), in float64.
+        prefix: Tokens whose evidence enters.
+        tokens: Indices of the S tokens.
+    """
+    chosen, d = list(tokens), components.centre.shape[1]
+    n, S = len(evidence), len(chosen)
+    E = S * d
+    mean = torch.zeros(n, E, dtype=torch.float64, device=evidence.linear.device)
+    square = mean.new_zeros(n, E, E)
+    if prefix == "all":
+        for rows, share in components.shares(evidence, prefix, chosen):
+            kept = int((share > NOTHING).sum(-1).max())
+            if kept * FEW <= len(components):
+                mean[rows], square[rows] = _of_few(components, share[:, 0], chosen, kept)
+            else:
+                mean[rows], square[rows] = _of_all(components, share[:, 0], chosen)
+        return mean.unflatten(1, (S, d)), square
+    parts = list(slices(len(components), max(1, PRODUCTS * components.tile // E**2)))
+    first = mean.new_zeros(n, S, E)  # means by the posterior of each token
+    for rows, share in components.shares(evidence, prefix, chosen):
+        for part in parts:
+            mu = components.centred(part)[:, chosen].flatten(1)
+            first[rows] += share[..., part] @ mu
+            for place in range(S):
+                own, seen = slice(place * d, (place + 1) * d), (place + 1) * d
+                both = (mu[:, own, None] * mu[:, None, :seen]).flatten(1)
+                found = share[:, place, part] @ both
+                square[rows, own, :seen] += found.unflatten(1, (d, seen))
+    for place in range(S):
+        own, seen = slice(place * d, (place + 1) * d), (place + 1) * d
+        mean[:, own] = first[:, place, own]
+        square[:, own, :seen] -= mean[:, own, None] * first[:, place, None, :seen]
+    return mean.unflatten(1, (S, d)), square
+
+
+def _of_all(components: Components, share: Tensor, tokens: list[int]) -> tuple[Tensor, Tensor]:
+    """Means (r, E) and covariances (r, E, E) of some tokens, by sums over all components."""
+    E = len(tokens) * components.centre.shape[1]
+    pairs = torch.tril_indices(E, E, device=share.device)
+    total = share.new_zeros(len(share), E + pairs.shape[1])
+    for part in slices(len(components), max(1, PRODUCTS * components.tile // total.shape[1])):
+        mu = components.centred(part)[:, tokens].flatten(1)  # (c, E)
+        both = torch.cat([mu, mu[:, pairs[0]] * mu[:, pairs[1]]], 1)
+        total.addmm_(share[:, part], both)
+    mean, square = total[:, :E], _symmetric(total[:, E:], pairs)
+    return mean, square - mean[:, :, None] * mean[:, None]
+
+
+def _of_few(
+    components: Components, share: Tensor, tokens: list[int], kept: int
+) -> tuple[Tensor, Tensor]:
+    """The same by sums over the `kept` components of largest weight in each row."""
+    E = len(tokens) * components.centre.shape[1]
+    means, covariances = [], []
+    for rows in slices(len(share), max(1, components.tile // (kept * components.centre.numel()))):
+        weight, component = share[rows].topk(kept, 1)
+        mu = components.centred(component.flatten())[:, tokens].reshape(*component.shape, E)
+        mean = (weight[:, None] @ mu)[:, 0]
+        deviation = mu - mean[:, None]
+        means.append(mean)
+        covariances.append((weight[..., None] * deviation).mT @ deviation)
+    return torch.cat(means), torch.cat(covariances)
+
+
+def _symmetric(lower: Tensor, pairs: Tensor) -> Tensor:
+    """Symmetric matrices (n, E, E) from their entries (n, pairs) on and below the diagonal."""
+    E = int(pairs.max()) + 1
+    whole = lower.new_empty(len(lower), E, E)
+    whole[:, pairs[0], pairs[1]] = lower
+    whole[:, pairs[1], pairs[0]] = lower
+    return whole
