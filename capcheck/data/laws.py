@@ -22,8 +22,8 @@ import numpy as np
 
 from capcheck.core.errors import InputError, near
 from capcheck.core.sequences import Kind
+from capcheck.targets.categorical.categorical_components import LARGEST as MOST_NUMBERS
 from capcheck.targets.from_data.empirical import from_samples
-from capcheck.targets.from_data.empirical_categorical import LARGEST as MOST_NUMBERS
 from capcheck.targets.from_data.fitting import (
     fit_diagonal_mixture,
     fit_gaussian,

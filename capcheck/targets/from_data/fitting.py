@@ -24,7 +24,7 @@ from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.categorical.markov_chain import LARGEST, MarkovChain
 from capcheck.targets.continuous.diagonal_mixture import DiagonalMixture
 from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
-from capcheck.targets.from_data.empirical import gaussian_score
+from capcheck.targets.from_data.baselines import gaussian_score
 from capcheck.targets.from_data.empirical_categorical import marginals
 from capcheck.targets.from_data.maximisation import hidden_states, latent_classes
 from capcheck.targets.from_data.selection import (
