@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from capcheck.laws import LOG_2PI
-from capcheck.targets.from_data.units import TILE, Standardised
+from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.from_data.empirical_categorical import marginals
+from capcheck.targets.from_data.selection import mean_log_likelihood
+from capcheck.targets.from_data.units import TILE, Standardised, Units
 
-__all__ = ["gaussian_score"]
+__all__ = ["gaussian_score", "independent_gaussians_score", "independent_symbols_score"]
 
 
 def gaussian_score(train: np.ndarray, test: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -51,3 +56,22 @@ def _shrunk_covariance(keys: Standardised) -> np.ndarray:
     floor = np.finfo(np.float64).eps * D * (D * mu or 1.0)
     shrunk: np.ndarray = (1 - rho) * S + (rho * mu + floor) * np.eye(D)
     return shrunk
+
+
+def independent_gaussians_score(train: np.ndarray, test: np.ndarray) -> float:
+    """Held-out score of independent Gaussian tokens."""
+    units = Units(train)
+    law = units.diagonal(
+        np.zeros((1, units.scale.size)), np.ones((1, units.scale.size)), np.ones(1)
+    )
+    return mean_log_likelihood(law, test)
+
+
+def independent_symbols_score(vocabulary: int) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Held-out score of independent tokens, their marginals smoothed by one count in all."""
+
+    def score(train: np.ndarray, test: np.ndarray) -> float:
+        laws = marginals(train, np.ones(len(train)), vocabulary)  # (N, V)
+        return mean_log_likelihood(CategoricalMixture(laws[None]), test)
+
+    return score

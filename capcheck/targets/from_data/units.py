@@ -17,13 +17,12 @@ from capcheck.targets.components import Means
 from capcheck.targets.continuous.diagonal_mixture import DiagonalMixture
 from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
 from capcheck.targets.continuous.product_mixture import moments
+from capcheck.targets.parameters import Grid
 
-__all__ = ["NOISE", "TILE", "Grid", "Standardised", "Units", "mean_and_deviation"]
+__all__ = ["NOISE", "TILE", "Standardised", "Units", "mean_and_deviation"]
 
 NOISE = 1e-12  # deviation below which a coordinate is constant, in units of its mean
 TILE = 1 << 19  # most numbers held at once: 4 MiB, small enough for the cache
-
-Grid = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
