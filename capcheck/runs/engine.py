@@ -20,7 +20,7 @@ from capcheck.core.budget import Budget
 from capcheck.core.errors import CapcheckError, ControlFlow, InputError, NetworkError, UnfitError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.version import __version__, class_digest, code_digest
-from capcheck.diagnostics.witness import Observer
+from capcheck.diagnostics.observer import Observer
 from capcheck.divergences.reference import Reference
 from capcheck.judging.causes import has_floor
 from capcheck.judging.family import failed_result, unsupported_result

@@ -21,7 +21,8 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
 from capcheck.diagnostics.diagnosis import Diagnoser, Diagnosis
-from capcheck.diagnostics.witness import Observer, Witness
+from capcheck.diagnostics.observer import Observer
+from capcheck.diagnostics.witness import Witness
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate, Term
 from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
