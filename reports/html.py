@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from capcheck.core.sequences import Kind
-from capcheck.divergences import DIVERGENCES
+from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.judging.front import Front, front
 from capcheck.judging.sentences import (
     blame_sentence,
@@ -31,13 +31,10 @@ from capcheck.judging.sentences import (
 )
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.probe import ROW_TITLES, ROWS, Failure
-from capcheck.reports.charts import (
-    curve_chart,
-    divergence_label,
-    family_chart,
-    front_chart,
-    gap_chart,
-)
+from capcheck.reports.budgets import family_chart
+from capcheck.reports.capacity import curve_chart
+from capcheck.reports.front import front_chart
+from capcheck.reports.gaps import gap_chart
 from capcheck.reports.samples import samples_chart
 from capcheck.results.family import WITHOUT_KL, WITHOUT_KL_MEANING, FamilyResult
 from capcheck.results.measurement import Cell, Outcome
@@ -95,7 +92,7 @@ def render(result: SurveyResult) -> str:
         front_absent=fronts.absent,
         few=result.settings.samples < USUAL,
         tolerances=[
-            (divergence_label(divergences[name]), tolerance)
+            (_label(divergences[name]), tolerance)
             for name, tolerance in result.settings.tolerances.items()
         ],
         names=[(name, divergences[name].label) for name in result.settings.tolerances],
@@ -137,6 +134,11 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
         "texts": _texts(found, result),
         "options": ", ".join(f"{k} = {v}" for k, v in found.plan.options.items() if v is not None),
     }
+
+
+def _label(divergence: Divergence) -> str:
+    """The name, unit and tolerance unit of a divergence as text."""
+    return f"{divergence.label} ({divergence.unit}; tolerance in {divergence.tolerance_unit})"
 
 
 def _stacked(number: object) -> Markup:

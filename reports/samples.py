@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from capcheck.reports.charts import LAYOUT
+from capcheck.reports.style import LAYOUT
 from capcheck.results.settings import TargetSummary
 from capcheck.targets.provenance import Picture
 

@@ -14,24 +14,13 @@ ROOT = Path(__file__).parents[1]
 MOST_LINES = 300  # of a module, beyond which it usually holds two ideas
 LONG = {
     "capcheck/api.py": "the four functions that users call, and the arguments that they share",
-    "capcheck/diagnostics/witness.py": "being split",
     "capcheck/divergences/estimate.py": "a term, and the estimate that is made of terms",
-    "capcheck/exact/replay.py": "the steps of one algorithm, with the reasons why it may not apply",
-    "capcheck/fitting/likelihoods.py": "being split",
-    "capcheck/fitting/objectives.py": "being split",
-    "capcheck/laws/token_law.py": "the base class, and the views of laws that it returns",
     "capcheck/procedures/procedure.py": "one class: all that a bound procedure can be asked",
-    "capcheck/procedures/schedules.py": "being split",
     "capcheck/targets/categorical/categorical_mixture.py": "one class: a target by sums over rows",
     "capcheck/targets/categorical/hidden_markov.py": "one class: a target by recursions on a chain",
     "capcheck/targets/continuous/diagonal_mixture.py": "one class: a target of closed forms",
     "capcheck/targets/continuous/product_mixture.py": "one class: a target of rows of data",
-    "capcheck/targets/from_data/empirical.py": "being split",
-    "capcheck/targets/from_data/fitting.py": "being split",
-    "capcheck/targets/specs.py": "being split",
-    "capcheck/testing/conformance.py": "being split",
     "probes/steps/diffusion.py": "a family is one file, and this one has six solvers",
-    "reports/charts.py": "being split",
 }
 """Modules of more than `MOST_LINES` lines, with the reason why each is one file."""
 

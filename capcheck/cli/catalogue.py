@@ -15,7 +15,8 @@ from rich.table import Column, Table
 
 from capcheck.procedures.probe import ROW_TITLES, ROWS, AnyProbe, Row
 from capcheck.results.family import WITHOUT_KL, WITHOUT_KL_MEANING, FamilyResult
-from capcheck.targets.specs import BUILT_IN, parameters
+from capcheck.targets.built_in import BUILT_IN
+from capcheck.targets.specs import parameters
 
 __all__ = [
     "caption",

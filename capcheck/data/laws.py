@@ -22,15 +22,17 @@ import numpy as np
 
 from capcheck.core.errors import InputError, near
 from capcheck.core.sequences import Kind
+from capcheck.targets.categorical.categorical_components import LARGEST as MOST_NUMBERS
 from capcheck.targets.from_data.empirical import from_samples
-from capcheck.targets.from_data.empirical_categorical import LARGEST as MOST_NUMBERS
-from capcheck.targets.from_data.fitting import (
-    fit_diagonal_mixture,
-    fit_gaussian,
-    fit_gaussian_mixture,
+from capcheck.targets.from_data.fitted_categorical import (
     fit_hidden_markov,
     fit_latent_class,
     fit_markov_chain,
+)
+from capcheck.targets.from_data.fitted_continuous import (
+    fit_diagonal_mixture,
+    fit_gaussian,
+    fit_gaussian_mixture,
 )
 from capcheck.targets.target import Target
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.replay_plan import ReplayPlan
 from capcheck.exact.sampler import RefusedError, Sampler
 from capcheck.exact.tape import DRAWS, DrawKind, Replay, Rows, Tape
 from capcheck.laws.gaussian import ROUNDINGS, GaussianLaw, MixtureLaw
@@ -34,12 +34,10 @@ __all__ = [
     "AFFINE",
     "BLOCK",
     "DIMENSIONS",
-    "EDGE",
     "LEAST_SPREAD",
     "NUMBERS",
     "ORDERS",
     "ROWS",
-    "SCALES",
     "replayed_law",
 ]
 
@@ -48,11 +46,6 @@ ORDERS = 720  # most orders that are enumerated, which are those of six tokens
 ROWS = 1 << 17  # most rows that are replayed, over all orders
 NUMBERS = 1 << 25  # most numbers in the covariances of all orders, 256 MiB
 BLOCK = 1 << 21  # most numbers that are drawn, or returned, in one run
-
-# Sizes of z in check rows. |z| exceeds 5 once in two million draws; beyond 5, computing Phi(z) and
-# inverting it loses the digits of float64.
-SCALES = (0.1, 1.0, 5.0)
-EDGE = 1e-12  # distance of extreme uniforms in check rows from 0 and 1
 AFFINE = 1e-9  # largest deviation of a check row, as a share of |A| |z|
 LEAST_SPREAD = 100  # least standard deviation of a coordinate, in units of the rounding error
 
@@ -118,54 +111,6 @@ class _Replayed:
         return self.sample(rows.n, Replay(self.tape, rows))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """All rows of a replay: row 0 with z = 0, K rows with unit vectors, then C check rows.
-
-    Attributes:
-        z: (C, K) normals of the check rows.
-        u: (C, U) uniforms of the check rows.
-        settled: Number of check rows that come first and have all uniforms 1/2, as rows 0..K have.
-    """
-
-    z: Tensor
-    u: Tensor
-    settled: int
-
-    @classmethod
-    def of(cls, tape: Tape) -> _Plan:
-        """Chooses the check rows.
-
-        Their z are, at every scale and with both signs, random points and corners of a cube. The
-        same z are repeated with random uniforms in (0, 1) and with uniforms close to 0 and 1.
-        """
-        K, U = tape.width("normal"), tape.width("uniform")
-        rng = CounterRandomness(0, name="check rows")
-        cube = 2 * rng.uniform((4, K)) - 1
-        directions = torch.cat([cube[:2], cube[2:].sign()])
-        z = torch.cat([s * sign * directions for s in SCALES for sign in (1, -1)])  # (C, K)
-        C = len(z)
-        u = torch.full((C, U), 0.5, dtype=torch.float64)
-        if U == 0:
-            return cls(z=z, u=u, settled=C)
-        strata = rng.uniform((C, U)).argsort(0)  # each draw visits each of C equal parts of (0, 1)
-        edges = torch.full((C, U), EDGE, dtype=torch.float64)
-        edges[::3] = 1 - EDGE
-        others = [(strata + rng.uniform((C, U))) / C, edges]
-        return cls(z=torch.cat([z] * 3), u=torch.cat([u, *others]), settled=C)
-
-    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The normals and uniforms of rows start..stop-1."""
-        K = self.z.shape[1]
-        index = torch.arange(start, stop)
-        z = torch.zeros(len(index), K, dtype=torch.float64)
-        u = torch.full((len(index), self.u.shape[1]), 0.5, dtype=torch.float64)
-        unit, check = (index >= 1) & (index <= K), index > K
-        z[unit, index[unit] - 1] = 1
-        z[check], u[check] = self.z[index[check] - 1 - K], self.u[index[check] - 1 - K]
-        return z, u
-
-
 def _require_affordable(tape: Tape, D: int) -> None:
     K, orders = tape.width("normal"), math.prod(math.factorial(size) for size in tape.sizes())
     if K > DRAWS:
@@ -204,7 +149,7 @@ class _Sums:
         )
         return cls(b=b, covariance=covariance, linear=linear, reach=reach)
 
-    def add(self, x: Tensor, start: int, plan: _Plan) -> None:
+    def add(self, x: Tensor, start: int, plan: ReplayPlan) -> None:
         """Adds the results x (r, D) of the rows of the plan from `start` on."""
         if not bool(x.isfinite().all()):
             raise RefusedError("some results are not finite")
@@ -218,7 +163,7 @@ class _Sums:
         self.reach += z.abs() @ columns.abs()
         self.found.append(x[max(0, 1 + K - start) :])
 
-    def law(self, spec: SequenceSpec, plan: _Plan) -> GaussianLaw:
+    def law(self, spec: SequenceSpec, plan: ReplayPlan) -> GaussianLaw:
         """The law N(b, A A^T), if all check rows return b + A z."""
         miss = torch.cat(self.found) - self.b - self.linear
         noise = _require_affine(spec, plan, self.b, miss, self.reach)
@@ -229,7 +174,7 @@ class _Sums:
 
 def _laws_given_orders(procedure: _Replayed, orders: Sequence[Tensor]) -> list[GaussianLaw]:
     """The law for each order (W,); one run replays as many orders as a block holds."""
-    plan, spec = _Plan.of(procedure.tape), procedure.spec
+    plan, spec = ReplayPlan.of(procedure.tape), procedure.spec
     (C, K), D = plan.z.shape, spec.tokens * spec.dim
     size = max(2, BLOCK // max(K, plan.u.shape[1], D))  # rows of one run
     rows = 1 + K + C
@@ -249,7 +194,7 @@ def _laws_given_orders(procedure: _Replayed, orders: Sequence[Tensor]) -> list[G
 
 
 def _require_affine(
-    spec: SequenceSpec, plan: _Plan, b: Tensor, miss: Tensor, reach: Tensor
+    spec: SequenceSpec, plan: ReplayPlan, b: Tensor, miss: Tensor, reach: Tensor
 ) -> float:
     """Refuses unless all check rows return b + A z; returns the rounding error of results.
 

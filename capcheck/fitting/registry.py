@@ -18,23 +18,18 @@ from typing import Any
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
+from capcheck.fitting.energies import PseudoLikelihood, ScoreMatching
 from capcheck.fitting.likelihoods import (
     EvidenceBound,
     Likelihood,
-    PseudoLikelihood,
-    ScoreMatching,
     masked,
     prefix_masked,
     transitions,
 )
-from capcheck.fitting.objectives import (
-    Objective,
-    SampleDistance,
-    denoising,
-    distilling,
-    mapping,
-)
+from capcheck.fitting.objectives import Objective
 from capcheck.fitting.recording import Call, Pool, record
+from capcheck.fitting.regressions import denoising, distilling, mapping
+from capcheck.fitting.sample_distance import SampleDistance
 from capcheck.networks.signatures import (
     BijectionSignature,
     ConsistencySignature,

@@ -7,14 +7,9 @@ import this folder.
 from capcheck.laws.categorical import Categorical, DeferredCategorical, certain
 from capcheck.laws.inversion import normal_cdf
 from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, point_mass
+from capcheck.laws.side_by_side import SideBySide
 from capcheck.laws.tiled_mixture import TiledMixture
-from capcheck.laws.token_law import (
-    DrawnRows,
-    SideBySide,
-    TokenLaw,
-    log_table,
-    require_scalar_tokens,
-)
+from capcheck.laws.token_law import DrawnRows, TokenLaw, log_table, require_scalar_tokens
 
 __all__ = [
     "LOG_2PI",

@@ -1,13 +1,13 @@
 """A token law is an n x N array of independent laws of one token each.
 
 Procedures sample tokens from it, evaluate densities under it, and denoise noisy tokens with it.
-This file also defines views: a law restricted to some rows, and laws of single tokens side by side.
+A law can be restricted to some of its rows, and to one token of each row.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,6 @@ from capcheck.noise.paths import NoisePath
 __all__ = [
     "DIFFERENCE",
     "DrawnRows",
-    "SideBySide",
     "TokenLaw",
     "log_table",
     "require_scalar_tokens",
@@ -228,61 +227,6 @@ class _Picked(TokenLaw):
 
     def select(self, tokens: Sequence[int]) -> TokenLaw:
         return self
-
-
-class SideBySide(TokenLaw):
-    """Laws of single tokens, joined to one law.
-
-    Args:
-        laws: One (n, 1) law for each token.
-    """
-
-    def __init__(self, laws: Sequence[TokenLaw]) -> None:
-        self._laws = list(laws)
-
-    @property
-    def log_probabilities(self) -> Tensor:
-        """Log-probabilities (nats) of all values of categorical tokens, (n, N, V)."""
-        return torch.cat([law.log_probabilities for law in self._laws], 1)  # type: ignore[attr-defined]
-
-    def sample(self, rng: Randomness) -> Tensor:
-        """One draw per row and token, token by token."""
-        return torch.cat([law.sample(rng) for law in self._laws], 1)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density (nats) of x: (n, N)."""
-        return self._each(lambda law, i: law.log_prob(x[:, i]))
-
-    def mean(self) -> Tensor:
-        """Means, (n, N, d) or (n, N, V)."""
-        return self._each(lambda law, i: law.mean())
-
-    def variance(self) -> Tensor:
-        """Variances, shaped as `mean`."""
-        return self._each(lambda law, i: law.variance())
-
-    def cdf(self, x: Tensor) -> Tensor:
-        """P(token <= x), (n, N)."""
-        return self._each(lambda law, i: law.cdf(x[:, i]))
-
-    def icdf(self, u: Tensor) -> Tensor:
-        """The quantiles of u (n, N), shaped as `sample`."""
-        return self._each(lambda law, i: law.icdf(u[:, i]))
-
-    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
-        """E[x_0 | x_t] of each token, given that token only, (n, N, d)."""
-        return self._each(lambda law, i: law.denoise(x_t[:, i], t[:, i], path))
-
-    def coordinate(self, j: int, x: Tensor) -> SideBySide:
-        """The law of coordinate j of every token given the token's earlier coordinates."""
-        return SideBySide([law.coordinate(j, x[:, [i]]) for i, law in enumerate(self._laws)])
-
-    def select(self, tokens: Sequence[int]) -> SideBySide:
-        """The laws of the tokens with these indices."""
-        return SideBySide([self._laws[i] for i in tokens])
-
-    def _each(self, of: Callable[[TokenLaw, list[int]], Tensor]) -> Tensor:
-        return torch.cat([of(law, [i]) for i, law in enumerate(self._laws)], 1)
 
 
 def require_scalar_tokens(what: str, dim: int) -> None:

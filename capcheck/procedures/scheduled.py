@@ -1,7 +1,7 @@
 """A scheduled procedure denoises tokens along a schedule of levels, each token at its own.
 
 A family of this kind only says at which levels its tokens are in each pass, and at which of them
-the network is shown the tokens; see `capcheck.procedures.schedules`.
+the network is shown the tokens; see `schedules` and `denoising`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,8 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.exact.inversion import DERIVATIVES
 from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
 from capcheck.noise.paths import PATHS
+from capcheck.procedures.denoising import denoised_along, density_along_schedule, starting_noise
 from capcheck.procedures.probe import Probe, State
-from capcheck.procedures.schedules import (
-    denoised_along,
-    density_along_schedule,
-    starting_noise,
-)
 
 __all__ = ["Scheduled"]
 

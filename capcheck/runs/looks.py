@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 
 from capcheck.core.budget import Budget
-from capcheck.diagnostics.witness import Observer
+from capcheck.diagnostics.observer import Observer
 from capcheck.divergences.reference import Reference
 from capcheck.networks.kinds import RoundedNetwork
 from capcheck.procedures.procedure import AnyProcedure

@@ -19,7 +19,8 @@ from capcheck.core.budget import AXES, Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.unavailable import Unavailable
 from capcheck.diagnostics.diagnosis import Diagnoser, Diagnosis
-from capcheck.diagnostics.witness import Observer, Witness
+from capcheck.diagnostics.observer import Observer
+from capcheck.diagnostics.witness import Witness
 from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
 from capcheck.divergences.reference import Reference

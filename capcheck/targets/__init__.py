@@ -8,7 +8,7 @@ from capcheck.targets.continuous.diagonal_mixture import DiagonalMixture
 from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
 from capcheck.targets.continuous.product_mixture import ProductMixture
 from capcheck.targets.from_data.empirical import from_samples
-from capcheck.targets.from_data.fitting import from_sklearn
+from capcheck.targets.from_data.fitted_continuous import from_sklearn
 from capcheck.targets.provenance import HeldOut, Picture, Provenance
 from capcheck.targets.specs import from_spec
 from capcheck.targets.target import CategoricalTarget, ContinuousTarget, Target

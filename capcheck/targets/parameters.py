@@ -18,6 +18,7 @@ from capcheck.core.errors import InputError
 __all__ = [
     "EVEN",
     "LIMITS",
+    "Grid",
     "mixture_weights",
     "require_count",
     "require_deviations",
@@ -36,6 +37,8 @@ __all__ = [
 
 LIMITS = {torch.float64: 1e100, torch.float32: 1e15}
 EVEN = 1e100  # weights whose sum is outside (1/EVEN, EVEN) are first divided by the largest
+
+Grid = tuple[int, int] | None  # (rows, columns) of the tokens, if they have any
 
 
 def require_tensor(name: str, value: object) -> Tensor:

@@ -35,15 +35,10 @@ from capcheck.core.sequences import SequenceSpec
 from capcheck.networks.signatures import Denoiser, DenoiserSignature
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
+from capcheck.procedures.denoising import starting_noise
 from capcheck.procedures.probe import OPTIONS, Row, State, Suspect
 from capcheck.procedures.scheduled import Scheduled
-from capcheck.procedures.schedules import (
-    anchors,
-    autoregressive,
-    beside_given,
-    starting_noise,
-    within,
-)
+from capcheck.procedures.schedules import anchors, autoregressive, beside_given, within
 
 __all__ = ["ARDiffusion"]
 

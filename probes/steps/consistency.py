@@ -43,8 +43,9 @@ from capcheck.networks.signatures import (
     TokenPredictor,
 )
 from capcheck.noise.paths import PATHS, PathName
+from capcheck.procedures.denoising import starting_noise
+from capcheck.procedures.levels import InnerLevels, resampled
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
-from capcheck.procedures.schedules import InnerLevels, resampled, starting_noise
 
 __all__ = ["Consistency"]
 

@@ -59,15 +59,10 @@ from capcheck.noise.flow import ddim_step, flow_along, velocity
 from capcheck.noise.flow_map import level_of, ratios
 from capcheck.noise.paths import PATHS, NoisePath, PathName
 from capcheck.probes.steps.flow_map import FlowMapSampler
+from capcheck.procedures.denoising import density_along_schedule, starting_noise
+from capcheck.procedures.levels import Levels, resampled
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
-from capcheck.procedures.schedules import (
-    Levels,
-    beside_given,
-    density_along_schedule,
-    full_sequence,
-    resampled,
-    starting_noise,
-)
+from capcheck.procedures.schedules import beside_given, full_sequence
 
 __all__ = ["ANCESTRAL", "KARRAS", "RHO", "Denoise", "Diffusion", "Step"]
 

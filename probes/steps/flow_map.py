@@ -30,8 +30,8 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.networks.signatures import ExactFlow, FlowMap, FlowMapSignature, TokenPredictor
 from capcheck.noise.paths import PathName
+from capcheck.procedures.denoising import starting_noise
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State
-from capcheck.procedures.schedules import starting_noise
 
 __all__ = ["FlowMapSampler"]
 

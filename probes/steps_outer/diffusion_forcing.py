@@ -38,6 +38,7 @@ from capcheck.core.sequences import SequenceSpec
 from capcheck.networks.signatures import Denoiser, DenoiserSignature
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
+from capcheck.procedures.denoising import starting_noise
 from capcheck.procedures.probe import OPTIONS, Row, State, Suspect
 from capcheck.procedures.scheduled import Scheduled
 from capcheck.procedures.schedules import (
@@ -45,7 +46,6 @@ from capcheck.procedures.schedules import (
     beside_given,
     full_sequence,
     pyramid,
-    starting_noise,
     within,
 )
 

@@ -27,7 +27,7 @@ import torch
 
 from capcheck.noise.paths import PATHS
 from capcheck.targets import GaussianMixture, HiddenMarkov, ProductMixture, from_samples
-from capcheck.targets.from_data.empirical import FEW
+from capcheck.targets.from_data.bandwidth import FEW
 from capcheck.targets.from_data.empirical_categorical import QUERIES as LEFT_OUT
 
 RUNS = 5

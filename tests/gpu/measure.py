@@ -36,7 +36,8 @@ from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe, families, probe_class
 from capcheck.runs.options import Progress
 from capcheck.targets import ProductMixture, from_spec
-from capcheck.testing.conformance import CHECKS, TARGETS, cases_of
+from capcheck.testing.cases import TARGETS, cases_of
+from capcheck.testing.checks import CHECKS
 
 Found = dict[str, Any]
 SLACK = 1e-3  # relative distance by which intervals in float32 and float64 may miss each other

@@ -22,7 +22,8 @@ from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe, families, probe_class
 from capcheck.targets import from_spec, from_table
 from capcheck.testing import check_family
-from capcheck.testing.conformance import CHECKS, TARGETS, Case, cases_of, check_declaration
+from capcheck.testing.cases import TARGETS, Case, cases_of
+from capcheck.testing.checks import CHECKS, check_declaration
 
 FAMILIES = families()
 CASES = [

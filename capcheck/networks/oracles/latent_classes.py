@@ -16,7 +16,8 @@ from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.categorical.sequence_law import batches, target_law
-from capcheck.targets.from_data.fitting import fit_diagonal_mixture, fit_latent_class
+from capcheck.targets.from_data.fitted_categorical import fit_latent_class
+from capcheck.targets.from_data.fitted_continuous import fit_diagonal_mixture
 from capcheck.targets.from_data.maximisation import maximised
 from capcheck.targets.products import Products
 from capcheck.targets.target import Target, require_one_law

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
-from capcheck.targets.categorical.categorical_components import LARGEST as LARGEST
 from capcheck.targets.categorical.categorical_components import require_held
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.parameters import require_count

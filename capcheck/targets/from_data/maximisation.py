@@ -17,6 +17,7 @@ from torch import Tensor
 
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
+from capcheck.targets.parameters import Grid
 
 __all__ = [
     "CONVERGED",
@@ -24,7 +25,6 @@ __all__ = [
     "ROUNDS",
     "STARTS",
     "WARM",
-    "Grid",
     "ModelT",
     "StateT",
     "hidden_states",
@@ -40,7 +40,6 @@ PRIOR = 1.0  # pseudo-counts per class or state, distributed like the marginal l
 
 ModelT = TypeVar("ModelT")
 StateT = TypeVar("StateT")
-Grid = tuple[int, int] | None
 _Tables = tuple[Tensor, Tensor, Tensor]
 
 

@@ -22,6 +22,7 @@ from capcheck.targets.target import Target
 __all__ = [
     "LEAST",
     "SCORED",
+    "SIZES",
     "TargetT",
     "best_fitted",
     "mean_log_likelihood",
@@ -29,6 +30,7 @@ __all__ = [
     "sizes_to_try",
 ]
 
+SIZES = (1, 2, 4, 8, 16, 32)  # numbers of components or classes to choose from
 SCORED = 2000  # most rows that a score averages
 LEAST = 2  # least number of rows: one to hold out and one to fit to
 

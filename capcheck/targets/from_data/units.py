@@ -15,12 +15,14 @@ from torch import Tensor
 
 from capcheck.targets.continuous.diagonal_mixture import DiagonalMixture
 from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
+from capcheck.targets.continuous.product_mixture import moments
+from capcheck.targets.means import Means
+from capcheck.targets.parameters import Grid
 
-__all__ = ["NOISE", "Grid", "Units"]
+__all__ = ["NOISE", "TILE", "Standardised", "Units", "mean_and_deviation"]
 
 NOISE = 1e-12  # deviation below which a coordinate is constant, in units of its mean
-
-Grid = tuple[int, int] | None
+TILE = 1 << 19  # most numbers held at once: 4 MiB, small enough for the cache
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,7 @@ class Units:
 
         A constant coordinate gets the smallest deviation of the others, or 1.
         """
-        deviation = self.rows.reshape(len(self.rows), -1).std(0)
-        varies = deviation > NOISE * np.abs(self.centre)
-        smallest = deviation[varies].min() if varies.any() else 1.0
-        return np.where(varies, deviation, smallest)
+        return _positive(self.rows.reshape(len(self.rows), -1).std(0), self.centre)
 
     def standardised(self, rows: np.ndarray) -> np.ndarray:
         """The rows in standardised units, (n, D)."""
@@ -73,3 +72,41 @@ class Units:
 
     def _tokens(self, flat: np.ndarray) -> Tensor:
         return torch.tensor(flat.reshape(-1, *self.rows.shape[1:]))
+
+
+class Standardised:
+    """Rows that are centred and divided by their standard deviation when read, (c, D) float64."""
+
+    def __init__(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        self._rows = rows
+        self._mean, self.scale = (m.reshape(-1) for m in mean_and_deviation(rows, weights))
+        self.dim = len(self._mean)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: slice | Tensor) -> Tensor:
+        return torch.from_numpy(
+            self.of(self._rows[part if isinstance(part, slice) else part.numpy()])
+        )
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Other rows in the same units, (m, D)."""
+        return np.asarray((rows.reshape(len(rows), -1) - self._mean) / self.scale)
+
+
+def mean_and_deviation(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each coordinate, (N, d).
+
+    A constant coordinate gets the smallest deviation of the others, or 1.
+    """
+    w = torch.from_numpy(weights / weights.sum())
+    mean, variance = (moment.numpy() for moment in moments(Means(torch.from_numpy(rows)), w))
+    return mean, _positive(np.sqrt(variance), mean)
+
+
+def _positive(deviation: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The deviations, where constant coordinates have the smallest of the others, or 1."""
+    varies = deviation > NOISE * np.abs(mean)
+    smallest = deviation[varies].min() if varies.any() else 1.0
+    return np.where(varies, deviation, smallest)

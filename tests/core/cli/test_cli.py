@@ -15,7 +15,7 @@ from capcheck.cli.app import cli, main
 from capcheck.cli.progress import live_progress
 from capcheck.core.errors import InputError
 from capcheck.runs.options import Progress
-from capcheck.targets.specs import BUILT_IN
+from capcheck.targets.built_in import BUILT_IN
 
 SMALL = ["--target", "modes:tokens=3", "--samples", "200", "--steps", "1,2"]
 FEW = ["--family", "gpt,maskgit,diffusion"]

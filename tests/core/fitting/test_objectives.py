@@ -14,7 +14,7 @@ from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.fitting import RecordedRun, build, fit, objective_for
-from capcheck.fitting.objectives import energy_distance
+from capcheck.fitting.sample_distance import energy_distance
 from capcheck.networks.signatures import Signature
 from capcheck.probes.length.gpt import GPT
 from capcheck.probes.length.maskgit import MaskGIT

@@ -1,20 +1,16 @@
-"""Schedules against their formulas in fractions, and the passes along them against matrices."""
+"""Schedules against their formulas in fractions."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable
-from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from conftest import UnitDraws
 from reference import levels as reference
-from reference.gaussians import Gaussians, autoregressive
-from reference.traces import traces_of
+from reference.gaussians import Gaussians
 from scipy import stats
 
 from capcheck.core.randomness import CounterRandomness
@@ -22,8 +18,8 @@ from capcheck.networks.signatures import DenoiserSignature
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures import schedules
-from capcheck.procedures.probe import State
-from capcheck.targets import GaussianMixture, ProductMixture, from_spec
+from capcheck.procedures.denoising import starting_noise
+from capcheck.targets import ProductMixture, from_spec
 
 Make = Callable[[int, int], torch.Tensor]
 MAKERS: dict[str, tuple[Make, Callable[[int, int], list[reference.Row]]]] = {
@@ -115,58 +111,6 @@ def test_a_delay_of_whole_passes_is_not_rounded_away() -> None:
     assert len(schedules.pyramid(4, 3, uncertainty=1e12)) == 1 + 4 * 3
 
 
-def test_the_passes_are_those_of_explicit_matrices_on_any_monotone_schedule() -> None:
-    draws = np.random.default_rng(5)
-    S = autoregressive(4, 0.8).covariances[0]
-    cuts = np.sort(draws.integers(0, 13, size=(6, 4)), axis=0)[::-1]
-    cuts = np.vstack([[12] * 4, cuts, [0] * 4])
-    rows = [tuple(Fraction(int(v), 12) for v in row) for row in cuts]
-    target = GaussianMixture(torch.zeros(1, 4, 1).double(), torch.tensor(S)[None])
-    noise, start = UnitDraws().normal((5, 4, 1)), State.blank(target.spec, 5)
-    schedule = torch.tensor([[float(t) for t in row] for row in rows], dtype=torch.float64)
-    for path in ("linear", "cosine"):
-        for causal in (False, True):
-            oracle = DenoiserSignature(path, "causal" if causal else "all").oracle(target)
-            *_, last = schedules.denoised_along(
-                schedule, oracle, start=start, noise=noise, path=PATHS[path]
-            )
-            A = (last.tokens[1:] - last.tokens[0])[..., 0].numpy()
-            expected = reference.carried(S, reference.passes(rows), path, causal=causal)
-            np.testing.assert_allclose(A.T @ A, expected, rtol=0, atol=1e-11)
-            # The twin: one pass fewer is another law.
-            other = reference.carried(S, reference.passes(rows[:2] + rows[3:]), path, causal=causal)
-            assert np.abs(A.T @ A - other).max() > 1e-3
-
-
-def test_exactly_the_tokens_that_change_their_level_are_written(three: ProductMixture) -> None:
-    schedule = schedules.pyramid(3, 4, uncertainty=2)
-    oracle = DenoiserSignature("cosine").oracle(three)
-    noise = schedules.starting_noise(three.spec, 6, CounterRandomness(0))
-    made = list(
-        schedules.denoised_along(
-            schedule,
-            oracle,
-            start=State.blank(three.spec, 6),
-            noise=noise,
-            path=PATHS["cosine"],
-        )
-    )
-    start, *states = made
-    assert not bool(start.written.any() or start.placed.any())
-    for state, (t, s) in zip(states, itertools.pairwise(schedule), strict=True):
-        assert torch.equal(state.written, (t != s).expand(6, 3))
-    assert traces_of(made).finish_first == 6
-
-
-def test_a_list_of_levels_is_taken_as_it_is_or_interpolated() -> None:
-    levels = (1, 0.7, 0.3, 0)
-    assert schedules.resampled(levels, 3) == [1, 0.7, 0.3, 0]
-    assert schedules.resampled(levels, 1) == [1, 0]
-    for k in (2, 5, 12):
-        expected = np.interp(3 * np.arange(k + 1) / k, np.arange(4), levels)
-        assert schedules.resampled(levels, k) == pytest.approx(expected.tolist())
-
-
 def test_the_schedule_of_the_others_has_given_tokens_clean_from_the_start() -> None:
     spec = dataclasses.replace(from_spec("gaussian:tokens=5").spec, given=(0, 3))
     whole = schedules.beside_given(schedules.autoregressive(3, 2), spec)
@@ -180,7 +124,7 @@ def test_the_flow_in_turn_is_the_monotone_map_of_every_token(
 ) -> None:
     # A flow on the line keeps the order of its points: F(x_i | x_<i) = Phi(z_i).
     oracle = DenoiserSignature(path).oracle(three)
-    noise = schedules.starting_noise(three.spec, 40, CounterRandomness(2))
+    noise = starting_noise(three.spec, 40, CounterRandomness(2))
     corners = schedules.autoregressive(3, 1)
     found = flow_along(corners, oracle, noise=noise, path=PATHS[path])
     assert found is not None

@@ -41,11 +41,8 @@ from capcheck.targets import (
     from_table,
     uniform_over,
 )
-from capcheck.targets.from_data.fitting import (
-    fit_diagonal_mixture,
-    fit_gaussian_mixture,
-    fit_latent_class,
-)
+from capcheck.targets.from_data.fitted_categorical import fit_latent_class
+from capcheck.targets.from_data.fitted_continuous import fit_diagonal_mixture, fit_gaussian_mixture
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -10,7 +10,8 @@ from sklearn.mixture import GaussianMixture as SklearnMixture
 
 from capcheck.core.errors import InputError
 from capcheck.targets import ProductMixture, from_sklearn, from_spec
-from capcheck.targets.specs import BUILT_IN, parameters
+from capcheck.targets.built_in import BUILT_IN
+from capcheck.targets.specs import parameters
 
 
 def test_built_in_targets_are_the_laws_they_name() -> None:

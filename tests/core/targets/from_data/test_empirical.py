@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scipy.special import logsumexp
-from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import KernelDensity
 
 from capcheck.core.errors import InputError
 from capcheck.targets import ProductMixture, from_samples
 from capcheck.targets.from_data import empirical
-from capcheck.targets.from_data.empirical import gaussian_score, leave_one_out_bandwidth
 
 
 def test_the_density_is_that_of_scikit_learn(rows: np.ndarray) -> None:
@@ -24,20 +21,6 @@ def test_the_density_is_that_of_scikit_learn(rows: np.ndarray) -> None:
     x = np.random.default_rng(1).normal(size=(20, 4))
     expected = kde.score_samples(x / deviation) - np.log(deviation).sum()
     assert target.log_prob(torch.tensor(x)[..., None]).tolist() == pytest.approx(expected.tolist())
-
-
-def test_the_bandwidth_maximises_scikit_learns_leave_one_out_score(rows: np.ndarray) -> None:
-    scaled = rows / rows.std(0)
-
-    def score(h: float) -> float:
-        left_out = [
-            KernelDensity(bandwidth=h).fit(np.delete(scaled, r, 0)).score_samples(scaled[[r]])[0]
-            for r in range(len(scaled))
-        ]
-        return float(np.mean(left_out))
-
-    best = leave_one_out_bandwidth(rows[..., None], np.ones(len(rows)))
-    assert score(best) > max(score(0.93 * best), score(1.07 * best))
 
 
 def test_copies_of_a_row_do_not_shrink_the_bandwidth(rows: np.ndarray) -> None:
@@ -93,94 +76,6 @@ def test_constant_columns_and_single_rows_are_smoothed_like_others(rows: np.ndar
     expected = stats.norm(rows[0], 0.5).logpdf(rows).sum(1)
     found = single.log_prob(torch.tensor(rows)[..., None])
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-9)
-
-
-def left_out_score(scaled: np.ndarray, w: np.ndarray, h: float, *, itself: bool = False) -> float:
-    """Mean log-density of every row under the others, by enumeration of pairs."""
-    squares = ((scaled[:, None] - scaled) ** 2).sum(-1)
-    log_p = -squares / (2 * h**2) - scaled.shape[1] * np.log(h * np.sqrt(2 * np.pi)) + np.log(w)
-    if not itself:
-        np.fill_diagonal(log_p, -np.inf)
-    return float(np.average(logsumexp(log_p, axis=1), weights=w))
-
-
-@pytest.mark.parametrize("tile", [1, 7 * 60, 1 << 20])
-def test_left_out_scores_are_sums_over_pairs(
-    rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, tile: int
-) -> None:
-    # Near neighbours at 1e-4 of the distances: expanding their squares must not lose them.
-    rows = np.concatenate([rows[:30], rows[:30] + 1e-4])
-    w = np.random.default_rng(0).uniform(0.1, 2, 60)
-    mean = np.average(rows, axis=0, weights=w)
-    scaled = rows / np.sqrt(np.average((rows - mean) ** 2, axis=0, weights=w))
-    bandwidths = np.geomspace(1e-3, 1e1, 9)
-    monkeypatch.setattr(empirical, "TILE", tile)
-    found = empirical._left_out_scores(
-        empirical._Standardised(rows[..., None], w),
-        torch.from_numpy(w / w.sum()),
-        torch.arange(60),
-        bandwidths,
-    )
-    expected = np.array([left_out_score(scaled, w, h) for h in bandwidths])
-    assert found - found[0] == pytest.approx(expected - expected[0], rel=1e-7)
-    kept = np.array([left_out_score(scaled, w, h, itself=True) for h in bandwidths])
-    assert found - found[0] != pytest.approx(kept - kept[0], rel=1e-2)  # left out, indeed
-
-
-@pytest.mark.parametrize("few", [1, 4, 60])
-def test_a_few_rows_say_where_and_all_rows_say_which(
-    rows: np.ndarray, monkeypatch: pytest.MonkeyPatch, few: int
-) -> None:
-    monkeypatch.setattr(empirical, "FEW", few)
-    scaled = rows / rows.std(0)
-    best = leave_one_out_bandwidth(rows[..., None], np.ones(60))
-
-    def score(h: float) -> float:
-        return left_out_score(scaled, np.ones(60), h)
-
-    assert score(best) > max(score(0.95 * best), score(1.05 * best))
-    only = empirical._peak(
-        empirical._Standardised(rows[..., None], np.ones(60)),
-        torch.full((60,), 1 / 60, dtype=torch.float64),
-        torch.tensor([0]),
-        *(1e-3, 1e1),
-    )[0]
-    assert score(best) > score(only) + 0.01  # the first row alone would choose another
-
-
-def test_the_bandwidth_stays_within_its_limits() -> None:
-    far = np.array([[0.0], [1.0]])  # each can only be reached from the other
-    assert 1e-3 <= leave_one_out_bandwidth(far[..., None], np.ones(2)) <= 1e1
-    near = np.concatenate([np.arange(50) * 1e-9, 1 + np.arange(50) * 1e-9])[:, None, None]
-    assert leave_one_out_bandwidth(near, np.ones(100)) == pytest.approx(1e-3)
-
-
-@pytest.mark.parametrize("shape", [(40, 4), (12, 30), (40, 1)])
-def test_the_gaussian_of_the_rows_is_that_of_scikit_learn(
-    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(5)
-    mix = rng.normal(size=(shape[1], shape[1]))
-    train, test = (rng.normal(size=(n, shape[1])) @ mix + 3 for n in (shape[0], 7))
-    weights = rng.uniform(size=7)
-    scale = train.std(0)
-    fitted = LedoitWolf().fit(train / scale)
-    law = stats.multivariate_normal(fitted.location_, fitted.covariance_)
-    expected = np.average(law.logpdf(test / scale), weights=weights) - np.log(scale).sum()
-    monkeypatch.setattr(empirical, "TILE", 100)
-    found = gaussian_score(train[..., None], test[..., None], weights)
-    assert found == pytest.approx(expected, rel=1e-9)
-    if shape == (40, 4):  # a covariance that nothing is done to is another one
-        plain = stats.multivariate_normal(fitted.location_, np.cov((train / scale).T, ddof=0))
-        plain_score = np.average(plain.logpdf(test / scale), weights=weights) - np.log(scale).sum()
-        assert abs(found - plain_score) > 1e-3
-
-
-def test_a_gaussian_of_rows_in_a_plane_scores_what_lies_off_it_worse() -> None:
-    train = np.array([[1.0, 2.0], [-1.0, -2.0]])[..., None]  # which Ledoit and Wolf do not shrink
-    off = train + np.array([2.0, -1.0])[:, None]
-    assert -math.inf < gaussian_score(train, off) < 0 < gaussian_score(train, train) < math.inf
-    assert -math.inf < gaussian_score(train[:1], train) < gaussian_score(train[:1], train[:1])
 
 
 def test_the_held_out_score_says_how_many_rows_it_is_from(

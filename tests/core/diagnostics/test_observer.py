@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from capcheck.core.randomness import CounterRandomness
-from capcheck.diagnostics.witness import Observer, Witness
+from capcheck.diagnostics.observer import Observer
+from capcheck.diagnostics.witness import Witness
 from capcheck.targets import from_spec
 from capcheck.targets.target import Target
 

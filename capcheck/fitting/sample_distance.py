@@ -1,0 +1,113 @@
+"""The sample distance: the energy distance between draws of a fitted procedure and of the target.
+
+It is 2 E|X - Y| - E|X - X'| - E|Y - Y'| for draws X of the procedure and Y of the target, and its
+gradient goes through the whole procedure. It needs no oracle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.randomness import Randomness
+from capcheck.fitting.generators import Relaxed
+from capcheck.fitting.networks import as_network
+from capcheck.fitting.objectives import Batch, Objective
+from capcheck.networks.signatures import (
+    BijectionSignature,
+    ConsistencySignature,
+    DenoiserSignature,
+    FlowMapSignature,
+    GeneratorSignature,
+)
+from capcheck.networks.signatures.generator import normals_for
+from capcheck.networks.signatures.given import given_arguments
+from capcheck.procedures.procedure import AnyProcedure
+
+__all__ = ["DIFFERENTIABLE", "SampleDistance", "energy_distance"]
+
+DIFFERENTIABLE = (
+    DenoiserSignature,
+    FlowMapSignature,
+    ConsistencySignature,
+    GeneratorSignature,
+    BijectionSignature,
+)
+
+
+def energy_distance(x: Tensor, y: Tensor) -> Tensor:
+    """The U-statistic of 2 E|X - Y| - E|X - X'| - E|Y - Y'| from rows x (n, D) and y (m, D)."""
+
+    def distances(a: Tensor, b: Tensor) -> Tensor:
+        # By matrix products, the distance of equal rows would be rounding noise in place of 0.
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+    within = [distances(z, z).sum() / (len(z) * (len(z) - 1)) for z in (x, y)]
+    return 2 * distances(x, y).mean() - within[0] - within[1]
+
+
+@dataclass(kw_only=True, eq=False)
+class SampleDistance(Objective):
+    """The energy distance between the output of a procedure with the module and target draws.
+
+    Attributes:
+        procedure: Procedure, whose network is replaced by the module.
+        budget: Budget at which the procedure is run.
+    """
+
+    large = 0
+    procedure: AnyProcedure
+    budget: Budget
+    _relaxed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Raise InputError if the procedure cannot be differentiated."""
+        self.target = self.procedure.coordinates.target
+        signature = self.procedure.probe.signature
+        tokens = self.target.spec.kind
+        generates = isinstance(signature, GeneratorSignature)
+        if not isinstance(signature, DIFFERENTIABLE) or (tokens != "continuous" and not generates):
+            raise InputError(
+                f"objective end_to_end needs a procedure that can be differentiated, got "
+                f"{self.procedure.probe.family} on {tokens} tokens; leave it out."
+            )
+        self._relaxed = tokens == "categorical"
+
+    def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
+        """Draw sequences `x` of the target."""
+        return {"x": self.target.sample(n, rng.stream("target"))}
+
+    def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
+        """The energy distance in units of the tokens' deviations, or of one-hot vectors."""
+        spec, x = self.target.spec, batch["x"]
+        if self._relaxed:
+            y = self._one_hot(module, len(x), rng)
+            x = nn.functional.one_hot(x.long(), spec.dim).to(y)
+            return energy_distance(y.flatten(1), x.flatten(1))
+        network: Any = as_network(module, spec.mean.dtype)
+        *_, state = self.procedure.with_network(network).run_for_gradient(self.budget, len(x), rng)
+        if not bool(state.placed.all()):
+            raise InputError(
+                f"budgets must place every token for objective end_to_end, got {self.budget}; "
+                f"give length {spec.tokens}."
+            )
+        deviation = torch.where(spec.variance > 0, spec.variance, 1).sqrt()
+        made, own = ((v.to(deviation) / deviation).flatten(1) for v in (state.tokens, x))
+        return energy_distance(made, own)
+
+    def _one_hot(self, module: nn.Module, n: int, rng: Randomness) -> Tensor:
+        """One-hot vectors (n, N, V) from a generator of token ids, with a gradient."""
+        if not isinstance(module, Relaxed):
+            raise InputError(
+                "network of token ids must have a method relaxed(z), which returns one-hot vectors "
+                f"with a gradient, got {type(module).__name__}; add one."
+            )
+        spec = self.procedure.spec
+        start = self.procedure.start(n, rng)
+        z = normals_for(spec, n, rng).to(next(module.parameters()))
+        return module.relaxed(z, *given_arguments(start.tokens, spec))
