@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness, inverse_cdf
-from capcheck.core.tiles import tile_size
+from capcheck.core.tiles import slices, tile_size
 from capcheck.laws.inversion import mixture_quantiles, normal_cdf, standardised
 from capcheck.laws.token_law import DrawnRows, TokenLaw, require_scalar_tokens
 from capcheck.noise.paths import NoisePath
@@ -73,7 +73,9 @@ class MixtureOfGaussians(TokenLaw):
 
         # The number of rows is read off the parameters, so that one of them must have all rows.
         means = self.means.expand(self._shape[0], *self.means.shape[1:])[index]
-        return MixtureOfGaussians(some(self.log_weights), means, some(self.variances), drawn[index])
+        part = self._changed(some)
+        part.means, part._drawn = means, drawn[index]
+        return part
 
     def at(self, u: Tensor, z: Tensor) -> Tensor:
         """The draws, (n, N, d), for uniforms u (n, N) and standard normals z (n, N, d)."""
@@ -92,9 +94,8 @@ class MixtureOfGaussians(TokenLaw):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density (nats) of x (n, N, d): (n, N); of a point mass +inf on it, -inf off it."""
-        size = max(1, tile_size(TILE, self.means.device) // max(1, self.means[0].numel()))
-        if len(x) > size:  # allocating large temporaries costs more than the arithmetic
-            parts = zip(x.split(size), self._split(size, len(x)), strict=True)
+        if len(x) > self._size:
+            parts = zip(x.split(self._size), self._split(len(x)), strict=True)
             return torch.cat([law.log_prob(of_rows) for of_rows, law in parts])
         residual = x[:, :, None, :] - self.means  # (n, N, K, d)
         if self._axes is not None:
@@ -108,15 +109,28 @@ class MixtureOfGaussians(TokenLaw):
         log_density = log_density - 0.5 * (along.log() + LOG_2PI)
         return (self.log_weights + log_density.sum(-1)).logsumexp(-1)
 
-    def _split(self, size: int, n: int) -> Iterator[MixtureOfGaussians]:
-        """The laws in parts of `size` rows, as views."""
-        for start in range(0, n, size):
-            part = copy.copy(self)
-            for name in ("log_weights", "means", "variances", "_w", "_along", "_axes"):
-                whole = getattr(self, name)
-                if whole is not None and len(whole) > 1:
-                    setattr(part, name, whole[start : start + size])
-            yield part
+    @property
+    def _size(self) -> int:
+        """Rows of a part; allocating larger temporaries costs more than the arithmetic."""
+        return max(1, tile_size(TILE, self.means.device) // max(1, self.means[0].numel()))
+
+    def _split(self, n: int) -> Iterator[MixtureOfGaussians]:
+        """The laws of n rows in parts of `_size` rows, as views."""
+        for rows in slices(n, self._size):
+
+            def some(x: Tensor, rows: slice = rows) -> Tensor:
+                return x if len(x) == 1 else x[rows]
+
+            yield self._changed(some)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> MixtureOfGaussians:
+        """The laws with a change of rows or tokens applied to all parameters."""
+        part = copy.copy(self)
+        for name in ("log_weights", "means", "variances", "_w", "_along", "_axes"):
+            whole = getattr(self, name)
+            if whole is not None:
+                setattr(part, name, change(whole))
+        return part
 
     def mean(self) -> Tensor:
         """Means of the tokens, (n, N, d)."""
@@ -137,9 +151,8 @@ class MixtureOfGaussians(TokenLaw):
     def icdf(self, u: Tensor) -> Tensor:
         """The quantile of u (n, N): (n, N, 1); see `inversion`."""
         require_scalar_tokens("icdf", self.means.shape[-1])
-        size = max(1, tile_size(TILE, self.means.device) // max(1, self.means[0].numel()))
-        if len(u) > size:
-            parts = zip(u.split(size), self._split(size, len(u)), strict=True)
+        if len(u) > self._size:
+            parts = zip(u.split(self._size), self._split(len(u)), strict=True)
             return torch.cat([law.icdf(of_rows) for of_rows, law in parts])
         return mixture_quantiles(*self.on_the_line(), u)[..., None]
 
@@ -154,6 +167,10 @@ class MixtureOfGaussians(TokenLaw):
         With V_c = alpha^2 C_c + sigma^2, and r_c the share of component c in the density of x_t. At
         sigma = 0 the answer is x_t itself.
         """
+        if len(x_t) > self._size:
+            rows = zip(x_t.split(self._size), t.split(self._size), strict=True)
+            parts = zip(rows, self._split(len(x_t)), strict=True)
+            return torch.cat([law.denoise(*of_rows, path) for of_rows, law in parts])
         alpha = path.alpha(t).to(self.means)[:, :, None, None]  # (n, N, 1, 1)
         sigma = path.sigma(t).to(self.means)[:, :, None, None]
         residual = x_t.to(self.means)[:, :, None, :] - alpha * self.means  # (n, N, K, d)
@@ -162,10 +179,16 @@ class MixtureOfGaussians(TokenLaw):
         V = alpha.square() * self._along + sigma.square()
         safe = torch.where(V > 0, V, 1)
         log_r = self.log_weights - 0.5 * (residual.square() / safe + safe.log()).sum(-1)
-        step = alpha * self._along / safe * residual
-        if self._axes is not None:
-            step = (self._axes @ step[..., None]).squeeze(-1)
-        clean = (log_r.softmax(-1)[..., None] * (self.means + step)).sum(2)
+        share = log_r.softmax(-1)[..., None]  # (n, N, K, 1)
+        gain = alpha * self._along / safe
+        if self._axes is None and gain.shape[2] == 1:  # one gain for all components
+            average = (share * self.means).sum(2)
+            clean = average + gain[:, :, 0] * (x_t.to(average) - alpha[:, :, 0] * average)
+        else:
+            step = gain * residual
+            if self._axes is not None:
+                step = (self._axes @ step[..., None]).squeeze(-1)
+            clean = (share * (self.means + step)).sum(2)
         return torch.where(sigma[:, :, 0] > 0, clean, x_t.to(clean))
 
     def denoise_with_derivative(
@@ -263,12 +286,7 @@ class MixtureOfGaussians(TokenLaw):
         """The laws of the tokens with these indices."""
         index = list(tokens)
 
-        def chosen(tensor: Tensor) -> Tensor:
-            return tensor if tensor.shape[1] == 1 else tensor[:, index]
-
-        return MixtureOfGaussians(
-            chosen(self.log_weights), self.means[:, index], chosen(self.variances), self._drawn
-        )
+        return self._changed(lambda x: x if x.shape[1] == 1 < self._shape[1] else x[:, index])
 
 
 def point_mass(x: Tensor) -> MixtureOfGaussians:

@@ -183,6 +183,9 @@ class _SomeRows(TokenLaw):
         whole[self._index] = u
         return self._law.icdf(whole)[self._index]
 
+    def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
+        return self._law.denoise(self._whole(x_t), self._whole(t), path)[self._index]
+
     def select(self, tokens: Sequence[int]) -> TokenLaw:
         return _SomeRows(self._law.select(tokens), self._index)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.tiles import slices, tile_size
-from capcheck.targets.evidence import Evidence, Prefix, earlier
+from capcheck.targets.evidence import Evidence, Prefix
 from capcheck.targets.largest_logits import LargestLogits
 from capcheck.targets.means import Means
 
@@ -127,8 +127,7 @@ class Components:
             mu = self.centred(part)
             keys = torch.cat([mu, mu.square()], -1)[:, chosen].permute(1, 2, 0)  # (S, 2d, c)
             for rows in self._rows(n, heads * len(mu)):
-                logits = self._logits(evidence[rows], mu, part, prefix)  # (r, 1|N, c)
-                logits = logits if prefix == "all" else logits[:, chosen]
+                logits = self._logits(evidence[rows], mu, part, prefix, chosen)  # (r, 1|S, c)
                 logits = logits.transpose(0, 1).expand(len(chosen), -1, -1)
                 joint = torch.baddbmm(logits, queries[:, rows], keys).logsumexp(-1)
                 total[:, rows] = torch.logaddexp(total[:, rows], joint)
@@ -160,14 +159,14 @@ class Components:
             yield rows, refined.softmax(-1)[:, None]
 
     def log_posterior(self, evidence: Evidence, prefix: Prefix, tokens: Sequence[int]) -> Tensor:
-        """Normalised log-weights of all components, in float64: (n, 1|S, K).
+        """Log-weights of all components, not normalised, in float64: (n, 1|S, K).
 
         Args:
             evidence: Evidence of the row about its component, (n, N, d).
             prefix: Tokens whose evidence enters.
             tokens: Indices of the S tokens to return if each token has weights of its own.
         """
-        return self._all_logits(evidence, prefix, tokens).log_softmax(-1)
+        return self._all_logits(evidence, prefix, tokens)
 
     def _all_logits(
         self, evidence: Evidence, prefix: Prefix, tokens: Sequence[int] | None = None
@@ -175,12 +174,18 @@ class Components:
         """Log-evidence of all components in float64: (n, 1, K), or (n, S, K) of some tokens."""
         parts = []
         for part in self._parts():
-            logits = self._logits(evidence, self.centred(part), part, prefix)
-            parts.append(logits if tokens is None or prefix == "all" else logits[:, list(tokens)])
+            parts.append(self._logits(evidence, self.centred(part), part, prefix, tokens))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
-    def _logits(self, evidence: Evidence, mu: Tensor, part: slice, prefix: Prefix) -> Tensor:
-        """Log-evidence of some components: (r, 1, c) for all tokens together or (r, N, c)."""
+    def _logits(
+        self,
+        evidence: Evidence,
+        mu: Tensor,
+        part: slice,
+        prefix: Prefix,
+        tokens: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Log-evidence of some components: (r, 1, c) for all tokens together, or (r, S, c)."""
         log_weights = self._log_weights[part].to(mu.dtype)
         if prefix == "all":
             constant = self._constant(evidence, mu, part)
@@ -188,11 +193,18 @@ class Components:
             if len(evidence.quadratic) > 1:
                 logits.addmm_(evidence.quadratic.flatten(1), mu.flatten(1).square().T)
             return logits[:, None, :]
-        of_tokens = torch.einsum("rnd,cnd->rnc", evidence.linear, mu)
-        of_tokens = of_tokens + torch.einsum("rnd,cnd->rnc", evidence.quadratic, mu.square())
-        if prefix == "before":
-            of_tokens = earlier(of_tokens)
-        return of_tokens.cumsum(1) + log_weights
+        heads, own = list(range(mu.shape[1]) if tokens is None else tokens), prefix == "through"
+        shared = evidence.quadratic.expand_as(evidence.linear)
+        queries, keys = torch.cat([evidence.linear, shared], -1), torch.cat([mu, mu.square()], -1)
+        found = mu.new_empty(len(heads), len(queries), len(mu))
+        sums, start = log_weights.expand(len(queries), -1), 0
+        for i in sorted(range(len(heads)), key=heads.__getitem__):  # the sums grow by the tokens
+            new = slice(start, heads[i] + own)
+            start = new.stop
+            sums = torch.addmm(
+                sums, queries[:, new].flatten(1), keys[:, new].flatten(1).T, out=found[i]
+            )
+        return found.transpose(0, 1)
 
     def _constant(self, evidence: Evidence, mu: Tensor, part: slice) -> Tensor:
         """The part of the log-evidence of some components that all rows share, (c,)."""

@@ -134,9 +134,10 @@ class Blockwise(Probe[PrefixPredictor]):
         place = torch.arange(spec.tokens, device=x.device).expand(len(x), -1)
         log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
         for block in self._blocks(spec, budget.length):
-            p = self._asked(network, x, place <= block[-1], block).log_prob(x[:, block])
+            p = self._ruled(network(x, place <= block[-1]).select(block)).log_prob(x[:, block])
             drafts = [
-                self._asked(network, x, place < j, block).log_prob(x[:, block]) for j in block
+                self._ruled(network(x, place < j).select(block)).log_prob(x[:, block])
+                for j in block
             ]
             log_q = log_q + _log_density_of_block(p, drafts, self._rounds(block, budget))
         rest = list(spec.free[budget.length :])
@@ -162,8 +163,11 @@ class Blockwise(Probe[PrefixPredictor]):
     def _asked(
         self, network: PrefixPredictor, tokens: Tensor, known: Tensor, block: list[int]
     ) -> TokenLaw:
-        """The laws of a block's tokens, which are point masses under the greedy rule."""
-        law = network(tokens, known).select(block).held()
+        """The laws of a block's tokens, held, since they are read several times."""
+        return self._ruled(network(tokens, known).select(block).held())
+
+    def _ruled(self, law: TokenLaw) -> TokenLaw:
+        """The laws that the rule draws from, which are point masses under the greedy one."""
         if self.rule == "lossless":
             return law
         p = law.mean()

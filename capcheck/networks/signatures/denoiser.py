@@ -7,8 +7,9 @@ tokens, as a diffusion head per token on top of a masked model does (`own`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -87,10 +88,23 @@ class OwnDenoiser:
 
     target: ContinuousTarget
     path: NoisePath
+    _told: list[_GivenClean] = field(default_factory=list, init=False, repr=False)
 
     def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor:
         """E[x_i | x_t,i, tokens at level 0], (n, N, d); see `Denoiser`."""
-        return self.law(x_t, t > 0).denoise(x_t, t, self.path)
+        told = self._given_clean(x_t, t > 0)
+        x0 = torch.where((t == 1)[..., None], told.mean, x_t)
+        for rows, token, law in told.laws((t > 0) & (t < 1)):
+            noisy, level = x_t[rows, token][:, None], t[rows, token][:, None]
+            x0[rows, token] = law.denoise(noisy, level, self.path)[:, 0].to(x0)
+        return x0
+
+    def _given_clean(self, x: Tensor, noisy: Tensor) -> _GivenClean:
+        """What the clean tokens tell; kept, as a procedure asks many times with the same ones."""
+        clean = torch.where(noisy[..., None], 0, x)
+        if not (self._told and self._told[0].holds(clean, noisy)):
+            self._told[:] = [_GivenClean(clean, noisy, self.law(x, noisy))]
+        return self._told[0]
 
     def law(self, x: Tensor, noisy: Tensor) -> TokenLaw:
         """The law of every token given the clean ones.
@@ -100,6 +114,44 @@ class OwnDenoiser:
             noisy: Whether a token is not clean, (n, N) bool.
         """
         return self.target.marginals(x, noisy.to(self.target.dtype))
+
+
+@dataclass(eq=False)
+class _GivenClean:
+    """The laws of the tokens that are not clean, given those that are.
+
+    Attributes:
+        clean: Values of the clean tokens, and 0 elsewhere, (n, N, d).
+        noisy: Whether a token is not clean, (n, N) bool.
+        law: The law of every token.
+    """
+
+    clean: Tensor
+    noisy: Tensor
+    law: TokenLaw
+    _seen: Tensor | None = None
+    _laws: list[tuple[Tensor, Tensor, TokenLaw]] = field(default_factory=list)
+
+    def holds(self, clean: Tensor, noisy: Tensor) -> bool:
+        """Whether the clean tokens are these."""
+        return torch.equal(noisy, self.noisy) and torch.equal(clean, self.clean)
+
+    @functools.cached_property
+    def mean(self) -> Tensor:
+        """The mean of every token, (n, N, d)."""
+        return self.law.mean()
+
+    def laws(self, seen: Tensor) -> list[tuple[Tensor, Tensor, TokenLaw]]:
+        """The laws of the tokens that are seen (n, N): their rows, their indices and an (m, 1) law.
+
+        Each part holds at most one token of every row.
+        """
+        if self._seen is None or not torch.equal(seen, self._seen):
+            place = torch.where(seen, seen.cumsum(1), 0)
+            parts = [(place == i).nonzero(as_tuple=True) for i in range(1, int(place.max()) + 1)]
+            self._laws = [(rows, token, self.law.rows(rows).pick(token)) for rows, token in parts]
+            self._seen = seen
+        return self._laws
 
 
 def with_derivative(

@@ -31,6 +31,7 @@ __all__ = ["HELD", "TILE", "PosteriorLaw", "View"]
 
 TILE = 1 << 16  # most numbers of explicit laws held at once, small as they are read repeatedly
 NOTHING = 1e-16  # share of a component that changes no sum in float64
+FEW = 4  # components are sorted by weight where fewer than one in this many count
 HELD = 1 << 24  # most numbers of a law that is held as a whole: 128 MiB
 
 
@@ -190,18 +191,20 @@ class PosteriorLaw(TokenLaw):
     def pick(self, index: Tensor) -> TokenLaw:
         """The law of one token of each row, explicit and in float64.
 
-        Components are sorted by their weight in each row, and those are left out whose share is
-        below `NOTHING` in every row.
+        If few components have a share of `NOTHING` or more in any row, the others are left out.
         """
         token = torch.tensor(self._tokens, device=index.device)[index]  # (n,)
         rows = torch.arange(self._n, device=index.device)
         weights, means = [], []
         for tile, share in self._exact.posterior(self._view.evidence, self._prefix):
             own = share[:, 0] if share.shape[1] == 1 else share[rows[: len(share)], token[tile]]
-            kept = int((own > NOTHING).sum(1).max())
-            weight, component = own.topk(kept, 1)
-            mu = self._exact.of_components(component, token[tile])  # (r, k, d)
-            weights.append(weight)
+            kept, of_rows = int((own > NOTHING).sum(1).max()), token[tile]
+            if FEW * kept < own.shape[1]:
+                own, component = own.topk(kept, 1)
+                mu = self._exact.of_components(component, of_rows)  # (r, k, d)
+            else:
+                mu = self._exact.of_tokens(self._tokens).transpose(0, 1)[index[tile]]  # (r, K, d)
+            weights.append(own)
             means.append(mu)
         most = max(weight.shape[1] for weight in weights)
         log_weights = torch.cat([_padded(weight, most) for weight in weights]).log()
