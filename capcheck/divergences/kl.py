@@ -13,6 +13,7 @@ A tail index above `HEAVY` therefore turns the estimate into a lower bound.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -29,14 +30,16 @@ HEAVY = 0.7  # tail index above which a sample mean is unreliable (Vehtari et al
 FEWEST = 100  # least number of draws for a tail index
 
 
-def kl_term(log_ratio: Tensor) -> Term:
+def kl_term(log_ratio: Tensor, shared: Sequence[Tensor] = ()) -> Term:
     """The mean of log-ratios at independent draws, as a term with its standard error.
 
     Args:
         log_ratio: (n,), nats; for KL, log p*(x) - log q(x) at target draws, +inf where q(x) = 0.
+        shared: For each set of draws that all log-ratios share, the influence (M,) of every draw
+            on the mean.
     """
-    ratio = log_ratio.double().cpu().numpy()
-    return Term.from_influence("KL", float(ratio.mean()), [ratio])
+    ratio, *others = (each.double().cpu().numpy() for each in (log_ratio, *shared))
+    return Term.from_influence("KL", float(ratio.mean()), [ratio, *others])
 
 
 def tail_index(values: np.ndarray) -> float:

@@ -150,7 +150,7 @@ class KLRoutes:
             notes += f"; the tail index of the log-ratios is {tail:.2g}: their mean falls short"
             if auxiliary or (density.bound and of_bound == "upper bound"):
                 return self._unavailable(name, f"a bound whose mean falls short{notes}")
-        term = kl_term(log_ratio)
+        term = kl_term(log_ratio, density.shared)  # influences count without their sign
         if kind != "lower bound" and term.p_within(-KL_ROUNDING) <= 1 - CONTRADICTION_LEVEL:
             return self._unavailable(
                 name, f"the log-density does not integrate to 1: KL {term.value:.3g} is below 0"

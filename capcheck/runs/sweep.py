@@ -235,4 +235,8 @@ def _draws_alone(samples: Tensor) -> ModelEvidence:
 def _joined(parts: Sequence[LogDensity]) -> LogDensity:
     """Join the log-densities of all batches into one, which is a bound if any of them is."""
     loosest = next((part for part in parts if part.bound), parts[0])
-    return dataclasses.replace(loosest, values=torch.cat([part.values for part in parts]))
+    values = torch.cat([part.values for part in parts])
+    shared = [
+        influence * (len(part.values) / len(values)) for part in parts for influence in part.shared
+    ]
+    return dataclasses.replace(loosest, values=values, shared=tuple(shared))

@@ -92,6 +92,17 @@ def test_the_kl_interval_covers_the_closed_form(factor: float) -> None:
     assert covered(terms, estimand) >= 0.91
 
 
+def test_the_kl_interval_includes_draws_that_all_rows_share() -> None:
+    # log q(x) is x^2 times the mean of M squares, an estimate that all rows share.
+    terms = []
+    for run in range(RUNS):
+        x, z = normal(run, (500,)), normal(RUNS + run, (200,))
+        terms.append(kl_term(x.square() * z.square().mean(), [x.square().mean() * z.square()]))
+    assert covered(terms, 1.0) >= 0.91
+    alone = [term.model_copy(update={"standard_error": 0.06}) for term in terms]  # of the rows
+    assert covered(alone, 1.0) < 0.85
+
+
 def test_transport_is_optimal_and_its_potentials_are_dual() -> None:
     x, y = normal(0, (60, 3)).numpy(), normal(1, (60, 3)).numpy() + 1
     costs = cdist(x, y, "sqeuclidean")
