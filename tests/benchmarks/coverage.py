@@ -19,14 +19,21 @@ import numpy as np
 import torch
 from scipy import stats
 
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
 from capcheck.diagnostics.stein import ksd_squared
 from capcheck.divergences.certificates import mean_and_spread_squared, sliced_squared
 from capcheck.divergences.coupling import coupling_squared
 from capcheck.divergences.estimate import Term
 from capcheck.divergences.kl import kl_term
 from capcheck.divergences.mmd import mmd_squared, mmd_squared_to_known
+from capcheck.divergences.variational import kl_from_below
 from capcheck.divergences.wasserstein import corrected_transport, transport
-from capcheck.targets import CategoricalMixture
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.procedures.procedure import Procedure
+from capcheck.procedures.registry import build_probe
+from capcheck.targets import CategoricalMixture, GaussianMixture, from_spec
 
 LEVEL = 0.95
 DIMENSIONS = (2, 16, 64)
@@ -168,6 +175,55 @@ def gaussian_cases(D: int, what: str, shift: float, scale: float) -> Iterator[Ca
         )
 
 
+def from_below() -> Iterator[Case]:
+    """KL from below of N(0, I) against N(shift, scale^2 I), one-sided: 97.5% or more."""
+    for D in DIMENSIONS[:2]:
+        law = GaussianMixture(torch.zeros(1, D, 1).double(), torch.eye(D).double()[None])
+        for what, (shift, scale) in DIFFERENCES.items():
+
+            def bounded(
+                run: int,
+                shift: float = shift,
+                scale: float = scale,
+                D: int = D,
+                law: GaussianMixture = law,
+            ) -> Term:
+                x, y = (
+                    torch.from_numpy(rows)[..., None]
+                    for rows in (normal(run, "p", N, D), shift + scale * normal(run, "q", N, D))
+                )
+                term = kl_from_below(law.spec, x, y, law.log_prob(x), law.log_prob(y))
+                assert term is not None
+                return term
+
+            kl = D * (math.log(scale) + (1 + shift**2) / (2 * scale**2) - 0.5)
+            yield Case(
+                name=f"KL from below, {what}, D = {D}", run=bounded, estimand=kl, side="below"
+            )
+
+
+def langevin() -> Iterator[Case]:
+    """KL after steps of ULA on a Gaussian, from above by looking ahead."""
+    target = from_spec("gaussian:ar1,tokens=2,rho=0.5")
+    procedure = Procedure.of(build_probe("ebm", {"chains": 1_000}), target)
+    for steps in (1, 4):
+        budget = Budget(length=2, steps=steps)
+        law = procedure.exact_law(budget)
+        assert isinstance(law, GaussianLaw)
+        x = target.sample(100_000, CounterRandomness(0, name="estimand"))
+        estimand = float((target.log_prob(x) - law.log_prob(x)).mean())
+
+        def above(run: int, budget: Budget = budget) -> Term:
+            x = target.sample(N, CounterRandomness(run, name="target"))
+            found = procedure.log_density(budget, x, CounterRandomness(run, name="chains"))
+            assert isinstance(found, LogDensity)
+            return kl_term(target.log_prob(x) - found.values, found.shared)
+
+        yield Case(
+            name=f"KL by looking ahead, {steps} steps", run=above, estimand=estimand, side="above"
+        )
+
+
 def stein() -> Iterator[Case]:
     """KSD^2 of N(m, I) from N(0, I): s_p - s_q = -m, so that it is |m|^2 E k(X, X')."""
     for D in DIMENSIONS:
@@ -233,6 +289,8 @@ def categorical() -> Iterator[Case]:
 def cases() -> Iterator[Case]:
     """Every row of the table."""
     yield from continuous()
+    yield from from_below()
+    yield from langevin()
     yield from stein()
     yield from categorical()
 

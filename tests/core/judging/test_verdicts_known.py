@@ -18,7 +18,10 @@ def test_definite_verdicts_are_right_and_clear_cases_are_decided() -> None:
 
 
 def test_a_wrong_verdict_would_be_counted() -> None:
-    passed = Verdict(name="", ratio=2.0, certifiable=True, outcome=Outcome.REPRESENTABLE)
-    refused = Verdict(name="", ratio=0.5, certifiable=True, outcome=Outcome.NOT_REPRESENTABLE)
-    open_ = Verdict(name="", ratio=0.5, certifiable=True, outcome=Outcome.INCONCLUSIVE)
+    def said(ratio: float, outcome: Outcome) -> Verdict:
+        return Verdict(name="", route="", ratio=ratio, certifiable=True, outcome=outcome)
+
+    passed = said(2.0, Outcome.REPRESENTABLE)
+    refused = said(0.5, Outcome.NOT_REPRESENTABLE)
+    open_ = said(0.5, Outcome.INCONCLUSIVE)
     assert summary([passed, refused, open_]) == (2, 2, 3, 2)
