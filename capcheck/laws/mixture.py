@@ -244,19 +244,6 @@ class MixtureOfGaussians(TokenLaw):
         derivative = gain + spread * alpha * (sigma / V).square()
         return torch.where(sigma > 0, mean, x), torch.where(sigma > 0, derivative, 1)[..., None]
 
-    def pick(self, index: Tensor) -> MixtureOfGaussians:
-        """The law of one token of each row."""
-        n, N = self._shape
-        rows = torch.arange(n, device=self.means.device)
-
-        def one(parameter: Tensor) -> Tensor:
-            whole = parameter.expand(n, N, *parameter.shape[2:])
-            return whole[rows, index][:, None]
-
-        return MixtureOfGaussians(
-            one(self.log_weights), one(self.means), one(self.variances), self._drawn
-        )
-
     def coordinate(self, j: int, x: Tensor) -> MixtureOfGaussians:
         """The law of coordinate j given the token's earlier coordinates, which is again a mixture.
 
@@ -287,6 +274,16 @@ class MixtureOfGaussians(TokenLaw):
         index = list(tokens)
 
         return self._changed(lambda x: x if x.shape[1] == 1 < self._shape[1] else x[:, index])
+
+    def pick(self, index: Tensor) -> MixtureOfGaussians:
+        """The law of one token of each row, as an (n, 1) law; see `TokenLaw`."""
+        rows = torch.arange(len(index), device=index.device)
+
+        def own(x: Tensor) -> Tensor:
+            whole = x.expand(len(index), *x.shape[1:])
+            return x if x.shape[1] == 1 < self._shape[1] else whole[rows, index][:, None]
+
+        return self._changed(own)
 
 
 def point_mass(x: Tensor) -> MixtureOfGaussians:

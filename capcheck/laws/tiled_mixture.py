@@ -85,6 +85,22 @@ class TiledMixture(TokenLaw):
         """The mixture with the parameters of all rows stored."""
         return self._tile(slice(0, self._n), self._tokens)
 
+    def pick(self, index: Tensor) -> MixtureOfGaussians:
+        """The law of one token of each row, with its parameters stored; see `TokenLaw`."""
+        picked = [
+            self._tile(rows, self._tokens).pick(index[rows]) for rows in slices(self._n, self._size)
+        ]
+
+        def joined(parts: Sequence[Tensor]) -> Tensor:
+            sizes = (len(law.means) for law in picked)
+            return torch.cat([x.expand(n, *x.shape[1:]) for n, x in zip(sizes, parts, strict=True)])
+
+        return MixtureOfGaussians(
+            joined([law.log_weights for law in picked]),
+            joined([law.means for law in picked]),
+            joined([law.variances for law in picked]),
+        )
+
     def select(self, tokens: Sequence[int]) -> TiledMixture:
         """The laws of the tokens with these indices."""
         return TiledMixture(

@@ -11,8 +11,8 @@ __all__ = ["FEWEST_ROWS", "NETWORK_ROWS", "SECONDS", "WORK", "affordable_rows"]
 
 FEWEST_ROWS = 100  # fewest rows at which a log-density is evaluated
 NETWORK_ROWS = 200  # rows of a network that is no oracle, which is differentiated by torch
-WORK = 6e10  # most multiply-adds of a log-density at all rows
-SECONDS = 2.0  # time that these take on two cores, about
+WORK = 2.4e11  # most multiply-adds of a log-density at all rows
+SECONDS = 4.0  # time that these take on two cores, about
 
 
 def affordable_rows(procedure: AnyProcedure, budget: Budget) -> int | Unavailable | None:

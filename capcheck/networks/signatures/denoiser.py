@@ -147,9 +147,12 @@ class _GivenClean:
         Each part holds at most one token of every row.
         """
         if self._seen is None or not torch.equal(seen, self._seen):
-            place = torch.where(seen, seen.cumsum(1), 0)
-            parts = [(place == i).nonzero(as_tuple=True) for i in range(1, int(place.max()) + 1)]
-            self._laws = [(rows, token, self.law.rows(rows).pick(token)) for rows, token in parts]
+            place, self._laws = torch.where(seen, seen.cumsum(1), 0), []
+            for i in range(1, int(place.max()) + 1):
+                rows, token = (place == i).nonzero(as_tuple=True)
+                law = self.law.pick((place == i).int().argmax(1))
+                whole = len(rows) == len(seen)
+                self._laws.append((rows, token, law if whole else law.rows(rows)))
             self._seen = seen
         return self._laws
 
