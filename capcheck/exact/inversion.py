@@ -35,7 +35,16 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.laws import LOG_2PI
 from capcheck.noise.paths import NoisePath
 
-__all__ = ["CONVERGED", "DERIVATIVES", "MOST_STEPS", "SAME", "Derivative", "density_along"]
+__all__ = [
+    "CONVERGED",
+    "DERIVATIVES",
+    "MOST_STEPS",
+    "SAME",
+    "Derivative",
+    "Preimage",
+    "density_along",
+    "inverse_along",
+]
 
 CONVERGED = 1e-9  # Newton step, relative to 1 plus the point, that is the last one
 MOST_STEPS = 100  # most Newton steps of a pass; three to five are usual
@@ -73,34 +82,73 @@ def density_along(
     method = "inversion of every pass"
     if not bool(moved.any()):
         return LogDensity(values=x.new_zeros(len(x), dtype=torch.float64), method=method)
-    passes = list(itertools.pairwise(levels))
-    if any(bool(((t == 1) & (s == 0)).any()) for t, s in passes):
+    if any(bool(((t == 1) & (s == 0)).any()) for t, s in itertools.pairwise(levels)):
         values = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
         return LogDensity(values=values, method="a jump from noise to data forgets the noise")
-    size = max(1, HELD // int(moved.sum() * x.shape[2]) ** 2)
-    parts, unique = [], True
+    found = inverse_along(levels, derivative, x, path, trusted=trusted)
+    if isinstance(found, Unavailable):
+        return found
+    z = found.x[:, moved]
+    values = -0.5 * (z.square() + LOG_2PI).sum((1, 2)) - found.log_det
+    if not trusted:
+        method += " from several starts"
+        method += "" if found.unique else ", which found several preimages"
+    return LogDensity(values=values, method=method, bound=not found.unique)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Preimage:
+    """The states from which passes along a schedule lead to given ones.
+
+    Attributes:
+        x: States before the first pass, (n, N, d).
+        log_det: Sum over the passes of log |det dF/dx| in the tokens that move, (n,).
+        unique: Whether all starts of Newton's method ended at one point.
+    """
+
+    x: Tensor
+    log_det: Tensor
+    unique: bool
+
+
+def inverse_along(
+    schedule: Tensor, derivative: Derivative, x: Tensor, path: NoisePath, *, trusted: bool
+) -> Preimage | Unavailable:
+    """The preimage of states under passes along a schedule, or the reason why it was not found.
+
+    Args:
+        schedule: (rows, N) levels, none of which rises; no token goes from 1 to 0 in one pass.
+        derivative: The denoiser with its derivative.
+        x: (n, N, d) states after the last pass.
+        path: The noise path.
+        trusted: Whether the denoiser is an oracle, whose passes are known to be one-to-one.
+    """
+    levels = schedule.to(x.device, torch.float64)
+    passes = list(itertools.pairwise(levels))
+    moved = int((levels[0] != levels[-1]).sum())
+    size = max(1, HELD // (moved * x.shape[2]) ** 2)
+    parts = []
     for rows in torch.arange(len(x), device=x.device).split(size):
-        found = _density_of_rows(passes, moved, derivative, x[rows].double(), rows, path, trusted)
+        found = _inverse_of_rows(passes, derivative, x[rows].double(), rows, path, trusted)
         if isinstance(found, Unavailable):
             return found
-        parts.append(found[0])
-        unique = unique and found[1]
-    if not trusted:
-        method += " from several starts" + ("" if unique else ", which found several preimages")
-    return LogDensity(values=torch.cat(parts), method=method, bound=not unique)
+        parts.append(found)
+    return Preimage(
+        x=torch.cat([part.x for part in parts]),
+        log_det=torch.cat([part.log_det for part in parts]),
+        unique=all(part.unique for part in parts),
+    )
 
 
-def _density_of_rows(
+def _inverse_of_rows(
     passes: Sequence[tuple[Tensor, Tensor]],
-    moved: Tensor,
     derivative: Derivative,
     x: Tensor,
     rows: Tensor,
     path: NoisePath,
     trusted: bool,
-) -> tuple[Tensor, bool] | Unavailable:
-    """The log-density of some rows, and whether every pass had one preimage."""
-    log_q, unique = x.new_zeros(len(x)), True
+) -> Preimage | Unavailable:
+    total, unique = x.new_zeros(len(x)), True
     for t, s in reversed(passes):
         limits = (MOST_STEPS, MOST_HALVINGS) if trusted else FEWER
         step = _Pass(t, s, derivative, path, x, rows, *limits)
@@ -112,9 +160,8 @@ def _density_of_rows(
                 reason=f"the inverse of a pass was not found for {int(failed.sum())} of {len(x)} "
                 "draws"
             )
-        log_q = log_q - log_det
-    z = x[:, moved]
-    return log_q - 0.5 * (z.square() + LOG_2PI).sum((1, 2)), unique
+        total = total + log_det
+    return Preimage(x=x, log_det=total, unique=unique)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,9 @@ Procedure: from noise e the first call is x = f(e, 1), and every further call is
 x = f(alpha_t x + sigma_t e, t) with fresh noise e.
 Distillation: the map of m steps goes from t to the next level j/m below t, and then along these
 levels to 0.
-KL: with the exact map that of the flow, which is 0; otherwise bounded from below by the draws.
+KL: with the exact map that of the flow, which is 0. With the map of DDIM steps exact at k = 1, by
+inversion of every step, and bounded from above at more calls. With any other network bounded from
+below by the draws.
 Known: the exact function is exact at every k, and its first call is that of `flow_map`. At k = 1 a
 distilled function is m steps of DDIM, so that m = 1 returns the mean. On N(0, v) more calls follow
 a recursion of the variance, V -> F_t^2 (alpha_t^2 V + sigma_t^2), with F_t the product of the DDIM
@@ -23,6 +25,7 @@ factors from t to 0.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -36,9 +39,11 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.inversion import DERIVATIVES
 from capcheck.networks.signatures import (
     ConsistencyFunction,
     ConsistencySignature,
+    DistilledFlow,
     ExactFlow,
     TokenPredictor,
 )
@@ -46,6 +51,7 @@ from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.denoising import starting_noise
 from capcheck.procedures.levels import InnerLevels, resampled
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.renoising import density_of_calls
 
 __all__ = ["Consistency"]
 
@@ -88,8 +94,7 @@ class Consistency(Probe[ConsistencyFunction]):
         path = PATHS[self.path]
         state = start.filled(starting_noise(spec, start.n, rng))
         yield state
-        whole = (1.0, *(self.times or ()), 0.0)
-        for j, t in enumerate(spec.mean.new_tensor(resampled(whole, budget.steps)[:-1])):
+        for j, t in enumerate(spec.mean.new_tensor(self._levels(budget.steps))):
             x_t = state.tokens
             if j > 0:
                 noise = starting_noise(spec, start.n, rng)
@@ -125,14 +130,27 @@ class Consistency(Probe[ConsistencyFunction]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """That of the probability flow with the exact map; others would have to be inverted.
+        """That of the probability flow with the exact map; by inversion with that of DDIM steps.
 
         A call of the exact map on tokens of the target with new noise returns tokens of the target,
         so that the law is the same at every budget.
         """
         if isinstance(network, ExactFlow):
             return network.log_density(x, spec)
+        if isinstance(network, DistilledFlow):
+            return density_of_calls(network, self._levels(budget.steps), spec, x, rng)
         return Unavailable(
             reason="the result is a deterministic map of noisy tokens, "
             "and the density of its image needs the map's inverse"
         )
+
+    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
+        """Some for every DDIM step that is inverted."""
+        if self.solver_steps == "exact":
+            return 0.0
+        steps = (math.ceil(t * self.solver_steps) for t in self._levels(budget.steps))
+        return DERIVATIVES * sum(steps)
+
+    def _levels(self, calls: int) -> list[float]:
+        """The level that each call starts from."""
+        return resampled((1.0, *(self.times or ()), 0.0), calls)[:-1]

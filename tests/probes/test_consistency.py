@@ -17,6 +17,7 @@ from scipy import stats
 from capcheck import Outcome, check
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.probes.steps.consistency import Consistency
@@ -82,6 +83,40 @@ def test_more_calls_are_the_recursion_of_variances(m: int, k: int, path: str) ->
     found = variance_of_token(0.49, k, path=path, solver_steps=m)
     assert found == pytest.approx(expected, abs=1e-10)
     assert abs(expected - 0.49) > 1e-3
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+@pytest.mark.parametrize("given", [(), (1,)])
+@pytest.mark.parametrize(("m", "k"), [(2, 1), (3, 1), (1, 2), (1, 3), (2, 2), (2, 4), (3, 2)])
+def test_the_log_density_is_that_of_the_exact_law(
+    m: int, k: int, given: tuple[int, ...], path: str
+) -> None:
+    target, budget = from_spec("gaussian:ar1,tokens=3,rho=0.6,std=2"), Budget(length=0, steps=k)
+    probe = build_probe("consistency", {"solver_steps": m, "path": path})
+    procedure = Procedure.of(probe, target, given=given)
+    exact = procedure.exact_law(budget)
+    assert isinstance(exact, GaussianLaw)
+    x = target.sample(3, CounterRandomness(1)).repeat(4_000, 1, 1)  # three points, many paths
+    found = procedure.log_density(budget, x, CounterRandomness(2))
+    assert isinstance(found, LogDensity)
+    assert found.bound == (k > 1)
+    short = found.values - exact.log_prob(x)
+    if k == 1:
+        assert short.abs().max() < 1e-8
+        return
+    weights = short.exp().reshape(4_000, 3)
+    error = weights.std(0) / 4_000**0.5
+    assert ((weights.mean(0) - 1).abs() < 4.5 * error + 1e-9).all()
+    assert (error < 0.25).all()
+
+
+def test_one_call_of_one_step_is_a_point_mass() -> None:
+    target = from_spec("gaussian:ar1,tokens=3")
+    procedure = Procedure.of(build_probe("consistency", {"solver_steps": 1}), target)
+    x = target.sample(5, CounterRandomness(1))
+    found = procedure.log_density(Budget(length=0, steps=1), x, CounterRandomness(2))
+    assert isinstance(found, LogDensity)
+    assert bool((found.values == -torch.inf).all())
 
 
 def test_listed_times_are_taken_as_they_are_and_interpolated_by_other_budgets() -> None:

@@ -16,6 +16,7 @@ from capcheck.networks.signatures.energy import Energy, EnergySignature
 from capcheck.networks.signatures.flow_map import (
     ConsistencyFunction,
     ConsistencySignature,
+    DistilledFlow,
     ExactFlow,
     FlowMap,
     FlowMapSignature,
@@ -56,6 +57,7 @@ __all__ = [
     "DecoderSignature",
     "Denoiser",
     "DenoiserSignature",
+    "DistilledFlow",
     "Energy",
     "EnergySignature",
     "ExactFlow",

@@ -34,6 +34,7 @@ from capcheck.targets.target import ContinuousTarget, Target
 __all__ = [
     "ConsistencyFunction",
     "ConsistencySignature",
+    "DistilledFlow",
     "ExactFlow",
     "FlowMap",
     "FlowMapSignature",
@@ -110,6 +111,37 @@ class ExactFlow:
         return LogDensity(values=values, method="the probability flow carries noise to the target")
 
 
+@dataclass(frozen=True, eq=False)
+class DistilledFlow:
+    """The consistency function that a few DDIM steps of a target's denoiser make.
+
+    Attributes:
+        target: Law that the denoiser knows.
+        path: Name of the noise path.
+        steps: Number m of steps over [0, 1].
+    """
+
+    target: ContinuousTarget
+    path: PathName
+    steps: int
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor:
+        """The clean tokens, (n, N, d); see `ConsistencyFunction`."""
+        (level, clean), x, path = _shared(t), x_t, PATHS[self.path]
+        for u, s in itertools.pairwise(self.levels(level)):
+            here = torch.where(clean, 0, t.new_tensor(u)).expand(t.shape)
+            x0 = self.target.denoise(x, here, path)
+            x_s = ddim_step(x, x0, t.new_tensor(u), t.new_tensor(s), path)
+            x = torch.where(clean[:, None], x_t, x_s)
+        return x
+
+    def levels(self, level: float) -> list[float]:
+        """The levels from which and to which the steps go, from `level` to 0."""
+        # The epsilon makes up for rounding of levels that lie on the grid.
+        below = range(math.ceil(level * self.steps - 1e-6) - 1, -1, -1)
+        return [level, *(j / self.steps for j in below)]
+
+
 @dataclass(frozen=True)
 class FlowMapSignature(Signature[FlowMap]):
     """(x_t, t, s) -> x_s along the probability flow of a noise path.
@@ -150,20 +182,7 @@ class ConsistencySignature(Signature[ConsistencyFunction]):
         continuous = require_continuous(target, "a consistency function")
         if self.solver_steps is None:
             return ExactFlow(continuous, self.path)
-        path, m = PATHS[self.path], self.solver_steps
-
-        def solve(x_t: Tensor, t: Tensor) -> Tensor:
-            (level, clean), x = _shared(t), x_t
-            # The epsilon makes up for rounding of levels that lie on the grid.
-            below = range(math.ceil(level * m - 1e-6) - 1, -1, -1)
-            for u, s in itertools.pairwise([level, *(j / m for j in below)]):
-                here = torch.where(clean, 0, t.new_tensor(u)).expand(t.shape)
-                x0 = continuous.denoise(x, here, path)
-                x_s = ddim_step(x, x0, t.new_tensor(u), t.new_tensor(s), path)
-                x = torch.where(clean[:, None], x_t, x_s)
-            return x
-
-        return solve
+        return DistilledFlow(continuous, self.path, self.solver_steps)
 
     def require(self, answer: object, shown: Tensor) -> None:
         """Raise InputError unless `answer` is a tensor of the tokens' shape."""
