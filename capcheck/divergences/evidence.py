@@ -28,7 +28,7 @@ class ModelEvidence:
         samples: Draws of q, (n, N, d), or (n, N) integers.
         law: The exact law q, or the reason why it is not available.
         log_density: Log-density of q at the reference's `draws`, at the first of them if it is
-            expensive, or the reason why it is not available.
+            expensive, at more if it is cheap, or the reason why it is not available.
         own_log_density: Log-density of q at `samples`, or the reason why it is not available.
         limit: Function that makes draws of the target from the same random numbers as `samples`,
             or returns None if the procedure has no such limit. All evidence of one procedure

@@ -18,6 +18,7 @@ from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate, Kind, Term
 from capcheck.divergences.evidence import CONTRADICTION_LEVEL, ModelEvidence
 from capcheck.divergences.kl import HEAVY, kl_term, tail_index
+from capcheck.divergences.known_draws import KnownDraws
 from capcheck.divergences.lost import lost_clause, lost_count, lost_rows
 from capcheck.divergences.measured import Measured
 from capcheck.divergences.variational import kl_from_below
@@ -37,14 +38,14 @@ class KLRoutes:
 
     Args:
         target: The target.
-        draws: Draws of the target, (n, N, d) or (n, N).
-        log_prob: Log-density of these draws under the target, (n,), in nats.
+        known: Draws of the target, as many as are asked for.
+        draws: The draws that models' draws are compared with, (n, N, d) or (n, N).
         level: Confidence of the intervals.
     """
 
-    def __init__(self, target: Target, draws: Tensor, log_prob: Tensor, *, level: float) -> None:
+    def __init__(self, target: Target, known: KnownDraws, draws: Tensor, *, level: float) -> None:
         self._target, self._level = target, level
-        self._draws, self._log_prob = draws, log_prob
+        self._known, self._draws = known, draws
         self._divergences = DIVERGENCES[target.spec.kind]
 
     def kl(self, model: ModelEvidence) -> Estimate:
@@ -58,7 +59,7 @@ class KLRoutes:
             return self._from_draws(model.samples, reason if known else density.reason)
         found = self._averaged(
             "kl",
-            self._log_prob[: len(density.values)] - density.values,
+            self._known.log_prob(len(density.values)) - density.values,
             density,
             of_bound="upper bound",
             over="target draws",
@@ -85,7 +86,8 @@ class KLRoutes:
         log_p = torch.full((len(samples),), -torch.inf, dtype=torch.float64, device=samples.device)
         if not bool(lost.all()):
             log_p[~lost] = self._target.log_prob(samples[~lost]).double()
-        term = kl_from_below(self._target.spec, self._draws, samples, self._log_prob, log_p)
+        of_target = self._known.log_prob(len(self._draws))
+        term = kl_from_below(self._target.spec, self._draws, samples, of_target, log_p)
         if term is None:
             return self._unavailable("kl", reason)
         return self._estimate(

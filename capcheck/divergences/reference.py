@@ -25,6 +25,7 @@ from capcheck.divergences.estimate import Estimate, Term
 from capcheck.divergences.evidence import CONTRADICTION_LEVEL, ModelEvidence
 from capcheck.divergences.kl import ROUNDINGS, is_same_law
 from capcheck.divergences.kl_routes import KLRoutes
+from capcheck.divergences.known_draws import KnownDraws
 from capcheck.divergences.lost import lost_count
 from capcheck.divergences.measured import Measured
 from capcheck.divergences.sampled import SampledMeasure, SampledMMD, SampledWasserstein
@@ -63,12 +64,18 @@ class Reference:
         self._level = level
         self._divergences = DIVERGENCES[target.spec.kind]
         self._names = tuple(divergences)
-        rng = CounterRandomness(seed, replicate=replicate, name="target", device=target.device)
-        self.draws = target.sample(samples, rng)
+
+        def from_row(row: int) -> CounterRandomness:
+            return CounterRandomness(
+                seed, replicate=replicate, first_row=row, name="target", device=target.device
+            )
+
+        self._known = KnownDraws(target, samples, from_row)
+        self.draws = self._known.draws(samples)
         """Draws of the target, (n, N, d) or (n, N)."""
-        self.log_prob = target.log_prob(self.draws)
+        self.log_prob = self._known.log_prob(samples)
         """Log-density of `draws` under the target, (n,), in nats."""
-        self._kl_routes = KLRoutes(target, self.draws, self.log_prob, level=level)
+        self._kl_routes = KLRoutes(target, self._known, self.draws, level=level)
         self._measures: dict[str, SampledMeasure] = {}
         if "wasserstein" in self._names:
             self._measures["wasserstein"] = SampledWasserstein(target, self.draws)
@@ -76,9 +83,13 @@ class Reference:
             self._measures["mmd"] = self._mmd
         self._null: dict[str, Measured] = {}
         if self._measures:
-            fresh = target.sample(samples, rng.stream("null"))
+            fresh = target.sample(samples, from_row(0).stream("null"))
             self._null = {name: measure.of(fresh) for name, measure in self._measures.items()}
         self._law = target_law(target) if _is_small(target.spec) else None
+
+    def first_draws(self, rows: int | None) -> Tensor:
+        """The first draws of the target, or more than `draws`; None stands for these."""
+        return self._known.draws(len(self.draws) if rows is None else rows)
 
     def estimates(self, model: ModelEvidence) -> dict[str, Estimate]:
         """The estimates of all divergences of a model, by name.
@@ -92,7 +103,7 @@ class Reference:
             not lost
             and isinstance(density, LogDensity)
             and not density.bound
-            and is_same_law(self.log_prob[: len(density.values)], density.values)
+            and is_same_law(self._known.log_prob(len(density.values)), density.values)
         ):
             self._require_agreement(model.samples, 0.0)
             return {name: self._same(name) for name in self._names}

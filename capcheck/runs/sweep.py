@@ -200,14 +200,14 @@ class Sweep:
         return _joined(parts)
 
     def _density_of_draws(self, budget: Budget) -> LogDensity | Unavailable:
-        """The log-density at the reference's draws of the target, or at the first of them."""
+        """The log-density at the reference's draws of the target, at fewer, or at more."""
         key = self._procedure.relevant(budget)
         if key not in self._densities:
-            rows = affordable_rows(self._procedure, budget)
+            rows = affordable_rows(self._procedure, budget, len(self._reference.draws))
             self._densities[key] = (
                 rows
                 if isinstance(rows, Unavailable)
-                else self._log_density(budget, self._reference.draws[:rows])
+                else self._log_density(budget, self._reference.first_draws(rows))
             )
         return self._densities[key]
 
