@@ -12,8 +12,9 @@ each group.
 Order: drawn for each sequence at the start, or that of the sequence with `order=fixed`. Groups are
 the rounds of MaskGIT's cosine schedule, or have a fixed size.
 Given tokens: known from the start; order and groups are those of the other tokens.
-KL: exact in fixed order, by inversion of every token's passes; in random order bounded from above
-by the mean over orders, and from below by the draws.
+KL: exact in fixed order, by inversion of every token's passes, and in random order of few tokens,
+by a sum over all orders; otherwise bounded from above by the mean over orders, and from below by
+the draws.
 Known: given the order, a token whose conditional law is N(m, v) comes out as N(m, f^2), with f the
 product of the k DDIM factors that `diffusion` has on N(0, v). In the limit of infinitely many steps
 KL is that of MaskGIT in the same order, and 0 for groups of one token.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -46,10 +48,18 @@ from capcheck.networks.signatures import (
 )
 from capcheck.noise.flow import ddim_step
 from capcheck.noise.paths import PATHS, PathName
-from capcheck.procedures.orders import commit_schedule, random_ranks, rounds_within
+from capcheck.procedures.orders import (
+    commit_schedule,
+    random_ranks,
+    ranks_among_all,
+    ranks_of_groups,
+    rounds_within,
+)
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
-__all__ = ["MAR"]
+__all__ = ["MAR", "WAYS"]
+
+WAYS = 24  # most divisions into groups over which a density is summed: all orders of four tokens
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -111,8 +121,9 @@ class MAR(Probe[Denoiser]):
         return () if self.tokens_per_round == 1 else (by_group,)
 
     def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
-        """Some for every pass that is inverted."""
-        return DERIVATIVES * budget.steps * len(spec.free)
+        """Some for every pass that is inverted, along every order."""
+        ways = None if self.order == "fixed" else self._ways(spec, budget)
+        return DERIVATIVES * budget.steps * len(spec.free) * (1 if ways is None else len(ways))
 
     def log_density(
         self,
@@ -123,13 +134,50 @@ class MAR(Probe[Denoiser]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """The log-density along an order drawn for each row, by inversion of each token's passes.
+        """By inversion of each token's passes, along all orders or along one drawn for each row.
 
-        In random order its mean bounds that of the sampled law, a mixture over orders, from below.
+        The law in random order is a mixture over orders. It is exact if these divide the tokens
+        into groups in at most `WAYS` ways; otherwise the mean over orders bounds its log-density
+        from below.
         """
         if not isinstance(network, OwnDenoiser):
             return Unavailable(reason="the passes of a network of the caller are not inverted")
-        rank, _ = self._draws(spec, len(x), rng)
+        ways = None if self.order == "fixed" else self._ways(spec, budget)
+        if ways is None:
+            ranks = [self._draws(spec, len(x), rng)[0]]
+        else:
+            ranks = [rank.expand(len(x), -1) for rank in ranks_among_all(ways, spec)]
+        found = []
+        for rank in ranks:
+            along = self._log_density_along(rank, network, completion, spec, budget, x)
+            if isinstance(along, Unavailable):
+                return along
+            found.append(along)
+        log_q = torch.stack(found).logsumexp(0) - math.log(len(found))
+        if self.order == "fixed":
+            return LogDensity(values=log_q, method="inversion of every token's passes")
+        if ways is not None:
+            method = f"mean density over all {len(ways)} orders, with every token's passes inverted"
+            return LogDensity(values=log_q, method=method)
+        method = "mean over orders, one drawn for each row, with every token's passes inverted"
+        return LogDensity(values=log_q, method=method, bound=True)
+
+    def _ways(self, spec: SequenceSpec, budget: Budget) -> Tensor | None:
+        """The ranks of the free tokens for every division into groups, (ways, F), if few."""
+        rounds = rounds_within(self.schedule(len(spec.free)), budget.length)
+        sizes = [after - before for before, after in rounds]
+        return ranks_of_groups([*sizes, len(spec.free) - sum(sizes)], WAYS)
+
+    def _log_density_along(
+        self,
+        rank: Tensor,
+        network: OwnDenoiser,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+    ) -> Tensor | Unavailable:
+        """The log-density (n,) of x if the tokens are placed by their ranks (n, N)."""
         log_q, rows = x.new_zeros(len(x), dtype=torch.float64), torch.arange(len(x)).to(rank)
         placed = 0
         for before, placed in rounds_within(self.schedule(len(spec.free)), budget.length):
@@ -143,10 +191,7 @@ class MAR(Probe[Denoiser]):
         if placed < len(spec.free):
             rest = completion(x, rank < placed).log_prob(x)
             log_q = log_q + torch.where(rank >= placed, rest, 0).sum(1)
-        if self.order == "fixed":
-            return LogDensity(values=log_q, method="inversion of every token's passes")
-        method = "mean over orders, one drawn for each row, with every token's passes inverted"
-        return LogDensity(values=log_q, method=method, bound=True)
+        return log_q
 
     def _density_of_token(self, law: TokenLaw, x: Tensor, steps: int) -> LogDensity | Unavailable:
         """The log-density (nats) of tokens x (n, d) that k DDIM steps draw from (n, 1) laws."""

@@ -87,7 +87,12 @@ class EBM(Probe[Energy]):
     ] = None
 
     chains: Annotated[
-        int, Field(ge=1, description="number M of chains for the density after Langevin steps")
+        int,
+        Field(
+            ge=1,
+            description="number M of chains for the density after ULA steps; MALA, which compares "
+            "all points with the chains at every step, has an eighth",
+        ),
     ] = 16_384
 
     @property
@@ -137,7 +142,8 @@ class EBM(Probe[Energy]):
             if spec.given:
                 return Unavailable(reason="every value of the given tokens needs chains of its own")
             chain = self._langevin(network, spec)
-            return chain.log_density(spec, x, budget.steps, self.chains, rng)
+            chains = -(-self.chains // 8) if chain.adjusted else self.chains
+            return chain.log_density(spec, x, budget.steps, chains, rng)
         free, V = list(spec.free), spec.dim
         # Logarithms are compared because V^F may have thousands of digits.
         if len(free) * math.log(V) > math.log(STATES) + 1e-9:

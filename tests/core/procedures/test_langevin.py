@@ -54,7 +54,8 @@ def law_of_chain(adjusted: bool) -> Array:
 
 
 def found(sampler: Sampler, points: Array, seed: int, chains: int) -> LogDensity:
-    probe = EBM(sampler=sampler, step_size=STEP, chains=chains)
+    more = 8 if sampler == "mala" else 1  # it has an eighth of them
+    probe = EBM(sampler=sampler, step_size=STEP, chains=more * chains)
     x = torch.from_numpy(points)[:, None, None]
     rng = CounterRandomness(seed)
     density = Procedure.of(probe, TWO_MODES).log_density(Budget(length=1, steps=STEPS), x, rng)
