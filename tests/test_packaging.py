@@ -16,6 +16,7 @@ LONG = {
     "capcheck/api.py": "the four functions that users call, and the arguments that they share",
     "capcheck/divergences/estimate.py": "a term, and the estimate that is made of terms",
     "capcheck/procedures/procedure.py": "one class: all that a bound procedure can be asked",
+    "capcheck/targets/components.py": "one engine: sums over components, tile by tile",
     "capcheck/targets/categorical/categorical_mixture.py": "one class: a target by sums over rows",
     "capcheck/targets/categorical/hidden_markov.py": "one class: a target by recursions on a chain",
     "capcheck/targets/continuous/diagonal_mixture.py": "one class: a target of closed forms",

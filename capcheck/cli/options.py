@@ -14,6 +14,7 @@ from capcheck.diagnostics.diagnosis import DIAGNOSES
 from capcheck.divergences import DEFAULT, NAMES
 from capcheck.networks.perturbed import SIZES
 from capcheck.networks.rounded import PRECISIONS
+from capcheck.results.settings import SECONDS_PER_CELL
 
 __all__ = [
     "BUDGETS",
@@ -150,6 +151,14 @@ EVIDENCE: Sequence[Decorator] = (
         default=1,
         show_default=True,
         help="Measure an undecided family up to this many times, with twice the draws each time.",
+    ),
+    grouped(
+        "evidence",
+        "--seconds-per-cell",
+        type=float,
+        default=SECONDS_PER_CELL,
+        show_default=True,
+        help="Spend about this time on the exact log-density of a cell; it limits its draws.",
     ),
     grouped(
         "evidence",

@@ -53,6 +53,7 @@ def run_options(given: dict[str, Any], progress: Callable[[Progress], None]) -> 
         samples=DRAWS if given["samples"] is None else given["samples"],
         given=given["given"] or (),
         looks=given["looks"],
+        seconds_per_cell=given["seconds_per_cell"],
         seed=given["seed"],
         level=given["level"],
         device=given["device"],

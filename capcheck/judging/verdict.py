@@ -210,13 +210,17 @@ def _open_questions(measurement: Measurement, tolerances: Mapping[str, float], l
         if _is_resolved(estimate, bound) and estimate.interval(level)[1] <= bound:
             passing.append(name)
         else:
-            questions.append(_open_question(name, estimate, bound, level))
+            limited = name == "kl" and estimate.samples < measurement.samples
+            questions.append(_open_question(name, estimate, bound, level, limited=limited))
     if questions:
         return "; ".join(questions)
     return f"{', '.join(passing)} alone cannot show that dependence is kept"
 
 
-def _open_question(name: str, estimate: Estimate, bound: float, level: float) -> str:
+def _open_question(
+    name: str, estimate: Estimate, bound: float, level: float, *, limited: bool
+) -> str:
+    """The question about one divergence; `limited` says that time limits its number of draws."""
     value, (low, high) = estimate.value, estimate.interval(level)
     if value is None or math.isnan(value):
         return f"{name} is not a number"
@@ -233,6 +237,8 @@ def _open_question(name: str, estimate: Estimate, bound: float, level: float) ->
     if distance == 0 or not math.isfinite(high - low):
         return f"{name} sits at its tolerance"
     growth = ((high - low) / 2 / distance) ** 2
+    if limited:
+        return f"{name} is undecided ({growth:.2g} times --seconds-per-cell would decide it)"
     return f"{name} is undecided{_with_more(name, estimate.samples * growth)}"
 
 

@@ -221,6 +221,15 @@ class Probe(ABC, Generic[NetworkT]):
         """
         return 0.0
 
+    def density_work(self, spec: SequenceSpec, budget: Budget) -> float:
+        """Multiply-adds that `log_density` makes for a row, beside those of its derivatives.
+
+        Args:
+            spec: As for `run`.
+            budget: As for `run`.
+        """
+        return 0.0
+
     def basis(self, spec: SequenceSpec) -> Tensor | None:
         """The orthonormal basis (N d, N d) that the procedure works in, or None for the tokens.
 

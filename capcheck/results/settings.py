@@ -12,7 +12,7 @@ from capcheck.core.sequences import Kind
 from capcheck.networks.rounded import Precision
 from capcheck.targets.provenance import Provenance
 
-__all__ = ["Settings", "TargetSummary"]
+__all__ = ["SECONDS_PER_CELL", "Settings", "TargetSummary"]
 
 
 class TargetSummary(Record):
@@ -51,6 +51,9 @@ class TargetSummary(Record):
         return self.provenance.source or self.provenance.description
 
 
+SECONDS_PER_CELL = 10.0  # default of `Settings.seconds_per_cell`
+
+
 class Settings(Record):
     """The settings that all cells of a run share.
 
@@ -59,6 +62,8 @@ class Settings(Record):
         samples: Draws of target and model in every cell, at the first look.
         looks: Largest number of looks. An undecided family is drawn again with twice the samples of
             the look before; the error of its verdict is divided equally among the looks.
+        seconds_per_cell: Most time for the log-density of a cell, in seconds of an idle machine
+            with two cores; it is computed, and limits the number of draws.
         seed: Seed of all draws.
         replicate: Index of the independent repetition.
         level: Confidence of intervals and verdicts.
@@ -75,6 +80,7 @@ class Settings(Record):
     samples: int
     seed: int
     looks: int = 1
+    seconds_per_cell: float = SECONDS_PER_CELL
     replicate: int = 0
     level: float
     tolerances: dict[str, float]

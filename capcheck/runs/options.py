@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, TypedDict
@@ -20,7 +21,7 @@ from capcheck.diagnostics.diagnosis import chosen_diagnoses
 from capcheck.divergences import DEFAULT, chosen, tolerances
 from capcheck.networks.perturbed import SIZES
 from capcheck.networks.rounded import chosen_precisions
-from capcheck.results.settings import Settings
+from capcheck.results.settings import SECONDS_PER_CELL, Settings
 from capcheck.targets.target import Target
 
 __all__ = [
@@ -84,6 +85,9 @@ class RunOptions(TypedDict, total=False):
             joint law of all tokens.
         looks: Number of times that an undecided family may be measured, 1 to 10, each time with
             twice the samples of the time before; 1 by default. All looks share one error level.
+        seconds_per_cell: Most time for the log-density of a cell, in seconds of an idle machine
+            with two cores; 10 by default. It limits the number of draws at which an expensive
+            log-density is evaluated. It is computed, so that results do not depend on the machine.
         seed: Seed of all draws, 0 to 2^63 - 1; 0 by default.
         level: Confidence of intervals and verdicts, at least 0.5 and below 1; 0.95 by default.
         device: Device to run on: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
@@ -102,6 +106,7 @@ class RunOptions(TypedDict, total=False):
     samples: int
     given: Sequence[int] | None
     looks: int
+    seconds_per_cell: float
     seed: int
     level: float
     device: str
@@ -159,6 +164,7 @@ def settings_of(
         given=given,
         samples=whole_number("samples", options.get("samples", 2000), MIN_SAMPLES, MAX_SAMPLES),
         looks=whole_number("looks", options.get("looks", 1), 1, MAX_LOOKS),
+        seconds_per_cell=_seconds(options.get("seconds_per_cell", SECONDS_PER_CELL)),
         seed=whole_number("seed", options.get("seed", 0), 0, MAX_SEED),
         level=level,
         tolerances=tolerances(names, options.get("tolerance"), target.spec.kind),
@@ -168,6 +174,14 @@ def settings_of(
         precisions=chosen_precisions(options.get("precision", ())),
         sensitivity=_sizes(options.get("sensitivity", ())),
     )
+
+
+def _seconds(given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < math.inf:
+        raise InputError(
+            f"seconds_per_cell must be a number of seconds above 0, got {given!r}; write 10."
+        )
+    return float(given)
 
 
 def _sizes(given: bool | float | Sequence[float] | None) -> tuple[float, ...]:

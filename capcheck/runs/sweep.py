@@ -203,7 +203,8 @@ class Sweep:
         """The log-density at the reference's draws of the target, at fewer, or at more."""
         key = self._procedure.relevant(budget)
         if key not in self._densities:
-            rows = affordable_rows(self._procedure, budget, len(self._reference.draws))
+            samples, seconds = len(self._reference.draws), self._settings.seconds_per_cell
+            rows = affordable_rows(self._procedure, budget, samples, seconds)
             self._densities[key] = (
                 rows
                 if isinstance(rows, Unavailable)

@@ -52,6 +52,7 @@ __all__ = ["EBM", "NUMBERS", "STATES"]
 
 NUMBERS = 1 << 21  # largest number of tokens for which energies are evaluated in one tile
 ROWS = 1024  # rows at which chains that they share cost as much as derivatives of their own
+EXPONENTIAL = 30  # multiply-adds in the time of an exponential
 STATES = 512  # largest number of sequences V^F for which the law of a Gibbs chain is computed
 
 
@@ -158,6 +159,11 @@ class EBM(Probe[Energy]):
         if self._chosen(spec) == "gibbs":
             return 0.0
         return self.chains * budget.steps / ROWS
+
+    def density_work(self, spec: SequenceSpec, budget: Budget) -> float:
+        """Distances to all chains, with an exponential of each."""
+        pairs = self.chains * (budget.steps / 4 if self.sampler == "mala" else 1)
+        return pairs * (spec.mean.numel() + EXPONENTIAL)
 
     def _langevin(self, network: Energy, spec: SequenceSpec) -> Langevin:
         h = spec.smallest_variance if self.step_size is None else self.step_size
