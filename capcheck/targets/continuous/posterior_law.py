@@ -189,7 +189,7 @@ class PosteriorLaw(TokenLaw):
         return clean
 
     def pick(self, index: Tensor) -> TokenLaw:
-        """The law of one token of each row, explicit and in float64.
+        """The law of one token of each row, explicit and in float64 unless it is too large.
 
         If few components have a share of `NOTHING` or more in any row, the others are left out.
         """
@@ -202,6 +202,8 @@ class PosteriorLaw(TokenLaw):
             if FEW * kept < own.shape[1]:
                 own, component = own.topk(kept, 1)
                 mu = self._exact.of_components(component, of_rows)  # (r, k, d)
+            elif self._n * own.shape[1] * self._gain.shape[2] > HELD:
+                return super().pick(index)
             else:
                 mu = self._exact.of_tokens(self._tokens).transpose(0, 1)[index[tile]]  # (r, K, d)
             weights.append(own)
