@@ -37,6 +37,7 @@ def look_ahead(log_kernel: Callable[[Tensor], Tensor], n: int, draws: int) -> Lo
     values, sums = [], []
     for rows in torch.arange(n).split(max(1, TILE // draws)):
         log_k = log_kernel(rows)
+        log_k = torch.where(log_k.isnan(), -torch.inf, log_k)  # of a chain that diverged
         values.append(log_k.logsumexp(1) - math.log(draws))
         shares = log_k.softmax(1)
         sums.append(torch.where(shares.isnan(), 1 / draws, shares).sum(0))

@@ -83,10 +83,11 @@ class Langevin:
         stayed = -(0.5 * (z.square() + LOG_2PI) + deviation.log()).sum((1, 2)) + ends[-1]
 
         def log_kernel(rows: Tensor) -> Tensor:
-            there, parts = at[rows], [stayed[rows, None].expand(-1, chains)]
+            there, total = at[rows], stayed[rows, None].expand(-1, chains)
             for y, factor in zip(reversed(before), ends, strict=False):
-                parts.append(self._log_accepted(y, there) + factor[rows, None])
-            return torch.stack(parts).logsumexp(0)
+                accepted = self._log_accepted(y, there)
+                total = torch.logaddexp(total, accepted + factor[rows, None])
+            return total
 
         return look_ahead(log_kernel, len(x), chains)
 

@@ -109,3 +109,15 @@ def test_given_tokens_have_no_bound() -> None:
     density = procedure.log_density(Budget(length=2, steps=2), x, CounterRandomness(4))
     assert isinstance(density, Unavailable)
     assert "chains" in density.reason
+
+
+@pytest.mark.parametrize("sampler", ["ula", "mala"])
+def test_chains_that_diverge_count_as_far_away(sampler: Sampler) -> None:
+    target = from_spec("gaussian:tokens=2")
+    probe = EBM(sampler=sampler, step_size=1e200, chains=64)
+    x = target.sample(5, CounterRandomness(3))
+    procedure = Procedure.of(probe, target)
+    found = procedure.log_density(Budget(length=2, steps=3), x, CounterRandomness(4))
+    assert isinstance(found, LogDensity)
+    assert not bool(found.values.isnan().any())
+    assert sampler == "mala" or bool((found.values < -100).all())
