@@ -83,13 +83,19 @@ def _as_text(default: Any) -> str:
 
 
 def families_table(probes: Sequence[type[AnyProbe]]) -> Table:
-    """A table of the families with their tokens and procedures, in the paper's groups."""
-    table = Table("family", "tokens", "procedure", caption=caption(probes))
+    """A table of the families with their procedures and routes to KL, in the paper's groups."""
+    table = Table("family", "tokens", "procedure", "KL", caption=caption(probes))
     for row, members in grouped(probes):
         table.add_row(heading(row))
         for probe in members:
-            summary = escape((probe.__doc__ or "").strip().splitlines()[0])
-            table.add_row(named(probe.family, probe), ", ".join(sorted(probe.kinds)), summary)
+            summary = (probe.__doc__ or "").strip().splitlines()[0]
+            facts = dict(_docstring(sys.modules[probe.__module__].__doc__ or "")[1])
+            table.add_row(
+                named(probe.family, probe),
+                ", ".join(sorted(probe.kinds)),
+                escape(summary),
+                escape(facts.get("KL", "")),
+            )
         table.add_section()
     return table
 
