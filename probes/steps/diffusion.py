@@ -28,8 +28,9 @@ last step is DDIM, so that k steps make 2k - 1 calls.
 DPM-Solver++(2M): DDIM with x0 + h / (2 h') (x0 - x0') in place of x0, where x0' is the answer of
 the step before, and h and h' are the two steps in ln(alpha / sigma). The first two steps and the
 last one are DDIM.
-KL: exact for DDIM, by inversion of every step; for `ddpm_large_noisy` bounded from above by the
-mean over noisings; otherwise bounded from below by the draws.
+KL: exact for DDIM, by inversion of every step; for Heun and DPM-Solver++ bounded from above by a
+preimage under all steps together, which is exact if they are one-to-one; for `ddpm_large_noisy`
+bounded from above by the mean over noisings; otherwise bounded from below by the draws.
 Known: on N(0, v) one DDIM step multiplies by (alpha_s alpha_t v + sigma_s sigma_t) / (alpha_t^2 v +
 sigma_t^2). One step from pure noise returns the mean. DDIM with eta = 1 is DDPM with the small
 variance. DDIM is of order 1, Heun of order 2, and DPM-Solver++(2M) on the log_snr grid of order 2.
@@ -49,10 +50,11 @@ from torch import Tensor
 
 from capcheck.core.budget import Axis, Budget
 from capcheck.core.log_density import LogDensity
-from capcheck.core.randomness import Randomness
+from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.inversion import DERIVATIVES
+from capcheck.exact.whole_map import CANDIDATES, EVALUATIONS, density_by_preimage
 from capcheck.laws import LOG_2PI
 from capcheck.networks.signatures import Denoiser, DenoiserSignature, TokenPredictor
 from capcheck.noise.flow import ddim_step, flow_along, velocity
@@ -151,7 +153,10 @@ class Diffusion(Probe[Denoiser]):
         return (Suspect(failure="missing argument", cure=cure, probe=told),)
 
     def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
-        """Some for every pass that is inverted."""
+        """Some for every pass that is inverted; calls for differences of the whole map."""
+        if self.solver in ("heun", "dpm_solver"):
+            calls = 2 * budget.steps - 1 if self.solver == "heun" else budget.steps
+            return EVALUATIONS * 2 * spec.mean.numel() * calls
         return DERIVATIVES * budget.steps
 
     def log_density(
@@ -163,13 +168,14 @@ class Diffusion(Probe[Denoiser]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """Exact by inversion for DDIM, and a lower bound for ancestral steps that all add noise.
+        """Exact by inversion for DDIM, and a lower bound for other solvers that have a density.
 
         The bound, of `ddpm_large_noisy`, is log q(x) >= E[log q(x_1) + sum log q(x_s | x_t) -
         log p(x_t | x_s)], with the mean over paths x_s -> x_t of added noise that start at x; one
         path is drawn for each row.
         """
-        if self.solver == "ddim" and self.eta == 0:
+        one_jump = budget.steps == 1 and self.solver in ("heun", "dpm_solver")
+        if (self.solver == "ddim" and self.eta == 0) or one_jump:
             grid = torch.tensor(self.grid_of(spec, budget.steps), dtype=torch.float64)
             schedule = beside_given(grid[:, None].expand(-1, len(spec.free)), spec)
             return density_along_schedule(schedule, network, completion, x=x, path=PATHS[self.path])
@@ -179,10 +185,12 @@ class Diffusion(Probe[Denoiser]):
                 "a point mass"
             )
         if self.solver != "ddpm_large_noisy":
-            return Unavailable(
-                reason="the result is a deterministic map of the starting noise, "
-                "and the density of its image needs the map's inverse"
-            )
+            if spec.given:
+                return Unavailable(
+                    reason="the map of the noise differs between rows of given tokens"
+                )
+            noise = starting_noise(spec, CANDIDATES, rng).double().flatten(1)
+            return density_by_preimage(self._image(network, spec, budget), x.flatten(1), noise)
         path, log_q, free = PATHS[self.path], x.new_zeros(len(x)), list(spec.free)
         given = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         given[:, free] = False
@@ -198,6 +206,23 @@ class Diffusion(Probe[Denoiser]):
             x_s = x_t
         log_q = log_q + _log_normal(x_s[:, free], levels[-1])
         return LogDensity(values=log_q, bound=True, method="mean over noisings, one for each row")
+
+    def _image(
+        self, network: Denoiser, spec: SequenceSpec, budget: Budget
+    ) -> Callable[[Tensor], Tensor]:
+        """The map from the starting noise (n, N d) to the sequences, of a solver without noise."""
+        levels = spec.mean.new_tensor(self.grid_of(spec, budget.steps))
+
+        def image(noise: Tensor) -> Tensor:
+            x = noise.to(levels).unflatten(1, (spec.tokens, spec.dim))
+            free = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            step = self._stepper(_beside(x, free, network), CounterRandomness(0))
+            for t, s in itertools.pairwise(levels):
+                x = step(x, t, s)
+            sequences: Tensor = x.double().flatten(1)
+            return sequences
+
+        return image
 
     def limit(
         self, oracle: Denoiser, spec: SequenceSpec, start: State, rng: Randomness
