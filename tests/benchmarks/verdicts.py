@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,8 +144,12 @@ class Verdict:
         return self.outcome not in (truth, Outcome.INCONCLUSIVE)
 
 
-def verdicts(samples: int, dimensions: tuple[int, ...] = DIMENSIONS) -> Iterator[Verdict]:
-    """Every case at a number of samples."""
+def verdicts(
+    samples: int,
+    dimensions: tuple[int, ...] = DIMENSIONS,
+    routes: Sequence[str] = tuple(ROUTES),
+) -> Iterator[Verdict]:
+    """Every case at a number of samples, by some routes."""
     for D in dimensions:
         target = GaussianMixture(torch.zeros(1, D, 1).double(), torch.eye(D).double()[None])
         reference = Reference(
@@ -154,7 +158,7 @@ def verdicts(samples: int, dimensions: tuple[int, ...] = DIMENSIONS) -> Iterator
         bandwidths = np.array(reference.bandwidths)
         for defect, make in DEFECTS.items():
             for ratio in RATIOS:
-                for route in ROUTES:
+                for route in routes:
                     name = f"{defect}, D = {D}, {ratio} tolerances, {route}"
                     found = _gaussian(name, reference, make, D, ratio, route, bandwidths)
                     if found is not None:
