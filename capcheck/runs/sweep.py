@@ -34,6 +34,8 @@ from capcheck.runs.snapshots import Snapshots, rows_randomness
 
 __all__ = ["Sweep"]
 
+DENSITY_BATCH = 1024  # rows of a log-density that share chains, whatever the batch of the run
+
 
 class Sweep:
     """Measures cells of one procedure.
@@ -214,8 +216,8 @@ class Sweep:
 
     def _log_density(self, budget: Budget, x: Tensor) -> LogDensity | Unavailable:
         parts: list[LogDensity] = []
-        for start in range(0, len(x), self._batch):
-            rows = x[start : start + self._batch]
+        for start in range(0, len(x), DENSITY_BATCH):
+            rows = x[start : start + DENSITY_BATCH]
             part = self._procedure.log_density(budget, rows, self._rng("density", start))
             if isinstance(part, Unavailable):
                 return part
