@@ -119,6 +119,8 @@ def inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
     cumulative = p.cumsum(-1)
     total = cumulative[..., -1:]
     index = torch.searchsorted(cumulative, (u * total).contiguous(), right=True)
-    # u * total can round up to total; the last positive weight then owns the draw.
+    if not bool((index == p.shape[-1]).any()):
+        return index
+    # u * total rounded up to total; the last positive weight then owns the draw.
     last = p.shape[-1] - 1 - (p > 0).flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
     return torch.minimum(index, last.expand_as(index))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from capcheck.core.log_sums import log_sum_exp
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws.inversion import mixture_quantiles, normal_cdf, standardised
@@ -107,7 +108,7 @@ class MixtureOfGaussians(TokenLaw):
             off_atom = torch.where(residual == 0, torch.inf, -torch.inf)
             log_density = torch.where(atoms, off_atom, log_density)
         log_density = log_density - 0.5 * (along.log() + LOG_2PI)
-        return (self.log_weights + log_density.sum(-1)).logsumexp(-1)
+        return log_sum_exp(self.log_weights + log_density.sum(-1))
 
     @property
     def _size(self) -> int:

@@ -11,12 +11,12 @@ largest logits of every row are therefore computed again in float64.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from capcheck.core.log_sums import log_sum_exp, lowest_exponent
 from capcheck.core.tiles import slices, tile_size
 from capcheck.targets.evidence import Evidence, Prefix
 from capcheck.targets.largest_logits import LargestLogits
@@ -27,7 +27,6 @@ __all__ = ["NEGLIGIBLE", "PRODUCTS", "REFINED", "TILE", "WIDTH", "Components"]
 TILE = 1 << 19  # most numbers in a tile: 4 MiB in float64, small enough for the cache
 WIDTH = 2048  # most components in a part
 PRODUCTS = 8  # tiles that products of coordinates and their weights may fill
-LOWEST = -700.0  # log-shares below this count as this: exp is slow where it underflows
 REFINED = 16  # logits per row that are computed again in float64
 NEGLIGIBLE = 1e-5  # share of the softmax below which its unrefined rest counts as 0
 
@@ -42,6 +41,7 @@ class Components:
         log_weights: Finite, normalised log-weights, (K,), in the precision of all large products.
 
     Attributes:
+        log_weights: The log-weights, (K,).
         centre: The centre, (N, d).
         tile: Most numbers in a tile.
     """
@@ -49,7 +49,7 @@ class Components:
     def __init__(self, means: Means, centre: Tensor, log_weights: Tensor) -> None:
         self._means = means
         self.centre = centre
-        self._log_weights = log_weights
+        self.log_weights = log_weights
         self.dtype = log_weights.dtype
         self.tile = tile_size(TILE, means.device)
 
@@ -102,8 +102,8 @@ class Components:
         held = max(1, PRODUCTS * self.tile // (len(self) * self._heads(prefix)))
         for rows in slices(len(evidence), held):
             logits = self._all_logits(evidence[rows], prefix, tokens)
-            logits -= logits.amax(-1, keepdim=True)
-            share = logits.clamp_(min=LOWEST).exp_()
+            logits = logits - logits.amax(-1, keepdim=True)
+            share = logits.clamp_(min=lowest_exponent(logits.dtype)).exp_()
             yield rows, share.div_(share.sum(-1, keepdim=True))
 
     def mixture_log_mass(
@@ -129,7 +129,7 @@ class Components:
             for rows in self._rows(n, heads * len(mu)):
                 logits = self._logits(evidence[rows], mu, part, prefix, chosen)  # (r, 1|S, c)
                 logits = logits.transpose(0, 1).expand(len(chosen), -1, -1)
-                joint = torch.baddbmm(logits, queries[:, rows], keys).logsumexp(-1)
+                joint = log_sum_exp(torch.baddbmm(logits, queries[:, rows], keys))
                 total[:, rows] = torch.logaddexp(total[:, rows], joint)
         return total.T
 
@@ -172,6 +172,8 @@ class Components:
         self, evidence: Evidence, prefix: Prefix, tokens: Sequence[int] | None = None
     ) -> Tensor:
         """Log-evidence of all components in float64: (n, 1, K), or (n, S, K) of some tokens."""
+        if prefix == "all" and evidence.logits is not None:
+            return evidence.logits[:, None]
         parts = []
         for part in self._parts():
             parts.append(self._logits(evidence, self.centred(part), part, prefix, tokens))
@@ -186,7 +188,9 @@ class Components:
         tokens: Sequence[int] | None = None,
     ) -> Tensor:
         """Log-evidence of some components: (r, 1, c) for all tokens together, or (r, S, c)."""
-        log_weights = self._log_weights[part].to(mu.dtype)
+        log_weights = self.log_weights[part].to(mu.dtype)
+        if prefix == "all" and evidence.logits is not None:
+            return evidence.logits[:, None, part]
         if prefix == "all":
             constant = self._constant(evidence, mu, part)
             logits = torch.addmm(constant, evidence.linear.flatten(1), mu.flatten(1).T)
@@ -208,7 +212,7 @@ class Components:
 
     def _constant(self, evidence: Evidence, mu: Tensor, part: slice) -> Tensor:
         """The part of the log-evidence of some components that all rows share, (c,)."""
-        log_weights = self._log_weights[part].to(mu.dtype)
+        log_weights = self.log_weights[part].to(mu.dtype)
         if len(evidence.quadratic) > 1:
             return log_weights
         return torch.addmv(log_weights, mu.flatten(1).square(), evidence.quadratic.flatten())
@@ -225,7 +229,7 @@ class Components:
         mass = torch.zeros_like(peak)
         total = torch.zeros(n, N, d, dtype=dtype, device=device) if power is not None else None
         best = LargestLogits(peak[:, 0], min(REFINED, len(self))) if coarse else None
-        given, lowest = evidence.to(dtype), math.log(torch.finfo(dtype).tiny) + 5
+        given, lowest = evidence.to(dtype), lowest_exponent(dtype)
         for part in self._parts():
             mu = self.centred(part, dtype)
             values = mu if power in (None, 1) else mu.pow(power or 1)
@@ -237,7 +241,7 @@ class Components:
                 higher = torch.maximum(peak[rows], highest)
                 decay = (peak[rows] - higher).exp_()
                 # exp is ten times slower where it underflows, and its value there does not matter.
-                share = logits.sub_(higher).clamp_(min=lowest).exp_()
+                share = (logits - higher).clamp_(min=lowest).exp_()
                 peak[rows] = higher
                 mass[rows] = mass[rows] * decay + share.sum(-1, keepdim=True)
                 if total is None:
@@ -289,7 +293,7 @@ class Components:
         mu = self.centred(index.reshape(-1)).reshape(*index.shape, *self.centre.shape)
         linear, quadratic = evidence.linear[:, None], evidence.quadratic[:, None]
         logits = (mu * (linear + quadratic * mu)).sum((2, 3))
-        return logits + self._log_weights[index].double(), mu
+        return logits + self.log_weights[index].double(), mu
 
     def _heads(self, prefix: Prefix) -> int:
         return 1 if prefix == "all" else len(self.centre)

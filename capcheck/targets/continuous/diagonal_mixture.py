@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
+from capcheck.core.log_sums import log_sum_exp
 from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture, TokenLaw
@@ -284,7 +285,7 @@ class DiagonalMixture(GaussianComponents):
             self._evidence(x[rows].to(self._means), one[rows], one[rows] * h2**0.5).sum(1)
             for rows in self._tiles(len(x))
         ]
-        return (torch.cat(parts) + self._weights.log()).logsumexp(-1)
+        return log_sum_exp(torch.cat(parts) + self._weights.log())
 
     def _view(self, x: Tensor, levels: Tensor, path: NoisePath) -> tuple[Tensor, Tensor, Tensor]:
         """The rows as seen (n, N, d), and their amplitudes (n, N, 1)."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
+from capcheck.core.log_sums import log_sum_exp
 from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture
@@ -243,7 +244,7 @@ class GaussianMixture(GaussianComponents):
         for tile in x.to(self._means).flatten(1).split(size):
             residual = (tile - self._means.flatten(1)[:, None]).mT  # (K, D, r)
             z = torch.linalg.solve_triangular(root, residual, upper=False)
-            answers.append((constant[:, None] - 0.5 * z.square().sum(1)).logsumexp(0))
+            answers.append(log_sum_exp(constant[:, None] - 0.5 * z.square().sum(1), 0))
         return torch.cat(answers)
 
 

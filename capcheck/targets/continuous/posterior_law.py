@@ -25,13 +25,14 @@ from capcheck.laws import (
 )
 from capcheck.noise.paths import NoisePath
 from capcheck.targets.components import Components
+from capcheck.targets.continuous.kept_components import components_above, padded
 from capcheck.targets.evidence import Evidence, Prefix
 
 __all__ = ["HELD", "TILE", "PosteriorLaw", "View"]
 
 TILE = 1 << 16  # most numbers of explicit laws held at once, small as they are read repeatedly
 NOTHING = 1e-16  # share of a component that changes no sum in float64
-FEW = 4  # components are sorted by weight where fewer than one in this many count
+NO_TAIL = 1e-24  # share of a component that changes no tail of a distribution function either
 HELD = 1 << 24  # most numbers of a law that is held as a whole: 128 MiB
 
 
@@ -198,10 +199,9 @@ class PosteriorLaw(TokenLaw):
         weights, means = [], []
         for tile, share in self._exact.posterior(self._view.evidence, self._prefix):
             own = share[:, 0] if share.shape[1] == 1 else share[rows[: len(share)], token[tile]]
-            kept, of_rows = int((own > NOTHING).sum(1).max()), token[tile]
-            if FEW * kept < own.shape[1]:
-                own, component = own.topk(kept, 1)
-                mu = self._exact.of_components(component, of_rows)  # (r, k, d)
+            own, component = components_above(own, NOTHING)
+            if component is not None:
+                mu = self._exact.of_components(component, token[tile])  # (r, k, d)
             elif self._n * own.shape[1] * self._gain.shape[2] > HELD:
                 return super().pick(index)
             else:
@@ -209,8 +209,8 @@ class PosteriorLaw(TokenLaw):
             weights.append(own)
             means.append(mu)
         most = max(weight.shape[1] for weight in weights)
-        log_weights = torch.cat([_padded(weight, most) for weight in weights]).log()
-        mu = torch.cat([_padded(each, most) for each in means])
+        log_weights = torch.cat([padded(weight, most) for weight in weights]).log()
+        mu = torch.cat([padded(each, most) for each in means])
 
         def own_of(parameter: Tensor) -> Tensor:
             return parameter.expand(self._n, *parameter.shape[1:])[rows, index][:, None]
@@ -221,8 +221,41 @@ class PosteriorLaw(TokenLaw):
         )
 
     def coordinate(self, j: int, x: Tensor) -> TiledMixture:
-        """The law of coordinate j given the token's earlier ones, by tiles with all components."""
-        return self._tiled().coordinate(j, x)
+        """The law of coordinate j given the token's earlier ones, by tiles.
+
+        Components with a share of less than `NO_TAIL` in every row of a tile are left out of the
+        law of a single token.
+        """
+        if len(self._tokens) > 1:
+            return self._tiled().coordinate(j, x)
+        size = max(1, self._exact.tile // len(self._exact))
+
+        def tile(rows: slice, _: list[int]) -> MixtureOfGaussians:
+            return self._coordinate(j, x[rows, 0, :j].to(self._offset), rows)
+
+        return TiledMixture(tile, rows=self._n, tokens=[0], dim=1, size=size)
+
+    def _coordinate(self, j: int, before: Tensor, rows: slice) -> MixtureOfGaussians:
+        """The law of coordinate j of the only token in some rows, given its earlier ones (r, j)."""
+        gain, offset, variance = (
+            (each if len(each) == 1 else each[rows])[:, 0]  # (1|r, d)
+            for each in (self._gain, self._offset, self._variance)
+        )
+        evidence, mu = self._view.evidence[rows], self._exact.of_tokens(self._tokens)[:, 0]
+        logits = self._exact.log_posterior(evidence, self._prefix, self._tokens)[:, 0]  # (r, K)
+        if j > 0:
+            safe = torch.where(variance == 0, 1, variance)[:, :j]
+            linear = (before - offset[:, :j]) * gain[:, :j] / safe
+            quadratic = -0.5 * gain[:, :j].square() / safe
+            queries = torch.cat([linear, quadratic.expand_as(linear)], 1)
+            keys = torch.cat([mu[:, :j], mu[:, :j].square()], 1)
+            logits = torch.addmm(logits, queries, keys.T)
+        share, component = components_above(logits.softmax(1), NO_TAIL)
+        of_j = mu[:, j] if component is None else mu[:, j][component]
+        means = gain[:, [j]] * of_j + offset[:, [j]]  # (r|1, k)
+        return MixtureOfGaussians(
+            share.log()[:, None], means[:, None, :, None], variance[:, None, None, [j]]
+        )
 
     def _tiled(self) -> TiledMixture:
         S, d = self._gain.shape[1:]
@@ -265,10 +298,3 @@ class PosteriorLaw(TokenLaw):
         evidence = self._view.evidence
         for rows, weights in self._components.posterior(evidence, self._prefix, heads):
             yield rows, weights if weights.shape[1] == 1 else weights[:, self._tokens]
-
-
-def _padded(tile: Tensor, width: int) -> Tensor:
-    """A tile (r, k, ...) with zeros appended up to `width` components."""
-    wide = tile.new_zeros(len(tile), width, *tile.shape[2:])
-    wide[:, : tile.shape[1]] = tile
-    return wide

@@ -30,6 +30,7 @@ from capcheck.targets.components import Components
 from capcheck.targets.continuous.posterior_law import PosteriorLaw, View
 from capcheck.targets.evidence import Evidence, Prefix
 from capcheck.targets.fingerprint import fingerprint
+from capcheck.targets.known_logits import KnownLogits
 from capcheck.targets.means import Means
 from capcheck.targets.parameters import (
     require_grid,
@@ -103,6 +104,7 @@ class ProductMixture(ContinuousTarget):
         self._centre, between = moments(means, weights)
         self._components = Components(means, self._centre, weights.log().to(dtype))
         self._exact = Components(means, self._centre, weights.log())
+        self._known = KnownLogits(self._exact)
         self._spec = SequenceSpec(
             tokens=means.shape[1],
             kind="continuous",
@@ -253,6 +255,8 @@ class ProductMixture(ContinuousTarget):
         if causal:  # token i's own value must not enter its law
             s2 = self._scales.square()[None]
             view = replace(view, gain=torch.ones_like(s2), offset=self._centre[None], variance=s2)
+        else:
+            view = replace(view, evidence=self._known.completed(view.evidence))
         prefix: Prefix = "before" if causal else "all"
         return PosteriorLaw(self._components, self._exact, view, prefix, range(self._spec.tokens))
 
