@@ -9,6 +9,7 @@ outside 0..V-1, are refused.
 from __future__ import annotations
 
 import copy
+import functools
 from abc import ABC, abstractmethod
 
 import torch
@@ -116,6 +117,71 @@ class SmoothedRows(ProductComponents):
         table = (self.smoothing * self.marginals)[..., None].repeat(1, 1, rows.shape[2])
         own = table.new_full((), 1 - self.smoothing).expand(rows.shape)
         return table.scatter_add_(1, rows, own)
+
+    @functools.cached_property
+    def is_sparse(self) -> bool:
+        """Whether every symbol has the same positive probability in all rows but its own.
+
+        The evidence of a token then differs from a constant in the rows of its symbol alone.
+        """
+        return self.smoothing > 0 and bool((self.marginals > 0).all())
+
+    @property
+    def vocabulary(self) -> int:
+        """Number V of symbols."""
+        return self.marginals.shape[1]
+
+    @functools.cached_property
+    def _by_symbol(self) -> tuple[Tensor, Tensor]:
+        """For every token the components in the order of their symbols, (N, K), and (N, V + 1).
+
+        The second says where the components of each symbol begin in this order.
+        """
+        ids, V = self._rows.T, self.marginals.shape[1]
+        counts = torch.zeros(len(ids), V + 1, dtype=torch.int64, device=ids.device)
+        counts.scatter_add_(1, ids + 1, torch.ones_like(ids))
+        return ids.argsort(dim=1, stable=True), counts.cumsum(1)
+
+    def with_smoothing(self, smoothing: float) -> SmoothedRows:
+        """The same rows, each token mixed with another share of its marginal law."""
+        twin = copy.copy(self)
+        vars(twin).pop("is_sparse", None)
+        twin.smoothing = smoothing
+        return twin
+
+    def add_evidence(self, logits: Tensor, x: Tensor, seen: Tensor, floor: float = 0.0) -> None:
+        """Add log (floor + (1 - floor) p_ci(x_i)) of the seen tokens to logits (r, K) in place.
+
+        Args:
+            logits: (r, K), contiguous.
+            x: Tokens, (r, N); any integers where they are not seen.
+            seen: Whether a token's evidence is added, (r, N) bool.
+            floor: Probability that is mixed in, at least 0 and below 1.
+        """
+        order, first = self._by_symbol
+        x = torch.where(seen, x, 0)
+        others = (floor + (1 - floor) * self.smoothing * self.marginals).gather(1, x.T).T  # (r, N)
+        logits += torch.where(seen, others.log(), 0).sum(1, keepdim=True)
+        own = (1 - floor) * (1 - self.smoothing)
+        more = torch.log1p(own / others)  # of the components whose symbol it is
+        for i in seen.any(0).nonzero()[:, 0].tolist():
+            rows = seen[:, i].nonzero()[:, 0]
+            symbol = x[rows, i]
+            begin, end = first[i][symbol], first[i][symbol + 1]
+            size = end - begin
+            before = (size.cumsum(0) - size - begin).repeat_interleave(size)
+            place = torch.arange(len(before), device=x.device) - before
+            flat = (rows * logits.shape[1]).repeat_interleave(size) + order[i][place]
+            logits.view(-1).index_add_(0, flat, more[rows, i].repeat_interleave(size))
+
+    def average(self, share: Tensor, tokens: list[int]) -> Tensor:
+        """The laws of some tokens averaged over components with shares (r, K): (r, S, V)."""
+        mean = self.smoothing * self.marginals[tokens]  # (S, V)
+        total = mean.expand(len(share), -1, -1).clone()
+        own = share * (1 - self.smoothing)
+        for column, i in enumerate(tokens):
+            total[:, column].scatter_add_(1, self._rows[:, i].expand(len(share), -1), own)
+        return total
 
     def to(self, device: torch.device, dtype: torch.dtype) -> SmoothedRows:
         """The same components on a device and in a precision."""

@@ -9,12 +9,13 @@ each component is a sequence, and its weight is the sequence's probability).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, one_hot
 
+from capcheck.core.log_sums import log_sum_exp
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.tiles import slices, tile_size
@@ -27,6 +28,7 @@ from capcheck.targets.categorical.categorical_components import (
     laws_of_tokens,
     token_ids,
 )
+from capcheck.targets.categorical.sparse_evidence import SparseEvidence
 from capcheck.targets.evidence import earlier
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
@@ -44,9 +46,6 @@ __all__ = ["SUMMED", "TILE", "CategoricalMixture"]
 
 TILE = 1 << 20  # most numbers of an intermediate result
 SUMMED = 5e10  # most multiply-adds for the sum over pairs of components: a few seconds
-
-
-_Soften = Callable[[Tensor], Tensor]
 
 
 class CategoricalMixture(CategoricalTarget):
@@ -134,6 +133,9 @@ class CategoricalMixture(CategoricalTarget):
         kept = weights > 0
         self._components = components if bool(kept.all()) else components[kept]
         self._weights = weights[kept]
+        self._sparse = None
+        if isinstance(self._components, SmoothedRows) and self._components.is_sparse:
+            self._sparse = SparseEvidence(self._components, self._weights)
         require_grid(grid, components.marginals.shape[0])
         mean = self._unconditional()
         self._spec = SequenceSpec(
@@ -209,7 +211,7 @@ class CategoricalMixture(CategoricalTarget):
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
         require_tokens(self.spec, x)
         everything = torch.ones_like(x, dtype=torch.bool)
-        return self._log_sum(x.long(), everything, lambda p: p)
+        return self._log_sum(x.long(), everything)
 
     def marginals(
         self,
@@ -236,7 +238,7 @@ class CategoricalMixture(CategoricalTarget):
         """E exp(-H(x, Y) / bandwidth^2) over the target's Y, with H differing tokens: (n,)."""
         floor = torch.tensor(-1 / bandwidth**2, dtype=torch.float64).exp().item()
         everything = torch.ones_like(x, dtype=torch.bool)
-        return self._log_sum(x.long(), everything, lambda p: floor + (1 - floor) * p).exp()
+        return self._log_sum(x.long(), everything, floor).exp()
 
     def kernel_self_mean(self, bandwidth: float) -> float | None:
         """E exp(-H(Y, Y') / bandwidth^2) over independent Y and Y', or None if too large."""
@@ -254,17 +256,21 @@ class CategoricalMixture(CategoricalTarget):
                 )
         return total
 
-    def _log_sum(self, x: Tensor, known: Tensor, soften: _Soften) -> Tensor:
-        """Log of the summed evidence of the known tokens, (n,), over softened probabilities."""
+    def _log_sum(self, x: Tensor, known: Tensor, floor: float = 0.0) -> Tensor:
+        """Log of the summed evidence of the known tokens, (n,), over floor + (1 - floor) p."""
+        if self._sparse is not None:
+            return self._sparse.log_sum(x, known, floor)
         total = torch.full((len(x),), -torch.inf, dtype=self.dtype, device=self.device)
         for rows, part, _ in self._tiles(len(x), 1):
-            table = soften(self._components.table(part)).log()
+            table = (floor + (1 - floor) * self._components.table(part)).log()
             logits = self._logits(x[rows], known[rows], table) + self._weights[part].log()
-            total[rows] = torch.logaddexp(total[rows], logits.logsumexp(1))
+            total[rows] = torch.logaddexp(total[rows], log_sum_exp(logits))
         return total
 
     def _average(self, x: Tensor, known: Tensor, tokens: list[int]) -> Tensor:
         """Posterior mean of p_ci for some tokens, (n, S, V), by online softmax."""
+        if self._sparse is not None:
+            return self._sparse.average(x, known, tokens)
         n, S, V = len(x), len(tokens), self._spec.dim
         peak = torch.full((n, 1), -torch.inf, dtype=self.dtype, device=self.device)
         mass, total = torch.zeros_like(peak), peak.new_zeros(n, S * V)
@@ -281,6 +287,8 @@ class CategoricalMixture(CategoricalTarget):
 
     def _causal_average(self, x: Tensor, known: Tensor, tokens: list[int]) -> Tensor:
         """Posterior mean of p_ci for some tokens given the known tokens before each, (n, S, V)."""
+        if self._sparse is not None:
+            return self._sparse.causal_average(x, known, tokens)
         n, N, V = len(x), self._spec.tokens, self._spec.dim
         peak = torch.full((n, N, 1), -torch.inf, dtype=self.dtype, device=self.device)
         mass, total = torch.zeros_like(peak), peak.new_zeros(n, N, V)

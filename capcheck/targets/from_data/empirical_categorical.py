@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
-from capcheck.targets.categorical.categorical_components import require_held
+from capcheck.core.log_sums import log_sum_exp
+from capcheck.targets.categorical.categorical_components import SmoothedRows, require_held
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.parameters import require_count
 from capcheck.targets.provenance import HeldOut, Provenance
@@ -44,7 +45,7 @@ SHARES = np.concatenate([np.geomspace(1e-4, 0.1, 10), np.linspace(0.15, 0.95, 14
 INDEPENDENT = 1 - 1e-9  # share at which only the marginal laws remain
 MOST_OCCURRENCES = 1e8  # most occurrences of a split; larger weights are scaled down
 MOST = 1e100  # largest sum of the weights
-TILE = 1 << 22  # most numbers held at once
+TILE = 1 << 20  # most numbers held at once
 
 
 def from_token_ids(
@@ -108,19 +109,17 @@ def leave_one_out_smoothing(rows: np.ndarray, weights: np.ndarray, vocabulary: i
     one = torch.from_numpy(np.minimum(weights, 1) / total)  # an occurrence's share
     laws = marginals(rows, weights, vocabulary)
     places = np.unique(np.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).astype(int))
-    shares = torch.from_numpy(SHARES)
-    score = torch.zeros(len(shares), dtype=torch.float64)
-    for queries in torch.from_numpy(places).split(max(1, TILE // keys.numel())):
-        x = keys[queries]  # (r, N)
-        m = laws.gather(1, x.T).T[..., None]  # (r, N, 1)
-        base = (shares * m).log()  # (r, N, L) without a match
-        bonus = (1 + (1 - shares) / (shares * m)).log()  # what a match adds
-        matches = (x[:, None] == keys).double()  # (r, n, N)
-        log_p = matches @ bonus + base.sum(1, keepdim=True) + w.log()[:, None]  # (r, n, L)
-        remaining = (w - one).log() - w.log()  # of the row itself
-        log_p[torch.arange(len(x)), queries] += remaining[queries, None]
-        left = log_p.logsumexp(1) - torch.log1p(-one[queries])[:, None]
-        score += w[queries] @ left
+    components = SmoothedRows(keys, laws, 0.0)
+    remaining = (w - one).log() - w.log()  # of the row itself
+    score = torch.zeros(len(SHARES), dtype=torch.float64)
+    for place, share in enumerate(SHARES):
+        smoothed = components.with_smoothing(float(share))
+        for queries in torch.from_numpy(places).split(max(1, TILE // len(keys))):
+            x, logits = keys[queries], w.log().repeat(len(queries), 1)  # (r, N), (r, n)
+            smoothed.add_evidence(logits, x, torch.ones_like(x, dtype=torch.bool))
+            logits[torch.arange(len(x)), queries] += remaining[queries]
+            left = log_sum_exp(logits) - torch.log1p(-one[queries])
+            score[place] += w[queries] @ left
     return float(SHARES[int(score.argmax())])
 
 
