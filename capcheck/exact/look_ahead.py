@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from capcheck.core.log_density import LogDensity
+from capcheck.core.log_sums import log_sum_exp, lowest_exponent
 
 __all__ = ["look_ahead"]
 
-TILE = 1 << 21  # most log-kernels that are held at once: 16 MiB
+TILE = 1 << 19  # most log-kernels that are held at once: 4 MiB, which stay in the cache
 
 
 def look_ahead(log_kernel: Callable[[Tensor], Tensor], n: int, draws: int) -> LogDensity:
@@ -37,9 +38,10 @@ def look_ahead(log_kernel: Callable[[Tensor], Tensor], n: int, draws: int) -> Lo
     values, sums = [], []
     for rows in torch.arange(n).split(max(1, TILE // draws)):
         log_k = log_kernel(rows)
-        log_k = torch.where(log_k.isnan(), -torch.inf, log_k)  # of a chain that diverged
-        values.append(log_k.logsumexp(1) - math.log(draws))
-        shares = log_k.softmax(1)
+        log_k = log_k.nan_to_num(-torch.inf, torch.inf, -torch.inf)  # of a chain that diverged
+        total = log_sum_exp(log_k)
+        values.append(total - math.log(draws))
+        shares = (log_k - total[:, None]).clamp(min=lowest_exponent(log_k.dtype)).exp_()
         sums.append(torch.where(shares.isnan(), 1 / draws, shares).sum(0))
     return LogDensity(
         values=torch.cat(values),

@@ -7,11 +7,20 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.targets.target import ContinuousTarget
 
-__all__ = ["FEWEST_ROWS", "MOST_ROWS", "NETWORK_ROWS", "QUICK", "WORK", "affordable_rows"]
+__all__ = [
+    "FEWEST_ROWS",
+    "MOST_ROWS",
+    "NETWORK_ROWS",
+    "OVERHEAD",
+    "QUICK",
+    "WORK",
+    "affordable_rows",
+]
 
 FEWEST_ROWS = 100  # fewest rows at which a log-density is evaluated
 NETWORK_ROWS = 200  # rows of a network that is no oracle, which is differentiated by torch
 WORK = 6e10  # multiply-adds of a log-density that two cores do in a second, about
+OVERHEAD = 6e4  # multiply-adds in the time that a derivative takes beside the target's own work
 QUICK = 0.5  # seconds that are spent in any case, at more rows than there are samples
 MOST_ROWS = 16_384  # most rows at which a log-density is evaluated for that reason
 
@@ -38,7 +47,7 @@ def affordable_rows(
         return None
     if procedure.substitute is not None:  # its cost does not depend on the target
         return NETWORK_ROWS
-    work = each * target.derivative_cost + probe.density_work(procedure.spec, budget)
+    work = each * (target.derivative_cost + OVERHEAD) + probe.density_work(procedure.spec, budget)
     rows = int(seconds * WORK / work)
     if rows >= FEWEST_ROWS:
         return min(rows, max(samples, min(int(QUICK * WORK / work), MOST_ROWS)))

@@ -52,7 +52,7 @@ __all__ = ["EBM", "NUMBERS", "STATES"]
 
 NUMBERS = 1 << 21  # largest number of tokens for which energies are evaluated in one tile
 ROWS = 1024  # rows at which chains that they share cost as much as derivatives of their own
-EXPONENTIAL = 30  # multiply-adds in the time of an exponential
+PAIR = 1500  # multiply-adds in the time of the density of one step between two points
 STATES = 512  # largest number of sequences V^F for which the law of a Gibbs chain is computed
 
 
@@ -161,9 +161,9 @@ class EBM(Probe[Energy]):
         return self.chains * budget.steps / ROWS
 
     def density_work(self, spec: SequenceSpec, budget: Budget) -> float:
-        """Distances to all chains, with an exponential of each."""
+        """The densities of steps from all chains."""
         pairs = self.chains * (budget.steps / 4 if self.sampler == "mala" else 1)
-        return pairs * (spec.mean.numel() + EXPONENTIAL)
+        return pairs * (spec.mean.numel() + PAIR)
 
     def _langevin(self, network: Energy, spec: SequenceSpec) -> Langevin:
         h = spec.smallest_variance if self.step_size is None else self.step_size

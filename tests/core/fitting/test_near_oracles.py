@@ -285,7 +285,7 @@ def test_width_closes_the_gap_on_digits(digits: ProductMixture, family: str) -> 
     sizes = ["mlp:width=4,depth=1", "mlp:width=64,depth=2"]
     names = ["wasserstein", "mmd"] if family == "diffusion" else ["kl", "wasserstein", "mmd"]
     found = check(
-        family, digits, network=sizes, fit_steps=3000, lengths=[8], steps=[4], samples=1000,
+        family, digits, network=sizes, fit_steps=1000, lengths=[8], steps=[4], samples=1000,
         divergences=names,
     )  # fmt: skip
     (curve,) = found.survey.curves

@@ -43,7 +43,8 @@ def test_large_data_have_draws_in_proportion_to_the_time() -> None:
 
 def test_a_cheap_density_has_more_draws_than_samples() -> None:
     cheap = affordable_rows(of_data(2), BUDGET, 2_000, 10.0)
-    assert cheap == MOST_ROWS
+    assert isinstance(cheap, int)
+    assert 2_000 < cheap <= MOST_ROWS
     assert affordable_rows(of_data(2), BUDGET, 100_000, 10.0) == 100_000
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -31,6 +33,8 @@ def require_the_same_findings(single: SurveyResult, double: SurveyResult) -> Non
 def test_float32_gives_the_same_findings(
     digits: ProductMixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    double = survey(digits, network="none", samples=600, steps=[1, 8])
+    how: dict[str, Any] = {"network": "none", "samples": 600, "lengths": [8], "steps": [1, 8]}
+    how["seconds_per_cell"] = 1
+    double = survey(digits, **how)
     monkeypatch.setattr(engine, "placement", lambda _: (torch.device("cpu"), torch.float32))
-    require_the_same_findings(survey(digits, network="none", samples=600, steps=[1, 8]), double)
+    require_the_same_findings(survey(digits, **how), double)

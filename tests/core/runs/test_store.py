@@ -66,7 +66,7 @@ def test_a_run_resumes_without_computing_a_finished_cell_again(
 @pytest.mark.slow
 def test_a_killed_survey_continues_where_it_was(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "capcheck", "survey", "--target", "modes:tokens=6,modes=3"]
-    command += ["--family", "gpt,maskgit,diffusion", "--samples", "3000", "--out"]
+    command += ["--family", "gpt,maskgit,diffusion", "--samples", "2000", "--out"]
     process = subprocess.Popen(
         [*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -75,6 +75,7 @@ def test_a_killed_survey_continues_where_it_was(tmp_path: Path) -> None:
     while time.monotonic() < deadline and process.poll() is None:
         if lines.exists() and len(lines.read_bytes().splitlines()) >= 4:
             break
+        time.sleep(0.02)
     assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
