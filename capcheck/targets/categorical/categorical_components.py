@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
+from capcheck.targets.categorical.symbol_index import SymbolIndex
 from capcheck.targets.parameters import require_count, require_reals, require_tensor
 
 __all__ = [
@@ -105,6 +106,7 @@ class SmoothedRows(ProductComponents):
         self._rows = rows
         self.marginals = marginals
         self.smoothing = smoothing
+        self._symbols = SymbolIndex(rows, marginals.shape[1])
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -131,17 +133,6 @@ class SmoothedRows(ProductComponents):
         """Number V of symbols."""
         return self.marginals.shape[1]
 
-    @functools.cached_property
-    def _by_symbol(self) -> tuple[Tensor, Tensor]:
-        """For every token the components in the order of their symbols, (N, K), and (N, V + 1).
-
-        The second says where the components of each symbol begin in this order.
-        """
-        ids, V = self._rows.T, self.marginals.shape[1]
-        counts = torch.zeros(len(ids), V + 1, dtype=torch.int64, device=ids.device)
-        counts.scatter_add_(1, ids + 1, torch.ones_like(ids))
-        return ids.argsort(dim=1, stable=True), counts.cumsum(1)
-
     def with_smoothing(self, smoothing: float) -> SmoothedRows:
         """The same rows, each token mixed with another share of its marginal law."""
         twin = copy.copy(self)
@@ -158,21 +149,16 @@ class SmoothedRows(ProductComponents):
             seen: Whether a token's evidence is added, (r, N) bool.
             floor: Probability that is mixed in, at least 0 and below 1.
         """
-        order, first = self._by_symbol
         x = torch.where(seen, x, 0)
         others = (floor + (1 - floor) * self.smoothing * self.marginals).gather(1, x.T).T  # (r, N)
         logits += torch.where(seen, others.log(), 0).sum(1, keepdim=True)
         own = (1 - floor) * (1 - self.smoothing)
         more = torch.log1p(own / others)  # of the components whose symbol it is
-        for i in seen.any(0).nonzero()[:, 0].tolist():
-            rows = seen[:, i].nonzero()[:, 0]
-            symbol = x[rows, i]
-            begin, end = first[i][symbol], first[i][symbol + 1]
-            size = end - begin
-            before = (size.cumsum(0) - size - begin).repeat_interleave(size)
-            place = torch.arange(len(before), device=x.device) - before
-            flat = (rows * logits.shape[1]).repeat_interleave(size) + order[i][place]
-            logits.view(-1).index_add_(0, flat, more[rows, i].repeat_interleave(size))
+        row, token = seen.nonzero(as_tuple=True)
+        for part, component in self._symbols.components(token, x[row, token]):
+            size, of_row = component.sizes, row[part]
+            flat = (of_row * logits.shape[1]).repeat_interleave(size) + component.index
+            logits.view(-1).index_add_(0, flat, more[of_row, token[part]].repeat_interleave(size))
 
     def average(self, share: Tensor, tokens: list[int]) -> Tensor:
         """The laws of some tokens averaged over components with shares (r, K): (r, S, V)."""
