@@ -91,7 +91,8 @@ TARGET: Sequence[Decorator] = (
         "--law",
         metavar="NAME[:SIZE]",
         help=f"Fit this law to the rows: {', '.join(LAWS['continuous'])} for numbers, "
-        f"{', '.join(LAWS['categorical'])} for token ids.  [default: rows; markov for text]",
+        f"{', '.join(LAWS['categorical'])} for token ids; auto takes the one that predicts unseen "
+        "rows best.  [default: auto]",
     ),
     grouped(
         "law",

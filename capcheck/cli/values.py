@@ -36,7 +36,7 @@ def target_of(given: dict[str, Any]) -> Target:
                 "--bandwidth are for --data; write a target's parameters in its spec."
             )
         return from_spec(spec)
-    return load_target(data, layout, law=given["law"], bandwidth=given["bandwidth"])
+    return load_target(data, layout, law=given["law"] or "auto", bandwidth=given["bandwidth"])
 
 
 def run_options(given: dict[str, Any], progress: Callable[[Progress], None]) -> RunOptions:

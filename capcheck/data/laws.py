@@ -10,7 +10,7 @@
 | `markov` | categorical | past tokens that the next one depends on |
 | `hmm` | categorical | hidden states |
 
-Held-out likelihood chooses a size that is left out.
+Held-out likelihood chooses a size that is left out, and the law itself for `auto`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from capcheck.core.errors import InputError, near
 from capcheck.core.sequences import Kind
+from capcheck.data.choice import chosen_law
 from capcheck.targets.categorical.categorical_components import LARGEST as MOST_NUMBERS
 from capcheck.targets.from_data.empirical import from_samples
 from capcheck.targets.from_data.fitted_categorical import (
@@ -64,7 +65,7 @@ def build_law(
 
     Args:
         rows: (n, N, d) real numbers, or (n, N) token ids.
-        law: `NAME` or `NAME:SIZE`.
+        law: `NAME`, `NAME:SIZE` or `auto`, which is `rows` if a bandwidth is given.
         grid: (rows, columns) of the tokens, if they have any.
         bandwidth: Smoothing of the law `rows` of continuous tokens, in standard deviations;
             likelihood chooses it if None.
@@ -75,15 +76,20 @@ def build_law(
             a whole number.
     """
     kind: Kind = "categorical" if vocabulary is not None else "continuous"
+    if law == "auto":
+        facts: dict[str, Any] = {"grid": grid, "bandwidth": bandwidth, "vocabulary": vocabulary}
+        if bandwidth is not None and kind == "continuous":
+            return build_law(rows, "rows", **facts)
+        return chosen_law(rows, kind, lambda name: build_law(rows, name, **facts))
     name, colon, size = law.partition(":")
     if name not in LAWS[kind]:
         other: Kind = "continuous" if kind == "categorical" else "categorical"
         if name in LAWS[other]:
             raise InputError(
                 f"law {name!r} is for {other} tokens, and these are {kind}; "
-                f"use {', '.join(LAWS[kind])}."
+                f"use auto, {', '.join(LAWS[kind])}."
             )
-        raise InputError(f"law {name!r} is unknown; {near(name, LAWS[kind])}")
+        raise InputError(f"law {name!r} is unknown; {near(name, ('auto', *LAWS[kind]))}")
     if bandwidth is not None and (name != "rows" or kind == "categorical"):
         raise InputError(
             f"bandwidth smooths the rows of continuous data, got {bandwidth} for the law {name!r} "
@@ -91,7 +97,7 @@ def build_law(
         )
     if name not in SIZED[kind] and colon:
         raise InputError(f"law {name!r} has no size, got {size!r}; leave it out.")
-    facts: dict[str, Any] = {"grid": grid}
+    facts = {"grid": grid}
     if kind == "categorical":
         facts["vocabulary"] = vocabulary
     if name == "rows":

@@ -24,7 +24,7 @@ WINDOW = 16  # default number of tokens of a window of text
 
 
 def load_target(
-    data: str, layout: Layout, *, law: str | None = None, bandwidth: float | None = None
+    data: str, layout: Layout, *, law: str = "auto", bandwidth: float | None = None
 ) -> Target:
     """Build a target from a file, a folder of images, or data that ships with a dependency.
 
@@ -35,7 +35,7 @@ def load_target(
             of photographs, by default 16 whitened principal components) or `text` (characters of
             English descriptions of data sets).
         layout: Layout of the data as sequences.
-        law: Name of the law, see `capcheck.data.laws`; by default `markov` for text, else `rows`.
+        law: Name of the law, see `capcheck.data.laws`; by default `auto`.
         bandwidth: Smoothing as for `from_samples`.
 
     Raises:
@@ -43,9 +43,8 @@ def load_target(
             does not fit them.
     """
     if data == "text" or Path(data).suffix.lower() == ".txt":
-        return _of_text(data, layout, "markov" if law is None else law, bandwidth)
+        return _of_text(data, layout, law, bandwidth)
     _refuse(layout, data, "text", unit="characters", split="file")
-    law = "rows" if law is None else law
     array = _named(data) if data in NAMED else _array(data)
     if layout.kind == "categorical" or (layout.kind is None and array.dtype.kind in "iu"):
         return _of_token_ids(array, data, layout, law, bandwidth)

@@ -162,7 +162,7 @@ def test_wrong_use_is_one_sentence_and_exit_code_two(run, arguments, message) ->
         ("x.txt", ["--law", "markov:16"], "16"),
         ("x.txt", ["--bandwidth", "0.3"], "bandwidth smooths the rows of continuous data"),
         ("bad.txt", [], "must be UTF-8 text"),
-        ("short.txt", [], "at least 2 rows to fit a law to"),
+        ("short.txt", [], "at least 2 distinct rows"),
         ("none.txt", [], "does not exist"),
         ("rows.npy", ["--law", "markov"], "law 'markov' is for categorical tokens"),
         ("rows.npy", ["--law", "norm"], "law 'norm' is unknown"),

@@ -106,10 +106,18 @@ def test_a_bandwidth_that_is_none_is_refused(bandwidth: float) -> None:
 @pytest.mark.parametrize(
     ("name", "ids", "message"),
     [
-        ("markov", False, "'markov' is for categorical tokens, and these are continuous; use rows"),
+        (
+            "markov",
+            False,
+            "'markov' is for categorical tokens, .*; use auto, rows",
+        ),
         ("classes:2", False, "'classes' is for categorical tokens"),
         ("gaussian", True, "'gaussian' is for continuous tokens, and these are categorical"),
-        ("mixture:2", True, "'mixture' is for continuous tokens.*; use rows, classes, markov, hmm"),
+        (
+            "mixture:2",
+            True,
+            "'mixture' is for continuous .*; use auto, rows, classes, markov, hmm",
+        ),
         ("gausian", False, "'gausian' is unknown; did you mean 'gaussian'"),
         ("markow:2", True, "'markow' is unknown; did you mean 'markov'"),
         ("", True, "'' is unknown; known are"),

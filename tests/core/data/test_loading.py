@@ -72,7 +72,7 @@ def test_images_become_a_token_per_pixel(tmp_path: Path) -> None:
 
 def test_rows_are_standardised_by_one_number(tmp_path: Path, rows: np.ndarray) -> None:
     np.save(tmp_path / "rows.npy", 40 * rows + 7)
-    target = load_target(str(tmp_path / "rows.npy"), Layout())
+    target = load_target(str(tmp_path / "rows.npy"), Layout(), law="rows")
     assert isinstance(target, ProductMixture)
     means = target.means[..., 0].numpy()
     assert (means**2).mean() == pytest.approx(1)
@@ -274,7 +274,7 @@ def test_text_can_be_read_as_bytes(tmp_path: Path, seen: list[np.ndarray]) -> No
     path = tmp_path / "raw.txt"
     raw = "é, a".encode() * 8
     path.write_bytes(raw)
-    target = load_target(str(path), Layout(tokens=5, unit="bytes"))
+    target = load_target(str(path), Layout(tokens=5, unit="bytes"), law="markov:1")
     assert target.provenance.vocabulary == (" ", ",", "a", "0xa9", "0xc3")
     assert seen[0].ravel().tolist() == [sorted(set(raw)).index(byte) for byte in raw]
 
@@ -303,7 +303,7 @@ def test_integers_are_token_ids(tmp_path: Path) -> None:
 
 def test_integers_can_be_numbers(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 3, (60, 4))
-    target = load_target(saved(tmp_path, ids), Layout(kind="continuous"))
+    target = load_target(saved(tmp_path, ids), Layout(kind="continuous"), law="rows")
     assert isinstance(target, ProductMixture)
     assert (target.means**2).mean() == pytest.approx(1, rel=0.1)
 
@@ -429,7 +429,7 @@ def test_a_folder_of_images_has_a_token_per_pixel(tmp_path: Path, mode: str, dim
     pixels = rng.integers(0, 256, (30, *shape)).astype(np.uint8)
     for index, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{index:02}.png")
-    target = load_target(str(tmp_path), Layout())
+    target = load_target(str(tmp_path), Layout(), law="rows")
     assert isinstance(target, ProductMixture)
     assert (target.spec.tokens, target.spec.dim, target.spec.grid) == (20, dim, (4, 5))
     flat = pixels.reshape(30, 20, dim).astype(float)
@@ -530,7 +530,7 @@ def test_options_that_do_not_belong_to_the_data_are_refused(
         (b"caf\xe9", "UTF-8 text, got the invalid byte 0xe9 at byte 3"),
         (b" \n ", "only whitespace"),
         (b"", "is an empty file"),
-        (b"abc", "at least 2 rows to fit a law to, got 1"),
+        (b"abc", "at least 2 distinct rows, got 1 in 1"),
     ],
 )
 def test_bad_text_is_refused_in_one_sentence(tmp_path: Path, raw: bytes, message: str) -> None:

@@ -1,0 +1,113 @@
+"""The law `auto` takes the family of laws that the rows were drawn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from capcheck.core.errors import InputError
+from capcheck.data import Layout, choice, load_target
+from capcheck.data.laws import build_law
+from capcheck.targets import (
+    CategoricalMixture,
+    DiagonalMixture,
+    GaussianMixture,
+    MarkovChain,
+    ProductMixture,
+)
+
+RANDOM = np.random.default_rng(4)
+
+
+def gaussian(n: int) -> np.ndarray:
+    root = np.eye(12) + 0.4 * RANDOM.normal(size=(12, 12))
+    return (RANDOM.normal(size=(n, 12)) @ root.T).reshape(n, 6, 2)
+
+
+def two_widths(n: int) -> np.ndarray:
+    """A mixture of a narrow and a wide product of Gaussians."""
+    wide = RANDOM.random((n, 1, 1)) < 0.5
+    return RANDOM.normal(size=(n, 8, 1)) * np.where(wide, 3.0, 0.05)
+
+
+def ring(n: int) -> np.ndarray:
+    """Points around a circle, which few Gaussians follow badly."""
+    angle = RANDOM.uniform(0, 2 * np.pi, n)
+    points = np.stack([np.cos(angle), np.sin(angle), np.cos(7 * angle)], 1)
+    return (points + 0.03 * RANDOM.normal(size=points.shape))[..., None]
+
+
+def chain(n: int) -> np.ndarray:
+    move = RANDOM.dirichlet(np.full(12, 0.2), size=12)
+    x = np.zeros((n, 30), dtype=np.int64)
+    for i in range(1, 30):
+        x[:, i] = [RANDOM.choice(12, p=move[v]) for v in x[:, i - 1]]
+    return x[:, 20:]
+
+
+def copies(n: int) -> np.ndarray:
+    """Twenty sequences, over and over."""
+    return RANDOM.integers(0, 50, size=(20, 8))[RANDOM.integers(0, 20, size=n)]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(gaussian, GaussianMixture), (two_widths, DiagonalMixture), (ring, ProductMixture)],
+)
+def test_numbers_get_a_law_of_their_kind(make: object, kind: type) -> None:
+    rows = make(600)  # type: ignore[operator]
+    target = build_law(rows, "auto", grid=None)
+    assert type(target) is kind
+    assert "chosen by held-out log-likelihood" in target.provenance.description
+
+
+def test_token_ids_get_a_law_of_their_kind() -> None:
+    assert isinstance(build_law(chain(500), "auto", grid=None, vocabulary=12), MarkovChain)
+    assert isinstance(build_law(copies(500), "auto", grid=None, vocabulary=50), CategoricalMixture)
+
+
+def test_the_score_that_is_told_is_that_of_unseen_rows() -> None:
+    rows = gaussian(2000)
+    target = build_law(rows, "auto", grid=None)
+    flat = rows.reshape(2000, 12)
+    order = np.random.default_rng(0).permutation(2000)
+    test, train = flat[order[:400]], flat[order[400:]]
+    expected = stats.multivariate_normal(train.mean(0), np.cov(train.T)).logpdf(test).mean()
+    held_out = target.provenance.held_out
+    assert held_out is not None
+    assert held_out.log_likelihood == pytest.approx(expected, abs=0.3)
+    assert f"{held_out.log_likelihood:.2f} nats" in target.provenance.description
+
+
+def test_a_law_that_is_no_better_does_not_replace_a_preferred_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = two_widths(600)
+    monkeypatch.setattr(choice, "EQUAL", 1e9)
+    assert isinstance(build_law(rows, "auto", grid=None), ProductMixture)
+
+
+def test_a_fit_that_takes_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "DIAGONAL", 100)
+    monkeypatch.setattr(choice, "MIXTURE", 100)
+    assert not isinstance(build_law(two_widths(600), "auto", grid=None), DiagonalMixture)
+
+
+def test_a_bandwidth_asks_for_rows(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", gaussian(300))
+    target = load_target(str(tmp_path / "rows.npy"), Layout(), bandwidth=0.2)
+    assert isinstance(target, ProductMixture)
+    assert target.provenance.bandwidth == 0.2
+
+
+def test_rows_that_do_not_differ_are_refused() -> None:
+    with pytest.raises(InputError, match="at least 2 distinct rows, got 1 in 30; add rows"):
+        build_law(np.ones((30, 2, 1)), "auto", grid=None)
+
+
+def test_few_rows_without_any_held_out_are_kept_as_rows() -> None:
+    target = build_law(np.eye(3)[:, :, None], "auto", grid=None)
+    assert isinstance(target, ProductMixture)
