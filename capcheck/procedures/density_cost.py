@@ -25,6 +25,26 @@ QUICK = 0.5  # seconds that are spent in any case, at more rows than there are s
 MOST_ROWS = 16_384  # most rows at which a log-density is evaluated for that reason
 
 
+def affordable(
+    procedure: AnyProcedure, budget: Budget, samples: int, seconds: float
+) -> tuple[AnyProcedure, int | None] | Unavailable:
+    """The procedure whose log-density fits into some seconds, and the number of its rows.
+
+    It is the procedure itself, or the one with a cheaper log-density; see `affordable_rows`.
+
+    Args:
+        procedure: The procedure.
+        budget: Largest length and number of steps.
+        samples: Number of samples of a cell.
+        seconds: Most time that the log-density of a cell may take.
+    """
+    rows = affordable_rows(procedure, budget, samples, seconds)
+    cheaper = procedure.with_cheaper_density()
+    if isinstance(rows, Unavailable) and cheaper is not None:
+        return affordable(cheaper, budget, samples, seconds)
+    return rows if isinstance(rows, Unavailable) else (procedure, rows)
+
+
 def affordable_rows(
     procedure: AnyProcedure, budget: Budget, samples: int, seconds: float
 ) -> int | Unavailable | None:

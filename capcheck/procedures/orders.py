@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ __all__ = [
     "commit_schedule",
     "random_ranks",
     "ranks_among_all",
-    "ranks_of_groups",
     "rounds_within",
 ]
 
@@ -63,36 +62,6 @@ def rounds_within(schedule: Sequence[int], length: int) -> Iterable[tuple[int, i
         [(0, 1), (1, 3), (3, 4)]
     """
     return itertools.pairwise([*(m for m in schedule if m < length), length])
-
-
-def ranks_of_groups(sizes: Sequence[int], most: int) -> Tensor | None:
-    """The ranks of tokens for every way to divide them into groups of these sizes.
-
-    Args:
-        sizes: Number of tokens of each group, in the order in which the groups are placed.
-        most: Largest number of ways.
-
-    Returns:
-        (ways, tokens) ranks; those of a group's tokens are in the order of the sequence. None if
-        there are more ways.
-    """
-    total = sum(sizes)
-    ways = math.factorial(total) // math.prod(math.factorial(size) for size in sizes)
-    if ways > most:
-        return None
-    orders = _divided(tuple(range(total)), sizes)
-    return torch.tensor([[*order] for order in orders]).reshape(-1, total).argsort(1)
-
-
-def _divided(tokens: tuple[int, ...], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yields the tokens in the order of their groups, for every way to divide them."""
-    if not sizes:
-        yield ()
-        return
-    for group in itertools.combinations(tokens, sizes[0]):
-        left = tuple(i for i in tokens if i not in group)
-        for others in _divided(left, sizes[1:]):
-            yield group + others
 
 
 def random_ranks(n: int, tokens: int, rng: Randomness) -> Tensor:

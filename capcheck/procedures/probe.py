@@ -221,6 +221,13 @@ class Probe(ABC, Generic[NetworkT]):
         """
         return 0.0
 
+    def cheaper_density(self) -> Probe[NetworkT] | None:
+        """The same procedure with a looser log-density that takes less time, or None.
+
+        The engine evaluates it where the log-density takes too long on a target.
+        """
+        return None
+
     def density_work(self, spec: SequenceSpec, budget: Budget) -> float:
         """Multiply-adds that `log_density` makes for a row, beside those of its derivatives.
 

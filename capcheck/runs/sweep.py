@@ -25,7 +25,7 @@ from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
 from capcheck.divergences.reference import Reference
 from capcheck.procedures.coordinates import ExactLaw
-from capcheck.procedures.density_cost import affordable_rows
+from capcheck.procedures.density_cost import affordable
 from capcheck.procedures.procedure import ROUNDED_LAW, AnyProcedure
 from capcheck.results.measurement import Measurement, SampledLaw
 from capcheck.results.settings import Settings
@@ -188,7 +188,8 @@ class Sweep:
 
     def _own_log_density(self, budget: Budget, samples: Tensor) -> LogDensity | Unavailable:
         """The log-density at a cell's own samples: the probe's, or a change-of-variables bound."""
-        stated = self._log_density(budget, samples)
+        cheaper = self._procedure.with_cheaper_density()
+        stated = self._log_density(cheaper or self._procedure, budget, samples)
         if isinstance(stated, LogDensity) or self._target.spec.kind == "categorical":
             return stated
         parts: list[LogDensity] = []
@@ -206,19 +207,22 @@ class Sweep:
         key = self._procedure.relevant(budget)
         if key not in self._densities:
             samples, seconds = len(self._reference.draws), self._settings.seconds_per_cell
-            rows = affordable_rows(self._procedure, budget, samples, seconds)
-            self._densities[key] = (
-                rows
-                if isinstance(rows, Unavailable)
-                else self._log_density(budget, self._reference.first_draws(rows))
-            )
+            found = affordable(self._procedure, budget, samples, seconds)
+            if isinstance(found, Unavailable):
+                self._densities[key] = found
+            else:
+                procedure, rows = found
+                draws = self._reference.first_draws(rows)
+                self._densities[key] = self._log_density(procedure, budget, draws)
         return self._densities[key]
 
-    def _log_density(self, budget: Budget, x: Tensor) -> LogDensity | Unavailable:
+    def _log_density(
+        self, procedure: AnyProcedure, budget: Budget, x: Tensor
+    ) -> LogDensity | Unavailable:
         parts: list[LogDensity] = []
         for start in range(0, len(x), DENSITY_BATCH):
             rows = x[start : start + DENSITY_BATCH]
-            part = self._procedure.log_density(budget, rows, self._rng("density", start))
+            part = procedure.log_density(budget, rows, self._rng("density", start))
             if isinstance(part, Unavailable):
                 return part
             parts.append(part)

@@ -50,6 +50,7 @@ from capcheck.procedures.orders import (
     rounds_within,
 )
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.sums_over_sets import TokenSet, log_density_over_sets
 
 __all__ = ["MaskGIT"]
 
@@ -191,30 +192,19 @@ class MaskGIT(Probe[TokenPredictor]):
         sizes: list[int],
         x: Tensor,
     ) -> Tensor:
-        """The log-density log q(x), (n,), by a sum over the sets S of placed tokens.
+        """The log-density log q(x), (n,), by a sum over the sets of placed tokens."""
 
-        With F(S) the density of x_S summed over all ways of placing S, a round that adds c of N
-        tokens gives F(S') = sum_{S in S'} F(S) prod_{i in S'-S} p(x_i | x_S) / C(N - |S|, c).
-        """
-        n, free = len(x), spec.free
-        reached: dict[tuple[int, ...], Tensor] = {(): torch.zeros(n, device=x.device)}
-        for before, after in itertools.pairwise([*sizes, len(free)]):
-            if before == after:
-                continue
-            completing = before == sizes[-1]
-            ways = 1 if completing else math.comb(len(free) - before, after - before)
-            arrivals: dict[tuple[int, ...], list[Tensor]] = {}
-            for S, log_F in reached.items():
-                known = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-                known[:, [*spec.given, *S]] = True
-                unknown = [i for i in free if i not in S]
-                law = (completion if completing else network)(x, known).select(unknown)
-                log_p = dict(zip(unknown, law.log_prob(x[:, unknown]).unbind(1), strict=True))
-                for added in itertools.combinations(unknown, after - before):
-                    log_path = log_F + sum(log_p[i] for i in added) - math.log(ways)
-                    arrivals.setdefault(tuple(sorted(S + added)), []).append(log_path)
-            reached = {S: torch.stack(paths).logsumexp(0) for S, paths in arrivals.items()}
-        return reached[free]
+        def log_p(sets: list[TokenSet], completing: bool) -> list[dict[int, Tensor]]:
+            return [of_set(S, completion if completing else network) for S in sets]
+
+        def of_set(S: TokenSet, predictor: TokenPredictor) -> dict[int, Tensor]:
+            known = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            known[:, [*spec.given, *S]] = True
+            unknown = [i for i in spec.free if i not in S]
+            found = predictor(x, known).select(unknown).log_prob(x[:, unknown])
+            return dict(zip(unknown, found.unbind(1), strict=True))
+
+        return log_density_over_sets(spec.free, sizes, log_p).expand(len(x))
 
 
 def _largest(values: Tensor, among: Tensor, count: int, ties: Randomness) -> Tensor:

@@ -13,8 +13,8 @@ Order: drawn for each sequence at the start, or that of the sequence with `order
 the rounds of MaskGIT's cosine schedule, or have a fixed size.
 Given tokens: known from the start; order and groups are those of the other tokens.
 KL: exact in fixed order, by inversion of every token's passes, and in random order of few tokens,
-by a sum over all orders; otherwise bounded from above by the mean over orders, and from below by
-the draws.
+by a sum over the sets of placed tokens; otherwise bounded from above by the mean over orders, and
+from below by the draws.
 Known: given the order, a token whose conditional law is N(m, v) comes out as N(m, f^2), with f the
 product of the k DDIM factors that `diffusion` has on N(0, v). In the limit of infinitely many steps
 KL is that of MaskGIT in the same order, and 0 for groups of one token.
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -37,6 +36,7 @@ from capcheck.core.budget import AXES, Axis, Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.tiles import slices
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.inversion import DERIVATIVES, density_along
 from capcheck.laws import TokenLaw
@@ -51,15 +51,19 @@ from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.orders import (
     commit_schedule,
     random_ranks,
-    ranks_among_all,
-    ranks_of_groups,
     rounds_within,
 )
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.sums_over_sets import (
+    TokenSet,
+    conditionals_asked,
+    log_density_over_sets,
+)
 
-__all__ = ["MAR", "WAYS"]
+__all__ = ["CONDITIONALS", "MAR", "ROWS"]
 
-WAYS = 24  # most divisions into groups over which a density is summed: all orders of four tokens
+CONDITIONALS = 2000  # most conditional laws of one token over which a density is summed
+ROWS = 4096  # rows whose passes are inverted at once
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -121,9 +125,16 @@ class MAR(Probe[Denoiser]):
         return () if self.tokens_per_round == 1 else (by_group,)
 
     def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
-        """Some for every pass that is inverted, along every order."""
-        ways = None if self.order == "fixed" else self._ways(spec, budget)
-        return DERIVATIVES * budget.steps * len(spec.free) * (1 if ways is None else len(ways))
+        """Some for every pass that is inverted, for every set of placed tokens."""
+        F, sizes = len(spec.free), self._sizes(spec, budget)
+        laws = conditionals_asked(F, sizes) if self._sums(spec, budget) else F
+        return DERIVATIVES * budget.steps * laws
+
+    def cheaper_density(self) -> MAR | None:
+        """The same procedure with the bound of one order for each row in place of the sum."""
+        if self.order == "fixed" or isinstance(self, _AlongOneOrder):
+            return None
+        return _AlongOneOrder(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
     def log_density(
         self,
@@ -134,39 +145,76 @@ class MAR(Probe[Denoiser]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """By inversion of each token's passes, along all orders or along one drawn for each row.
+        """By inversion of each token's passes, summed over sets of tokens, or along one order.
 
-        The law in random order is a mixture over orders. It is exact if these divide the tokens
-        into groups in at most `WAYS` ways; otherwise the mean over orders bounds its log-density
-        from below.
+        The law in random order is a mixture over orders. Its log-density is exact where it is
+        summed; otherwise it is bounded from below by the mean over orders.
         """
         if not isinstance(network, OwnDenoiser):
             return Unavailable(reason="the passes of a network of the caller are not inverted")
-        ways = None if self.order == "fixed" else self._ways(spec, budget)
-        if ways is None:
-            ranks = [self._draws(spec, len(x), rng)[0]]
-        else:
-            ranks = [rank.expand(len(x), -1) for rank in ranks_among_all(ways, spec)]
-        found = []
-        for rank in ranks:
-            along = self._log_density_along(rank, network, completion, spec, budget, x)
-            if isinstance(along, Unavailable):
-                return along
-            found.append(along)
-        log_q = torch.stack(found).logsumexp(0) - math.log(len(found))
+        if self._sums(spec, budget):
+            return self._over_sets(network, completion, spec, budget, x)
+        rank = self._draws(spec, len(x), rng)[0]
+        log_q = self._log_density_along(rank, network, completion, spec, budget, x)
+        if isinstance(log_q, Unavailable):
+            return log_q
         if self.order == "fixed":
             return LogDensity(values=log_q, method="inversion of every token's passes")
-        if ways is not None:
-            method = f"mean density over all {len(ways)} orders, with every token's passes inverted"
-            return LogDensity(values=log_q, method=method)
         method = "mean over orders, one drawn for each row, with every token's passes inverted"
         return LogDensity(values=log_q, method=method, bound=True)
 
-    def _ways(self, spec: SequenceSpec, budget: Budget) -> Tensor | None:
-        """The ranks of the free tokens for every division into groups, (ways, F), if few."""
+    def _sizes(self, spec: SequenceSpec, budget: Budget) -> list[int]:
+        """The number of tokens placed before each group, from 0, and after the last one."""
         rounds = rounds_within(self.schedule(len(spec.free)), budget.length)
-        sizes = [after - before for before, after in rounds]
-        return ranks_of_groups([*sizes, len(spec.free) - sum(sizes)], WAYS)
+        return [0, *(after for before, after in rounds if after > before)]
+
+    def _sums(self, spec: SequenceSpec, budget: Budget) -> bool:
+        """Whether the density is summed over all orders."""
+        asked = conditionals_asked(len(spec.free), self._sizes(spec, budget))
+        return self.order == "random" and asked <= CONDITIONALS
+
+    def _over_sets(
+        self,
+        network: OwnDenoiser,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+    ) -> LogDensity | Unavailable:
+        n, free = len(x), spec.free
+        reasons: list[Unavailable] = []
+
+        def log_p(sets: list[TokenSet], completing: bool) -> list[dict[int, Tensor]]:
+            pairs = [(S, i) for S in sets for i in free if i not in S]
+            found: dict[tuple[TokenSet, int], Tensor] = {}
+            for part in slices(len(pairs), max(1, ROWS // n)):
+                some = pairs[part]
+                token = torch.tensor([i for _, i in some], device=x.device).repeat_interleave(n)
+                noisy = torch.ones(len(some), spec.tokens, dtype=torch.bool, device=x.device)
+                for row, (S, _) in enumerate(some):
+                    noisy[row, [*spec.given, *S]] = False
+                noisy, repeated = noisy.repeat_interleave(n, 0), x.repeat(len(some), 1, 1)
+                own = repeated[torch.arange(len(token)), token]
+                if completing:
+                    values = completion(repeated, ~noisy).pick(token).log_prob(own[:, None])[:, 0]
+                else:
+                    law = network.law(repeated, noisy).pick(token)
+                    density = self._density_of_token(law, own, budget.steps)
+                    if isinstance(density, Unavailable):
+                        reasons.append(density)
+                        values = torch.full((len(token),), torch.nan)
+                    else:
+                        values = density.values
+                found |= dict(zip(some, values.double().reshape(-1, n), strict=True))
+            return [{i: found[S, i] for i in free if i not in S} for S in sets]
+
+        log_q = log_density_over_sets(free, self._sizes(spec, budget), log_p)
+        if reasons:
+            return reasons[0]
+        return LogDensity(
+            values=log_q.expand(n).to(x.device),
+            method="sum over all orders, with every token's passes inverted",
+        )
 
     def _log_density_along(
         self,
@@ -214,3 +262,11 @@ class MAR(Probe[Denoiser]):
         drawn = random_ranks(n, F, rng) if self.order == "random" else torch.arange(F)
         rank[:, list(spec.free)] = drawn.to(device)
         return rank, rng.normal((n, spec.tokens, spec.dim)).to(spec.mean)
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class _AlongOneOrder(MAR):
+    """The same procedure, whose log-density is the bound of one order for each row."""
+
+    def _sums(self, spec: SequenceSpec, budget: Budget) -> bool:
+        return False

@@ -17,9 +17,11 @@ from reference.traces import traces_of
 from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
 from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
-from capcheck.networks.signatures import Wrapper
+from capcheck.networks.signatures import OwnDenoiser, Wrapper
 from capcheck.probes.length_outer.mar import MAR
+from capcheck.procedures.density_cost import affordable
 from capcheck.procedures.orders import commit_schedule
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
@@ -259,15 +261,62 @@ def test_in_random_order_of_few_tokens_the_density_is_that_of_the_mixture(
         torch.testing.assert_close(density.values, law.log_prob(x), atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.parametrize("per_round", [None, 1])
+@pytest.mark.parametrize("spec", ["gaussian:ar1,tokens=5,rho=0.8", "modes:tokens=5,modes=2,gap=3"])
+@pytest.mark.parametrize("length", [3, 5])
+def test_the_sum_over_sets_is_the_mean_over_all_orders(
+    spec: str, per_round: int | None, length: int
+) -> None:
+    target, budget = from_spec(spec), Budget(length=length, steps=3)
+    procedure = Procedure.of(MAR(tokens_per_round=per_round), target)
+    x = target.sample(20, CounterRandomness(3))
+    density = procedure.log_density(budget, x, CounterRandomness(0))
+    assert isinstance(density, LogDensity)
+    assert not density.bound
+    probe, inside = procedure.probe, procedure.coordinates
+    network = procedure.network
+    assert isinstance(probe, MAR)
+    assert isinstance(network, OwnDenoiser)
+    along = [
+        probe._log_density_along(
+            torch.tensor(order).expand(20, -1), network, procedure.completion,
+            procedure.spec, budget, inside.coordinates(x),
+        )
+        for order in itertools.permutations(range(5))
+    ]  # fmt: skip
+    mean = np.logaddexp.reduce([np.asarray(one) for one in along]) - math.log(120)
+    expected = inside.density_of_tokens(LogDensity(values=torch.from_numpy(mean), method=""))
+    assert isinstance(expected, LogDensity)
+    torch.testing.assert_close(density.values, expected.values, atol=1e-9, rtol=1e-9)
+
+
 def test_more_orders_than_can_be_summed_give_a_bound() -> None:
-    target = from_spec("gaussian:ar1,tokens=5,rho=0.8")
-    procedure, x = (
-        Procedure.of(MAR(tokens_per_round=1), target),
-        target.sample(4, CounterRandomness(3)),
-    )
-    density = procedure.log_density(Budget(length=5, steps=3), x, CounterRandomness(0))
+    target = from_spec("gaussian:ar1,tokens=10,rho=0.8")
+    procedure = Procedure.of(MAR(tokens_per_round=1), target)
+    x = target.sample(4, CounterRandomness(3))
+    density = procedure.log_density(Budget(length=10, steps=3), x, CounterRandomness(0))
     assert isinstance(density, LogDensity)
     assert density.bound
+
+
+def test_a_sum_that_takes_too_long_gives_way_to_a_bound() -> None:
+    budget = Budget(length=5, steps=3)
+    procedure = Procedure.of(MAR(), from_spec("gaussian:ar1,tokens=5,rho=0.8"))
+    exact = affordable(procedure, budget, 200, 10.0)
+    assert not isinstance(exact, Unavailable)
+    assert exact[0] is procedure
+    loose = affordable(procedure, budget, 200, 0.01)
+    assert not isinstance(loose, Unavailable)
+    x = procedure.target.sample(2000, CounterRandomness(3))
+    values = []
+    for one in (exact[0], loose[0]):
+        density = one.log_density(budget, x, CounterRandomness(0))
+        assert isinstance(density, LogDensity)
+        assert density.bound == (one is loose[0])
+        values.append(density.values.mean())
+    assert values[1] < values[0]
+    assert isinstance(affordable(procedure, budget, 200, 1e-5), Unavailable)
+    assert Procedure.of(MAR(order="fixed"), procedure.target).with_cheaper_density() is None
 
 
 def test_the_density_of_a_mixture_integrates_to_one_over_an_order() -> None:

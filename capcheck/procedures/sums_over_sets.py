@@ -1,0 +1,66 @@
+"""The density of tokens that are placed in uniformly random order, by a sum over sets of tokens.
+
+With F(S) the density of x_S summed over all ways of placing the set S, a round that adds c of F
+free tokens gives
+
+    F(S') = sum over S in S' of F(S) . prod over i in S' - S of p(x_i | x_S) / C(F - |S|, c),
+
+so that each set is visited once, however many orders lead to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["TokenSet", "conditionals_asked", "log_density_over_sets"]
+
+TokenSet = tuple[int, ...]
+"""Indices of placed tokens, in rising order."""
+
+
+def conditionals_asked(tokens: int, sizes: Sequence[int]) -> int:
+    """The number of conditional laws of one token that the sum needs, completed tokens included.
+
+    Args:
+        tokens: Number of free tokens.
+        sizes: Number of tokens placed before each round, from 0, and after the last one.
+
+    Example:
+        >>> conditionals_asked(4, [0, 1, 2, 3, 4])
+        32
+    """
+    return sum(math.comb(tokens, m) * (tokens - m) for m in sizes)
+
+
+def log_density_over_sets(
+    free: Sequence[int],
+    sizes: Sequence[int],
+    log_p: Callable[[list[TokenSet], bool], list[dict[int, Tensor]]],
+) -> Tensor:
+    """The log-density of the free tokens, (n,).
+
+    Args:
+        free: Indices of the tokens that are placed, in rising order.
+        sizes: Number of tokens placed before each round, from 0, and after the last one; what is
+            left is completed at once.
+        log_p: Function that returns for each set of placed tokens log p(x_i | x_S), (n,), of every
+            other free token i; its second argument says whether they are completed.
+    """
+    reached: dict[TokenSet, Tensor] = {(): torch.zeros(())}
+    for before, after in itertools.pairwise([*sizes, len(free)]):
+        if before == after:
+            continue
+        completing = before == sizes[-1]
+        ways = 1 if completing else math.comb(len(free) - before, after - before)
+        arrivals: dict[TokenSet, list[Tensor]] = {}
+        for S, of_tokens in zip(reached, log_p(list(reached), completing), strict=True):
+            for added in itertools.combinations(of_tokens, after - before):
+                log_path = reached[S] + sum(of_tokens[i] for i in added) - math.log(ways)
+                arrivals.setdefault(tuple(sorted(S + added)), []).append(log_path)
+        reached = {S: torch.stack(paths).logsumexp(0) for S, paths in arrivals.items()}
+    return reached[tuple(free)]
