@@ -24,6 +24,7 @@ from capcheck.targets.continuous.gaussian_components import (
     GaussianComponents,
     derivative_of_mixture,
 )
+from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
 from capcheck.targets.evidence import earlier
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
@@ -147,29 +148,33 @@ class DiagonalMixture(GaussianComponents):
         """Again a diagonal mixture: means (mu - origin) / unit, scales s / unit."""
         return self._with((self._means - origin.to(self._means)) / unit, self._scales / unit)
 
-    def transformed(self, matrix: Tensor) -> DiagonalMixture:
-        """The law of matrix @ x where M diag(s_c^2) M^T is diagonal, or an InputError.
+    def transformed(self, matrix: Tensor) -> DiagonalMixture | GaussianMixture:
+        """The law of matrix @ x: again diagonal where M diag(s_c^2) M^T is, else with covariances.
 
-        It is for signed permutations, and for any matrix that mixes coordinates of one scale only.
+        It stays diagonal for signed permutations, and for matrices that mix coordinates of one
+        scale only.
         """
         K, N, d = self._means.shape
         matrix = require_tensor("matrix", matrix)
         require_orthonormal(matrix, N * d)
         matrix = matrix.to(self._means)
         scales = torch.empty_like(self._scales)
+        means = (self._means.flatten(1) @ matrix.T).reshape(K, N, d)
         for c, s in enumerate(self._scales.flatten(1)):
             root = matrix * s  # M diag(s): the covariance is root root^T, (N d, N d)
             spread = torch.linalg.vector_norm(root, dim=1)
             correlation = (root / spread[:, None]) @ (root / spread[:, None]).T
             if float(correlation.fill_diagonal_(0).abs().max()) > CORRELATED:
-                raise InputError(
-                    "matrix must not mix coordinates of different scales in a DiagonalMixture, got "
-                    f"correlations of {float(correlation.abs().max()):.3g}; use a GaussianMixture "
-                    "with these variances on its diagonals."
+                roots = matrix * self._scales.flatten(1)[:, None]
+                return GaussianMixture(
+                    means,
+                    roots @ roots.mT,
+                    weights=self._weights,
+                    grid=self._spec.grid,
+                    provenance=self.provenance,
                 )
             scales[c] = spread.reshape(N, d)
-        means = self._means.flatten(1) @ matrix.T
-        return self._with(means.reshape(K, N, d), scales)
+        return self._with(means, scales)
 
     def _with(self, means: Tensor, scales: Tensor) -> DiagonalMixture:
         """Other means and scales, and everything else as it is."""
