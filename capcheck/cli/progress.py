@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,9 @@ from capcheck.runs.options import Progress
 
 __all__ = ["live_progress"]
 
-PATIENCE = 1.0  # seconds
+PATIENCE = 1.0  # seconds before a stage without a count is told
+BEAT = 5.0  # most seconds without a line
+TICK = 0.1  # seconds between looks at the clock
 
 
 @contextmanager
@@ -54,33 +57,42 @@ def live_progress() -> Iterator[Callable[[Progress], None]]:
 
 
 class _Lines:
-    """Plain lines of progress, one for each task done.
+    """Plain lines of progress: one for each task done, and one in `BEAT` seconds in any case.
 
     A line about a stage without a count waits `PATIENCE` seconds, so that a refusal is one line.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._start = time.monotonic()
+        self._start = self._began = time.monotonic()
         self._last = -1
-        self._waiting: threading.Timer | None = None
+        self._running, self._due = "", math.inf  # what a line is due about, and when
+        self._closed = threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
 
     def show(self, progress: Progress) -> None:
-        self.close()
-        if not progress.total:
-            self._last = -1
-            self._waiting = threading.Timer(PATIENCE, self._print, [progress.running])
-            self._waiting.daemon = True
-            self._waiting.start()
-        elif progress.done != self._last:
-            self._last = progress.done
+        now = time.monotonic()
+        if progress.running != self._running:
+            self._running, self._began = progress.running, now
+            if not progress.total:
+                self._due = min(self._due, now + PATIENCE)
+        if progress.total and progress.done != self._last:
+            self._due = now + BEAT
             self._print(
                 f"[{progress.done}/{progress.total}] {progress.running}{self._left(progress)}"
             )
+        self._last = progress.done if progress.total else -1
 
     def close(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._closed.set()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(TICK):
+            now = time.monotonic()
+            if now >= self._due:
+                self._due = now + BEAT
+                seconds = now - self._began
+                self._print(self._running + (f", {seconds:.0f} s" if seconds > BEAT else ""))
 
     def _left(self, progress: Progress) -> str:
         if not progress.done:

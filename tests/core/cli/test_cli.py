@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -348,13 +348,25 @@ def test_a_stage_without_a_count_is_named_when_it_lasts(
     with live_progress() as show:
         show(stage)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    for name, seconds in (("PATIENCE", 0.01), ("BEAT", 0.2), ("TICK", 0.01)):
+        monkeypatch.setattr(progress, name, seconds)
     with live_progress() as show:
         show(stage)
-        for thread in threading.enumerate():
-            if isinstance(thread, threading.Timer):
-                thread.join()
-    assert capsys.readouterr().err == "reading the target\n"
+        lines = lines_within(10.0, 3, capsys)
+        show(Progress(done=1, total=2, running="gpt"))
+    assert lines[0] == "reading the target"
+    assert all(line.startswith("reading the target, ") for line in lines[1:])
+    assert capsys.readouterr().err == "[1/2] gpt, about 0 s left\n"
+
+
+def lines_within(seconds: float, count: int, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines on standard error, once there are so many."""
+    lines: list[str] = []
+    deadline = time.monotonic() + seconds
+    while len(lines) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+        lines += capsys.readouterr().err.splitlines()
+    return lines
 
 
 def test_a_pass_without_kl_is_marked(run) -> None:  # type: ignore[no-untyped-def]
