@@ -24,10 +24,10 @@ PREFERRED: dict[Kind, tuple[str, ...]] = {
     "continuous": ("rows", "diagonal", "gaussian", "mixture"),
     "categorical": ("rows", "markov", "classes", "hmm"),
 }
-# Most numbers of the rows, and for full covariances rows x numbers x numbers, whose fit takes less
-# than some 15 seconds on two cores.
-DIAGONAL, GAUSSIAN, MIXTURE = 1e7, 1e11, 1e8
-ROWS_OF_IDS, CLASSES, HMM = 3e6, 2e5, 5e3
+# The largest data to which a law is fitted in some 15 seconds on two cores:
+NUMBERS = {"diagonal": 1e7, "classes": 2e5, "hmm": 5e3}  # numbers or token ids of all rows
+IDS = 3e6  # token ids of all rows, for the law `rows`; of real numbers there may be any number
+SQUARES = {"gaussian": 1e11, "mixture": 1e8}  # rows, times the square of the numbers of a row
 
 
 def chosen_law(rows: np.ndarray, kind: Kind, build: Callable[[str], Target]) -> Target:
@@ -60,21 +60,20 @@ def chosen_law(rows: np.ndarray, kind: Kind, build: Callable[[str], Target]) -> 
     least = max(scores.values()) - EQUAL * rows.shape[1]
     compared = not math.isinf(scores[first])  # with few rows there are none to be scored
     name = next((name for name in laws if scores[name] >= least), first) if compared else first
-    return laws[name].with_provenance(description=_described(laws[name], name, scores))
+    left_out = [other for other in PREFERRED[kind] if other not in candidates]
+    return laws[name].with_provenance(
+        description=_described(laws[name], name, scores)
+        + (f"; {', '.join(left_out)} not tried, as the fit would take long" if left_out else "")
+    )
 
 
 def _affordable(name: str, rows: np.ndarray) -> bool:
+    """Whether the law of a name is fitted to rows, (n, N, d) numbers or (n, N) ids, in seconds."""
     numbers = rows.size
-    most = {
-        "diagonal": DIAGONAL,
-        "gaussian": GAUSSIAN / numbers * len(rows),
-        "mixture": MIXTURE / numbers * len(rows),
-        "classes": CLASSES,
-        "hmm": HMM,
-    }
-    if name == "rows":
-        return rows.ndim == 3 or numbers <= ROWS_OF_IDS
-    return numbers <= most.get(name, math.inf)
+    if name == "rows" and rows.ndim == 2:
+        return numbers <= IDS
+    squares = numbers / len(rows) * numbers
+    return numbers <= NUMBERS.get(name, math.inf) and squares <= SQUARES.get(name, math.inf)
 
 
 def _score(law: Target) -> float:
@@ -90,6 +89,6 @@ def _described(law: Target, name: str, scores: dict[str, float]) -> str:
         return described
     second = max(others, key=others.__getitem__)
     return (
-        f"{described}; chosen by held-out log-likelihood, {scores[name]:.2f} nats "
-        f"(the next law, {second}, {others[second]:.2f})"
+        f"{described}; --law auto preferred it to {second}, whose held-out log-likelihood is "
+        f"{others[second]:.2f}"
     )

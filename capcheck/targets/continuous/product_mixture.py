@@ -255,7 +255,7 @@ class ProductMixture(ContinuousTarget):
         if causal:  # token i's own value must not enter its law
             s2 = self._scales.square()[None]
             view = replace(view, gain=torch.ones_like(s2), offset=self._centre[None], variance=s2)
-        else:
+        elif self._dtype == torch.float64:
             view = replace(view, evidence=self._known.completed(view.evidence))
         prefix: Prefix = "before" if causal else "all"
         return PosteriorLaw(self._components, self._exact, view, prefix, range(self._spec.tokens))
