@@ -118,9 +118,6 @@ def inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
     p = probabilities.to(u.device, torch.float64)
     cumulative = p.cumsum(-1)
     total = cumulative[..., -1:]
-    index = torch.searchsorted(cumulative, (u * total).contiguous(), right=True)
-    if not bool((index == p.shape[-1]).any()):
-        return index
-    # u * total rounded up to total; the last positive weight then owns the draw.
-    last = p.shape[-1] - 1 - (p > 0).flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
-    return torch.minimum(index, last.expand_as(index))
+    # u * total can round up to total; it is kept below, so that the last positive weight is found.
+    below = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, below.contiguous(), right=True)

@@ -181,40 +181,33 @@ class MAR(Probe[Denoiser]):
         budget: Budget,
         x: Tensor,
     ) -> LogDensity | Unavailable:
-        n, free = len(x), spec.free
-        reasons: list[Unavailable] = []
+        """The log-density by a sum over the sets of placed tokens."""
 
         def log_p(sets: list[TokenSet], completing: bool) -> list[dict[int, Tensor]]:
-            pairs = [(S, i) for S in sets for i in free if i not in S]
-            found: dict[tuple[TokenSet, int], Tensor] = {}
-            for part in slices(len(pairs), max(1, ROWS // n)):
-                some = pairs[part]
-                token = torch.tensor([i for _, i in some], device=x.device).repeat_interleave(n)
-                noisy = torch.ones(len(some), spec.tokens, dtype=torch.bool, device=x.device)
-                for row, (S, _) in enumerate(some):
-                    noisy[row, [*spec.given, *S]] = False
-                noisy, repeated = noisy.repeat_interleave(n, 0), x.repeat(len(some), 1, 1)
+            pairs = [(S, i) for S in sets for i in spec.free if i not in S]
+            of_pairs: list[Tensor] = []
+            for part in slices(len(pairs), max(1, ROWS // len(x))):
+                token, repeated, noisy = _repeated(pairs[part], spec, x)
                 own = repeated[torch.arange(len(token)), token]
                 if completing:
-                    values = completion(repeated, ~noisy).pick(token).log_prob(own[:, None])[:, 0]
+                    law = completion(repeated, ~noisy).pick(token)
+                    found = law.log_prob(own[:, None])[:, 0].double()
                 else:
                     law = network.law(repeated, noisy).pick(token)
                     density = self._density_of_token(law, own, budget.steps)
                     if isinstance(density, Unavailable):
-                        reasons.append(density)
-                        values = torch.full((len(token),), torch.nan)
-                    else:
-                        values = density.values
-                found |= dict(zip(some, values.double().reshape(-1, n), strict=True))
-            return [{i: found[S, i] for i in free if i not in S} for S in sets]
+                        nothing = x.new_tensor(torch.nan)
+                        return [{i: nothing for i in spec.free if i not in S} for S in sets]
+                    found = density.values
+                of_pairs += found.reshape(-1, len(x))
+            of = dict(zip(pairs, of_pairs, strict=True))
+            return [{i: of[S, i] for i in spec.free if i not in S} for S in sets]
 
-        log_q = log_density_over_sets(free, self._sizes(spec, budget), log_p)
-        if reasons:
-            return reasons[0]
-        return LogDensity(
-            values=log_q.expand(n).to(x.device),
-            method="sum over all orders, with every token's passes inverted",
-        )
+        log_q = log_density_over_sets(spec.free, self._sizes(spec, budget), log_p)
+        if bool(log_q.isnan().any()):
+            return Unavailable(reason="the passes of some tokens were not inverted")
+        method = "sum over all orders, with every token's passes inverted"
+        return LogDensity(values=log_q.to(x.device).expand(len(x)), method=method)
 
     def _log_density_along(
         self,
@@ -270,3 +263,24 @@ class _AlongOneOrder(MAR):
 
     def _sums(self, spec: SequenceSpec, budget: Budget) -> bool:
         return False
+
+
+def _repeated(
+    pairs: list[tuple[TokenSet, int]], spec: SequenceSpec, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows x (n, N, d) once for each pair of a set of placed tokens and another token.
+
+    Returns:
+        The other token of each row (p n,), the rows (p n, N, d), and which tokens are not clean in
+        them, (p n, N) bool.
+    """
+    noisy = torch.ones(len(pairs), spec.tokens, dtype=torch.bool)
+    for row, (S, _) in zip(noisy, pairs, strict=True):
+        row[[*spec.given, *S]] = False
+    token = torch.tensor([i for _, i in pairs])
+    n = len(x)
+    return (
+        token.repeat_interleave(n).to(x.device),
+        x.repeat(len(pairs), 1, 1),
+        noisy.repeat_interleave(n, 0).to(x.device),
+    )

@@ -20,7 +20,7 @@ from capcheck.probes.length.gpt import GPT
 from capcheck.procedures.coordinates import Coordinates, coordinates_of
 from capcheck.procedures.probe import OPTIONS
 from capcheck.procedures.registry import build_probe
-from capcheck.targets import GaussianMixture, ProductMixture, from_spec
+from capcheck.targets import DiagonalMixture, GaussianMixture, ProductMixture, from_spec
 
 UNITS = np.array([0.5, 2.0])
 MEAN = np.array([0.1, 1.4])
@@ -152,10 +152,13 @@ def test_ids_have_no_basis() -> None:
         coordinates_of(Turned(), from_spec("copy:tokens=4"))
 
 
-def test_laws_without_an_exact_transform_are_refused() -> None:
-    from capcheck.targets import DiagonalMixture
-
+def test_a_diagonal_mixture_has_covariances_in_another_basis() -> None:
     scales = torch.tensor([[[1.0], [2.0]], [[3.0], [1.0]]], dtype=torch.float64)
-    target = DiagonalMixture(torch.zeros(2, 2, 1, dtype=torch.float64), scales)
-    with pytest.raises(InputError):
-        coordinates_of(build_probe("var"), target)
+    target = DiagonalMixture(torch.tensor([[[0.0], [1.0]], [[2.0], [0.0]]]).double(), scales)
+    coordinates = coordinates_of(build_probe("var"), target)
+    assert isinstance(coordinates.target, GaussianMixture)
+    x = target.sample(20, CounterRandomness(0))
+    inside = coordinates.target.log_prob(coordinates.coordinates(x))
+    found = coordinates.density_of_tokens(LogDensity(values=inside, method=""))
+    assert isinstance(found, LogDensity)
+    torch.testing.assert_close(found.values, target.log_prob(x), rtol=1e-11, atol=1e-11)
