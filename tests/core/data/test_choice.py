@@ -79,7 +79,7 @@ def test_the_score_that_is_told_is_that_of_unseen_rows() -> None:
     held_out = target.provenance.held_out
     assert held_out is not None
     assert held_out.log_likelihood == pytest.approx(expected, abs=0.3)
-    other = build_law(rows, "rows", grid=None).provenance.held_out
+    other = build_law(rows, "mixture", grid=None).provenance.held_out
     assert other is not None
     assert target.provenance.description.endswith(f"log-likelihood is {other.log_likelihood:.2f}")
 
