@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+from torch import Tensor
+
 from capcheck.core.budget import Budget
 from capcheck.core.unavailable import Unavailable
 from capcheck.procedures.procedure import AnyProcedure
@@ -23,6 +27,12 @@ WORK = 6e10  # multiply-adds of a log-density that two cores do in a second, abo
 OVERHEAD = 6e4  # multiply-adds in the time that a derivative takes beside the target's own work
 QUICK = 0.5  # seconds that are spent in any case, at more rows than there are samples
 MOST_ROWS = 16_384  # most rows at which a log-density is evaluated for that reason
+PILOT_ROWS = 100  # rows that tell how many more are needed
+DECIDED_ROWS = 256  # fewest rows of a log-density after a pilot
+SLOW = 1.0  # seconds of a log-density from which a pilot pays
+MARGIN = 6.0  # standard errors between KL and its tolerance at which more rows decide nothing new
+TINY = 1e-300  # keeps a quotient finite
+PRECISION = 0.1  # standard error, as a share of KL, at which more rows tell nothing new
 
 
 def affordable(
@@ -67,7 +77,7 @@ def affordable_rows(
         return None
     if procedure.substitute is not None:  # its cost does not depend on the target
         return NETWORK_ROWS
-    work = each * (target.derivative_cost + OVERHEAD) + probe.density_work(procedure.spec, budget)
+    work = _work(procedure, budget)
     rows = int(seconds * WORK / work)
     if rows >= FEWEST_ROWS:
         return min(rows, max(samples, min(int(QUICK * WORK / work), MOST_ROWS)))
@@ -76,3 +86,44 @@ def affordable_rows(
         reason=f"the exact log-density of {FEWEST_ROWS} draws would take some {needed:.2g} seconds "
         f"in place of {seconds:g} (--seconds-per-cell)"
     )
+
+
+def pilot_pays(procedure: AnyProcedure, budget: Budget, rows: int | None) -> bool:
+    """Whether to look at `PILOT_ROWS` first, as the log-density of so many rows takes long.
+
+    A density whose cost the rows share, as that of a Markov chain, has no use for it.
+    """
+    if rows is None or rows <= DECIDED_ROWS + PILOT_ROWS or procedure.substitute is not None:
+        return False
+    shared = procedure.probe.density_work(procedure.spec, budget) > 0
+    return not shared and rows * _work(procedure, budget) > SLOW * WORK
+
+
+def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
+    """The number of further rows at which KL is told from its tolerance and known well.
+
+    The rows of the pilot are no part of them, so that their number does not depend on their values.
+
+    Args:
+        log_ratio: Log-ratios log p - log q at the rows of the pilot, in nats.
+        tolerance: Tolerance of KL, in nats per sequence.
+        most: Most rows.
+    """
+    mean, deviation = float(log_ratio.mean()), float(log_ratio.std())
+    if math.isinf(mean):
+        return min(DECIDED_ROWS, most)
+    if not math.isfinite(deviation):
+        return most
+    apart = MARGIN * deviation / max(abs(mean - tolerance), TINY)
+    precise = deviation / max(PRECISION * abs(mean), PRECISION * tolerance, TINY)
+    needed = max(apart, precise) ** 2
+    return most if needed > most else max(math.ceil(needed), min(DECIDED_ROWS, most))
+
+
+def _work(procedure: AnyProcedure, budget: Budget) -> float:
+    """Multiply-adds of the log-density of a row; 0 if it is always fast."""
+    target, probe = procedure.target, procedure.probe
+    if not isinstance(target, ContinuousTarget):
+        return 0.0
+    each = probe.derivatives(procedure.spec, budget)
+    return each * (target.derivative_cost + OVERHEAD) + probe.density_work(procedure.spec, budget)

@@ -21,11 +21,17 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.diagnostics.diagnosis import Diagnoser, Diagnosis
 from capcheck.diagnostics.observer import Observer
 from capcheck.diagnostics.witness import Witness
+from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
 from capcheck.divergences.reference import Reference
 from capcheck.procedures.coordinates import ExactLaw
-from capcheck.procedures.density_cost import affordable
+from capcheck.procedures.density_cost import (
+    PILOT_ROWS,
+    affordable,
+    pilot_pays,
+    rows_that_decide,
+)
 from capcheck.procedures.procedure import ROUNDED_LAW, AnyProcedure
 from capcheck.results.measurement import Measurement, SampledLaw
 from capcheck.results.settings import Settings
@@ -212,9 +218,21 @@ class Sweep:
                 self._densities[key] = found
             else:
                 procedure, rows = found
+                if pilot_pays(procedure, budget, rows):
+                    rows = self._rows_that_decide(procedure, budget, rows or 0)
                 draws = self._reference.first_draws(rows)
                 self._densities[key] = self._log_density(procedure, budget, draws)
         return self._densities[key]
+
+    def _rows_that_decide(self, procedure: AnyProcedure, budget: Budget, most: int) -> int:
+        """The number of rows of a slow log-density, by a pilot at draws of its own."""
+        x = self._target.sample(PILOT_ROWS, self._rng("pilot", 0))
+        pilot = procedure.log_density(budget, x, self._rng("pilot density", 0))
+        if isinstance(pilot, Unavailable):
+            return most
+        divergence = DIVERGENCES[self._target.spec.kind]["kl"]
+        tolerance = self._settings.tolerances["kl"] * divergence.scale(self._target.spec)
+        return rows_that_decide(self._target.log_prob(x) - pilot.values, tolerance, most)
 
     def _log_density(
         self, procedure: AnyProcedure, budget: Budget, x: Tensor
