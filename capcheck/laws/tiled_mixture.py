@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from capcheck.laws.mixture import MixtureOfGaussians
 from capcheck.laws.token_law import TokenLaw
 from capcheck.noise.paths import NoisePath
 
-__all__ = ["TiledMixture"]
+__all__ = ["HELD", "TiledMixture"]
+
+HELD = 1 << 23  # most numbers of laws that are kept between calls: 64 MiB
 
 
 class TiledMixture(TokenLaw):
@@ -41,6 +43,7 @@ class TiledMixture(TokenLaw):
         self._tokens = list(tokens)
         self._dim = dim
         self._size = size
+        self._kept: list[tuple[slice, MixtureOfGaussians]] = []
 
     def sample(self, rng: Randomness) -> Tensor:
         """Component by inverse CDF, then its Gaussian: (n, N, d)."""
@@ -86,10 +89,11 @@ class TiledMixture(TokenLaw):
         return self._tile(slice(0, self._n), self._tokens)
 
     def pick(self, index: Tensor) -> MixtureOfGaussians:
-        """The law of one token of each row, with its parameters stored; see `TokenLaw`."""
-        picked = [
-            self._tile(rows, self._tokens).pick(index[rows]) for rows in slices(self._n, self._size)
-        ]
+        """The law of one token of each row, with its parameters stored; see `TokenLaw`.
+
+        The laws of all rows are kept for the next call, if they are no more than `HELD` numbers.
+        """
+        picked = [law.pick(index[rows]) for rows, law in self._kept or self._laws()]
 
         def joined(parts: Sequence[Tensor]) -> Tensor:
             sizes = (len(law.means) for law in picked)
@@ -100,6 +104,17 @@ class TiledMixture(TokenLaw):
             joined([law.means for law in picked]),
             joined([law.variances for law in picked]),
         )
+
+    def _laws(self) -> Iterator[tuple[slice, MixtureOfGaussians]]:
+        """The laws of each tile of rows, which are kept if they are few."""
+        kept, numbers = [], 0
+        for rows in slices(self._n, self._size):
+            law = self._tile(rows, self._tokens)
+            numbers += law.means.numel() + law.variances.numel() + law.log_weights.numel()
+            if numbers <= HELD:
+                kept.append((rows, law))
+            yield rows, law
+        self._kept = kept if numbers <= HELD else []
 
     def select(self, tokens: Sequence[int]) -> TiledMixture:
         """The laws of the tokens with these indices."""

@@ -12,13 +12,22 @@ from capcheck.procedures.procedure import AnyProcedure
 from capcheck.targets.target import ContinuousTarget
 
 __all__ = [
+    "DECIDED_ROWS",
     "FEWEST_ROWS",
+    "MARGIN",
     "MOST_ROWS",
     "NETWORK_ROWS",
     "OVERHEAD",
+    "PILOT_ROWS",
+    "PRECISION",
     "QUICK",
+    "SLOW",
+    "TINY",
     "WORK",
+    "affordable",
     "affordable_rows",
+    "pilot_pays",
+    "rows_that_decide",
 ]
 
 FEWEST_ROWS = 100  # fewest rows at which a log-density is evaluated
@@ -31,8 +40,8 @@ PILOT_ROWS = 100  # rows that tell how many more are needed
 DECIDED_ROWS = 256  # fewest rows of a log-density after a pilot
 SLOW = 1.0  # seconds of a log-density from which a pilot pays
 MARGIN = 6.0  # standard errors between KL and its tolerance at which more rows decide nothing new
-TINY = 1e-300  # keeps a quotient finite
 PRECISION = 0.1  # standard error, as a share of KL, at which more rows tell nothing new
+TINY = 1e-100  # keeps a quotient and its square finite
 
 
 def affordable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,15 @@ from capcheck.core.budget import Budget
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
 from capcheck.divergences.known_draws import KnownDraws
+from capcheck.procedures import density_cost
 from capcheck.procedures.density_cost import (
+    DECIDED_ROWS,
     FEWEST_ROWS,
     MOST_ROWS,
     NETWORK_ROWS,
     affordable_rows,
+    pilot_pays,
+    rows_that_decide,
 )
 from capcheck.procedures.procedure import AnyProcedure, Procedure
 from capcheck.procedures.registry import build_probe
@@ -90,3 +95,55 @@ def test_a_cell_says_at_how_many_draws_its_kl_was_found() -> None:
 def test_a_time_that_is_none_is_refused(seconds: object) -> None:
     with pytest.raises(InputError, match=r"seconds_per_cell must be a number of seconds above 0"):
         check("gpt", from_spec("parity:3"), seconds_per_cell=seconds)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "expected"),
+    [
+        (4.0, 1.0, DECIDED_ROWS),  # far above the tolerance of 0.08
+        (0.001, 0.01, DECIDED_ROWS),  # far below it
+        (0.12, 0.5, (6 * 0.5 / 0.04) ** 2),  # 40 thousandths apart at 6 standard errors
+        (0.08, 0.5, 10_000),  # at the tolerance
+        (0.8, 8.0, (8 / 0.08) ** 2),  # a tenth of KL as its standard error
+        (math.inf, math.nan, DECIDED_ROWS),
+        (math.nan, math.nan, 10_000),
+    ],
+)
+def test_a_pilot_asks_for_the_rows_that_tell_kl_from_its_tolerance(
+    mean: float, deviation: float, expected: float
+) -> None:
+    pilot = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pilot = mean + deviation * (pilot - pilot.mean()) / pilot.std()
+    if math.isinf(mean):
+        pilot = torch.tensor([0.1, math.inf])
+    found = rows_that_decide(pilot, 0.08, 10_000)
+    assert found == pytest.approx(min(expected, 10_000), rel=1e-3)
+    assert rows_that_decide(pilot, 0.08, 120) <= 120
+
+
+def test_only_slow_densities_have_a_pilot() -> None:
+    data = of_data(20_000)
+    assert pilot_pays(data, BUDGET, 2_000)
+    assert not pilot_pays(data, BUDGET, 300)
+    assert not pilot_pays(of_data(2), BUDGET, 4_000)
+    assert not pilot_pays(data.with_network(data.oracle), BUDGET, 2_000)
+    gpt = Procedure.of(build_probe("gpt", {}), data.target)
+    assert not pilot_pays(gpt, BUDGET, None)
+
+
+def test_a_pilot_saves_rows_and_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = of_data(3_000).target
+    how: dict[str, Any] = {"lengths": [4], "divergences": ["kl"], "samples": 2_000}
+    monkeypatch.setattr(density_cost, "SLOW", math.inf)
+    whole = check("diffusion", target, steps=[1, 4, 16], **how)
+    monkeypatch.setattr(density_cost, "SLOW", 0.0)
+    fewer = check("diffusion", target, steps=[1, 4, 16], **how)
+    assert [cell.outcome for cell in fewer.cells] == [cell.outcome for cell in whole.cells]
+    rows = [cell.estimates["kl"].samples for cell in fewer.cells]
+    assert DECIDED_ROWS <= rows[1] < 0.5 * whole.cells[1].estimates["kl"].samples
+    for one, other in zip(fewer.cells, whole.cells, strict=True):
+        a, b = one.estimates["kl"], other.estimates["kl"]
+        if a.value is not None and b.value is not None and math.isfinite(b.value):
+            assert a.low is not None
+            assert a.high is not None
+            assert a.low - 0.05 * b.value <= b.value <= a.high + 0.05 * b.value
