@@ -120,4 +120,5 @@ def inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
     total = cumulative[..., -1:]
     # u * total can round up to total; it is kept below, so that the last positive weight is found.
     below = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, below.contiguous(), right=True)
+    index = torch.searchsorted(cumulative, below.contiguous(), right=True)
+    return index.clamp(max=p.shape[-1] - 1)  # of weights that are not numbers

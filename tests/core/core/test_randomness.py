@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -65,3 +67,14 @@ def test_weights_go_to_the_device_of_the_numbers_and_the_result_stays_there() ->
         weights.expand(5, 2) * u
     assert inverse_cdf(weights, u).device.type == "meta"
     assert inverse_cdf(weights.expand(5, 2), u).shape == (5, 1)
+
+
+def test_weights_that_are_not_numbers_and_draws_that_round_up_stay_within_the_categories() -> None:
+    broken = torch.tensor([[math.nan, math.nan], [math.inf, 1.0], [0.5, 0.5]], dtype=torch.float64)
+    index = inverse_cdf(broken, torch.full((3, 4), 0.7, dtype=torch.float64))
+    assert bool(((index >= 0) & (index < 2)).all())
+    assert index[2].tolist() == [1] * 4
+    highest = torch.full((1, 1), 1 - 2.0**-53, dtype=torch.float64)
+    for weights in ([[0.1] * 10 + [0.0]], [[1.0, 0.0]], [[3.0]], [[1.0, 1e-300, 0.0]]):
+        p = torch.tensor(weights, dtype=torch.float64)
+        assert float(p[0, inverse_cdf(p, highest)[0]]) > 0
