@@ -29,6 +29,7 @@ from capcheck.procedures.coordinates import ExactLaw
 from capcheck.procedures.density_cost import (
     PILOT_ROWS,
     affordable,
+    affordable_rows,
     pilot_pays,
     rows_that_decide,
 )
@@ -194,8 +195,11 @@ class Sweep:
 
     def _own_log_density(self, budget: Budget, samples: Tensor) -> LogDensity | Unavailable:
         """The log-density at a cell's own samples: the probe's, or a change-of-variables bound."""
-        cheaper = self._procedure.with_cheaper_density()
-        stated = self._log_density(cheaper or self._procedure, budget, samples)
+        procedure, seconds = self._procedure, self._settings.seconds_per_cell
+        found = affordable_rows(procedure, budget, len(samples), seconds)
+        if isinstance(found, Unavailable) or (found is not None and found < len(samples)):
+            procedure = procedure.with_cheaper_density() or procedure
+        stated = self._log_density(procedure, budget, samples)
         if isinstance(stated, LogDensity) or self._target.spec.kind == "categorical":
             return stated
         parts: list[LogDensity] = []

@@ -132,7 +132,7 @@ class MAR(Probe[Denoiser]):
 
     def cheaper_density(self) -> MAR | None:
         """The same procedure with the bound of one order for each row in place of the sum."""
-        if self.order == "fixed" or isinstance(self, _AlongOneOrder):
+        if self.order == "fixed":
             return None
         return _AlongOneOrder(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
@@ -260,6 +260,9 @@ class MAR(Probe[Denoiser]):
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class _AlongOneOrder(MAR):
     """The same procedure, whose log-density is the bound of one order for each row."""
+
+    def cheaper_density(self) -> None:
+        """There is none."""
 
     def _sums(self, spec: SequenceSpec, budget: Budget) -> bool:
         return False

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from reference.diffusion import ddim_variance
 from reference.traces import traces_of
 
+from capcheck import check
 from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
@@ -335,3 +336,11 @@ def test_the_cure_is_one_token_per_round() -> None:
     (suspect,) = MAR().suspects()
     assert suspect.probe == MAR(tokens_per_round=1)
     assert suspect.probe.suspects() == ()
+
+
+def test_the_reverse_kl_of_few_tokens_is_estimated_from_the_exact_density() -> None:
+    found = check(
+        "mar", from_spec("modes:tokens=3,modes=2,gap=3"), divergences=["reverse_kl"],
+        samples=400, lengths=[3], steps=[4],
+    )  # fmt: skip
+    assert found.cells[0].estimates["reverse_kl"].kind == "estimate"
