@@ -14,6 +14,7 @@ from capcheck.targets import ProductMixture
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are as many as the cores
+    os.environ["OMP_NUM_THREADS"] = "1"  # and so are the commands that tests start
 
 
 class UnitDraws(Randomness):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from capcheck.core.log_density import LogDensity
 from capcheck.core.unavailable import Unavailable
+from capcheck.divergences.estimate import Estimate
 from capcheck.procedures.coordinates import ExactLaw
 
 __all__ = ["CONTRADICTION_LEVEL", "NOT_ASKED", "ModelEvidence"]
@@ -30,16 +31,17 @@ class ModelEvidence:
         log_density: Log-density of q at the reference's `draws`, at the first of them if it is
             expensive, at more if it is cheap, or the reason why it is not available.
         own_log_density: Log-density of q at `samples`, or the reason why it is not available.
-        limit: Function that makes draws of the target from the same random numbers as `samples`,
-            or returns None if the procedure has no such limit. All evidence of one procedure
-            shares these draws.
+        limit: Function of the estimate of KL, None if KL is not measured. It makes draws of the
+            target from the same random numbers as `samples`, or returns None if the procedure has
+            no such limit, or if KL has decided without one. All evidence of one procedure shares
+            these draws.
     """
 
     samples: Tensor
     law: ExactLaw | Unavailable = NOT_ASKED
     log_density: LogDensity | Unavailable = NOT_ASKED
     own_log_density: LogDensity | Unavailable = NOT_ASKED
-    limit: Callable[[], Tensor | None] = lambda: None
+    limit: Callable[[Estimate | None], Tensor | None] = lambda kl: None
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -7,8 +7,10 @@ or if some tokens do not count. Without a density a classifier bounds KL from be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +32,7 @@ from capcheck.targets.target import Target
 __all__ = ["KL_ROUNDING", "KLRoutes"]
 
 VARIATIONAL = "variational bound by a classifier of the draws"
+NO_MEAN = 1.0  # tail index from which a law has no mean
 KL_ROUNDING = 1e-3  # nats by which rounding may take an estimated KL below 0
 
 
@@ -66,17 +69,40 @@ class KLRoutes:
         )
         if found.kind not in ("upper bound", "unavailable"):
             return found
+        term = self._below_by_density(density)
+        if term is not None and found.value is not None:
+            return self._between(found, [term], "the same weights")
         below = self._from_draws(model.samples, found.method)
         if below.value is None or found.value is None:
             return below
+        return self._between(found, below.terms, VARIATIONAL)
+
+    def _below_by_density(self, density: LogDensity) -> Term | None:
+        """KL from below by upper bounds on the log-density, or None if they say little.
+
+        They say little if they are nearer to KL 0 than to KL from above. Where their excess has a
+        heavy tail, its mean falls short, and KL would be overrated.
+        """
+        if density.above is None or self._target.spec.scored is not None:
+            return None
+        log_p = self._known.log_prob(len(density.above))
+        below, above = log_p - density.above, log_p - density.values
+        if not float(below.mean()) >= float(above.mean()) / 2:
+            return None
+        excess = density.above - density.values
+        heavy = tail_index(_numpy(-below)) > HEAVY or tail_index(_numpy(excess)) >= NO_MEAN
+        return None if heavy else kl_term(below)
+
+    def _between(self, above: Estimate, below: Sequence[Term], how: str) -> Estimate:
+        """KL between an upper bound and terms from below."""
         return self._estimate(
             "kl",
             Measured(
                 kind="two bounds",
-                method=f"above: {found.method}; below: {VARIATIONAL}",
-                rows=found.samples,
-                below=below.terms,
-                above=found.terms,
+                method=f"above: {above.method}; below: {how}",
+                rows=above.samples,
+                below=below,
+                above=above.terms,
             ),
         )
 
@@ -146,7 +172,7 @@ class KLRoutes:
             kind = of_bound
             if auxiliary and of_bound == "lower bound":
                 return self._unavailable(name, f"a bound on each side{notes}")
-        tail = tail_index(log_ratio.double().cpu().numpy())
+        tail = tail_index(_numpy(log_ratio))
         if tail > HEAVY:
             kind = "lower bound"
             notes += f"; the tail index of the log-ratios is {tail:.2g}: their mean falls short"
@@ -172,6 +198,10 @@ class KLRoutes:
 
     def _unavailable(self, name: str, reason: str) -> Estimate:
         return Estimate.unavailable(reason, level=self._level, unit=self._divergences[name].unit)
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.double().cpu().numpy()
 
 
 def _of_mixture(law: ExactLaw | Unavailable, x: Tensor) -> LogDensity | None:

@@ -117,10 +117,13 @@ class Reference:
             return {name: self._same(name) for name in self._names}
         if isinstance(mmd := exact.get("mmd"), float):
             self._require_agreement(model.samples, mmd)
-        return {
-            name: self._exactly(name, exact[name]) if name in exact else self._best(name, model)
-            for name in self._names
-        }
+        found: dict[str, Estimate] = {}
+        for name in sorted(self._names, key=lambda name: name != "kl"):  # others may need no more
+            if name in exact:
+                found[name] = self._exactly(name, exact[name])
+            else:
+                found[name] = self._best(name, model, found.get("kl"))
+        return {name: found[name] for name in self._names}
 
     @functools.cached_property
     def _mmd(self) -> SampledMMD:
@@ -156,7 +159,7 @@ class Reference:
         if self._contradicts(limit, 0.0):
             raise ProbeError(f"{family}: what limit() returns are not draws of the target.")
 
-    def _best(self, name: str, model: ModelEvidence) -> Estimate:
+    def _best(self, name: str, model: ModelEvidence, kl: Estimate | None) -> Estimate:
         if name == "kl":
             return self._kl_routes.kl(model)
         if name == "reverse_kl":
@@ -166,7 +169,7 @@ class Reference:
             return Estimate.unavailable(
                 reason, level=self._level, unit=self._divergences[name].unit
             )
-        return self._sampled(name, model)
+        return self._sampled(name, model, kl)
 
     def _exact(self, model: ModelEvidence) -> Mapping[str, float | tuple[float, float]]:
         """The divergences of the model's exact law, by name; a pair is a lower and upper bound."""
@@ -253,9 +256,10 @@ class Reference:
             power=divergence.power,
         )
 
-    def _sampled(self, name: str, model: ModelEvidence) -> Estimate:
+    def _sampled(self, name: str, model: ModelEvidence, kl: Estimate | None) -> Estimate:
         null = self._null[name].terms or self._null[name].below
-        measured = self._measures[name].of(model.samples, model.limit())
+        limit = model.limit(kl) if name == "wasserstein" else None
+        measured = self._measures[name].of(model.samples, limit)
         return measured.estimate(
             self._divergences[name],
             self._target.spec,

@@ -66,8 +66,7 @@ class Coordinates:
         """The log-density of x: that of its coordinates minus the sum of log u."""
         if self.units is None or isinstance(found, Unavailable):
             return found
-        log_volume = self.units.double().log().sum()
-        return replace(found, values=found.values - log_volume.to(found.values))
+        return found.plus(-self.units.double().log().sum())
 
     def law_of_tokens(self, law: ExactLaw | Unavailable) -> ExactLaw | Unavailable:
         """The exact law of x from the exact law of its coordinates."""

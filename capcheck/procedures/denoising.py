@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -118,9 +117,8 @@ def density_along_schedule(
         return Unavailable(reason=f"the network cannot be differentiated: {said}")
     if isinstance(found, Unavailable):
         return found
-    values = found.values
     placed = (schedule[-1] == 0).to(x.device)
     if rest := (~placed).nonzero()[:, 0].tolist():
         law = completion(x, placed.expand(x.shape[:2])).select(rest)
-        values = values + law.log_prob(x[:, rest]).sum(1)
-    return replace(found, values=values)
+        found = found.plus(law.log_prob(x[:, rest]).sum(1))
+    return found

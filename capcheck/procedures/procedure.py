@@ -339,7 +339,7 @@ class Procedure(Generic[NetworkT]):
         if not given or isinstance(found, Unavailable):
             return found
         of_given = log_prob_of(self.coordinates.target, given, x[:, given])
-        return replace(found, values=found.values + of_given)
+        return found.plus(of_given)
 
 
 AnyProcedure = Procedure[Any]

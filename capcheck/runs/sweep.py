@@ -25,6 +25,7 @@ from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
 from capcheck.divergences.reference import Reference
+from capcheck.judging.verdict import tolerance_in_unit
 from capcheck.procedures.coordinates import ExactLaw
 from capcheck.procedures.density_cost import (
     PILOT_ROWS,
@@ -173,8 +174,17 @@ class Sweep:
             own_log_density=self._own_log_density(budget, samples)
             if "reverse_kl" in asked and not known
             else NOT_ASKED,
-            limit=lambda: self._limit if "wasserstein" in asked and not known else None,
+            limit=lambda kl: None if known or self._refuses(kl) else self._limit,
         )
+
+    def _refuses(self, kl: Estimate | None) -> bool:
+        """Whether KL alone refuses its cell at the strictest level that a verdict may ask for."""
+        if kl is None:
+            return False
+        settings = self._settings
+        statements = len(settings.grid.budgets()) * len(settings.tolerances)
+        bound = tolerance_in_unit(kl, settings.tolerances["kl"])
+        return statements * kl.p_above(bound) <= (1 - settings.level) / 2
 
     @functools.cached_property
     def _limit(self) -> Tensor | None:
@@ -265,7 +275,9 @@ def _joined(parts: Sequence[LogDensity]) -> LogDensity:
     """Join the log-densities of all batches into one, which is a bound if any of them is."""
     loosest = next((part for part in parts if part.bound), parts[0])
     values = torch.cat([part.values for part in parts])
+    from_above = [part.above for part in parts if part.above is not None]
+    above = torch.cat(from_above) if len(from_above) == len(parts) else None
     shared = [
         influence * (len(part.values) / len(values)) for part in parts for influence in part.shared
     ]
-    return dataclasses.replace(loosest, values=values, shared=tuple(shared))
+    return dataclasses.replace(loosest, values=values, above=above, shared=tuple(shared))

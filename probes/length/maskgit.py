@@ -42,6 +42,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.hidden_draws import over_hidden_draws
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import (
     commit_schedule,
@@ -147,13 +148,14 @@ class MaskGIT(Probe[TokenPredictor]):
         if self.order == "random" and sum(math.comb(F, m) for m in sizes) <= ENUMERATED_CALLS:
             values = self._over_orders(network, completion, spec, sizes, x)
             return LogDensity(values=values, method="mixture over all orders of commitment")
-        rank = self._ranks(len(x), spec, rng)
-        values = self._along_order(network, completion, [*sizes, F], x, rank)
+
+        def along_order(x: Tensor, rng: Randomness) -> Tensor:
+            rank = self._ranks(len(x), spec, rng)
+            return self._along_order(network, completion, [*sizes, F], x, rank)
+
         if self.order == "fixed":
-            return LogDensity(values=values, method="chain rule over rounds")
-        return LogDensity(
-            values=values, bound=True, method="mean over orders, one drawn for each row"
-        )
+            return LogDensity(values=along_order(x, rng), method="chain rule over rounds")
+        return over_hidden_draws(along_order, x, rng, "orders")
 
     def _ranks(self, n: int, spec: SequenceSpec, rng: Randomness) -> Tensor:
         """The rank of each token in a random or fixed order, (n, N), -1 for given tokens."""

@@ -37,6 +37,7 @@ from capcheck.core.budget import Axis, Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.exact.hidden_draws import between_bounds
 from capcheck.laws import LOG_2PI
 from capcheck.networks.signatures import (
     AutoEncoder,
@@ -105,7 +106,7 @@ class VAE(Probe[Decoder]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity:
-        """The log of the mean of M importance weights, which is exact if all weights are equal.
+        """The log-density between bounds by M importance weights, exact if all are equal.
 
         If the first two weights are equal in every row, no further ones are drawn.
         """
@@ -117,8 +118,7 @@ class VAE(Probe[Decoder]):
             if m == 1 and isinstance(network, AutoEncoder) and _alike(log_w):
                 method = "the exact posterior of the latent"
                 return LogDensity(values=log_w.logsumexp(0) - math.log(2), method=method)
-        values = log_w.logsumexp(0) - math.log(M)
-        return LogDensity(values=values, method=f"{M} importance weights", bound=True)
+        return between_bounds(log_w, f"{M} importance weights")
 
     def suspects(self) -> tuple[Suspect, ...]:
         """The limit of the latent, if there is one; the cure is to remove the limit."""

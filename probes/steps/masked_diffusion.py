@@ -44,6 +44,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.hidden_draws import over_hidden_draws
 from capcheck.laws import log_table
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import random_ranks, ranks_among_all
@@ -152,15 +153,17 @@ class MaskedDiffusion(Probe[TokenPredictor]):
             log_ways = self._log_ways(sets, budget.steps).to(spec.mean)
             parts = [_over_sets(network, spec, rows, sets, log_ways) for rows in x.split(ROWS)]
             return LogDensity(values=torch.cat(parts), method="sum over all sets revealed")
-        if self.reveal == "one":
-            when, count = random_ranks(len(x), N, rng), N
-        else:
-            count = budget.steps
-            even = torch.ones(count, dtype=torch.float64)
-            when = rng.categorical(even, (len(x), N))  # each step reveals the same share
-        values = _along(network, x, ranks_among_all(when, spec), count)
-        method = "mean over the orders of revelation, one drawn for each row"
-        return LogDensity(values=values, bound=True, method=method)
+
+        def along_order(x: Tensor, rng: Randomness) -> Tensor:
+            if self.reveal == "one":
+                when, count = random_ranks(len(x), N, rng), N
+            else:
+                count = budget.steps
+                even = torch.ones(count, dtype=torch.float64)
+                when = rng.categorical(even, (len(x), N))  # each step reveals the same share
+            return _along(network, x, ranks_among_all(when, spec), count)
+
+        return over_hidden_draws(along_order, x, rng, "orders of revelation")
 
     def _chance(self, j: int, k: int) -> float:
         """The probability that step j of k leaves a token known.

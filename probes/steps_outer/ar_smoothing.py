@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -46,6 +45,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.hidden_draws import between_bounds
 from capcheck.laws import LOG_2PI, TokenLaw
 from capcheck.laws.heads import HeadName, emitted
 from capcheck.networks.signatures import (
@@ -147,9 +147,9 @@ class ARSmoothing(Probe[TransitionPredictor]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """The exact log-density of one pass; a lower bound for several.
+        """The exact log-density of one pass; between bounds for several.
 
-        The bound is log of the mean over M draws of noisy x of q(x, noisy x) / p(noisy x | x).
+        The bounds average q(x, noisy x) / p(noisy x | x) over M draws of noisy x.
         """
         free = spec.free
         made, rest = list(free[: budget.length]), list(free[budget.length :])
@@ -158,16 +158,15 @@ class ARSmoothing(Probe[TransitionPredictor]):
             return Unavailable(reason="the posterior mean is a deterministic map of noisy tokens")
         exact = len(levels) == 2 or not made
         M = 1 if exact else self.importance_samples
-        log_w = [self._log_weight(network, x, levels, made, rng) for _ in range(M)]
-        log_q = torch.stack(log_w).logsumexp(0) - math.log(M)
+        log_w = torch.stack([self._log_weight(network, x, levels, made, rng) for _ in range(M)])
         if rest:
             known = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
             known[:, rest] = False
-            log_q = log_q + completion(x, known).select(rest).log_prob(x[:, rest]).sum(1)
+            log_w = log_w + completion(x, known).select(rest).log_prob(x[:, rest]).sum(1)
         if exact:
-            return LogDensity(values=log_q, method="chain rule, completed by marginals")
+            return LogDensity(values=log_w[0], method="chain rule, completed by marginals")
         method = f"{M} importance weights a row, with the noise of the passes as proposal"
-        return LogDensity(values=log_q, method=method, bound=True)
+        return between_bounds(log_w, method)
 
     def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
         """One law for every token, pass and noising, where there are several."""

@@ -196,7 +196,7 @@ def _gaussian(
         model = replace(model, log_density=density)
     if route in ("coupling", "everything"):
         exact = torch.from_numpy(z)[..., None]
-        model = replace(model, limit=lambda: exact)
+        model = replace(model, limit=lambda _: exact)
     outcome = _judged(reference, model, asked)
     certifiable = route in ("density", "coupling")
     return Verdict(name=name, route=route, ratio=ratio, certifiable=certifiable, outcome=outcome)

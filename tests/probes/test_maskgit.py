@@ -26,6 +26,7 @@ from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
+from capcheck.exact import hidden_draws
 from capcheck.laws import Categorical, TokenLaw
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.probes.length import maskgit as module
@@ -132,7 +133,13 @@ def test_where_orders_cannot_be_summed_the_mean_over_them_bounds_kl_from_above(
     monkeypatch.setattr(module, "ENUMERATED_CALLS", 0)
     bound = log_q(digits, x, 8)
     assert bound.bound
-    assert bound.values.mean() < mixture.values.mean()
+    assert bound.above is not None
+    for gap in (mixture.values - bound.values, bound.above - mixture.values):
+        assert 0 < float(gap.mean()) < 0.1
+    monkeypatch.setattr(hidden_draws, "ALIKE", 0.1)
+    one = log_q(digits, x, 8)
+    assert one.above is None
+    assert one.values.mean() < bound.values.mean()
 
 
 ORDERS = list(itertools.permutations(range(4)))
@@ -216,6 +223,7 @@ def test_the_mean_over_orders_is_a_sum_of_mean_informations(
     target = from_table(torch.tensor(p))
     procedure = Procedure.of(MaskGIT(tokens_per_round=per_round), target)
     monkeypatch.setattr(module, "ENUMERATED_CALLS", 0)
+    monkeypatch.setattr(hidden_draws, "ALIKE", -1)  # one order for each row
     x = torch.tensor(places).repeat_interleave(len(ORDERS), 0)
     bound = procedure.log_density(Budget(length=4, steps=1), x, EveryOrder(0))
     assert isinstance(bound, LogDensity)
