@@ -15,6 +15,7 @@ from capcheck.targets import ProductMixture
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are as many as the cores
     os.environ["OMP_NUM_THREADS"] = "1"  # and so are the commands that tests start
+    os.environ["CAPCHECK_WORKERS"] = "1"
 
 
 class UnitDraws(Randomness):

@@ -216,6 +216,16 @@ OUTPUT: Sequence[Decorator] = (
     ),
     grouped(
         "output",
+        "--workers",
+        type=int,
+        default=0,
+        show_envvar=True,
+        envvar="CAPCHECK_WORKERS",
+        help="Measure with this many processes, of one thread each; no number depends on it.  "
+        "[default: one per core or GPU]",
+    ),
+    grouped(
+        "output",
         "--batch",
         type=int,
         default=1024,

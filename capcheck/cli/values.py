@@ -58,6 +58,7 @@ def run_options(given: dict[str, Any], progress: Callable[[Progress], None]) -> 
         level=given["level"],
         device=given["device"],
         batch=given["batch"],
+        workers=given["workers"],
         out=given["out"],
         progress=progress,
     )

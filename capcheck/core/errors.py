@@ -24,6 +24,7 @@ __all__ = [
     "ProbeError",
     "UnfitError",
     "near",
+    "reason_of",
 ]
 
 
@@ -60,3 +61,8 @@ def near(name: str, known: Iterable[str]) -> str:
 
 class ControlFlow(Exception):  # noqa: N818
     """A signal between two parts of capcheck that crosses a family's code; nobody's mistake."""
+
+
+def reason_of(error: Exception) -> str:
+    """The message of an error, behind the name of its class unless it is one of capcheck's."""
+    return str(error) if isinstance(error, CapcheckError) else f"{type(error).__name__}: {error}"

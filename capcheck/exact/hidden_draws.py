@@ -25,18 +25,20 @@ from torch import Tensor
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 
-__all__ = ["ALIKE", "DRAWS", "EACH", "PILOT", "between_bounds", "over_hidden_draws"]
+__all__ = ["ALIKE", "DRAWS", "EQUAL", "PILOT", "between_bounds", "over_hidden_draws"]
 
-DRAWS = 16  # most hidden draws of each row
+DRAWS = 4  # hidden draws of each row
 ALIKE = 2.0  # largest variance of log-weights, nats^2, at which so many draws tighten the bounds
-EACH = 0.02  # variance of log-weights, nats^2, for each further draw
+EQUAL = 1e-9  # variance of log-weights, nats^2, up to which one draw says all
 PILOT = 64  # rows that tell how alike the weights are
 
 
 def over_hidden_draws(
     log_weight: Callable[[Tensor, Randomness], Tensor], x: Tensor, rng: Randomness, draws: str
 ) -> LogDensity:
-    """The log-density between two bounds, or one bound from below where the weights differ much.
+    """The log-density between two bounds, or one bound from below by one draw of each row.
+
+    One draw is made where the weights differ too much for a few to help, or not at all.
 
     Args:
         log_weight: Function that draws one log-weight (n,) for each row of x, in nats.
@@ -48,12 +50,11 @@ def over_hidden_draws(
     pilot = rng.stream("pilot")
     pair = torch.stack([log_weight(x[:PILOT], pilot) for _ in range(2)])
     variance = float(pair.var(0).mean())
-    if not variance <= ALIKE:
+    if not EQUAL < variance <= ALIKE:
         method = f"mean over {draws}, one drawn for each row"
         return LogDensity(values=first, bound=True, method=method)
-    M = min(max(2, math.ceil(variance / EACH)), DRAWS)
-    others = [log_weight(x, rng) for _ in range(M - 1)]
-    return between_bounds(torch.stack([first, *others]), f"mean over {M} {draws} a row")
+    others = [log_weight(x, rng) for _ in range(DRAWS - 1)]
+    return between_bounds(torch.stack([first, *others]), f"mean over {DRAWS} {draws} a row")
 
 
 def between_bounds(log_w: Tensor, method: str) -> LogDensity:

@@ -87,6 +87,9 @@ class Cells:
             self._write({"key": digest, "cell": measurement.to_json()})
             self._cells[digest] = measurement
 
+    def refresh(self) -> None:
+        """Take in what other processes have measured; cells that are kept in memory have none."""
+
     def unfit(self, plan: FamilyPlan) -> str | None:
         """The reason why a plan cannot be measured on the target, or None if none is noted."""
         return self._unfit.get(self._note_key(plan))

@@ -9,32 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from capcheck.core.budget import Budget
-from capcheck.core.errors import CapcheckError, ControlFlow, InputError, NetworkError, UnfitError
+from capcheck.core.errors import CapcheckError, InputError, NetworkError, UnfitError, reason_of
 from capcheck.core.version import __version__, class_digest, code_digest
-from capcheck.judging.causes import has_floor
 from capcheck.judging.family import failed_result, unsupported_result
-from capcheck.networks.kinds import PerturbedNetwork
-from capcheck.networks.perturbed import PERTURBATIONS, NotPerturbed
-from capcheck.procedures.probe import AnyProbe
-from capcheck.procedures.procedure import AnyProcedure, Procedure
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Outcome
-from capcheck.results.plan import FamilyPlan, plan_of
 from capcheck.results.survey import MeasuredBy, SurveyResult
-from capcheck.runs.assembly import Assembly, sensitive_budget, survey_result
-from capcheck.runs.candidates import Candidate, CheckedNetwork, checked_network, fitted_network
+from capcheck.runs.assembly import Assembly, survey_result
+from capcheck.runs.beside import Beside
+from capcheck.runs.candidates import Candidate
 from capcheck.runs.cells import Cells
-from capcheck.runs.environment import environment, full_precision
+from capcheck.runs.claims import Busy, Claims, SharedClaims
+from capcheck.runs.environment import environment, full_precision, one_thread
 from capcheck.runs.excerpts import summary_of
 from capcheck.runs.log import logged_to, logger
 from capcheck.runs.looks import Looks
-from capcheck.runs.manifest import Manifest
+from capcheck.runs.making import Maker
+from capcheck.runs.manifest import Manifest, require_same
 from capcheck.runs.options import (
     CallersError,
     RunOptions,
@@ -44,10 +42,12 @@ from capcheck.runs.options import (
     whole_number,
 )
 from capcheck.runs.progress import ProgressCounter
+from capcheck.runs.sharing import share_out
 from capcheck.runs.store import FITS, Store
+from capcheck.runs.workers import Helpers, Job, worker_count
 from capcheck.targets.target import Target
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "help_out"]
 
 
 class Engine:
@@ -68,6 +68,7 @@ class Engine:
     ) -> None:
         require_known(options)
         device, dtype = placement(options.get("device", "auto"))
+        self._given_target = target
         self._target = target.to(device=device, dtype=dtype)
         self._settings = settings_of(target, options, device, dtype)
         self._summary = summary_of(target, self._settings.seed)
@@ -77,8 +78,9 @@ class Engine:
         self._progress = ProgressCounter(options.get("progress"), total=cells)
         out = options.get("out")
         self._folder = None if out is None else Path(out)
-        self._checked_networks: dict[str, CheckedNetwork] = {}  # key: the plan as JSON
-        self._procedures: dict[str, AnyProcedure] = {}  # key: family and options
+        self._options = options
+        self._workers = worker_count(options.get("workers"), device)
+        self._maker = Maker(self._target, self._settings, self._progress)
 
     def run(self, *, errors_are_results: bool) -> SurveyResult:
         """Measure every candidate.
@@ -88,24 +90,22 @@ class Engine:
                 a survey, or raises. An oracle that does not exist on the target becomes a result in
                 either case if the same procedure is also measured with a network.
         """
-        with full_precision():
+        with full_precision(), contextlib.ExitStack() as stack:
             if not errors_are_results:  # a network that fails must not leave a folder behind
                 for candidate in self._candidates:
                     if candidate.network is not None:
-                        self._checked(candidate)
+                        self._maker.checked(candidate)
+            workers = self._workers or 1
+            if workers > 1 and self._folder is None:
+                self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             measured_by = _measured_by(self._candidates)
-            self._cells = self._open(measured_by)
-            self._assembly = Assembly(self._cells, self._settings, self._summary)
-            self._looks = Looks(
-                self._target,
-                self._settings,
-                cells=self._cells,
-                assembly=self._assembly,
-                progress=self._progress,
-                batch=self._batch,
-            )
-            with logged_to(self._folder):
-                found = [self._result(one, errors_are_results) for one in self._candidates]
+            self._begin(self._open(measured_by), Claims())
+            stack.enter_context(logged_to(self._folder))
+            if self._workers is not None:
+                stack.enter_context(one_thread())
+            if workers > 1:
+                self._measure_with_helpers(workers - 1)
+            found = [self._result(one, errors_are_results) for one in self._candidates]
         return survey_result(
             found,
             measured_by=measured_by,
@@ -114,10 +114,77 @@ class Engine:
             settings=self._settings,
         )
 
+    def help(self, folder: Path, *, going_on: Callable[[], bool] = lambda: True) -> None:
+        """Measure a part of a run that other processes measure as well, until it is whole.
+
+        Args:
+            folder: Folder of the run, which has been started.
+            going_on: Function that says before each part whether to go on.
+
+        Raises:
+            InputError: The folder holds another run.
+        """
+        self._folder = folder
+        store = Store.join(folder)
+        require_same(store.manifest, self._manifest(_measured_by(self._candidates)), folder)
+        claims = SharedClaims(folder)
+        try:
+            with full_precision(), one_thread():
+                self._begin(store, claims)
+                self._share_out(claims, going_on)
+        finally:
+            claims.close()
+
+    def _measure_with_helpers(self, count: int) -> None:
+        """Measure the run together with helpers, which are called in if it takes long."""
+        assert self._folder is not None
+        claims = SharedClaims(self._folder)
+        claims.forget_failures()
+        job = Job(
+            target=self._given_target,
+            candidates=self._candidates,
+            options={k: v for k, v in self._options.items() if k not in ("progress", "executor")},
+            folder=self._folder,
+        )
+        helpers = Helpers(help_out, job, count, executor=self._options.get("executor"))
+        try:
+            self._begin(self._cells, claims)
+            self._share_out(claims, lambda: True)
+        finally:
+            helpers.close()
+            claims.close()
+        self._begin(self._cells, Claims())  # what failed fails once more, and says why
+
+    def _begin(self, cells: Cells, claims: Claims) -> None:
+        self._cells, self._claims = cells, claims
+        self._assembly = Assembly(cells, self._settings, self._summary)
+        self._looks = Looks(
+            self._target,
+            self._settings,
+            cells=cells,
+            assembly=self._assembly,
+            progress=self._progress,
+            claims=claims,
+            batch=self._batch,
+        )
+        self._beside = Beside(self._settings, cells=cells, looks=self._looks, maker=self._maker)
+
+    def _share_out(self, claims: SharedClaims, going_on: Callable[[], bool]) -> None:
+        share_out(
+            self._candidates,
+            lambda candidate: self._result(candidate, errors_are_results=True),
+            cells=self._cells,
+            claims=claims,
+            progress=self._progress,
+            going_on=going_on,
+        )
+
     def _result(self, candidate: Candidate, errors_are_results: bool) -> FamilyResult:
         entry = candidate.entry
         try:
             return self._family(candidate)
+        except Busy:
+            raise
         except (UnfitError, NetworkError) as error:
             if isinstance(error, NetworkError) and candidate.network is None:
                 raise CapcheckError(f"the oracle of {entry.plan.title}: {error}") from error
@@ -131,7 +198,7 @@ class Engine:
         except Exception as error:
             logger.exception("%s failed", entry.plan.title)
             if errors_are_results:
-                return failed_result(entry, _reason(error))
+                return failed_result(entry, reason_of(error))
             if isinstance(error, InputError):  # the arguments were checked: a fault of capcheck
                 raise CapcheckError(f"{entry.plan.title}: {error}") from error
             raise
@@ -147,139 +214,47 @@ class Engine:
 
     def _family(self, candidate: Candidate) -> FamilyResult:
         entry, plan = candidate.entry, candidate.plan
-        procedure = self._procedure(candidate.probe)
+        procedure = self._maker.procedure(candidate.probe)
         if candidate.network is not None:
-            procedure = procedure.with_network(self._network(candidate))
+            folder = None if self._folder is None else self._folder / FITS
+            network = self._maker.network(
+                candidate, cells=self._cells, claims=self._claims, folder=folder
+            )
+            procedure = procedure.with_network(network)
         for look in range(self._settings.looks):
             self._looks.measure(plan, procedure, look)
             found = self._assembly.judged(entry, look)
             if found.outcome is not Outcome.INCONCLUSIVE:
-                skipped = self._settings.looks - 1 - look
-                self._progress.advance(skipped * len(found.cells), f"{plan.title}, decided")
+                skipped = itertools.product(range(look + 1, self._settings.looks), found.cells)
+                names = [f"{plan.to_json()} {later} {cell.budget}" for later, cell in skipped]
+                self._progress.advance(names, f"{plan.title}, decided")
                 break
         with self._progress.uncounted():
-            self._measure_beside(candidate, procedure, look, found)
+            self._beside.measure(candidate, procedure, look, found)
         return self._assembly.judged(entry, look)
-
-    def _measure_beside(
-        self, candidate: Candidate, procedure: AnyProcedure, look: int, found: FamilyResult
-    ) -> None:
-        """Measure the cells that stand beside the grid of a family: oracle, suspects, errors."""
-        plan = candidate.plan
-        if candidate.network is not None:
-            self._measure_oracle_of(candidate, look)
-        elif has_floor(found):
-            self._measure_suspects(candidate.probe, look)
-        self._measure_rounded(plan, procedure, look)
-        if candidate.network is None:
-            self._measure_perturbed(plan, procedure, look, sensitive_budget(found))
-
-    def _procedure(self, probe: AnyProbe) -> AnyProcedure:
-        """The procedure of a probe with its oracle, made once for each family and options."""
-        key = f"{type(probe)} {json.dumps(plan_of(probe).to_json(), sort_keys=True)}"
-        if key not in self._procedures:
-            self._procedures[key] = Procedure.of(probe, self._target, given=self._settings.given)
-        return self._procedures[key]
-
-    def _checked(self, candidate: Candidate) -> CheckedNetwork:
-        """The checked network of a candidate before it is fitted, made once."""
-        key = json.dumps(candidate.plan.to_json(), sort_keys=True)
-        if key not in self._checked_networks:
-            procedure, budgets = self._procedure(candidate.probe), self._settings.grid.budgets()
-            self._checked_networks[key] = checked_network(
-                candidate, procedure, budgets, seed=self._settings.seed
-            )
-        return self._checked_networks[key]
-
-    def _network(self, candidate: Candidate) -> Callable[..., Any]:
-        """The network to measure in place of the oracle, fitted if the plan says so."""
-        title, checked = candidate.plan.title, self._checked(candidate)
-
-        def progress(step: int, steps: int, validation: float) -> None:
-            self._progress.advance(
-                0, f"{title}, step {step:,} of {steps:,}, validation {validation:.3g}"
-            )
-
-        self._progress.advance(0, f"{title}, fitting")
-        network, facts = fitted_network(
-            candidate,
-            checked,
-            self._procedure(candidate.probe),
-            self._settings.grid.budgets(),
-            seed=self._settings.seed,
-            folder=None if self._folder is None else self._folder / FITS,
-            progress=progress,
-        )
-        self._cells.keep_network(candidate.plan, facts)
-        return network
-
-    def _measure_oracle_of(self, candidate: Candidate, look: int) -> None:
-        """Measure the oracle at the same look as its network.
-
-        Both then have equal sample sizes, and their difference, the gap, is paired.
-        """
-        plan = candidate.plan.with_oracle()
-        if self._cells.unfit(plan) is not None:
-            return
-        try:
-            self._looks.measure(plan, self._procedure(candidate.probe), look)
-        except ControlFlow:
-            raise
-        except Exception as error:  # the oracle's own result states the reason
-            logger.exception("%s has no oracle to be compared with", candidate.plan.title)
-            self._cells.note(plan, _reason(error))
-
-    def _measure_suspects(self, probe: AnyProbe, look: int) -> None:
-        """Measure a probe at the largest budget with each suspected cause of its floor removed."""
-        for suspect in probe.suspects():
-            plan, largest = plan_of(suspect.probe), self._settings.grid.largest
-            try:
-                self._looks.measure(plan, self._procedure(suspect.probe), look, [largest])
-            except UnfitError as error:  # the changed procedure has no oracle on this target
-                logger.info("%s is no suspect: %s", plan.title, error)
-            except ControlFlow:
-                raise
-            except Exception:  # the family itself was measured, and keeps its result
-                logger.exception("%s, a suspect, failed", plan.title)
-
-    def _measure_rounded(self, plan: FamilyPlan, procedure: AnyProcedure, look: int) -> None:
-        """Measure the whole grid again in each precision that the settings name."""
-        for precision in self._settings.precisions:
-            rounded = plan.rounded(precision)
-            with self._failures_noted(rounded):
-                self._looks.measure(rounded, procedure.rounded(precision), look, precise=procedure)
-
-    def _measure_perturbed(
-        self, plan: FamilyPlan, procedure: AnyProcedure, look: int, budget: Budget
-    ) -> None:
-        """Measure one budget with oracle errors of each kind and size that the settings name."""
-        for kind, size in itertools.product(PERTURBATIONS, self._settings.sensitivity):
-            perturbed = plan.with_network(PerturbedNetwork(perturbation=kind, size=size))
-            with self._failures_noted(perturbed), contextlib.suppress(NotPerturbed):
-                self._looks.measure(perturbed, procedure.perturbed(kind, size), look, [budget])
-
-    @contextlib.contextmanager
-    def _failures_noted(self, plan: FamilyPlan) -> Iterator[None]:
-        """Keep the reason why an additional measurement failed; the result stands without it."""
-        try:
-            yield
-        except ControlFlow:
-            raise
-        except Exception as error:
-            logger.exception("%s failed", plan.title)
-            self._cells.note(plan, _reason(error))
 
     def _open(self, measured_by: MeasuredBy) -> Cells:
         if self._folder is None:
             return Cells(measured_by)
-        manifest = Manifest(
+        return Store.create(self._folder, self._manifest(measured_by))
+
+    def _manifest(self, measured_by: MeasuredBy) -> Manifest:
+        return Manifest(
             measured_by=measured_by,
             environment=environment(),
             target=self._summary,
             settings=self._settings,
             families=tuple(candidate.entry for candidate in self._candidates),
         )
-        return Store.create(self._folder, manifest)
+
+
+def help_out(job: Job) -> None:
+    """Measure a part of a run until the run is whole; the function that a helper runs."""
+    if job.owner is not None:  # a terminal interrupts all its processes, and the owner ends them
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    options: Any = {k: v for k, v in job.options.items() if k not in ("out", "workers")}
+    engine = Engine(job.target, job.candidates, options | {"device": job.device})
+    engine.help(job.folder, going_on=lambda: job.owner in (None, os.getppid()))
 
 
 def _measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:
@@ -287,8 +262,3 @@ def _measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:
     probes += [suspect.probe for probe in probes for suspect in probe.suspects()]
     families = {probe.family: class_digest(type(probe)) for probe in probes}
     return MeasuredBy(version=__version__, code=code_digest(), families=families)
-
-
-def _reason(error: Exception) -> str:
-    """The message of an error, behind the name of its class unless it is one of capcheck's."""
-    return str(error) if isinstance(error, CapcheckError) else f"{type(error).__name__}: {error}"

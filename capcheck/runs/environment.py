@@ -1,6 +1,6 @@
 """The environment of a run: what its numbers may depend on beside its settings.
 
-`environment` records it, and `full_precision` sets the part of it that a process can choose.
+`environment` records it, and the others set the parts of it that a process can choose.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import version
 
+import threadpoolctl
 import torch
 
-__all__ = ["environment", "full_precision"]
+__all__ = ["environment", "full_precision", "one_thread"]
 
 
 def environment() -> dict[str, str]:
@@ -36,3 +37,18 @@ def full_precision() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = convolution
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread, and restore the caller's number of threads afterwards.
+
+    Workers are as many as the cores. Sums in another number of threads have other last digits.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpoolctl.threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)

@@ -7,17 +7,19 @@ have more samples than earlier ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from capcheck.core.budget import Budget
+from capcheck.core.budget import AXES, Budget
 from capcheck.diagnostics.observer import Observer
 from capcheck.divergences.reference import Reference
 from capcheck.networks.kinds import RoundedNetwork
+from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.results.plan import FamilyPlan
 from capcheck.results.settings import Settings
 from capcheck.runs.assembly import Assembly
-from capcheck.runs.cells import Cells
+from capcheck.runs.cells import CellKey, Cells
+from capcheck.runs.claims import Busy, Claims, claim_name
 from capcheck.runs.options import callers_errors
 from capcheck.runs.progress import ProgressCounter
 from capcheck.runs.rounded_sweep import RoundedSweep
@@ -36,6 +38,7 @@ class Looks:
         cells: Cells of the run, to which measured ones are added.
         assembly: The assembly of the run's results, which names the key of every cell.
         progress: Counter of the run's progress.
+        claims: Claims on the parts of the run that this process measures.
         batch: Number of sample rows in a batch.
     """
 
@@ -47,11 +50,12 @@ class Looks:
         cells: Cells,
         assembly: Assembly,
         progress: ProgressCounter,
+        claims: Claims,
         batch: int,
     ) -> None:
         self._target, self._settings = target, settings
         self._cells, self._assembly = cells, assembly
-        self._progress, self._batch = progress, batch
+        self._progress, self._claims, self._batch = progress, claims, batch
         self._references: dict[int, tuple[Reference, Observer]] = {}  # key: number of samples
         # Sweeps of the candidate that is being measured; key: plan and look.
         self._sweeps: dict[tuple[str, int], Sweep] = {}
@@ -64,6 +68,7 @@ class Looks:
         budgets: Sequence[Budget] | None = None,
         *,
         precise: AnyProcedure | None = None,
+        label: str | None = None,
     ) -> None:
         """Measure the cells of one look that the run does not hold yet.
 
@@ -73,13 +78,46 @@ class Looks:
             look: Number of the look, 0 for the first.
             budgets: Budgets to measure, or None for the whole grid.
             precise: For a procedure in fewer digits, the same procedure in all digits.
+            label: What is measured, in words for the progress; by default the plan's title.
+
+        Raises:
+            Busy: Other processes are measuring some of these cells.
         """
         budgets = self._settings.grid.budgets() if budgets is None else budgets
         keys = {budget: self._assembly.key(plan, budget, look) for budget in budgets}
-        missing = [budget for budget, key in keys.items() if self._cells.get(key) is None]
-        if len(missing) < len(budgets):
-            self._progress.advance(len(budgets) - len(missing), f"{plan.title}, from the store")
-        if not missing:
+        label = label or plan.title
+        if held := [budget for budget in budgets if self._cells.get(keys[budget]) is not None]:
+            self._progress.advance(self._names(plan, look, held), f"{label}, from the store")
+
+        def missing(of: Sequence[Budget]) -> list[Budget]:
+            return [budget for budget in of if self._cells.get(keys[budget]) is None]
+
+        busy = False
+        for unit in _units(procedure.probe, budgets):
+            if not missing(unit):
+                continue
+            name = claim_name(plan=plan.to_json(), look=look, budgets=list(map(str, unit)))
+            with self._claims.held(name) as taken:
+                busy |= not taken
+                if taken:
+                    self._cells.refresh()  # its last owner may have measured it just now
+                    self._measure_unit(plan, procedure, look, keys, missing(unit), precise, label)
+        if busy:
+            self._cells.refresh()
+            if missing(budgets):
+                raise Busy
+
+    def _measure_unit(
+        self,
+        plan: FamilyPlan,
+        procedure: AnyProcedure,
+        look: int,
+        keys: Mapping[Budget, CellKey],
+        budgets: Sequence[Budget],
+        precise: AnyProcedure | None,
+        label: str,
+    ) -> None:
+        if not budgets:
             return
         if precise is None:
             sweep = self._sweep(plan, procedure, look)
@@ -87,12 +125,17 @@ class Looks:
             of = plan.network.of if isinstance(plan.network, RoundedNetwork) else plan.network
             own = self._sweep(plan.with_network(of), precise, look)
             sweep = RoundedSweep(own, procedure, *self._measure_of(look), batch=self._batch)
-        for group in sweep.runs(missing):
-            self._progress.advance(0, f"{plan.title}, {group[-1]}")
+        for group in sweep.runs(budgets):
+            self._progress.advance((), f"{label}, {group[-1]}")
             for cell in sweep.measure(group):
                 with callers_errors():  # the folder may hold other numbers for this cell
                     self._cells.keep(keys[cell.budget], cell)
-                self._progress.advance(1, f"{plan.title}, {cell.budget}")
+                names = self._names(plan, look, [cell.budget])
+                self._progress.advance(names, f"{label}, {cell.budget}")
+
+    def _names(self, plan: FamilyPlan, look: int, budgets: Sequence[Budget]) -> list[str]:
+        """Names of cells that tell them from the other cells of the run, for the progress."""
+        return [f"{plan.to_json()} {look} {budget}" for budget in budgets]
 
     def forget_sweeps(self) -> None:
         """Forget the runs of a candidate that has been measured."""
@@ -112,7 +155,7 @@ class Looks:
         """The reference, observer and settings that all cells of a look share."""
         settings = self._settings.at(look)
         if settings.samples not in self._references:
-            self._progress.advance(0, "target draws and null floors")
+            self._progress.advance((), "target draws and null floors")
             with callers_errors():
                 reference = Reference(
                     self._target,
@@ -125,3 +168,12 @@ class Looks:
                 observer = Observer(self._target, reference.draws)
             self._references[settings.samples] = reference, observer
         return (*self._references[settings.samples], settings)
+
+
+def _units(probe: AnyProbe, budgets: Sequence[Budget]) -> list[list[Budget]]:
+    """The budgets that one process should measure, since they share a run or its evidence."""
+    fixed = [axis for axis in AXES if axis in probe.reads and axis not in probe.anytime]
+    units: dict[tuple[int, ...], list[Budget]] = {}
+    for budget in budgets:
+        units.setdefault(tuple(getattr(budget, axis) for axis in fixed), []).append(budget)
+    return list(units.values())

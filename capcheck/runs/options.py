@@ -92,6 +92,13 @@ class RunOptions(TypedDict, total=False):
         level: Confidence of intervals and verdicts, at least 0.5 and below 1; 0.95 by default.
         device: Device to run on: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
         batch: Number of sample rows in a batch, 1,024 by default. No draw depends on it.
+        workers: Number of processes that measure the run, in one thread each, so that all cells are
+            equal whatever their number; 0 stands for one per core of a CPU, or per GPU. Further
+            processes are started if a run takes long. By default this process measures the run
+            alone, in as many threads as torch is set to.
+        executor: An executor of any kind that runs the further processes, with
+            `submit(function, ...)` of `concurrent.futures`; by default they are processes of this
+            machine.
         out: Folder to keep the run in. The same call continues a run that was interrupted.
         progress: Function that is called with a `Progress` before each run and after each cell.
     """
@@ -111,6 +118,8 @@ class RunOptions(TypedDict, total=False):
     level: float
     device: str
     batch: int
+    workers: int | None
+    executor: Any
     out: str | Path | None
     progress: Callable[[Progress], None] | None
 

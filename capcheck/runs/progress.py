@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from capcheck.runs.log import logger
 from capcheck.runs.options import CallersError, Progress
@@ -14,6 +14,8 @@ __all__ = ["ProgressCounter"]
 class ProgressCounter:
     """Counts the cells of a run that are done, and calls a function with every `Progress`.
 
+    A cell that is told twice, as one that another process measured, counts once.
+
     Args:
         report: The caller's function, or None.
         total: Number of cells of the run.
@@ -21,19 +23,21 @@ class ProgressCounter:
 
     def __init__(self, report: Callable[[Progress], None] | None, *, total: int) -> None:
         self._report, self._total = report, total
-        self._done, self._counting = 0, True
+        self._done: set[Hashable] = set()
+        self._counting = True
 
-    def advance(self, cells: int, running: str) -> None:
-        """Count cells as done, and report them with the current work in words.
+    def advance(self, cells: Iterable[Hashable], running: str) -> None:
+        """Count cells as done, by any names, and report them with the current work in words.
 
         Raises:
             CallersError: The caller's function raised.
         """
-        self._done += cells if self._counting else 0
+        if self._counting:
+            self._done.update(cells)
         logger.info("%s", running)
         if self._report is None:
             return
-        done = min(self._done, self._total)
+        done = min(len(self._done), self._total)
         try:
             self._report(Progress(done=done, total=self._total, running=running))
         except Exception as error:

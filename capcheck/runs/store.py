@@ -1,8 +1,10 @@
-"""The store of a run: a folder with `manifest.json` and an append-only `cells.jsonl`.
+"""The store of a run: a folder with `manifest.json` and append-only files of cells.
 
 The manifest is written first. Every cell is one line, synced to disk, with a key that hashes
 everything that its numbers depend on. A run that was killed at any moment can be continued, as a
-half-written last line is ignored. Nothing read from a run is executed.
+half-written last line is ignored. The process that starts a run writes `cells.jsonl`, every other
+one that measures it a file of its own, and what a run holds is the union of them all. Two different
+results for one key are an error. Nothing read from a run is executed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +32,7 @@ from capcheck.runs.manifest import MANIFEST, Manifest, read_manifest, require_sa
 __all__ = ["PARTIAL", "Store", "save", "write_atomically"]
 
 CELLS, FITS = "cells.jsonl", "fits"
+OTHERS = "cells-*.jsonl"  # files of the processes that joined the run
 PARTIAL = ".*.partial"  # pattern of files left behind by a process killed while writing
 
 
@@ -35,16 +40,18 @@ class Store(Cells):
     """A run folder, open for reading and appending.
 
     Args:
-        folder: Folder of the run; see `create` and `open`.
+        folder: Folder of the run; see `create`, `open` and `join`.
         manifest: Manifest of the run.
+        file: Name of the file that this process appends to.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, *, file: str = CELLS) -> None:
         super().__init__(manifest.measured_by)
         self.folder = folder
         self.manifest = manifest
-        for record in _read_records(folder / CELLS):
-            self.take(record)
+        self._file = folder / file
+        self._read: dict[Path, int] = {}  # number of bytes that were read of each file
+        self.refresh()
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> Store:
@@ -92,6 +99,59 @@ class Store(Cells):
         """
         return cls(folder, read_manifest(folder))
 
+    @classmethod
+    def join(cls, folder: Path) -> Store:
+        """Open a run to measure it beside other processes, with a file of this process's own.
+
+        Raises:
+            InputError: The folder has no run that this version of capcheck can read.
+        """
+        mine = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        return cls(folder, read_manifest(folder), file=OTHERS.replace("*", mine))
+
+    def refresh(self) -> None:
+        """Take in the lines that were added to the files of the run.
+
+        Raises:
+            InputError: Two processes have found different numbers for one cell.
+        """
+        for path in [self.folder / CELLS, *sorted(self.folder.glob(OTHERS))]:
+            for record in self._new_records(path):
+                self.take(record)
+
+    def take(self, record: Any) -> None:
+        """Add a record that was read from a file; a record that cannot be read is ignored.
+
+        Raises:
+            InputError: The run holds other numbers for the same cell.
+        """
+        key = record.get("key") if isinstance(record, dict) else None
+        held = self._cells.get(str(key))
+        super().take(record)
+        now = self._cells.get(str(key))
+        if held and now and held.model_dump_json() != now.model_dump_json():
+            raise InputError(
+                f"run {str(self.folder)!r} holds two different results for {now.budget}: it was "
+                "measured on machines or with libraries that compute differently; give another "
+                "folder."
+            )
+
+    def _new_records(self, path: Path) -> Iterator[Any]:
+        """The records of the whole lines that were added to a file since it was last read."""
+        try:
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                text = file.read()
+        except FileNotFoundError:
+            return
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read[path] = self._read.get(path, 0) + len(whole)
+        for line in whole.splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
     def keep(self, key: CellKey, measurement: Measurement) -> None:
         """Add a cell, which is on disk when this method returns.
 
@@ -108,7 +168,7 @@ class Store(Cells):
 
     def _write(self, record: dict[str, Any]) -> None:
         line = json.dumps(record)
-        with (self.folder / CELLS).open("ab+") as file:
+        with self._file.open("ab+") as file:
             # A killed process may have left half a line behind.
             torn = file.tell() > 0 and _last_byte(file) != b"\n"
             file.write((b"\n" if torn else b"") + line.encode() + b"\n")
@@ -240,17 +300,6 @@ def _require_name(path: Path, rule: str) -> None:
     """Raise InputError if the path holds a NUL character, which no file system allows."""
     if "\0" in str(path):
         raise InputError(f"{rule} {str(path)!r}, which holds a NUL character; leave it out.")
-
-
-def _read_records(path: Path) -> Iterator[Any]:
-    """The records of a file of JSON lines, without lines that are no valid JSON."""
-    if not path.is_file():
-        return
-    for line in path.read_bytes().splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
 
 
 def _last_byte(file: BinaryIO) -> bytes:

@@ -135,7 +135,7 @@ def test_where_orders_cannot_be_summed_the_mean_over_them_bounds_kl_from_above(
     assert bound.bound
     assert bound.above is not None
     for gap in (mixture.values - bound.values, bound.above - mixture.values):
-        assert 0 < float(gap.mean()) < 0.1
+        assert 0 < float(gap.mean()) < 0.2
     monkeypatch.setattr(hidden_draws, "ALIKE", 0.1)
     one = log_q(digits, x, 8)
     assert one.above is None

@@ -27,19 +27,20 @@ def weights(hidden: float, rest: float, at: Tensor, rng: Randomness) -> Tensor:
     return torch.from_numpy(stats.norm(h, math.sqrt(rest)).logpdf(x))
 
 
-@pytest.mark.parametrize(("hidden", "draws"), [(0.0, 2), (0.02, 2), (0.2, 13), (0.5, 16)])
-def test_a_gaussian_with_a_hidden_shift_lies_between(hidden: float, draws: int) -> None:
+@pytest.mark.parametrize("hidden", [0.02, 0.2, 0.5])
+def test_a_gaussian_with_a_hidden_shift_lies_between(hidden: float) -> None:
     x = CounterRandomness(0).normal((20_000, 1, 1)) * math.sqrt(hidden + 1)
     found = over_hidden_draws(
         lambda x, rng: weights(hidden, 1.0, x, rng), x, CounterRandomness(1), "shifts"
     )
     assert found.bound
     assert found.above is not None
+    draws = hidden_draws.DRAWS
     assert f"{draws} shifts a row" in found.method
     log_q = torch.from_numpy(stats.norm(0, math.sqrt(hidden + 1)).logpdf(x.flatten()))
     for gap in (log_q - found.values, found.above - log_q):
         error = float(gap.std()) / math.sqrt(len(x))
-        assert -3 * error - 1e-12 <= float(gap.mean()) <= 2 * hidden / draws + 3 * error + 1e-12
+        assert -3 * error - 1e-12 <= float(gap.mean()) <= 4 * hidden / draws + 3 * error + 1e-12
 
 
 def test_weights_that_differ_by_nats_are_drawn_once() -> None:
@@ -55,6 +56,11 @@ def test_weights_that_differ_by_nats_are_drawn_once() -> None:
     assert calls == [500, hidden_draws.PILOT, hidden_draws.PILOT]
     log_q = torch.from_numpy(stats.norm(0, math.sqrt(26)).logpdf(x.flatten()))
     assert float((log_q - found.values).mean()) > 1
+    alike = over_hidden_draws(
+        lambda x, rng: weights(0.0, 1.0, x, rng), x, CounterRandomness(1), "shifts"
+    )
+    assert (alike.bound, alike.above) == (True, None)
+    assert torch.equal(alike.values, weights(0.0, 1.0, x, CounterRandomness(2)))
     impossible = over_hidden_draws(
         lambda x, rng: torch.full((len(x),), -torch.inf), x, CounterRandomness(1), "shifts"
     )

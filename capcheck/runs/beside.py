@@ -1,0 +1,141 @@
+"""What is measured beside the grid of a family: its oracle, suspects, precisions and errors."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+
+from capcheck.core.budget import Budget
+from capcheck.core.errors import ControlFlow, UnfitError, reason_of
+from capcheck.judging.causes import has_floor
+from capcheck.networks.kinds import PerturbedNetwork
+from capcheck.networks.perturbed import PERTURBATIONS, NotPerturbed
+from capcheck.procedures.probe import AnyProbe
+from capcheck.procedures.procedure import AnyProcedure
+from capcheck.results.family import FamilyResult
+from capcheck.results.plan import FamilyPlan, plan_of
+from capcheck.results.settings import Settings
+from capcheck.runs.assembly import sensitive_budget
+from capcheck.runs.candidates import Candidate
+from capcheck.runs.cells import Cells
+from capcheck.runs.claims import Busy
+from capcheck.runs.log import logger
+from capcheck.runs.looks import Looks
+from capcheck.runs.making import Maker
+
+__all__ = ["Beside"]
+
+
+class Beside:
+    """Measures the cells that stand beside the grids of a run's families.
+
+    Args:
+        settings: Settings of the run.
+        cells: Cells of the run.
+        looks: Measures cells.
+        maker: Makes procedures.
+    """
+
+    def __init__(self, settings: Settings, *, cells: Cells, looks: Looks, maker: Maker) -> None:
+        self._settings, self._cells, self._looks, self._maker = settings, cells, looks, maker
+        self._busy = False
+
+    def measure(
+        self, candidate: Candidate, procedure: AnyProcedure, look: int, found: FamilyResult
+    ) -> None:
+        """Measure what belongs to a candidate at a look.
+
+        Args:
+            candidate: The candidate.
+            procedure: Its procedure, with its network.
+            look: Number of the look, 0 for the first.
+            found: What its grid shows.
+
+        Raises:
+            Busy: Other processes are measuring some of it; all else is measured.
+        """
+        self._busy = False
+        plan = candidate.plan
+        if candidate.network is not None:
+            self._measure_oracle_of(candidate, look)
+        elif has_floor(found):
+            self._measure_suspects(candidate.probe, look)
+        self._measure_rounded(plan, procedure, look)
+        if candidate.network is None:
+            self._measure_perturbed(plan, procedure, look, sensitive_budget(found))
+        if self._busy:
+            raise Busy
+
+    def _measure_oracle_of(self, candidate: Candidate, look: int) -> None:
+        """Measure the oracle at the same look as its network.
+
+        Both then have equal sample sizes, and their difference, the gap, is paired.
+        """
+        plan = candidate.plan.with_oracle()
+        if self._cells.unfit(plan) is not None:
+            return
+        try:
+            with self._deferred():
+                procedure = self._maker.procedure(candidate.probe)
+                self._looks.measure(plan, procedure, look)
+        except ControlFlow:
+            raise
+        except Exception as error:  # the oracle's own result states the reason
+            logger.exception("%s has no oracle to be compared with", candidate.plan.title)
+            self._cells.note(plan, reason_of(error))
+
+    def _measure_suspects(self, probe: AnyProbe, look: int) -> None:
+        """Measure a probe at the largest budget with each suspected cause of its floor removed."""
+        for suspect in probe.suspects():
+            plan, largest = plan_of(suspect.probe), self._settings.grid.largest
+            try:
+                with self._deferred():
+                    procedure = self._maker.procedure(suspect.probe)
+                    label = f"{plan.title} with {suspect.cure}"
+                    self._looks.measure(plan, procedure, look, [largest], label=label)
+            except UnfitError as error:  # the changed procedure has no oracle on this target
+                logger.info("%s is no suspect: %s", plan.title, error)
+            except ControlFlow:
+                raise
+            except Exception:  # the family itself was measured, and keeps its result
+                logger.exception("%s, a suspect, failed", plan.title)
+
+    def _measure_rounded(self, plan: FamilyPlan, procedure: AnyProcedure, look: int) -> None:
+        """Measure the whole grid again in each precision that the settings name."""
+        for precision in self._settings.precisions:
+            rounded = plan.rounded(precision)
+            with self._failures_noted(rounded), self._deferred():
+                self._looks.measure(rounded, procedure.rounded(precision), look, precise=procedure)
+
+    def _measure_perturbed(
+        self, plan: FamilyPlan, procedure: AnyProcedure, look: int, budget: Budget
+    ) -> None:
+        """Measure one budget with oracle errors of each kind and size that the settings name."""
+        for kind, size in itertools.product(PERTURBATIONS, self._settings.sensitivity):
+            perturbed = plan.with_network(PerturbedNetwork(perturbation=kind, size=size))
+            with (
+                self._failures_noted(perturbed),
+                self._deferred(),
+                contextlib.suppress(NotPerturbed),
+            ):
+                self._looks.measure(perturbed, procedure.perturbed(kind, size), look, [budget])
+
+    @contextlib.contextmanager
+    def _deferred(self) -> Iterator[None]:
+        """Go on with other cells while another process measures some of these."""
+        try:
+            yield
+        except Busy:
+            self._busy = True
+
+    @contextlib.contextmanager
+    def _failures_noted(self, plan: FamilyPlan) -> Iterator[None]:
+        """Keep the reason why an additional measurement failed; the result stands without it."""
+        try:
+            yield
+        except ControlFlow:
+            raise
+        except Exception as error:
+            logger.exception("%s failed", plan.title)
+            self._cells.note(plan, reason_of(error))

@@ -1,0 +1,66 @@
+"""The sharing of a run's work among the processes that measure it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from capcheck.results.family import FamilyResult
+from capcheck.runs.candidates import Candidate
+from capcheck.runs.cells import Cells
+from capcheck.runs.claims import Busy, SharedClaims, claim_name
+from capcheck.runs.progress import ProgressCounter
+
+__all__ = ["WAIT", "share_out"]
+
+WAIT = 0.3  # seconds between looks at what other processes have measured
+
+
+def share_out(
+    candidates: Sequence[Candidate],
+    measure: Callable[[Candidate], FamilyResult],
+    *,
+    cells: Cells,
+    claims: SharedClaims,
+    progress: ProgressCounter,
+    going_on: Callable[[], bool],
+) -> None:
+    """Measure candidates that no other process is at, then help with the others, until all is done.
+
+    Args:
+        candidates: Candidates, in the order in which this process takes them.
+        measure: Function that measures what can be measured of a candidate, and raises `Busy` where
+            other processes measure the rest.
+        cells: Cells of the run.
+        claims: Claims of this process.
+        progress: Counter of the run's progress.
+        going_on: Function that says before each candidate whether to go on.
+    """
+
+    def is_done(candidate: Candidate, *, helping: bool) -> bool:
+        name = claim_name(candidate=candidate.plan.to_json())
+        cells.refresh()
+        if claims.given_up(name):
+            return True
+        with claims.held(name) as alone:
+            if not alone and not helping:
+                return False
+            try:
+                found = measure(candidate)
+            except Busy:
+                return False
+        if found.error and found.supported:
+            claims.give_up(name)
+        return True
+
+    pending = list(candidates)
+    while pending:
+        for helping in (False, True):
+            for candidate in [*pending]:
+                if not going_on():
+                    return
+                if is_done(candidate, helping=helping):
+                    pending.remove(candidate)
+        if pending:
+            progress.advance((), "waiting for other workers")
+            time.sleep(WAIT)

@@ -1,0 +1,149 @@
+"""Workers: the processes that measure one run together, and how they are started.
+
+The process that starts a run is one of them. It calls in helpers, which share the work out by the
+claims of `capcheck.runs.claims` and write what they find to the run's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from capcheck.core.errors import InputError
+from capcheck.runs.candidates import Candidate
+from capcheck.runs.log import logger
+from capcheck.targets.target import Target
+
+__all__ = ["PATIENCE", "Helpers", "Job", "cores", "worker_count"]
+
+PATIENCE = 1.5  # seconds that a run takes before helpers are called in, which need a few to start
+CLOSING = 20.0  # seconds that helpers of another executor have to notice that the run is whole
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_count(asked: Any, device: torch.device) -> int | None:
+    """The number of workers of a run: as asked for, or one per core or GPU for 0.
+
+    Raises:
+        InputError: It is neither None nor a whole number of at least 0.
+    """
+    if asked is None:
+        return None
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 0:
+        raise InputError(
+            f"workers must be a whole number of at least 1, or 0 for one per core, got {asked!r}."
+        )
+    if asked:
+        return asked
+    return torch.cuda.device_count() if device.type == "cuda" else cores()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a helper needs to know.
+
+    Attributes:
+        target: Target of the run, as the caller gave it.
+        candidates: Candidates of the run.
+        options: Keywords of the run, without functions and executors.
+        folder: Folder of the run, which all workers see.
+        owner: Number of the process that started the run, if the helper is on its machine.
+        place: Number of the helper, 1 for the first.
+    """
+
+    target: Target
+    candidates: Sequence[Candidate]
+    options: Mapping[str, Any]
+    folder: Path
+    owner: int | None = None
+    place: int = 1
+
+    @property
+    def device(self) -> str:
+        """The device of the helper: one of the GPUs if there are several."""
+        device = str(self.options.get("device", "auto"))
+        if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
+            return f"cuda:{self.place % torch.cuda.device_count()}"
+        return device
+
+
+class Helpers:
+    """The helpers of a run. They are called in if the run is not over after `PATIENCE` seconds.
+
+    Args:
+        work: Function of a module that measures a part of a job.
+        job: The run.
+        count: Number of helpers.
+        executor: Executor that runs them, or None for processes of this machine.
+    """
+
+    def __init__(
+        self, work: Callable[[Job], None], job: Job, count: int, *, executor: Any = None
+    ) -> None:
+        self._work, self._job, self._count, self._executor = work, job, count, executor
+        self._own: list[Any] = []
+        self._running: list[Any] = []
+        self._lock, self._closed = threading.Lock(), False
+        self._timer = threading.Timer(PATIENCE if executor is None else 0, self._call_in)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def close(self) -> None:
+        """End the helpers; what they have measured is in the folder."""
+        self._timer.cancel()
+        with self._lock:
+            self._closed = True
+        for executor in self._own:
+            executor.shutdown(wait=False, kill_workers=True)
+        if self._executor is not None:
+            for future in self._running:
+                with contextlib.suppress(Exception):
+                    future.result(CLOSING)
+
+    def _call_in(self) -> None:
+        for place in range(1, self._count + 1):
+            with self._lock:
+                if self._closed:
+                    return
+                try:
+                    self._running.append(self._start(dataclasses.replace(self._job, place=place)))
+                except Exception as error:
+                    logger.warning("worker %d was not started: %s", place, error)
+                    return
+            _told_of(self._running[-1], place)
+
+    def _start(self, job: Job) -> Any:
+        if self._executor is not None:
+            return self._executor.submit(self._work, job)
+        from loky import process_executor  # only runs that take long need it
+
+        # One executor each: that of a killed worker ends, and the others go on.
+        threads = dict.fromkeys(THREADS, "1")
+        own = process_executor.ProcessPoolExecutor(max_workers=1, env=threads)
+        self._own.append(own)
+        return own.submit(self._work, dataclasses.replace(job, owner=os.getpid()))
+
+
+def _told_of(future: Any, place: int) -> None:
+    """Have the log tell of a helper that ends before its time."""
+
+    def told(done: Any) -> None:
+        with contextlib.suppress(BaseException):
+            if (error := done.exception()) is not None:
+                logger.warning("worker %d ended, and others take up its cells: %s", place, error)
+
+    add: Callable[[Callable[[Any], None]], None] | None
+    if (add := getattr(future, "add_done_callback", None)) is not None:
+        add(told)
