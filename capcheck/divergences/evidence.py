@@ -32,9 +32,9 @@ class ModelEvidence:
             expensive, at more if it is cheap, or the reason why it is not available.
         own_log_density: Log-density of q at `samples`, or the reason why it is not available.
         limit: Function of the estimate of KL, None if KL is not measured. It makes draws of the
-            target from the same random numbers as `samples`, or returns None if the procedure has
-            no such limit, or if KL has decided without one. All evidence of one procedure shares
-            these draws.
+            target from the same random numbers as the first samples, or returns None if the
+            procedure has no such limit, or if KL has decided without one. All evidence of one
+            procedure shares these draws.
     """
 
     samples: Tensor

@@ -52,7 +52,8 @@ class SampledMeasure(ABC):
         Args:
             samples: Draws of the model, (n, N, d), or (n, N) integers. Rows may be lost, see
                 `capcheck.divergences.lost`.
-            limit: Draws of the target made from the same random numbers as `samples`, or None.
+            limit: Draws of the target made from the same random numbers as the first samples, or
+                None.
         """
 
 
@@ -120,7 +121,8 @@ class SampledWasserstein(SampledMeasure):
         above: list[Term] = []
         if limit is not None and self._spec.kind == "continuous":
             resolution = RESOLUTION * float(self._variance.sum())
-            above = [coupling_squared(x, self._flat(limit), resolution=resolution)]
+            exact = self._flat(limit)
+            above = [coupling_squared(x[: len(exact)], exact, resolution=resolution)]
         coupled = ", and from above by draws that share their random numbers" if above else ""
         below = self._from_below(x)
         if not self._by_transport:

@@ -129,7 +129,7 @@ class Engine:
         require_same(store.manifest, self._manifest(_measured_by(self._candidates)), folder)
         claims = SharedClaims(folder)
         try:
-            with full_precision(), one_thread():
+            with full_precision(), one_thread(), logged_to(folder):
                 self._begin(store, claims)
                 self._share_out(claims, going_on)
         finally:

@@ -42,6 +42,7 @@ from capcheck.runs.snapshots import Snapshots, rows_randomness
 
 __all__ = ["Sweep"]
 
+LIMIT_ROWS = 500  # fewest rows at which the limit of a procedure is made
 DENSITY_BATCH = 1024  # rows of a log-density that share chains, whatever the batch of the run
 
 
@@ -188,13 +189,15 @@ class Sweep:
 
     @functools.cached_property
     def _limit(self) -> Tensor | None:
-        """The limit of the procedure, row by row, or None if it is unknown.
+        """The limit of the procedure at the first rows, or None if it is unknown.
 
         With the oracle these (n, N, d) are draws of the target, which is checked.
         """
         parts: list[Tensor] = []
-        for start in range(0, self._settings.samples, self._batch):
-            n = min(self._batch, self._settings.samples - start)
+        samples = self._settings.samples
+        rows = min(samples, max(LIMIT_ROWS, samples // 4))
+        for start in range(0, rows, self._batch):
+            n = min(self._batch, rows - start)
             part = self._procedure.limit(n, self._rng("model", start))
             if part is None:
                 return None

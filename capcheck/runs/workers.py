@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -122,7 +123,13 @@ class Helpers:
                 except Exception as error:
                     logger.warning("worker %d was not started: %s", place, error)
                     return
-            _told_of(self._running[-1], place)
+            self._running[-1].add_done_callback(functools.partial(self._told, place))
+
+    def _told(self, place: int, future: Any) -> None:
+        """Have the log tell of a helper that ends before its time."""
+        if self._closed or future.cancelled() or (error := future.exception()) is None:
+            return
+        logger.warning("worker %d ended, and others take up its cells: %s", place, error)
 
     def _start(self, job: Job) -> Any:
         if self._executor is not None:
@@ -134,16 +141,3 @@ class Helpers:
         own = process_executor.ProcessPoolExecutor(max_workers=1, env=threads)
         self._own.append(own)
         return own.submit(self._work, dataclasses.replace(job, owner=os.getpid()))
-
-
-def _told_of(future: Any, place: int) -> None:
-    """Have the log tell of a helper that ends before its time."""
-
-    def told(done: Any) -> None:
-        with contextlib.suppress(BaseException):
-            if (error := done.exception()) is not None:
-                logger.warning("worker %d ended, and others take up its cells: %s", place, error)
-
-    add: Callable[[Callable[[Any], None]], None] | None
-    if (add := getattr(future, "add_done_callback", None)) is not None:
-        add(told)

@@ -51,13 +51,18 @@ from capcheck.procedures.orders import (
     rounds_within,
 )
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
-from capcheck.procedures.sums_over_sets import TokenSet, log_density_over_sets
+from capcheck.procedures.sums_over_sets import (
+    TokenSet,
+    conditionals_asked,
+    log_density_over_sets,
+)
 
 __all__ = ["MaskGIT"]
 
 # Largest number of sets of known tokens, one network call each, for which the mixture over orders
 # is summed exactly.
 ENUMERATED_CALLS = 512
+LAW = 0.4  # time of the law of a token and its density, in those of a denoiser's derivative
 TIE = 1e-9  # largest difference, in nats, at which two confidences count as equal
 TIE_DIGITS = 16  # the same in units in the last place of 1, for coarser floating-point types
 
@@ -144,8 +149,8 @@ class MaskGIT(Probe[TokenPredictor]):
         if self.order == "confidence":
             return Unavailable(reason="which tokens a round commits depends on all that it drew")
         F = len(spec.free)
-        sizes = [m for m in self.schedule(F) if m < budget.length] + [budget.length]
-        if self.order == "random" and sum(math.comb(F, m) for m in sizes) <= ENUMERATED_CALLS:
+        sizes = self._sizes(F, budget)
+        if self._sums(F, sizes):
             values = self._over_orders(network, completion, spec, sizes, x)
             return LogDensity(values=values, method="mixture over all orders of commitment")
 
@@ -156,6 +161,27 @@ class MaskGIT(Probe[TokenPredictor]):
         if self.order == "fixed":
             return LogDensity(values=along_order(x, rng), method="chain rule over rounds")
         return over_hidden_draws(along_order, x, rng, "orders")
+
+    def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
+        """A share for every conditional law of a token that is summed over all orders."""
+        F = len(spec.free)
+        sizes = self._sizes(F, budget)
+        return LAW * conditionals_asked(F, sizes) if self._sums(F, sizes) else 0.0
+
+    def cheaper_density(self) -> MaskGIT | None:
+        """The same procedure with bounds by a few orders of each row in place of the sum."""
+        if self.order != "random":
+            return None
+        return _BySomeOrders(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+    def _sizes(self, tokens: int, budget: Budget) -> list[int]:
+        """The number of tokens placed before each round, from 0, and after the last one."""
+        return [m for m in self.schedule(tokens) if m < budget.length] + [budget.length]
+
+    def _sums(self, tokens: int, sizes: list[int]) -> bool:
+        """Whether the density is summed over all orders."""
+        sets = sum(math.comb(tokens, m) for m in sizes)
+        return self.order == "random" and sets <= ENUMERATED_CALLS
 
     def _ranks(self, n: int, spec: SequenceSpec, rng: Randomness) -> Tensor:
         """The rank of each token in a random or fixed order, (n, N), -1 for given tokens."""
@@ -207,6 +233,17 @@ class MaskGIT(Probe[TokenPredictor]):
             return dict(zip(unknown, found.unbind(1), strict=True))
 
         return log_density_over_sets(spec.free, sizes, log_p).expand(len(x))
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class _BySomeOrders(MaskGIT):
+    """The same procedure, whose log-density is not summed over all orders."""
+
+    def cheaper_density(self) -> None:
+        """There is none."""
+
+    def _sums(self, tokens: int, sizes: list[int]) -> bool:
+        return False
 
 
 def _largest(values: Tensor, among: Tensor, count: int, ties: Randomness) -> Tensor:
