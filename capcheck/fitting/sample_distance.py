@@ -29,7 +29,9 @@ from capcheck.networks.signatures.generator import normals_for
 from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.procedure import AnyProcedure
 
-__all__ = ["DIFFERENTIABLE", "SampleDistance", "energy_distance"]
+__all__ = ["DIFFERENTIABLE", "EQUAL", "SampleDistance", "energy_distance"]
+
+EQUAL = 1e-12  # squared distance, as a share of the longest row's square, of rows that are equal
 
 DIFFERENTIABLE = (
     DenoiserSignature,
@@ -43,12 +45,19 @@ DIFFERENTIABLE = (
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     """The U-statistic of 2 E|X - Y| - E|X - X'| - E|Y - Y'| from rows x (n, D) and y (m, D)."""
 
+    dtype = x.dtype
+    x, y = x.double(), y.double()
+    smallest = EQUAL * float(max(z.detach().square().sum(1).amax() for z in (x, y)))
+
     def distances(a: Tensor, b: Tensor) -> Tensor:
-        # By matrix products, the distance of equal rows would be rounding noise in place of 0.
-        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        lengths = a.square().sum(1)[:, None] + b.square().sum(1)
+        squared = torch.addmm(lengths, a, b.T, alpha=-2)
+        # Of equal rows the products leave rounding noise, whose root has no useful gradient.
+        apart = squared > smallest
+        return torch.where(apart, squared, 1).sqrt() * apart
 
     within = [distances(z, z).sum() / (len(z) * (len(z) - 1)) for z in (x, y)]
-    return 2 * distances(x, y).mean() - within[0] - within[1]
+    return (2 * distances(x, y).mean() - within[0] - within[1]).to(dtype)
 
 
 @dataclass(kw_only=True, eq=False)
