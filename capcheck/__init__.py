@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 from capcheck import targets
-from capcheck.api import check, report, require, survey
+from capcheck.api import check, report, require, survey, work
 from capcheck.core.budget import Budget
 from capcheck.core.errors import CapcheckError, InputError, NetworkError, ProbeError
 from capcheck.core.version import __version__
@@ -39,6 +39,7 @@ __all__ = [
     "save",
     "survey",
     "targets",
+    "work",
 ]
 
 

@@ -1,8 +1,9 @@
-"""The Python interface of capcheck: `check`, `survey`, `require` and `report`.
+"""The Python interface of capcheck: `check`, `survey`, `require`, `work` and `report`.
 
 `check` measures one family on one target, `survey` measures several families on the same draws of
 the target, and `require` raises an error unless a family is representable. These three take the
-keywords of `RunOptions`; `report` writes a result to a file.
+keywords of `RunOptions`. `work` measures a run that another process started, and `report` writes a
+result to a file.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from capcheck.procedures.registry import families as registered
 from capcheck.results.measurement import Outcome
 from capcheck.results.plan import FamilyEntry
 from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
+from capcheck.runs.atomic import write_atomically
 from capcheck.runs.candidates import Candidate
 from capcheck.runs.engine import Engine
-from capcheck.runs.options import RunOptions
-from capcheck.runs.store import write_atomically
+from capcheck.runs.manifest import read_manifest
+from capcheck.runs.options import Progress, RunOptions
+from capcheck.runs.recipes import target_again
 from capcheck.targets.parameters import require_count
 from capcheck.targets.target import Target
 
-__all__ = ["check", "report", "require", "survey"]
+__all__ = ["check", "report", "require", "survey", "work"]
 
 FIT_STEPS = 2000  # default number of optimiser steps of a fit in `check` and `require`
 SURVEY_FIT_STEPS = 500  # the same in `survey`
@@ -104,6 +107,31 @@ def check(
         >>> check("gpt", targets.from_spec("modes:tokens=2"), samples=200).smallest_budget
         Budget(length=1, steps=1)
     """
+    engine = engine_of_check(
+        family,
+        target,
+        options=options,
+        network=network,
+        objective=objective,
+        fit_steps=fit_steps,
+        fit_seconds=fit_seconds,
+        **run,
+    )
+    return CheckResult.of(engine.run(errors_are_results=False))
+
+
+def engine_of_check(
+    family: str | AnyProbe,
+    target: Target,
+    *,
+    options: Mapping[str, Any] | None = None,
+    network: Named | Sequence[Named] | None = None,
+    objective: Objective | Literal["none"] | None = None,
+    fit_steps: int | None = None,
+    fit_seconds: float | None = None,
+    **run: Unpack[RunOptions],
+) -> Engine:
+    """The engine of a check, with the arguments of `check`."""
     probe = _probe(family, options)
     if target.spec.kind not in probe.kinds:
         raise InputError(wrong_kind(probe, target))
@@ -126,7 +154,7 @@ def check(
         )
     fits = _fit_limits(FIT_STEPS, fit_seconds, fit_steps)
     candidates = _candidates(probe, networks, objective, fits)
-    return CheckResult.of(Engine(target, candidates, run).run(errors_are_results=False))
+    return Engine(target, candidates, run)
 
 
 @_with_run_options
@@ -159,6 +187,29 @@ def survey(
     Raises:
         InputError: An argument is not possible; the message names it and the rule that it breaks.
     """
+    engine = engine_of_survey(
+        target,
+        families,
+        options=options,
+        network=network,
+        fit_steps=fit_steps,
+        fit_seconds=fit_seconds,
+        **run,
+    )
+    return engine.run(errors_are_results=True)
+
+
+def engine_of_survey(
+    target: Target,
+    families: Iterable[str | AnyProbe] | None = None,
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    network: str | Sequence[str] | None = None,
+    fit_steps: int | None = None,
+    fit_seconds: float | None = None,
+    **run: Unpack[RunOptions],
+) -> Engine:
+    """The engine of a survey, with the arguments of `survey`."""
     chosen = list(registered() if families is None else families)
     names = [one.family if isinstance(one, Probe) else one for one in chosen]
     options = dict(options or {})
@@ -183,7 +234,7 @@ def survey(
                 raise InputError(
                     f"families holds two classes whose family is {name!r}; give each its own name."
                 )
-    return Engine(target, list(candidates.values()), run).run(errors_are_results=True)
+    return Engine(target, list(candidates.values()), run)
 
 
 @_with_run_options
@@ -233,6 +284,89 @@ def require(
         if rounded.holding == "numerics":
             raise CapacityError(f"{title} breaks by its numerics: {rounded.reason}.", result)
     return result
+
+
+def work(
+    folder: str | Path,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    target: Target | None = None,
+    networks: Sequence[str] = (),
+    workers: int = 1,
+    device: str = "auto",
+    batch: int = 1024,
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Measure cells of a run that was started elsewhere, until the run is whole.
+
+    Any number of processes on any machines that see the folder may do so at once. They share the
+    work out among themselves, and one that is killed is replaced by the others. `capcheck report`
+    then makes the report.
+
+    Args:
+        folder: Folder of the run.
+        shard: (i, n): this is the i-th of n such processes, which says where in the run it begins.
+        target: Target of the run, or None to build it again by the recipe in the folder.
+        networks: Names of functions (`package.module:function`) that the run fits or measures. The
+            folder names them as well, and nothing that a file names is executed.
+        workers: Number of processes to measure with, in one thread each; 0 for one per core or GPU.
+        device: Device to run on, of the kind that the run was started on.
+        batch: Number of sample rows in a batch.
+        progress: See `RunOptions`.
+
+    Raises:
+        InputError: The folder holds no run, or one that cannot be measured here; the message says
+            why.
+    """
+    folder = Path(folder)
+    i, n = shard
+    if not 1 <= i <= n:
+        raise InputError(f"shard must be i/n with i from 1 to n, got {i}/{n}.")
+    manifest = read_manifest(folder)
+    candidates = [_candidate_of(entry, networks) for entry in manifest.families]
+    place = len(candidates) * (i - 1) // n
+    settings = manifest.settings
+    run = RunOptions(
+        lengths=settings.grid.lengths,
+        steps=settings.grid.steps,
+        divergences=tuple(settings.tolerances),
+        tolerance=settings.tolerances,
+        precision=settings.precisions,
+        sensitivity=settings.sensitivity,
+        diagnose=settings.diagnose,
+        samples=settings.samples,
+        given=settings.given,
+        looks=settings.looks,
+        seconds_per_cell=settings.seconds_per_cell,
+        seed=settings.seed,
+        level=settings.level,
+        device=device,
+        batch=batch,
+        workers=workers,
+        progress=progress,
+    )
+    target = target_again(folder) if target is None else target
+    Engine(target, candidates, run).help(folder, first=place)
+
+
+def _candidate_of(entry: FamilyEntry, networks: Sequence[str]) -> Candidate:
+    """The candidate of an entry of a manifest."""
+    plan = entry.plan
+    probe = build_probe(plan.family, plan.options)
+    if plan.network.kind == "oracle":
+        return Candidate(probe=probe, entry=entry)
+    name = plan.network.name
+    if name == "given":
+        raise InputError(
+            f"the run measures a network of {plan.family} that a program gave as an object; only "
+            "that program can measure it."
+        )
+    if ":" in name and "=" not in name and name not in networks:
+        raise InputError(
+            f"the run measures the network {name}, a function; name it with networks (--network "
+            f"{name}), since nothing that a file names is executed."
+        )
+    return Candidate(probe=probe, entry=entry, network=require_named(name))
 
 
 def report(result: SurveyResult | CheckResult, path: str | Path, *, kind: str = "html") -> Path:

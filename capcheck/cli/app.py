@@ -1,4 +1,4 @@
-"""The command `capcheck` with its subcommands `families`, `targets`, `check`, `survey`, `report`.
+"""The command `capcheck` and its subcommands: families, targets, check, survey, work, report.
 
 Exit codes are 0 for success, 1 for not representable, 2 for wrong use or bad input, 3 for
 inconclusive, and 4 for an internal failure. With `--json` standard output holds the result schema
@@ -18,6 +18,7 @@ from capcheck.cli.families import families
 from capcheck.cli.report import report
 from capcheck.cli.survey import survey
 from capcheck.cli.targets import targets
+from capcheck.cli.work import work
 from capcheck.core.version import __version__
 
 __all__ = ["cli", "main"]
@@ -36,7 +37,7 @@ def cli() -> None:
     """Tell before training whether a generative model can do what you want at inference."""
 
 
-for command in (families, targets, check, survey, report):
+for command in (families, targets, check, survey, work, report):
     cli.add_command(command)
 
 

@@ -13,7 +13,9 @@ from capcheck.cli.parameters import GroupedCommand, Pairs, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
 from capcheck.cli.values import merged, run_options, target_of
+from capcheck.cli.work import start
 from capcheck.procedures.registry import probe_class
+from capcheck.results.survey import CheckResult
 from capcheck.runs.options import Progress
 
 __all__ = ["check"]
@@ -50,6 +52,7 @@ def check(
     fit_steps: int | None,
     fit_seconds: float | None,
     as_json: bool,
+    start_only: bool,
     **given: Any,
 ) -> None:
     """Check whether one family can produce a target, and at which budget."""
@@ -57,7 +60,7 @@ def check(
     with live_progress() as progress:
         progress(Progress(done=0, total=0, running="reading the target"))
         target = target_of(given)
-        result = api.check(
+        engine = api.engine_of_check(
             family,
             target,
             options=merged("--option", options),
@@ -67,5 +70,9 @@ def check(
             fit_seconds=fit_seconds,
             **run_options(given, progress),
         )
+        if start_only:
+            start(engine, given["out"])
+            return
+        result = CheckResult.of(engine.run(errors_are_results=False))
     deliver(result, given["out"], as_json)
     raise SystemExit(result.exit_code)

@@ -226,6 +226,12 @@ OUTPUT: Sequence[Decorator] = (
     ),
     grouped(
         "output",
+        "--start-only",
+        is_flag=True,
+        help="Write the folder --out and measure nothing; `capcheck work` measures it.",
+    ),
+    grouped(
+        "output",
         "--batch",
         type=int,
         default=1024,

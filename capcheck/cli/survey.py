@@ -14,6 +14,7 @@ from capcheck.cli.parameters import GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
 from capcheck.cli.values import run_options, target_of
+from capcheck.cli.work import start
 from capcheck.core.errors import CapcheckError
 from capcheck.data.files import name_of
 from capcheck.procedures.registry import probe_class
@@ -57,6 +58,7 @@ def survey(
     fit_steps: int | None,
     fit_seconds: float | None,
     as_json: bool,
+    start_only: bool,
     **given: Any,
 ) -> None:
     """Measure every family on one target, and write the report.
@@ -80,7 +82,7 @@ def survey(
     with live_progress() as progress:
         progress(Progress(done=0, total=0, running="reading the target"))
         target = target_of(given)
-        result = api.survey(
+        engine = api.engine_of_survey(
             target,
             chosen,
             network="none" if network == ("none",) else network or None,
@@ -88,6 +90,10 @@ def survey(
             fit_seconds=fit_seconds,
             **run_options(given, progress),
         )
+        if start_only:
+            start(engine, given["out"])
+            return
+        result = engine.run(errors_are_results=True)
     deliver(result, given["out"], as_json, quick=quick)
     if any(found.error and found.supported for found in result.families):
         raise SystemExit(CapcheckError.exit_code)

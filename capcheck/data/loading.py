@@ -42,6 +42,14 @@ def load_target(
         InputError: The data do not exist, cannot be read or are not finite, or the layout or law
             does not fit them.
     """
+    target = _loaded(data, layout, law, bandwidth)
+    again = data if data in NAMED else os.path.abspath(data)
+    recipe = {"data": again, "layout": dataclasses.asdict(layout), "law": law}
+    target.recipe = recipe | {"bandwidth": bandwidth}
+    return target
+
+
+def _loaded(data: str, layout: Layout, law: str, bandwidth: float | None) -> Target:
     if data == "text" or Path(data).suffix.lower() == ".txt":
         return _of_text(data, layout, law, bandwidth)
     _refuse(layout, data, "text", unit="characters", split="file")

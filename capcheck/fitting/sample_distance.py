@@ -44,7 +44,6 @@ DIFFERENTIABLE = (
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     """The U-statistic of 2 E|X - Y| - E|X - X'| - E|Y - Y'| from rows x (n, D) and y (m, D)."""
-
     dtype = x.dtype
     x, y = x.double(), y.double()
     smallest = EQUAL * float(max(z.detach().square().sum(1).amax() for z in (x, y)))

@@ -42,12 +42,15 @@ from capcheck.runs.options import (
     whole_number,
 )
 from capcheck.runs.progress import ProgressCounter
+from capcheck.runs.recipes import write_recipe
 from capcheck.runs.sharing import share_out
 from capcheck.runs.store import FITS, Store
 from capcheck.runs.workers import Helpers, Job, worker_count
 from capcheck.targets.target import Target
 
-__all__ = ["Engine", "help_out"]
+__all__ = ["OF_THIS_PROCESS", "Engine", "help_out"]
+
+OF_THIS_PROCESS = ("executor", "out", "progress", "workers")  # options that helpers do not share
 
 
 class Engine:
@@ -104,7 +107,10 @@ class Engine:
             if self._workers is not None:
                 stack.enter_context(one_thread())
             if workers > 1:
-                self._measure_with_helpers(workers - 1)
+                assert self._folder is not None
+                SharedClaims(self._folder).forget_failures()
+                self._share_out(self._cells, self._folder)
+                self._begin(self._cells, Claims())  # what failed fails once more, and says why
             found = [self._result(one, errors_are_results) for one in self._candidates]
         return survey_result(
             found,
@@ -114,46 +120,62 @@ class Engine:
             settings=self._settings,
         )
 
-    def help(self, folder: Path, *, going_on: Callable[[], bool] = lambda: True) -> None:
+    def start(self) -> None:
+        """Start the run in its folder, and measure nothing."""
+        self._open(_measured_by(self._candidates))
+
+    def help(
+        self, folder: Path, *, first: int = 0, going_on: Callable[[], bool] = lambda: True
+    ) -> None:
         """Measure a part of a run that other processes measure as well, until it is whole.
 
         Args:
             folder: Folder of the run, which has been started.
+            first: Place of the candidate that this process begins with.
             going_on: Function that says before each part whether to go on.
 
         Raises:
             InputError: The folder holds another run.
         """
-        self._folder = folder
         store = Store.join(folder)
         require_same(store.manifest, self._manifest(_measured_by(self._candidates)), folder)
-        claims = SharedClaims(folder)
-        try:
-            with full_precision(), one_thread(), logged_to(folder):
-                self._begin(store, claims)
-                self._share_out(claims, going_on)
-        finally:
-            claims.close()
+        with full_precision(), one_thread(), logged_to(folder):
+            self._share_out(store, folder, first, going_on)
 
-    def _measure_with_helpers(self, count: int) -> None:
-        """Measure the run together with helpers, which are called in if it takes long."""
-        assert self._folder is not None
-        claims = SharedClaims(self._folder)
-        claims.forget_failures()
+    def _share_out(
+        self,
+        cells: Cells,
+        folder: Path,
+        first: int = 0,
+        going_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Measure a run together with other processes, until it is whole.
+
+        Helpers of this process are called in if it takes long.
+        """
+        self._folder = folder
+        claims = SharedClaims(folder)
         job = Job(
             target=self._given_target,
             candidates=self._candidates,
-            options={k: v for k, v in self._options.items() if k not in ("progress", "executor")},
-            folder=self._folder,
+            options={k: v for k, v in self._options.items() if k not in OF_THIS_PROCESS},
+            folder=folder,
         )
-        helpers = Helpers(help_out, job, count, executor=self._options.get("executor"))
+        executor = self._options.get("executor")
+        helpers = Helpers(help_out, job, (self._workers or 1) - 1, executor=executor)
         try:
-            self._begin(self._cells, claims)
-            self._share_out(claims, lambda: True)
+            self._begin(cells, claims)
+            share_out(
+                [*self._candidates[first:], *self._candidates[:first]],
+                lambda candidate: self._result(candidate, errors_are_results=True),
+                cells=cells,
+                claims=claims,
+                progress=self._progress,
+                going_on=going_on,
+            )
         finally:
             helpers.close()
             claims.close()
-        self._begin(self._cells, Claims())  # what failed fails once more, and says why
 
     def _begin(self, cells: Cells, claims: Claims) -> None:
         self._cells, self._claims = cells, claims
@@ -168,16 +190,6 @@ class Engine:
             batch=self._batch,
         )
         self._beside = Beside(self._settings, cells=cells, looks=self._looks, maker=self._maker)
-
-    def _share_out(self, claims: SharedClaims, going_on: Callable[[], bool]) -> None:
-        share_out(
-            self._candidates,
-            lambda candidate: self._result(candidate, errors_are_results=True),
-            cells=self._cells,
-            claims=claims,
-            progress=self._progress,
-            going_on=going_on,
-        )
 
     def _result(self, candidate: Candidate, errors_are_results: bool) -> FamilyResult:
         entry = candidate.entry
@@ -236,7 +248,9 @@ class Engine:
     def _open(self, measured_by: MeasuredBy) -> Cells:
         if self._folder is None:
             return Cells(measured_by)
-        return Store.create(self._folder, self._manifest(measured_by))
+        store = Store.create(self._folder, self._manifest(measured_by))
+        write_recipe(self._folder, self._given_target)
+        return store
 
     def _manifest(self, measured_by: MeasuredBy) -> Manifest:
         return Manifest(
@@ -250,11 +264,18 @@ class Engine:
 
 def help_out(job: Job) -> None:
     """Measure a part of a run until the run is whole; the function that a helper runs."""
+
+    def owned() -> bool:
+        return job.owner in (None, os.getppid())
+
     if job.owner is not None:  # a terminal interrupts all its processes, and the owner ends them
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    options: Any = {k: v for k, v in job.options.items() if k not in ("out", "workers")}
-    engine = Engine(job.target, job.candidates, options | {"device": job.device})
-    engine.help(job.folder, going_on=lambda: job.owner in (None, os.getppid()))
+    options: Any = dict(job.options) | {"device": job.device}
+    engine = Engine(job.target, job.candidates, options)
+    first = len(job.candidates) * job.place // (job.place + 1)  # others begin elsewhere
+    engine.help(job.folder, first=first, going_on=owned)
+    if not owned():  # nobody would ever end this process
+        os._exit(0)
 
 
 def _measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:

@@ -9,7 +9,6 @@ results for one key are an error. Nothing read from a run is executed.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -26,14 +25,14 @@ from capcheck.results.plan import FamilyEntry, FamilyPlan, SuspectPlan
 from capcheck.results.settings import Settings
 from capcheck.results.survey import CheckResult, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
+from capcheck.runs.atomic import PARTIAL, require_name, write_atomically
 from capcheck.runs.cells import CellKey, Cells
 from capcheck.runs.manifest import MANIFEST, Manifest, read_manifest, require_same
 
-__all__ = ["PARTIAL", "Store", "save", "write_atomically"]
+__all__ = ["Store", "save"]
 
 CELLS, FITS = "cells.jsonl", "fits"
 OTHERS = "cells-*.jsonl"  # files of the processes that joined the run
-PARTIAL = ".*.partial"  # pattern of files left behind by a process killed while writing
 
 
 class Store(Cells):
@@ -63,7 +62,7 @@ class Store(Cells):
         Raises:
             InputError: The folder holds another run or other files, or cannot be written.
         """
-        _require_name(folder, "out must be a folder that can be written, got")
+        require_name(folder, "out must be a folder that can be written, got")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / MANIFEST).exists():
@@ -271,35 +270,6 @@ def _entry(found: FamilyResult) -> FamilyEntry:
         for cause in found.causes
     )
     return FamilyEntry(plan=found.plan, row=found.row, in_paper=found.in_paper, suspects=suspects)
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Write a file atomically, so that readers see all of it or none, and return the path.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    _require_name(path, "a file must be given a name, got")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{str(path)!r} cannot be written: {error.strerror}.") from None
-    return path
-
-
-def _require_name(path: Path, rule: str) -> None:
-    """Raise InputError if the path holds a NUL character, which no file system allows."""
-    if "\0" in str(path):
-        raise InputError(f"{rule} {str(path)!r}, which holds a NUL character; leave it out.")
 
 
 def _last_byte(file: BinaryIO) -> bytes:

@@ -59,7 +59,9 @@ def from_spec(spec: str) -> Target:
             raise InputError(f"target {name!r} is given {key} twice; give it once.")
         arguments[key] = value.strip()
     try:
-        return validate_call(BUILT_IN[name])(**arguments)
+        target: Target = validate_call(BUILT_IN[name])(**arguments)
+        target.recipe = {"spec": spec}
+        return target
     except ValidationError as error:
         problem = error.errors()[0]
         field = str(problem["loc"][0])

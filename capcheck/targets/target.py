@@ -12,8 +12,8 @@ import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -40,9 +40,12 @@ class Target(ABC):
 
     Attributes:
         provenance: Origin and exactness of the law.
+        recipe: What the law can be built from again, as JSON: a spec, or data with a layout; None
+            for a law that was made by a program.
     """
 
     provenance: Provenance
+    recipe: Mapping[str, Any] | None = None
     _spec: SequenceSpec
 
     def with_provenance(self, **facts: object) -> Self:

@@ -33,8 +33,8 @@ def require_the_same_findings(single: SurveyResult, double: SurveyResult) -> Non
 def test_float32_gives_the_same_findings(
     digits: ProductMixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how: dict[str, Any] = {"network": "none", "samples": 600, "lengths": [8], "steps": [1, 8]}
-    how["seconds_per_cell"] = 1
+    how: dict[str, Any] = {"network": "none", "samples": 300, "lengths": [8], "steps": [1, 4]}
+    how["seconds_per_cell"] = 0.2
     double = survey(digits, **how)
     monkeypatch.setattr(engine, "placement", lambda _: (torch.device("cpu"), torch.float32))
     require_the_same_findings(survey(digits, **how), double)
