@@ -6,18 +6,20 @@ print(result.outcome, result.smallest_budget)
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from capcheck import targets
-from capcheck.api import check, report, require, survey, work
-from capcheck.core.budget import Budget
-from capcheck.core.errors import CapcheckError, InputError, NetworkError, ProbeError
 from capcheck.core.version import __version__
-from capcheck.fitting import Fitted, fit
-from capcheck.results.measurement import Outcome
-from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
-from capcheck.runs.options import Progress
-from capcheck.runs.store import save
+
+if TYPE_CHECKING:
+    from capcheck import authoring, targets, testing
+    from capcheck.api import check, report, require, survey, work
+    from capcheck.core.budget import Budget
+    from capcheck.core.errors import CapcheckError, InputError, NetworkError, ProbeError
+    from capcheck.fitting import Fitted, fit
+    from capcheck.results.measurement import Outcome
+    from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
+    from capcheck.runs.options import Progress
+    from capcheck.runs.store import save
 
 __all__ = [
     "Budget",
@@ -32,6 +34,7 @@ __all__ = [
     "Progress",
     "SurveyResult",
     "__version__",
+    "authoring",
     "check",
     "fit",
     "report",
@@ -39,12 +42,32 @@ __all__ = [
     "save",
     "survey",
     "targets",
+    "testing",
     "work",
 ]
 
+_HOMES = {
+    "api": ("check", "report", "require", "survey", "work"),
+    "core.budget": ("Budget",),
+    "core.errors": ("CapcheckError", "InputError", "NetworkError", "ProbeError"),
+    "fitting": ("Fitted", "fit"),
+    "results.measurement": ("Outcome",),
+    "results.survey": ("CapacityError", "CheckResult", "SurveyResult"),
+    "runs.options": ("Progress",),
+    "runs.store": ("save",),
+}
+"""Modules of the public names. They are loaded when they are first used, since torch takes long."""
+
 
 def __getattr__(name: str) -> Any:
-    """The modules for authors of families, which are loaded when they are first used."""
-    if name in ("authoring", "testing"):
+    """A public name, from the module that defines it."""
+    if name in ("authoring", "targets", "testing"):
         return importlib.import_module(f"capcheck.{name}")
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"capcheck.{module}"), name)
     raise AttributeError(f"module 'capcheck' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

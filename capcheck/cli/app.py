@@ -7,24 +7,48 @@ and nothing else.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
 import click
 
-from capcheck.cli.check import check
 from capcheck.cli.failures import QuietStream, Session, debugging, fail
-from capcheck.cli.families import families
-from capcheck.cli.report import report
-from capcheck.cli.survey import survey
-from capcheck.cli.targets import targets
-from capcheck.cli.work import work
 from capcheck.core.version import __version__
 
-__all__ = ["cli", "main"]
+__all__ = ["COMMANDS", "cli", "main"]
+
+COMMANDS = {
+    "families": "List the families, or show the card of one family.",
+    "targets": "List the built-in targets and their parameters.",
+    "check": "Check whether one family can produce a target, and at which budget.",
+    "survey": "Measure every family on one target, and write the report.",
+    "work": "Measure cells of a run beside any number of other such commands.",
+    "report": "Write the HTML report of a saved run.",
+}
+"""The subcommands, each in the module of its name, which is loaded when it is used."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Lazy(click.Group):
+    """A group whose commands are loaded one by one, so that its help does not wait for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(
+            importlib.import_module(f"capcheck.cli.{cmd_name}"), cmd_name
+        )
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="capcheck")
 @click.option(
     "--debug",
@@ -35,10 +59,6 @@ __all__ = ["cli", "main"]
 )
 def cli() -> None:
     """Tell before training whether a generative model can do what you want at inference."""
-
-
-for command in (families, targets, check, survey, work, report):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -73,10 +73,10 @@ def work(
     device: str,
     batch: int,
 ) -> None:
-    """Measure cells of the run in FOLDER, beside any number of other such commands.
+    """Measure cells of a run beside any number of other such commands.
 
-    The run is started by `capcheck check` or `capcheck survey` with --out FOLDER, and with
-    --start-only if nothing should be measured there. The command ends when the run is whole;
+    The run in FOLDER is started by `capcheck check` or `capcheck survey` with --out FOLDER, and
+    with --start-only if nothing should be measured there. The command ends when the run is whole;
     `capcheck report FOLDER` then writes the report.
     """
     with live_progress() as progress:

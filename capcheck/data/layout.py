@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from capcheck.core.errors import InputError
 from capcheck.core.sequences import Kind
@@ -82,6 +81,8 @@ def whitened(rows: np.ndarray, components: int) -> Prepared:
             f"pca must be {rule} for {len(rows)} rows of {rows.shape[1]} numbers, got {components}."
         )
     rows = rows.astype(np.float64, copy=False)
+    from sklearn.decomposition import PCA  # scikit-learn takes a second to load
+
     fitted = PCA(components, whiten=True, svd_solver="full").fit(rows)
     scale = np.sqrt(fitted.explained_variance_)
     if not scale[-1] > 1e-10 * scale[0]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from sklearn import datasets
 
 __all__ = ["PATCH", "digits", "patches", "text"]
 
@@ -20,6 +19,8 @@ def digits() -> np.ndarray:
 
     Source: UCI, Optical Recognition of Handwritten Digits, test set; `sklearn.load_digits`.
     """
+    from sklearn import datasets  # scikit-learn takes a second to load
+
     return np.asarray(datasets.load_digits().data, dtype=np.float64)
 
 
@@ -31,6 +32,8 @@ def patches() -> np.ndarray:
 
     Source: `sklearn.load_sample_images` (china.jpg, flower.jpg).
     """
+    from sklearn import datasets
+
     images = np.asarray(datasets.load_sample_images().images, dtype=np.float64)  # (2, H, W, 3)
     grey = images.mean(axis=-1)
     down, across = grey.shape[1] // PATCH, grey.shape[2] // PATCH
@@ -47,6 +50,8 @@ def text() -> list[str]:
 
     Source: `DESCR` of scikit-learn's iris, digits, wine, breast_cancer, diabetes, linnerud.
     """
+    from sklearn import datasets
+
     loaders = (
         datasets.load_iris,
         datasets.load_digits,

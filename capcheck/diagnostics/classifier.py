@@ -27,8 +27,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import stats
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from capcheck.core.errors import InputError
@@ -128,6 +126,9 @@ def binomial_interval(successes: int, trials: int, *, level: float) -> tuple[flo
 
 def _right_answers(a: np.ndarray, b: np.ndarray, a_new: np.ndarray, b_new: np.ndarray) -> int:
     """Number of new rows that a classifier trained on a and b classifies correctly."""
+    from sklearn.exceptions import ConvergenceWarning  # scikit-learn takes a second to load
+    from sklearn.linear_model import LogisticRegression
+
     known = np.concatenate([a, b])
     unit = np.abs(known).max(0)  # squares must not overflow
     unit[unit == 0] = 1

@@ -11,7 +11,6 @@ import math
 import numpy as np
 import torch
 from scipy import stats
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from capcheck.diagnostics.witness import MissedMode, PairError, TokenError, Witness
@@ -46,6 +45,8 @@ class Observer:
         if self._spec.tokens * self._spec.dim <= FEATURES:
             self._flat = _features(draws, self._spec.dim)  # (n, F)
             distinct = len(np.unique(self._flat, axis=0))
+            from sklearn.cluster import KMeans  # scikit-learn takes a second to load
+
             self._regions = KMeans(min(MODES, distinct), n_init=1, random_state=0).fit(self._flat)
 
     def compare(self, samples: Tensor) -> Witness:

@@ -26,16 +26,17 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from capcheck.core.sequences import SequenceSpec
 from capcheck.divergences.estimate import Term
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 __all__ = ["FARTHEST", "FEWEST", "SHARE", "kl_from_below"]
 
@@ -115,6 +116,10 @@ def _nothing(z: np.ndarray) -> np.ndarray:
 
 def _logits(known: np.ndarray, label: np.ndarray) -> Iterator[Function]:
     """The logits of several classifiers of the rows."""
+    from sklearn.ensemble import HistGradientBoostingClassifier  # scikit-learn is slow to load
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     centre, spread = known.mean(0), known.std(0)
     spread[spread < 1e-9] = 1
     for strength in (1e-3, 1e-1):

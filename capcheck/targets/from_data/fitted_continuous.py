@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from sklearn.covariance import LedoitWolf
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture as FittedMixture
 
 from capcheck.core.errors import InputError
 from capcheck.targets.continuous.diagonal_mixture import DiagonalMixture
@@ -24,6 +21,9 @@ from capcheck.targets.from_data.selection import SIZES, best_fitted, require_row
 from capcheck.targets.from_data.units import NOISE, Units
 from capcheck.targets.parameters import LIMITS, Grid, require_count
 from capcheck.targets.target import ContinuousTarget
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture as FittedMixture
 
 __all__ = [
     "FLOOR",
@@ -52,6 +52,8 @@ def fit_gaussian(x: np.ndarray, *, grid: Grid = None) -> GaussianMixture:
         x: (n, N, d) finite rows, at least 2.
         grid: (rows, columns) of the tokens, if they have any.
     """
+    from sklearn.covariance import LedoitWolf  # scikit-learn takes a second to load
+
     x = _require_numbers(x, least=2)
 
     def fit(rows: np.ndarray, _: int) -> GaussianMixture:
@@ -116,8 +118,9 @@ def from_sklearn(model: FittedMixture, *, tokens: int, grid: Grid = None) -> Gau
         InputError: Not fitted, or N does not divide the number of features.
 
     Example:
+        >>> from sklearn.mixture import GaussianMixture as Fitted
         >>> rows = np.random.default_rng(0).normal(size=(50, 4))
-        >>> from_sklearn(FittedMixture(2, random_state=0).fit(rows), tokens=2).spec.dim
+        >>> from_sklearn(Fitted(2, random_state=0).fit(rows), tokens=2).spec.dim
         2
     """
     if not hasattr(model, "means_"):
@@ -175,6 +178,9 @@ def _expectation_maximisation(
     z: np.ndarray, size: int, covariance: str, seed: int
 ) -> FittedMixture:
     """A scikit-learn mixture fitted to rows (n, D), of at most as many components as they allow."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture as FittedMixture
+
     size = min(size, len(np.unique(z, axis=0)))  # repeated rows are no evidence of more
     model = FittedMixture(
         size, covariance_type=covariance, reg_covar=FLOOR, max_iter=ROUNDS, random_state=seed

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import numpy as np
 import pytest
 
 from capcheck.cli import progress
-from capcheck.cli.app import cli, main
+from capcheck.cli.app import COMMANDS, cli, main
 from capcheck.cli.progress import live_progress
 from capcheck.core.errors import InputError
 from capcheck.runs.options import Progress
@@ -50,6 +51,28 @@ def test_families_are_listed_and_explained(run) -> None:  # type: ignore[no-unty
         run("families", "maskgti").err
         == "error: family 'maskgti' is not registered; did you mean 'maskgit'?\n"
     )
+
+
+@pytest.mark.parametrize("asked", ["--version", "--help"])
+def test_a_first_look_does_not_wait_for_torch(asked: str) -> None:
+    code = (
+        "import sys; from capcheck.cli.app import main; sys.argv = ['capcheck', sys.argv[1]]\n"
+        "try: main()\n"
+        "finally: print([name for name in ('torch', 'scipy', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_help_lists_every_command_with_its_first_line(run) -> None:  # type: ignore[no-untyped-def]
+    assert cli.list_commands(click.Context(cli)) == list(COMMANDS)
+    for name, summary in COMMANDS.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert (command.help or "").splitlines()[0] == summary
+    assert all(f"  {name} " in run("--help").out for name in COMMANDS)
+    assert run("srvey").code == 2
 
 
 def test_json_is_all_that_standard_output_holds(run) -> None:  # type: ignore[no-untyped-def]
@@ -94,6 +117,7 @@ def test_a_saved_run_can_be_reported_again(run, tmp_path: Path) -> None:  # type
         "cells.jsonl",
         "report.html",
         "run.log",
+        "target.json",
     }
     first = (folder / "report.html").read_text()
     misplaced = run("report", str(folder), "--out", str(tmp_path))

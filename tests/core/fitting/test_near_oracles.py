@@ -283,7 +283,7 @@ def test_a_flow_library_that_is_missing_is_named(
 @pytest.mark.parametrize("family", ["diffusion", "gpt", "gan", "flow", "vae", "ebm", "consistency"])
 def test_width_closes_the_gap_on_digits(digits: ProductMixture, family: str) -> None:
     sizes = ["mlp:width=4,depth=1", "mlp:width=64,depth=2"]
-    steps, samples = (1000, 1000) if family in ("vae", "consistency") else (500, 600)
+    steps, samples = (1000, 1000) if family in ("vae", "consistency") else (300, 500)
     names = ["wasserstein", "mmd"] if family == "diffusion" else ["kl", "wasserstein", "mmd"]
     found = check(
         family, digits, network=sizes, fit_steps=steps, lengths=[8], steps=[4], samples=samples,

@@ -169,6 +169,7 @@ def test_on_separate_modes_one_call_is_beaten_only_by_one_call_a_token(
 ) -> None:
     # One shot leaves the total correlation of two tokens that share their mode; gpt leaves nothing.
     found = front(template)
-    assert [p.calls for p in found.best if p.family == "gpt"] == [1, 2]
+    assert sorted({p.calls for p in found.best}) == [1, 2]
+    assert "gpt" in [p.family for p in found.best if p.calls == 2]
     assert found.best[-1].multiple == 0
     assert found.best[0].multiple > 1

@@ -58,7 +58,7 @@ def test_a_cluster_shares_a_run(
     cluster: str, alone: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     executor = request.getfixturevalue(cluster)
-    executor.submit(importlib.import_module, "capcheck").exception()  # it takes some seconds
+    executor.submit(importlib.import_module, "capcheck.api").exception()  # it takes some seconds
     survey(TARGET, FAMILIES, workers=2, executor=executor, out=tmp_path / "run", **HOW)
     assert len(list((tmp_path / "run").glob("cells*.jsonl"))) == 2  # the cluster took its part
     assert sorted_cells(tmp_path / "run") == sorted_cells(alone)

@@ -126,7 +126,7 @@ def test_cells_are_equal_for_any_number_of_workers(
     three: ProductMixture, alone: Path, tmp_path: Path
 ) -> None:
     with process_executor.ProcessPoolExecutor(max_workers=2) as pool:
-        for started in [pool.submit(importlib.import_module, "capcheck") for _ in range(2)]:
+        for started in [pool.submit(importlib.import_module, "capcheck.api") for _ in range(2)]:
             started.exception()  # a module cannot be sent back, but it is there
         how = {"workers": 3, "executor": pool, "out": tmp_path / "run"}
         together = survey(three, FAMILIES, **how, **HOW)
@@ -247,11 +247,24 @@ def test_a_signal_between_processes_is_nobodys_mistake() -> None:
 # Processes that are killed
 
 
+COMMAND = [sys.executable, "-m", "capcheck", "survey", "--target", "modes:tokens=6,modes=3"]
+COMMAND += ["--family", "gpt,maskgit,diffusion,ar_diffusion", "--samples", "600"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    command = [*COMMAND, "--out", str(folder), "--workers", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["owner", "helper"])
-def test_no_finished_cell_is_lost_when_a_process_is_killed(victim: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "capcheck", "survey", "--target", "modes:tokens=6,modes=3"]
-    command += ["--family", "gpt,maskgit,diffusion,ar_diffusion", "--samples", "1000"]
+def test_no_finished_cell_is_lost_when_a_process_is_killed(
+    victim: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    command = COMMAND
     environment = os.environ | {"CAPCHECK_WORKERS": "2"}
     folder = tmp_path / "killed"
     process = subprocess.Popen(
@@ -284,10 +297,8 @@ def test_no_finished_cell_is_lost_when_a_process_is_killed(victim: str, tmp_path
     )
     assert finished.returncode == 0, finished.stderr
     assert set(before) <= set(sorted_cells(folder))
-    one = tmp_path / "undisturbed"
-    subprocess.run([*command, "--out", str(one), "--workers", "1"], check=True, capture_output=True)
-    assert sorted_cells(folder) == sorted_cells(one)
-    runs: list[SurveyResult] = [Store.open(each).result() for each in (folder, one)]
+    assert sorted_cells(folder) == sorted_cells(undisturbed)
+    runs: list[SurveyResult] = [Store.open(each).result() for each in (folder, undisturbed)]
     assert runs[0].to_dict() == runs[1].to_dict()
 
 
