@@ -200,7 +200,7 @@ def test_looks_of_a_network_are_kept_with_those_of_its_oracle(
 @pytest.mark.slow
 def test_a_killed_fit_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "capcheck", "check", "--family", "gpt", "--target"]
-    command += ["modes:tokens=3", "--network", "mlp:width=32,depth=2", "--fit-steps", "1500"]
+    command += ["modes:tokens=3", "--network", "mlp:width=32,depth=2", "--fit-steps", "800"]
     command += ["--samples", "200", "--length", "3", "--steps", "1", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
