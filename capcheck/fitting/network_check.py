@@ -41,7 +41,7 @@ __all__ = ["CALLS", "DENSITY", "TWICE", "WIDEST", "check_network", "require_dens
 
 CALLS = 32  # network calls after which a check ends
 TWICE = 4  # first calls of a check that are repeated to test determinism
-WIDEST = 256  # numbers per sequence up to which the Jacobian is computed
+WIDEST = 64  # most numbers whose Jacobian is taken, by one pass backwards for each of them
 DENSITY = 0.05, 0.01  # tolerance of a log-density: nats, and share of its size (inverses round)
 
 

@@ -262,17 +262,23 @@ class Engine:
         )
 
 
-def help_out(job: Job) -> None:
-    """Measure a part of a run until the run is whole; the function that a helper runs."""
+def help_out(packed: bytes, place: int) -> None:
+    """Measure a part of a run until the run is whole; the function that a helper runs.
+
+    Args:
+        packed: The pickled `Job`, from the process that started the run.
+        place: Number of the helper, 1 for the first.
+    """
+    job = Job.unpacked(packed)
 
     def owned() -> bool:
         return job.owner in (None, os.getppid())
 
     if job.owner is not None:  # a terminal interrupts all its processes, and the owner ends them
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    options: Any = dict(job.options) | {"device": job.device}
+    options: Any = dict(job.options) | {"device": job.device(place)}
     engine = Engine(job.target, job.candidates, options)
-    first = len(job.candidates) * job.place // (job.place + 1)  # others begin elsewhere
+    first = len(job.candidates) * place // (place + 1)  # others begin elsewhere
     engine.help(job.folder, first=first, going_on=owned)
     if not owned():  # nobody would ever end this process
         os._exit(0)

@@ -10,11 +10,13 @@ import contextlib
 import dataclasses
 import functools
 import os
+import pickle
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 
 from capcheck.core.errors import InputError
@@ -61,7 +63,6 @@ class Job:
         options: Keywords of the run, without functions and executors.
         folder: Folder of the run, which all workers see.
         owner: Number of the process that started the run, if the helper is on its machine.
-        place: Number of the helper, 1 for the first.
     """
 
     target: Target
@@ -69,37 +70,56 @@ class Job:
     options: Mapping[str, Any]
     folder: Path
     owner: int | None = None
-    place: int = 1
 
-    @property
-    def device(self) -> str:
-        """The device of the helper: one of the GPUs if there are several."""
+    def packed(self) -> bytes:
+        """The job as bytes that another process of this run can read, with the caller's code."""
+        packed: bytes = cloudpickle.dumps(self)
+        return packed
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> Job:
+        """The job from the bytes that its owner sent; they are never read from a file."""
+        job: Job = pickle.loads(packed)
+        return job
+
+    def device(self, place: int) -> str:
+        """The device of a helper: one of the GPUs if there are several."""
         device = str(self.options.get("device", "auto"))
         if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
-            return f"cuda:{self.place % torch.cuda.device_count()}"
+            return f"cuda:{place % torch.cuda.device_count()}"
         return device
 
 
 class Helpers:
     """The helpers of a run. They are called in if the run is not over after `PATIENCE` seconds.
 
+    The job is sent as it is when the helpers are made, since the run changes what it holds.
+
     Args:
-        work: Function of a module that measures a part of a job.
+        work: Function of a module that measures a part of a job, which it gets as bytes and place.
         job: The run.
         count: Number of helpers.
         executor: Executor that runs them, or None for processes of this machine.
     """
 
     def __init__(
-        self, work: Callable[[Job], None], job: Job, count: int, *, executor: Any = None
+        self,
+        work: Callable[[bytes, int], None],
+        job: Job,
+        count: int,
+        *,
+        executor: Any = None,
     ) -> None:
-        self._work, self._job, self._count, self._executor = work, job, count, executor
+        self._work, self._count, self._executor = work, count, executor
+        owner = os.getpid() if executor is None else None
+        self._job = self._packed(dataclasses.replace(job, owner=owner))
         self._own: list[Any] = []
         self._running: list[Any] = []
         self._lock, self._closed = threading.Lock(), False
         self._timer = threading.Timer(PATIENCE if executor is None else 0, self._call_in)
         self._timer.daemon = True
-        self._timer.start()
+        if self._job and count:
+            self._timer.start()
 
     def close(self) -> None:
         """End the helpers; what they have measured is in the folder."""
@@ -119,7 +139,7 @@ class Helpers:
                 if self._closed:
                     return
                 try:
-                    self._running.append(self._start(dataclasses.replace(self._job, place=place)))
+                    self._running.append(self._start(place))
                 except Exception as error:
                     logger.warning("worker %d was not started: %s", place, error)
                     return
@@ -131,13 +151,21 @@ class Helpers:
             return
         logger.warning("worker %d ended, and others take up its cells: %s", place, error)
 
-    def _start(self, job: Job) -> Any:
+    def _packed(self, job: Job) -> bytes:
+        """The job as bytes; empty if there is no helper, or if the job cannot be sent to any."""
+        try:
+            return job.packed() if self._count else b""
+        except Exception as error:
+            logger.warning("no worker can be called in, as the run cannot be sent: %s", error)
+            return b""
+
+    def _start(self, place: int) -> Any:
         if self._executor is not None:
-            return self._executor.submit(self._work, job)
+            return self._executor.submit(self._work, self._job, place)
         from loky import process_executor  # only runs that take long need it
 
         # One executor each: that of a killed worker ends, and the others go on.
         threads = dict.fromkeys(THREADS, "1")
         own = process_executor.ProcessPoolExecutor(max_workers=1, env=threads)
         self._own.append(own)
-        return own.submit(self._work, dataclasses.replace(job, owner=os.getpid()))
+        return own.submit(self._work, self._job, place)
