@@ -6,6 +6,7 @@ gradient goes through the whole procedure. It needs no oracle.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +30,17 @@ from capcheck.networks.signatures.generator import normals_for
 from capcheck.networks.signatures.given import given_arguments
 from capcheck.procedures.procedure import AnyProcedure
 
-__all__ = ["DIFFERENTIABLE", "EQUAL", "SampleDistance", "energy_distance"]
+__all__ = [
+    "DIFFERENTIABLE",
+    "EQUAL",
+    "FEWEST",
+    "PRODUCTS",
+    "SampleDistance",
+    "energy_distance",
+]
 
+FEWEST = 64  # fewest draws of a batch
+PRODUCTS = 2.5e8  # most products of two numbers for the distances of a batch
 EQUAL = 1e-12  # squared distance, as a share of the longest row's square, of rows that are equal
 
 DIFFERENTIABLE = (
@@ -87,8 +97,10 @@ class SampleDistance(Objective):
         self._relaxed = tokens == "categorical"
 
     def draw(self, n: int, rng: Randomness, *, floor: bool = True) -> Batch:
-        """Draw sequences `x` of the target."""
-        return {"x": self.target.sample(n, rng.stream("target"))}
+        """Draw sequences `x` of the target, fewer than n if they are of very many numbers."""
+        spec = self.target.spec
+        most = max(FEWEST, math.isqrt(int(PRODUCTS / (spec.tokens * spec.dim))))
+        return {"x": self.target.sample(min(n, most), rng.stream("target"))}
 
     def loss(self, module: nn.Module, batch: Batch, rng: Randomness) -> Tensor:
         """The energy distance in units of the tokens' deviations, or of one-hot vectors."""
