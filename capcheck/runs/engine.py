@@ -159,7 +159,7 @@ class Engine:
             target=self._given_target,
             candidates=self._candidates,
             options={k: v for k, v in self._options.items() if k not in OF_THIS_PROCESS},
-            folder=folder,
+            folder=Path(os.path.abspath(folder)),  # a worker elsewhere has another current folder
         )
         executor = self._options.get("executor")
         helpers = Helpers(help_out, job, (self._workers or 1) - 1, executor=executor)

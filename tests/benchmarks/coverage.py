@@ -30,6 +30,7 @@ from capcheck.divergences.kl import kl_term
 from capcheck.divergences.mmd import mmd_squared, mmd_squared_to_known
 from capcheck.divergences.variational import kl_from_below
 from capcheck.divergences.wasserstein import corrected_transport, transport
+from capcheck.exact.hidden_draws import between_bounds
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
@@ -224,6 +225,31 @@ def langevin() -> Iterator[Case]:
         )
 
 
+def hidden_draws() -> Iterator[Case]:
+    """KL of N(0, 1) from N(m, 1) whose mean has a hidden part, between bounds by four weights."""
+    m = 0.7
+    for hidden in (0.02, 0.1, 0.3):
+
+        def weights(run: int, hidden: float = hidden) -> tuple[np.ndarray, LogDensity]:
+            x = normal(run, "p", N, 1)[:, 0]
+            shifts = math.sqrt(hidden) * normal(run, "hidden", 4 * N, 1).reshape(4, N)
+            log_w = stats.norm(m + shifts, math.sqrt(1 - hidden)).logpdf(x)
+            return x, between_bounds(torch.from_numpy(log_w), "weights")
+
+        def above(run: int, hidden: float = hidden) -> Term:
+            x, found = weights(run, hidden)
+            return kl_term(torch.from_numpy(stats.norm.logpdf(x)) - found.values)
+
+        def below(run: int, hidden: float = hidden) -> Term:
+            x, found = weights(run, hidden)
+            assert found.above is not None
+            return kl_term(torch.from_numpy(stats.norm.logpdf(x)) - found.above)
+
+        for side, end in (("above", above), ("below", below)):
+            name = f"KL by hidden draws, variance {hidden}"
+            yield Case(name=name, run=end, estimand=m**2 / 2, side=side)
+
+
 def stein() -> Iterator[Case]:
     """KSD^2 of N(m, I) from N(0, I): s_p - s_q = -m, so that it is |m|^2 E k(X, X')."""
     for D in DIMENSIONS:
@@ -291,6 +317,7 @@ def cases() -> Iterator[Case]:
     yield from continuous()
     yield from from_below()
     yield from langevin()
+    yield from hidden_draws()
     yield from stein()
     yield from categorical()
 
