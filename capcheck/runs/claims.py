@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from capcheck.core.errors import ControlFlow
+from capcheck.core.errors import ControlFlow, InputError
 
 __all__ = ["BEAT", "CLAIMS", "PATIENCE", "Busy", "Claims", "SharedClaims", "claim_name"]
 
@@ -63,11 +63,20 @@ class SharedClaims(Claims):
 
     Args:
         folder: Folder of the run, which all processes see.
+
+    Raises:
+        InputError: The folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / CLAIMS
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"run {str(folder)!r} must have a folder {CLAIMS} that can be written: "
+                f"{error.strerror}."
+            ) from None
         self._clock = self._folder / f".clock-{socket.gethostname()}-{os.getpid()}"
         self._held: dict[str, Path] = {}
         self._lock, self._closed = threading.Lock(), threading.Event()

@@ -53,6 +53,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.hidden_draws import over_hidden_draws
 from capcheck.exact.inversion import DERIVATIVES
 from capcheck.exact.whole_map import CANDIDATES, EVALUATIONS, density_by_preimage
 from capcheck.laws import LOG_2PI
@@ -168,11 +169,10 @@ class Diffusion(Probe[Denoiser]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """Exact by inversion for DDIM, and a lower bound for other solvers that have a density.
+        """Exact by inversion for DDIM, and bounds for other solvers that have a density.
 
-        The bound, of `ddpm_large_noisy`, is log q(x) >= E[log q(x_1) + sum log q(x_s | x_t) -
-        log p(x_t | x_s)], with the mean over paths x_s -> x_t of added noise that start at x; one
-        path is drawn for each row.
+        That of `ddpm_large_noisy` is the mean of q(x_1) prod q(x_s | x_t) / p(x_t | x_s) over paths
+        x_s -> x_t of added noise that start at x.
         """
         one_jump = budget.steps == 1 and self.solver in ("heun", "dpm_solver")
         if (self.solver == "ddim" and self.eta == 0) or one_jump:
@@ -191,6 +191,16 @@ class Diffusion(Probe[Denoiser]):
                 )
             noise = starting_noise(spec, CANDIDATES, rng).double().flatten(1)
             return density_by_preimage(self._image(network, spec, budget), x.flatten(1), noise)
+
+        def log_weight(x: Tensor, rng: Randomness) -> Tensor:
+            return self._log_weight(network, spec, budget, x, rng)
+
+        return over_hidden_draws(log_weight, x, rng, "noisings")
+
+    def _log_weight(
+        self, network: Denoiser, spec: SequenceSpec, budget: Budget, x: Tensor, rng: Randomness
+    ) -> Tensor:
+        """Log of the weight of one noising of each row, (n,)."""
         path, log_q, free = PATHS[self.path], x.new_zeros(len(x)), list(spec.free)
         given = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         given[:, free] = False
@@ -204,8 +214,7 @@ class Diffusion(Probe[Denoiser]):
             log_q = log_q + _log_normal((x_s - mean)[:, free], variance)
             log_q = log_q - _log_normal((x_t - a_ts * x_s)[:, free], variance)
             x_s = x_t
-        log_q = log_q + _log_normal(x_s[:, free], levels[-1])
-        return LogDensity(values=log_q, bound=True, method="mean over noisings, one for each row")
+        return log_q + _log_normal(x_s[:, free], levels[-1])
 
     def _image(
         self, network: Denoiser, spec: SequenceSpec, budget: Budget

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from capcheck.core.errors import InputError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact import hidden_draws
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.networks.signatures import Calls, Denoiser, TokenPredictorSignature
 from capcheck.noise.paths import PathName
@@ -293,7 +295,9 @@ def test_dpm_solver_is_the_papers_update() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 20])
-def test_the_log_density_of_large_ancestral_steps_is_bounded_from_below(k: int) -> None:
+def test_the_log_density_of_large_ancestral_steps_is_bounded_from_both_sides(
+    k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Of the probe by itself: in coordinates v is 1, of which every number of steps is right.
     v, n, (a, s) = 2.25, 8000, PATHS["cosine"]
     target = from_spec("gaussian:tokens=1,std=1.5")
@@ -305,6 +309,8 @@ def test_the_log_density_of_large_ancestral_steps_is_bounded_from_below(k: int) 
         return probe.log_density(oracle, completion, target.spec, budget, x, CounterRandomness(2))
 
     x = target.sample(n, CounterRandomness(1))
+    several = bound(x)
+    monkeypatch.setattr(hidden_draws, "ALIKE", -1)  # one noising of each row
     found = bound(x)
     assert isinstance(found, LogDensity)
     assert found.bound
@@ -323,6 +329,12 @@ def test_the_log_density_of_large_ancestral_steps_is_bounded_from_below(k: int) 
     exact = -0.5 * (np.log(2 * np.pi * variance) + v / variance)
     # Of one step, which forgets its noise, the bound is the density: that of N(mean, 1).
     assert expected == pytest.approx(exact) if k == 1 else expected < exact - 1e-3
+    assert isinstance(several, LogDensity)
+    if k > 1:
+        own = stats.norm(0, math.sqrt(variance)).logpdf(x.flatten().numpy())
+        assert several.above is not None
+        assert expected + 1e-3 < float(several.values.mean()) < own.mean() + 1e-3
+        assert own.mean() - 1e-3 < float(several.above.mean()) < own.mean() + 0.1
     wider = bound(1.3 * x)
     assert isinstance(wider, LogDensity)
     assert abs(float(wider.values.mean()) - expected) > 6 * error

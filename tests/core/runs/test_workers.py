@@ -71,6 +71,12 @@ def test_a_part_belongs_to_one_process_until_it_is_released(tmp_path: Path) -> N
     assert list((tmp_path / "claims").iterdir()) == []
 
 
+def test_a_folder_that_holds_no_claims_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "claims").write_text("mine")
+    with pytest.raises(InputError, match="a folder claims that can be written"):
+        SharedClaims(tmp_path)
+
+
 def test_only_one_of_many_processes_gets_a_claim(tmp_path: Path) -> None:
     claims = [SharedClaims(tmp_path) for _ in range(8)]
     for part in range(20):
