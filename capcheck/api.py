@@ -361,7 +361,7 @@ def _candidate_of(entry: FamilyEntry, networks: Sequence[str]) -> Candidate:
             f"the run measures a network of {plan.family} that a program gave as an object; only "
             "that program can measure it."
         )
-    if ":" in name and "=" not in name and name not in networks:
+    if not is_architecture(name) and name not in networks:
         raise InputError(
             f"the run measures the network {name}, a function; name it with networks (--network "
             f"{name}), since nothing that a file names is executed."

@@ -76,10 +76,12 @@ def test_functions_that_a_file_names_are_not_run(tmp_path: Path) -> None:
         engine_of_check("gpt", target, network=factory, out=tmp_path / "x", samples=200)
     engine_of_check("gpt", target, network="mlp:width=4,depth=1", out=tmp_path, samples=200).start()
     manifest = tmp_path / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("mlp:width=4,depth=1", "os:abort"))
-    with pytest.raises(InputError, match="nothing that a file names is executed"):
-        work(tmp_path)
-    manifest.write_text(manifest.read_text().replace("os:abort", "given"))
+    text = manifest.read_text()
+    for name in ("os:abort", "os.path:join"):
+        manifest.write_text(text.replace("mlp:width=4,depth=1", name))
+        with pytest.raises(InputError, match="nothing that a file names is executed"):
+            work(tmp_path)
+    manifest.write_text(text.replace("mlp:width=4,depth=1", "given"))
     with pytest.raises(InputError, match="gave as an object"):
         work(tmp_path)
 
