@@ -39,6 +39,7 @@ __all__ = [
     "TRAITS",
     "family_outcome",
     "judge",
+    "refuses_alone",
     "smallest_sufficient",
     "tolerance_in_unit",
     "worst_divergence",
@@ -51,6 +52,20 @@ RESOLVED = 0.25  # largest null standard error of a resolved divergence, in tole
 def tolerance_in_unit(estimate: Estimate, tolerance: float) -> float:
     """Converts a tolerance into the unit of an estimate: tolerance^power scale."""
     return float(tolerance**estimate.power * estimate.scale)
+
+
+def refuses_alone(estimate: Estimate, tolerance: float, *, level: float, statements: int) -> bool:
+    """Whether a divergence refuses its cell by itself, whatever the other evidence is.
+
+    Args:
+        estimate: Estimate of the divergence.
+        tolerance: Its tolerance, in its tolerance unit.
+        level: Joint confidence of the verdicts of a family.
+        statements: Number of divergences times the number of budgets of the family, which is the
+            most that the two corrections of `judge` divide the error by.
+    """
+    p_above = estimate.p_above(tolerance_in_unit(estimate, tolerance))
+    return statements * p_above <= (1 - level) / 2
 
 
 @dataclass(frozen=True, kw_only=True)

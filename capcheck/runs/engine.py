@@ -41,7 +41,7 @@ from capcheck.runs.options import (
     settings_of,
     whole_number,
 )
-from capcheck.runs.progress import ProgressCounter
+from capcheck.runs.progress import ProgressCounter, cell_name
 from capcheck.runs.recipes import write_recipe
 from capcheck.runs.sharing import share_out
 from capcheck.runs.store import FITS, Store
@@ -238,7 +238,7 @@ class Engine:
             found = self._assembly.judged(entry, look)
             if found.outcome is not Outcome.INCONCLUSIVE:
                 skipped = itertools.product(range(look + 1, self._settings.looks), found.cells)
-                names = [f"{plan.to_json()} {later} {cell.budget}" for later, cell in skipped]
+                names = [cell_name(plan, later, cell.budget) for later, cell in skipped]
                 self._progress.advance(names, f"{plan.title}, decided")
                 break
         with self._progress.uncounted():

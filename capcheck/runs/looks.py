@@ -21,7 +21,7 @@ from capcheck.runs.assembly import Assembly
 from capcheck.runs.cells import CellKey, Cells
 from capcheck.runs.claims import Busy, Claims, claim_name
 from capcheck.runs.options import callers_errors
-from capcheck.runs.progress import ProgressCounter
+from capcheck.runs.progress import ProgressCounter, cell_name
 from capcheck.runs.rounded_sweep import RoundedSweep
 from capcheck.runs.sweep import Sweep
 from capcheck.targets.target import Target
@@ -87,7 +87,8 @@ class Looks:
         keys = {budget: self._assembly.key(plan, budget, look) for budget in budgets}
         label = label or plan.title
         if held := [budget for budget in budgets if self._cells.get(keys[budget]) is not None]:
-            self._progress.advance(self._names(plan, look, held), f"{label}, from the store")
+            names = [cell_name(plan, look, budget) for budget in held]
+            self._progress.advance(names, f"{label}, from the store")
 
         def missing(of: Sequence[Budget]) -> list[Budget]:
             return [budget for budget in of if self._cells.get(keys[budget]) is None]
@@ -130,12 +131,8 @@ class Looks:
             for cell in sweep.measure(group):
                 with callers_errors():  # the folder may hold other numbers for this cell
                     self._cells.keep(keys[cell.budget], cell)
-                names = self._names(plan, look, [cell.budget])
-                self._progress.advance(names, f"{label}, {cell.budget}")
-
-    def _names(self, plan: FamilyPlan, look: int, budgets: Sequence[Budget]) -> list[str]:
-        """Names of cells that tell them from the other cells of the run, for the progress."""
-        return [f"{plan.to_json()} {look} {budget}" for budget in budgets]
+                name = cell_name(plan, look, cell.budget)
+                self._progress.advance([name], f"{label}, {cell.budget}")
 
     def forget_sweeps(self) -> None:
         """Forget the runs of a candidate that has been measured."""

@@ -5,10 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
+from capcheck.core.budget import Budget
+from capcheck.results.plan import FamilyPlan
 from capcheck.runs.log import logger
 from capcheck.runs.options import CallersError, Progress
 
-__all__ = ["ProgressCounter"]
+__all__ = ["ProgressCounter", "cell_name"]
+
+
+def cell_name(plan: FamilyPlan, look: int, budget: Budget) -> str:
+    """The name of a cell of a run, which tells it from the others."""
+    return f"{plan.to_json()} {look} {budget}"
 
 
 class ProgressCounter:

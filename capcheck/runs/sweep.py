@@ -25,7 +25,7 @@ from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
 from capcheck.divergences.reference import Reference
-from capcheck.judging.verdict import tolerance_in_unit
+from capcheck.judging.verdict import refuses_alone
 from capcheck.procedures.coordinates import ExactLaw
 from capcheck.procedures.density_cost import (
     PILOT_ROWS,
@@ -179,13 +179,13 @@ class Sweep:
         )
 
     def _refuses(self, kl: Estimate | None) -> bool:
-        """Whether KL alone refuses its cell at the strictest level that a verdict may ask for."""
-        if kl is None:
-            return False
         settings = self._settings
-        statements = len(settings.grid.budgets()) * len(settings.tolerances)
-        bound = tolerance_in_unit(kl, settings.tolerances["kl"])
-        return statements * kl.p_above(bound) <= (1 - settings.level) / 2
+        return kl is not None and refuses_alone(
+            kl,
+            settings.tolerances["kl"],
+            level=settings.level_of_a_look,
+            statements=len(settings.grid.budgets()) * len(settings.tolerances),
+        )
 
     @functools.cached_property
     def _limit(self) -> Tensor | None:
