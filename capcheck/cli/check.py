@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from capcheck import api
 from capcheck.cli.options import BUDGETS, EVIDENCE, NETWORK, OUTPUT, TARGET, fits
 from capcheck.cli.parameters import GroupedCommand, Pairs, grouped, with_options
 from capcheck.cli.progress import live_progress
@@ -16,6 +15,7 @@ from capcheck.cli.values import merged, run_options, target_of
 from capcheck.cli.work import start
 from capcheck.procedures.registry import probe_class
 from capcheck.results.survey import CheckResult
+from capcheck.runs import planning
 from capcheck.runs.options import Progress
 
 __all__ = ["check"]
@@ -41,7 +41,7 @@ __all__ = ["check"]
     help="Fit networks to the oracle's answers (oracle), to the target through the procedure at "
     "one budget (end_to_end), or not at all (none: your weights as they are).  [default: oracle]",
 )
-@with_options(fits(f"{api.FIT_STEPS}"))
+@with_options(fits(f"{planning.FIT_STEPS}"))
 @with_options(EVIDENCE)
 @with_options(OUTPUT)
 def check(
@@ -60,7 +60,7 @@ def check(
     with live_progress() as progress:
         progress(Progress(done=0, total=0, running="reading the target"))
         target = target_of(given)
-        engine = api.engine_of_check(
+        engine = planning.engine_of_check(
             family,
             target,
             options=merged("--option", options),

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from capcheck import api
 from capcheck.cli.options import BUDGETS, EVIDENCE, NETWORK, OUTPUT, TARGET, fits
 from capcheck.cli.parameters import GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
@@ -19,6 +18,7 @@ from capcheck.core.errors import CapcheckError
 from capcheck.data.files import name_of
 from capcheck.procedures.registry import probe_class
 from capcheck.results.survey import SurveyResult
+from capcheck.runs import planning
 from capcheck.runs.options import Progress
 
 __all__ = ["QUICK", "survey"]
@@ -35,7 +35,7 @@ QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
 @with_options(TARGET)
 @with_options(BUDGETS)
 @NETWORK
-@with_options(fits(f"{api.SURVEY_FIT_STEPS}, or {api.QUICK_FIT_STEPS} with --quick"))
+@with_options(fits(f"{planning.SURVEY_FIT_STEPS}, or {planning.QUICK_FIT_STEPS} with --quick"))
 @with_options(EVIDENCE)
 @grouped(
     "evidence",
@@ -78,11 +78,11 @@ def survey(
     if given["out"] is None and given["data"] is not None:
         given["out"] = Path("runs") / (name_of(given["data"]) + ("-quick" if quick else ""))
     if quick and fit_seconds is None and fit_steps is None:
-        fit_steps = api.QUICK_FIT_STEPS
+        fit_steps = planning.QUICK_FIT_STEPS
     with live_progress() as progress:
         progress(Progress(done=0, total=0, running="reading the target"))
         target = target_of(given)
-        engine = api.engine_of_survey(
+        engine = planning.engine_of_survey(
             target,
             chosen,
             network="none" if network == ("none",) else network or None,

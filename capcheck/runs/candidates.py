@@ -18,13 +18,21 @@ from capcheck.core.budget import Budget
 from capcheck.core.errors import CapcheckError, ControlFlow, InputError, UnfitError
 from capcheck.fitting.checkpoint import content_key
 from capcheck.fitting.fit import Fitted, fit_procedure
-from capcheck.fitting.named import Named, is_architecture, make, placed, require_fittable
+from capcheck.fitting.named import (
+    Named,
+    is_architecture,
+    make,
+    placed,
+    require_fittable,
+    require_named,
+)
 from capcheck.fitting.network_check import check_network, require_density
 from capcheck.fitting.networks import Network
 from capcheck.fitting.session import Progress
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import AnyProcedure
+from capcheck.procedures.registry import build_probe
 from capcheck.results.plan import FamilyEntry, FamilyPlan, FitFacts, NetworkFacts
 
 __all__ = ["Candidate", "CheckedNetwork", "checked_network", "fitted_network"]
@@ -48,6 +56,34 @@ class Candidate:
     def plan(self) -> FamilyPlan:
         """The procedure, options and network that are measured."""
         return self.entry.plan
+
+    @classmethod
+    def again(cls, entry: FamilyEntry, *, allowed: Sequence[str]) -> Candidate:
+        """The candidate that a manifest's entry records.
+
+        Args:
+            entry: Entry of the manifest.
+            allowed: Names of the functions (`package.module:function`) that may be imported.
+
+        Raises:
+            InputError: The network is an object of a program, or a function that is not allowed.
+        """
+        plan = entry.plan
+        probe = build_probe(plan.family, plan.options)
+        if plan.network.kind == "oracle":
+            return cls(probe=probe, entry=entry)
+        name = plan.network.name
+        if name == "given":
+            raise InputError(
+                f"the run measures a network of {plan.family} that a program gave as an object; "
+                "only that program can measure it."
+            )
+        if not is_architecture(name) and name not in allowed:
+            raise InputError(
+                f"the run measures the network {name}, a function; name it with networks "
+                f"(--network {name}), since nothing that a file names is executed."
+            )
+        return cls(probe=probe, entry=entry, network=require_named(name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ __all__ = [
     "Progress",
     "RunOptions",
     "callers_errors",
+    "options_of",
     "placement",
     "require_given",
     "require_known",
@@ -182,6 +183,25 @@ def settings_of(
         diagnose=chosen_diagnoses(options.get("diagnose", ())),
         precisions=chosen_precisions(options.get("precision", ())),
         sensitivity=_sizes(options.get("sensitivity", ())),
+    )
+
+
+def options_of(settings: Settings) -> RunOptions:
+    """The keywords that give the same settings again; the inverse of `settings_of`."""
+    return RunOptions(
+        lengths=settings.grid.lengths,
+        steps=settings.grid.steps,
+        divergences=tuple(settings.tolerances),
+        tolerance=settings.tolerances,
+        precision=settings.precisions,
+        sensitivity=settings.sensitivity,
+        diagnose=settings.diagnose,
+        samples=settings.samples,
+        given=settings.given,
+        looks=settings.looks,
+        seconds_per_cell=settings.seconds_per_cell,
+        seed=settings.seed,
+        level=settings.level,
     )
 
 

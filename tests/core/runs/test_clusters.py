@@ -15,8 +15,8 @@ import submitit
 from distributed import Client, LocalCluster
 
 from capcheck import InputError, report, survey, work
-from capcheck.api import engine_of_survey
 from capcheck.runs.executors import RayExecutor
+from capcheck.runs.planning import engine_of_survey
 from capcheck.runs.store import Store
 from capcheck.targets import from_spec
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from capcheck import InputError, survey, work
-from capcheck.api import engine_of_check, engine_of_survey
 from capcheck.cli.app import cli
 from capcheck.data import Layout, load_target
+from capcheck.runs.planning import engine_of_check, engine_of_survey
 from capcheck.runs.recipes import RECIPE, target_again, write_recipe
 from capcheck.runs.store import Store
 from capcheck.targets import ProductMixture, from_spec

@@ -226,7 +226,7 @@ def test_two_results_for_one_cell_are_an_error(
 
 
 def test_a_helper_refuses_another_run(three: ProductMixture, alone: Path) -> None:
-    from capcheck.api import engine_of_survey
+    from capcheck.runs.planning import engine_of_survey
 
     engine = engine_of_survey(three, ["gpt"], samples=300)
     with pytest.raises(InputError, match="holds another run"):
