@@ -12,10 +12,10 @@ from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.data import Layout, load_target
 from capcheck.targets import ProductMixture
 
+os.environ["CAPCHECK_WORKERS"] = "1"  # commands that measure in this process start no others
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are as many as the cores
     os.environ["OMP_NUM_THREADS"] = "1"  # and so are the commands that tests start
-    os.environ["CAPCHECK_WORKERS"] = "1"
 
 
 class UnitDraws(Randomness):

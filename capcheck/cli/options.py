@@ -20,6 +20,7 @@ __all__ = [
     "BUDGETS",
     "DRAWS",
     "EVIDENCE",
+    "MACHINE",
     "NETWORK",
     "OUTPUT",
     "TARGET",
@@ -200,22 +201,9 @@ EVIDENCE: Sequence[Decorator] = (
         f"[without sizes: {','.join(map(str, SIZES))}]",
     ),
 )
-OUTPUT: Sequence[Decorator] = (
+MACHINE: Sequence[Decorator] = (
     grouped(
-        "output", "--out", type=click.Path(path_type=Path), help="Keep the run in this folder."
-    ),
-    grouped(
-        "output", "--json", "as_json", is_flag=True, help="Print only the result schema, as JSON."
-    ),
-    grouped(
-        "output",
-        "--device",
-        default="auto",
-        show_default=True,
-        help="Run on this device: auto, cpu or cuda[:N].",
-    ),
-    grouped(
-        "output",
+        "machine",
         "--workers",
         type=int,
         default=0,
@@ -225,13 +213,14 @@ OUTPUT: Sequence[Decorator] = (
         "[default: one per core or GPU]",
     ),
     grouped(
-        "output",
-        "--start-only",
-        is_flag=True,
-        help="Write the folder --out and measure nothing; `capcheck work` measures it.",
+        "machine",
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Run on this device: auto, cpu or cuda[:N].",
     ),
     grouped(
-        "output",
+        "machine",
         "--batch",
         type=int,
         default=1024,
@@ -239,13 +228,28 @@ OUTPUT: Sequence[Decorator] = (
         help="Run this many sequences at a time; no number depends on it.",
     ),
     grouped(
-        "output",
+        "machine",
         "--debug",
         is_flag=True,
         expose_value=False,
         callback=debugging,
         help="Show the traceback of a failure.",
     ),
+)
+OUTPUT: Sequence[Decorator] = (
+    grouped(
+        "output", "--out", type=click.Path(path_type=Path), help="Keep the run in this folder."
+    ),
+    grouped(
+        "output",
+        "--start-only",
+        is_flag=True,
+        help="Write the folder --out and measure nothing; `capcheck work` measures it.",
+    ),
+    grouped(
+        "output", "--json", "as_json", is_flag=True, help="Print only the result schema, as JSON."
+    ),
+    *MACHINE,
 )
 NETWORK = grouped(
     "networks",

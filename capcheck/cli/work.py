@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from capcheck import api
-from capcheck.cli.failures import debugging
+from capcheck.cli.options import MACHINE
+from capcheck.cli.parameters import GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.core.errors import InputError
 from capcheck.runs.engine import Engine
@@ -30,41 +31,25 @@ class _Shard(click.ParamType[tuple[int, int]]):
         self.fail(f"must be two numbers, as in 1/4, got {value!r}.", param, ctx)
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
+@grouped(
+    "run",
     "--shard",
     type=_Shard(),
     default="1/1",
     show_default=True,
     help="Begin where the i-th of n such commands should; each helps the others in the end.",
 )
-@click.option(
-    "--workers",
-    type=int,
-    default=0,
-    envvar="CAPCHECK_WORKERS",
-    show_envvar=True,
-    help="Measure with this many processes, of one thread each.  [default: one per core or GPU]",
-)
-@click.option(
+@grouped(
+    "run",
     "--network",
     "networks",
     metavar="NAME",
     multiple=True,
     help="Allow this package.module:factory, which the run fits or measures.",
 )
-@click.option(
-    "--device", default="auto", show_default=True, help="Run on this device: auto, cpu or cuda[:N]."
-)
-@click.option("--batch", type=int, default=1024, show_default=True, help="Rows at a time.")
-@click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    callback=debugging,
-    help="Show the traceback of a failure.",
-)
+@with_options(MACHINE)
 def work(
     folder: Path,
     shard: tuple[int, int],
