@@ -82,6 +82,8 @@ class GroupedCommand(click.Command):
         """Write a section for each group, in the order in which the groups first appear."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
+            if not isinstance(param, click.Option):
+                continue  # an argument stands in the first line
             record = param.get_help_record(ctx)
             if record is not None:
                 group = param.group if isinstance(param, _GroupedOption) else "other"

@@ -51,9 +51,13 @@ def live_progress() -> Iterator[Callable[[Progress], None]]:
     )
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda p: bar.update(
-            task, completed=p.done, total=p.total or None, description=escape(p.running)
-        )
+
+        def show(p: Progress) -> None:
+            if p.verdict:
+                bar.console.print(p.verdict, markup=False, highlight=False, soft_wrap=True)
+            bar.update(task, completed=p.done, total=p.total or None, description=escape(p.running))
+
+        yield show
 
 
 class _Lines:
@@ -76,6 +80,8 @@ class _Lines:
             self._running, self._began = progress.running, now
             if not progress.total:
                 self._due = min(self._due, now + PATIENCE)
+        if progress.verdict:
+            self._print(progress.verdict)
         if progress.total and progress.done != self._last:
             self._due = now + BEAT
             self._print(

@@ -241,6 +241,8 @@ class Engine:
                 names = [cell_name(plan, later, cell.budget) for later, cell in skipped]
                 self._progress.advance(names, f"{plan.title}, decided")
                 break
+        words = found.outcome.value.replace("_", " ")
+        self._progress.decided(plan.title, f"{plan.title} is {words}: {found.reason}")
         with self._progress.uncounted():
             self._beside.measure(candidate, procedure, look, found)
         return self._assembly.judged(entry, look)

@@ -54,11 +54,13 @@ class Progress:
         done: Number of cells that were measured or found in the store.
         total: Number of cells of the run.
         running: Description of the current work, in a few words.
+        verdict: Verdict of a family that has just been decided, in a sentence; otherwise empty.
     """
 
     done: int
     total: int
     running: str
+    verdict: str = ""
 
 
 class RunOptions(TypedDict, total=False):

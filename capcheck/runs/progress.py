@@ -31,6 +31,7 @@ class ProgressCounter:
     def __init__(self, report: Callable[[Progress], None] | None, *, total: int) -> None:
         self._report, self._total = report, total
         self._done: set[Hashable] = set()
+        self._told: set[str] = set()
         self._counting = True
 
     def advance(self, cells: Iterable[Hashable], running: str) -> None:
@@ -41,12 +42,25 @@ class ProgressCounter:
         """
         if self._counting:
             self._done.update(cells)
-        logger.info("%s", running)
+        self._tell(running, "")
+
+    def decided(self, title: str, verdict: str) -> None:
+        """Report the verdict of a family, the first time that it is known.
+
+        Raises:
+            CallersError: The caller's function raised.
+        """
+        if title not in self._told:
+            self._told.add(title)
+            self._tell(f"{title}, decided", verdict)
+
+    def _tell(self, running: str, verdict: str) -> None:
+        logger.info("%s", verdict or running)
         if self._report is None:
             return
         done = min(len(self._done), self._total)
         try:
-            self._report(Progress(done=done, total=self._total, running=running))
+            self._report(Progress(done=done, total=self._total, running=running, verdict=verdict))
         except Exception as error:
             raise CallersError(
                 f"progress must be a function of a Progress, and raised "

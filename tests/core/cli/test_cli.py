@@ -11,11 +11,13 @@ import click
 import numpy as np
 import pytest
 
+from capcheck import survey
 from capcheck.cli import progress
 from capcheck.cli.app import COMMANDS, cli, main
 from capcheck.cli.progress import live_progress
 from capcheck.core.errors import InputError
 from capcheck.runs.options import Progress
+from capcheck.targets import from_spec
 from capcheck.targets.built_in import BUILT_IN
 
 SMALL = ["--target", "modes:tokens=3", "--samples", "200", "--steps", "1,2"]
@@ -402,3 +404,29 @@ def test_a_pass_without_kl_is_marked(run) -> None:  # type: ignore[no-untyped-de
     assert "representable °" in diffusion
     assert "°" not in gpt
     assert "° representable without an upper bound on KL" in said
+
+
+def test_verdicts_are_told_as_soon_as_they_are_known(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = ["--out", str(tmp_path / "run"), "--network", "none"]
+    first = run("survey", *SMALL, *FEW, *out).err.splitlines()
+    told = [line for line in first if " is representable: " in line or " is not " in line]
+    assert [line.split()[0] for line in told][:2] == ["gpt", "maskgit"]
+    assert len({line.split()[0] for line in told}) == len(told)
+    after = next(place for place, line in enumerate(first) if line.startswith("gpt is"))
+    assert any("maskgit, length" in line for line in first[after:])
+    again = run("survey", *SMALL, *FEW, *out)
+    assert [line for line in again.err.splitlines() if line in told] == told
+    assert " is representable: " not in again.out
+
+
+def test_a_function_of_the_caller_is_told_each_verdict_once() -> None:
+    seen: list[Progress] = []
+    survey(
+        from_spec("modes:tokens=2"), ["gpt", "vae"], samples=200, steps=[1], network="none",
+        progress=seen.append,
+    )  # fmt: skip
+    verdicts = [one.verdict for one in seen if one.verdict]
+    assert [verdict.split(":")[0] for verdict in verdicts] == [
+        "gpt is representable",
+        "vae is representable",
+    ]
