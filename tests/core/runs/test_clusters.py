@@ -13,6 +13,7 @@ import pytest
 import ray
 import submitit
 from distributed import Client, LocalCluster
+from folders import sorted_cells
 
 from capcheck import InputError, report, survey, work
 from capcheck.runs.executors import RayExecutor
@@ -23,11 +24,6 @@ from capcheck.targets import from_spec
 FAMILIES = ["gpt", "maskgit", "diffusion", "ar_diffusion"]
 HOW: dict[str, Any] = {"samples": 300, "steps": [1, 2, 3], "network": "none"}
 TARGET = from_spec("modes:tokens=4,modes=3")
-
-
-def sorted_cells(folder: Path) -> list[str]:
-    lines = [line for path in folder.glob("cells*.jsonl") for line in path.read_text().splitlines()]
-    return sorted(set(lines))
 
 
 @pytest.fixture(scope="module")

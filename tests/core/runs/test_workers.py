@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import sorted_cells
 from loky import process_executor
 
 from capcheck import InputError, survey
@@ -30,12 +31,6 @@ from capcheck.targets import ProductMixture, from_spec
 FAMILIES = ["gpt", "maskgit", "diffusion", "vae"]
 HOW: dict[str, Any] = {"samples": 200, "steps": [1, 2], "fit_steps": 50, "precision": ["float16"]}
 HOW |= {"sensitivity": [0.1], "looks": 2}
-
-
-def sorted_cells(folder: Path) -> list[str]:
-    """The lines of all cells of a run, without the reasons and networks beside them."""
-    lines = [line for path in folder.glob("cells*.jsonl") for line in path.read_text().splitlines()]
-    return sorted({line for line in lines if line.endswith("}}") and '"key"' in line})
 
 
 @pytest.fixture(scope="module")
