@@ -13,7 +13,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MOST_LINES = 300  # of a module, beyond which it usually holds two ideas
 LONG = {
-    "capcheck/api.py": "the four functions that users call, and the arguments that they share",
     "capcheck/divergences/estimate.py": "a term, and the estimate that is made of terms",
     "capcheck/procedures/procedure.py": "one class: all that a bound procedure can be asked",
     "capcheck/targets/components.py": "one engine: sums over components, tile by tile",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -54,10 +53,14 @@ def test_a_cluster_shares_a_run(
     cluster: str, alone: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     executor = request.getfixturevalue(cluster)
-    executor.submit(importlib.import_module, "capcheck.api").exception()  # it takes some seconds
-    survey(TARGET, FAMILIES, workers=2, executor=executor, out=tmp_path / "run", **HOW)
-    assert len(list((tmp_path / "run").glob("cells*.jsonl"))) == 2  # the cluster took its part
-    assert sorted_cells(tmp_path / "run") == sorted_cells(alone)
+    engine_of_survey(TARGET, FAMILIES, out=tmp_path / "by the cluster", **HOW).start()
+    assert executor.submit(work, tmp_path / "by the cluster").result() is None
+    assert sorted_cells(tmp_path / "by the cluster") == sorted_cells(alone)
+    survey(TARGET, FAMILIES, workers=2, executor=executor, out=tmp_path / "together", **HOW)
+    assert sorted_cells(tmp_path / "together") == sorted_cells(alone)
+    log = (tmp_path / "together" / "run.log").read_text()
+    assert "ended" not in log
+    assert "worker" not in log.replace("waiting for other workers", "")
 
 
 @pytest.mark.slow
