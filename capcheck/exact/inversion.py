@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.log_density import LogDensity
+from capcheck.core.slopes import LARGE, Slope
 from capcheck.core.unavailable import Unavailable
 from capcheck.laws import LOG_2PI
 from capcheck.noise.paths import NoisePath
@@ -55,9 +56,9 @@ HELD = 1 << 22  # most numbers of the derivatives that are held at once: 32 MiB
 
 DERIVATIVES = 4.5  # derivatives that the inverse of a pass takes on average
 
-Derivative = Callable[[Tensor, Tensor, Sequence[int], Tensor], tuple[Tensor, Tensor]]
+Derivative = Callable[[Tensor, Tensor, Sequence[int], Tensor], tuple[Tensor, Slope]]
 """(x_t (n, N, d), t (n, N), S tokens, indices of the rows (n,)) -> E[x_0 | x_t] of these tokens
-(n, S, d), and its derivative in their values (n, S d, S d), both in float64."""
+(n, S, d), and its derivative in their values, matrices (S d, S d), both in float64."""
 
 
 def density_along(
@@ -125,8 +126,8 @@ def inverse_along(
     """
     levels = schedule.to(x.device, torch.float64)
     passes = list(itertools.pairwise(levels))
-    moved = int((levels[0] != levels[-1]).sum())
-    size = max(1, HELD // (moved * x.shape[2]) ** 2)
+    moved = int((levels[0] != levels[-1]).sum()) * x.shape[2]
+    size = max(1, HELD // (moved * min(moved, LARGE)))
     parts = []
     for rows in torch.arange(len(x), device=x.device).split(size):
         found = _inverse_of_rows(passes, derivative, x[rows].double(), rows, path, trusted)
@@ -149,9 +150,10 @@ def _inverse_of_rows(
     trusted: bool,
 ) -> Preimage | Unavailable:
     total, unique = x.new_zeros(len(x)), True
+    generator = torch.Generator().manual_seed(int(rows[0]))  # rows that share it are independent
     for t, s in reversed(passes):
         limits = (MOST_STEPS, MOST_HALVINGS) if trusted else FEWER
-        step = _Pass(t, s, derivative, path, x, rows, *limits)
+        step = _Pass(t, s, derivative, path, x, rows, generator, *limits)
         x, log_det, one = step.inverse(several=not trusted)
         unique = unique and one
         failed = ~log_det.isfinite()
@@ -177,6 +179,7 @@ class _Pass:
         path: The noise path.
         x_s: States after the pass, (n, N, d).
         rows: Indices of these rows among all rows, (n,).
+        generator: Random numbers for log-determinants that are estimated.
         most_steps: Most Newton steps.
         most_halvings: Most halvings of a step.
     """
@@ -187,6 +190,7 @@ class _Pass:
     path: NoisePath
     x_s: Tensor
     rows: Tensor
+    generator: torch.Generator
     most_steps: int
     most_halvings: int
 
@@ -228,7 +232,7 @@ class _Pass:
         x_t[:, self._tokens] = u.unflatten(1, (-1, self.x_s.shape[2]))
         return x_t
 
-    def _answers(self, x: Tensor, levels: Tensor, which: Tensor | slice) -> tuple[Tensor, Tensor]:
+    def _answers(self, x: Tensor, levels: Tensor, which: Tensor | slice) -> tuple[Tensor, Slope]:
         """The denoiser's answers (m, S d) to some rows x at levels (N,), and their derivative."""
         t = levels.expand(x.shape[:2])
         x0, slope = self.derivative(x, t, self._tokens, self.rows[which])
@@ -245,15 +249,13 @@ class _Pass:
         first, sigma_t = self._start(), self._amplitudes(self.t)[1]
         return [first, first + sigma_t, first - 2 * sigma_t]
 
-    def _push(self, u: Tensor, which: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """F - x_s at the points u of some rows, (m, S d), and dF/du, (m, S d, S d)."""
+    def _push(self, u: Tensor, which: Tensor | slice) -> tuple[Tensor, Slope]:
+        """F - x_s at the points u of some rows, (m, S d), and dF/du there."""
         x0, slope = self._answers(self._state(u, which), self.t, which)
         (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self._amplitudes, (self.s, self.t))
         r = sigma_s / sigma_t
         c = alpha_s - r * alpha_t
-        slope = c[:, None] * slope
-        slope.diagonal(dim1=1, dim2=2).add_(r)
-        return r * u + c * x0 - self._wanted[which], slope
+        return r * u + c * x0 - self._wanted[which], slope.affine(r, c)
 
     def _newton(self, start: Tensor) -> tuple[Tensor, Tensor, bool]:
         """The preimages u, log |det dF/du| there, and whether a determinant is negative.
@@ -265,11 +267,11 @@ class _Pass:
         active, u = torch.arange(len(start), device=start.device), start
         gap, slope = self._push(u, active)
         for _ in range(self.most_steps):
-            step, info = torch.linalg.solve_ex(slope, gap)
-            size = torch.where(info == 0, step.abs().amax(1), torch.nan)
+            step = slope.solve(gap)
+            size = step.abs().amax(1)
             done = size <= CONVERGED * (1 + u.abs().amax(1))
             if bool(done.any()):
-                sign, volume = torch.linalg.slogdet(slope[done])
+                sign, volume = slope.log_det(done, self.generator)
                 found[active[done]] = u[done] - step[done]
                 log_det[active[done]] = volume
                 turned = turned or bool((sign < 0).any())
@@ -282,12 +284,13 @@ class _Pass:
 
     def _damped(
         self, u: Tensor, gap: Tensor, step: Tensor, which: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Slope]:
         """The points u - step with their gaps and slopes; steps are halved until they help."""
         before = torch.linalg.vector_norm(gap, dim=1)
         rounding = 1e-14 * (1 + torch.linalg.vector_norm(self._wanted[which], dim=1))
         new = u - step
         gap, slope = self._push(new, which)
+        halved = False
         for _ in range(self.most_halvings):
             after = torch.linalg.vector_norm(gap, dim=1)
             worse = (~(after < before) & (before > rounding)).nonzero()[:, 0]
@@ -295,5 +298,7 @@ class _Pass:
                 break
             step[worse] /= 2
             new[worse] = u[worse] - step[worse]
-            gap[worse], slope[worse] = self._push(new[worse], which[worse])
+            gap[worse], halved = self._push(new[worse], which[worse])[0], True
+        if halved:
+            gap, slope = self._push(new, which)
         return new, gap, slope

@@ -20,13 +20,14 @@ from torch import Tensor
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
+from capcheck.core.slopes import Slope
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.inversion import density_along
 from capcheck.networks.signatures import (
     Denoiser,
     OracleDenoiser,
     TokenPredictor,
-    with_derivative,
+    with_slope,
 )
 from capcheck.noise.flow import ddim_step
 from capcheck.noise.paths import NoisePath
@@ -104,8 +105,8 @@ def density_along_schedule(
 
     def derivative(
         x_t: Tensor, t: Tensor, tokens: Sequence[int], rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return with_derivative(network, x_t, shown(t), tokens)
+    ) -> tuple[Tensor, Slope]:
+        return with_slope(network, x_t, shown(t), tokens)
 
     trusted = isinstance(network, OracleDenoiser)
     try:

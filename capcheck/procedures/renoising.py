@@ -23,6 +23,7 @@ from torch import Tensor
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
+from capcheck.core.slopes import Slope
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.inversion import Preimage, inverse_along
 from capcheck.laws import LOG_2PI
@@ -103,8 +104,8 @@ def _preimage(network: DistilledFlow, level: float, t: Tensor, x: Tensor) -> Pre
 
     def derivative(
         x_t: Tensor, u: Tensor, tokens: Sequence[int], rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return network.target.denoise_with_derivative(x_t, u, path, tokens)
+    ) -> tuple[Tensor, Slope]:
+        return network.target.denoise_with_slope(x_t, u, path, tokens)
 
     path = PATHS[network.path]
     steps = torch.tensor(network.levels(level), dtype=torch.float64, device=x.device)

@@ -7,13 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from capcheck.core.slopes import FewDirections, SharedMeans, Slope
 from capcheck.core.tiles import slices
 from capcheck.targets.components import PRODUCTS, Components
 from capcheck.targets.evidence import Evidence, Prefix
 
-__all__ = ["FEW", "NOTHING", "posterior_moments"]
+__all__ = [
+    "FEW",
+    "MATRIX_FREE",
+    "MOST_DIRECTIONS",
+    "NOTHING",
+    "posterior_moments",
+    "posterior_slope",
+]
 
 NOTHING = 1e-18  # share of a component that is left out of moments
+MOST_DIRECTIONS = 128  # most components whose directions are held for each row
+MATRIX_FREE = 100.0  # products with all means that a derivative takes which is not written out
 FEW = 8  # a sum over this fraction of the components is made over these alone
 
 
@@ -61,6 +71,47 @@ def posterior_moments(
         mean[:, own] = first[:, place, own]
         square[:, own, :seen] -= mean[:, own, None] * first[:, place, None, :seen]
     return mean.unflatten(1, (S, d)), square
+
+
+def posterior_slope(
+    components: Components,
+    evidence: Evidence,
+    tokens: Sequence[int],
+    own: Tensor,
+    gain: Tensor,
+    pull: Tensor,
+) -> tuple[Tensor, Slope]:
+    """Posterior mean (n, S, d) of the centred mu_c, and diag(own) + diag(gain) Cov diag(pull).
+
+    The covariance is that of `posterior_moments` over the evidence of all tokens; it is not written
+    out. Directions of components that carry weight stand for it where they are few.
+
+    Args:
+        components: The components c with their means mu_c.
+        evidence: Evidence of the row about its component, (n, N, d), in float64.
+        tokens: Indices of the S tokens.
+        own: (n|1, S d).
+        gain: (n|1, S d).
+        pull: (n|1, S d).
+    """
+    chosen, d = list(tokens), components.centre.shape[1]
+    parts = components.shares(evidence, "all", chosen)
+    share = torch.cat([part[:, 0].clone() for _, part in parts])
+    n, E = len(share), len(chosen) * d
+    own, gain, pull = (each.expand(n, E) for each in (own, gain, pull))
+    kept = int((share > NOTHING).sum(-1).max())
+    if kept <= MOST_DIRECTIONS:
+        weight, component = share.topk(kept, 1)
+        mu = components.centred(component.flatten())[:, chosen].reshape(n, kept, E)
+        mean = (weight[:, None] @ mu)[:, 0]
+        deviation = mu - mean[:, None]
+        left = gain[..., None] * (weight[..., None] * deviation).mT
+        slope: Slope = FewDirections(own, left, deviation * pull[:, None])
+    else:
+        means = components.centred(slice(None))[:, chosen].flatten(1)
+        mean = share @ means
+        slope = SharedMeans(own=own, gain=gain, pull=pull, share=share, means=means, mean=mean)
+    return mean.unflatten(1, (len(chosen), d)), slope
 
 
 def _of_all(components: Components, share: Tensor, tokens: list[int]) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ from capcheck.core.budget import AXES, Axis, Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.slopes import DenseSlope, Slope
 from capcheck.core.tiles import slices
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.inversion import DERIVATIVES, density_along
@@ -240,10 +241,10 @@ class MAR(Probe[Denoiser]):
 
         def derivative(
             x_t: Tensor, t: Tensor, tokens: Sequence[int], rows: Tensor
-        ) -> tuple[Tensor, Tensor]:
+        ) -> tuple[Tensor, Slope]:
             of_rows = law if len(rows) == len(x) else law.rows(rows)
             mean, slope = of_rows.denoise_with_derivative(x_t, t, path)
-            return mean.double(), slope[:, 0].double()
+            return mean.double(), DenseSlope(slope[:, 0].double())
 
         levels = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:, None]
         return density_along(levels, derivative, x[:, None].double(), path, trusted=True)

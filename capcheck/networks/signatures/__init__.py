@@ -10,7 +10,7 @@ from capcheck.networks.signatures.denoiser import (
     DenoiserSignature,
     OracleDenoiser,
     OwnDenoiser,
-    with_derivative,
+    with_slope,
 )
 from capcheck.networks.signatures.energy import Energy, EnergySignature
 from capcheck.networks.signatures.flow_map import (
@@ -81,5 +81,5 @@ __all__ = [
     "Wrapper",
     "counted",
     "together",
-    "with_derivative",
+    "with_slope",
 ]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import UnfitError
+from capcheck.core.slopes import DenseSlope, Slope
 from capcheck.laws import TokenLaw
 from capcheck.networks.signatures.signature import Signature, require_like
 from capcheck.noise.paths import PATHS, NoisePath, PathName
@@ -28,7 +29,7 @@ __all__ = [
     "OwnDenoiser",
     "View",
     "require_continuous",
-    "with_derivative",
+    "with_slope",
 ]
 
 View = Literal["all", "causal", "own"]
@@ -67,14 +68,12 @@ class OracleDenoiser:
         """E[x_0 | x_t], (n, N, d); see `Denoiser`."""
         return self.target.denoise(x_t, t, self.path, causal=self.causal)
 
-    def with_derivative(
-        self, x_t: Tensor, t: Tensor, tokens: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
+    def with_slope(self, x_t: Tensor, t: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Slope]:
         """The means of some tokens and their derivative, in float64.
 
-        See `ContinuousTarget.denoise_with_derivative`.
+        See `ContinuousTarget.denoise_with_slope`.
         """
-        return self.target.denoise_with_derivative(x_t, t, self.path, tokens, causal=self.causal)
+        return self.target.denoise_with_slope(x_t, t, self.path, tokens, causal=self.causal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +156,9 @@ class _GivenClean:
         return self._laws
 
 
-def with_derivative(
+def with_slope(
     network: Denoiser, x_t: Tensor, t: Tensor, tokens: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Slope]:
     """The answers of any denoiser for some tokens and their derivative, in float64.
 
     The derivative of a network that is no oracle is taken by automatic differentiation.
@@ -171,13 +170,14 @@ def with_derivative(
         tokens: Indices of S tokens, in rising order.
 
     Returns:
-        The means (n, S, d), and their derivatives (n, S d, S d) in the values of the same tokens.
+        The means (n, S, d), and their derivatives, matrices (S d, S d), in the values of the same
+        tokens.
 
     Raises:
         RuntimeError: Torch cannot differentiate the network.
     """
     if isinstance(network, OracleDenoiser):
-        return network.with_derivative(x_t, t, tokens)
+        return network.with_slope(x_t, t, tokens)
     chosen = list(tokens)
     with torch.enable_grad():
         moved = x_t[:, chosen].detach().requires_grad_()
@@ -188,7 +188,7 @@ def with_derivative(
             torch.autograd.grad(total, moved, retain_graph=True)[0].flatten(1)
             for total in x0.flatten(1).sum(0)
         ]
-    return x0.detach(), torch.stack(columns, 1).double()
+    return x0.detach(), DenseSlope(torch.stack(columns, 1).double())
 
 
 @dataclass(frozen=True)

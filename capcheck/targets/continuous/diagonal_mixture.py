@@ -17,6 +17,7 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.core.log_sums import log_sum_exp
 from capcheck.core.randomness import Randomness
+from capcheck.core.slopes import LARGE, FewDirections, Slope
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import MixtureOfGaussians, TiledMixture, TokenLaw
 from capcheck.noise.paths import PATHS, NoisePath
@@ -39,11 +40,13 @@ from capcheck.targets.parameters import (
 )
 from capcheck.targets.products import Products, gaussian_log_likelihood
 from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import EXPONENTIAL
 from capcheck.targets.tokens import require_tokens
 
 __all__ = ["CORRELATED", "TILE", "DiagonalMixture"]
 
 TILE = 1 << 20  # numbers held at once per intermediate result
+ELEMENTWISE = 700  # multiply-adds in the time of the arithmetic of one number of a component
 CORRELATED = 1e-6  # correlation above which coordinates count as dependent
 
 
@@ -200,7 +203,7 @@ class DiagonalMixture(GaussianComponents):
         x, alpha, sigma = self._view(x, levels, path)
 
         def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
-            seen = (x[rows], alpha[rows], sigma[rows])
+            seen = (x[rows], _rows_of(alpha, rows), _rows_of(sigma, rows))
             by_token = self._evidence(*seen)  # (r, N, K)
             if causal:
                 unseen = self._means.transpose(0, 1)[None, tokens]
@@ -229,7 +232,7 @@ class DiagonalMixture(GaussianComponents):
         x, alpha, sigma = self._view(x, levels, path)
         answers = []
         for rows in self._tiles(len(x)):
-            seen = (x[rows], alpha[rows], sigma[rows])
+            seen = (x[rows], _rows_of(alpha, rows), _rows_of(sigma, rows))
             log_weights = self._evidence(*seen).cumsum(1) + self._weights.log()
             means, _ = self._clean(*seen, list(range(self._spec.tokens)))
             answers.append((log_weights.softmax(-1)[..., None] * means).sum(2))
@@ -248,31 +251,75 @@ class DiagonalMixture(GaussianComponents):
         require_tokens(self.spec, x, levels)
         wide, chosen, d = self.to(device=self.device, dtype=torch.float64), list(tokens), x.shape[2]
         x, alpha, sigma = wide._view(x.double(), levels, path)
-        mu = wide._means[:, chosen]  # (K, S, d)
-        s2 = wide._scales[:, chosen].square()
-        of_token = torch.arange(mu[0].numel(), device=self.device) // d
+        numbers = len(chosen) * d
+        of_token = torch.arange(numbers, device=self.device) // d
         seen_by = of_token[:, None] >= of_token[None]
         means, derivatives = [], []
-        size = max(1, tile_size(TILE, self.device) // (mu.numel() * mu[0].numel()))
+        size = max(1, tile_size(TILE, self.device) // (len(self._means) * numbers**2))
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
-            seen = (x[rows], alpha[rows], sigma[rows])
+            seen = (x[rows], _rows_of(alpha, rows), _rows_of(sigma, rows))
             evidence = wide._evidence(*seen)  # (r, N, K)
             evidence = evidence.cumsum(1)[:, chosen] if causal else evidence.sum(1, keepdim=True)
             log_weights = (evidence + wide._weights.log()).mT  # (r, K, 1|S)
             if causal:
                 log_weights = log_weights.repeat_interleave(d, 2)
             clean = wide._clean(*seen, chosen)[0].transpose(1, 2).flatten(2)  # (r, K, S d)
-            a, noise = alpha[rows][:, None, chosen], sigma[rows][:, None, chosen].square()
-            V = a.square() * s2 + noise  # (r, K, S, d)
-            pulls = -((x[rows][:, None, chosen] - a * mu) / V).flatten(2)
-            slopes = torch.diag_embed((a * s2 / V).flatten(2))
+            pulls, slopes = wide._pulls(*seen, chosen)
+            slopes = torch.diag_embed(slopes)
             if causal:
                 pulls = pulls[:, :, None] * seen_by
             mean, derivative = derivative_of_mixture(log_weights, clean, slopes, pulls)
             means.append(mean.unflatten(1, (len(chosen), d)))
             derivatives.append(derivative)
         return torch.cat(means), torch.cat(derivatives)
+
+    def denoise_with_slope(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath,
+        tokens: Sequence[int],
+        *,
+        causal: bool = False,
+    ) -> tuple[Tensor, Slope]:
+        """In many numbers a diagonal and one direction for each component."""
+        if causal or len(tokens) * x.shape[2] <= max(LARGE, len(self._means)):
+            return super().denoise_with_slope(x, levels, path, tokens, causal=causal)
+        require_tokens(self.spec, x, levels)
+        wide, chosen = self.to(device=self.device, dtype=torch.float64), list(tokens)
+        x, alpha, sigma = wide._view(x.double(), levels, path)
+        parts = []
+        size = max(1, tile_size(TILE, self.device) // self._means.numel())
+        for rows in slices(len(x), size):
+            seen = (x[rows], _rows_of(alpha, rows), _rows_of(sigma, rows))
+            log_weights = wide._evidence(*seen).sum(1) + wide._weights.log()  # (r, K)
+            clean = wide._clean(*seen, chosen)[0].transpose(1, 2).flatten(2)  # (r, K, S d)
+            pulls, slopes = wide._pulls(*seen, chosen)
+            share = log_weights.softmax(1)[..., None]
+            mean = (share * clean).sum(1)
+            left = (share * (clean - mean[:, None])).mT
+            parts.append((mean, (share * slopes).sum(1), left, pulls))
+        mean, own, left, right = (torch.cat(each) for each in zip(*parts, strict=True))
+        return mean.unflatten(1, (len(chosen), -1)), FewDirections(own, left, right)
+
+    def _pulls(
+        self, x: Tensor, alpha: Tensor, sigma: Tensor, tokens: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of each component's log-evidence, and slopes of its means: (r, K, S d)."""
+        mu, s2 = self._means[:, tokens], self._scales[:, tokens].square()  # (K, S, d)
+        a, noise = alpha[:, None, tokens], sigma[:, None, tokens].square()
+        V = a.square() * s2 + noise  # (r, K, S, d)
+        pulls = -((x[:, None, tokens] - a * mu) / V).flatten(2)
+        return pulls, (a * s2 / V).flatten(2)
+
+    @property
+    def derivative_cost(self) -> float:
+        """In many numbers a share for each component, and the products of their directions."""
+        K, numbers = len(self._means), self._means[0].numel()
+        if numbers <= max(LARGE, K):
+            return super().derivative_cost
+        return K * (numbers * (K + ELEMENTWISE) + EXPONENTIAL)
 
     def kernel_self_mean(self, bandwidth: float) -> float:
         """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""
@@ -293,8 +340,10 @@ class DiagonalMixture(GaussianComponents):
         return log_sum_exp(torch.cat(parts) + self._weights.log())
 
     def _view(self, x: Tensor, levels: Tensor, path: NoisePath) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows as seen (n, N, d), and their amplitudes (n, N, 1)."""
+        """The rows as seen (n, N, d), and their amplitudes, (n, N, 1) or (1, N, 1) if all alike."""
         levels = levels.to(self._means)
+        if bool((levels == levels[:1]).all()):
+            levels = levels[:1]  # what depends on them alone is then computed once
         alpha, sigma = path.alpha(levels)[..., None], path.sigma(levels)[..., None]
         return torch.where(alpha > 0, x.to(self._means), 0), alpha, sigma
 
@@ -322,3 +371,8 @@ class DiagonalMixture(GaussianComponents):
     def _tiles(self, n: int) -> Iterator[slice]:
         size = max(1, tile_size(TILE, self.device) // self._means.numel())
         return slices(n, size)
+
+
+def _rows_of(amplitude: Tensor, rows: slice) -> Tensor:
+    """Some rows of amplitudes (n, N, 1), or the one (1, N, 1) of all rows."""
+    return amplitude if len(amplitude) == 1 else amplitude[rows]

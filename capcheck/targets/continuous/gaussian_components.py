@@ -10,7 +10,7 @@ from torch import Tensor
 
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import LOG_2PI
-from capcheck.targets.target import EXPONENTIAL, ContinuousTarget
+from capcheck.targets.target import EXPONENTIAL, ContinuousTarget, solution_cost
 from capcheck.targets.tokens import require_tokens
 
 __all__ = ["GaussianComponents", "derivative_of_mixture"]
@@ -75,7 +75,9 @@ class GaussianComponents(ContinuousTarget):
     @property
     def derivative_cost(self) -> float:
         """For each component a share, and some matrices of all coordinates."""
-        return len(self._means) * (4.0 * self._means[0].numel() ** 2 + EXPONENTIAL)
+        numbers = self._means[0].numel()
+        of_components = len(self._means) * (4.0 * numbers**2 + EXPONENTIAL)
+        return of_components + solution_cost(numbers)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-density of x (n, N, d), in nats: (n,)."""

@@ -19,13 +19,18 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
+from capcheck.core.slopes import LARGE, Slope
 from capcheck.laws import (
     LOG_2PI,
     MixtureOfGaussians,
     TokenLaw,
 )
 from capcheck.noise.paths import PATHS, NoisePath
-from capcheck.targets.component_moments import posterior_moments
+from capcheck.targets.component_moments import (
+    MATRIX_FREE,
+    posterior_moments,
+    posterior_slope,
+)
 from capcheck.targets.components import Components
 from capcheck.targets.continuous.posterior_law import PosteriorLaw, View
 from capcheck.targets.evidence import Evidence, Prefix
@@ -290,18 +295,51 @@ class ProductMixture(ContinuousTarget):
             self._exact, view.evidence, "through" if causal else "all", chosen
         )
         gain, offset = view.gain[:, chosen], view.offset[:, chosen]
-        pull = -2 * view.evidence.quadratic[:, chosen]  # alpha^2 / V
-        alpha = path.alpha(levels[: len(pull)].to(pull))[:, chosen, None]
-        pull = torch.where(alpha > 0, pull / alpha, 0)  # alpha / V
-        own = pull * self._scales.square()[chosen]
+        pull, own = self._pull(view, levels, path, chosen)
         derivative = gain.flatten(1)[:, :, None] * covariance * pull.flatten(1)[:, None]
         derivative.diagonal(dim1=1, dim2=2).add_(own.flatten(1))
         return gain * average + offset, derivative
 
+    def denoise_with_slope(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath,
+        tokens: Sequence[int],
+        *,
+        causal: bool = False,
+    ) -> tuple[Tensor, Slope]:
+        """In many numbers a covariance of means that is not written out; see `posterior_slope`."""
+        chosen = list(tokens)
+        if causal or len(chosen) * x.shape[2] <= LARGE:
+            return super().denoise_with_slope(x, levels, path, tokens, causal=causal)
+        require_tokens(self.spec, x, levels)
+        view = self._view(x, levels, path)
+        gain, offset = view.gain[:, chosen], view.offset[:, chosen]
+        pull, own = self._pull(view, levels, path, chosen)
+        average, slope = posterior_slope(
+            self._exact, view.evidence, chosen, *(part.flatten(1) for part in (own, gain, pull))
+        )
+        return gain * average + offset, slope
+
+    def _pull(
+        self, view: View, levels: Tensor, path: NoisePath, tokens: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Factors alpha / V of evidence and alpha s^2 / V of the tokens themselves, (n|1, S, d)."""
+        pull = -2 * view.evidence.quadratic[:, tokens]  # alpha^2 / V
+        alpha = path.alpha(levels[: len(pull)].to(pull))[:, tokens, None]
+        pull = torch.where(alpha > 0, pull / alpha, 0)
+        return pull, pull * self._scales.square()[tokens]
+
     @property
     def derivative_cost(self) -> float:
-        """For each component a share, and half of the products of two coordinates."""
-        return len(self._means) * (0.5 * self._scales.numel() ** 2 + EXPONENTIAL)
+        """For each component a share, and half of the products of two coordinates.
+
+        In many numbers it is some products with all means in place of the latter.
+        """
+        numbers = self._scales.numel()
+        products = 0.5 * numbers if numbers <= LARGE else MATRIX_FREE
+        return len(self._means) * (products * numbers + EXPONENTIAL)
 
     def score(self, x: Tensor) -> Tensor:
         """(E[mu_c | x] - x) / s^2, (n, N, d)."""

@@ -133,6 +133,33 @@ def test_on_digits_it_agrees_with_differences_of_the_forward_map(
     torch.testing.assert_close(inverse, forward.values, atol=2e-4, rtol=1e-5)
 
 
+def large_mixtures() -> list[ContinuousTarget]:
+    draws = rng()
+    basis = draws.normal((12, 270)) * torch.linspace(0.4, 0.05, 12)[:, None]
+    means = (draws.normal((160, 12)) @ basis.double()).unflatten(1, (90, 3))
+    scales = 0.2 + draws.uniform((10, 90, 3))
+    return [DiagonalMixture(4 * means[:10], scales), ProductMixture(means, scales[0])]
+
+
+@pytest.mark.parametrize("family", ["diffusion", "ar_diffusion"])
+@pytest.mark.parametrize("number", range(2))
+def test_in_many_numbers_no_matrix_is_written_out(
+    monkeypatch: pytest.MonkeyPatch, family: str, number: int
+) -> None:
+    target = large_mixtures()[number]
+    procedure = Procedure.of(build_probe(family), target)
+    budget, x = Budget(length=90, steps=4), target.sample(24, rng())
+    found = density(procedure, budget, x)
+    for place in ("diagonal_mixture", "product_mixture"):
+        monkeypatch.setattr(f"capcheck.targets.continuous.{place}.LARGE", 1000)
+    expected = density(procedure, budget, x)
+    error = (found - expected).std() / len(x) ** 0.5
+    assert abs(float((found - expected).mean())) < 4 * float(error) + 1e-6
+    estimated = number == 1 and family == "diffusion"  # by random vectors
+    spread = (target.log_prob(x) - expected).std() / len(x) ** 0.5
+    assert float(error) < (0.5 * float(spread) if estimated else 1e-7)
+
+
 def test_a_jump_from_noise_to_data_has_no_density(digits: ProductMixture) -> None:
     x = digits.sample(5, rng())
     for family in ("diffusion", "ar_diffusion"):
