@@ -7,6 +7,7 @@ or if some tokens do not count. Without a density a classifier bounds KL from be
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from capcheck.core.log_density import LogDensity
 from capcheck.core.unavailable import Unavailable
 from capcheck.divergences import DIVERGENCES
+from capcheck.divergences.control import GaussianControl
 from capcheck.divergences.estimate import Estimate, Kind, Term
 from capcheck.divergences.evidence import CONTRADICTION_LEVEL, ModelEvidence
 from capcheck.divergences.kl import HEAVY, kl_term, tail_index
@@ -51,6 +53,14 @@ class KLRoutes:
         self._known, self._draws = known, draws
         self._divergences = DIVERGENCES[target.spec.kind]
 
+    @functools.cached_property
+    def _control(self) -> GaussianControl | None:
+        return GaussianControl.of(self._target)
+
+    def steadied(self, log_ratio: Tensor, draws: Tensor) -> Tensor:
+        """Log-ratios (n,) at draws of the target, of less variance and with the same mean."""
+        return log_ratio if self._control is None else self._control.subtracted(log_ratio, draws)
+
     def kl(self, model: ModelEvidence) -> Estimate:
         """KL(p* || q) of a model: from its density, else a lower bound from its draws."""
         density = _of_mixture(model.law, self._draws) or model.log_density
@@ -60,12 +70,14 @@ class KLRoutes:
             known = not isinstance(model.law, Unavailable)
             reason = "the law that was found has no draws infinitely far out, and there are some"
             return self._from_draws(model.samples, reason if known else density.reason)
+        rows = len(density.values)
         found = self._averaged(
             "kl",
-            self._known.log_prob(len(density.values)) - density.values,
+            self._known.log_prob(rows) - density.values,
             density,
             of_bound="upper bound",
             over="target draws",
+            draws=self._known.draws(rows),
         )
         if found.kind not in ("upper bound", "unavailable"):
             return found
@@ -154,6 +166,7 @@ class KLRoutes:
         *,
         of_bound: Literal["upper bound", "lower bound"],
         over: str,
+        draws: Tensor | None = None,
     ) -> Estimate:
         """The mean log-ratio as an estimate.
 
@@ -163,6 +176,7 @@ class KLRoutes:
             density: The log-density that the log-ratio was computed from.
             of_bound: Kind of the estimate where the log-density is only a lower bound.
             over: The draws averaged over, in words for the method.
+            draws: These draws, if they are the target's, so that a control variate applies.
         """
         # The density is of all tokens, and auxiliary tokens can only add to a divergence.
         auxiliary = self._target.spec.scored is not None
@@ -178,6 +192,8 @@ class KLRoutes:
             notes += f"; the tail index of the log-ratios is {tail:.2g}: their mean falls short"
             if auxiliary or (density.bound and of_bound == "upper bound"):
                 return self._unavailable(name, f"a bound whose mean falls short{notes}")
+        if draws is not None:
+            log_ratio = self.steadied(log_ratio, draws)
         term = kl_term(log_ratio, density.shared)  # influences count without their sign
         if kind != "lower bound" and term.p_within(-KL_ROUNDING) <= 1 - CONTRADICTION_LEVEL:
             return self._unavailable(

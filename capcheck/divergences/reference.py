@@ -91,6 +91,10 @@ class Reference:
         """The first draws of the target, or more than `draws`; None stands for these."""
         return self._known.draws(len(self.draws) if rows is None else rows)
 
+    def steadied(self, log_ratio: Tensor, draws: Tensor) -> Tensor:
+        """Log-ratios at draws of the target as KL takes their mean; see `KLRoutes`."""
+        return self._kl_routes.steadied(log_ratio, draws)
+
     def estimates(self, model: ModelEvidence) -> dict[str, Estimate]:
         """The estimates of all divergences of a model, by name.
 

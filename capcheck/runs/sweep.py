@@ -249,7 +249,8 @@ class Sweep:
             return most
         divergence = DIVERGENCES[self._target.spec.kind]["kl"]
         tolerance = self._settings.tolerances["kl"] * divergence.scale(self._target.spec)
-        return rows_that_decide(self._target.log_prob(x) - pilot.values, tolerance, most)
+        log_ratio = self._reference.steadied(self._target.log_prob(x) - pilot.values, x)
+        return rows_that_decide(log_ratio, tolerance, most)
 
     def _log_density(
         self, procedure: AnyProcedure, budget: Budget, x: Tensor

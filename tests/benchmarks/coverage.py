@@ -24,6 +24,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.diagnostics.stein import ksd_squared
 from capcheck.divergences.certificates import mean_and_spread_squared, sliced_squared
+from capcheck.divergences.control import GaussianControl
 from capcheck.divergences.coupling import coupling_squared
 from capcheck.divergences.estimate import Term
 from capcheck.divergences.kl import kl_term
@@ -250,6 +251,26 @@ def hidden_draws() -> Iterator[Case]:
             yield Case(name=name, run=end, estimand=m**2 / 2, side=side)
 
 
+def controlled() -> Iterator[Case]:
+    """KL by log-ratios that go along with a control variate, and that do not."""
+    target = from_spec("modes:tokens=4,modes=3,gap=4")
+    control = GaussianControl.of(target)
+    assert control is not None
+    for along in (0.0, 1.0):
+
+        def mean(run: int, along: float = along) -> Term:
+            draws = CounterRandomness(run, name="control")
+            x = target.sample(200, draws)
+            ratio = 0.2 + along * control(x) + 0.3 * draws.normal((len(x),)).exp()
+            return kl_term(control.subtracted(ratio, x))
+
+        yield Case(
+            name=f"KL with a control variate, factor {along:g}",
+            run=mean,
+            estimand=0.2 + 0.3 * math.exp(0.5),
+        )
+
+
 def stein() -> Iterator[Case]:
     """KSD^2 of N(m, I) from N(0, I): s_p - s_q = -m, so that it is |m|^2 E k(X, X')."""
     for D in DIMENSIONS:
@@ -318,6 +339,7 @@ def cases() -> Iterator[Case]:
     yield from from_below()
     yield from langevin()
     yield from hidden_draws()
+    yield from controlled()
     yield from stein()
     yield from categorical()
 

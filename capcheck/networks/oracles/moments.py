@@ -1,8 +1,8 @@
 """The exact mean and covariance of a continuous target, by one of three methods.
 
-A Gaussian target states them. For a mixture of products they follow from the components,
-C = E[C_c] + Cov[m_c], row by row if rows have different weights. For any other law, the covariance
-of two coordinates follows from the variances along their diagonals,
+A Gaussian target states them. For a mixture of products or Gaussians they follow from the
+components, C = E[C_c] + Cov[m_c], row by row if rows have different weights. For any other law, the
+covariance of two coordinates follows from the variances along their diagonals,
 c_ij = (Var[(x_i + x_j)/sqrt 2] - Var[(x_i - x_j)/sqrt 2]) / 2, for D/2 disjoint pairs in each of
 D - 1 changes of basis.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import UnfitError
+from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
 from capcheck.targets.products import Products
 from capcheck.targets.target import ContinuousTarget, require_one_law
 
@@ -38,6 +39,8 @@ def mean_and_covariance(target: ContinuousTarget) -> tuple[Tensor, Tensor]:
         return mean if mean.dim() == 2 else mean[None], moments[1].double()[None]
     if (products := wide.products()) is not None:
         return _of_products(products)
+    if isinstance(wide, GaussianMixture):
+        return _of_components(wide)
     return _of_diagonals(wide)
 
 
@@ -49,6 +52,13 @@ def _of_products(products: Products) -> tuple[Tensor, Tensor]:
     rows = zip(weights, mean, strict=True)
     between = torch.stack([(means - m).T @ (w[:, None] * (means - m)) for w, m in rows])
     return mean, between + torch.diag_embed(weights @ variances)
+
+
+def _of_components(target: GaussianMixture) -> tuple[Tensor, Tensor]:
+    means, weights = target.means.flatten(1), target.weights
+    mean = weights @ means
+    within = torch.einsum("k,kij->ij", weights, target.covariances)
+    return mean[None], (within + (means - mean).T @ (weights[:, None] * (means - mean)))[None]
 
 
 def _of_diagonals(target: ContinuousTarget) -> tuple[Tensor, Tensor]:

@@ -221,7 +221,8 @@ def test_sampled_estimates_agree_with_exact_laws() -> None:
                     assert low is not None
                     assert high is not None
                     assert value is not None
-                    held += low <= value <= high
+                    rounding = 1e-12  # a log-ratio that is a control variate has no error
+                    held += low - rounding <= value <= high + rounding
                     total += 1
     assert held / total >= 0.93
 
