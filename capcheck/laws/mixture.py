@@ -47,11 +47,27 @@ class MixtureOfGaussians(TokenLaw):
         self.means = means
         self.variances = variances
         self._w = self.log_weights.exp()
-        self._axes: Tensor | None = None  # (..., d, d), columns are the principal axes of C
-        self._along = variances  # variance along each of them
-        if variances.dim() > means.dim():
-            along, self._axes = torch.linalg.eigh(variances)
-            self._along = along.clamp(min=0)
+        self._principal: tuple[Tensor | None, Tensor] | None = None
+
+    @property
+    def _axes(self) -> Tensor | None:
+        """Principal axes of C as columns, (..., d, d); None if C is diagonal."""
+        return self._axes_and_variances()[0]
+
+    @property
+    def _along(self) -> Tensor:
+        """Variances along the principal axes, (..., d)."""
+        return self._axes_and_variances()[1]
+
+    def _axes_and_variances(self) -> tuple[Tensor | None, Tensor]:
+        """Computed when they are first asked for, as laws are often picked from before."""
+        if self._principal is None:
+            if self.variances.dim() > self.means.dim():
+                along, axes = torch.linalg.eigh(self.variances)
+                self._principal = axes, along.clamp(min=0)
+            else:
+                self._principal = None, self.variances
+        return self._principal
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -127,10 +143,11 @@ class MixtureOfGaussians(TokenLaw):
     def _changed(self, change: Callable[[Tensor], Tensor]) -> MixtureOfGaussians:
         """The laws with a change of rows or tokens applied to all parameters."""
         part = copy.copy(self)
-        for name in ("log_weights", "means", "variances", "_w", "_along", "_axes"):
-            whole = getattr(self, name)
-            if whole is not None:
-                setattr(part, name, change(whole))
+        for name in ("log_weights", "means", "variances", "_w"):
+            setattr(part, name, change(getattr(self, name)))
+        if self._principal is not None:
+            axes, along = self._principal
+            part._principal = None if axes is None else change(axes), change(along)
         return part
 
     def mean(self) -> Tensor:

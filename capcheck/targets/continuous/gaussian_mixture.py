@@ -22,6 +22,7 @@ from capcheck.laws import MixtureOfGaussians, TiledMixture
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.continuous.gaussian_components import GaussianComponents
 from capcheck.targets.continuous.gaussian_eigenbasis import Eigenbasis
+from capcheck.targets.continuous.known_gaussians import KnownGaussians, Laws
 from capcheck.targets.continuous.noisy_gaussians import NoisyGaussians, amplitudes, symmetric
 from capcheck.targets.evidence import Prefix
 from capcheck.targets.fingerprint import fingerprint
@@ -88,6 +89,7 @@ class GaussianMixture(GaussianComponents):
             grid=grid,
         )
         self._noisy = NoisyGaussians(self._means, self._covariances, self._weights)
+        self._known = KnownGaussians(self._means, self._covariances, self._weights)
         what = "Gaussian" if len(self._means) == 1 else f"mixture of {len(self._means)} Gaussians"
         self.provenance = provenance or Provenance(description=f"{what} with full covariance")
 
@@ -161,21 +163,45 @@ class GaussianMixture(GaussianComponents):
         require_tokens(self.spec, x, levels)
         prefix: Prefix = "before" if causal else "all"
         view = self._noisy.view(x, levels, path)
+        known = None if view.shared else self._given_known(x, levels, causal)
 
         def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
-            log_weights, means = self._noisy.posterior(view, rows, prefix, tokens)
-            covariances = self._noisy.posterior_covariances(view, rows, prefix, tokens)
-            if self._spec.dim == 1:
-                covariances = covariances[..., 0]
-            return MixtureOfGaussians(log_weights, means, covariances)
+            if known is not None:
+                log_weights, means, covariances = known
+                weights = log_weights[rows] if not causal else log_weights[rows][:, tokens]
+                return self._mixture(weights, means[rows][:, tokens], covariances[rows][:, tokens])
+            return self._mixture(
+                *self._noisy.posterior(view, rows, prefix, tokens),
+                self._noisy.posterior_covariances(view, rows, prefix, tokens),
+            )
 
         return TiledMixture(
             tile,
             rows=len(x),
             tokens=range(self._spec.tokens),
             dim=self._spec.dim,
-            size=self._noisy.tile_rows(view),
+            size=self._noisy.tile_rows(view) if known is None else self._size,
         )
+
+    def _given_known(self, x: Tensor, levels: Tensor, causal: bool) -> Laws | None:
+        """The laws of all tokens if each is known or unseen, unless they are too many."""
+        known = levels == 0
+        if not bool((known | (levels == 1)).all()):
+            return None
+        return self._known.laws(x, known, causal=causal)
+
+    def _mixture(
+        self, log_weights: Tensor, means: Tensor, covariances: Tensor
+    ) -> MixtureOfGaussians:
+        scalar = self._spec.dim == 1
+        return MixtureOfGaussians(
+            log_weights, means, covariances[..., 0] if scalar else covariances
+        )
+
+    @property
+    def _size(self) -> int:
+        """Rows of all tokens' laws that are held at once."""
+        return max(1, tile_size(TILE, self.device) // (self._means.numel() * self._spec.dim))
 
     def denoise(
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False

@@ -1,0 +1,191 @@
+"""Conditionals of Gaussian components given known tokens, where each row knows tokens of its own.
+
+The innovations z of the known tokens, in any order, and the covariances W of all tokens with them
+give E[x_i | known] = mu_i + W_i z and Cov[x_i | known] = Sigma_ii - W_i W_i^T. If every row knows
+its first tokens, W is the Cholesky factor of the covariance, which all rows share. Otherwise W is
+kept from call to call, as procedures place one token after another: a token that has become known
+adds its own columns to it, in place of a factorisation of every row's covariance at every call.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capcheck.targets.evidence import earlier
+
+__all__ = ["HELD", "KnownGaussians"]
+
+HELD = 1 << 26  # most numbers in the covariances of all rows with their innovations: 512 MiB
+
+Laws = tuple[Tensor, Tensor, Tensor]
+"""Log-weights (n, 1|N, K), means (n, N, K, d) and covariances (n, N, K, d, d) of every token."""
+
+
+@dataclass(eq=False)
+class _Growing:
+    """What is kept about n rows.
+
+    Attributes:
+        known: Which tokens are known, (n, N) bool.
+        x: Values of the known tokens, and 0 elsewhere, (n, N, d).
+        W: Covariances of the innovations so far with all numbers, (n, K, D, D).
+        used: Number of innovations that are filled.
+        mean: Means given the known tokens, (n, K, D).
+        covariance: Covariances of each token given the known tokens, (n, K, N, d, d).
+        log_weights: Log-weights of the components, not normalised, (n, K).
+    """
+
+    known: Tensor
+    x: Tensor
+    W: Tensor
+    used: int
+    mean: Tensor
+    covariance: Tensor
+    log_weights: Tensor
+
+
+class KnownGaussians:
+    """K Gaussian components, and their conditionals given known tokens.
+
+    Args:
+        means: Means, (K, N, d).
+        covariances: Covariances, (K, N d, N d).
+        weights: Positive normalised weights, (K,).
+    """
+
+    def __init__(self, means: Tensor, covariances: Tensor, weights: Tensor) -> None:
+        self._means, self._covariances, self._weights = means, covariances, weights
+        self._held: _Growing | None = None
+
+    def laws(self, x: Tensor, known: Tensor, *, causal: bool = False) -> Laws | None:
+        """The laws of all tokens given the known ones, or None if they are too many to be held.
+
+        Args:
+            x: Tokens, (n, N, d); values that are not known are ignored.
+            known: Which tokens of each row are known, (n, N) bool.
+            causal: Whether a token is given the known tokens before it only; None is returned
+                then unless each row knows its first tokens.
+        """
+        K, N, d = self._means.shape
+        x = torch.where(known[..., None], x.to(self._means), 0)
+        if bool((known[:, 1:] <= known[:, :-1]).all()) and K * N**2 * d**2 <= HELD:
+            laws = self._of_prefixes(x, known, causal)
+        elif not causal and len(x) * K * (N * d) ** 2 <= HELD:
+            laws = self._of_grown(x, known)
+        else:
+            return None
+        if causal:
+            return laws
+        log_weights, means, covariances = laws
+        means = torch.where(known[:, :, None, None], x[:, :, None], means)
+        unknown = ~known[:, :, None, None, None]
+        return log_weights, means, covariances * unknown
+
+    @functools.cached_property
+    def _root(self) -> Tensor:
+        """Cholesky factors of the covariances, (K, D, D)."""
+        root: Tensor = torch.linalg.cholesky(self._covariances)
+        return root
+
+    @functools.cached_property
+    def _left(self) -> Tensor:
+        """Covariances of token i given the first m tokens, (K, m, i, d, d) for m = 0..N."""
+        N, d = self._means.shape[1:]
+        blocks = self._root.unflatten(1, (N, d)).unflatten(3, (N, d))  # (K, i, d, m, d)
+        each = torch.einsum("kiamc,kibmc->kmiab", blocks, blocks)
+        after = each.flip(1).cumsum(1).flip(1)  # over the tokens from m on
+        return torch.cat([after, torch.zeros_like(after[:, :1])], 1)
+
+    def _of_prefixes(self, x: Tensor, known: Tensor, causal: bool) -> Laws:
+        N, d = self._means.shape[1:]
+        seen = known.repeat_interleave(d, 1)[:, None]  # (n, 1, D)
+        residual = x.flatten(1)[:, None] - self._means.flatten(1)  # (n, K, D)
+        z = torch.linalg.solve_triangular(
+            self._root, (residual * seen).permute(1, 2, 0), upper=False
+        )
+        z = z.permute(2, 0, 1) * seen
+        token = torch.arange(N, device=x.device)
+        number = token.repeat_interleave(d)
+        root = self._root * (number < number[:, None])  # a token does not tell of itself
+        means = self._means.flatten(1) + (z.transpose(0, 1) @ root.mT).transpose(0, 1)
+        scale = self._root.diagonal(dim1=1, dim2=2).log()  # (K, D)
+        evidence = ((-0.5 * z.square() - scale) * seen).unflatten(2, (N, d)).sum(3).mT  # (n, N, K)
+        evidence = earlier(evidence).cumsum(1) if causal else evidence.sum(1, keepdim=True)
+        first = torch.minimum(known.sum(1)[:, None], token)  # known tokens before each, (n, N)
+        covariances = self._left[:, first, token].permute(1, 2, 0, 3, 4)  # (n, N, K, d, d)
+        means = means.unflatten(2, (N, d)).transpose(1, 2)
+        return self._weights.log() + evidence, means, covariances
+
+    def _of_grown(self, x: Tensor, known: Tensor) -> Laws:
+        N, d = self._means.shape[1:]
+        held = self._held
+        if held is None or not _grows(held, x, known):
+            held = self._held = self._nothing_known(len(x), x)
+        new = known & ~held.known
+        rank = torch.where(new, new.cumsum(1), 0)
+        for place in range(1, int(rank.max()) + 1):
+            if held.used + d > held.W.shape[2]:  # rows took turns; they start again together
+                self._held = None
+                return self._of_grown(x, known)
+            rows, token = (rank == place).nonzero(as_tuple=True)
+            self._add(held, x, rows, token)
+        held.known, held.x = known.clone(), x
+        means = held.mean.unflatten(2, (N, d)).transpose(1, 2)
+        covariances = held.covariance.transpose(1, 2)
+        return held.log_weights[:, None].clone(), means.clone(), covariances.clone()
+
+    def _nothing_known(self, n: int, x: Tensor) -> _Growing:
+        K, N, d = self._means.shape
+        D, self._held = N * d, None  # the old one is freed first
+        token = torch.arange(N, device=x.device)
+        blocks = self._covariances.unflatten(1, (N, d)).unflatten(3, (N, d))
+        own = blocks[:, token, :, token].transpose(0, 1)  # (K, N, d, d)
+        return _Growing(
+            known=torch.zeros(n, N, dtype=torch.bool, device=x.device),
+            x=torch.zeros_like(x),
+            W=x.new_empty(n, K, D, D),
+            used=0,
+            mean=self._means.flatten(1).expand(n, K, D).clone(),
+            covariance=own.expand(n, K, N, d, d).clone(),
+            log_weights=self._weights.log().expand(n, K).clone(),
+        )
+
+    def _add(self, held: _Growing, x: Tensor, rows: Tensor, token: Tensor) -> None:
+        """Let one more token be known in some of the rows."""
+        K, N, d = self._means.shape
+        every = len(rows) == len(x)
+        which: slice | Tensor = slice(None) if every else rows
+        own = token[:, None] * d + torch.arange(d, device=x.device)  # (r, d) of the D numbers
+        place = torch.arange(len(rows), device=x.device)[:, None]
+        W = held.W[which][:, :, : held.used]  # (r, K, used, D)
+        of_token = W[place, :, :, own].permute(0, 2, 1, 3)  # (r, K, d, used)
+        shared = self._covariances[:, own].transpose(0, 1)  # (r, K, d, D)
+        left = torch.baddbmm(
+            shared.flatten(0, 1), of_token.flatten(0, 1), W.flatten(0, 1), alpha=-1
+        ).unflatten(0, (len(rows), K))
+        within = left[place, :, :, own].permute(0, 2, 1, 3)  # (r, K, d, d)
+        root = torch.linalg.cholesky(0.5 * (within + within.mT))
+        new = torch.linalg.solve_triangular(root, left, upper=False)  # (r, K, d, D)
+        before = held.mean[which][place, :, own].transpose(1, 2)  # (r, K, d)
+        residual = (x[rows, token][:, None] - before)[..., None]
+        z = torch.linalg.solve_triangular(root, residual, upper=False)  # (r, K, d, 1)
+        held.mean[which] += (z.mT @ new)[..., 0, :]
+        blocks = new.unflatten(3, (N, d)).permute(0, 1, 3, 4, 2)  # (r, K, N, d, d of the new)
+        held.covariance[which] -= blocks @ blocks.mT
+        scale = root.diagonal(dim1=2, dim2=3).log().sum(2)
+        held.log_weights[which] -= 0.5 * z.square().sum((2, 3)) + scale
+        if not every:
+            held.W[:, :, held.used : held.used + d] = 0
+        held.W[which, :, held.used : held.used + d] = new
+        held.used += d
+
+
+def _grows(held: _Growing, x: Tensor, known: Tensor) -> bool:
+    """Whether every token that was known still is, with the same value."""
+    if held.known.shape != known.shape or not bool((held.known <= known).all()):
+        return False
+    return bool((torch.where(held.known[..., None], x, 0) == held.x).all())
