@@ -13,18 +13,40 @@ import torch
 from torch import Tensor, nn
 
 from capcheck.core.randomness import CounterRandomness
+from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.networks import copied
 from capcheck.fitting.objectives import Batch, Objective
 
-__all__ = ["CHUNK", "HELD_OUT", "BatchSource", "step_seed"]
+__all__ = [
+    "CHUNK",
+    "FEWEST_HELD_OUT",
+    "HELD_OUT",
+    "LARGEST",
+    "NUMBERS",
+    "SMALLEST",
+    "STEPS_EACH",
+    "BatchSource",
+    "rows_of_a_batch",
+    "step_seed",
+]
 
 HELD_OUT = {True: 2, False: 16}  # held-out batches, by whether the objective is exact
+FEWEST_HELD_OUT = 4  # least number of them if it is not, however short the fit
+STEPS_EACH = 30  # steps of a short fit for each held-out batch, so that most of its time is theirs
+LARGEST = 512  # rows of a batch
+SMALLEST = 32  # rows of a batch of the longest rows
+NUMBERS = 1 << 21  # most numbers of a batch that has more rows than that
 CHUNK = 512  # rows drawn at once for a large batch; limits the oracle's memory
 
 
 def step_seed(seed: int, step: int) -> int:
     """The seed of one step for torch's own generators, which take at most 63 bits."""
     return (seed * 1_000_003 + step) % 2**63
+
+
+def rows_of_a_batch(spec: SequenceSpec) -> int:
+    """512 rows, or as many as have 2 million numbers or one-hot symbols, but at least 32."""
+    return max(SMALLEST, min(LARGEST, NUMBERS // (spec.tokens * spec.dim)))
 
 
 class BatchSource:
@@ -35,11 +57,19 @@ class BatchSource:
         batch: Rows per batch.
         seed: Seed of all random draws.
         device: Device of the random numbers and of the fit.
+        steps: Number of steps of the fit, if it is known.
     """
 
     def __init__(
-        self, objective: Objective, *, batch: int, seed: int, device: torch.device
+        self,
+        objective: Objective,
+        *,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        steps: int | None = None,
     ) -> None:
+        self._steps = steps
         self.objective, self.batch, self.seed, self.device = objective, batch, seed, device
         self._pool: list[Batch] = []
         self._drawn: dict[int, Batch] = {}
@@ -93,6 +123,8 @@ class BatchSource:
     def held_out(self) -> list[Batch]:
         """The held-out batches, on which the validation is computed."""
         count = HELD_OUT[self.objective.exact]
+        if self._steps is not None and not self.objective.exact:
+            count = min(count, max(FEWEST_HELD_OUT, self._steps // STEPS_EACH))
         return [self.objective.draw(self.batch, self.rng("held out", k)) for k in range(count)]
 
     @functools.cached_property

@@ -33,7 +33,7 @@ from torch import nn
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
 from capcheck.core.version import class_digest, code_digest
-from capcheck.fitting.batches import BatchSource
+from capcheck.fitting.batches import BatchSource, rows_of_a_batch
 from capcheck.fitting.checkpoint import (
     Checkpoint,
     content_key,
@@ -97,7 +97,7 @@ def fit(
     budgets: Sequence[Budget],
     steps: int | None = None,
     seconds: float | None = None,
-    batch: int = 512,
+    batch: int | None = None,
     seed: int = 0,
     learning_rate: float = LEARNING_RATE,
     folder: Path | None = None,
@@ -117,7 +117,8 @@ def fit(
         seconds: Wall-clock time, above 0, in place of a number of steps. The number of steps that
             fit into the time is estimated first and then kept. At least 20 steps are planned, even
             if they take longer.
-        batch: Rows per step, at least 2.
+        batch: Rows per step, at least 2; by default 512, or fewer for sequences of many symbols
+            (see `rows_of_a_batch`).
         seed: Seed of all random draws.
         learning_rate: Largest learning rate of the schedule, above 0.
         folder: Folder for checkpoints, which are named by a hash of everything that the fit depends
@@ -155,7 +156,7 @@ def fit_procedure(
     budgets: Sequence[Budget],
     steps: int | None = None,
     seconds: float | None = None,
-    batch: int = 512,
+    batch: int | None = None,
     seed: int = 0,
     learning_rate: float = LEARNING_RATE,
     folder: Path | None = None,
@@ -186,6 +187,7 @@ def fit_procedure(
     began = time.monotonic()
     if steps is None and seconds is None:
         steps = STEPS
+    batch = rows_of_a_batch(procedure.spec) if batch is None else batch
     _require(budgets, steps, seconds, batch, learning_rate, module)
     probe, target, given = procedure.probe, procedure.target, procedure.spec.given
     facts = (
@@ -202,7 +204,7 @@ def fit_procedure(
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         run = RecordedRun(procedure, budgets=budgets, seed=seed)
         make = end_to_end if objective == "end_to_end" else _to_oracle
-        source = BatchSource(make(run), batch=batch, seed=seed, device=target.device)
+        source = BatchSource(make(run), batch=batch, seed=seed, device=target.device, steps=steps)
         session = FitSession(module, source, learning_rate=learning_rate, path=path)
         session.clock(began, seconds)
         if found is None:

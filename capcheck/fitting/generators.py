@@ -2,8 +2,8 @@
 
 A generator of continuous tokens is m + s (z + F(z)), with the tokens' mean m and deviation s; one
 of token ids returns the value with the largest logit in F(z). A neural flow is a composition of
-autoregressive rational-quadratic splines. If the spec has given tokens, a module is called with
-(z, tokens, known) and makes the other tokens.
+rational-quadratic splines, autoregressive or, in many numbers, coupling ones. If the spec has given
+tokens, a module is called with (z, tokens, known) and makes the other tokens.
 
 Source: Durkan et al. 2019, "Neural Spline Flows", https://arxiv.org/abs/1906.04032; Kingma &
 Welling 2014, "Auto-Encoding Variational Bayes", https://arxiv.org/abs/1312.6114
@@ -29,6 +29,7 @@ from capcheck.networks.oracles.rosenblatt import with_given
 from capcheck.networks.signatures import Noise
 
 __all__ = [
+    "AUTOREGRESSIVE",
     "TRANSFORMS",
     "AffineModule",
     "ChoiceModule",
@@ -38,7 +39,8 @@ __all__ = [
     "Relaxed",
 ]
 
-TRANSFORMS = 3  # number of autoregressive layers in a neural flow
+TRANSFORMS = 3  # number of layers in a neural flow
+AUTOREGRESSIVE = 64  # most numbers for which its layers are autoregressive; drawing takes so long
 
 
 @runtime_checkable
@@ -160,7 +162,10 @@ class AffineModule(nn.Module):
 
 
 class FlowModule(nn.Module):
-    """A `Bijection` of autoregressive splines over the flat, standardised free tokens.
+    """A `Bijection` of splines over the flat, standardised free tokens.
+
+    A layer is autoregressive for up to 64 numbers, and otherwise a coupling of two halves: drawing
+    from an autoregressive layer takes as many calls as there are numbers.
 
     Args:
         spec: Spec of the sequences.
@@ -192,6 +197,7 @@ class FlowModule(nn.Module):
             transforms=TRANSFORMS,
             hidden_features=(size.width,) * size.depth,
             activation=nn.SiLU,
+            passes=None if self.mean.numel() <= AUTOREGRESSIVE else 2,
         )
 
     def forward(self, z: Tensor, *given: Tensor) -> Tensor:

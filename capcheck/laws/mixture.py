@@ -94,6 +94,36 @@ class MixtureOfGaussians(TokenLaw):
         part.means, part._drawn = means, drawn[index]
         return part
 
+    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
+        """As `sample`, but for the chosen entries only; 0 elsewhere."""
+        if self._drawn is not None:
+            return self.sample(rng)
+        n, N, d = *chosen.shape, self.means.shape[-1]
+        return self.at_where(rng.uniform((n, N)), rng.normal((n, N, d)), chosen)
+
+    def at_where(self, u: Tensor, z: Tensor, chosen: Tensor) -> Tensor:
+        """As `at` for the chosen entries, (n, N) bool; 0 elsewhere: (n, N, d)."""
+        index = chosen.nonzero(as_tuple=True)
+        draws = z.new_zeros(z.shape, dtype=self.means.dtype)
+        draws[index] = self.entries(*index).at(u[index][:, None], z[index][:, None])[:, 0]
+        return draws
+
+    def log_prob_where(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """As `log_prob`, but for the chosen entries only; 0 elsewhere."""
+        index = chosen.nonzero(as_tuple=True)
+        found = self.means.new_zeros(chosen.shape)
+        found[index] = self.entries(*index).log_prob(x[index][:, None])[:, 0]
+        return found
+
+    def entries(self, rows: Tensor, tokens: Tensor) -> MixtureOfGaussians:
+        """The laws of m entries, given by their rows and tokens (m,), as an (m, 1) law."""
+        n, N = self._shape
+
+        def own(x: Tensor) -> Tensor:
+            return x.expand(n, N, *x.shape[2:])[rows, tokens][:, None]
+
+        return self._changed(own)
+
     def at(self, u: Tensor, z: Tensor) -> Tensor:
         """The draws, (n, N, d), for uniforms u (n, N) and standard normals z (n, N, d)."""
         n, N, d = z.shape

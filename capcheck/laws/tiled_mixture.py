@@ -55,6 +55,16 @@ class TiledMixture(TokenLaw):
         """Log-density (nats) of x (n, N, d): (n, N)."""
         return self._each(lambda law, rows: law.log_prob(x[rows]))
 
+    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
+        """As `sample`, but for the chosen entries only; 0 elsewhere."""
+        u = rng.uniform((self._n, len(self._tokens)))
+        z = rng.normal((self._n, len(self._tokens), self._dim))
+        return self._each(lambda law, rows: law.at_where(u[rows], z[rows], chosen[rows]))
+
+    def log_prob_where(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """As `log_prob`, but for the chosen entries only; 0 elsewhere."""
+        return self._each(lambda law, rows: law.log_prob_where(x[rows], chosen[rows]))
+
     def mean(self) -> Tensor:
         """Means of the tokens, (n, N, d)."""
         return self._each(lambda law, rows: law.mean())

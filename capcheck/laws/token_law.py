@@ -59,6 +59,14 @@ class TokenLaw(ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density (nats) of x, shaped as `sample` returns it: (n, N)."""
 
+    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
+        """The draws of `sample` where `chosen`, (n, N) bool; other values mean nothing."""
+        return self.sample(rng)
+
+    def log_prob_where(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """The values of `log_prob` where `chosen`, (n, N) bool, and 0 elsewhere."""
+        return torch.where(chosen, self.log_prob(x), 0)
+
     @abstractmethod
     def mean(self) -> Tensor:
         """Means, (n, N, d); of categorical tokens, means of the one-hot vectors, (n, N, V)."""

@@ -113,8 +113,8 @@ class MaskGIT(Probe[TokenPredictor]):
         schedule = self.schedule(len(spec.free))
         for r, (before, after) in enumerate(rounds_within(schedule, budget.length), start=1):
             law = network(state.tokens, state.placed)
-            draws = law.sample(rng)
             if self.order == "confidence":
+                draws = law.sample(rng)
                 confidence = law.log_prob(draws)
                 if self.temperature > 0:
                     gumbel = -(-rng.uniform(tuple(confidence.shape)).log()).log()
@@ -123,6 +123,7 @@ class MaskGIT(Probe[TokenPredictor]):
                 chosen = _largest(confidence, ~state.placed, after - before, ties)
             else:
                 chosen = (rank >= before) & (rank < after)
+                draws = law.sample_where(rng, chosen)
             state = state.write(draws, chosen)
             yield state
 
@@ -208,8 +209,8 @@ class MaskGIT(Probe[TokenPredictor]):
             if before < after:
                 predictor = completion if before == sizes[-2] else network
                 of_round = (rank >= before) & (rank < after)
-                log_p = predictor(x, rank < before).log_prob(x)
-                log_q = log_q + torch.where(of_round, log_p, 0).sum(1)
+                law = predictor(x, rank < before)
+                log_q = log_q + law.log_prob_where(x, of_round).sum(1)
         return log_q
 
     def _over_orders(

@@ -119,10 +119,8 @@ class MaskedDiffusion(Probe[TokenPredictor]):
         state, F = start, len(spec.free)
         rank = ranks_among_all(random_ranks(start.n, F, rng), spec)
         for r in range(F):
-            log_p = log_table(network(state.tokens, rank < r))
-            log_p = _carried(log_p, state.tokens, rank < r)
-            tokens = rng.categorical(log_p.exp(), (*rank.shape, 1)).squeeze(-1)
-            state = state.write(tokens, rank == r)
+            law = network(state.tokens, rank < r)
+            state = state.write(law.sample_where(rng, rank == r), rank == r)
             yield state
 
     def suspects(self) -> tuple[Suspect, ...]:
@@ -257,6 +255,5 @@ def _along(network: TokenPredictor, x: Tensor, when: Tensor, count: int) -> Tens
     """The log-density (n,) of x (n, N) if token i is revealed in step when_i < count."""
     log_q = torch.zeros((), device=x.device)
     for j in range(count):
-        log_p = network(x, when < j).log_prob(x)
-        log_q = log_q + torch.where(when == j, log_p, 0).sum(1)
+        log_q = log_q + network(x, when < j).log_prob_where(x, when == j).sum(1)
     return log_q

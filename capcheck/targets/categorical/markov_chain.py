@@ -7,6 +7,7 @@ that stay in the state. Laws may differ between tokens, as in strips of an Ising
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,10 @@ from torch.nn.functional import one_hot
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
+from capcheck.laws import DeferredCategorical
+from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.categorical.chain import Chain
+from capcheck.targets.categorical.gaps import GapLaws, Gaps, Powers
 from capcheck.targets.categorical.messages import arithmetic_for
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import require_count, require_grid, require_tables
@@ -142,6 +146,31 @@ class MarkovChain(Chain):
             table = self._table(i)
             total += table[tuple(x[:, max(0, i - self._order) : i + 1].T)].log()
         return total
+
+    def marginals(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath = PATHS["linear"],
+        causal: bool = False,
+    ) -> DeferredCategorical:
+        """The law of every token given the known ones, of order 1 by `gaps`; see `Target`."""
+        known = levels == 0
+        shared = bool((known == known[:1]).all())
+        if self._powers is None or shared:  # rows that know the same tokens share the recursion
+            return super().marginals(x, levels, path, causal)
+        require_tokens(self.spec, x, levels)
+        gaps = Gaps.of(x, known, causal=causal)
+        return GapLaws(self._powers, gaps, range(self._spec.tokens), causal=causal)
+
+    @functools.cached_property
+    def _powers(self) -> Powers | None:
+        """Powers of the transition matrix, of a chain of order 1 that is the same everywhere."""
+        first, *others = self._conditionals
+        same = self._order == 1 and len(others) == 1
+        if not same or not Powers.fit(self._spec.tokens, len(first), float(others[0].min())):
+            return None
+        return Powers(others[0], self._spec.mean)
 
     def _restart(self, x: Tensor, known: Tensor, token: int) -> tuple[int, Tensor]:
         """Restart after m tokens that all rows know: earlier tokens do not matter then.

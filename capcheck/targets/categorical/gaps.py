@@ -1,0 +1,194 @@
+"""Conditionals of a Markov chain of order 1, by the gaps to the nearest known tokens.
+
+With the transition matrix T, a known symbol l that lies a tokens before token i, and a known symbol
+r that lies b tokens after it,
+
+    p(x_i | known) = T^a[l, x_i] T^b[x_i, r] / T^(a+b)[l, r],
+
+where the marginal law takes the place of T^a[l, x_i] if no earlier token is known. The powers are
+computed once, so that a token costs V numbers in place of a recursion over the whole sequence, and
+the probability of a given symbol costs three of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.core.tiles import slices, tile_size
+from capcheck.laws import Categorical, DeferredCategorical
+
+__all__ = ["HELD", "LEAST", "TILE", "GapLaws", "Gaps", "Powers"]
+
+HELD = 1 << 26  # most numbers in all powers together: 512 MiB
+LEAST = 1e-100  # least transition probability; products of two of them must not vanish
+TILE = 1 << 22  # numbers of laws that are computed at once
+MIXED = 1e-15  # relative change from a power to the next one from which all are the same
+
+
+class Powers:
+    """The powers T^0 to T^m of a transition matrix, up to the first that no longer changes.
+
+    Args:
+        transition: T, (V, V), of positive rows of sum 1.
+        marginals: Laws of all tokens, (N, V).
+    """
+
+    def __init__(self, transition: Tensor, marginals: Tensor) -> None:
+        V = len(transition)
+        powers = [torch.eye(V).to(transition), transition]
+        while len(powers) < len(marginals):
+            powers.append(powers[-1] @ transition)
+            if bool(((powers[-1] / powers[-2] - 1).abs() <= MIXED).all()):
+                break
+        self._powers = torch.stack(powers)
+        self.marginals = marginals
+
+    @staticmethod
+    def fit(tokens: int, symbols: int, least: float) -> bool:
+        """Whether the powers can be held, and products of transitions do not vanish."""
+        return tokens * symbols**2 <= HELD and least >= LEAST
+
+    def onward(self, gap: Tensor, start: Tensor) -> Tensor:
+        """T^gap[start, :] for gaps and symbols of one shape: (..., V)."""
+        rows: Tensor = self._powers[self._index(gap), start]
+        return rows
+
+    def backward(self, gap: Tensor, end: Tensor) -> Tensor:
+        """T^gap[:, end] for gaps and symbols of one shape: (..., V)."""
+        columns: Tensor = self._powers[self._index(gap), :, end]
+        return columns
+
+    def between(self, gap: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """T^gap[start, end] for gaps and symbols of one shape."""
+        entries: Tensor = self._powers[self._index(gap), start, end]
+        return entries
+
+    def _index(self, gap: Tensor) -> Tensor:
+        return gap.clamp(max=len(self._powers) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Gaps:
+    """The nearest known tokens around every token of n rows.
+
+    Attributes:
+        x: Tokens, (n, N); values that are not known are ignored.
+        known: Which tokens are known, (n, N) bool.
+        left: Index of the last known token before each token, (n, N), -1 if there is none.
+        right: Index of the first known token after each, (n, N), N if there is none or it does not
+            count.
+    """
+
+    x: Tensor
+    known: Tensor
+    left: Tensor
+    right: Tensor
+
+    @staticmethod
+    def of(x: Tensor, known: Tensor, *, causal: bool) -> Gaps:
+        """The gaps of tokens (n, N); only earlier tokens count if `causal`."""
+        N = x.shape[1]
+        place = torch.arange(N, device=x.device).expand_as(x)
+        before = torch.where(known, place, -1).cummax(1).values
+        left = torch.cat([torch.full_like(before[:, :1], -1), before[:, :-1]], 1)
+        after = torch.where(known, place, N).flip(1).cummin(1).values.flip(1)
+        right = torch.cat([after[:, 1:], torch.full_like(after[:, :1], N)], 1)
+        return Gaps(x, known, left, torch.full_like(right, N) if causal else right)
+
+
+class GapLaws(DeferredCategorical):
+    """The laws of some tokens of every row.
+
+    Args:
+        powers: The powers of the transition matrix.
+        gaps: The nearest known tokens; those that are known have point masses unless `causal`.
+        tokens: Indices of the tokens.
+        causal: Whether known tokens have the law given those before them.
+    """
+
+    def __init__(self, powers: Powers, gaps: Gaps, tokens: Sequence[int], *, causal: bool) -> None:
+        super().__init__(self._table, tokens)
+        self._powers, self._gaps, self._causal = powers, gaps, causal
+
+    def select(self, tokens: Sequence[int]) -> GapLaws:
+        """The laws of the tokens with these indices."""
+        chosen = [self._tokens[i] for i in tokens]
+        return GapLaws(self._powers, self._gaps, chosen, causal=self._causal)
+
+    def pick(self, index: Tensor) -> Categorical:
+        """The law of one token of each row; see `TokenLaw`."""
+        rows = torch.arange(len(index), device=index.device)
+        token = torch.tensor(self._tokens, device=index.device)[index]
+        return Categorical(self._laws(rows, token).log()[:, None])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability (nats) of the integers x (n, N), without the laws of other symbols."""
+        tokens = torch.tensor(self._tokens, device=x.device).expand_as(x)
+        rows = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
+        return self._log_prob_at(rows, tokens, x)
+
+    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
+        """As `sample` where `chosen`, (n, N) bool, with the same random numbers; 0 elsewhere."""
+        u = rng.uniform(tuple(chosen.shape))
+        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
+        rows, place = chosen.nonzero(as_tuple=True)
+        token = torch.tensor(self._tokens, device=chosen.device)[place]
+        size = max(1, tile_size(TILE, chosen.device) // self._powers.marginals.shape[1])
+        for part in slices(len(rows), size):
+            p = self._laws(rows[part], token[part])
+            at = u[rows[part], place[part]][:, None]
+            draws[rows[part], place[part]] = inverse_cdf(p, at)[:, 0].to(draws)
+        return draws
+
+    def _table(self, tokens: list[int]) -> Categorical:
+        n, V = len(self._gaps.x), self._powers.marginals.shape[1]
+        token = torch.tensor(tokens, device=self._gaps.x.device)
+        parts = []
+        for rows in slices(n, max(1, tile_size(TILE, token.device) // (len(tokens) * V))):
+            row = torch.arange(n, device=token.device)[rows, None].expand(-1, len(tokens))
+            parts.append(self._laws(row, token.expand_as(row)))
+        return Categorical(torch.cat(parts).log())
+
+    def _laws(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """The probabilities (..., V) of some entries, given by rows and tokens of one shape."""
+        N, V = self._powers.marginals.shape
+        left, right = self._gaps.left[rows, tokens], self._gaps.right[rows, tokens]
+        before = self._powers.onward(tokens - left, self._symbol(rows, left))
+        law = torch.where((left >= 0)[..., None], before, self._powers.marginals[tokens])
+        if bool((right < N).any()):
+            after = self._powers.backward(right - tokens, self._symbol(rows, right))
+            law = torch.where((right < N)[..., None], law * after, law)
+            law = law / law.sum(-1, keepdim=True)
+        if self._causal:
+            return law
+        certain = torch.nn.functional.one_hot(self._symbol(rows, tokens), V).to(law)
+        return torch.where(self._gaps.known[rows, tokens][..., None], certain, law)
+
+    def _log_prob_at(self, rows: Tensor, tokens: Tensor, x: Tensor) -> Tensor:
+        N = len(self._powers.marginals)
+        left, right = self._gaps.left[rows, tokens], self._gaps.right[rows, tokens]
+        first, last = self._symbol(rows, left), self._symbol(rows, right)
+        powers = self._powers
+        found = torch.where(
+            left >= 0, powers.between(tokens - left, first, x), powers.marginals[tokens, x]
+        )
+        ends = right.clamp(max=N - 1)
+        whole = torch.where(
+            left >= 0, powers.between(ends - left, first, last), powers.marginals[ends, last]
+        )
+        onward = powers.between((ends - tokens).clamp(min=0), x, last) / whole
+        found = torch.where(right < N, found * onward, found).log()
+        if self._causal:
+            return found
+        told = torch.where(x == self._symbol(rows, tokens), 0.0, -torch.inf).to(found)
+        return torch.where(self._gaps.known[rows, tokens], told, found)
+
+    def _symbol(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """The symbols of some tokens; of those that lie outside, any symbol."""
+        inside = tokens.clamp(min=0, max=self._gaps.x.shape[1] - 1)
+        return torch.where(self._gaps.known[rows, inside], self._gaps.x[rows, inside], 0)

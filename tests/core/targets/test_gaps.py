@@ -1,0 +1,104 @@
+"""Conditionals of Markov chains by gaps, against enumeration and against the recursion."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from capcheck.core.randomness import CounterRandomness
+from capcheck.targets.categorical import gaps
+from capcheck.targets.categorical.gaps import GapLaws
+from capcheck.targets.categorical.markov_chain import MarkovChain
+
+N, V = 5, 3
+
+
+def chain(tokens: int = N, symbols: int = V) -> MarkovChain:
+    draws = CounterRandomness(12)
+    first = draws.uniform((symbols,)) + 0.1
+    transition = draws.uniform((symbols, symbols)) ** 3 + 1e-3
+    return MarkovChain(
+        [first / first.sum(), transition / transition.sum(1, keepdim=True)], tokens=tokens
+    )
+
+
+def by_enumeration(target: MarkovChain, x: Tensor, known: list[int], token: int) -> Tensor:
+    law = torch.zeros(V).double()
+    first, transition = target.conditionals
+    for values in itertools.product(range(V), repeat=N):
+        if all(values[i] == int(x[i]) for i in known):
+            p = float(first[values[0]])
+            for a, b in itertools.pairwise(values):
+                p *= float(transition[a, b])
+            law[values[token]] += p
+    return law / law.sum()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_laws_are_those_of_enumeration(causal: bool) -> None:
+    target = chain()
+    x = target.sample(32, CounterRandomness(1))
+    known = (torch.arange(32)[:, None] >> torch.arange(N)) % 2 == 1  # all sets of known tokens
+    law = target.marginals(x, (~known).double(), causal=causal)
+    assert isinstance(law, GapLaws)
+    table = law.mean()
+    everything = torch.stack([law.log_prob(torch.full_like(x, v)) for v in range(V)], 2).exp()
+    torch.testing.assert_close(everything, table, atol=1e-12, rtol=1e-10)
+    for row, token in itertools.product(range(32), range(N)):
+        seen = [i for i in range(N) if known[row, i] and (not causal or i < token)]
+        expected = by_enumeration(target, x[row], seen, token)
+        torch.testing.assert_close(table[row, token], expected, atol=1e-12, rtol=1e-10)
+
+
+def test_long_chains_agree_with_the_recursion(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = chain(60, 7)
+    x = target.sample(20, CounterRandomness(2))
+    levels = (CounterRandomness(3).uniform((20, 60)) < 0.9).double()
+    law = target.marginals(x, levels)
+    assert isinstance(law, GapLaws)
+    monkeypatch.setattr(gaps, "HELD", 0)
+    other = chain(60, 7).marginals(x, levels)
+    assert not isinstance(other, GapLaws)
+    torch.testing.assert_close(law.mean(), other.mean(), atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(law.log_prob(x), other.log_prob(x), atol=1e-10, rtol=1e-9)
+    index = torch.randint(60, (20,), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(law.pick(index).mean(), other.pick(index).mean())
+
+
+def test_chosen_draws_are_those_of_the_whole() -> None:
+    target = chain(12, 4)
+    x = target.sample(50, CounterRandomness(2))
+    uniform = CounterRandomness(3).uniform((50, 12))
+    law = target.marginals(x, (uniform < 0.5).double())
+    chosen = uniform < 0.3
+    whole = law.sample(CounterRandomness(4))
+    some = law.sample_where(CounterRandomness(4), chosen)
+    assert torch.equal(some[chosen], whole[chosen])
+    told = law.log_prob_where(whole, chosen)
+    torch.testing.assert_close(told[chosen], law.log_prob(whole)[chosen])
+    assert bool((told[~chosen] == 0).all())
+
+
+def test_one_token_per_round_in_random_order_draws_the_chain() -> None:
+    target, n = chain(), 20_000
+    rng = CounterRandomness(5)
+    rank = rng.uniform((n, N)).argsort(1).argsort(1)
+    x = torch.zeros(n, N, dtype=torch.int64)
+    for place in range(N):
+        law = target.marginals(x, (rank >= place).double())
+        x = torch.where(rank == place, law.sample_where(rng, rank == place), x)
+    codes = (x * V ** torch.arange(N)).sum(1)
+    every = torch.tensor(list(itertools.product(range(V), repeat=N)))
+    expected = torch.zeros(V**N).double()
+    expected[(every * V ** torch.arange(N)).sum(1)] = target.log_prob(every).exp()
+    counts = torch.bincount(codes, minlength=V**N)
+    likely = expected * n > 5
+    rest = 1 - expected[likely].sum()
+    observed = [*counts[likely].tolist(), n - int(counts[likely].sum())]
+    assert (
+        stats.chisquare(observed, [*(expected[likely] * n).tolist(), float(rest) * n]).pvalue > 1e-4
+    )
