@@ -313,6 +313,13 @@ class ContinuousTarget(Target):
 class CategoricalTarget(Target):
     """A law of sequences of integers in 0..V-1."""
 
+    def log_prob_of_values(self, x: Tensor, token: int) -> Tensor | None:
+        """The joint log-probability (nats) of x (n, N) with each value of one token, (n, V).
+
+        None, as by default, if it costs as much as V calls of `log_prob`.
+        """
+        return None
+
 
 def solution_cost(numbers: int) -> float:
     """Multiply-adds of solving with a matrix that is written out; small ones cost no time."""

@@ -44,7 +44,13 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.laws import Categorical
-from capcheck.networks.signatures import Energy, EnergySignature, TokenPredictor, together
+from capcheck.networks.signatures import (
+    Energy,
+    EnergySignature,
+    TokenPredictor,
+    of_values,
+    together,
+)
 from capcheck.procedures.langevin import Langevin, initial_normals
 from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
 
@@ -194,7 +200,10 @@ def _gibbs(network: Energy, x: Tensor, spec: SequenceSpec, rng: Randomness) -> I
     while True:
         x = x.clone()
         for i in spec.free:
-            logits = _conditional(_energies(network, x, [i], values), spec.mean[i])
+            energies = of_values(network, x, i)
+            if energies is None:
+                energies = _energies(network, x, [i], values)
+            logits = _conditional(energies, spec.mean[i])
             x[:, i] = Categorical(logits[:, None]).sample(rng)[:, 0]
         yield x
 

@@ -96,17 +96,20 @@ class MaskedDiffusion(Probe[TokenPredictor]):
             return
         known = start.placed
         for j in range(budget.steps):
-            log_p = _carried(log_table(network(state.tokens, known)), state.tokens, known)
+            law = network(state.tokens, known)
             chance = torch.full(known.shape, self._chance(j, budget.steps), dtype=torch.float64)
             stays = start.placed if self.remask else known
             chance = torch.where(stays, 1, chance.to(known.device))
             if self.draw == "gumbel":
+                log_p = _carried(log_table(law), state.tokens, known)
                 tokens, revealed = _by_gumbel(log_p, chance, spec, rng)
+                written = ~start.placed if self.remask else revealed & ~known
             else:
-                tokens = rng.categorical(log_p.exp(), (*known.shape, 1)).squeeze(-1)
                 weights = torch.stack([1 - chance, chance], -1)
                 revealed = rng.categorical(weights, (*known.shape, 1)).squeeze(-1).bool()
-            written = ~start.placed if self.remask else revealed & ~known
+                written = ~start.placed if self.remask else revealed & ~known
+                draws = law.sample_where(rng, written & ~known)
+                tokens = torch.where(known, state.tokens, draws)
             known = revealed
             if bool(written.any()):
                 state = state.write(tokens, written)

@@ -27,6 +27,7 @@ from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.targets import ProductMixture, Target, from_spec, from_table
+from capcheck.targets.categorical.markov_chain import MarkovChain
 from capcheck.targets.categorical.sequence_law import SequenceLaw
 
 Array = NDArray[np.float64]
@@ -373,3 +374,22 @@ def test_a_suspect_is_blamed_by_what_falls_without_it() -> None:
     found = check("ebm", from_spec("gaussian:tokens=2,std=3"), samples=2000, lengths=[2], steps=[1])
     (cause,) = found.found.causes
     assert cause.failure == "unadjusted step"
+
+
+def test_a_shortcut_to_the_energies_of_a_token_changes_neither_draws_nor_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tables = CounterRandomness(4).uniform((5, 4)) + 0.1
+    target = MarkovChain(
+        [tables[0] / tables[0].sum(), tables[1:] / tables[1:].sum(1, keepdim=True)], tokens=6
+    )
+    procedure = Procedure.of(build_probe("ebm"), target)
+    budget, found = Budget(length=6, steps=3), []
+    for shortcut in (True, False):
+        if not shortcut:
+            monkeypatch.setattr(type(target), "log_prob_of_values", lambda *_: None)
+        calls = Calls()
+        *_, state = procedure.run(budget, 50, CounterRandomness(3), calls=calls)
+        found.append((state.tokens, calls.sequential, calls.tokens))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1:] == found[1][1:]

@@ -37,6 +37,7 @@ from capcheck.networks.signatures.signature import (
     Signature,
     Wrapper,
     counted,
+    of_values,
     together,
 )
 from capcheck.networks.signatures.token_predictor import TokenPredictor, TokenPredictorSignature
@@ -80,6 +81,7 @@ __all__ = [
     "TransitionPredictorSignature",
     "Wrapper",
     "counted",
+    "of_values",
     "together",
     "with_slope",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError
 from capcheck.networks.signatures.signature import Signature
-from capcheck.targets.target import ContinuousTarget, Target
+from capcheck.targets.target import CategoricalTarget, ContinuousTarget, Target
 
 __all__ = ["Energy", "EnergySignature"]
 
@@ -33,20 +33,33 @@ class Energy(Protocol):
         """
 
 
+@dataclass(frozen=True, eq=False)
+class _OracleEnergy:
+    """The energy -log p(x) of a target."""
+
+    target: Target
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not isinstance(self.target, ContinuousTarget):
+            return -self.target.log_prob(x)
+        value: Tensor = _NegativeLogDensity.apply(x, self.target)  # type: ignore[no-untyped-call]
+        return value
+
+    def of_values(self, x: Tensor, token: int) -> Tensor | None:
+        """The energies of x with each value of one token, (n, V), if the target tells them."""
+        if not isinstance(self.target, CategoricalTarget):
+            return None
+        found = self.target.log_prob_of_values(x, token)
+        return None if found is None else -found
+
+
 @dataclass(frozen=True)
 class EnergySignature(Signature[Energy]):
     """x -> -log p(x)."""
 
     def oracle(self, target: Target) -> Energy:
         """The exact energy, with its exact gradient if tokens are continuous."""
-
-        def energy(x: Tensor) -> Tensor:
-            if not isinstance(target, ContinuousTarget):
-                return -target.log_prob(x)
-            value: Tensor = _NegativeLogDensity.apply(x, target)  # type: ignore[no-untyped-call]
-            return value
-
-        return energy
+        return _OracleEnergy(target)
 
     def require(self, answer: object, shown: Tensor) -> None:
         """Raise InputError unless `answer` is one number for each sequence."""

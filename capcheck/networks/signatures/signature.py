@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from capcheck.targets.target import Target
 
 __all__ = [
     "Blinding",
+    "ByValue",
     "Calls",
     "Counting",
     "NetworkT",
@@ -29,6 +30,7 @@ __all__ = [
     "Wrapped",
     "Wrapper",
     "counted",
+    "of_values",
     "require_like",
     "together",
 ]
@@ -91,6 +93,10 @@ class Wrapper:
         """The answers to inputs that do not depend on each other's answers."""
         return [self.call(network, shown) for shown in inputs]
 
+    def of_values(self, network: Callable[..., Any], x: Tensor, token: int) -> Tensor | None:
+        """See `of_values`; a wrapper that changes answers has no shortcut to them."""
+        return None
+
     def log_prob(self, network: Any, x: Tensor, *known: Tensor) -> Tensor:
         """The log-density (nats) of the wrapped network, if such networks have one: (n,)."""
         density: Tensor = network.log_prob(x, *known)
@@ -122,6 +128,18 @@ class Wrapped:
     def together(self, inputs: Iterable[Tensor]) -> list[Any]:
         """The wrapper's answers to inputs that do not depend on each other's answers."""
         return self._wrapper.together(self._network, inputs)
+
+    def of_values(self, x: Tensor, token: int) -> Tensor | None:
+        """The wrapper's answers for every value of one token."""
+        return self._wrapper.of_values(self._network, x, token)
+
+
+@runtime_checkable
+class ByValue(Protocol):
+    """A network that tells its answers for every value of one token at once."""
+
+    def of_values(self, x: Tensor, token: int, /) -> Tensor | None:
+        """See the function `of_values`."""
 
 
 @dataclass
@@ -171,6 +189,14 @@ class Counting(Wrapper):
         self.calls.sequential = before + bool(answers)
         return answers
 
+    def of_values(self, network: Callable[..., Any], x: Tensor, token: int) -> Tensor | None:
+        """The network's answers, which count as one call on a sequence for each value."""
+        found = of_values(network, x, token)
+        if found is not None:
+            self.calls.sequential += 1
+            self.calls.tokens += found.numel() * x.shape[1]
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Blinding(Wrapper):
@@ -215,6 +241,20 @@ def together(network: Callable[..., Any], inputs: Iterable[Tensor]) -> list[Any]
     if isinstance(network, Wrapped):
         return network.together(inputs)
     return [network(shown) for shown in inputs]
+
+
+def of_values(network: Callable[..., Any], x: Tensor, token: int) -> Tensor | None:
+    """The answers of a network to x with each value of one token, if it has a shortcut to them.
+
+    Args:
+        network: Network of one number for each sequence, counted or not.
+        x: Sequences, (n, N) integers.
+        token: Index of the token.
+
+    Returns:
+        The answers (n, V), or None.
+    """
+    return network.of_values(x, token) if isinstance(network, ByValue) else None
 
 
 def require_like(answer: object, shown: Tensor, meaning: str) -> None:

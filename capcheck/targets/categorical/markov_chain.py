@@ -141,11 +141,40 @@ class MarkovChain(Chain):
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
         require_tokens(self.spec, x)
+        if self._is_simple:
+            first, transition = self._log_tables
+            return first[x[:, 0]] + transition[x[:, :-1], x[:, 1:]].sum(1)
         total = torch.zeros(len(x), dtype=self.dtype, device=self.device)
         for i in range(self._spec.tokens):
             table = self._table(i)
             total += table[tuple(x[:, max(0, i - self._order) : i + 1].T)].log()
         return total
+
+    def log_prob_of_values(self, x: Tensor, token: int) -> Tensor | None:
+        """Of order 1, from the other transitions and the two that the token takes part in."""
+        if not self._is_simple:
+            return None
+        require_tokens(self.spec, x)
+        first, transition = self._log_tables
+        others = transition[x[:, :-1], x[:, 1:]]  # (n, N - 1), from token i to i + 1
+        others[:, max(0, token - 1) : token + 1] = 0
+        total = others.sum(1, keepdim=True)
+        if token == 0:
+            total = total + first
+        else:
+            total = total + first[x[:, :1]] + transition[x[:, token - 1]]
+        if token + 1 < self._spec.tokens:
+            total = total + transition.T[x[:, token + 1]]
+        return total
+
+    @functools.cached_property
+    def _log_tables(self) -> list[Tensor]:
+        return [table.log() for table in self._conditionals]
+
+    @property
+    def _is_simple(self) -> bool:
+        """Whether the order is 1, and all transitions have one table."""
+        return self._order == 1 and len(self._conditionals) == 2
 
     def marginals(
         self,
@@ -166,11 +195,11 @@ class MarkovChain(Chain):
     @functools.cached_property
     def _powers(self) -> Powers | None:
         """Powers of the transition matrix, of a chain of order 1 that is the same everywhere."""
-        first, *others = self._conditionals
-        same = self._order == 1 and len(others) == 1
-        if not same or not Powers.fit(self._spec.tokens, len(first), float(others[0].min())):
+        if not self._is_simple:
             return None
-        return Powers(others[0], self._spec.mean)
+        first, transition = self._conditionals
+        held = Powers.fit(self._spec.tokens, len(first), float(transition.min()))
+        return Powers(transition, self._spec.mean) if held else None
 
     def _restart(self, x: Tensor, known: Tensor, token: int) -> tuple[int, Tensor]:
         """Restart after m tokens that all rows know: earlier tokens do not matter then.

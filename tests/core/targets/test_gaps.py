@@ -102,3 +102,20 @@ def test_one_token_per_round_in_random_order_draws_the_chain() -> None:
     assert (
         stats.chisquare(observed, [*(expected[likely] * n).tolist(), float(rest) * n]).pvalue > 1e-4
     )
+
+
+@pytest.mark.parametrize("token", range(N))
+def test_values_of_one_token_have_the_joint_log_probability(token: int) -> None:
+    target = chain()
+    x = target.sample(20, CounterRandomness(7))
+    found = target.log_prob_of_values(x, token)
+    assert found is not None
+    for value in range(V):
+        changed = x.clone()
+        changed[:, token] = value
+        torch.testing.assert_close(found[:, value], target.log_prob(changed))
+        first, transition = target.conditionals
+        plainly = first[changed[:, 0]].log()
+        for i in range(1, N):
+            plainly = plainly + transition[changed[:, i - 1], changed[:, i]].log()
+        torch.testing.assert_close(found[:, value], plainly)
