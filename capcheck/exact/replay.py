@@ -45,7 +45,7 @@ DIMENSIONS = 1024  # largest D: a covariance has 8 MiB, and its eigenvectors tak
 ORDERS = 720  # most orders that are enumerated, which are those of six tokens
 ROWS = 1 << 17  # most rows that are replayed, over all orders
 NUMBERS = 1 << 25  # most numbers in the covariances of all orders, 256 MiB
-BLOCK = 1 << 21  # most numbers that are drawn, or returned, in one run
+BLOCK = 1 << 23  # most numbers that are drawn, or returned, in one run: 64 MiB
 AFFINE = 1e-9  # largest deviation of a check row, as a share of |A| |z|
 LEAST_SPREAD = 100  # least standard deviation of a coordinate, in units of the rounding error
 

@@ -36,7 +36,7 @@ def emitted(law: TokenLaw, head: HeadName, *, components: int = 2) -> TokenLaw:
     """
     if head == "exact":
         return law
-    mean, variance = law.mean()[:, :, None], law.variance()[:, :, None]  # (n, N, 1, d)
+    mean, variance = (of[:, :, None] for of in law.moments())  # (n, N, 1, d)
     if head == "gaussian":
         return MixtureOfGaussians(mean.new_zeros(1, 1, 1), mean, variance)
     if mean.shape[-1] != 1:

@@ -73,6 +73,11 @@ class TiledMixture(TokenLaw):
         """Variances of the tokens' coordinates, (n, N, d)."""
         return self._each(lambda law, rows: law.variance())
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Means and variances, with each tile computed once."""
+        both = self._each(lambda law, rows: torch.stack([law.mean(), law.variance()], 1))
+        return both[:, 0], both[:, 1]
+
     def cdf(self, x: Tensor) -> Tensor:
         """P(token <= x) for x (n, N, 1): (n, N)."""
         return self._each(lambda law, rows: law.cdf(x[rows]))

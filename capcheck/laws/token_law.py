@@ -75,6 +75,10 @@ class TokenLaw(ABC):
     def variance(self) -> Tensor:
         """Variance of each coordinate, shaped as `mean`."""
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The answers of `mean` and `variance`."""
+        return self.mean(), self.variance()
+
     @abstractmethod
     def cdf(self, x: Tensor) -> Tensor:
         """P(token <= x), (n, N); for tokens of one dimension only."""

@@ -12,6 +12,7 @@ S_t = t / (1 - t) and S_s = s / (1 - s).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -26,7 +27,15 @@ from capcheck.networks.signatures.signature import Signature
 from capcheck.networks.signatures.token_predictor import require_law
 from capcheck.targets.target import ContinuousTarget, Target
 
-__all__ = ["TransitionPredictor", "TransitionPredictorSignature", "added_noise", "relative_level"]
+__all__ = [
+    "KEPT",
+    "TransitionPredictor",
+    "TransitionPredictorSignature",
+    "added_noise",
+    "relative_level",
+]
+
+KEPT = 2  # noisy laws that are kept, each with factors of its own; a pass uses one or two
 
 
 class TransitionPredictor(Protocol):
@@ -56,14 +65,14 @@ class TransitionPredictorSignature(Signature[TransitionPredictor]):
     def oracle(self, target: Target) -> TransitionPredictor:
         """The exact law, from the conditionals of the target with noise s."""
         clean = require_continuous(target, "a transition predictor")
-        noisy: dict[tuple[float, ...], ContinuousTarget] = {}
+
+        @functools.lru_cache(maxsize=KEPT)
+        def noisy(s: tuple[float, ...]) -> ContinuousTarget:
+            return clean.with_noise(torch.tensor(s, dtype=torch.float64, device=clean.device))
 
         def predict(x: Tensor, t: Tensor, s: Tensor) -> TokenLaw:
-            key = tuple(s.tolist())
-            if key not in noisy:
-                noisy[key] = clean.with_noise(s)
             relative, scale = relative_level(t, s)
-            return noisy[key].marginals(scale[..., None] * x, relative)
+            return noisy(tuple(s.tolist())).marginals(scale[..., None] * x, relative)
 
         return predict
 

@@ -26,10 +26,11 @@ from capcheck.noise.paths import NoisePath
 from capcheck.targets.continuous.gaussian_components import derivative_of_mixture
 from capcheck.targets.evidence import Prefix, earlier
 
-__all__ = ["CACHED", "TILE", "NoisyGaussians", "View", "amplitudes", "symmetric"]
+__all__ = ["CACHED", "HELD", "TILE", "NoisyGaussians", "View", "amplitudes", "symmetric"]
 
 TILE = 1 << 20  # most numbers of an intermediate result
-CACHED = 8  # most patterns of levels whose factors are cached
+CACHED = 8  # patterns of levels whose factors are cached in any case
+HELD = 1 << 24  # numbers in the factors of all patterns that are cached: 128 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,8 @@ class NoisyGaussians:
             key = view.alpha.cpu().numpy().tobytes() + view.sigma.cpu().numpy().tobytes()
             if key not in self._factors:
                 self._factors[key] = self._factorise(view.alpha, view.sigma)
-                while len(self._factors) > CACHED:
+                matrices = 3 * self._covariances.numel()
+                while len(self._factors) > max(CACHED, HELD // matrices):
                     self._factors.popitem(last=False)
             return self._factors[key]
         chosen = view.pattern[rows]
