@@ -22,7 +22,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ot
 import torch
 from torch import Tensor
 
@@ -179,6 +178,8 @@ def hamming_w1(p: SequenceLaw, q: SequenceLaw) -> float | None:
     costs = torch.zeros(len(givers), len(takers), dtype=torch.float64)
     for of_x, of_y in zip(x[givers].T, x[takers].T, strict=True):
         costs += of_x[:, None] != of_y
+    import ot  # it takes most of a second, and many runs need no transport
+
     plan_cost, log = ot.emd2(
         (surplus / surplus.sum()).numpy(),
         (deficit / deficit.sum()).numpy(),

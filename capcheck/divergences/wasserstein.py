@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import ot
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
@@ -100,6 +99,8 @@ def _costs(x: np.ndarray, y: np.ndarray, ground: Ground) -> np.ndarray:
     if ground == "Hamming":
         return np.asarray(np.rint(cdist(x, y, "hamming") * x.shape[1]))
     with np.errstate(over="ignore", invalid="ignore"):
+        import ot  # see `_simplex`
+
         costs = np.asarray(ot.dist(x, y, metric="sqeuclidean"))
     if not np.isfinite(costs).all():
         largest = max(float(np.abs(x).max()), float(np.abs(y).max()))
@@ -128,6 +129,8 @@ def _require_rows(x: np.ndarray, y: np.ndarray, ground: Ground) -> None:
 
 
 def _simplex(costs: np.ndarray) -> Transport:
+    import ot  # it takes most of a second, and many runs need no transport
+
     _, log = ot.emd([], [], costs, numItermax=10_000_000, log=True, check_marginals=False)
     if log["result_code"] != 1:
         raise CapcheckError(f"exact transport failed: {log['warning']}")
