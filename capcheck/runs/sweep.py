@@ -43,7 +43,7 @@ from capcheck.runs.snapshots import Snapshots, rows_randomness
 __all__ = ["Sweep"]
 
 LIMIT_ROWS = 500  # fewest rows at which the limit of a procedure is made
-DENSITY_BATCH = 1024  # rows of a log-density that share chains, whatever the batch of the run
+DENSITY_BATCH = 1024  # most rows of a log-density; rows that share chains do whatever the batch
 
 
 class Sweep:
@@ -73,9 +73,9 @@ class Sweep:
         self._probe, self._target = procedure.probe, procedure.target
         self._reference, self._observer = reference, observer
         self._settings = settings
-        self._batch = batch
+        self._batch = min(batch, self._target.rows_at_once or batch)
         self._diagnose = diagnose
-        self._snapshots = Snapshots(procedure, settings, batch=batch)
+        self._snapshots = Snapshots(procedure, settings, batch=self._batch)
         self._rng = functools.partial(rows_randomness, settings, self._target.device)
         # Keys: the values of the budget axes that the procedure depends on.
         self._laws: dict[tuple[int, ...], ExactLaw | Unavailable] = {}
@@ -256,8 +256,11 @@ class Sweep:
         self, procedure: AnyProcedure, budget: Budget, x: Tensor
     ) -> LogDensity | Unavailable:
         parts: list[LogDensity] = []
-        for start in range(0, len(x), DENSITY_BATCH):
-            rows = x[start : start + DENSITY_BATCH]
+        shared = procedure.probe.density_work(procedure.spec, budget) > 0
+        held = self._target.rows_at_once or DENSITY_BATCH
+        size = DENSITY_BATCH if shared else min(DENSITY_BATCH, held)
+        for start in range(0, len(x), size):
+            rows = x[start : start + size]
             part = procedure.log_density(budget, rows, self._rng("density", start))
             if isinstance(part, Unavailable):
                 return part

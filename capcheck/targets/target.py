@@ -135,6 +135,11 @@ class Target(ABC):
         """
 
     @property
+    def rows_at_once(self) -> int | None:
+        """Rows of a run for which conditionals are kept from call to call; None for any number."""
+        return None
+
+    @property
     def rows(self) -> int | None:
         """Number of rows if each row of a batch has a law of its own, else None."""
         return None

@@ -22,7 +22,7 @@ from capcheck.laws import MixtureOfGaussians, TiledMixture
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.continuous.gaussian_components import GaussianComponents
 from capcheck.targets.continuous.gaussian_eigenbasis import Eigenbasis
-from capcheck.targets.continuous.known_gaussians import KnownGaussians, Laws
+from capcheck.targets.continuous.known_gaussians import HELD, KnownGaussians, Laws
 from capcheck.targets.continuous.noisy_gaussians import NoisyGaussians, amplitudes, symmetric
 from capcheck.targets.evidence import Prefix
 from capcheck.targets.fingerprint import fingerprint
@@ -182,6 +182,11 @@ class GaussianMixture(GaussianComponents):
             dim=self._spec.dim,
             size=self._noisy.tile_rows(view) if known is None else self._size,
         )
+
+    @property
+    def rows_at_once(self) -> int:
+        """As many rows as `KnownGaussians` holds."""
+        return max(1, HELD // self._covariances[:, 0].numel() // self._covariances.shape[2])
 
     def _given_known(self, x: Tensor, levels: Tensor, causal: bool) -> Laws | None:
         """The laws of all tokens if each is known or unseen, unless they are too many."""

@@ -10,6 +10,7 @@ adds its own columns to it, in place of a factorisation of every row's covarianc
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from capcheck.targets.evidence import earlier
 
-__all__ = ["HELD", "KnownGaussians"]
+__all__ = ["HELD", "TOGETHER", "KnownGaussians"]
 
+TOGETHER = 32  # most tokens that become known in one product
 HELD = 1 << 26  # most numbers in the covariances of all rows with their innovations: 512 MiB
 
 Laws = tuple[Tensor, Tensor, Tensor]
@@ -125,14 +127,11 @@ class KnownGaussians:
         held = self._held
         if held is None or not _grows(held, x, known):
             held = self._held = self._nothing_known(len(x), x)
-        new = known & ~held.known
-        rank = torch.where(new, new.cumsum(1), 0)
-        for place in range(1, int(rank.max()) + 1):
-            if held.used + d > held.W.shape[2]:  # rows took turns; they start again together
-                self._held = None
+        for rows, tokens in _groups(known & ~held.known):
+            if held.used + tokens.shape[1] * d > held.W.shape[2]:
+                self._held = None  # rows took turns; they start again together
                 return self._of_grown(x, known)
-            rows, token = (rank == place).nonzero(as_tuple=True)
-            self._add(held, x, rows, token)
+            self._add(held, x, rows, tokens)
         held.known, held.x = known.clone(), x
         means = held.mean.unflatten(2, (N, d)).transpose(1, 2)
         covariances = held.covariance.transpose(1, 2)
@@ -154,34 +153,53 @@ class KnownGaussians:
             log_weights=self._weights.log().expand(n, K).clone(),
         )
 
-    def _add(self, held: _Growing, x: Tensor, rows: Tensor, token: Tensor) -> None:
-        """Let one more token be known in some of the rows."""
+    def _add(self, held: _Growing, x: Tensor, rows: Tensor, tokens: Tensor) -> None:
+        """Let some more tokens (r, m) be known in some rows (r,)."""
         K, N, d = self._means.shape
         every = len(rows) == len(x)
         which: slice | Tensor = slice(None) if every else rows
-        own = token[:, None] * d + torch.arange(d, device=x.device)  # (r, d) of the D numbers
+        number = torch.arange(d, device=x.device)
+        own = (tokens[..., None] * d + number).flatten(1)  # (r, m d) of the D numbers
         place = torch.arange(len(rows), device=x.device)[:, None]
         W = held.W[which][:, :, : held.used]  # (r, K, used, D)
-        of_token = W[place, :, :, own].permute(0, 2, 1, 3)  # (r, K, d, used)
-        shared = self._covariances[:, own].transpose(0, 1)  # (r, K, d, D)
+        of_token = W[place, :, :, own].permute(0, 2, 1, 3)  # (r, K, m d, used)
+        shared = self._covariances[:, own].transpose(0, 1)  # (r, K, m d, D)
         left = torch.baddbmm(
             shared.flatten(0, 1), of_token.flatten(0, 1), W.flatten(0, 1), alpha=-1
         ).unflatten(0, (len(rows), K))
-        within = left[place, :, :, own].permute(0, 2, 1, 3)  # (r, K, d, d)
+        within = left[place, :, :, own].permute(0, 2, 1, 3)  # (r, K, m d, m d)
         root = torch.linalg.cholesky(0.5 * (within + within.mT))
-        new = torch.linalg.solve_triangular(root, left, upper=False)  # (r, K, d, D)
-        before = held.mean[which][place, :, own].transpose(1, 2)  # (r, K, d)
-        residual = (x[rows, token][:, None] - before)[..., None]
-        z = torch.linalg.solve_triangular(root, residual, upper=False)  # (r, K, d, 1)
+        new = torch.linalg.solve_triangular(root, left, upper=False)  # (r, K, m d, D)
+        before = held.mean[which][place, :, own].transpose(1, 2)  # (r, K, m d)
+        seen = x[rows[:, None], tokens].flatten(1)[:, None]
+        residual = (seen - before)[..., None]
+        z = torch.linalg.solve_triangular(root, residual, upper=False)  # (r, K, m d, 1)
         held.mean[which] += (z.mT @ new)[..., 0, :]
-        blocks = new.unflatten(3, (N, d)).permute(0, 1, 3, 4, 2)  # (r, K, N, d, d of the new)
+        blocks = new.unflatten(3, (N, d)).permute(0, 1, 3, 4, 2)  # (r, K, N, d, m d)
         held.covariance[which] -= blocks @ blocks.mT
         scale = root.diagonal(dim1=2, dim2=3).log().sum(2)
         held.log_weights[which] -= 0.5 * z.square().sum((2, 3)) + scale
         if not every:
-            held.W[:, :, held.used : held.used + d] = 0
-        held.W[which, :, held.used : held.used + d] = new
-        held.used += d
+            held.W[:, :, held.used : held.used + new.shape[2]] = 0
+        held.W[which, :, held.used : held.used + new.shape[2]] = new
+        held.used += new.shape[2]
+
+
+def _groups(new: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows (r,) with m new tokens each, (r, m), of tokens that are new or not, (n, N) bool.
+
+    All rows learn together if they learn equally many tokens, and otherwise one token at a time.
+    """
+    count = new.sum(1)
+    if bool((count == count[0]).all()):
+        rows = torch.arange(len(new), device=new.device)
+        tokens = new.nonzero()[:, 1].reshape(len(new), -1)
+        yield from ((rows, some) for some in tokens.split(TOGETHER, 1) if some.shape[1])
+        return
+    rank = torch.where(new, new.cumsum(1), 0)
+    for place in range(1, int(rank.max()) + 1):
+        rows, token = (rank == place).nonzero(as_tuple=True)
+        yield rows, token[:, None]
 
 
 def _grows(held: _Growing, x: Tensor, known: Tensor) -> bool:
