@@ -163,7 +163,7 @@ class GaussianMixture(GaussianComponents):
         require_tokens(self.spec, x, levels)
         prefix: Prefix = "before" if causal else "all"
         view = self._noisy.view(x, levels, path)
-        known = None if view.shared else self._given_known(x, levels, causal)
+        known = self._given_known(x, levels, causal)
 
         def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
             if known is not None:

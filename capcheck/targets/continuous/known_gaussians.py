@@ -18,9 +18,10 @@ from torch import Tensor
 
 from capcheck.targets.evidence import earlier
 
-__all__ = ["HELD", "TOGETHER", "KnownGaussians"]
+__all__ = ["HELD", "MANY", "TOGETHER", "KnownGaussians"]
 
 TOGETHER = 32  # most tokens that become known in one product
+MANY = 64  # fewer numbers are factorised in no time
 HELD = 1 << 26  # most numbers in the covariances of all rows with their innovations: 512 MiB
 
 Laws = tuple[Tensor, Tensor, Tensor]
@@ -71,12 +72,18 @@ class KnownGaussians:
             known: Which tokens of each row are known, (n, N) bool.
             causal: Whether a token is given the known tokens before it only; None is returned
                 then unless each row knows its first tokens.
+
+        None is returned as well if all rows know the same tokens, unless these are the first of
+        many: one factorisation then serves all rows.
         """
         K, N, d = self._means.shape
+        same = bool((known == known[:1]).all())
+        if same and (causal or N * d < MANY):
+            return None
         x = torch.where(known[..., None], x.to(self._means), 0)
         if bool((known[:, 1:] <= known[:, :-1]).all()) and K * N**2 * d**2 <= HELD:
             laws = self._of_prefixes(x, known, causal)
-        elif not causal and len(x) * K * (N * d) ** 2 <= HELD:
+        elif not same and not causal and len(x) * K * (N * d) ** 2 <= HELD:
             laws = self._of_grown(x, known)
         else:
             return None
@@ -105,15 +112,17 @@ class KnownGaussians:
     def _of_prefixes(self, x: Tensor, known: Tensor, causal: bool) -> Laws:
         N, d = self._means.shape[1:]
         seen = known.repeat_interleave(d, 1)[:, None]  # (n, 1, D)
-        residual = x.flatten(1)[:, None] - self._means.flatten(1)  # (n, K, D)
-        z = torch.linalg.solve_triangular(
-            self._root, (residual * seen).permute(1, 2, 0), upper=False
-        )
-        z = z.permute(2, 0, 1) * seen
+        residual = (x.flatten(1)[:, None] - self._means.flatten(1)) * seen  # (n, K, D)
+        told = int(known.sum(1).max()) * d  # the innovations of later numbers are not needed
+        z = torch.zeros_like(residual)
+        z[..., :told] = torch.linalg.solve_triangular(
+            self._root[:, :told, :told], residual[..., :told].permute(1, 2, 0), upper=False
+        ).permute(2, 0, 1)
+        z *= seen
         token = torch.arange(N, device=x.device)
         number = token.repeat_interleave(d)
-        root = self._root * (number < number[:, None])  # a token does not tell of itself
-        means = self._means.flatten(1) + (z.transpose(0, 1) @ root.mT).transpose(0, 1)
+        root = self._root[..., :told] * (number[:told] < number[:, None])  # not of the token itself
+        means = self._means.flatten(1) + (z[..., :told].transpose(0, 1) @ root.mT).transpose(0, 1)
         scale = self._root.diagonal(dim1=1, dim2=2).log()  # (K, D)
         evidence = ((-0.5 * z.square() - scale) * seen).unflatten(2, (N, d)).sum(3).mT  # (n, N, K)
         evidence = earlier(evidence).cumsum(1) if causal else evidence.sum(1, keepdim=True)

@@ -113,6 +113,14 @@ def test_prefixes_of_each_row_that_only_later_tokens_see(components: int, dim: i
             )
 
 
+def test_many_numbers_of_which_all_rows_know_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_gaussians, "MANY", 1)
+    target = mixture(3, 2)
+    x = target.sample(4, CounterRandomness(4))
+    for length in range(N + 1):
+        require_laws(target, x, (torch.arange(N) < length).expand(4, N))
+
+
 def test_few_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_gaussians, "HELD", 0)
     target = mixture(2, 1)
