@@ -29,7 +29,7 @@ __all__ = ["SHIFT", "changed", "require_honest"]
 SHIFT = 3.0  # change of an answer for a continuous token, in token units
 
 
-def require_honest(procedure: AnyProcedure, budget: Budget, *, n: int = 16, seed: int = 0) -> None:
+def require_honest(procedure: AnyProcedure, budget: Budget, *, n: int = 48, seed: int = 0) -> None:
     """Raises unless the states of a procedure report their writes truthfully.
 
     Args:
