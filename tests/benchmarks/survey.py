@@ -73,7 +73,7 @@ def digits() -> Target:
 
 def pixels() -> Target:
     """64 tokens of one number."""
-    return load_target("digits", Layout(tokens=64))
+    return load_target("digits", Layout(grid=(8, 8)))
 
 
 def text() -> Target:
