@@ -8,15 +8,18 @@ every draw addressable, so that a batch may start at any row.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["CounterRandomness", "Randomness", "inverse_cdf"]
+__all__ = ["CounterRandomness", "Randomness", "inverse_cdf", "torch_generators"]
 
 
 class Randomness(ABC):
@@ -122,3 +125,16 @@ def inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
     below = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
     index = torch.searchsorted(cumulative, below.contiguous(), right=True)
     return index.clamp(max=p.shape[-1] - 1)  # of weights that are not numbers
+
+
+_TORCH = threading.RLock()
+
+
+@contextlib.contextmanager
+def torch_generators(devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """Torch's own generators for one thread alone; their states come back afterwards.
+
+    They belong to the whole process: another thread that seeds them would change what is drawn.
+    """
+    with _TORCH, torch.random.fork_rng(devices=list(devices)):
+        yield

@@ -32,6 +32,7 @@ from torch import nn
 
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
+from capcheck.core.randomness import torch_generators
 from capcheck.core.version import class_digest, code_digest
 from capcheck.fitting.batches import BatchSource, rows_of_a_batch
 from capcheck.fitting.checkpoint import (
@@ -201,7 +202,7 @@ def fit_procedure(
     if found is not None and found.facts.reason:
         return _fitted(module, found, target.dtype)
     devices = [target.device] if target.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+    with torch_generators(devices), torch.enable_grad():
         run = RecordedRun(procedure, budgets=budgets, seed=seed)
         make = end_to_end if objective == "end_to_end" else _to_oracle
         source = BatchSource(make(run), batch=batch, seed=seed, device=target.device, steps=steps)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from capcheck.core.errors import InputError
+from capcheck.core.randomness import torch_generators
 from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.architecture import Architecture
 from capcheck.fitting.denoisers import (
@@ -67,7 +68,7 @@ def build(signature: object, spec: SequenceSpec, network: str, *, seed: int = 0)
         variance=spec.variance.cpu(),
         given=spec.given,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch_generators():
         torch.manual_seed(seed)
         return module_for(signature, on_cpu, size)
 

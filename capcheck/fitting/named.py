@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from capcheck.core.errors import InputError
+from capcheck.core.randomness import torch_generators
 from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting import Architecture, as_network, build
 from capcheck.fitting.architecture import Trunk
@@ -84,7 +85,7 @@ def make(network: Named, procedure: AnyProcedure, *, seed: int) -> Callable[...,
     signature, spec = procedure.probe.signature, procedure.spec
     if not _is_factory(network):
         return build(signature, spec, network, seed=seed)
-    with _current_folder_importable(), torch.random.fork_rng(devices=[]):
+    with _current_folder_importable(), torch_generators():
         factory = _imported(network)
         torch.manual_seed(seed)
         try:

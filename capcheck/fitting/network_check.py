@@ -17,7 +17,7 @@ from torch import Tensor
 
 from capcheck.core.budget import Budget
 from capcheck.core.errors import ControlFlow, InputError, NetworkError
-from capcheck.core.randomness import CounterRandomness
+from capcheck.core.randomness import CounterRandomness, torch_generators
 from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting.causal_check import LEAK, ROWS, any_tokens, require_causal
 from capcheck.fitting.networks import Network, cast
@@ -64,7 +64,7 @@ def check_network(
             is not deterministic, or depends on values that it is meant to predict.
     """
     signature, spec = procedure.probe.signature, procedure.spec
-    with torch.random.fork_rng(devices=[]):
+    with torch_generators():
         torch.manual_seed(0)  # networks that draw random numbers are refused, but reproducibly
         for budget in reversed(budgets):
             check = _NetworkCheck(signature, spec, name, network)
