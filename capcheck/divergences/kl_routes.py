@@ -192,8 +192,9 @@ class KLRoutes:
             notes += f"; the tail index of the log-ratios is {tail:.2g}: their mean falls short"
             if auxiliary or (density.bound and of_bound == "upper bound"):
                 return self._unavailable(name, f"a bound whose mean falls short{notes}")
-        if draws is not None:
-            log_ratio = self.steadied(log_ratio, draws)
+        if draws is not None and self._control is not None:
+            log_ratio = self._control.subtracted(log_ratio, draws)
+            over += " with a control variate"
         term = kl_term(log_ratio, density.shared)  # influences count without their sign
         if kind != "lower bound" and term.p_within(-KL_ROUNDING) <= 1 - CONTRADICTION_LEVEL:
             return self._unavailable(

@@ -30,6 +30,10 @@ class KnownLogits:
         self._last: Evidence | None = None
         self._held: HeldLogits | None = None
 
+    def __reduce__(self) -> tuple[type[KnownLogits], tuple[Components]]:
+        """Copies leave behind what is kept."""
+        return KnownLogits, (self._components,)
+
     def completed(self, evidence: Evidence) -> Evidence:
         """The same evidence with its `logits`, unless these are too few or too many to be held.
 

@@ -48,7 +48,6 @@ PARTS = {
     "core": "random numbers and sums",
 }
 ROOT = str(Path(capcheck.__file__).parent)
-NAMES: dict[str, Callable[[], Target]] = {}
 Entry = tuple[str, int, str]  # file, line and name of a function
 
 
@@ -89,7 +88,12 @@ def images() -> Target:
     return from_samples(rows.astype(np.float32)[..., None])
 
 
-NAMES |= {"digits": digits, "pixels": pixels, "text": text, "images": images}
+NAMES: dict[str, Callable[[], Target]] = {
+    "digits": digits,
+    "pixels": pixels,
+    "text": text,
+    "images": images,
+}
 
 
 def shares(profile: cProfile.Profile) -> Counter[str]:

@@ -31,7 +31,9 @@ MIXED = 1e-15  # relative change from a power to the next one from which all are
 
 
 class Powers:
-    """The powers T^0 to T^m of a transition matrix, up to the first that no longer changes.
+    """The powers T^0, T^1, .. of a transition matrix, each computed when it is first asked for.
+
+    From a power on that no longer changes, all are the same.
 
     Args:
         transition: T, (V, V), of positive rows of sum 1.
@@ -39,14 +41,15 @@ class Powers:
     """
 
     def __init__(self, transition: Tensor, marginals: Tensor) -> None:
-        V = len(transition)
-        powers = [torch.eye(V).to(transition), transition]
-        while len(powers) < len(marginals):
-            powers.append(powers[-1] @ transition)
-            if bool(((powers[-1] / powers[-2] - 1).abs() <= MIXED).all()):
-                break
-        self._powers = torch.stack(powers)
-        self.marginals = marginals
+        self.transition, self.marginals = transition, marginals
+        N, V = marginals.shape
+        self._powers = transition.new_empty(N + 1, V, V)  # takes memory as it is filled
+        self._powers[0] = torch.eye(V).to(transition)
+        self._last, self._mixed = 0, False
+
+    def __reduce__(self) -> tuple[type[Powers], tuple[Tensor, Tensor]]:
+        """Copies leave the powers behind."""
+        return Powers, (self.transition, self.marginals)
 
     @staticmethod
     def fit(tokens: int, symbols: int, least: float) -> bool:
@@ -54,22 +57,31 @@ class Powers:
         return tokens * symbols**2 <= HELD and least >= LEAST
 
     def onward(self, gap: Tensor, start: Tensor) -> Tensor:
-        """T^gap[start, :] for gaps and symbols of one shape: (..., V)."""
+        """T^gap[start, :] for gaps of 0 to N and symbols of one shape: (..., V)."""
         rows: Tensor = self._powers[self._index(gap), start]
         return rows
 
     def backward(self, gap: Tensor, end: Tensor) -> Tensor:
-        """T^gap[:, end] for gaps and symbols of one shape: (..., V)."""
+        """T^gap[:, end] for gaps of 0 to N and symbols of one shape: (..., V)."""
         columns: Tensor = self._powers[self._index(gap), :, end]
         return columns
 
     def between(self, gap: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """T^gap[start, end] for gaps and symbols of one shape."""
+        """T^gap[start, end] for gaps of 0 to N and symbols of one shape."""
         entries: Tensor = self._powers[self._index(gap), start, end]
         return entries
 
     def _index(self, gap: Tensor) -> Tensor:
-        return gap.clamp(max=len(self._powers) - 1)
+        """The places of powers, which are computed up to the largest of them."""
+        powers, largest = self._powers, int(gap.max()) if gap.numel() else 0
+        while self._last < largest and not self._mixed:
+            before = powers[self._last]
+            torch.mm(before, self.transition, out=powers[self._last + 1])
+            self._last += 1
+            if self._last > 1:
+                change = (powers[self._last] / before - 1).abs()
+                self._mixed = bool((change <= MIXED).all())
+        return gap.clamp(max=self._last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +168,13 @@ class GapLaws(DeferredCategorical):
 
     def _laws(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """The probabilities (..., V) of some entries, given by rows and tokens of one shape."""
-        N, V = self._powers.marginals.shape
-        left, right = self._gaps.left[rows, tokens], self._gaps.right[rows, tokens]
-        before = self._powers.onward(tokens - left, self._symbol(rows, left))
-        law = torch.where((left >= 0)[..., None], before, self._powers.marginals[tokens])
-        if bool((right < N).any()):
-            after = self._powers.backward(right - tokens, self._symbol(rows, right))
-            law = torch.where((right < N)[..., None], law * after, law)
+        V = self._powers.marginals.shape[1]
+        left, right, before, after = self._around(rows, tokens)
+        onward = self._powers.onward(before, self._symbol(rows, left))
+        law = torch.where((before > 0)[..., None], onward, self._powers.marginals[tokens])
+        if bool((after > 0).any()):
+            told = self._powers.backward(after, self._symbol(rows, right))
+            law = torch.where((after > 0)[..., None], law * told, law)
             law = law / law.sum(-1, keepdim=True)
         if self._causal:
             return law
@@ -170,23 +182,30 @@ class GapLaws(DeferredCategorical):
         return torch.where(self._gaps.known[rows, tokens][..., None], certain, law)
 
     def _log_prob_at(self, rows: Tensor, tokens: Tensor, x: Tensor) -> Tensor:
-        N = len(self._powers.marginals)
-        left, right = self._gaps.left[rows, tokens], self._gaps.right[rows, tokens]
-        first, last = self._symbol(rows, left), self._symbol(rows, right)
         powers = self._powers
+        left, right, before, after = self._around(rows, tokens)
+        first, last = self._symbol(rows, left), self._symbol(rows, right)
         found = torch.where(
-            left >= 0, powers.between(tokens - left, first, x), powers.marginals[tokens, x]
+            before > 0, powers.between(before, first, x), powers.marginals[tokens, x]
         )
-        ends = right.clamp(max=N - 1)
         whole = torch.where(
-            left >= 0, powers.between(ends - left, first, last), powers.marginals[ends, last]
+            before > 0,
+            powers.between(torch.where(after > 0, before + after, 0), first, last),
+            powers.marginals[right.clamp(max=len(powers.marginals) - 1), last],
         )
-        onward = powers.between((ends - tokens).clamp(min=0), x, last) / whole
-        found = torch.where(right < N, found * onward, found).log()
+        told = powers.between(after, x, last) / whole
+        found = torch.where(after > 0, found * told, found).log()
         if self._causal:
             return found
-        told = torch.where(x == self._symbol(rows, tokens), 0.0, -torch.inf).to(found)
-        return torch.where(self._gaps.known[rows, tokens], told, found)
+        certain = torch.where(x == self._symbol(rows, tokens), 0.0, -torch.inf).to(found)
+        return torch.where(self._gaps.known[rows, tokens], certain, found)
+
+    def _around(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The known tokens before and after some tokens, and the gaps to them, 0 without one."""
+        left, right = self._gaps.left[rows, tokens], self._gaps.right[rows, tokens]
+        outside = len(self._powers.marginals)
+        before = torch.where(left >= 0, tokens - left, 0)
+        return left, right, before, torch.where(right < outside, right - tokens, 0)
 
     def _symbol(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """The symbols of some tokens; of those that lie outside, any symbol."""

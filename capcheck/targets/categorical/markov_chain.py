@@ -184,12 +184,10 @@ class MarkovChain(Chain):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones, of order 1 by `gaps`; see `Target`."""
-        known = levels == 0
-        shared = bool((known == known[:1]).all())
-        if self._powers is None or shared:  # rows that know the same tokens share the recursion
+        if self._powers is None:
             return super().marginals(x, levels, path, causal)
         require_tokens(self.spec, x, levels)
-        gaps = Gaps.of(x, known, causal=causal)
+        gaps = Gaps.of(x, levels == 0, causal=causal)
         return GapLaws(self._powers, gaps, range(self._spec.tokens), causal=causal)
 
     @functools.cached_property

@@ -161,15 +161,13 @@ class GaussianMixture(GaussianComponents):
     ) -> TiledMixture:
         """The law of every clean token given every token seen at its own level; see `Target`."""
         require_tokens(self.spec, x, levels)
+        known = self._given_known(x, levels, causal)
+        if known is not None:
+            return self._tiled(len(x), *known)
         prefix: Prefix = "before" if causal else "all"
         view = self._noisy.view(x, levels, path)
-        known = self._given_known(x, levels, causal)
 
         def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
-            if known is not None:
-                log_weights, means, covariances = known
-                weights = log_weights[rows] if not causal else log_weights[rows][:, tokens]
-                return self._mixture(weights, means[rows][:, tokens], covariances[rows][:, tokens])
             return self._mixture(
                 *self._noisy.posterior(view, rows, prefix, tokens),
                 self._noisy.posterior_covariances(view, rows, prefix, tokens),
@@ -180,13 +178,28 @@ class GaussianMixture(GaussianComponents):
             rows=len(x),
             tokens=range(self._spec.tokens),
             dim=self._spec.dim,
-            size=self._noisy.tile_rows(view) if known is None else self._size,
+            size=self._noisy.tile_rows(view),
+        )
+
+    def _tiled(self, n: int, weights: Tensor, means: Tensor, covariances: Tensor) -> TiledMixture:
+        """Laws that are held whole, (n, N), read in tiles as the arithmetic on them takes more."""
+
+        def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
+            own = weights[rows] if weights.shape[1] == 1 else weights[rows][:, tokens]
+            return self._mixture(own, means[rows][:, tokens], covariances[rows][:, tokens])
+
+        return TiledMixture(
+            tile,
+            rows=n,
+            tokens=range(self._spec.tokens),
+            dim=self._spec.dim,
+            size=max(1, tile_size(TILE, self.device) // (self._means.numel() * self._spec.dim)),
         )
 
     @property
     def rows_at_once(self) -> int:
         """As many rows as `KnownGaussians` holds."""
-        return max(1, HELD // self._covariances[:, 0].numel() // self._covariances.shape[2])
+        return max(1, HELD // self._covariances.numel())
 
     def _given_known(self, x: Tensor, levels: Tensor, causal: bool) -> Laws | None:
         """The laws of all tokens if each is known or unseen, unless they are too many."""
@@ -202,11 +215,6 @@ class GaussianMixture(GaussianComponents):
         return MixtureOfGaussians(
             log_weights, means, covariances[..., 0] if scalar else covariances
         )
-
-    @property
-    def _size(self) -> int:
-        """Rows of all tokens' laws that are held at once."""
-        return max(1, tile_size(TILE, self.device) // (self._means.numel() * self._spec.dim))
 
     def denoise(
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False

@@ -64,6 +64,10 @@ class KnownGaussians:
         self._means, self._covariances, self._weights = means, covariances, weights
         self._held: _Growing | None = None
 
+    def __reduce__(self) -> tuple[type[KnownGaussians], tuple[Tensor, Tensor, Tensor]]:
+        """Copies leave behind what is kept."""
+        return KnownGaussians, (self._means, self._covariances, self._weights)
+
     def laws(self, x: Tensor, known: Tensor, *, causal: bool = False) -> Laws | None:
         """The laws of all tokens given the known ones, or None if they are too many to be held.
 

@@ -69,6 +69,10 @@ class NoisyGaussians:
         self._weights = weights
         self._factors: OrderedDict[bytes, _Factors] = OrderedDict()
 
+    def __reduce__(self) -> tuple[type[NoisyGaussians], tuple[Tensor, Tensor, Tensor]]:
+        """Copies leave the factors behind."""
+        return NoisyGaussians, (self._means, self._covariances, self._weights)
+
     def covariance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Covariance C = A Sigma A + S^2 of the observation at amplitudes (P, D): (P, K, D, D)."""
         C = alpha[:, None, :, None] * self._covariances * alpha[:, None, None, :]

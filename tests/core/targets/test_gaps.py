@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -119,3 +120,23 @@ def test_values_of_one_token_have_the_joint_log_probability(token: int) -> None:
         for i in range(1, N):
             plainly = plainly + transition[changed[:, i - 1], changed[:, i]].log()
         torch.testing.assert_close(found[:, value], plainly)
+
+
+def test_powers_are_made_as_far_as_gaps_reach_and_stay_behind_in_a_copy() -> None:
+    target = chain(40, 6)
+    x = target.sample(10, CounterRandomness(8))
+    size = len(pickle.dumps(target))
+    known = (torch.arange(40) < 30).expand(10, 40)
+    law = target.marginals(x, (~known).double())
+    assert isinstance(law, GapLaws)
+    law.select([30]).log_prob(x[:, [30]])
+    powers = target._powers
+    assert powers is not None
+    assert powers._last == 1  # the next token needs no higher power
+    expected = target.conditionals[1]
+    for gap in range(1, 12):
+        found = powers.onward(torch.tensor([gap]), torch.tensor([2]))[0]
+        torch.testing.assert_close(found, torch.linalg.matrix_power(expected, gap)[2])
+    far = powers.onward(torch.tensor([40]), torch.tensor([2]))[0]
+    torch.testing.assert_close(far, torch.linalg.matrix_power(expected, 40)[2])
+    assert len(pickle.dumps(target)) < size + 4 * expected.numel() * 8 + 40 * 6 * 8 * 4

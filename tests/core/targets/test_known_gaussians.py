@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from capcheck.core.randomness import CounterRandomness
+from capcheck.noise.paths import PATHS
 from capcheck.targets import GaussianMixture
 from capcheck.targets.continuous import known_gaussians
 
@@ -142,3 +145,21 @@ def test_tokens_are_drawn_from_the_law_of_the_whole() -> None:
             assert stats.ks_2samp(x[:, i, j], expected[:, i, j]).pvalue > 1e-4
     spread = torch.cov(x.flatten(1).T) - torch.cov(expected.flatten(1).T)
     assert float(spread.abs().max()) < 0.15 * float(torch.cov(expected.flatten(1).T).max())
+
+
+def test_a_copy_leaves_behind_what_is_kept() -> None:
+    target = mixture(2, 2)
+    x = target.sample(40, CounterRandomness(6))
+
+    def use(rows: int, seed: int) -> None:
+        require_laws(target, x[:rows], CounterRandomness(seed).uniform((rows, N)) < 0.5)
+        levels = torch.full((rows, N), seed / 10).double()
+        target.denoise(x[:rows], levels, PATHS["linear"])
+
+    use(1, 1)
+    size = len(pickle.dumps(target))
+    for seed in (2, 3, 4):
+        use(40, seed)
+    copy = pickle.dumps(target)
+    assert len(copy) == size
+    require_laws(pickle.loads(copy), x, CounterRandomness(7).uniform((40, N)) < 0.5)
