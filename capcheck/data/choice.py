@@ -3,7 +3,8 @@
 Every law is fitted to four fifths of the rows and scored on the others. Where laws predict the
 others about equally well, the first in the order of `PREFERRED` is taken, as more families have an
 oracle on it. Laws whose fit would take long are left out, by their cost and not by the clock, so
-that the choice does not depend on the machine.
+that the choice does not depend on the machine. Where nothing but `rows` would be left, they are
+fitted to as many of the rows as they can be, since one component per row predicts large rows badly.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ PREFERRED: dict[Kind, tuple[str, ...]] = {
 NUMBERS = {"diagonal": 1e7, "classes": 2e5, "hmm": 5e3}  # numbers or token ids of all rows
 IDS = 3e6  # token ids of all rows, for the law `rows`; of real numbers there may be any number
 SQUARES = {"gaussian": 1e11, "mixture": 1e8}  # rows, times the square of the numbers of a row
+LEAST = 500  # rows that a law is fitted to at least where it cannot be fitted to all
 
 
-def chosen_law(rows: np.ndarray, kind: Kind, build: Callable[[str], Target]) -> Target:
+def chosen_law(rows: np.ndarray, kind: Kind, build: Callable[[str, np.ndarray], Target]) -> Target:
     """The law of the highest held-out likelihood, with the others in its description.
 
     Args:
         rows: (n, N, d) real numbers, or (n, N) token ids.
         kind: Kind of the tokens.
-        build: Function that fits the law of a name to the rows.
+        build: Function that fits the law of a name to rows.
 
     Raises:
         InputError: No law can be built from the rows, or they do not differ.
@@ -45,12 +47,12 @@ def chosen_law(rows: np.ndarray, kind: Kind, build: Callable[[str], Target]) -> 
         raise InputError(
             f"a law needs at least 2 distinct rows, got 1 in {len(rows)}; add rows that differ."
         )
-    candidates = [name for name in PREFERRED[kind] if _affordable(name, rows)]
+    counts = _counts(rows, PREFERRED[kind])
     laws: dict[str, Target] = {}
     refused: list[InputError] = []
-    for name in candidates:
+    for name, count in counts.items():
         try:
-            laws[name] = build(name)
+            laws[name] = build(name, rows if count == len(rows) else _some(rows, count))
         except InputError as error:  # other laws may still be possible
             refused.append(error)
     if not laws:
@@ -60,20 +62,37 @@ def chosen_law(rows: np.ndarray, kind: Kind, build: Callable[[str], Target]) -> 
     least = max(scores.values()) - EQUAL * rows.shape[1]
     compared = not math.isinf(scores[first])  # with few rows there are none to be scored
     name = next((name for name in laws if scores[name] >= least), first) if compared else first
-    left_out = [other for other in PREFERRED[kind] if other not in candidates]
+    left_out = [other for other in PREFERRED[kind] if other not in counts]
+    part = f"; fitted to {counts[name]:,} of the rows" if counts[name] < len(rows) else ""
     return laws[name].with_provenance(
         description=_described(laws[name], name, scores)
+        + part
         + (f"; {', '.join(left_out)} not tried, as the fit would take long" if left_out else "")
     )
 
 
-def _affordable(name: str, rows: np.ndarray) -> bool:
-    """Whether the law of a name is fitted to rows, (n, N, d) numbers or (n, N) ids, in seconds."""
-    numbers = rows.size
-    if name == "rows" and rows.ndim == 2:
-        return numbers <= IDS
-    squares = numbers / len(rows) * numbers
-    return numbers <= NUMBERS.get(name, math.inf) and squares <= SQUARES.get(name, math.inf)
+def _counts(rows: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:
+    """How many rows, (n, N, d) numbers or (n, N) ids, each law that is tried is fitted to."""
+    counts = {name: _affordable(name, rows) for name in names}
+    whole = {name: count for name, count in counts.items() if count == len(rows)}
+    if whole.keys() - {"rows"}:
+        return whole
+    least = max(LEAST, rows[0].size)  # fewer rows than numbers tell no covariance
+    return {name: count for name, count in counts.items() if name in whole or count >= least}
+
+
+def _affordable(name: str, rows: np.ndarray) -> int:
+    """How many of the rows the law of a name is fitted to in seconds."""
+    size = rows[0].size
+    numbers = IDS if name == "rows" and rows.ndim == 2 else NUMBERS.get(name, math.inf)
+    most = min(numbers / size, SQUARES.get(name, math.inf) / size**2)
+    return len(rows) if most >= len(rows) else int(most)
+
+
+def _some(rows: np.ndarray, count: int) -> np.ndarray:
+    """Rows picked at random, the same ones each time, in their order."""
+    picked = np.random.default_rng(0).choice(len(rows), count, replace=False)
+    return rows[np.sort(picked)]
 
 
 def _score(law: Target) -> float:

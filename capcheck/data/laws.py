@@ -80,7 +80,7 @@ def build_law(
         facts: dict[str, Any] = {"grid": grid, "bandwidth": bandwidth, "vocabulary": vocabulary}
         if bandwidth is not None and kind == "continuous":
             return build_law(rows, "rows", **facts)
-        return chosen_law(rows, kind, lambda name: build_law(rows, name, **facts))
+        return chosen_law(rows, kind, lambda name, some: build_law(some, name, **facts))
     name, colon, size = law.partition(":")
     if name not in LAWS[kind]:
         other: Kind = "continuous" if kind == "categorical" else "categorical"

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
 from capcheck.data import Layout, choice, load_target
 from capcheck.data.laws import build_law
 from capcheck.targets import (
@@ -106,6 +107,31 @@ def test_a_fit_that_takes_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
     assert "; diagonal, mixture not tried, as the fit would take long" in (
         target.provenance.description
     )
+
+
+def test_where_only_rows_would_be_left_laws_are_fitted_to_part_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = gaussian(3000)
+    monkeypatch.setitem(choice.NUMBERS, "diagonal", 100)
+    monkeypatch.setitem(choice.SQUARES, "gaussian", 1000 * 12**2)
+    monkeypatch.setitem(choice.SQUARES, "mixture", 100)
+    target = build_law(rows, "auto", grid=None)
+    assert isinstance(target, GaussianMixture)
+    assert "; fitted to 1,000 of the rows; diagonal, mixture not tried" in (
+        target.provenance.description
+    )
+    flat = rows.reshape(3000, 12)
+    mean = target.sample(4000, CounterRandomness(1)).flatten(1).mean(0).numpy()
+    assert np.abs((mean - flat.mean(0)) / flat.std(0)).max() < 0.15  # not the first rows alone
+
+
+def test_a_part_of_fewer_rows_than_numbers_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "LEAST", 1)
+    for name in ("gaussian", "mixture"):
+        monkeypatch.setitem(choice.SQUARES, name, 11 * 12**2)
+    monkeypatch.setitem(choice.NUMBERS, "diagonal", 100)
+    assert isinstance(build_law(gaussian(300), "auto", grid=None), ProductMixture)
 
 
 def test_a_bandwidth_asks_for_rows(tmp_path: Path) -> None:
