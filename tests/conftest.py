@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from capcheck.core.memory import keep_freed_memory
 from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.data import Layout, load_target
 from capcheck.targets import ProductMixture
 
+keep_freed_memory()
 os.environ["CAPCHECK_WORKERS"] = "1"  # commands that measure in this process start no others
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are as many as the cores

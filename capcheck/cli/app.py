@@ -14,6 +14,7 @@ import sys
 import click
 
 from capcheck.cli.failures import QuietStream, Session, debugging, fail
+from capcheck.core.memory import keep_freed_memory
 from capcheck.core.version import __version__
 
 __all__ = ["COMMANDS", "cli", "main"]
@@ -63,6 +64,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a failure prints one sentence and sets the exit code."""
+    keep_freed_memory()
     session, stdout = Session(), sys.stdout
     sys.stdout = QuietStream(stdout)
     try:

@@ -43,6 +43,7 @@ __all__ = [
     "SAME",
     "Derivative",
     "Preimage",
+    "after_a_jump",
     "density_along",
     "inverse_along",
 ]
@@ -84,8 +85,7 @@ def density_along(
     if not bool(moved.any()):
         return LogDensity(values=x.new_zeros(len(x), dtype=torch.float64), method=method)
     if any(bool(((t == 1) & (s == 0)).any()) for t, s in itertools.pairwise(levels)):
-        values = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
-        return LogDensity(values=values, method="a jump from noise to data forgets the noise")
+        return after_a_jump(x)
     found = inverse_along(levels, derivative, x, path, trusted=trusted)
     if isinstance(found, Unavailable):
         return found
@@ -95,6 +95,12 @@ def density_along(
         method += " from several starts"
         method += "" if found.unique else ", which found several preimages"
     return LogDensity(values=values, method=method, bound=not found.unique)
+
+
+def after_a_jump(x: Tensor) -> LogDensity:
+    """The log-density of sequences x, (n, N, d), of which a token jumped from noise to data."""
+    values = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
+    return LogDensity(values=values, method="a jump from noise to data forgets the noise")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

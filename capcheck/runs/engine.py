@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from capcheck.core.errors import CapcheckError, InputError, NetworkError, UnfitError, reason_of
+from capcheck.core.memory import keep_freed_memory
 from capcheck.core.version import __version__, class_digest, code_digest
 from capcheck.judging.family import failed_result, unsupported_result
 from capcheck.results.family import FamilyResult
@@ -278,6 +279,7 @@ def help_out(packed: bytes, place: int) -> None:
 
     if job.owner is not None:  # a terminal interrupts all its processes, and the owner ends them
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        keep_freed_memory()
     options: Any = dict(job.options) | {"device": job.device(place)}
     engine = Engine(job.target, job.candidates, options)
     first = len(job.candidates) * place // (place + 1)  # others begin elsewhere

@@ -81,13 +81,24 @@ class Components:
 
     def log_mass(self, evidence: Evidence, prefix: Prefix = "all") -> Tensor:
         """Log of the summed evidence, (n, 1) for all tokens together or (n, N), in float64."""
-        return self._attend(evidence, prefix, None)[0]
+        return self._attend(evidence, prefix, ())[0]
 
-    def average(self, evidence: Evidence, prefix: Prefix = "all", power: int = 1) -> Tensor:
-        """Posterior mean of the centred mu_ci^power for every token i: (n, N, d)."""
-        average = self._attend(evidence, prefix, power)[1]
+    def average(
+        self, evidence: Evidence, prefix: Prefix = "all", tokens: Sequence[int] | None = None
+    ) -> Tensor:
+        """Posterior mean of the centred mu_ci of some tokens i, or of all: (n, S, d)."""
+        average = self._attend(evidence, prefix, (1,), tokens)[1]
         assert average is not None
         return average
+
+    def moments(
+        self, evidence: Evidence, prefix: Prefix = "all", tokens: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior means of the centred mu_ci and of their squares: twice (n, S, d)."""
+        both = self._attend(evidence, prefix, (1, 2), tokens)[1]
+        assert both is not None
+        first, second = both.chunk(2, -1)
+        return first, second
 
     def shares(
         self, evidence: Evidence, prefix: Prefix, tokens: list[int]
@@ -218,23 +229,35 @@ class Components:
         return torch.addmv(log_weights, mu.flatten(1).square(), evidence.quadratic.flatten())
 
     def _attend(
-        self, evidence: Evidence, prefix: Prefix, power: int | None
+        self,
+        evidence: Evidence,
+        prefix: Prefix,
+        powers: Sequence[int],
+        tokens: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-mass in float64, and the average of mu^power unless None, by online softmax."""
+        """Log-mass in float64, and the averages of powers of mu side by side, by online softmax.
+
+        Returns:
+            The log-mass, (n, 1) or one for each of S tokens (n, S), and the averages
+            (n, S, powers x d), or None without powers.
+        """
         coarse = prefix == "all" and self.dtype != torch.float64
         dtype = self.dtype if coarse else torch.float64
-        n, heads, device = len(evidence), self._heads(prefix), evidence.linear.device
         N, d = self.centre.shape
+        chosen = None if tokens is None else list(tokens)
+        S = N if chosen is None else len(chosen)
+        n, heads, device = len(evidence), self._heads(prefix, chosen), evidence.linear.device
         peak = torch.full((n, heads, 1), -torch.inf, dtype=dtype, device=device)
         mass = torch.zeros_like(peak)
-        total = torch.zeros(n, N, d, dtype=dtype, device=device) if power is not None else None
+        width = len(powers) * d
+        total = torch.zeros(n, S, width, dtype=dtype, device=device) if powers else None
         best = LargestLogits(peak[:, 0], min(REFINED, len(self))) if coarse else None
         given, lowest = evidence.to(dtype), lowest_exponent(dtype)
         for part in self._parts():
             mu = self.centred(part, dtype)
-            values = mu if power in (None, 1) else mu.pow(power or 1)
+            values = _powers(mu, powers, chosen)  # (c, S, powers x d)
             for rows in self._rows(n, heads * len(mu)):
-                logits = self._logits(given[rows], mu, part, prefix)  # (r, 1|N, c)
+                logits = self._logits(given[rows], mu, part, prefix, chosen)  # (r, 1|S, c)
                 highest = logits.amax(-1, keepdim=True)
                 if best is not None:
                     best.add(rows, logits[:, 0], highest[:, 0, 0], part.start)
@@ -248,12 +271,13 @@ class Components:
                     continue
                 if prefix == "all":
                     tile = total[rows].flatten(1).mul_(decay[:, 0])
-                    total[rows] = tile.addmm_(share[:, 0], values.flatten(1)).reshape(-1, N, d)
+                    tile.addmm_(share[:, 0], values.flatten(1))
+                    total[rows] = tile.reshape(-1, S, width)
                 else:
                     total[rows] *= decay
                     total[rows] += torch.einsum("rnc,cnd->rnd", share, values)
         if best is not None:
-            return self._refine(evidence, best, peak, mass, total, power)
+            return self._refine(evidence, best, peak, mass, total, powers, chosen)
         log_mass = (peak + mass.log())[..., 0]
         return log_mass, None if total is None else total.div_(mass)
 
@@ -264,7 +288,8 @@ class Components:
         peak: Tensor,
         mass: Tensor,
         total: Tensor | None,
-        power: int | None,
+        powers: Sequence[int],
+        chosen: list[int] | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Replace the contribution of the largest logits by that of their float64 values."""
         n = len(evidence)
@@ -281,7 +306,7 @@ class Components:
             whole = rest * scale + new.sum(1, keepdim=True)
             log_mass[rows] = highest + whole.log()
             if total is not None:
-                values = mu.pow(power or 1)
+                values = _powers(mu, powers, chosen)
                 others = total[rows].double() - torch.einsum("rk,rknd->rnd", old, values)
                 others = torch.where(rest[..., None] > 0, others, 0) * scale[..., None]
                 sharp = torch.einsum("rk,rknd->rnd", new, values)
@@ -295,8 +320,10 @@ class Components:
         logits = (mu * (linear + quadratic * mu)).sum((2, 3))
         return logits + self.log_weights[index].double(), mu
 
-    def _heads(self, prefix: Prefix) -> int:
-        return 1 if prefix == "all" else len(self.centre)
+    def _heads(self, prefix: Prefix, tokens: Sequence[int] | None = None) -> int:
+        if prefix == "all":
+            return 1
+        return len(self.centre) if tokens is None else len(tokens)
 
     def _parts(self) -> Iterator[slice]:
         width = tile_size(WIDTH, self._means.device)
@@ -304,3 +331,9 @@ class Components:
 
     def _rows(self, n: int, per_row: int) -> Iterator[slice]:
         return slices(n, max(1, self.tile // per_row))
+
+
+def _powers(mu: Tensor, powers: Sequence[int], tokens: list[int] | None) -> Tensor:
+    """Powers of the means (..., N, d) of some tokens, side by side: (..., S, powers x d)."""
+    mu = mu if tokens is None else mu[..., tokens, :]
+    return torch.cat([mu[..., :0], *(mu.pow(power) for power in powers)], -1)

@@ -39,7 +39,7 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.slopes import DenseSlope, Slope
 from capcheck.core.tiles import slices
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.inversion import DERIVATIVES, density_along
+from capcheck.exact.inversion import DERIVATIVES, after_a_jump, density_along
 from capcheck.laws import TokenLaw
 from capcheck.networks.signatures import (
     Denoiser,
@@ -127,6 +127,8 @@ class MAR(Probe[Denoiser]):
 
     def derivatives(self, spec: SequenceSpec, budget: Budget) -> float:
         """Some for every pass that is inverted, for every set of placed tokens."""
+        if budget.steps == 1:  # a jump, which has no inverse
+            return 0.0
         F, sizes = len(spec.free), self._sizes(spec, budget)
         laws = conditionals_asked(F, sizes) if self._sums(spec, budget) else F
         return DERIVATIVES * budget.steps * laws
@@ -153,6 +155,8 @@ class MAR(Probe[Denoiser]):
         """
         if not isinstance(network, OwnDenoiser):
             return Unavailable(reason="the passes of a network of the caller are not inverted")
+        if budget.steps == 1 and self._sizes(spec, budget)[-1] > 0:
+            return after_a_jump(x)
         if self._sums(spec, budget):
             return self._over_sets(network, completion, spec, budget, x)
         rank = self._draws(spec, len(x), rng)[0]
@@ -184,25 +188,30 @@ class MAR(Probe[Denoiser]):
     ) -> LogDensity | Unavailable:
         """The log-density by a sum over the sets of placed tokens."""
 
-        def log_p(sets: list[TokenSet], completing: bool) -> list[dict[int, Tensor]]:
+        def completed(S: TokenSet) -> dict[int, Tensor]:
+            others = [i for i in spec.free if i not in S]
+            known = torch.zeros(spec.tokens, dtype=torch.bool, device=x.device)
+            known[[*spec.given, *S]] = True
+            law = completion(x, known.expand(len(x), -1)).select(others)
+            return dict(zip(others, law.log_prob(x[:, others]).double().unbind(1), strict=True))
+
+        def placed(sets: list[TokenSet]) -> list[dict[int, Tensor]]:
             pairs = [(S, i) for S in sets for i in spec.free if i not in S]
             of_pairs: list[Tensor] = []
             for part in slices(len(pairs), max(1, ROWS // len(x))):
                 token, repeated, noisy = _repeated(pairs[part], spec, x)
                 own = repeated[torch.arange(len(token)), token]
-                if completing:
-                    law = completion(repeated, ~noisy).pick(token)
-                    found = law.log_prob(own[:, None])[:, 0].double()
-                else:
-                    law = network.law(repeated, noisy).pick(token)
-                    density = self._density_of_token(law, own, budget.steps)
-                    if isinstance(density, Unavailable):
-                        nothing = x.new_tensor(torch.nan)
-                        return [{i: nothing for i in spec.free if i not in S} for S in sets]
-                    found = density.values
-                of_pairs += found.reshape(-1, len(x))
+                law = network.law(repeated, noisy).pick(token)
+                density = self._density_of_token(law, own, budget.steps)
+                if isinstance(density, Unavailable):
+                    nothing = x.new_tensor(torch.nan)
+                    return [{i: nothing for i in spec.free if i not in S} for S in sets]
+                of_pairs += density.values.reshape(-1, len(x))
             of = dict(zip(pairs, of_pairs, strict=True))
             return [{i: of[S, i] for i in spec.free if i not in S} for S in sets]
+
+        def log_p(sets: list[TokenSet], completing: bool) -> list[dict[int, Tensor]]:
+            return [completed(S) for S in sets] if completing else placed(sets)
 
         log_q = log_density_over_sets(spec.free, self._sizes(spec, budget), log_p)
         if bool(log_q.isnan().any()):

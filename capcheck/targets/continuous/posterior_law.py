@@ -161,18 +161,20 @@ class PosteriorLaw(TokenLaw):
 
     def mean(self) -> Tensor:
         """Mean of every token, (n, S, d)."""
-        average = self._components.average(self._view.evidence, self._prefix)[:, self._tokens]
+        average = self._components.average(self._view.evidence, self._prefix, self._tokens)
         return (self._gain * average + self._offset).to(self._components.dtype)
 
     def variance(self) -> Tensor:
         """Variance of every coordinate, (n, S, d)."""
-        first, second = (
-            self._exact.average(self._view.evidence, self._prefix, power)[:, self._tokens]
-            for power in (1, 2)
-        )
-        between = second - first.square()
-        variance = self._variance + self._gain.square() * between.clamp(min=0)
-        return variance.to(self._components.dtype)
+        return self.moments()[1]
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The answers of `mean` and `variance`, from one pass over the components."""
+        first, second = self._exact.moments(self._view.evidence, self._prefix, self._tokens)
+        mean = self._gain * first + self._offset
+        between = (second - first.square()).clamp(min=0)
+        variance = self._variance + self._gain.square() * between
+        return mean.to(self._components.dtype), variance.to(self._components.dtype)
 
     def denoise(self, x_t: Tensor, t: Tensor, path: NoisePath) -> Tensor:
         """E[x_0 | x_t] of every token by itself, (n, S, d)."""
