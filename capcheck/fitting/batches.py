@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from capcheck.core.randomness import CounterRandomness
-from capcheck.core.sequences import SequenceSpec
+from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.fitting.networks import copied
 from capcheck.fitting.objectives import Batch, Objective
 
@@ -35,7 +35,9 @@ FEWEST_HELD_OUT = 4  # least number of them if it is not, however short the fit
 STEPS_EACH = 30  # steps of a short fit for each held-out batch, so that most of its time is theirs
 LARGEST = 512  # rows of a batch
 SMALLEST = 32  # rows of a batch of the longest rows
-NUMBERS = 1 << 21  # most numbers of a batch that has more rows than that
+# Most numbers, or one-hot symbols, of a batch that has more rows than that; a network computes on
+# each number of a token, and looks symbols up:
+NUMBERS: dict[Kind, int] = {"continuous": 1 << 16, "categorical": 1 << 21}
 CHUNK = 512  # rows drawn at once for a large batch; limits the oracle's memory
 
 
@@ -45,8 +47,8 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def rows_of_a_batch(spec: SequenceSpec) -> int:
-    """512 rows, or as many as have 2 million numbers or one-hot symbols, but at least 32."""
-    return max(SMALLEST, min(LARGEST, NUMBERS // (spec.tokens * spec.dim)))
+    """512 rows, or fewer of many numbers or one-hot symbols (see `NUMBERS`), but at least 32."""
+    return max(SMALLEST, min(LARGEST, NUMBERS[spec.kind] // (spec.tokens * spec.dim)))
 
 
 class BatchSource:

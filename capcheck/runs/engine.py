@@ -110,7 +110,7 @@ class Engine:
             if workers > 1:
                 assert self._folder is not None
                 SharedClaims(self._folder).forget_failures()
-                self._share_out(self._cells, self._folder)
+                self._share_out(self._cells, self._folder, self._candidates)
                 self._begin(self._cells, Claims())  # what failed fails once more, and says why
             found = [self._result(one, errors_are_results) for one in self._candidates]
         return survey_result(
@@ -126,13 +126,19 @@ class Engine:
         self._open(_measured_by(self._candidates))
 
     def help(
-        self, folder: Path, *, first: int = 0, going_on: Callable[[], bool] = lambda: True
+        self,
+        folder: Path,
+        *,
+        first: int = 0,
+        backwards: bool = False,
+        going_on: Callable[[], bool] = lambda: True,
     ) -> None:
         """Measure a part of a run that other processes measure as well, until it is whole.
 
         Args:
             folder: Folder of the run, which has been started.
             first: Place of the candidate that this process begins with.
+            backwards: Whether it takes them from the last to the first; places count from there.
             going_on: Function that says before each part whether to go on.
 
         Raises:
@@ -141,18 +147,25 @@ class Engine:
         store = Store.join(folder)
         require_same(store.manifest, self._manifest(_measured_by(self._candidates)), folder)
         with full_precision(), one_thread(), logged_to(folder):
-            self._share_out(store, folder, first, going_on)
+            order = self._candidates[::-1] if backwards else self._candidates
+            self._share_out(store, folder, [*order[first:], *order[:first]], going_on)
 
     def _share_out(
         self,
         cells: Cells,
         folder: Path,
-        first: int = 0,
+        order: Sequence[Candidate],
         going_on: Callable[[], bool] = lambda: True,
     ) -> None:
         """Measure a run together with other processes, until it is whole.
 
         Helpers of this process are called in if it takes long.
+
+        Args:
+            cells: Cells of the run.
+            folder: Folder of the run.
+            order: The candidates, in the order in which this process takes them.
+            going_on: Function that says before each part whether to go on.
         """
         self._folder = folder
         claims = SharedClaims(folder)
@@ -167,7 +180,7 @@ class Engine:
         try:
             self._begin(cells, claims)
             share_out(
-                [*self._candidates[first:], *self._candidates[:first]],
+                order,
                 lambda candidate: self._result(candidate, errors_are_results=True),
                 cells=cells,
                 claims=claims,
@@ -282,8 +295,9 @@ def help_out(packed: bytes, place: int) -> None:
         keep_freed_memory()
     options: Any = dict(job.options) | {"device": job.device(place)}
     engine = Engine(job.target, job.candidates, options)
-    first = len(job.candidates) * place // (place + 1)  # others begin elsewhere
-    engine.help(job.folder, first=first, going_on=owned)
+    # Others begin elsewhere. The last families take longest, and should not be begun last.
+    first = len(job.candidates) * (place // 2) // (place // 2 + 1)
+    engine.help(job.folder, first=first, backwards=place % 2 == 1, going_on=owned)
     if not owned():  # nobody would ever end this process
         os._exit(0)
 

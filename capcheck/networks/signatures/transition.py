@@ -71,8 +71,10 @@ class TransitionPredictorSignature(Signature[TransitionPredictor]):
             return clean.with_noise(torch.tensor(s, dtype=torch.float64, device=clean.device))
 
         def predict(x: Tensor, t: Tensor, s: Tensor) -> TokenLaw:
-            relative, scale = relative_level(t, s)
-            return noisy(tuple(s.tolist())).marginals(scale[..., None] * x, relative)
+            own = t[:1] if t.stride(0) == 0 else t  # rows that share their levels share the rest
+            relative, scale = relative_level(own, s)
+            levels = relative.expand(len(x), -1)
+            return noisy(tuple(s.tolist())).marginals(scale[..., None] * x, levels)
 
         return predict
 

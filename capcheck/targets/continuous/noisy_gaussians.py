@@ -9,14 +9,17 @@ covariance G of x (or of the noise e) with z
 
 over the innovations of the tokens that token i is conditioned on. For a token with little noise the
 noise is inferred instead, x_i = (y_i - sigma_i e_i) / alpha_i, which avoids cancellation and gives
-a known token exactly. Factors of levels that all rows share are cached.
+a known token exactly. Factors of levels that all rows share are cached. Of a single component no
+evidence is needed: there the means of a few tokens come from their own columns of C^-1 alone.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +32,8 @@ from capcheck.targets.evidence import Prefix, earlier
 __all__ = ["CACHED", "HELD", "TILE", "NoisyGaussians", "View", "amplitudes", "symmetric"]
 
 TILE = 1 << 20  # most numbers of an intermediate result
+T = TypeVar("T")
+
 CACHED = 8  # patterns of levels whose factors are cached in any case
 HELD = 1 << 24  # numbers in the factors of all patterns that are cached: 128 MiB
 
@@ -41,6 +46,11 @@ class View:
     alpha: Tensor
     sigma: Tensor
     pattern: Tensor
+
+    @property
+    def name(self) -> bytes:
+        """The amplitudes as bytes."""
+        return self.alpha.cpu().numpy().tobytes() + self.sigma.cpu().numpy().tobytes()
 
     @property
     def shared(self) -> bool:
@@ -68,6 +78,7 @@ class NoisyGaussians:
         self._covariances = covariances
         self._weights = weights
         self._factors: OrderedDict[bytes, _Factors] = OrderedDict()
+        self._gains: OrderedDict[bytes, _Gains] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[NoisyGaussians], tuple[Tensor, Tensor, Tensor]]:
         """Copies leave the factors behind."""
@@ -98,13 +109,8 @@ class NoisyGaussians:
     def _factors_of(self, view: View, rows: slice) -> _Factors:
         """L, G and the base covariances of the rows' patterns; (1|r, K, D, D)."""
         if view.shared:
-            key = view.alpha.cpu().numpy().tobytes() + view.sigma.cpu().numpy().tobytes()
-            if key not in self._factors:
-                self._factors[key] = self._factorise(view.alpha, view.sigma)
-                matrices = 3 * self._covariances.numel()
-                while len(self._factors) > max(CACHED, HELD // matrices):
-                    self._factors.popitem(last=False)
-            return self._factors[key]
+            make = functools.partial(self._factorise, view.alpha, view.sigma)
+            return _kept(self._factors, view.name, make, 3 * self._covariances.numel())
         chosen = view.pattern[rows]
         return self._factorise(view.alpha[chosen], view.sigma[chosen])
 
@@ -121,6 +127,28 @@ class NoisyGaussians:
             of_noise=of_noise,
             of_clean=of_clean,
         )
+
+    def _gains_of(self, view: View, tokens: Sequence[int]) -> _Gains:
+        """Gains of some tokens of the only component, at levels that all rows share."""
+        own = _coordinates(tokens, self._means.shape[2], self._means.device)
+        make = functools.partial(self._gain, view.alpha, view.sigma, own)
+        name = view.name + repr(list(tokens)).encode()
+        return _kept(self._gains, name, make, 2 * len(own) * view.alpha.shape[1])
+
+    def _gain(self, alpha: Tensor, sigma: Tensor, own: Tensor) -> _Gains:
+        L = torch.linalg.cholesky(self.covariance(alpha, sigma)[0, 0])
+        from_noise = self._infer_noise(alpha, sigma, "all")[0, own]
+        columns = torch.where(from_noise, 0, alpha[0, :, None] * self._covariances[0][:, own])
+        columns[own, torch.arange(len(own)).to(own)] += torch.where(from_noise, sigma[0, own], 0)
+        with_z = torch.linalg.solve_triangular(L, columns, upper=False)  # (D, E)
+        return _Gains(
+            of_residual=torch.linalg.solve_triangular(L.mT, with_z, upper=True),
+            with_z=with_z.mT.contiguous(),
+        )
+
+    def _alone(self, view: View, prefix: Prefix) -> bool:
+        """Whether there is one component only, with one factor for all rows."""
+        return view.shared and prefix == "all" and len(self._means) == 1
 
     def _infer_noise(self, alpha: Tensor, sigma: Tensor, prefix: Prefix) -> Tensor:
         """Coordinates with so little noise that the noise is inferred instead: (P, D) bool."""
@@ -148,10 +176,19 @@ class NoisyGaussians:
     ) -> tuple[Tensor, Tensor]:
         """Log-weights (r, 1|S, K) and means (r, S, K, d) of the clean tokens' mixtures."""
         _, N, d = self._means.shape
-        factors = self._factors_of(view, rows)
         alpha, sigma = view.amplitudes(rows)  # (1|r, D)
         x = view.x[rows]  # (r, D)
+        own = _coordinates(tokens, d, self._means.device)
+        from_noise = self._infer_noise(alpha, sigma, prefix)[:, None, own]  # (1|r, 1, S d)
+        a, s = alpha[:, None, own], sigma[:, None, own]
         residual = x[:, None] - alpha[:, None] * self._means.flatten(1)  # (r, K, D)
+        if self._alone(view, prefix):
+            inferred = residual @ self._gains_of(view, tokens).of_residual  # (r, 1, S d)
+            clean = self._means.flatten(1)[:, own] + inferred
+            clean = torch.where(from_noise, (x[:, None, own] - s * inferred) / a, clean)
+            log_weights = x.new_zeros(len(x), 1, 1)
+            return log_weights, clean.unflatten(2, (len(tokens), d)).transpose(1, 2)
+        factors = self._factors_of(view, rows)
         z = _apply(factors.inverse, residual)  # (r, K, D) innovations
         by_token = (-0.5 * z.square() - factors.log_diagonal).unflatten(2, (N, d)).sum(3)
         by_token = by_token.transpose(1, 2)  # (r, N, K)
@@ -161,12 +198,9 @@ class NoisyGaussians:
             seen = earlier(by_token) if prefix == "before" else by_token
             evidence = seen.cumsum(1)[:, list(tokens)]
         log_weights = evidence + self._weights.log()
-        own = _coordinates(tokens, d, self._means.device)
         informed = self._informed_by(prefix)[own]
-        from_noise = self._infer_noise(alpha, sigma, prefix)[:, None, own]  # (1|r, 1, S d)
         clean = self._means.flatten(1)[:, own] + _apply(factors.of_clean[:, :, own] * informed, z)
         noise = _apply(factors.of_noise[:, :, own] * informed, z)
-        a, s = alpha[:, None, own], sigma[:, None, own]
         clean = torch.where(from_noise, (x[:, None, own] - s * noise) / a, clean)
         return log_weights, clean.unflatten(2, (len(tokens), d)).transpose(1, 2)
 
@@ -210,16 +244,19 @@ class NoisyGaussians:
     ) -> Tensor:
         """Covariance of every clean token in each component: (1|r, S, K, d, d)."""
         d, S = self._means.shape[2], len(tokens)
-        factors = self._factors_of(view, rows)
         alpha, sigma = view.amplitudes(rows)
         own = _coordinates(tokens, d, self._means.device)
-        informed = self._informed_by(prefix)[own]
         from_noise = self._infer_noise(alpha, sigma, prefix)[:, None, own]  # (1|r, 1, S d)
         ratio = torch.where(from_noise, sigma[:, None, own] / alpha[:, None, own], 1)
-        G = torch.where(
-            from_noise[..., None], factors.of_noise[:, :, own], factors.of_clean[:, :, own]
-        )
-        G = (G * informed).unflatten(2, (S, d))  # (1|r, K, S, d, D)
+        if self._alone(view, prefix):
+            G = self._gains_of(view, tokens).with_z[None, None]
+        else:
+            factors = self._factors_of(view, rows)
+            G = torch.where(
+                from_noise[..., None], factors.of_noise[:, :, own], factors.of_clean[:, :, own]
+            )
+            G = G * self._informed_by(prefix)[own]
+        G = G.unflatten(2, (S, d))  # (1|r, K, S, d, D)
         blocks = self._covariances.unflatten(1, (-1, d)).unflatten(3, (-1, d))
         index = torch.tensor(list(tokens), device=self._means.device)
         base = blocks[:, index, :, index].transpose(0, 1)  # (K, S, d, d)
@@ -241,6 +278,28 @@ class _Factors:
     log_diagonal: Tensor
     of_noise: Tensor
     of_clean: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Gains:
+    """How coordinates of one component, or their noises where these are inferred, are told.
+
+    Attributes:
+        of_residual: (D, E), the products with which of the residual y - A mu are their means.
+        with_z: (E, D), their covariances with the innovations.
+    """
+
+    of_residual: Tensor
+    with_z: Tensor
+
+
+def _kept(held: OrderedDict[bytes, T], name: bytes, make: Callable[[], T], numbers: int) -> T:
+    """What is held under a name, made if it is missing; the oldest give way to it."""
+    if name not in held:
+        held[name] = make()
+        while len(held) > max(CACHED, HELD // numbers):
+            held.popitem(last=False)
+    return held[name]
 
 
 def _apply(matrix: Tensor, vectors: Tensor) -> Tensor:
