@@ -10,15 +10,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bar,
-)
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
 
 from capcheck.runs.options import Progress
 
@@ -46,18 +39,47 @@ def live_progress() -> Iterator[Callable[[Progress], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[cells]}"),
+        TextColumn("{task.fields[left]}"),
     )
+    left = _TimeLeft()
     with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
+        task = bar.add_task("starting", total=None, cells="", left="")
 
         def show(p: Progress) -> None:
             if p.verdict:
                 bar.console.print(p.verdict, markup=False, highlight=False, soft_wrap=True)
-            bar.update(task, completed=p.done, total=p.total or None, description=escape(p.running))
+            bar.update(
+                task,
+                completed=p.share,
+                total=1.0 if p.total else None,
+                description=escape(p.running),
+                cells=f"{p.done}/{p.total}" if p.total else "",
+                left=left.of(p),
+            )
 
         yield show
+
+
+class _TimeLeft:
+    """Tells the time that is left from the share of the work that is done."""
+
+    def __init__(self) -> None:
+        self._start = math.nan  # when the first cell was begun
+        self._already = 0.0  # share of the work that the run's folder held by then
+
+    def of(self, progress: Progress) -> str:
+        """The time left in words; empty where it is not known."""
+        now = time.monotonic()
+        if math.isnan(self._start):
+            if progress.total:
+                self._start, self._already = now, progress.share
+            return ""
+        done = progress.share - self._already
+        if done <= 0:
+            return ""
+        left = (now - self._start) / done * (1 - progress.share)
+        return f"about {left:.0f} s left" if left < 120 else f"about {left / 60:.0f} min left"
 
 
 class _Lines:
@@ -68,7 +90,8 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._start = self._began = time.monotonic()
+        self._left = _TimeLeft()
+        self._began = time.monotonic()
         self._last = -1
         self._running, self._due = "", math.inf  # what a line is due about, and when
         self._closed = threading.Event()
@@ -84,9 +107,8 @@ class _Lines:
             self._print(progress.verdict)
         if progress.total and progress.done != self._last:
             self._due = now + BEAT
-            self._print(
-                f"[{progress.done}/{progress.total}] {progress.running}{self._left(progress)}"
-            )
+            counted = f"[{progress.done}/{progress.total}] {progress.running}"
+            self._print(", ".join(filter(None, [counted, self._left.of(progress)])))
         self._last = progress.done if progress.total else -1
 
     def close(self) -> None:
@@ -99,12 +121,6 @@ class _Lines:
                 self._due = now + BEAT
                 seconds = now - self._began
                 self._print(self._running + (f", {seconds:.0f} s" if seconds > BEAT else ""))
-
-    def _left(self, progress: Progress) -> str:
-        if not progress.done:
-            return ""
-        elapsed = time.monotonic() - self._start
-        return f", about {elapsed / progress.done * (progress.total - progress.done):.0f} s left"
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -42,7 +42,7 @@ from capcheck.runs.options import (
     settings_of,
     whole_number,
 )
-from capcheck.runs.progress import ProgressCounter, cell_name
+from capcheck.runs.progress import ProgressCounter, cell_name, expected_work
 from capcheck.runs.recipes import write_recipe
 from capcheck.runs.sharing import share_out
 from capcheck.runs.store import FITS, Store
@@ -78,8 +78,8 @@ class Engine:
         self._summary = summary_of(target, self._settings.seed)
         self._candidates = candidates
         self._batch = whole_number("batch", options.get("batch", 1024), 1)
-        cells = len(candidates) * len(self._settings.grid.budgets()) * self._settings.looks
-        self._progress = ProgressCounter(options.get("progress"), total=cells)
+        work = expected_work(candidates, self._settings)
+        self._progress = ProgressCounter(options.get("progress"), work)
         out = options.get("out")
         self._folder = None if out is None else Path(out)
         self._options = options

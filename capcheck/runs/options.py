@@ -55,12 +55,14 @@ class Progress:
         total: Number of cells of the run.
         running: Description of the current work, in a few words.
         verdict: Verdict of a family that has just been decided, in a sentence; otherwise empty.
+        share: Share of the run's work that is done, about, between 0 and 1.
     """
 
     done: int
     total: int
     running: str
     verdict: str = ""
+    share: float = 0.0
 
 
 class RunOptions(TypedDict, total=False):

@@ -1,21 +1,60 @@
-"""Progress of a run: the cells that are done, as counted and as told to the caller's function."""
+"""Progress of a run: the cells that are done, as counted and as told to the caller's function.
+
+Cells take very different times. What share of the work is done is told from what cells of their
+kind take beside each other, which was measured on digits, numbers and token ids.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from capcheck.core.budget import Budget
+from capcheck.procedures.probe import AnyProbe, Row
 from capcheck.results.plan import FamilyPlan
+from capcheck.results.settings import Settings
+from capcheck.runs.candidates import Candidate
 from capcheck.runs.log import logger
 from capcheck.runs.options import CallersError, Progress
 
-__all__ = ["ProgressCounter", "cell_name"]
+__all__ = ["FIT", "WORK", "ProgressCounter", "cell_name", "expected_work"]
+
+WORK: dict[Row, float] = {
+    "neither": 1,
+    "length": 3,
+    "steps": 4,
+    "length_outer": 9,
+    "steps_outer": 10,
+}
+"""What a family takes with its suspects, in units of the quickest."""
+FIT = 8.0  # what the fit of a network takes, in the same units
 
 
 def cell_name(plan: FamilyPlan, look: int, budget: Budget) -> str:
     """The name of a cell of a run, which tells it from the others."""
     return f"{plan.to_json()} {look} {budget}"
+
+
+def expected_work(candidates: Sequence[Candidate], settings: Settings) -> dict[str, float]:
+    """The share of a run's work that each of its cells is expected to be, by its name."""
+    work: dict[str, float] = {}
+    for candidate in candidates:
+        whole = WORK[candidate.probe.row] + (0 if candidate.network is None else FIT)
+        cells = {
+            cell_name(candidate.plan, look, budget): _passes(candidate.probe, budget)
+            for look in range(settings.looks)
+            for budget in settings.grid.budgets()
+        }
+        unit = whole / sum(cells.values())
+        work |= {name: unit * passes for name, passes in cells.items()}
+    total = sum(work.values())
+    return {name: part / total for name, part in work.items()}
+
+
+def _passes(probe: AnyProbe, budget: Budget) -> int:
+    """The passes over the tokens that a cell takes, about, of those axes that the probe reads."""
+    length = budget.length if "length" in probe.reads else 0
+    return (1 + length) * (budget.steps if "steps" in probe.reads else 1)
 
 
 class ProgressCounter:
@@ -25,17 +64,19 @@ class ProgressCounter:
 
     Args:
         report: The caller's function, or None.
-        total: Number of cells of the run.
+        work: Share of the run's work that each of its cells is expected to be, by its name.
     """
 
-    def __init__(self, report: Callable[[Progress], None] | None, *, total: int) -> None:
-        self._report, self._total = report, total
-        self._done: set[Hashable] = set()
+    def __init__(
+        self, report: Callable[[Progress], None] | None, work: Mapping[str, float]
+    ) -> None:
+        self._report, self._work = report, work
+        self._done: set[str] = set()
         self._told: set[str] = set()
         self._counting = True
 
-    def advance(self, cells: Iterable[Hashable], running: str) -> None:
-        """Count cells as done, by any names, and report them with the current work in words.
+    def advance(self, cells: Iterable[str], running: str) -> None:
+        """Count cells as done, by their names, and report them with the current work in words.
 
         Raises:
             CallersError: The caller's function raised.
@@ -58,9 +99,16 @@ class ProgressCounter:
         logger.info("%s", verdict or running)
         if self._report is None:
             return
-        done = min(len(self._done), self._total)
+        done = self._done & self._work.keys()
+        progress = Progress(
+            done=len(done),
+            total=len(self._work),
+            running=running,
+            verdict=verdict,
+            share=min(1.0, sum(self._work[name] for name in done)),
+        )
         try:
-            self._report(Progress(done=done, total=self._total, running=running, verdict=verdict))
+            self._report(progress)
         except Exception as error:
             raise CallersError(
                 f"progress must be a function of a Progress, and raised "

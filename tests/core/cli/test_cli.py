@@ -382,7 +382,21 @@ def test_a_stage_without_a_count_is_named_when_it_lasts(
         show(Progress(done=1, total=2, running="gpt"))
     assert lines[0] == "reading the target"
     assert all(line.startswith("reading the target, ") for line in lines[1:])
-    assert capsys.readouterr().err == "[1/2] gpt, about 0 s left\n"
+    assert capsys.readouterr().err == "[1/2] gpt\n"
+
+
+@pytest.mark.parametrize(("tenths", "words"), [(1, "about 90 s left"), (0.2, "about 8 min left")])
+def test_the_time_left_follows_from_the_share_of_the_work_and_not_from_the_count(
+    tenths: float, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("capcheck.cli.progress.time.monotonic", lambda: now)
+    with live_progress() as show:
+        show(Progress(done=2, total=40, running="gpt", share=0.3))  # from an earlier run
+        now = 110.0
+        share = 0.3 + 0.07 * tenths
+        show(Progress(done=30, total=40, running="mar", share=share))
+    assert capsys.readouterr().err.splitlines()[-1] == f"[30/40] mar, {words}"
 
 
 def lines_within(seconds: float, count: int, capsys: pytest.CaptureFixture[str]) -> list[str]:
