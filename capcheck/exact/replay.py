@@ -7,6 +7,9 @@ of A. On a Gaussian target nearly every procedure is affine, because every condi
 Gaussian with a mean linear in the known tokens. A procedure with a random order has one such law
 per order, and its law is their mixture.
 
+Many draws do not matter, as those of the tokens that a round does not place. Groups of normals that
+change no bit of the result are found by halving, and need no columns.
+
 Affinity is checked, not assumed. Check rows with other z must return b + A z, and check rows with
 other uniform draws must return the same points; otherwise the procedure is refused with the reason.
 
@@ -23,6 +26,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.replay_plan import ReplayPlan
@@ -34,9 +38,12 @@ __all__ = [
     "AFFINE",
     "BLOCK",
     "DIMENSIONS",
+    "FEW",
+    "GROUPS",
     "LEAST_SPREAD",
     "NUMBERS",
     "ORDERS",
+    "RECORDED",
     "ROWS",
     "replayed_law",
 ]
@@ -46,6 +53,9 @@ ORDERS = 720  # most orders that are enumerated, which are those of six tokens
 ROWS = 1 << 17  # most rows that are replayed, over all orders
 NUMBERS = 1 << 25  # most numbers in the covariances of all orders, 256 MiB
 BLOCK = 1 << 23  # most numbers that are drawn, or returned, in one run: 64 MiB
+RECORDED = 1 << 17  # most normal numbers of one sample row, whether they matter or not
+FEW = 512  # normals that are tried one by one
+GROUPS = (64, 8)  # sizes of the groups of normals that are tried for whether they matter
 AFFINE = 1e-9  # largest deviation of a check row, as a share of |A| |z|
 LEAST_SPREAD = 100  # least standard deviation of a coordinate, in units of the rounding error
 
@@ -75,7 +85,13 @@ def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLa
     try:
         procedure.record()
         _require_affordable(procedure.tape, D)
-        laws = _laws_given_orders(procedure, list(procedure.tape.orders()))
+        orders = list(procedure.tape.orders())
+        active = _active(procedure, orders)
+        if len(active) > DRAWS:
+            raise RefusedError(
+                f"{len(active)} normal draws per sample are more than the {DRAWS} of a replay"
+            )
+        laws = _laws_given_orders(procedure, orders, active)
     except RefusedError as refusal:
         return Unavailable(reason=str(refusal))
     return _merged(laws, spec)
@@ -113,14 +129,46 @@ class _Replayed:
 
 def _require_affordable(tape: Tape, D: int) -> None:
     K, orders = tape.width("normal"), math.prod(math.factorial(size) for size in tape.sizes())
-    if K > DRAWS:
-        raise RefusedError(f"{K} normal draws per sample are more than the {DRAWS} of a replay")
+    if K > RECORDED:
+        raise RefusedError(f"{K} normal draws per sample are more than a replay records")
     if orders > ORDERS:
         raise RefusedError(f"{orders} orders are more than the {ORDERS} that are enumerated")
     if orders * (1 + K) > ROWS or orders * D**2 > NUMBERS:
         raise RefusedError(
             f"{orders} orders of {K} normal draws in {D} dimensions are more than a replay holds"
         )
+
+
+def _active(procedure: _Replayed, orders: Sequence[Tensor]) -> Tensor:
+    """The columns of the normals that may matter, (A,), in rising order.
+
+    A group of normals that changes no bit of the result does not matter. Columns that are left out
+    wrongly would be noticed by the check rows.
+    """
+    K = procedure.tape.width("normal")
+    if len(orders) > 1 or K <= FEW:
+        return torch.arange(K)
+    active = torch.ones(K, dtype=torch.bool)
+    noise = CounterRandomness(0, name="groups").normal((K,))
+    for size in GROUPS:
+        group = torch.arange(K) // size
+        asked = group[active].unique()
+        parts = asked.split(max(1, BLOCK // K - 1))
+        changed = torch.cat([_changed(procedure, orders[0], group, part, noise) for part in parts])
+        active = torch.isin(group, asked[changed])
+        if int(active.sum()) > K // 2:  # further groups would save little
+            break
+    return active.nonzero()[:, 0]
+
+
+def _changed(
+    procedure: _Replayed, order: Tensor, group: Tensor, asked: Tensor, noise: Tensor
+) -> Tensor:
+    """Which of some groups of normals change the result, (G,) bool."""
+    z = torch.cat([torch.zeros(1, len(noise)).to(noise), (group == asked[:, None]) * noise])
+    u = torch.full((len(z), procedure.tape.width("uniform")), 0.5, dtype=torch.float64)
+    x = procedure.result(z, u, order.expand(len(z), -1))
+    return (x[1:] != x[0]).any(1)
 
 
 @dataclass(kw_only=True)
@@ -153,15 +201,15 @@ class _Sums:
         """Adds the results x (r, D) of the rows of the plan from `start` on."""
         if not bool(x.isfinite().all()):
             raise RefusedError("some results are not finite")
-        K, stop = plan.z.shape[1], start + len(x)
+        A, stop = len(plan.active), start + len(x)
         self.b = x[0] if start == 0 else self.b
-        first, last = max(start, 1), max(1, min(stop, 1 + K))  # rows of unit vectors
+        first, last = max(start, 1), max(1, min(stop, 1 + A))  # rows of unit vectors
         columns = x[first - start : max(last, first) - start] - self.b
-        z = plan.z[:, first - 1 : first - 1 + len(columns)]
+        z = plan.z[:, plan.active[first - 1 : first - 1 + len(columns)]]
         self.covariance += columns.T @ columns
         self.linear += z @ columns
         self.reach += z.abs() @ columns.abs()
-        self.found.append(x[max(0, 1 + K - start) :])
+        self.found.append(x[max(0, 1 + A - start) :])
 
     def law(self, spec: SequenceSpec, plan: ReplayPlan) -> GaussianLaw:
         """The law N(b, A A^T), if all check rows return b + A z."""
@@ -172,12 +220,14 @@ class _Sums:
         return GaussianLaw(mean=self.b, covariance=self.covariance)
 
 
-def _laws_given_orders(procedure: _Replayed, orders: Sequence[Tensor]) -> list[GaussianLaw]:
+def _laws_given_orders(
+    procedure: _Replayed, orders: Sequence[Tensor], active: Tensor
+) -> list[GaussianLaw]:
     """The law for each order (W,); one run replays as many orders as a block holds."""
-    plan, spec = ReplayPlan.of(procedure.tape), procedure.spec
+    plan, spec = ReplayPlan.of(procedure.tape, active), procedure.spec
     (C, K), D = plan.z.shape, spec.tokens * spec.dim
     size = max(2, BLOCK // max(K, plan.u.shape[1], D))  # rows of one run
-    rows = 1 + K + C
+    rows = 1 + len(active) + C
     count = max(1, size // rows)
     laws = []
     for first in range(0, len(orders), count):

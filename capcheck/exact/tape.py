@@ -16,7 +16,7 @@ from capcheck.exact.sampler import RefusedError
 
 __all__ = ["DRAWS", "Draw", "DrawKind", "Replay", "Rows", "Tape"]
 
-DRAWS = 16_384  # most normal numbers of one sample row
+DRAWS = 16_384  # most normal numbers of one sample row that matter
 DrawKind = Literal["normal", "uniform", "order"]
 
 

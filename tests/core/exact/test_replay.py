@@ -395,6 +395,33 @@ def test_draws_that_change_from_run_to_run_are_refused() -> None:
     assert_refused(made(common), "for 1 rows, not one for each of 2 samples")
 
 
+def test_draws_that_do_not_matter_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    places = [7, 130, 1999]  # of the draws that are used, of 2,000 for each of the four tokens
+
+    def sparse(rng: Randomness, shape: tuple[int, int, int]) -> torch.Tensor:
+        n, N, d = shape
+        rows.append(n)
+        draws = rng.normal((n, 2000, N, d))
+        return draws[:, places[0]] + 2 * draws[:, places[1]] - 0.5 * draws[:, places[2]]
+
+    law = one(made(sparse))
+    assert_law(law, np.zeros(4), (1 + 4 + 0.25) * np.eye(4))
+    assert sum(rows) < 500
+    monkeypatch.setattr(module, "_active", lambda *_: torch.arange(4 * places[0], 4 * 1999))
+    assert_refused(made(sparse), "not affine")  # a draw that matters is left out
+
+
+def test_draws_of_which_most_matter_are_all_replayed() -> None:
+    def dense(rng: Randomness, shape: tuple[int, int, int]) -> torch.Tensor:
+        draws = rng.normal((shape[0], 300, *shape[1:]))
+        weights = torch.ones(300, dtype=torch.float64)
+        weights[100:110] = 0
+        return torch.einsum("nkij,k->nij", draws, weights)
+
+    assert_law(one(made(dense)), np.zeros(4), 290 * np.eye(4))
+
+
 def test_what_is_not_a_number_or_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_refused(made(lambda rng, shape: rng.normal(shape).log()), "not finite")
     assert_refused(made(lambda rng, shape: 1 / (rng.normal(shape) < 3)), "not finite")
