@@ -22,6 +22,8 @@ LONG = {
     "capcheck/targets/categorical/hidden_markov.py": "one class: a target by recursions on a chain",
     "capcheck/targets/continuous/diagonal_mixture.py": "one class: a target of closed forms",
     "capcheck/targets/continuous/gaussian_mixture.py": "one class: a target of closed forms",
+    "capcheck/targets/continuous/noisy_gaussians.py": "one class: posteriors of Gaussians",
+    "capcheck/targets/continuous/posterior_law.py": "one class: a token law by sums over rows",
     "capcheck/targets/continuous/product_mixture.py": "one class: a target of rows of data",
     "capcheck/targets/target.py": "one interface: all that a target can be asked",
     "probes/steps/diffusion.py": "a family is one file, and this one has six solvers",

@@ -7,8 +7,7 @@ of A. On a Gaussian target nearly every procedure is affine, because every condi
 Gaussian with a mean linear in the known tokens. A procedure with a random order has one such law
 per order, and its law is their mixture.
 
-Many draws do not matter, as those of the tokens that a round does not place. Groups of normals that
-change no bit of the result are found by halving, and need no columns.
+Normals that do not matter, as those of the tokens that a round does not place, need no columns.
 
 Affinity is checked, not assumed. Check rows with other z must return b + A z, and check rows with
 other uniform draws must return the same points; otherwise the procedure is refused with the reason.
@@ -26,9 +25,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.normals_that_matter import BLOCK, normals_that_matter
 from capcheck.exact.replay_plan import ReplayPlan
 from capcheck.exact.sampler import RefusedError, Sampler
 from capcheck.exact.tape import DRAWS, DrawKind, Replay, Rows, Tape
@@ -36,10 +35,7 @@ from capcheck.laws.gaussian import ROUNDINGS, GaussianLaw, MixtureLaw
 
 __all__ = [
     "AFFINE",
-    "BLOCK",
     "DIMENSIONS",
-    "FEW",
-    "GROUPS",
     "LEAST_SPREAD",
     "NUMBERS",
     "ORDERS",
@@ -52,10 +48,7 @@ DIMENSIONS = 1024  # largest D: a covariance has 8 MiB, and its eigenvectors tak
 ORDERS = 720  # most orders that are enumerated, which are those of six tokens
 ROWS = 1 << 17  # most rows that are replayed, over all orders
 NUMBERS = 1 << 25  # most numbers in the covariances of all orders, 256 MiB
-BLOCK = 1 << 23  # most numbers that are drawn, or returned, in one run: 64 MiB
 RECORDED = 1 << 17  # most normal numbers of one sample row, whether they matter or not
-FEW = 512  # normals that are tried one by one
-GROUPS = (64, 8)  # sizes of the groups of normals that are tried for whether they matter
 AFFINE = 1e-9  # largest deviation of a check row, as a share of |A| |z|
 LEAST_SPREAD = 100  # least standard deviation of a coordinate, in units of the rounding error
 
@@ -86,7 +79,7 @@ def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLa
         procedure.record()
         _require_affordable(procedure.tape, D)
         orders = list(procedure.tape.orders())
-        active = _active(procedure, orders)
+        active = normals_that_matter(procedure.result, procedure.tape, orders)
         if len(active) > DRAWS:
             raise RefusedError(
                 f"{len(active)} normal draws per sample are more than the {DRAWS} of a replay"
@@ -137,38 +130,6 @@ def _require_affordable(tape: Tape, D: int) -> None:
         raise RefusedError(
             f"{orders} orders of {K} normal draws in {D} dimensions are more than a replay holds"
         )
-
-
-def _active(procedure: _Replayed, orders: Sequence[Tensor]) -> Tensor:
-    """The columns of the normals that may matter, (A,), in rising order.
-
-    A group of normals that changes no bit of the result does not matter. Columns that are left out
-    wrongly would be noticed by the check rows.
-    """
-    K = procedure.tape.width("normal")
-    if len(orders) > 1 or K <= FEW:
-        return torch.arange(K)
-    active = torch.ones(K, dtype=torch.bool)
-    noise = CounterRandomness(0, name="groups").normal((K,))
-    for size in GROUPS:
-        group = torch.arange(K) // size
-        asked = group[active].unique()
-        parts = asked.split(max(1, BLOCK // K - 1))
-        changed = torch.cat([_changed(procedure, orders[0], group, part, noise) for part in parts])
-        active = torch.isin(group, asked[changed])
-        if int(active.sum()) > K // 2:  # further groups would save little
-            break
-    return active.nonzero()[:, 0]
-
-
-def _changed(
-    procedure: _Replayed, order: Tensor, group: Tensor, asked: Tensor, noise: Tensor
-) -> Tensor:
-    """Which of some groups of normals change the result, (G,) bool."""
-    z = torch.cat([torch.zeros(1, len(noise)).to(noise), (group == asked[:, None]) * noise])
-    u = torch.full((len(z), procedure.tape.width("uniform")), 0.5, dtype=torch.float64)
-    x = procedure.result(z, u, order.expand(len(z), -1))
-    return (x[1:] != x[0]).any(1)
 
 
 @dataclass(kw_only=True)

@@ -408,7 +408,7 @@ def test_draws_that_do_not_matter_are_not_replayed(monkeypatch: pytest.MonkeyPat
     law = one(made(sparse))
     assert_law(law, np.zeros(4), (1 + 4 + 0.25) * np.eye(4))
     assert sum(rows) < 500
-    monkeypatch.setattr(module, "_active", lambda *_: torch.arange(4 * places[0], 4 * 1999))
+    monkeypatch.setattr(module, "normals_that_matter", lambda *_: torch.arange(4 * 1999))
     assert_refused(made(sparse), "not affine")  # a draw that matters is left out
 
 
