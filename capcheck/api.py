@@ -188,7 +188,8 @@ def work(
     here: RunOptions = {"device": device, "batch": batch, "workers": workers, "progress": progress}
     run: RunOptions = {**options_of(manifest.settings), **here}
     target = target_again(folder) if target is None else target
-    Engine(target, candidates, run).help(folder, first=place)
+    order = [*candidates[place:], *candidates[:place]]
+    Engine(target, candidates, run).help(folder, order=order)
 
 
 def report(result: SurveyResult | CheckResult, path: str | Path, *, kind: str = "html") -> Path:

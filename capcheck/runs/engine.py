@@ -129,16 +129,14 @@ class Engine:
         self,
         folder: Path,
         *,
-        first: int = 0,
-        backwards: bool = False,
+        order: Sequence[Candidate] | None = None,
         going_on: Callable[[], bool] = lambda: True,
     ) -> None:
         """Measure a part of a run that other processes measure as well, until it is whole.
 
         Args:
             folder: Folder of the run, which has been started.
-            first: Place of the candidate that this process begins with.
-            backwards: Whether it takes them from the last to the first; places count from there.
+            order: The candidates in the order in which this process takes them; theirs by default.
             going_on: Function that says before each part whether to go on.
 
         Raises:
@@ -147,8 +145,7 @@ class Engine:
         store = Store.join(folder)
         require_same(store.manifest, self._manifest(_measured_by(self._candidates)), folder)
         with full_precision(), one_thread(), logged_to(folder):
-            order = self._candidates[::-1] if backwards else self._candidates
-            self._share_out(store, folder, [*order[first:], *order[:first]], going_on)
+            self._share_out(store, folder, order or self._candidates, going_on)
 
     def _share_out(
         self,
@@ -157,16 +154,7 @@ class Engine:
         order: Sequence[Candidate],
         going_on: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Measure a run together with other processes, until it is whole.
-
-        Helpers of this process are called in if it takes long.
-
-        Args:
-            cells: Cells of the run.
-            folder: Folder of the run.
-            order: The candidates, in the order in which this process takes them.
-            going_on: Function that says before each part whether to go on.
-        """
+        """Measure a run until it is whole, with other processes, and helpers if it takes long."""
         self._folder = folder
         claims = SharedClaims(folder)
         job = Job(
@@ -296,8 +284,9 @@ def help_out(packed: bytes, place: int) -> None:
     options: Any = dict(job.options) | {"device": job.device(place)}
     engine = Engine(job.target, job.candidates, options)
     # Others begin elsewhere. The last families take longest, and should not be begun last.
-    first = len(job.candidates) * (place // 2) // (place // 2 + 1)
-    engine.help(job.folder, first=first, backwards=place % 2 == 1, going_on=owned)
+    order = job.candidates[::-1] if place % 2 else job.candidates
+    first = len(order) * (place // 2) // (place // 2 + 1)
+    engine.help(job.folder, order=[*order[first:], *order[:first]], going_on=owned)
     if not owned():  # nobody would ever end this process
         os._exit(0)
 
