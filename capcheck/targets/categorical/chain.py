@@ -13,6 +13,7 @@ since later evidence can make a state of vanishing mass matter again.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from abc import abstractmethod
@@ -25,6 +26,7 @@ from torch.nn.functional import one_hot
 from capcheck.core.tiles import slices
 from capcheck.laws import Categorical, DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
+from capcheck.targets.categorical.kept_prefix import KeptPrefix
 from capcheck.targets.categorical.messages import (
     LOG_COST,
     Arithmetic,
@@ -106,8 +108,9 @@ class Chain(CategoricalTarget):
         known = levels == 0
 
         def make(tokens: list[int]) -> Categorical:
+            parts = enumerate(self._rows(len(x)))
             p = torch.cat(
-                [self._laws(x[rows], known[rows], tokens, causal) for rows in self._rows(len(x))]
+                [self._laws(x[rows], known[rows], tokens, causal, k) for k, rows in parts]
             )
             if not causal:
                 certain = one_hot(torch.where(known, x, 0)[:, tokens], self._spec.dim).to(p)
@@ -157,13 +160,25 @@ class Chain(CategoricalTarget):
             answers.append(total + taken + unit)
         return torch.cat(answers)
 
-    def _laws(self, x: Tensor, known: Tensor, tokens: list[int], causal: bool) -> Tensor:
-        """Probabilities (n, S, V) of some tokens, each without its own evidence."""
-        first, start = self._restart(x, known, min(tokens))
+    def _laws(
+        self, x: Tensor, known: Tensor, tokens: list[int], causal: bool, part: int = 0
+    ) -> Tensor:
+        """Probabilities (n, S, V) of some tokens, each without its own evidence.
+
+        Args:
+            x: Tokens of some rows, (n, N).
+            known: Which of them are known, (n, N).
+            tokens: Indices of the S tokens.
+            causal: Whether only the known tokens before a token tell of it.
+            part: Number of the part of all rows that these are.
+        """
+        first, start = self._restart(x, known, min(tokens), part)
         steps = itertools.islice(
             self._forward(x, known, first=first, start=start), max(tokens) - first + 1
         )
         forward = {first + j: message for j, (message, _) in enumerate(steps)}
+        if first < min(tokens):
+            self._kept.keep(part, x, known, min(tokens), forward[min(tokens)])
         backward = {} if causal else self._backward(x, known, min(tokens))
         laws = []
         for i in tokens:
@@ -182,9 +197,13 @@ class Chain(CategoricalTarget):
         peak = message.amax(-1, keepdim=True)
         return (message - torch.where(peak.isinf(), 0, peak)).exp()
 
-    def _restart(self, x: Tensor, known: Tensor, token: int) -> tuple[int, Tensor]:
+    def _restart(self, x: Tensor, known: Tensor, token: int, part: int) -> tuple[int, Tensor]:
         """A token i at or before `token` whose F_i needs no recursion, and this F_i, (n|1, S_i)."""
-        return 0, self._start()[None]
+        return self._kept.find(part, x, known, token) or (0, self._start()[None])
+
+    @functools.cached_property
+    def _kept(self) -> KeptPrefix:
+        return KeptPrefix()
 
     def _forward(
         self,

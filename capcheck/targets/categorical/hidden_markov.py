@@ -244,10 +244,12 @@ class HiddenMarkov(Chain):
             total += (left / weight).flatten(0, 1).T @ right.flatten(0, 1)
         return total * self._transition
 
-    def _laws(self, x: Tensor, known: Tensor, tokens: list[int], causal: bool) -> Tensor:
+    def _laws(
+        self, x: Tensor, known: Tensor, tokens: list[int], causal: bool, part: int = 0
+    ) -> Tensor:
         """Probabilities as in `Chain._laws`, with the messages of all tokens in one tensor."""
         if causal or last_known(known) <= min(tokens):
-            return super()._laws(x, known, tokens, causal)
+            return super()._laws(x, known, tokens, causal, part)
         joint = self._both(self._all_evidence(x, known))[tokens]
         emission = self._emission if self._emission.dim() == 2 else self._emission[tokens]
         law = self._probabilities(joint) @ emission  # (S, n, V)

@@ -199,14 +199,14 @@ class MarkovChain(Chain):
         held = Powers.fit(self._spec.tokens, len(first), float(transition.min()))
         return Powers(transition, self._spec.mean) if held else None
 
-    def _restart(self, x: Tensor, known: Tensor, token: int) -> tuple[int, Tensor]:
+    def _restart(self, x: Tensor, known: Tensor, token: int, part: int) -> tuple[int, Tensor]:
         """Restart after m tokens that all rows know: earlier tokens do not matter then.
 
         If some transitions are impossible, earlier tokens do matter, since impossible known tokens
         must give the unconditional marginals.
         """
         if not self._all_possible:
-            return super()._restart(x, known, token)
+            return super()._restart(x, known, token, part)
         whole, m = known.all(0), self._order
         for i in range(token, m - 1, -1):
             if m > 0 and bool(whole[i - m : i].all()):
@@ -217,7 +217,7 @@ class MarkovChain(Chain):
                 message = law.new_zeros(len(x), self._states_at(i) // law.shape[1], law.shape[1])
                 message[torch.arange(len(x)), place] = law
                 return i, self._arithmetic.of(message.flatten(1))
-        return super()._restart(x, known, token)
+        return super()._restart(x, known, token, part)
 
     def _table(self, i: int) -> Tensor:
         """p(x_i | the last m tokens before it), (V,) * (min(i, m) + 1)."""

@@ -16,15 +16,16 @@ from capcheck.core.errors import InputError
 from capcheck.targets.from_data.empirical_categorical import QUERIES
 from capcheck.targets.from_data.units import TILE, Standardised
 
-__all__ = ["FEW", "HIGHEST", "LOWEST", "WIDER", "leave_one_out_bandwidth"]
+__all__ = ["FEW", "HIGHEST", "LOWEST", "PRODUCTS", "WIDER", "leave_one_out_bandwidth", "queries"]
 
 LOWEST, HIGHEST = 1e-3, 1e1  # range of the chosen bandwidth h, in standard deviations
 WIDER = 1.14  # factor by which the last round extends its range beyond a maximum at its end
 FEW = 200  # rows that locate the best bandwidth before all queries refine it
+PRODUCTS = 40_000_000_000  # multiply-adds of all distances that are computed at once, a second
 
 
 def leave_one_out_bandwidth(rows: np.ndarray, weights: np.ndarray) -> float:
-    """The bandwidth h that maximises the leave-one-out log-likelihood of `QUERIES` rows at most.
+    """The bandwidth h that maximises the leave-one-out log-likelihood of some rows, see `queries`.
 
     Each query row is scored under all other rows. `FEW` queries locate the maximum, and all queries
     refine it. Equal rows must be merged to one row of their summed weight, because the likelihood
@@ -44,17 +45,22 @@ def leave_one_out_bandwidth(rows: np.ndarray, weights: np.ndarray) -> float:
         )
     keys = Standardised(rows, weights)
     share = torch.from_numpy(weights / weights.sum())
-    queries = _spread(len(rows), QUERIES)
-    few = queries[_spread(len(queries), FEW)]
+    asked = _spread(len(rows), queries(rows))
+    few = asked[_spread(len(asked), FEW)]
     low, high, at_end = LOWEST, HIGHEST, False
-    for some in (few, few, queries):  # each round narrows the range around the last maximum
+    for some in (few, few, asked):  # each round narrows the range around the last maximum
         best, low, high, at_end = _peak(keys, share, some, low, high)
     while (
         at_end and LOWEST < best < HIGHEST
     ):  # the maximum of all queries lies outside that of the few
         low, high = max(best / WIDER, LOWEST), min(best * WIDER, HIGHEST)
-        best, _, _, at_end = _peak(keys, share, queries, low, high)
+        best, _, _, at_end = _peak(keys, share, asked, low, high)
     return best
+
+
+def queries(rows: np.ndarray) -> int:
+    """How many rows are scored under all rows (n, N, d): `QUERIES`, or fewer of many large rows."""
+    return min(QUERIES, max(FEW, PRODUCTS // rows.size))
 
 
 def _spread(total: int, most: int) -> Tensor:

@@ -17,11 +17,10 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.continuous.product_mixture import ProductMixture
-from capcheck.targets.from_data.bandwidth import leave_one_out_bandwidth
+from capcheck.targets.from_data.bandwidth import leave_one_out_bandwidth, queries
 from capcheck.targets.from_data.baselines import gaussian_score
 from capcheck.targets.from_data.empirical_categorical import (
     HELD_OUT,
-    QUERIES,
     from_token_ids,
     row_weights,
 )
@@ -96,10 +95,11 @@ def from_samples(
 
 
 def _held_out(means: np.ndarray, w: np.ndarray, bandwidth: float | None) -> HeldOut | None:
-    """Scores of a held-out fifth of the rows, at most `QUERIES`, under a target of the others."""
+    """Scores of some of a held-out fifth of the rows under a target of the others."""
     order = np.random.default_rng(0).permutation(len(means))
     n = int(HELD_OUT * len(means))
-    test, train = order[:n][:QUERIES], order[n:]
+    scored = queries(means)
+    test, train = order[:n][:scored], order[n:]
     if n < 1 or len(train) < 2:
         return None
     rows, of_rows = means[train], w[train]
@@ -113,7 +113,7 @@ def _held_out(means: np.ndarray, w: np.ndarray, bandwidth: float | None) -> Held
     return HeldOut(
         rows=len(test),
         log_likelihood=score(test),
-        in_sample=score(train[:QUERIES]),
+        in_sample=score(train[:scored]),
         baseline=gaussian_score(rows, means[test], w[test]),
         baseline_name="one Gaussian",
     )

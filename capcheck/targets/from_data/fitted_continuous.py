@@ -18,6 +18,7 @@ from capcheck.targets.continuous.diagonal_mixture import DiagonalMixture
 from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
 from capcheck.targets.from_data.baselines import gaussian_score, independent_gaussians_score
 from capcheck.targets.from_data.selection import SIZES, best_fitted, require_rows, sizes_to_try
+from capcheck.targets.from_data.shrinkage import shrunk_covariance
 from capcheck.targets.from_data.units import NOISE, Units
 from capcheck.targets.parameters import LIMITS, Grid, require_count
 from capcheck.targets.target import ContinuousTarget
@@ -46,14 +47,12 @@ def fit_gaussian(x: np.ndarray, *, grid: Grid = None) -> GaussianMixture:
     """One Gaussian with full covariance, shrunk towards a multiple of the identity.
 
     Source: Ledoit & Wolf 2004, "A well-conditioned estimator for large-dimensional covariance
-    matrices"; scikit-learn's `LedoitWolf`.
+    matrices".
 
     Args:
         x: (n, N, d) finite rows, at least 2.
         grid: (rows, columns) of the tokens, if they have any.
     """
-    from sklearn.covariance import LedoitWolf  # scikit-learn takes a second to load
-
     x = _require_numbers(x, least=2)
 
     def fit(rows: np.ndarray, _: int) -> GaussianMixture:
@@ -61,7 +60,7 @@ def fit_gaussian(x: np.ndarray, *, grid: Grid = None) -> GaussianMixture:
         D = units.scale.size
         covariance = np.zeros((D, D))
         if len(rows) > 1:  # one row has no spread to shrink
-            covariance = LedoitWolf().fit(units.standardised(rows)).covariance_
+            covariance = shrunk_covariance(lambda i: units.standardised(rows[i]), len(rows), D)
         floor = 1e-9 * np.eye(D)  # constant columns leave nothing to shrink towards
         return units.full(np.zeros((1, D)), (covariance + floor)[None], np.ones(1), grid)
 

@@ -7,7 +7,8 @@ from scipy.special import logsumexp
 from sklearn.neighbors import KernelDensity
 
 from capcheck.targets.from_data import bandwidth
-from capcheck.targets.from_data.bandwidth import leave_one_out_bandwidth
+from capcheck.targets.from_data.bandwidth import FEW, leave_one_out_bandwidth, queries
+from capcheck.targets.from_data.empirical_categorical import QUERIES
 from capcheck.targets.from_data.units import Standardised
 
 
@@ -83,3 +84,12 @@ def test_the_bandwidth_stays_within_its_limits() -> None:
     assert 1e-3 <= leave_one_out_bandwidth(far[..., None], np.ones(2)) <= 1e1
     near = np.concatenate([np.arange(50) * 1e-9, 1 + np.arange(50) * 1e-9])[:, None, None]
     assert leave_one_out_bandwidth(near, np.ones(100)) == pytest.approx(1e-3)
+
+
+def test_fewer_of_many_large_rows_are_scored() -> None:
+    few, many, most = (
+        queries(np.broadcast_to(0.0, (n, D, 1)))
+        for n, D in ((1797, 8), (60_000, 784), (50_000, 3072))
+    )
+    assert (few, most) == (QUERIES, FEW + 60)
+    assert FEW < many < QUERIES

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.covariance import LedoitWolf
 
-from capcheck.targets.from_data import baselines
+from capcheck.targets.from_data import baselines, shrinkage
 from capcheck.targets.from_data.baselines import gaussian_score
 
 
@@ -23,7 +23,7 @@ def test_the_gaussian_of_the_rows_is_that_of_scikit_learn(
     fitted = LedoitWolf().fit(train / scale)
     law = stats.multivariate_normal(fitted.location_, fitted.covariance_)
     expected = np.average(law.logpdf(test / scale), weights=weights) - np.log(scale).sum()
-    monkeypatch.setattr(baselines, "TILE", 100)
+    monkeypatch.setattr(shrinkage, "TILE", 100)
     found = gaussian_score(train[..., None], test[..., None], weights)
     assert found == pytest.approx(expected, rel=1e-9)
     if shape == (40, 4):  # a covariance that nothing is done to is another one
@@ -37,3 +37,14 @@ def test_a_gaussian_of_rows_in_a_plane_scores_what_lies_off_it_worse() -> None:
     off = train + np.array([2.0, -1.0])[:, None]
     assert -math.inf < gaussian_score(train, off) < 0 < gaussian_score(train, train) < math.inf
     assert -math.inf < gaussian_score(train[:1], train) < gaussian_score(train[:1], train[:1])
+
+
+def test_of_many_large_rows_the_first_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    train, test = rng.normal(size=(60, 6, 1)), rng.normal(size=(7, 6, 1))
+    whole = gaussian_score(train, test)
+    monkeypatch.setattr(baselines, "PRODUCTS", 20 * 6**2)
+    assert gaussian_score(train, test) == pytest.approx(gaussian_score(train[:20], test))
+    assert gaussian_score(train, test) != pytest.approx(whole)
+    monkeypatch.setattr(baselines, "PRODUCTS", 1)  # but no fewer than twice the coordinates
+    assert gaussian_score(train, test) == pytest.approx(gaussian_score(train[:12], test))

@@ -81,7 +81,7 @@ def test_constant_columns_and_single_rows_are_smoothed_like_others(rows: np.ndar
 def test_the_held_out_score_says_how_many_rows_it_is_from(
     rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(empirical, "QUERIES", 5)
+    monkeypatch.setattr(empirical, "queries", lambda _: 5)
     held_out = from_samples(rows, bandwidth=0.5).provenance.held_out
     assert held_out is not None
     assert held_out.rows == 5  # of the 12 that a fifth of 60 is
