@@ -44,7 +44,7 @@ __all__ = [
     "replayed_law",
 ]
 
-DIMENSIONS = 1024  # largest D: a covariance has 8 MiB, and its eigenvectors take a second
+DIMENSIONS = 4096  # largest D: a covariance has 128 MiB, and its eigenvectors take half a minute
 ORDERS = 720  # most orders that are enumerated, which are those of six tokens
 ROWS = 1 << 17  # most rows that are replayed, over all orders
 NUMBERS = 1 << 25  # most numbers in the covariances of all orders, 256 MiB

@@ -12,7 +12,7 @@ import itertools
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from capcheck.runs.progress import ProgressCounter, cell_name, expected_work
 from capcheck.runs.recipes import write_recipe
 from capcheck.runs.sharing import share_out
 from capcheck.runs.store import FITS, Store
-from capcheck.runs.workers import Helpers, Job, worker_count
+from capcheck.runs.workers import Helpers, Job, end_with, worker_count
 from capcheck.targets.target import Target
 
 __all__ = ["OF_THIS_PROCESS", "Engine", "help_out"]
@@ -130,14 +130,12 @@ class Engine:
         folder: Path,
         *,
         order: Sequence[Candidate] | None = None,
-        going_on: Callable[[], bool] = lambda: True,
     ) -> None:
         """Measure a part of a run that other processes measure as well, until it is whole.
 
         Args:
             folder: Folder of the run, which has been started.
             order: The candidates in the order in which this process takes them; theirs by default.
-            going_on: Function that says before each part whether to go on.
 
         Raises:
             InputError: The folder holds another run.
@@ -145,14 +143,13 @@ class Engine:
         store = Store.join(folder)
         require_same(store.manifest, self._manifest(_measured_by(self._candidates)), folder)
         with full_precision(), one_thread(), logged_to(folder):
-            self._share_out(store, folder, order or self._candidates, going_on)
+            self._share_out(store, folder, order or self._candidates)
 
     def _share_out(
         self,
         cells: Cells,
         folder: Path,
         order: Sequence[Candidate],
-        going_on: Callable[[], bool] = lambda: True,
     ) -> None:
         """Measure a run until it is whole, with other processes, and helpers if it takes long."""
         self._folder = folder
@@ -173,7 +170,6 @@ class Engine:
                 cells=cells,
                 claims=claims,
                 progress=self._progress,
-                going_on=going_on,
             )
         finally:
             helpers.close()
@@ -274,21 +270,16 @@ def help_out(packed: bytes, place: int) -> None:
         place: Number of the helper, 1 for the first.
     """
     job = Job.unpacked(packed)
-
-    def owned() -> bool:
-        return job.owner in (None, os.getppid())
-
     if job.owner is not None:  # a terminal interrupts all its processes, and the owner ends them
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         keep_freed_memory()
+        end_with(job.owner)
     options: Any = dict(job.options) | {"device": job.device(place)}
     engine = Engine(job.target, job.candidates, options)
     # Others begin elsewhere. The last families take longest, and should not be begun last.
     order = job.candidates[::-1] if place % 2 else job.candidates
     first = len(order) * (place // 2) // (place // 2 + 1)
-    engine.help(job.folder, order=[*order[first:], *order[:first]], going_on=owned)
-    if not owned():  # nobody would ever end this process
-        os._exit(0)
+    engine.help(job.folder, order=[*order[first:], *order[:first]])
 
 
 def _measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:

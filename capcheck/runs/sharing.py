@@ -23,7 +23,6 @@ def share_out(
     cells: Cells,
     claims: SharedClaims,
     progress: ProgressCounter,
-    going_on: Callable[[], bool],
 ) -> None:
     """Measure candidates that no other process is at, then help with the others, until all is done.
 
@@ -34,7 +33,6 @@ def share_out(
         cells: Cells of the run.
         claims: Claims of this process.
         progress: Counter of the run's progress.
-        going_on: Function that says before each candidate whether to go on.
     """
 
     def is_done(candidate: Candidate, *, helping: bool) -> bool:
@@ -57,8 +55,6 @@ def share_out(
     while pending:
         for helping in (False, True):
             for candidate in [*pending]:
-                if not going_on():
-                    return
                 if is_done(candidate, helping=helping):
                     pending.remove(candidate)
         if pending:

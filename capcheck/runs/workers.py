@@ -12,6 +12,7 @@ import functools
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from capcheck.runs.candidates import Candidate
 from capcheck.runs.log import logger
 from capcheck.targets.target import Target
 
-__all__ = ["PATIENCE", "Helpers", "Job", "cores", "worker_count"]
+__all__ = ["PATIENCE", "Helpers", "Job", "cores", "end_with", "worker_count"]
 
 PATIENCE = 1.5  # seconds that a run takes before helpers are called in, which need a few to start
+LOOK = 1.0  # seconds between a helper's looks at whether its owner lives
 CLOSING = 20.0  # seconds that helpers of another executor have to notice that the run is whole
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -88,6 +90,23 @@ class Job:
         if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
             return f"cuda:{place % torch.cuda.device_count()}"
         return device
+
+
+def end_with(owner: int) -> None:
+    """Have this process end when its parent does; it would measure for nobody for a long time.
+
+    What it has measured is in the run's folder, and its claims are void.
+
+    Args:
+        owner: Number of the parent process.
+    """
+
+    def look() -> None:
+        while os.getppid() == owner:
+            time.sleep(LOOK)
+        os._exit(0)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 class Helpers:

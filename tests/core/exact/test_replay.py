@@ -426,7 +426,7 @@ def test_what_is_not_a_number_or_too_large_is_refused(monkeypatch: pytest.Monkey
     assert_refused(made(lambda rng, shape: rng.normal(shape).log()), "not finite")
     assert_refused(made(lambda rng, shape: 1 / (rng.normal(shape) < 3)), "not finite")
     assert_refused(law_of("maskgit", from_spec("gaussian:ar1,tokens=7"), 7), "5040 orders")
-    assert_refused(law_of("gpt", from_spec("gaussian:tokens=1025"), 0), "1025 dimensions")
+    assert_refused(law_of("gpt", from_spec("gaussian:tokens=4097"), 0), "4097 dimensions")
     monkeypatch.setattr(module, "DRAWS", 3)
     assert_refused(law_of("diffusion", gaussian(MEAN, AR1), 4, 2), "4 normal draws")
     monkeypatch.setattr(module, "DRAWS", 4)
