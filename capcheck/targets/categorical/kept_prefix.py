@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["PARTS", "KeptPrefix"]
 
-PARTS = 16  # parts of rows whose messages are kept
+PARTS = 1024  # parts of rows whose messages are kept
 
 
 @dataclass(frozen=True, eq=False)
