@@ -22,6 +22,7 @@ from capcheck.core.version import __version__, class_digest, code_digest
 from capcheck.judging.family import failed_result, unsupported_result
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Outcome
+from capcheck.results.plan import FamilyPlan
 from capcheck.results.survey import MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
 from capcheck.runs.beside import Beside
@@ -78,7 +79,8 @@ class Engine:
         self._summary = summary_of(target, self._settings.seed)
         self._candidates = candidates
         self._batch = whole_number("batch", options.get("batch", 1024), 1)
-        work = expected_work(candidates, self._settings)
+        fit = [one for one in candidates if target.spec.kind in one.probe.kinds]
+        work = expected_work(fit, self._settings)
         self._progress = ProgressCounter(options.get("progress"), work)
         out = options.get("out")
         self._folder = None if out is None else Path(out)
@@ -202,18 +204,26 @@ class Engine:
                 raise
             logger.info("%s cannot be measured: %s", entry.plan.title, error)
             self._cells.note(entry.plan, str(error))
+            self._skip(entry.plan, range(self._settings.looks), "cannot be measured")
             return unsupported_result(entry, str(error))
         except CallersError as error:
             raise InputError(str(error)) from error
         except Exception as error:
             logger.exception("%s failed", entry.plan.title)
             if errors_are_results:
+                self._skip(entry.plan, range(self._settings.looks), "failed")
                 return failed_result(entry, reason_of(error))
             if isinstance(error, InputError):  # the arguments were checked: a fault of capcheck
                 raise CapcheckError(f"{entry.plan.title}: {error}") from error
             raise
         finally:
             self._looks.forget_sweeps()
+
+    def _skip(self, plan: FamilyPlan, looks: range, why: str) -> None:
+        """Count the cells of looks that are not needed as done."""
+        cells = itertools.product(looks, self._settings.grid.budgets())
+        names = [cell_name(plan, look, budget) for look, budget in cells]
+        self._progress.advance(names, f"{plan.title}, {why}")
 
     def _has_network_beside(self, candidate: Candidate) -> bool:
         """Whether an oracle's procedure is also measured with a network."""
@@ -235,9 +245,7 @@ class Engine:
             self._looks.measure(plan, procedure, look)
             found = self._assembly.judged(entry, look)
             if found.outcome is not Outcome.INCONCLUSIVE:
-                skipped = itertools.product(range(look + 1, self._settings.looks), found.cells)
-                names = [cell_name(plan, later, cell.budget) for later, cell in skipped]
-                self._progress.advance(names, f"{plan.title}, decided")
+                self._skip(plan, range(look + 1, self._settings.looks), "decided")
                 break
         words = found.outcome.value.replace("_", " ")
         self._progress.decided(plan.title, f"{plan.title} is {words}: {found.reason}")

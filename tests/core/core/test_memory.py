@@ -15,14 +15,14 @@ x = torch.ones(5_000_000)
 for _ in range(3):
     x + 1
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(100):
     x + 1
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def page_faults(set_up: str) -> int:
-    """Pages that the system cleared for ten sums of 20 MB."""
+    """Pages that the system cleared for a hundred sums of 20 MB."""
     command = [sys.executable, "-c", COUNTED.format(set_up=set_up)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -31,4 +31,4 @@ def page_faults(set_up: str) -> int:
 def test_memory_of_freed_arrays_serves_the_next_ones() -> None:
     plain = page_faults("")
     kept = page_faults("from capcheck.core.memory import keep_freed_memory; keep_freed_memory()")
-    assert kept < 100 < plain
+    assert kept < 300 < plain
