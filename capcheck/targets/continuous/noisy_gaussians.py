@@ -34,7 +34,7 @@ __all__ = ["CACHED", "HELD", "TILE", "NoisyGaussians", "View", "amplitudes", "sy
 TILE = 1 << 20  # most numbers of an intermediate result
 T = TypeVar("T")
 
-CACHED = 8  # patterns of levels whose factors are cached in any case
+CACHED = 2  # patterns of levels whose factors are cached in any case
 HELD = 1 << 24  # numbers in the factors of all patterns that are cached: 128 MiB
 
 
@@ -295,11 +295,12 @@ class _Gains:
 
 def _kept(held: OrderedDict[bytes, T], name: bytes, make: Callable[[], T], numbers: int) -> T:
     """What is held under a name, made if it is missing; the oldest give way to it."""
-    if name not in held:
-        held[name] = make()
+    found = held.get(name)
+    if found is None:
+        found = held[name] = make()
         while len(held) > max(CACHED, HELD // numbers):
             held.popitem(last=False)
-    return held[name]
+    return found
 
 
 def _apply(matrix: Tensor, vectors: Tensor) -> Tensor:
