@@ -31,4 +31,5 @@ def page_faults(set_up: str) -> int:
 def test_memory_of_freed_arrays_serves_the_next_ones() -> None:
     plain = page_faults("")
     kept = page_faults("from capcheck.core.memory import keep_freed_memory; keep_freed_memory()")
-    assert kept < 300 < plain
+    assert kept < plain / 10
+    assert plain > 500
