@@ -29,6 +29,7 @@ from capcheck.targets.provenance import Provenance
 
 __all__ = [
     "EXPONENTIAL",
+    "HELD",
     "CategoricalTarget",
     "ContinuousTarget",
     "Target",
@@ -38,6 +39,7 @@ __all__ = [
 
 EXPONENTIAL = 600  # multiply-adds in the time of one component's share, with all memory traffic
 DIFFERENCE = 1e-5  # shift of central differences, in deviations of the noise and the law
+HELD = 1 << 24  # most probabilities of all tokens of the rows of a run: 128 MiB
 NARROW = 1e-4  # noise for Tweedie's formula, in deviations of the narrowest component
 
 
@@ -136,7 +138,7 @@ class Target(ABC):
 
     @property
     def rows_at_once(self) -> int | None:
-        """Rows of a run for which conditionals are kept from call to call; None for any number."""
+        """Rows of a run whose conditionals are held at once; None for any number."""
         return None
 
     @property
@@ -317,6 +319,11 @@ class ContinuousTarget(Target):
 
 class CategoricalTarget(Target):
     """A law of sequences of integers in 0..V-1."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """As many rows as have `HELD` probabilities, of which procedures hold several copies."""
+        return max(1, HELD // (self._spec.tokens * self._spec.dim))
 
     def log_prob_of_values(self, x: Tensor, token: int) -> Tensor | None:
         """The joint log-probability (nats) of x (n, N) with each value of one token, (n, V).
