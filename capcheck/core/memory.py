@@ -8,8 +8,8 @@ import sys
 
 __all__ = ["keep_freed_memory"]
 
-LARGEST_KEPT = 1 << 25  # bytes of an array whose memory is kept when it is freed
-KEPT = 1 << 28  # most bytes that are kept
+LARGEST_KEPT = 1 << 28  # bytes of an array whose memory is kept when it is freed
+KEPT = 1 << 30  # most bytes that are kept
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # numbers of the parameters in the GNU C library
 
 

@@ -11,7 +11,7 @@ COUNTED = """
 import resource, torch
 torch.set_num_threads(1)
 {set_up}
-x = torch.ones(5_000_000)
+x = torch.ones(10_000_000)
 for _ in range(3):
     x + 1
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def page_faults(set_up: str) -> int:
-    """Pages that the system cleared for a hundred sums of 20 MB."""
+    """Pages that the system cleared for a hundred sums of 40 MB."""
     command = [sys.executable, "-c", COUNTED.format(set_up=set_up)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
