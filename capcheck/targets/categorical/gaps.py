@@ -22,7 +22,7 @@ from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import Categorical, DeferredCategorical
 
-__all__ = ["HELD", "LEAST", "TILE", "GapLaws", "Gaps", "Powers"]
+__all__ = ["HELD", "LEAST", "TILE", "GapEntries", "GapLaws", "Gaps", "Powers"]
 
 HELD = 1 << 26  # most numbers in all powers together: 512 MiB
 LEAST = 1e-100  # least transition probability; products of two of them must not vanish
@@ -113,76 +113,57 @@ class Gaps:
         return Gaps(x, known, left, torch.full_like(right, N) if causal else right)
 
 
-class GapLaws(DeferredCategorical):
-    """The laws of some tokens of every row.
+@dataclass(frozen=True, eq=False)
+class GapEntries:
+    """The law of every token of every row, computed entry by entry.
 
-    Args:
+    It is no part of `GapLaws`, whose table would otherwise refer to itself and wait for Python's
+    collection of cycles: gigabytes of a procedure that asks again and again.
+
+    Attributes:
         powers: The powers of the transition matrix.
         gaps: The nearest known tokens; those that are known have point masses unless `causal`.
-        tokens: Indices of the tokens.
         causal: Whether known tokens have the law given those before them.
     """
 
-    def __init__(self, powers: Powers, gaps: Gaps, tokens: Sequence[int], *, causal: bool) -> None:
-        super().__init__(self._table, tokens)
-        self._powers, self._gaps, self._causal = powers, gaps, causal
+    powers: Powers
+    gaps: Gaps
+    causal: bool
 
-    def select(self, tokens: Sequence[int]) -> GapLaws:
-        """The laws of the tokens with these indices."""
-        chosen = [self._tokens[i] for i in tokens]
-        return GapLaws(self._powers, self._gaps, chosen, causal=self._causal)
+    @property
+    def tile(self) -> int:
+        """Entries whose laws are held at once."""
+        marginals = self.powers.marginals
+        return max(1, tile_size(TILE, marginals.device) // marginals.shape[1])
 
-    def pick(self, index: Tensor) -> Categorical:
-        """The law of one token of each row; see `TokenLaw`."""
-        rows = torch.arange(len(index), device=index.device)
-        token = torch.tensor(self._tokens, device=index.device)[index]
-        return Categorical(self._laws(rows, token).log()[:, None])
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability (nats) of the integers x (n, N), without the laws of other symbols."""
-        tokens = torch.tensor(self._tokens, device=x.device).expand_as(x)
-        rows = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
-        return self._log_prob_at(rows, tokens, x)
-
-    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
-        """As `sample` where `chosen`, (n, N) bool, with the same random numbers; 0 elsewhere."""
-        u = rng.uniform(tuple(chosen.shape))
-        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
-        rows, place = chosen.nonzero(as_tuple=True)
-        token = torch.tensor(self._tokens, device=chosen.device)[place]
-        size = max(1, tile_size(TILE, chosen.device) // self._powers.marginals.shape[1])
-        for part in slices(len(rows), size):
-            p = self._laws(rows[part], token[part])
-            at = u[rows[part], place[part]][:, None]
-            draws[rows[part], place[part]] = inverse_cdf(p, at)[:, 0].to(draws)
-        return draws
-
-    def _table(self, tokens: list[int]) -> Categorical:
-        n, V = len(self._gaps.x), self._powers.marginals.shape[1]
-        token = torch.tensor(tokens, device=self._gaps.x.device)
+    def table(self, tokens: list[int]) -> Categorical:
+        """The laws of some tokens of all rows."""
+        n = len(self.gaps.x)
+        token = torch.tensor(tokens, device=self.gaps.x.device)
         parts = []
-        for rows in slices(n, max(1, tile_size(TILE, token.device) // (len(tokens) * V))):
+        for rows in slices(n, max(1, self.tile // len(tokens))):
             row = torch.arange(n, device=token.device)[rows, None].expand(-1, len(tokens))
-            parts.append(self._laws(row, token.expand_as(row)))
+            parts.append(self.laws(row, token.expand_as(row)))
         return Categorical(torch.cat(parts).log())
 
-    def _laws(self, rows: Tensor, tokens: Tensor) -> Tensor:
+    def laws(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """The probabilities (..., V) of some entries, given by rows and tokens of one shape."""
-        V = self._powers.marginals.shape[1]
+        V = self.powers.marginals.shape[1]
         left, right, before, after = self._around(rows, tokens)
-        onward = self._powers.onward(before, self._symbol(rows, left))
-        law = torch.where((before > 0)[..., None], onward, self._powers.marginals[tokens])
+        onward = self.powers.onward(before, self._symbol(rows, left))
+        law = torch.where((before > 0)[..., None], onward, self.powers.marginals[tokens])
         if bool((after > 0).any()):
-            told = self._powers.backward(after, self._symbol(rows, right))
+            told = self.powers.backward(after, self._symbol(rows, right))
             law = torch.where((after > 0)[..., None], law * told, law)
             law = law / law.sum(-1, keepdim=True)
-        if self._causal:
+        if self.causal:
             return law
         certain = torch.nn.functional.one_hot(self._symbol(rows, tokens), V).to(law)
-        return torch.where(self._gaps.known[rows, tokens][..., None], certain, law)
+        return torch.where(self.gaps.known[rows, tokens][..., None], certain, law)
 
-    def _log_prob_at(self, rows: Tensor, tokens: Tensor, x: Tensor) -> Tensor:
-        powers = self._powers
+    def log_prob(self, rows: Tensor, tokens: Tensor, x: Tensor) -> Tensor:
+        """Log-probabilities (nats) of the symbols x of some entries, all of one shape."""
+        powers = self.powers
         left, right, before, after = self._around(rows, tokens)
         first, last = self._symbol(rows, left), self._symbol(rows, right)
         found = torch.where(
@@ -195,19 +176,66 @@ class GapLaws(DeferredCategorical):
         )
         told = powers.between(after, x, last) / whole
         found = torch.where(after > 0, found * told, found).log()
-        if self._causal:
+        if self.causal:
             return found
         certain = torch.where(x == self._symbol(rows, tokens), 0.0, -torch.inf).to(found)
-        return torch.where(self._gaps.known[rows, tokens], certain, found)
+        return torch.where(self.gaps.known[rows, tokens], certain, found)
 
     def _around(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The known tokens before and after some tokens, and the gaps to them, 0 without one."""
-        left, right = self._gaps.left[rows, tokens], self._gaps.right[rows, tokens]
-        outside = len(self._powers.marginals)
+        left, right = self.gaps.left[rows, tokens], self.gaps.right[rows, tokens]
+        outside = len(self.powers.marginals)
         before = torch.where(left >= 0, tokens - left, 0)
         return left, right, before, torch.where(right < outside, right - tokens, 0)
 
     def _symbol(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """The symbols of some tokens; of those that lie outside, any symbol."""
-        inside = tokens.clamp(min=0, max=self._gaps.x.shape[1] - 1)
-        return torch.where(self._gaps.known[rows, inside], self._gaps.x[rows, inside], 0)
+        inside = tokens.clamp(min=0, max=self.gaps.x.shape[1] - 1)
+        return torch.where(self.gaps.known[rows, inside], self.gaps.x[rows, inside], 0)
+
+
+class GapLaws(DeferredCategorical):
+    """The laws of some tokens of every row; a table of them is held for `mean` and its like only.
+
+    Args:
+        entries: The law of every token of every row.
+        tokens: Indices of the tokens.
+    """
+
+    def __init__(self, entries: GapEntries, tokens: Sequence[int]) -> None:
+        super().__init__(entries.table, tokens)
+        self._entries = entries
+
+    def select(self, tokens: Sequence[int]) -> GapLaws:
+        """The laws of the tokens with these indices."""
+        return GapLaws(self._entries, [self._tokens[i] for i in tokens])
+
+    def pick(self, index: Tensor) -> Categorical:
+        """The law of one token of each row; see `TokenLaw`."""
+        rows = torch.arange(len(index), device=index.device)
+        token = torch.tensor(self._tokens, device=index.device)[index]
+        return Categorical(self._entries.laws(rows, token).log()[:, None])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability (nats) of the integers x (n, N), without the laws of other symbols."""
+        tokens = torch.tensor(self._tokens, device=x.device).expand_as(x)
+        rows = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
+        return self._entries.log_prob(rows, tokens, x)
+
+    def sample(self, rng: Randomness) -> Tensor:
+        """One draw per row and token, (n, N) integers."""
+        gaps = self._entries.gaps
+        everything = gaps.known.new_ones(len(gaps.x), len(self._tokens))
+        return self.sample_where(rng, everything)
+
+    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
+        """As `sample` where `chosen`, (n, N) bool, with the same random numbers; 0 elsewhere."""
+        u = rng.uniform(tuple(chosen.shape))
+        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
+        rows, place = chosen.nonzero(as_tuple=True)
+        token = torch.tensor(self._tokens, device=chosen.device)[place]
+        for part in slices(len(rows), self._entries.tile):
+            p = self._entries.laws(rows[part], token[part])
+            at = u[rows[part], place[part]][:, None]
+            draws[rows[part], place[part]] = inverse_cdf(p, at)[:, 0].to(draws)
+        return draws

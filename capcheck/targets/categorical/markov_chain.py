@@ -20,7 +20,7 @@ from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.categorical.chain import Chain
-from capcheck.targets.categorical.gaps import GapLaws, Gaps, Powers
+from capcheck.targets.categorical.gaps import GapEntries, GapLaws, Gaps, Powers
 from capcheck.targets.categorical.messages import arithmetic_for
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import require_count, require_grid, require_tables
@@ -188,7 +188,7 @@ class MarkovChain(Chain):
             return super().marginals(x, levels, path, causal)
         require_tokens(self.spec, x, levels)
         gaps = Gaps.of(x, levels == 0, causal=causal)
-        return GapLaws(self._powers, gaps, range(self._spec.tokens), causal=causal)
+        return GapLaws(GapEntries(self._powers, gaps, causal), range(self._spec.tokens))
 
     @functools.cached_property
     def _powers(self) -> Powers | None:

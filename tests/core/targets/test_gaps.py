@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from capcheck.core.randomness import CounterRandomness
+from capcheck.laws import Categorical
 from capcheck.targets.categorical import gaps
 from capcheck.targets.categorical.gaps import GapLaws
 from capcheck.targets.categorical.markov_chain import MarkovChain
@@ -140,3 +143,28 @@ def test_powers_are_made_as_far_as_gaps_reach_and_stay_behind_in_a_copy() -> Non
     far = powers.onward(torch.tensor([40]), torch.tensor([2]))[0]
     torch.testing.assert_close(far, torch.linalg.matrix_power(expected, 40)[2])
     assert len(pickle.dumps(target)) < size + 4 * expected.numel() * 8 + 40 * 6 * 8 * 4
+
+
+def test_a_law_with_its_table_is_freed_at_once() -> None:
+    target = chain(12, 5)
+    x = target.sample(20, CounterRandomness(8))
+    gc.disable()  # what refers to itself would wait for it
+    try:
+        law = target.marginals(x, torch.ones(20, 12).double())
+        law.mean()
+        law.sample(CounterRandomness(9))
+        alive = weakref.ref(law)
+        del law
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_draws_are_those_of_the_table() -> None:
+    target = chain(12, 5)
+    x = target.sample(200, CounterRandomness(8))
+    levels = (CounterRandomness(3).uniform((200, 12)) < 0.5).double()
+    for causal in (False, True):
+        law = target.marginals(x, levels, causal=causal)
+        table = Categorical(law.mean().log())
+        assert torch.equal(law.sample(CounterRandomness(9)), table.sample(CounterRandomness(9)))
