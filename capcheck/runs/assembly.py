@@ -6,7 +6,7 @@ tolerances, and are computed again whenever a run is read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from capcheck.core.budget import Budget
 from capcheck.core.version import __version__
@@ -30,6 +30,7 @@ from capcheck.results.plan import FamilyEntry, FamilyPlan, SuspectPlan
 from capcheck.results.settings import Settings, TargetSummary
 from capcheck.results.survey import MeasuredBy, SurveyResult
 from capcheck.runs.cells import CellKey, Cells
+from capcheck.runs.progress import cell_name
 
 __all__ = ["Assembly", "sensitive_budget", "survey_result"]
 
@@ -70,6 +71,17 @@ class Assembly:
         """The key of a cell of the run at a look."""
         settings, fingerprint = self._settings.at(look), self._target.fingerprint
         return CellKey(plan=plan, budget=budget, settings=settings, fingerprint=fingerprint)
+
+    def measured(self, plans: Iterable[FamilyPlan]) -> list[str]:
+        """The names of those cells of some plans that a process of the run has measured by now."""
+        self._cells.refresh()
+        return [
+            cell_name(plan, look, budget)
+            for plan in plans
+            for look in range(self._settings.looks)
+            for budget in self._settings.grid.budgets()
+            if self._cells.get(self.key(plan, budget, look)) is not None
+        ]
 
     def result(self, entry: FamilyEntry) -> FamilyResult:
         """The result of a family; a family that lacks cells is listed as not measured."""

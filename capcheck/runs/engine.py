@@ -189,6 +189,8 @@ class Engine:
             claims=claims,
             batch=self._batch,
         )
+        plans = [candidate.plan for candidate in self._candidates]
+        self._progress.follow(lambda: self._assembly.measured(plans))
         self._beside = Beside(self._settings, cells=cells, looks=self._looks, maker=self._maker)
 
     def _result(self, candidate: Candidate, errors_are_results: bool) -> FamilyResult:

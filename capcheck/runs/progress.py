@@ -7,6 +7,8 @@ kind take beside each other, which was measured on digits, numbers and token ids
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from capcheck.core.budget import Budget
@@ -17,7 +19,7 @@ from capcheck.runs.candidates import Candidate
 from capcheck.runs.log import logger
 from capcheck.runs.options import CallersError, Progress
 
-__all__ = ["FIT", "WORK", "ProgressCounter", "cell_name", "expected_work"]
+__all__ = ["FIT", "LOOK", "WORK", "ProgressCounter", "cell_name", "expected_work"]
 
 WORK: dict[Row, float] = {
     "neither": 1,
@@ -27,6 +29,7 @@ WORK: dict[Row, float] = {
     "steps_outer": 10,
 }
 """What a family takes with its suspects, in units of the quickest."""
+LOOK = 2.0  # seconds between counts of the cells of all processes
 FIT = 8.0  # what the fit of a network takes, in the same units
 
 
@@ -74,6 +77,12 @@ class ProgressCounter:
         self._done: set[str] = set()
         self._told: set[str] = set()
         self._counting = True
+        self._held: Callable[[], Iterable[str]] = tuple
+        self._looked = -math.inf  # when the cells of all processes were last counted
+
+    def follow(self, held: Callable[[], Iterable[str]]) -> None:
+        """Count the cells that a function names as well, those of other processes among them."""
+        self._held, self._looked = held, -math.inf
 
     def advance(self, cells: Iterable[str], running: str) -> None:
         """Count cells as done, by their names, and report them with the current work in words.
@@ -99,6 +108,10 @@ class ProgressCounter:
         logger.info("%s", verdict or running)
         if self._report is None:
             return
+        now = time.monotonic()
+        if now > self._looked + LOOK:
+            self._looked = now
+            self._done.update(self._held())
         done = self._done & self._work.keys()
         progress = Progress(
             done=len(done),
