@@ -19,6 +19,7 @@ __all__ = ["live_progress"]
 
 PATIENCE = 1.0  # seconds before a stage without a count is told
 BEAT = 5.0  # most seconds without a line
+TELLING = 0.04  # share of the work whose time tells that of the rest
 TICK = 0.1  # seconds between looks at the clock
 
 
@@ -76,7 +77,7 @@ class _TimeLeft:
                 self._start, self._already = now, progress.share
             return ""
         done = progress.share - self._already
-        if done <= 0:
+        if done < TELLING:
             return ""
         left = (now - self._start) / done * (1 - progress.share)
         return f"about {left:.0f} s left" if left < 120 else f"about {left / 60:.0f} min left"

@@ -385,18 +385,24 @@ def test_a_stage_without_a_count_is_named_when_it_lasts(
     assert capsys.readouterr().err == "[1/2] gpt\n"
 
 
-@pytest.mark.parametrize(("tenths", "words"), [(1, "about 90 s left"), (0.2, "about 8 min left")])
+@pytest.mark.parametrize(
+    ("gained", "seconds", "words"),
+    [(0.07, 10, ", about 90 s left"), (0.05, 40, ", about 9 min left"), (0.01, 10, "")],
+)
 def test_the_time_left_follows_from_the_share_of_the_work_and_not_from_the_count(
-    tenths: float, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    gained: float,
+    seconds: float,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
     monkeypatch.setattr("capcheck.cli.progress.time.monotonic", lambda: now)
     with live_progress() as show:
         show(Progress(done=2, total=40, running="gpt", share=0.3))  # from an earlier run
-        now = 110.0
-        share = 0.3 + 0.07 * tenths
-        show(Progress(done=30, total=40, running="mar", share=share))
-    assert capsys.readouterr().err.splitlines()[-1] == f"[30/40] mar, {words}"
+        now += seconds
+        show(Progress(done=30, total=40, running="mar", share=0.3 + gained))
+    assert capsys.readouterr().err.splitlines()[-1] == f"[30/40] mar{words}"
 
 
 def lines_within(seconds: float, count: int, capsys: pytest.CaptureFixture[str]) -> list[str]:
