@@ -224,9 +224,14 @@ class GapLaws(DeferredCategorical):
 
     def sample(self, rng: Randomness) -> Tensor:
         """One draw per row and token, (n, N) integers."""
-        gaps = self._entries.gaps
-        everything = gaps.known.new_ones(len(gaps.x), len(self._tokens))
-        return self.sample_where(rng, everything)
+        x = self._entries.gaps.x
+        shape = len(x), len(self._tokens)
+        if shape[0] * shape[1] > self._entries.tile:
+            return self.sample_where(rng, torch.ones(shape, dtype=torch.bool, device=x.device))
+        rows = torch.arange(shape[0], device=x.device)[:, None].expand(shape)
+        tokens = torch.tensor(self._tokens, device=x.device).expand(shape)
+        # The source is told the laws, so that one that follows all draws can enumerate them.
+        return rng.categorical(self._entries.laws(rows, tokens), (*shape, 1)).squeeze(-1)
 
     def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
         """As `sample` where `chosen`, (n, N) bool, with the same random numbers; 0 elsewhere."""

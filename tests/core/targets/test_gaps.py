@@ -160,7 +160,7 @@ def test_a_law_with_its_table_is_freed_at_once() -> None:
         gc.enable()
 
 
-def test_draws_are_those_of_the_table() -> None:
+def test_draws_are_those_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     target = chain(12, 5)
     x = target.sample(200, CounterRandomness(8))
     levels = (CounterRandomness(3).uniform((200, 12)) < 0.5).double()
@@ -168,3 +168,7 @@ def test_draws_are_those_of_the_table() -> None:
         law = target.marginals(x, levels, causal=causal)
         table = Categorical(law.mean().log())
         assert torch.equal(law.sample(CounterRandomness(9)), table.sample(CounterRandomness(9)))
+        whole = law.sample(CounterRandomness(9))
+        with monkeypatch.context() as patch:
+            patch.setattr(gaps, "TILE", 5 * 7)  # seven entries at once
+            assert torch.equal(law.sample(CounterRandomness(9)), whole)
