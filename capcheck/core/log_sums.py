@@ -1,4 +1,4 @@
-"""Sums of exponentials in logarithms, fast also where the exponentials would underflow."""
+"""Exponentials of logarithms and their sums, fast also where exponentials underflow."""
 
 from __future__ import annotations
 
@@ -7,15 +7,26 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["log_sum_exp", "lowest_exponent"]
+__all__ = ["exp_", "log_sum_exp", "softmax"]
+
+
+def exp_(x: Tensor) -> Tensor:
+    """Put exp(x) in the place of x, by powers of 2.
+
+    The relative error is some |x| roundings. On a CPU it takes two thirds of the time of
+    `torch.exp`, which is ten times slower where it underflows.
+    """
+    return x.mul_(1 / math.log(2)).exp2_()
+
+
+def softmax(x: Tensor) -> Tensor:
+    """exp(x) over its sum in the last dimension, with rows that hold a finite number."""
+    share = exp_(x - x.detach().amax(-1, keepdim=True))
+    return share.div_(share.sum(-1, keepdim=True))
 
 
 def log_sum_exp(x: Tensor, dim: int = -1) -> Tensor:
-    """The logarithm of the sum of exp(x) over one dimension.
-
-    It equals `torch.logsumexp` to rounding. Where terms lie hundreds below the largest, as log
-    shares of thousands of components do, it takes an eighth of the time: `exp` is ten times slower
-    where it underflows, and what it underflows to changes no sum.
+    """The logarithm of the sum of exp(x) over one dimension; `torch.logsumexp` to rounding.
 
     Args:
         x: Logarithms, which may be infinite.
@@ -23,11 +34,6 @@ def log_sum_exp(x: Tensor, dim: int = -1) -> Tensor:
     """
     highest = x.detach().amax(dim, keepdim=True)
     shift = torch.where(highest.isfinite(), highest, 0)
-    total = (x - shift).clamp(min=lowest_exponent(x.dtype)).exp_().sum(dim)
+    total = exp_(x - shift).sum(dim)
     nothing = highest.squeeze(dim) == -torch.inf
     return torch.where(nothing, -torch.inf, total.log() + shift.squeeze(dim))
-
-
-def lowest_exponent(dtype: torch.dtype) -> float:
-    """An exponent at which `exp` is next to nothing, and not yet slow from underflow."""
-    return math.log(torch.finfo(dtype).tiny) + 5

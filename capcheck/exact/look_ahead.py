@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.log_density import LogDensity
-from capcheck.core.log_sums import log_sum_exp, lowest_exponent
+from capcheck.core.log_sums import exp_, log_sum_exp
 
 __all__ = ["look_ahead"]
 
@@ -41,7 +41,7 @@ def look_ahead(log_kernel: Callable[[Tensor], Tensor], n: int, draws: int) -> Lo
         log_k = log_k.nan_to_num(-torch.inf, torch.inf, -torch.inf)  # of a chain that diverged
         total = log_sum_exp(log_k)
         values.append(total - math.log(draws))
-        shares = (log_k - total[:, None]).clamp(min=lowest_exponent(log_k.dtype)).exp_()
+        shares = exp_(log_k - total[:, None])
         sums.append(torch.where(shares.isnan(), 1 / draws, shares).sum(0))
     return LogDensity(
         values=torch.cat(values),

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from capcheck.core.log_sums import log_sum_exp, lowest_exponent
+from capcheck.core.log_sums import exp_, log_sum_exp, softmax
 from capcheck.core.tiles import slices, tile_size
 from capcheck.targets.evidence import Evidence, Prefix
 from capcheck.targets.largest_logits import LargestLogits
@@ -113,9 +113,7 @@ class Components:
         held = max(1, PRODUCTS * self.tile // (len(self) * self._heads(prefix)))
         for rows in slices(len(evidence), held):
             logits = self._all_logits(evidence[rows], prefix, tokens)
-            logits = logits - logits.amax(-1, keepdim=True)
-            share = logits.clamp_(min=lowest_exponent(logits.dtype)).exp_()
-            yield rows, share.div_(share.sum(-1, keepdim=True))
+            yield rows, softmax(logits)
 
     def mixture_log_mass(
         self, evidence: Evidence, own: Evidence, tokens: Sequence[int], prefix: Prefix
@@ -157,7 +155,7 @@ class Components:
         for rows in self._rows(len(evidence), len(self) * max(self._heads(prefix), heads)):
             tile = evidence[rows]
             if prefix != "all" or self.dtype == torch.float64:
-                yield rows, self._all_logits(tile, prefix).softmax(-1)
+                yield rows, softmax(self._all_logits(tile, prefix))
                 continue
             coarse = tile.to(self.dtype)
             parts = [
@@ -167,7 +165,7 @@ class Components:
             logits = torch.cat(parts, -1)
             best = logits.topk(min(REFINED, len(self)), -1, sorted=False).indices
             refined = logits.double().scatter_(-1, best, self._refined(tile, best)[0])
-            yield rows, refined.softmax(-1)[:, None]
+            yield rows, softmax(refined)[:, None]
 
     def log_posterior(self, evidence: Evidence, prefix: Prefix, tokens: Sequence[int]) -> Tensor:
         """Log-weights of all components, not normalised, in float64: (n, 1|S, K).
@@ -252,7 +250,7 @@ class Components:
         width = len(powers) * d
         total = torch.zeros(n, S, width, dtype=dtype, device=device) if powers else None
         best = LargestLogits(peak[:, 0], min(REFINED, len(self))) if coarse else None
-        given, lowest = evidence.to(dtype), lowest_exponent(dtype)
+        given = evidence.to(dtype)
         for part in self._parts():
             mu = self.centred(part, dtype)
             values = _powers(mu, powers, chosen)  # (c, S, powers x d)
@@ -263,8 +261,7 @@ class Components:
                     best.add(rows, logits[:, 0], highest[:, 0, 0], part.start)
                 higher = torch.maximum(peak[rows], highest)
                 decay = (peak[rows] - higher).exp_()
-                # exp is ten times slower where it underflows, and its value there does not matter.
-                share = (logits - higher).clamp_(min=lowest).exp_()
+                share = exp_(logits - higher)
                 peak[rows] = higher
                 mass[rows] = mass[rows] * decay + share.sum(-1, keepdim=True)
                 if total is None:
