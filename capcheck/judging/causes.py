@@ -1,24 +1,43 @@
 """A cause is the property of a procedure that keeps its divergence above the tolerance.
 
 A family has a *floor* if even its largest budget is refused. Each suspected cause that the family
-names is switched off and the largest budget is measured again; if the divergence falls clearly, the
-suspect is a cause of the floor.
+names is switched off and the largest budget is measured again, by the divergences that refuse the
+floor; if the divergence falls clearly, the suspect is a cause of the floor. Most causes show from a
+part of the draws, and all draws are taken where that part shows nothing.
 """
 
 from __future__ import annotations
 
-from capcheck.judging.verdict import judge, worst_divergence
+from capcheck.judging.verdict import judge, refusing_divergences, worst_divergence
 from capcheck.results.family import Cause, FamilyResult
 from capcheck.results.measurement import Cell, Measurement, Outcome
 from capcheck.results.plan import SuspectPlan
-from capcheck.results.settings import Settings
+from capcheck.results.settings import MIN_SAMPLES, Settings
 
-__all__ = ["cause_of", "has_floor"]
+__all__ = ["PART", "cause_of", "has_floor", "settings_of_suspects"]
+
+PART = 4  # suspects are measured with this part of the draws first
 
 
 def has_floor(found: FamilyResult) -> bool:
     """Whether even the largest budget of a family is refused."""
     return bool(found.cells) and found.cells[-1].outcome is Outcome.NOT_REPRESENTABLE
+
+
+def settings_of_suspects(settings: Settings, look: int, floor: Cell) -> list[Settings]:
+    """The settings with which suspects of a floor are measured, until one shows something.
+
+    Args:
+        settings: Settings of the run.
+        look: Number of the look that shows the floor.
+        floor: The largest budget, which is refused.
+    """
+    tolerances, level = settings.tolerances, settings.level_of_a_look
+    refusing = refusing_divergences(floor, tolerances, level=level)
+    asked = {name: tolerances[name] for name in refusing}
+    whole = settings.at(look).model_copy(update={"tolerances": asked})
+    some = max(MIN_SAMPLES, whole.samples // PART)
+    return [whole.model_copy(update={"samples": some}), whole]
 
 
 def cause_of(

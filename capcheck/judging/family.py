@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from capcheck.core.budget import AXES
-from capcheck.judging.causes import cause_of
 from capcheck.judging.rates import measured_rates
 from capcheck.judging.scaling import loop_order, measured_axes, worse_with_more
 from capcheck.judging.verdict import family_outcome, judge, smallest_sufficient
 from capcheck.results.family import Axes, FamilyResult
 from capcheck.results.measurement import Measurement, Outcome
-from capcheck.results.plan import FamilyEntry, SuspectPlan
+from capcheck.results.plan import FamilyEntry
 from capcheck.results.settings import Settings
 
 __all__ = ["failed_result", "judge_family", "unsupported_result", "with_refusals_undecided"]
@@ -24,15 +23,13 @@ def judge_family(
     entry: FamilyEntry,
     measurements: Sequence[Measurement],
     settings: Settings,
-    cured: Sequence[tuple[SuspectPlan, Measurement]] = (),
 ) -> FamilyResult:
-    """Judges a family: its verdict, its use of the axes, its rates and the causes of its floor.
+    """Judges a family: its verdict, its use of the axes and its rates.
 
     Args:
         entry: The family's plan, its row of the paper's table and its suspects.
         measurements: All cells of the grid, steps changing fastest.
         settings: Settings of the run, with the tolerances.
-        cured: Each suspect with the largest budget of the procedure that lacks it.
     """
     tolerances, level = settings.tolerances, settings.level_of_a_look
     cells = judge(measurements, tolerances, level=level)
@@ -43,7 +40,6 @@ def judge_family(
     largest = cells[-1]
     if outcome is not Outcome.REPRESENTABLE and largest.witness is not None:
         notes += [f"At {largest.budget}: {said}" for said in largest.witness.sentences()]
-    causes = (cause_of(suspect, cell, largest, settings) for suspect, cell in cured)
     return FamilyResult(
         plan=entry.plan,
         row=entry.row,
@@ -54,7 +50,6 @@ def judge_family(
         axes=axes,
         loop_order=loop_order(cells[-1].traces.highest, axes),
         cells=cells,
-        causes=tuple(cause for cause in causes if cause is not None),
         notes=tuple(note for note in notes if note),
         rates=measured_rates(cells, tolerances, axes, level=settings.level),
     )

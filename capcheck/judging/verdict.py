@@ -40,6 +40,7 @@ __all__ = [
     "family_outcome",
     "judge",
     "refuses_alone",
+    "refusing_divergences",
     "smallest_sufficient",
     "tolerance_in_unit",
     "worst_divergence",
@@ -66,6 +67,19 @@ def refuses_alone(estimate: Estimate, tolerance: float, *, level: float, stateme
     """
     p_above = estimate.p_above(tolerance_in_unit(estimate, tolerance))
     return statements * p_above <= (1 - level) / 2
+
+
+def refusing_divergences(
+    measurement: Measurement, tolerances: Mapping[str, float], *, level: float
+) -> list[str]:
+    """The divergences that refuse a cell, if any does, each with a part of the error level."""
+    estimates = _available(measurement)
+    return [
+        name
+        for name, estimate in estimates.items()
+        if len(estimates) * estimate.p_above(tolerance_in_unit(estimate, tolerances[name]))
+        <= (1 - level) / 2
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +138,8 @@ def _weigh(measurement: Measurement, tolerances: Mapping[str, float], alpha: flo
     p_above = {name: estimates[name].p_above(bounds[name]) for name in estimates}
     count = max(len(estimates), 1)
     refusing = [
-        f"{name} is {_times(estimates[name].interval(1 - 2 * alpha / count)[0], bound)}"
-        for name, bound in bounds.items()
-        if count * p_above[name] <= alpha
+        f"{name} is {_times(estimates[name].interval(1 - 2 * alpha / count)[0], bounds[name])}"
+        for name in refusing_divergences(measurement, tolerances, level=1 - 2 * alpha)
     ]
     return _Evidence(
         p_pass=max(p_within) if sufficient else 1.0,

@@ -12,7 +12,7 @@ from capcheck.core.sequences import Kind
 from capcheck.networks.rounded import Precision
 from capcheck.targets.provenance import Provenance
 
-__all__ = ["SECONDS_PER_CELL", "Settings", "TargetSummary"]
+__all__ = ["MIN_SAMPLES", "SECONDS_PER_CELL", "Settings", "TargetSummary"]
 
 
 class TargetSummary(Record):
@@ -52,6 +52,7 @@ class TargetSummary(Record):
 
 
 SECONDS_PER_CELL = 10.0  # default of `Settings.seconds_per_cell`
+MIN_SAMPLES = 200  # with fewer draws the groups of rows that pair two cells are too small
 
 
 class Settings(Record):

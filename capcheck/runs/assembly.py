@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from capcheck.core.budget import Budget
 from capcheck.core.version import __version__
+from capcheck.judging.causes import cause_of, has_floor, settings_of_suspects
 from capcheck.judging.family import (
     failed_result,
     judge_family,
@@ -23,7 +24,7 @@ from capcheck.judging.verdict import judge, smallest_sufficient
 from capcheck.networks.kinds import FittedNetwork, PerturbedNetwork
 from capcheck.networks.perturbed import MEANINGS, PERTURBATIONS, Perturbation
 from capcheck.networks.rounded import Precision
-from capcheck.results.family import FamilyResult, PrecisionResult, Sensitivity
+from capcheck.results.family import Cause, FamilyResult, PrecisionResult, Sensitivity
 from capcheck.results.gap import Part, PartName
 from capcheck.results.measurement import Cell, Measurement, Outcome, PerturbedCell
 from capcheck.results.plan import FamilyEntry, FamilyPlan, SuspectPlan
@@ -67,20 +68,20 @@ class Assembly:
     def __init__(self, cells: Cells, settings: Settings, target: TargetSummary) -> None:
         self._cells, self._settings, self._target = cells, settings, target
 
-    def key(self, plan: FamilyPlan, budget: Budget, look: int) -> CellKey:
-        """The key of a cell of the run at a look."""
-        settings, fingerprint = self._settings.at(look), self._target.fingerprint
+    def key(self, plan: FamilyPlan, budget: Budget, settings: Settings) -> CellKey:
+        """The key of a cell of the run with the draws and divergences of some settings."""
+        fingerprint = self._target.fingerprint
         return CellKey(plan=plan, budget=budget, settings=settings, fingerprint=fingerprint)
 
     def measured(self, plans: Iterable[FamilyPlan]) -> list[str]:
         """The names of those cells of some plans that a process of the run has measured by now."""
         self._cells.refresh()
         return [
-            cell_name(plan, look, budget)
+            cell_name(plan, settings.samples, budget)
             for plan in plans
-            for look in range(self._settings.looks)
-            for budget in self._settings.grid.budgets()
-            if self._cells.get(self.key(plan, budget, look)) is not None
+            for settings in map(self._settings.at, range(self._settings.looks))
+            for budget in settings.grid.budgets()
+            if self._cells.get(self.key(plan, budget, settings)) is not None
         ]
 
     def result(self, entry: FamilyEntry) -> FamilyResult:
@@ -113,7 +114,8 @@ class Assembly:
         """The result of a family at a look whose cells are complete."""
         plan, settings = entry.plan, self._settings
         measured = self.whole(plan, look) or []
-        found = judge_family(entry, measured, settings, self._cured(entry, look))
+        found = judge_family(entry, measured, settings)
+        found = found.model_copy(update={"causes": self._causes(entry, found, look)})
         facts = self._cells.network(plan)
         found = found.model_copy(update={"facts": facts})
         stages: list[Stages] = [[("structural", cell)] for cell in measured]
@@ -141,7 +143,8 @@ class Assembly:
         return held if len(held) == len(self._settings.grid.budgets()) else None
 
     def _held(self, plan: FamilyPlan, look: int) -> list[Measurement]:
-        keys = [self.key(plan, budget, look) for budget in self._settings.grid.budgets()]
+        settings = self._settings.at(look)
+        keys = [self.key(plan, budget, settings) for budget in settings.grid.budgets()]
         return [cell for key in keys if (cell := self._cells.get(key)) is not None]
 
     def _beside_oracle(
@@ -156,16 +159,22 @@ class Assembly:
             "gaps": tuple(gap for parts in stages for gap in gaps_of(parts, level=level)),
         }
 
-    def _cured(self, entry: FamilyEntry, look: int) -> list[tuple[SuspectPlan, Measurement]]:
-        """The measured cells at the largest budget with each suspected cause removed."""
-        if entry.plan.network.kind != "oracle":
-            return []  # a network is made for its own procedure, not for the changed one
-        largest = self._settings.grid.largest
-        found = [
-            (suspect, self._cells.get(self.key(suspect.plan, largest, look)))
+    def cause(self, suspect: SuspectPlan, settings: Settings, floor: Cell) -> Cause | None:
+        """What a suspect that was measured with some settings shows, if it shows anything."""
+        cell = self._cells.get(self.key(suspect.plan, floor.budget, settings))
+        return None if cell is None else cause_of(suspect, cell, floor, self._settings)
+
+    def _causes(self, entry: FamilyEntry, found: FamilyResult, look: int) -> tuple[Cause, ...]:
+        """The causes of a floor, each from a part of the draws or, where that failed, from all."""
+        if entry.plan.network.kind != "oracle" or not has_floor(found):
+            return ()  # a network is made for its own procedure, not for the changed one
+        floor = found.cells[-1]
+        tried = settings_of_suspects(self._settings, look, floor)
+        causes = (
+            next(filter(None, (self.cause(suspect, one, floor) for one in tried)), None)
             for suspect in entry.suspects
-        ]
-        return [(suspect, cell) for suspect, cell in found if cell is not None]
+        )
+        return tuple(cause for cause in causes if cause is not None)
 
     def _precision_result(
         self,
@@ -201,10 +210,11 @@ class Assembly:
             size: plan.with_network(PerturbedNetwork(perturbation=kind, size=size))
             for size in self._settings.sensitivity
         }
+        at_look = self._settings.at(look)
         held = [
             (size, cell)
             for size, perturbed in plans.items()
-            if (cell := self._cells.get(self.key(perturbed, oracle.budget, look))) is not None
+            if (cell := self._cells.get(self.key(perturbed, oracle.budget, at_look))) is not None
         ]
         nothing = Sensitivity(perturbation=kind, meaning=MEANINGS[kind], budget=oracle.budget)
         if not held:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from capcheck.core.budget import Budget
 from capcheck.core.errors import ControlFlow, UnfitError, reason_of
-from capcheck.judging.causes import has_floor
+from capcheck.judging.causes import has_floor, settings_of_suspects
 from capcheck.networks.kinds import PerturbedNetwork
 from capcheck.networks.perturbed import PERTURBATIONS, NotPerturbed
-from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.results.family import FamilyResult
-from capcheck.results.plan import FamilyPlan, plan_of
+from capcheck.results.measurement import Cell
+from capcheck.results.plan import FamilyPlan
 from capcheck.results.settings import Settings
-from capcheck.runs.assembly import sensitive_budget
+from capcheck.runs.assembly import Assembly, sensitive_budget
 from capcheck.runs.candidates import Candidate
 from capcheck.runs.cells import Cells
 from capcheck.runs.claims import Busy
@@ -33,12 +33,16 @@ class Beside:
     Args:
         settings: Settings of the run.
         cells: Cells of the run.
+        assembly: The assembly of the run's results.
         looks: Measures cells.
         maker: Makes procedures.
     """
 
-    def __init__(self, settings: Settings, *, cells: Cells, looks: Looks, maker: Maker) -> None:
-        self._settings, self._cells, self._looks, self._maker = settings, cells, looks, maker
+    def __init__(
+        self, settings: Settings, *, cells: Cells, assembly: Assembly, looks: Looks, maker: Maker
+    ) -> None:
+        self._settings, self._cells, self._assembly = settings, cells, assembly
+        self._looks, self._maker = looks, maker
         self._busy = False
 
     def measure(
@@ -56,18 +60,19 @@ class Beside:
             Busy: Other processes are measuring some of it; all else is measured.
         """
         self._busy = False
-        plan = candidate.plan
+        plan, settings = candidate.plan, self._settings.at(look)
         if candidate.network is not None:
-            self._measure_oracle_of(candidate, look)
+            self._measure_oracle_of(candidate, settings)
         elif has_floor(found):
-            self._measure_suspects(candidate.probe, look)
-        self._measure_rounded(plan, procedure, look)
+            tried = settings_of_suspects(self._settings, look, found.cells[-1])
+            self._measure_suspects(candidate, tried, found.cells[-1])
+        self._measure_rounded(plan, procedure, settings)
         if candidate.network is None:
-            self._measure_perturbed(plan, procedure, look, sensitive_budget(found))
+            self._measure_perturbed(plan, procedure, settings, sensitive_budget(found))
         if self._busy:
             raise Busy
 
-    def _measure_oracle_of(self, candidate: Candidate, look: int) -> None:
+    def _measure_oracle_of(self, candidate: Candidate, settings: Settings) -> None:
         """Measure the oracle at the same look as its network.
 
         Both then have equal sample sizes, and their difference, the gap, is paired.
@@ -78,22 +83,29 @@ class Beside:
         try:
             with self._deferred():
                 procedure = self._maker.procedure(candidate.probe)
-                self._looks.measure(plan, procedure, look)
+                self._looks.measure(plan, procedure, settings)
         except ControlFlow:
             raise
         except Exception as error:  # the oracle's own result states the reason
             logger.exception("%s has no oracle to be compared with", candidate.plan.title)
             self._cells.note(plan, reason_of(error))
 
-    def _measure_suspects(self, probe: AnyProbe, look: int) -> None:
-        """Measure a probe at the largest budget with each suspected cause of its floor removed."""
-        for suspect in probe.suspects():
-            plan, largest = plan_of(suspect.probe), self._settings.grid.largest
+    def _measure_suspects(
+        self, candidate: Candidate, tried: Sequence[Settings], floor: Cell
+    ) -> None:
+        """Measure the budget of a floor with each suspected cause removed, until it is clear."""
+        for suspect, named in zip(
+            candidate.probe.suspects(), candidate.entry.suspects, strict=True
+        ):
+            plan = named.plan
             try:
                 with self._deferred():
                     procedure = self._maker.procedure(suspect.probe)
                     label = f"{plan.title} with {suspect.cure}"
-                    self._looks.measure(plan, procedure, look, [largest], label=label)
+                    for settings in tried:
+                        self._looks.measure(plan, procedure, settings, [floor.budget], label=label)
+                        if self._assembly.cause(named, settings, floor) is not None:
+                            break
             except UnfitError as error:  # the changed procedure has no oracle on this target
                 logger.info("%s is no suspect: %s", plan.title, error)
             except ControlFlow:
@@ -101,15 +113,19 @@ class Beside:
             except Exception:  # the family itself was measured, and keeps its result
                 logger.exception("%s, a suspect, failed", plan.title)
 
-    def _measure_rounded(self, plan: FamilyPlan, procedure: AnyProcedure, look: int) -> None:
+    def _measure_rounded(
+        self, plan: FamilyPlan, procedure: AnyProcedure, settings: Settings
+    ) -> None:
         """Measure the whole grid again in each precision that the settings name."""
         for precision in self._settings.precisions:
             rounded = plan.rounded(precision)
             with self._failures_noted(rounded), self._deferred():
-                self._looks.measure(rounded, procedure.rounded(precision), look, precise=procedure)
+                self._looks.measure(
+                    rounded, procedure.rounded(precision), settings, precise=procedure
+                )
 
     def _measure_perturbed(
-        self, plan: FamilyPlan, procedure: AnyProcedure, look: int, budget: Budget
+        self, plan: FamilyPlan, procedure: AnyProcedure, settings: Settings, budget: Budget
     ) -> None:
         """Measure one budget with oracle errors of each kind and size that the settings name."""
         for kind, size in itertools.product(PERTURBATIONS, self._settings.sensitivity):
@@ -119,7 +135,7 @@ class Beside:
                 self._deferred(),
                 contextlib.suppress(NotPerturbed),
             ):
-                self._looks.measure(perturbed, procedure.perturbed(kind, size), look, [budget])
+                self._looks.measure(perturbed, procedure.perturbed(kind, size), settings, [budget])
 
     @contextlib.contextmanager
     def _deferred(self) -> Iterator[None]:

@@ -127,12 +127,7 @@ class Engine:
         """Start the run in its folder, and measure nothing."""
         self._open(_measured_by(self._candidates))
 
-    def help(
-        self,
-        folder: Path,
-        *,
-        order: Sequence[Candidate] | None = None,
-    ) -> None:
+    def help(self, folder: Path, *, order: Sequence[Candidate] | None = None) -> None:
         """Measure a part of a run that other processes measure as well, until it is whole.
 
         Args:
@@ -147,12 +142,7 @@ class Engine:
         with full_precision(), one_thread(), logged_to(folder):
             self._share_out(store, folder, order or self._candidates)
 
-    def _share_out(
-        self,
-        cells: Cells,
-        folder: Path,
-        order: Sequence[Candidate],
-    ) -> None:
+    def _share_out(self, cells: Cells, folder: Path, order: Sequence[Candidate]) -> None:
         """Measure a run until it is whole, with other processes, and helpers if it takes long."""
         self._folder = folder
         claims = SharedClaims(folder)
@@ -191,7 +181,13 @@ class Engine:
         )
         plans = [candidate.plan for candidate in self._candidates]
         self._progress.follow(lambda: self._assembly.measured(plans))
-        self._beside = Beside(self._settings, cells=cells, looks=self._looks, maker=self._maker)
+        self._beside = Beside(
+            self._settings,
+            cells=cells,
+            assembly=self._assembly,
+            looks=self._looks,
+            maker=self._maker,
+        )
 
     def _result(self, candidate: Candidate, errors_are_results: bool) -> FamilyResult:
         entry = candidate.entry
@@ -223,8 +219,9 @@ class Engine:
 
     def _skip(self, plan: FamilyPlan, looks: range, why: str) -> None:
         """Count the cells of looks that are not needed as done."""
-        cells = itertools.product(looks, self._settings.grid.budgets())
-        names = [cell_name(plan, look, budget) for look, budget in cells]
+        samples = [self._settings.at(look).samples for look in looks]
+        cells = itertools.product(samples, self._settings.grid.budgets())
+        names = [cell_name(plan, drawn, budget) for drawn, budget in cells]
         self._progress.advance(names, f"{plan.title}, {why}")
 
     def _has_network_beside(self, candidate: Candidate) -> bool:
@@ -244,7 +241,7 @@ class Engine:
             )
             procedure = procedure.with_network(network)
         for look in range(self._settings.looks):
-            self._looks.measure(plan, procedure, look)
+            self._looks.measure(plan, procedure, self._settings.at(look))
             found = self._assembly.judged(entry, look)
             if found.outcome is not Outcome.INCONCLUSIVE:
                 self._skip(plan, range(look + 1, self._settings.looks), "decided")

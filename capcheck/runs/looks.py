@@ -56,26 +56,27 @@ class Looks:
         self._target, self._settings = target, settings
         self._cells, self._assembly = cells, assembly
         self._progress, self._claims, self._batch = progress, claims, batch
-        self._references: dict[int, tuple[Reference, Observer]] = {}  # key: number of samples
-        # Sweeps of the candidate that is being measured; key: plan and look.
-        self._sweeps: dict[tuple[str, int], Sweep] = {}
+        # Key: the number of samples and the names of the divergences.
+        self._references: dict[tuple[int, tuple[str, ...]], tuple[Reference, Observer]] = {}
+        # Sweeps of the candidate that is being measured; key: plan, samples and divergences.
+        self._sweeps: dict[tuple[str, int, tuple[str, ...]], Sweep] = {}
 
     def measure(
         self,
         plan: FamilyPlan,
         procedure: AnyProcedure,
-        look: int,
+        settings: Settings,
         budgets: Sequence[Budget] | None = None,
         *,
         precise: AnyProcedure | None = None,
         label: str | None = None,
     ) -> None:
-        """Measure the cells of one look that the run does not hold yet.
+        """Measure those cells that the run does not hold yet.
 
         Args:
             plan: Plan of the cells.
             procedure: Procedure of the plan, with the plan's network.
-            look: Number of the look, 0 for the first.
+            settings: Settings of the run, with the draws and divergences of these cells.
             budgets: Budgets to measure, or None for the whole grid.
             precise: For a procedure in fewer digits, the same procedure in all digits.
             label: What is measured, in words for the progress; by default the plan's title.
@@ -84,10 +85,10 @@ class Looks:
             Busy: Other processes are measuring some of these cells.
         """
         budgets = self._settings.grid.budgets() if budgets is None else budgets
-        keys = {budget: self._assembly.key(plan, budget, look) for budget in budgets}
+        keys = {budget: self._assembly.key(plan, budget, settings) for budget in budgets}
         label = label or plan.title
         if held := [budget for budget in budgets if self._cells.get(keys[budget]) is not None]:
-            names = [cell_name(plan, look, budget) for budget in held]
+            names = [cell_name(plan, settings.samples, budget) for budget in held]
             self._progress.advance(names, f"{label}, from the store")
 
         def missing(of: Sequence[Budget]) -> list[Budget]:
@@ -97,12 +98,19 @@ class Looks:
         for unit in _units(procedure.probe, budgets):
             if not missing(unit):
                 continue
-            name = claim_name(plan=plan.to_json(), look=look, budgets=list(map(str, unit)))
+            name = claim_name(
+                plan=plan.to_json(),
+                samples=settings.samples,
+                divergences=list(settings.tolerances),
+                budgets=list(map(str, unit)),
+            )
             with self._claims.held(name) as taken:
                 busy |= not taken
                 if taken:
                     self._cells.refresh()  # its last owner may have measured it just now
-                    self._measure_unit(plan, procedure, look, keys, missing(unit), precise, label)
+                    self._measure_unit(
+                        plan, procedure, settings, keys, missing(unit), precise, label
+                    )
         if busy:
             self._cells.refresh()
             if missing(budgets):
@@ -112,7 +120,7 @@ class Looks:
         self,
         plan: FamilyPlan,
         procedure: AnyProcedure,
-        look: int,
+        settings: Settings,
         keys: Mapping[Budget, CellKey],
         budgets: Sequence[Budget],
         precise: AnyProcedure | None,
@@ -121,37 +129,37 @@ class Looks:
         if not budgets:
             return
         if precise is None:
-            sweep = self._sweep(plan, procedure, look)
+            sweep = self._sweep(plan, procedure, settings)
         else:
             of = plan.network.of if isinstance(plan.network, RoundedNetwork) else plan.network
-            own = self._sweep(plan.with_network(of), precise, look)
-            sweep = RoundedSweep(own, procedure, *self._measure_of(look), batch=self._batch)
+            own = self._sweep(plan.with_network(of), precise, settings)
+            sweep = RoundedSweep(own, procedure, *self._measure_of(settings), batch=self._batch)
         for group in sweep.runs(budgets):
             self._progress.advance((), f"{label}, {group[-1]}")
             for cell in sweep.measure(group):
                 with callers_errors():  # the folder may hold other numbers for this cell
                     self._cells.keep(keys[cell.budget], cell)
-                name = cell_name(plan, look, cell.budget)
+                name = cell_name(plan, settings.samples, cell.budget)
                 self._progress.advance([name], f"{label}, {cell.budget}")
 
     def forget_sweeps(self) -> None:
         """Forget the runs of a candidate that has been measured."""
         self._sweeps.clear()
 
-    def _sweep(self, plan: FamilyPlan, procedure: AnyProcedure, look: int) -> Sweep:
-        """The sweep of a plan at a look; its runs are kept until its candidate is measured."""
-        key = (json.dumps(plan.to_json(), sort_keys=True), look)
+    def _sweep(self, plan: FamilyPlan, procedure: AnyProcedure, settings: Settings) -> Sweep:
+        """The sweep of a plan; its runs are kept until its candidate is measured."""
+        key = (json.dumps(plan.to_json(), sort_keys=True), *_evidence_of(settings))
         if key not in self._sweeps:
             diagnose = () if plan.network.kind == "perturbed" else self._settings.diagnose
             self._sweeps[key] = Sweep(
-                procedure, *self._measure_of(look), batch=self._batch, diagnose=diagnose
+                procedure, *self._measure_of(settings), batch=self._batch, diagnose=diagnose
             )
         return self._sweeps[key]
 
-    def _measure_of(self, look: int) -> tuple[Reference, Observer, Settings]:
-        """The reference, observer and settings that all cells of a look share."""
-        settings = self._settings.at(look)
-        if settings.samples not in self._references:
+    def _measure_of(self, settings: Settings) -> tuple[Reference, Observer, Settings]:
+        """The reference and observer that all cells of some settings share, and the settings."""
+        key = _evidence_of(settings)
+        if key not in self._references:
             self._progress.advance((), "target draws and null floors")
             with callers_errors():
                 reference = Reference(
@@ -163,8 +171,13 @@ class Looks:
                     level=settings.level,
                 )
                 observer = Observer(self._target, reference.draws)
-            self._references[settings.samples] = reference, observer
-        return (*self._references[settings.samples], settings)
+            self._references[key] = reference, observer
+        return (*self._references[key], settings)
+
+
+def _evidence_of(settings: Settings) -> tuple[int, tuple[str, ...]]:
+    """The number of draws of a cell, and the divergences that are measured from them."""
+    return settings.samples, tuple(settings.tolerances)
 
 
 def _units(probe: AnyProbe, budgets: Sequence[Budget]) -> list[list[Budget]]:

@@ -21,13 +21,12 @@ from capcheck.diagnostics.diagnosis import chosen_diagnoses
 from capcheck.divergences import DEFAULT, chosen, tolerances
 from capcheck.networks.perturbed import SIZES
 from capcheck.networks.rounded import chosen_precisions
-from capcheck.results.settings import SECONDS_PER_CELL, Settings
+from capcheck.results.settings import MIN_SAMPLES, SECONDS_PER_CELL, Settings
 from capcheck.targets.target import Target
 
 __all__ = [
     "MAX_LOOKS",
     "MAX_SEED",
-    "MIN_SAMPLES",
     "CallersError",
     "Progress",
     "RunOptions",
@@ -40,7 +39,6 @@ __all__ = [
     "whole_number",
 ]
 
-MIN_SAMPLES = 200  # with fewer draws the groups of rows that pair two cells are too small
 MAX_SEED = 2**63 - 1  # largest seed that a generator of torch accepts
 MAX_SAMPLES = 10_000_000  # most sequences of a cell, which are all kept in memory
 MAX_LOOKS = 10  # the tenth look has 2^9 times the samples of the first

@@ -33,9 +33,9 @@ LOOK = 2.0  # seconds between counts of the cells of all processes
 FIT = 8.0  # what the fit of a network takes, in the same units
 
 
-def cell_name(plan: FamilyPlan, look: int, budget: Budget) -> str:
+def cell_name(plan: FamilyPlan, samples: int, budget: Budget) -> str:
     """The name of a cell of a run, which tells it from the others."""
-    return f"{plan.to_json()} {look} {budget}"
+    return f"{plan.to_json()} {samples} {budget}"
 
 
 def expected_work(candidates: Sequence[Candidate], settings: Settings) -> dict[str, float]:
@@ -44,7 +44,9 @@ def expected_work(candidates: Sequence[Candidate], settings: Settings) -> dict[s
     for candidate in candidates:
         whole = WORK[candidate.probe.row] + (0 if candidate.network is None else FIT)
         cells = {
-            cell_name(candidate.plan, look, budget): _passes(candidate.probe, budget)
+            cell_name(candidate.plan, settings.at(look).samples, budget): _passes(
+                candidate.probe, budget
+            )
             for look in range(settings.looks)
             for budget in settings.grid.budgets()
         }

@@ -226,7 +226,10 @@ def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:
             store.keep_network(found.plan, found.facts)
         _note_what_is_missing(store, found, result.settings)
         for plan, cell in _cells_of(found):
-            settings = result.settings.model_copy(update={"samples": cell.samples})
+            asked = {name: result.settings.tolerances[name] for name in cell.estimates}
+            settings = result.settings.model_copy(
+                update={"samples": cell.samples, "tolerances": asked}
+            )
             key = CellKey(
                 plan=plan,
                 budget=cell.budget,
