@@ -41,7 +41,7 @@ __all__ = [
     "DERIVATIVES",
     "MOST_STEPS",
     "SAME",
-    "Derivative",
+    "Answers",
     "Preimage",
     "after_a_jump",
     "density_along",
@@ -55,22 +55,32 @@ FEWER = 25, 6  # the same two for a network, whose inverse need not exist
 SAME = 1e-6  # relative distance of two preimages that count as one
 HELD = 1 << 22  # most numbers of the derivatives that are held at once: 32 MiB
 
-DERIVATIVES = 4.5  # derivatives that the inverse of a pass takes on average
+DERIVATIVES = 3.5  # derivatives that the inverse of a pass takes on average
 
-Derivative = Callable[[Tensor, Tensor, Sequence[int], Tensor], tuple[Tensor, Slope]]
-"""(x_t (n, N, d), t (n, N), S tokens, indices of the rows (n,)) -> E[x_0 | x_t] of these tokens
-(n, S, d), and its derivative in their values, matrices (S d, S d), both in float64."""
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A denoiser's answers to x_t (n, N, d) at levels t (n, N) for S tokens of the given rows.
+
+    Attributes:
+        mean: (x_t, t, tokens, indices of the rows (n,)) -> E[x_0 | x_t] of these tokens, (n, S, d).
+        slope: The same arguments -> the same mean, and its derivative in the values of these
+            tokens, matrices (S d, S d), both in float64.
+    """
+
+    mean: Callable[[Tensor, Tensor, Sequence[int], Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor, Sequence[int], Tensor], tuple[Tensor, Slope]]
 
 
 def density_along(
-    schedule: Tensor, derivative: Derivative, x: Tensor, path: NoisePath, *, trusted: bool
+    schedule: Tensor, denoiser: Answers, x: Tensor, path: NoisePath, *, trusted: bool
 ) -> LogDensity | Unavailable:
     """Log-density of the tokens that passes along a schedule bring from level 1 to level 0.
 
     Args:
         schedule: (rows, N) levels, none of which rises. Tokens at level 0 in the first row are
             given, and tokens at level 1 in the last row take no part.
-        derivative: The denoiser with its derivative.
+        denoiser: The denoiser's answers.
         x: (n, N, d) sequences; values of tokens that take no part are ignored.
         path: The noise path.
         trusted: Whether the denoiser is an oracle, whose passes are known to be one-to-one.
@@ -86,7 +96,7 @@ def density_along(
         return LogDensity(values=x.new_zeros(len(x), dtype=torch.float64), method=method)
     if any(bool(((t == 1) & (s == 0)).any()) for t, s in itertools.pairwise(levels)):
         return after_a_jump(x)
-    found = inverse_along(levels, derivative, x, path, trusted=trusted)
+    found = inverse_along(levels, denoiser, x, path, trusted=trusted)
     if isinstance(found, Unavailable):
         return found
     z = found.x[:, moved]
@@ -119,13 +129,13 @@ class Preimage:
 
 
 def inverse_along(
-    schedule: Tensor, derivative: Derivative, x: Tensor, path: NoisePath, *, trusted: bool
+    schedule: Tensor, denoiser: Answers, x: Tensor, path: NoisePath, *, trusted: bool
 ) -> Preimage | Unavailable:
     """The preimage of states under passes along a schedule, or the reason why it was not found.
 
     Args:
         schedule: (rows, N) levels, none of which rises; no token goes from 1 to 0 in one pass.
-        derivative: The denoiser with its derivative.
+        denoiser: The denoiser's answers.
         x: (n, N, d) states after the last pass.
         path: The noise path.
         trusted: Whether the denoiser is an oracle, whose passes are known to be one-to-one.
@@ -136,7 +146,7 @@ def inverse_along(
     size = max(1, HELD // (moved * min(moved, LARGE)))
     parts = []
     for rows in torch.arange(len(x), device=x.device).split(size):
-        found = _inverse_of_rows(passes, derivative, x[rows].double(), rows, path, trusted)
+        found = _inverse_of_rows(passes, denoiser, x[rows].double(), rows, path, trusted)
         if isinstance(found, Unavailable):
             return found
         parts.append(found)
@@ -149,7 +159,7 @@ def inverse_along(
 
 def _inverse_of_rows(
     passes: Sequence[tuple[Tensor, Tensor]],
-    derivative: Derivative,
+    denoiser: Answers,
     x: Tensor,
     rows: Tensor,
     path: NoisePath,
@@ -159,7 +169,7 @@ def _inverse_of_rows(
     generator = torch.Generator().manual_seed(int(rows[0]))  # rows that share it are independent
     for t, s in reversed(passes):
         limits = (MOST_STEPS, MOST_HALVINGS) if trusted else FEWER
-        step = _Pass(t, s, derivative, path, x, rows, generator, *limits)
+        step = _Pass(t, s, denoiser, path, x, rows, generator, *limits)
         x, log_det, one = step.inverse(several=not trusted)
         unique = unique and one
         failed = ~log_det.isfinite()
@@ -181,7 +191,7 @@ class _Pass:
     Attributes:
         t: Levels before the pass, (N,).
         s: Levels after it, (N,).
-        derivative: The denoiser with its derivative.
+        denoiser: The denoiser's answers.
         path: The noise path.
         x_s: States after the pass, (n, N, d).
         rows: Indices of these rows among all rows, (n,).
@@ -192,7 +202,7 @@ class _Pass:
 
     t: Tensor
     s: Tensor
-    derivative: Derivative
+    denoiser: Answers
     path: NoisePath
     x_s: Tensor
     rows: Tensor
@@ -238,15 +248,10 @@ class _Pass:
         x_t[:, self._tokens] = u.unflatten(1, (-1, self.x_s.shape[2]))
         return x_t
 
-    def _answers(self, x: Tensor, levels: Tensor, which: Tensor | slice) -> tuple[Tensor, Slope]:
-        """The denoiser's answers (m, S d) to some rows x at levels (N,), and their derivative."""
-        t = levels.expand(x.shape[:2])
-        x0, slope = self.derivative(x, t, self._tokens, self.rows[which])
-        return x0.flatten(1), slope
-
     def _start(self) -> Tensor:
         """The reverse of the pass if the denoiser's answer did not change along it."""
-        x0, _ = self._answers(self.x_s, self.s, slice(None))
+        s = self.s.expand(self.x_s.shape[:2])
+        x0 = self.denoiser.mean(self.x_s, s, self._tokens, self.rows).double().flatten(1)
         (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self._amplitudes, (self.s, self.t))
         e = (self._wanted - alpha_s * x0) / torch.where(sigma_s > 0, sigma_s, 1)
         return alpha_t * x0 + sigma_t * torch.where(sigma_s > 0, e, 0)
@@ -257,7 +262,11 @@ class _Pass:
 
     def _push(self, u: Tensor, which: Tensor | slice) -> tuple[Tensor, Slope]:
         """F - x_s at the points u of some rows, (m, S d), and dF/du there."""
-        x0, slope = self._answers(self._state(u, which), self.t, which)
+        t = self.t.expand(len(u), -1)
+        answer, slope = self.denoiser.slope(
+            self._state(u, which), t, self._tokens, self.rows[which]
+        )
+        x0 = answer.flatten(1)
         (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self._amplitudes, (self.s, self.t))
         r = sigma_s / sigma_t
         c = alpha_s - r * alpha_t

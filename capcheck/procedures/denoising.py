@@ -22,7 +22,7 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.slopes import Slope
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.inversion import density_along
+from capcheck.exact.inversion import Answers, density_along
 from capcheck.networks.signatures import (
     Denoiser,
     OracleDenoiser,
@@ -103,14 +103,15 @@ def density_along_schedule(
         none; see `capcheck.exact.inversion`.
     """
 
-    def derivative(
-        x_t: Tensor, t: Tensor, tokens: Sequence[int], rows: Tensor
-    ) -> tuple[Tensor, Slope]:
+    def mean(x_t: Tensor, t: Tensor, tokens: Sequence[int], rows: Tensor) -> Tensor:
+        return network(x_t, shown(t))[:, tokens]
+
+    def slope(x_t: Tensor, t: Tensor, tokens: Sequence[int], rows: Tensor) -> tuple[Tensor, Slope]:
         return with_slope(network, x_t, shown(t), tokens)
 
     trusted = isinstance(network, OracleDenoiser)
     try:
-        found = density_along(schedule, derivative, x, path, trusted=trusted)
+        found = density_along(schedule, Answers(mean, slope), x, path, trusted=trusted)
     except RuntimeError as error:
         if trusted:
             raise

@@ -25,7 +25,7 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.slopes import Slope
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.inversion import Preimage, inverse_along
+from capcheck.exact.inversion import Answers, Preimage, inverse_along
 from capcheck.laws import LOG_2PI
 from capcheck.networks.signatures import DistilledFlow
 from capcheck.noise.paths import PATHS, NoisePath
@@ -102,15 +102,16 @@ def posterior_draw(
 def _preimage(network: DistilledFlow, level: float, t: Tensor, x: Tensor) -> Preimage | Unavailable:
     """The noisy tokens that a call at a level maps to x; tokens with t = 0 are given."""
 
-    def derivative(
-        x_t: Tensor, u: Tensor, tokens: Sequence[int], rows: Tensor
-    ) -> tuple[Tensor, Slope]:
+    def mean(x_t: Tensor, u: Tensor, tokens: Sequence[int], rows: Tensor) -> Tensor:
+        return network.target.denoise(x_t, u, path)[:, tokens]
+
+    def slope(x_t: Tensor, u: Tensor, tokens: Sequence[int], rows: Tensor) -> tuple[Tensor, Slope]:
         return network.target.denoise_with_slope(x_t, u, path, tokens)
 
     path = PATHS[network.path]
     steps = torch.tensor(network.levels(level), dtype=torch.float64, device=x.device)
     schedule = torch.where(t > 0, steps[:, None], 0)
-    return inverse_along(schedule, derivative, x, path, trusted=True)
+    return inverse_along(schedule, Answers(mean, slope), x, path, trusted=True)
 
 
 def _log_normal(residual: Tensor, deviation: float) -> Tensor:

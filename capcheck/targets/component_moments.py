@@ -14,6 +14,7 @@ from capcheck.targets.evidence import Evidence, Prefix
 
 __all__ = [
     "FEW",
+    "FEW_NUMBERS",
     "MATRIX_FREE",
     "MOST_DIRECTIONS",
     "NOTHING",
@@ -25,6 +26,7 @@ NOTHING = 1e-18  # share of a component that is left out of moments
 MOST_DIRECTIONS = 128  # most components whose directions are held for each row
 MATRIX_FREE = 100.0  # products with all means that a derivative takes which is not written out
 FEW = 8  # a sum over this fraction of the components is made over these alone
+FEW_NUMBERS = 18  # numbers whose products take less time over all components than the choice of few
 
 
 def posterior_moments(
@@ -49,7 +51,7 @@ def posterior_moments(
     square = mean.new_zeros(n, E, E)
     if prefix == "all":
         for rows, share in components.shares(evidence, prefix, chosen):
-            kept = int((share > NOTHING).sum(-1).max())
+            kept = len(components) if E <= FEW_NUMBERS else int((share > NOTHING).sum(-1).max())
             if kept * FEW <= len(components):
                 mean[rows], square[rows] = _of_few(components, share[:, 0], chosen, kept)
             else:

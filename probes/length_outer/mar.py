@@ -39,7 +39,7 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.slopes import DenseSlope, Slope
 from capcheck.core.tiles import slices
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.inversion import DERIVATIVES, after_a_jump, density_along
+from capcheck.exact.inversion import DERIVATIVES, Answers, after_a_jump, density_along
 from capcheck.laws import TokenLaw
 from capcheck.networks.signatures import (
     Denoiser,
@@ -248,15 +248,20 @@ class MAR(Probe[Denoiser]):
         """The log-density (nats) of tokens x (n, d) that k DDIM steps draw from (n, 1) laws."""
         path = PATHS[self.path]
 
-        def derivative(
+        def of(rows: Tensor) -> TokenLaw:
+            return law if len(rows) == len(x) else law.rows(rows)
+
+        def mean(x_t: Tensor, t: Tensor, tokens: Sequence[int], rows: Tensor) -> Tensor:
+            return of(rows).denoise(x_t, t, path)
+
+        def slope(
             x_t: Tensor, t: Tensor, tokens: Sequence[int], rows: Tensor
         ) -> tuple[Tensor, Slope]:
-            of_rows = law if len(rows) == len(x) else law.rows(rows)
-            mean, slope = of_rows.denoise_with_derivative(x_t, t, path)
-            return mean.double(), DenseSlope(slope[:, 0].double())
+            found, derivative = of(rows).denoise_with_derivative(x_t, t, path)
+            return found.double(), DenseSlope(derivative[:, 0].double())
 
         levels = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:, None]
-        return density_along(levels, derivative, x[:, None].double(), path, trusted=True)
+        return density_along(levels, Answers(mean, slope), x[:, None].double(), path, trusted=True)
 
     def _draws(self, spec: SequenceSpec, n: int, rng: Randomness) -> tuple[Tensor, Tensor]:
         """The ranks of tokens (n, N), -1 for given ones, and the starting noise (n, N, d)."""
