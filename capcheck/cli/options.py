@@ -14,7 +14,7 @@ from capcheck.diagnostics.diagnosis import DIAGNOSES
 from capcheck.divergences import DEFAULT, NAMES
 from capcheck.networks.perturbed import SIZES
 from capcheck.networks.rounded import PRECISIONS
-from capcheck.results.settings import SECONDS_PER_CELL
+from capcheck.results.settings import SECONDS_PER_CELL, SECONDS_PER_RUN
 
 __all__ = [
     "BUDGETS",
@@ -161,6 +161,14 @@ EVIDENCE: Sequence[Decorator] = (
         default=SECONDS_PER_CELL,
         show_default=True,
         help="Spend about this time on the exact log-density of a cell; it limits its draws.",
+    ),
+    grouped(
+        "evidence",
+        "--seconds-per-run",
+        type=float,
+        default=SECONDS_PER_RUN,
+        show_default=True,
+        help="Do not measure a family one run of whose procedure would take longer.",
     ),
     grouped(
         "evidence",

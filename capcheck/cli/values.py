@@ -54,6 +54,7 @@ def run_options(given: dict[str, Any], progress: Callable[[Progress], None]) -> 
         given=given["given"] or (),
         looks=given["looks"],
         seconds_per_cell=given["seconds_per_cell"],
+        seconds_per_run=given["seconds_per_run"],
         seed=given["seed"],
         level=given["level"],
         device=given["device"],

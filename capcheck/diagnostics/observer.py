@@ -17,7 +17,17 @@ from capcheck.diagnostics.witness import MissedMode, PairError, TokenError, Witn
 from capcheck.divergences.lost import lost_rows
 from capcheck.targets.target import Target
 
-__all__ = ["CHANCE", "FEATURES", "MISSED", "MODES", "MOST", "SYMBOLS", "WIDEST", "Observer"]
+__all__ = [
+    "CHANCE",
+    "FEATURES",
+    "MISSED",
+    "MODES",
+    "MOST",
+    "SYMBOLS",
+    "TESTED",
+    "WIDEST",
+    "Observer",
+]
 
 MOST = 5  # most findings of each kind that are kept
 CHANCE = 1e-3  # probability of any finding of one kind for equal laws (Bonferroni)
@@ -25,6 +35,7 @@ MODES = 12  # most regions that the target's draws are divided into
 MISSED = 0.5  # share of the target's probability below which a region counts as missed
 WIDEST = 64  # most tokens for which all pairs are compared; with more, adjacent tokens only
 SYMBOLS = 64  # largest vocabulary for which pairs of tokens are compared
+TESTED = 1024  # most numbers that are tested one by one, of evenly spaced tokens
 FEATURES = 4096  # most numbers of a sequence for which regions are compared
 
 
@@ -79,7 +90,7 @@ class Observer:
         else:
             off = []
             ours, theirs = _numbers(samples), _numbers(self._draws)
-            for i in range(N):
+            for i in range(0, N, -(-N * ours.shape[2] // TESTED)):
                 tests = [
                     stats.ks_2samp(ours[:, i, j], theirs[:, i, j]) for j in range(ours.shape[2])
                 ]
@@ -101,8 +112,9 @@ class Observer:
             }
         values = _numbers(x).mean(2)  # (n, N): the mean coordinate of a token
         centred = values - values.mean(0)
-        tables = [np.atleast_2d(_correlations(part)) for part in (centred, np.abs(centred))]
-        return {(i, j): np.array([table[i, j] for table in tables]) for i, j in _pairs(spec.tokens)}
+        pairs = _pairs(spec.tokens)
+        found = np.stack([_correlations(part, pairs) for part in (centred, np.abs(centred))], 1)
+        return dict(zip(pairs, found, strict=True))
 
     def _wrong_pairs(self, samples: Tensor) -> tuple[PairError, ...]:
         """Pairs whose dependence differs by more than the noise of two sets of draws of one law."""
@@ -180,13 +192,13 @@ def _pairs(tokens: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(range(tokens)))
 
 
-def _correlations(centred: np.ndarray) -> np.ndarray:
-    """Correlation matrix of columns; correlations with a constant column are 0."""
-    centred = centred - centred.mean(0)
+def _correlations(x: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
+    """Correlations of pairs of columns; those with a constant column are 0."""
+    centred = x - x.mean(0)
     scale = np.sqrt((centred**2).mean(0))
     standard = centred / np.where(scale > 0, scale, 1)
-    matrix: np.ndarray = standard.T @ standard / len(centred)
-    return matrix
+    of_pairs = [standard[:, i] @ standard[:, j] for i, j in pairs]
+    return np.array(of_pairs) / len(x)
 
 
 def _mutual_information(a: Tensor, b: Tensor, symbols: int) -> float:

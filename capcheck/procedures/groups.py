@@ -64,6 +64,10 @@ class Groupwise(Probe[TokenPredictor]):
         """The network maps known tokens to the law of every token."""
         return TokenPredictorSignature()
 
+    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
+        """One for each group."""
+        return len(self.groups(spec, budget.length))
+
     def run(
         self,
         network: TokenPredictor,

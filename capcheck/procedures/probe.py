@@ -184,6 +184,20 @@ class Probe(ABC, Generic[NetworkT]):
             rng: Source of every random number.
         """
 
+    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
+        """The number of states that `run` yields after the first one, at most.
+
+        By default it is that of a procedure which visits every token that it places, every
+        iteration, or every iteration for every token, by the axes that it reads. The engine tells
+        from it early how long a run will take.
+
+        Args:
+            spec: As for `run`.
+            budget: As for `run`.
+        """
+        length = min(budget.length, len(spec.free)) if "length" in self.reads else 1
+        return length * (budget.steps if "steps" in self.reads else 1)
+
     def log_density(
         self,
         network: NetworkT,

@@ -74,6 +74,10 @@ class Scheduled(Probe[Denoiser]):
             rng=rng,
         )
 
+    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
+        """One for each pass along the schedule."""
+        return len(self.levels(spec, budget)) - 1
+
     def log_density(
         self,
         network: Denoiser,

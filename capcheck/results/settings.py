@@ -12,7 +12,7 @@ from capcheck.core.sequences import Kind
 from capcheck.networks.rounded import Precision
 from capcheck.targets.provenance import Provenance
 
-__all__ = ["MIN_SAMPLES", "SECONDS_PER_CELL", "Settings", "TargetSummary"]
+__all__ = ["MIN_SAMPLES", "SECONDS_PER_CELL", "SECONDS_PER_RUN", "Settings", "TargetSummary"]
 
 
 class TargetSummary(Record):
@@ -52,6 +52,7 @@ class TargetSummary(Record):
 
 
 SECONDS_PER_CELL = 10.0  # default of `Settings.seconds_per_cell`
+SECONDS_PER_RUN = 600.0  # default of `Settings.seconds_per_run`
 MIN_SAMPLES = 200  # with fewer draws the groups of rows that pair two cells are too small
 
 
@@ -65,6 +66,8 @@ class Settings(Record):
             the look before; the error of its verdict is divided equally among the looks.
         seconds_per_cell: Most time for the log-density of a cell, in seconds of an idle machine
             with two cores; it is computed, and limits the number of draws.
+        seconds_per_run: Most time of one run of a procedure, in seconds of this machine; one that
+            would take longer is given up early, and its family is not measured.
         seed: Seed of all draws.
         replicate: Index of the independent repetition.
         level: Confidence of intervals and verdicts.
@@ -82,6 +85,7 @@ class Settings(Record):
     seed: int
     looks: int = 1
     seconds_per_cell: float = SECONDS_PER_CELL
+    seconds_per_run: float = SECONDS_PER_RUN
     replicate: int = 0
     level: float
     tolerances: dict[str, float]

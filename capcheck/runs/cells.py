@@ -45,7 +45,10 @@ class CellKey:
             weights: Digest of the network's weights, or empty for an oracle.
         """
         settings = self.settings
-        left_out = {"grid", "tolerances", "looks", "diagnose", "precisions", "sensitivity"}
+        left_out = {
+            *("grid", "tolerances", "looks", "diagnose", "precisions", "sensitivity"),
+            "seconds_per_run",
+        }
         facts: dict[str, Any] = {
             "schema": SCHEMA_VERSION,
             "code": measured_by.of(self.plan.family),

@@ -18,6 +18,7 @@ from typing import Any
 
 from capcheck.core.errors import CapcheckError, InputError, NetworkError, UnfitError, reason_of
 from capcheck.core.memory import keep_freed_memory
+from capcheck.core.pace import time_limit
 from capcheck.core.version import __version__, class_digest, code_digest
 from capcheck.judging.family import failed_result, unsupported_result
 from capcheck.results.family import FamilyResult
@@ -96,7 +97,8 @@ class Engine:
                 a survey, or raises. An oracle that does not exist on the target becomes a result in
                 either case if the same procedure is also measured with a network.
         """
-        with full_precision(), contextlib.ExitStack() as stack:
+        limit = time_limit(self._settings.seconds_per_run)
+        with full_precision(), limit, contextlib.ExitStack() as stack:
             if not errors_are_results:  # a network that fails must not leave a folder behind
                 for candidate in self._candidates:
                     if candidate.network is not None:
@@ -139,7 +141,8 @@ class Engine:
         """
         store = Store.join(folder)
         require_same(store.manifest, self._manifest(_measured_by(self._candidates)), folder)
-        with full_precision(), one_thread(), logged_to(folder):
+        limit = time_limit(self._settings.seconds_per_run)
+        with full_precision(), limit, one_thread(), logged_to(folder):
             self._share_out(store, folder, order or self._candidates)
 
     def _share_out(self, cells: Cells, folder: Path, order: Sequence[Candidate]) -> None:

@@ -95,7 +95,8 @@ class Looks:
             return [budget for budget in of if self._cells.get(keys[budget]) is None]
 
         busy = False
-        for unit in _units(procedure.probe, budgets):
+        # The largest first: it shows at once whether its runs take too long.
+        for unit in reversed(_units(procedure.probe, budgets)):
             if not missing(unit):
                 continue
             name = claim_name(

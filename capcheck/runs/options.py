@@ -21,7 +21,7 @@ from capcheck.diagnostics.diagnosis import chosen_diagnoses
 from capcheck.divergences import DEFAULT, chosen, tolerances
 from capcheck.networks.perturbed import SIZES
 from capcheck.networks.rounded import chosen_precisions
-from capcheck.results.settings import MIN_SAMPLES, SECONDS_PER_CELL, Settings
+from capcheck.results.settings import MIN_SAMPLES, SECONDS_PER_CELL, SECONDS_PER_RUN, Settings
 from capcheck.targets.target import Target
 
 __all__ = [
@@ -91,6 +91,9 @@ class RunOptions(TypedDict, total=False):
         seconds_per_cell: Most time for the log-density of a cell, in seconds of an idle machine
             with two cores; 10 by default. It limits the number of draws at which an expensive
             log-density is evaluated. It is computed, so that results do not depend on the machine.
+        seconds_per_run: Most time of one run of a procedure, in seconds; 600 by default. A run that
+            would take longer is given up after some seconds, and the family is listed as not
+            measured, with the time that it would take. No measured number depends on it.
         seed: Seed of all draws, 0 to 2^63 - 1; 0 by default.
         level: Confidence of intervals and verdicts, at least 0.5 and below 1; 0.95 by default.
         device: Device to run on: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
@@ -117,6 +120,7 @@ class RunOptions(TypedDict, total=False):
     given: Sequence[int] | None
     looks: int
     seconds_per_cell: float
+    seconds_per_run: float
     seed: int
     level: float
     device: str
@@ -176,7 +180,8 @@ def settings_of(
         given=given,
         samples=whole_number("samples", options.get("samples", 2000), MIN_SAMPLES, MAX_SAMPLES),
         looks=whole_number("looks", options.get("looks", 1), 1, MAX_LOOKS),
-        seconds_per_cell=_seconds(options.get("seconds_per_cell", SECONDS_PER_CELL)),
+        seconds_per_cell=_seconds("seconds_per_cell", options, SECONDS_PER_CELL),
+        seconds_per_run=_seconds("seconds_per_run", options, SECONDS_PER_RUN),
         seed=whole_number("seed", options.get("seed", 0), 0, MAX_SEED),
         level=level,
         tolerances=tolerances(names, options.get("tolerance"), target.spec.kind),
@@ -202,15 +207,17 @@ def options_of(settings: Settings) -> RunOptions:
         given=settings.given,
         looks=settings.looks,
         seconds_per_cell=settings.seconds_per_cell,
+        seconds_per_run=settings.seconds_per_run,
         seed=settings.seed,
         level=settings.level,
     )
 
 
-def _seconds(given: object) -> float:
+def _seconds(name: str, options: Mapping[str, Any], default: float) -> float:
+    given = options.get(name, default)
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < math.inf:
         raise InputError(
-            f"seconds_per_cell must be a number of seconds above 0, got {given!r}; write 10."
+            f"{name} must be a number of seconds above 0, got {given!r}; write {default:g}."
         )
     return float(given)
 

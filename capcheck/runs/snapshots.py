@@ -7,6 +7,7 @@ one. Runs are made in batches of sample rows, and no number depends on the size 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from capcheck.core.budget import Budget
 from capcheck.core.errors import ProbeError
+from capcheck.core.pace import Pace
 from capcheck.core.randomness import CounterRandomness
 from capcheck.networks.signatures import Calls
 from capcheck.procedures.probe import State
@@ -69,13 +71,25 @@ class Snapshots:
             steps=max(budget.steps for budget in budgets),
         )
         snapshots = {budget: Snapshot() for budget in budgets}
-        for start in range(0, self._settings.samples, self._batch):
-            n = min(self._batch, self._settings.samples - start)
-            self._run_batch(snapshots, largest, start, n)
+        samples = self._settings.samples
+        turns = self._probe.iterations(self._procedure.spec, largest) + 1  # and a first state
+        pace = Pace(
+            turns * math.ceil(samples / self._batch),
+            f"a run at {largest} of {samples:,} draws",
+            "give fewer --samples, --steps or tokens of --length",
+        )
+        for start in range(0, samples, self._batch):
+            n = min(self._batch, samples - start)
+            self._run_batch(snapshots, largest, start, n, pace)
         return snapshots
 
     def _run_batch(
-        self, snapshots: dict[Budget, Snapshot], largest: Budget, first_row: int, n: int
+        self,
+        snapshots: dict[Budget, Snapshot],
+        largest: Budget,
+        first_row: int,
+        n: int,
+        pace: Pace,
     ) -> None:
         """Run n sample rows at the largest budget, and add them to the snapshot of each budget."""
         rng = rows_randomness(self._settings, self._procedure.target.device, "model", first_row)
@@ -83,6 +97,7 @@ class Snapshots:
         recorder = Recorder(self._probe.family, self._procedure.start(n, rng))
         latest: dict[Budget, tuple[State, Calls, Writes]] = {}
         for iteration, state in enumerate(self._procedure.run(largest, n, rng, calls=calls)):
+            pace.turn()
             kept = recorder.record(state)
             for budget in snapshots:
                 if self._is_within(budget, kept, iteration):

@@ -76,6 +76,12 @@ def check_states(case: Case) -> None:
             all(bool(state.written.any()) for state in states[1:]),
             f"{case}: every state but the first must write something at {budget}",
         )
+        most = probe.iterations(spec, budget)
+        _require(
+            len(states) - 1 <= most,
+            f"{case}: {len(states) - 1} states follow the first at {budget}, and iterations() says "
+            f"at most {most}",
+        )
         placed = states[-1].placed.sum(1)
         if probe.row in ("neither", "steps"):
             _require(bool((placed == spec.tokens).all()), f"{case}: every token must be placed")

@@ -127,6 +127,10 @@ class MaskGIT(Probe[TokenPredictor]):
             state = state.write(draws, chosen)
             yield state
 
+    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
+        """One for each round."""
+        return len(self._sizes(len(spec.free), budget)) - 1
+
     def suspects(self) -> tuple[Suspect, ...]:
         """Independent draws within a round, and an order that depends on the drawn values."""
         one_by_one = dataclasses.replace(self, tokens_per_round=1, order="random")

@@ -107,6 +107,11 @@ class Blockwise(Probe[PrefixPredictor]):
                 if bool(to_come.any()):
                     yield state
 
+    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
+        """The rounds of all blocks."""
+        blocks = self._blocks(spec, budget.length)
+        return sum(self._rounds(block, budget) for block in blocks)
+
     def suspects(self) -> tuple[Suspect, ...]:
         """Drafts that are left unverified, and the greedy rule."""
         found = []

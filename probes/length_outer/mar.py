@@ -117,6 +117,10 @@ class MAR(Probe[Denoiser]):
                 state = state.write(x_s, group)
                 yield state
 
+    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
+        """Every step for each group."""
+        return budget.steps * (len(self._sizes(spec, budget)) - 1)
+
     def suspects(self) -> tuple[Suspect, ...]:
         """Independent draws within a group."""
         one_by_one = dataclasses.replace(self, tokens_per_round=1)

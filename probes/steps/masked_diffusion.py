@@ -126,6 +126,10 @@ class MaskedDiffusion(Probe[TokenPredictor]):
             state = state.write(law.sample_where(rng, rank == r), rank == r)
             yield state
 
+    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
+        """One for each step, or for each token in random order."""
+        return len(spec.free) if self.reveal == "one" else budget.steps
+
     def suspects(self) -> tuple[Suspect, ...]:
         """Independent draws of the tokens that a step reveals together."""
         one = dataclasses.replace(self, reveal="one")

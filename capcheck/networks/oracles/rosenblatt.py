@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
+from capcheck.core.pace import Pace
 from capcheck.laws import TokenLaw, normal_cdf
 from capcheck.targets.target import Target
 
@@ -101,8 +102,14 @@ class Rosenblatt:
             known: Nothing, or which tokens are given, (n, N) bool.
         """
         N = x.shape[1]
+        pace = Pace(
+            N,
+            f"the laws of {N:,} tokens of {len(x):,} draws, one after another",
+            "take fewer draws or shorter sequences",
+        )
         order = torch.arange(N, device=x.device).expand(len(x), N)
         for i in range(N):
+            pace.turn()
             unseen = order >= i
             for mask in known:
                 unseen = unseen & ~mask
