@@ -73,7 +73,9 @@ class Sweep:
         self._probe, self._target = procedure.probe, procedure.target
         self._reference, self._observer = reference, observer
         self._settings = settings
-        self._batch = min(batch, self._target.rows_at_once or batch)
+        # A map of the whole sequence takes tokens one by one, and holds no conditionals.
+        maps = self._probe.row == "neither" and not settings.given
+        self._batch = batch if maps else min(batch, self._target.rows_at_once or batch)
         self._diagnose = diagnose
         self._snapshots = Snapshots(procedure, settings, batch=self._batch)
         self._rng = functools.partial(rows_randomness, settings, self._target.device)

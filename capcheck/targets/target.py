@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -123,6 +123,17 @@ class Target(ABC):
         Raises:
             InputError: Tokens or levels of another shape, type or range.
         """
+
+    def one_by_one(self, x: Tensor) -> Iterator[TokenLaw]:
+        """The law (n, 1) of each token given the tokens before it, from the first to the last.
+
+        Args:
+            x: Tokens, (n, N, d), or (n, N) integers. The caller may fill in a token in place
+                before it asks for the law of the next one.
+        """
+        place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+        for i in range(x.shape[1]):
+            yield self.marginals(x, (place >= i).to(self.dtype)).select([i])
 
     @abstractmethod
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:

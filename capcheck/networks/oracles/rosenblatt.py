@@ -107,6 +107,11 @@ class Rosenblatt:
             f"the laws of {N:,} tokens of {len(x):,} draws, one after another",
             "take fewer draws or shorter sequences",
         )
+        if not known:
+            for i, law in enumerate(self.target.one_by_one(x)):
+                pace.turn()
+                yield i, law
+            return
         order = torch.arange(N, device=x.device).expand(len(x), N)
         for i in range(N):
             pace.turn()

@@ -54,6 +54,10 @@ class ProductComponents(ABC):
         """Probabilities of some components, (N, V, c)."""
 
     @abstractmethod
+    def of_token(self, token: int) -> Tensor:
+        """Probabilities of one token in all components, (V, K)."""
+
+    @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> ProductComponents:
         """The same components on a device and in a precision."""
 
@@ -81,6 +85,10 @@ class DenseProducts(ProductComponents):
     def table(self, part: slice | Tensor) -> Tensor:
         """Probabilities of some components, (N, V, c)."""
         return self._p[part].permute(1, 2, 0)
+
+    def of_token(self, token: int) -> Tensor:
+        """Probabilities of one token in all components, (V, K)."""
+        return self._p[:, token].T
 
     def to(self, device: torch.device, dtype: torch.dtype) -> DenseProducts:
         """The same components on a device and in a precision."""
@@ -119,6 +127,12 @@ class SmoothedRows(ProductComponents):
         table = (self.smoothing * self.marginals)[..., None].repeat(1, 1, rows.shape[2])
         own = table.new_full((), 1 - self.smoothing).expand(rows.shape)
         return table.scatter_add_(1, rows, own)
+
+    def of_token(self, token: int) -> Tensor:
+        """Probabilities of one token in all components, (V, K)."""
+        rows = self._rows[None, :, token]  # (1, K)
+        table = (self.smoothing * self.marginals[token])[:, None].repeat(1, rows.shape[1])
+        return table.scatter_add_(0, rows, table.new_full(rows.shape, 1 - self.smoothing))
 
     @functools.cached_property
     def is_sparse(self) -> bool:

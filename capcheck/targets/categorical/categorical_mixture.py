@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, one_hot
 
-from capcheck.core.log_sums import log_sum_exp
+from capcheck.core.log_sums import log_sum_exp, softmax
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.tiles import slices, tile_size
-from capcheck.laws import Categorical, DeferredCategorical
+from capcheck.laws import Categorical, DeferredCategorical, TokenLaw
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.categorical.categorical_components import (
     DenseProducts,
@@ -42,9 +42,10 @@ from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import CategoricalTarget
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["SUMMED", "TILE", "CategoricalMixture"]
+__all__ = ["SUMMED", "TILE", "WEIGHTS", "CategoricalMixture"]
 
 TILE = 1 << 20  # most numbers of an intermediate result
+WEIGHTS = 1 << 24  # most weights of the components of all rows that are held: 128 MiB
 SUMMED = 5e10  # most multiply-adds for the sum over pairs of components: a few seconds
 
 
@@ -233,6 +234,20 @@ class CategoricalMixture(CategoricalTarget):
             return Categorical(p.log())
 
         return DeferredCategorical(make, range(self._spec.tokens))
+
+    def one_by_one(self, x: Tensor) -> Iterator[TokenLaw]:
+        """From the weights of the components, to which every token adds; see `Target`."""
+        if self._sparse is not None or len(x) * len(self._components) > WEIGHTS:
+            yield from super().one_by_one(x)
+            return
+        log_w = self._weights.log().expand(len(x), -1)  # (n, K)
+        for i in range(self._spec.tokens):
+            p = self._components.of_token(i)  # (V, K)
+            impossible = log_w.isneginf().all(1, keepdim=True)
+            share = softmax(torch.where(impossible, 0, log_w))
+            law = torch.where(impossible, self._spec.mean[i], share @ p.T)
+            yield Categorical(law.log()[:, None])
+            log_w = log_w + p.log()[x[:, i].long()]
 
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
         """E exp(-H(x, Y) / bandwidth^2) over the target's Y, with H differing tokens: (n,)."""

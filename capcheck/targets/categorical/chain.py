@@ -119,6 +119,12 @@ class Chain(CategoricalTarget):
 
         return DeferredCategorical(make, range(self._spec.tokens))
 
+    def one_by_one(self, x: Tensor) -> Iterator[Categorical]:
+        """By one step of the recursion for each token; see `Target`."""
+        known = torch.ones_like(x, dtype=torch.bool)
+        for i, (message, _) in enumerate(self._forward(x, known)):
+            yield Categorical(self._law_of(message, i).log()[:, None])
+
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
         """E exp(-H(x, Y) / bandwidth^2) over the target's Y, with H differing tokens: (n,)."""
         return self._log_sum(x, floor=math.exp(-1 / bandwidth**2)).exp()
@@ -185,10 +191,14 @@ class Chain(CategoricalTarget):
             message = forward[i]
             if i in backward:
                 message = self._arithmetic.times(message, backward[i])
-            law = self._read(self._probabilities(message), i)
-            total = law.sum(1, keepdim=True)
-            laws.append(torch.where(total > 0, law / total, self._spec.mean[i]))
+            laws.append(self._law_of(message, i))
         return torch.stack(laws, 1)
+
+    def _law_of(self, message: Tensor, i: int) -> Tensor:
+        """The law (n, V) of token i from the messages (n, S_i) of its states."""
+        law = self._read(self._probabilities(message), i)
+        total = law.sum(1, keepdim=True)
+        return torch.where(total > 0, law / total, self._spec.mean[i])
 
     def _probabilities(self, message: Tensor) -> Tensor:
         """A message in stored form as probabilities, up to a factor per row."""

@@ -9,7 +9,7 @@ of a row have the same level.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from capcheck.core.errors import InputError
 from capcheck.core.log_sums import log_sum_exp
 from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import slices, tile_size
-from capcheck.laws import MixtureOfGaussians, TiledMixture
+from capcheck.laws import MixtureOfGaussians, TiledMixture, TokenLaw
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.continuous.gaussian_components import GaussianComponents
 from capcheck.targets.continuous.gaussian_eigenbasis import Eigenbasis
@@ -180,6 +180,14 @@ class GaussianMixture(GaussianComponents):
             dim=self._spec.dim,
             size=self._noisy.tile_rows(view),
         )
+
+    def one_by_one(self, x: Tensor) -> Iterator[TokenLaw]:
+        """From the Cholesky factors of the covariances; see `Target`."""
+        if len(x) * self._means.numel() > HELD:
+            yield from super().one_by_one(x)
+            return
+        for laws in self._known.one_by_one(x):
+            yield self._mixture(*laws)
 
     def _tiled(self, n: int, weights: Tensor, means: Tensor, covariances: Tensor) -> TiledMixture:
         """Laws that are held whole, (n, N), read in tiles as the arithmetic on them takes more."""

@@ -98,6 +98,30 @@ class KnownGaussians:
         unknown = ~known[:, :, None, None, None]
         return log_weights, means, covariances * unknown
 
+    def one_by_one(self, x: Tensor) -> Iterator[Laws]:
+        """The laws of each token given those before it, from the first to the last.
+
+        Args:
+            x: Tokens, (n, N, d). The caller may fill in a token in place before it asks for the law
+                of the next one.
+
+        Yields:
+            As `Laws`, of one token.
+        """
+        K, N, d = self._means.shape
+        z = x.new_zeros(K, N * d, len(x), dtype=self._means.dtype)  # innovations
+        log_weights = self._weights.log().expand(len(x), K)
+        for i in range(N):
+            before, own = slice(0, i * d), slice(i * d, (i + 1) * d)
+            root = self._root[:, own, own]  # (K, d, d)
+            mean = self._means[:, i, :, None] + self._root[:, own, before] @ z[:, before]
+            covariance = (root @ root.mT)[None, None]  # (1, 1, K, d, d)
+            yield log_weights[:, None], mean.permute(2, 0, 1)[:, None], covariance
+            residual = x[:, i].to(z).T - mean  # (K, d, n)
+            z[:, own] = torch.linalg.solve_triangular(root, residual, upper=False)
+            log_det = root.diagonal(dim1=1, dim2=2).log().sum(1)
+            log_weights = log_weights - 0.5 * z[:, own].square().sum(1).T - log_det
+
     @functools.cached_property
     def _root(self) -> Tensor:
         """Cholesky factors of the covariances, (K, D, D)."""

@@ -20,9 +20,11 @@ from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.slopes import LARGE, Slope
+from capcheck.core.tiles import tile_size
 from capcheck.laws import (
     LOG_2PI,
     MixtureOfGaussians,
+    TiledMixture,
     TokenLaw,
 )
 from capcheck.noise.paths import PATHS, NoisePath
@@ -31,7 +33,7 @@ from capcheck.targets.component_moments import (
     posterior_moments,
     posterior_slope,
 )
-from capcheck.targets.components import Components
+from capcheck.targets.components import TILE, Components
 from capcheck.targets.continuous.posterior_law import PosteriorLaw, View
 from capcheck.targets.evidence import Evidence, Prefix
 from capcheck.targets.fingerprint import fingerprint
@@ -48,10 +50,11 @@ from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import EXPONENTIAL, ContinuousTarget
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["QUERIES", "READ", "SUMMED", "ProductMixture", "moments"]
+__all__ = ["QUERIES", "READ", "SUMMED", "WEIGHTS", "ProductMixture", "moments"]
 
 READ = 1 << 21  # most numbers of the means that are read at once
 QUERIES = 512  # rows denoised in one pass over the components
+WEIGHTS = 1 << 24  # most weights of the components of all rows that are held: 128 MiB
 SUMMED = 2e11  # most multiply-adds for the sum over pairs of components: some ten seconds
 
 
@@ -264,6 +267,32 @@ class ProductMixture(ContinuousTarget):
             view = replace(view, evidence=self._known.completed(view.evidence))
         prefix: Prefix = "before" if causal else "all"
         return PosteriorLaw(self._components, self._exact, view, prefix, range(self._spec.tokens))
+
+    def one_by_one(self, x: Tensor) -> Iterator[TokenLaw]:
+        """From the weights of the components, to which every token adds; see `Target`."""
+        n, K = len(x), len(self._means)
+        if n * K > WEIGHTS:
+            yield from super().one_by_one(x)
+            return
+        log_weights = self._weights.log().expand(n, K)
+        for i in range(self._spec.tokens):
+            mu, centre = self._exact.of_tokens([i])[:, 0], self._centre[i]  # (K, d), (d,)
+            variance = self._scales[i].square()
+            yield self._law_of_token(log_weights, mu + centre, variance)
+            # Factors that all components share are left out.
+            y = (x[:, i].to(centre) - centre) / variance
+            constant = -0.5 * (mu.square() / variance).sum(1)
+            log_weights = log_weights + torch.addmm(constant, y, mu.T)
+
+    def _law_of_token(self, log_weights: Tensor, means: Tensor, variance: Tensor) -> TokenLaw:
+        """The law (n, 1) of a token from weights (n, K), means (K, d) and the variance (d,)."""
+        m, c = means[None, None].to(self._dtype), variance[None, None, None].to(self._dtype)
+
+        def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
+            return MixtureOfGaussians(log_weights[rows, None].to(self._dtype), m, c)
+
+        size = max(1, tile_size(TILE, self.device) // means.numel())
+        return TiledMixture(tile, rows=len(log_weights), tokens=[0], dim=self._spec.dim, size=size)
 
     def denoise(
         self, x: Tensor, levels: Tensor, path: NoisePath, *, causal: bool = False
