@@ -38,12 +38,12 @@ from capcheck.reports.gaps import gap_chart
 from capcheck.reports.samples import samples_chart
 from capcheck.results.family import WITHOUT_KL, WITHOUT_KL_MEANING, FamilyResult
 from capcheck.results.measurement import Cell, Outcome
+from capcheck.results.settings import SAMPLES
 from capcheck.results.survey import SurveyResult
 
-__all__ = ["TEXTS", "USUAL", "WORDS", "render"]
+__all__ = ["TEXTS", "WORDS", "render"]
 
 TEXTS = 10  # most text samples that are shown of one budget, or of the target
-USUAL = 2000  # default number of draws per cell; the report warns of fewer
 WORDS = {
     "representable": "can",
     "not_representable": "cannot",
@@ -90,7 +90,7 @@ def render(result: SurveyResult) -> str:
         front=_front(fronts),
         front_label=divergences[fronts.divergence].label,
         front_absent=fronts.absent,
-        few=result.settings.samples < USUAL,
+        few=result.settings.at(result.settings.looks - 1).samples < SAMPLES,
         tolerances=[
             (_label(divergences[name]), tolerance)
             for name, tolerance in result.settings.tolerances.items()

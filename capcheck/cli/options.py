@@ -14,11 +14,10 @@ from capcheck.diagnostics.diagnosis import DIAGNOSES
 from capcheck.divergences import DEFAULT, NAMES
 from capcheck.networks.perturbed import SIZES
 from capcheck.networks.rounded import PRECISIONS
-from capcheck.results.settings import SECONDS_PER_CELL, SECONDS_PER_RUN
+from capcheck.results.settings import SAMPLES, SECONDS_PER_CELL, SECONDS_PER_RUN
 
 __all__ = [
     "BUDGETS",
-    "DRAWS",
     "EVIDENCE",
     "MACHINE",
     "NETWORK",
@@ -26,8 +25,6 @@ __all__ = [
     "TARGET",
     "fits",
 ]
-
-DRAWS = 2000  # default number of draws of the target and of the model in every cell
 
 TARGET: Sequence[Decorator] = (
     grouped(
@@ -144,7 +141,7 @@ EVIDENCE: Sequence[Decorator] = (
         "evidence",
         "--samples",
         type=int,
-        help=f"Draw this many sequences for every cell.  [default: {DRAWS}]",
+        help=f"Draw this many sequences for every cell.  [default: {SAMPLES}]",
     ),
     grouped(
         "evidence",
@@ -152,7 +149,8 @@ EVIDENCE: Sequence[Decorator] = (
         type=int,
         default=1,
         show_default=True,
-        help="Measure an undecided family up to this many times, with twice the draws each time.",
+        help="Measure an undecided family up to this many times, with at least twice the draws "
+        "each time.",
     ),
     grouped(
         "evidence",

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from capcheck.cli.options import DRAWS
 from capcheck.core.errors import InputError
 from capcheck.data import Layout, load_target
 from capcheck.divergences import DEFAULT
+from capcheck.results.settings import SAMPLES
 from capcheck.runs.options import Progress, RunOptions
 from capcheck.targets.specs import from_spec
 from capcheck.targets.target import Target
@@ -50,7 +50,7 @@ def run_options(given: dict[str, Any], progress: Callable[[Progress], None]) -> 
         diagnose=given["diagnose"].split(",") if given["diagnose"] else (),
         precision=given["precision"].split(",") if given["precision"] else (),
         sensitivity=_sizes(given["sensitivity"]),
-        samples=DRAWS if given["samples"] is None else given["samples"],
+        samples=SAMPLES if given["samples"] is None else given["samples"],
         given=given["given"] or (),
         looks=given["looks"],
         seconds_per_cell=given["seconds_per_cell"],

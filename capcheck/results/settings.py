@@ -12,7 +12,14 @@ from capcheck.core.sequences import Kind
 from capcheck.networks.rounded import Precision
 from capcheck.targets.provenance import Provenance
 
-__all__ = ["MIN_SAMPLES", "SECONDS_PER_CELL", "SECONDS_PER_RUN", "Settings", "TargetSummary"]
+__all__ = [
+    "MIN_SAMPLES",
+    "SAMPLES",
+    "SECONDS_PER_CELL",
+    "SECONDS_PER_RUN",
+    "Settings",
+    "TargetSummary",
+]
 
 
 class TargetSummary(Record):
@@ -53,6 +60,7 @@ class TargetSummary(Record):
 
 SECONDS_PER_CELL = 10.0  # default of `Settings.seconds_per_cell`
 SECONDS_PER_RUN = 600.0  # default of `Settings.seconds_per_run`
+SAMPLES = 2000  # default of `Settings.samples`
 MIN_SAMPLES = 200  # with fewer draws the groups of rows that pair two cells are too small
 
 

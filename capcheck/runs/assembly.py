@@ -20,7 +20,7 @@ from capcheck.judging.family import (
 from capcheck.judging.gap import Stages, gaps_of
 from capcheck.judging.numerics import judge_precision
 from capcheck.judging.sizes import capacity_curves
-from capcheck.judging.verdict import judge, smallest_sufficient
+from capcheck.judging.verdict import draws_needed, judge, smallest_sufficient
 from capcheck.networks.kinds import FittedNetwork, PerturbedNetwork
 from capcheck.networks.perturbed import MEANINGS, PERTURBATIONS, Perturbation
 from capcheck.networks.rounded import Precision
@@ -33,7 +33,9 @@ from capcheck.results.survey import MeasuredBy, SurveyResult
 from capcheck.runs.cells import CellKey, Cells
 from capcheck.runs.progress import cell_name
 
-__all__ = ["Assembly", "sensitive_budget", "survey_result"]
+__all__ = ["NEARLY", "Assembly", "sensitive_budget", "survey_result"]
+
+NEARLY = 4.0  # times the draws of the last look that would decide a cell, by a rough guess
 
 
 def survey_result(
@@ -109,6 +111,21 @@ class Assembly:
             if found.outcome is not Outcome.INCONCLUSIVE:
                 break
         return found
+
+    def next_look(self, found: FamilyResult, look: int) -> int | None:
+        """The look after one that left a family undecided; None if no further one is of use.
+
+        It is the first with as many draws as would decide a cell, or the last if that has nearly as
+        many.
+        """
+        settings, last = self._settings, self._settings.looks - 1
+        if found.outcome is not Outcome.INCONCLUSIVE or look == last:
+            return None
+        needed = draws_needed(found.cells, settings.tolerances, level=settings.level_of_a_look)
+        if needed > NEARLY * settings.at(last).samples:
+            return None
+        enough = (k for k in range(look + 1, last) if settings.at(k).samples >= needed)
+        return next(enough, last)
 
     def judged(self, entry: FamilyEntry, look: int) -> FamilyResult:
         """The result of a family at a look whose cells are complete."""

@@ -22,7 +22,6 @@ from capcheck.core.pace import time_limit
 from capcheck.core.version import __version__, class_digest, code_digest
 from capcheck.judging.family import failed_result, unsupported_result
 from capcheck.results.family import FamilyResult
-from capcheck.results.measurement import Outcome
 from capcheck.results.plan import FamilyPlan
 from capcheck.results.survey import MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
@@ -225,7 +224,8 @@ class Engine:
         samples = [self._settings.at(look).samples for look in looks]
         cells = itertools.product(samples, self._settings.grid.budgets())
         names = [cell_name(plan, drawn, budget) for drawn, budget in cells]
-        self._progress.advance(names, f"{plan.title}, {why}")
+        if names:
+            self._progress.advance(names, f"{plan.title}, {why}")
 
     def _has_network_beside(self, candidate: Candidate) -> bool:
         """Whether an oracle's procedure is also measured with a network."""
@@ -243,12 +243,14 @@ class Engine:
                 candidate, cells=self._cells, claims=self._claims, folder=folder
             )
             procedure = procedure.with_network(network)
-        for look in range(self._settings.looks):
+        following: int | None = 0
+        while following is not None:
+            look = following
             self._looks.measure(plan, procedure, self._settings.at(look))
             found = self._assembly.judged(entry, look)
-            if found.outcome is not Outcome.INCONCLUSIVE:
-                self._skip(plan, range(look + 1, self._settings.looks), "decided")
-                break
+            following = self._assembly.next_look(found, look)
+            rest = range(look + 1, self._settings.looks if following is None else following)
+            self._skip(plan, rest, "decided")
         words = found.outcome.value.replace("_", " ")
         self._progress.decided(plan.title, f"{plan.title} is {words}: {found.reason}")
         with self._progress.uncounted():

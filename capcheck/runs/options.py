@@ -21,7 +21,13 @@ from capcheck.diagnostics.diagnosis import chosen_diagnoses
 from capcheck.divergences import DEFAULT, chosen, tolerances
 from capcheck.networks.perturbed import SIZES
 from capcheck.networks.rounded import chosen_precisions
-from capcheck.results.settings import MIN_SAMPLES, SECONDS_PER_CELL, SECONDS_PER_RUN, Settings
+from capcheck.results.settings import (
+    MIN_SAMPLES,
+    SAMPLES,
+    SECONDS_PER_CELL,
+    SECONDS_PER_RUN,
+    Settings,
+)
 from capcheck.targets.target import Target
 
 __all__ = [
@@ -87,7 +93,8 @@ class RunOptions(TypedDict, total=False):
             none by default. Length budgets count the other tokens, and divergences compare the
             joint law of all tokens.
         looks: Number of times that an undecided family may be measured, 1 to 10, each time with
-            twice the samples of the time before; 1 by default. All looks share one error level.
+            twice the samples of the time before, or more where these would not suffice. All looks
+            share one error level. 1 by default.
         seconds_per_cell: Most time for the log-density of a cell, in seconds of an idle machine
             with two cores; 10 by default. It limits the number of draws at which an expensive
             log-density is evaluated. It is computed, so that results do not depend on the machine.
@@ -178,7 +185,7 @@ def settings_of(
     return Settings(
         grid=Grid.over(free, options.get("lengths"), options.get("steps")),
         given=given,
-        samples=whole_number("samples", options.get("samples", 2000), MIN_SAMPLES, MAX_SAMPLES),
+        samples=whole_number("samples", options.get("samples", SAMPLES), MIN_SAMPLES, MAX_SAMPLES),
         looks=whole_number("looks", options.get("looks", 1), 1, MAX_LOOKS),
         seconds_per_cell=_seconds("seconds_per_cell", options, SECONDS_PER_CELL),
         seconds_per_run=_seconds("seconds_per_run", options, SECONDS_PER_RUN),

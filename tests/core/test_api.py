@@ -296,6 +296,10 @@ def test_an_undecided_family_is_drawn_again_until_it_is_decided(tmp_path: Path) 
     assert looked.cells[0].samples > 200
     assert calls[-1].done == calls[-1].total == 8
     assert looked.settings.level_of_a_look == pytest.approx(1 - 0.05 / 8)
+    # Looks that would not decide are left out: the first one is followed by a much larger one.
+    records = map(json.loads, (tmp_path / "run" / "cells.jsonl").read_text().splitlines())
+    assert [record["cell"]["samples"] for record in records] == [200, looked.cells[0].samples]
+    assert looked.cells[0].samples > 400
     # The folder is judged like the run, and the same call finds every look in it.
     again = check("gpt", target, looks=8, out=tmp_path / "run", **settings)
     assert again.to_dict() == looked.to_dict()

@@ -11,7 +11,7 @@ from capcheck import Outcome, check, require
 from capcheck.core.budget import Budget
 from capcheck.divergences.estimate import GROUPS, Estimate, Term
 from capcheck.judging.scaling import measured_axes, worse_with_more
-from capcheck.judging.verdict import family_outcome, judge, smallest_sufficient
+from capcheck.judging.verdict import draws_needed, family_outcome, judge, smallest_sufficient
 from capcheck.laws import MixtureOfGaussians, TokenLaw
 from capcheck.procedures.trace import Traces
 from capcheck.results.measurement import Cell, Measurement
@@ -139,6 +139,19 @@ def test_an_open_question_says_how_many_samples_would_decide() -> None:
     assert "about 800 samples" in unresolved.reason  # two sets of 100 x (0.005 / 0.0025)^2
     impossible = verdict(wasserstein=estimate(0, 1.0, null_error=1.0))
     assert "more than can be transported" in impossible.reason
+
+
+def test_further_looks_are_those_that_would_decide() -> None:
+    def needed(**estimates: Any) -> float:
+        return draws_needed([verdict(**estimates)], TOLERANCES, level=0.95)
+
+    assert needed(kl=estimate(0.009, 0.001)) == pytest.approx(384, abs=1)
+    both = {"kl": estimate(0.009, 0.001), "wasserstein": estimate(0, 0.005, null_error=0.005)}
+    assert needed(**both) < 800  # one divergence may suffice
+    assert needed(kl=estimate(0.005, 0.001, kind="lower bound")) == math.inf
+    assert needed(kl=estimate(0.02, 0.001, kind="upper bound")) == math.inf
+    assert needed(kl=estimate(math.nan)) == math.inf
+    assert needed(kl=estimate(None)) == math.inf
 
 
 def cells(values: dict[tuple[int, int], Estimate], calls: int = 1) -> list[Cell]:
