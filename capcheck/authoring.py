@@ -55,8 +55,9 @@ from capcheck.networks.signatures import (
 )
 from capcheck.noise.paths import PATHS, NoisePath, PathName
 from capcheck.procedures.groups import Group, Groupwise
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
 from capcheck.procedures.registry import build_probe
+from capcheck.procedures.rows import Row
 from capcheck.procedures.scheduled import Scheduled
 
 __all__ = [

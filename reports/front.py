@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.front import Front, Point
-from capcheck.procedures.probe import ROW_TITLES, ROWS, Row
+from capcheck.procedures.rows import ROW_TITLES, ROWS, Row
 from capcheck.reports.multiples import DASHED, divergence_axis, scaled, shown
 from capcheck.reports.style import LAYOUT
 from capcheck.results.survey import SurveyResult

@@ -30,7 +30,8 @@ from capcheck.judging.sentences import (
     sensitivity_sentence,
 )
 from capcheck.networks.kinds import FittedNetwork
-from capcheck.procedures.probe import ROW_TITLES, ROWS, Failure
+from capcheck.procedures.probe import Failure
+from capcheck.procedures.rows import ROW_TITLES, ROWS
 from capcheck.reports.budgets import family_chart
 from capcheck.reports.capacity import curve_chart
 from capcheck.reports.front import front_chart

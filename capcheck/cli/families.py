@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from capcheck.cli.catalogue import families_table, family_card
-from capcheck.cli.terminal import output
-from capcheck.procedures.registry import build_probe, probe_class
-from capcheck.procedures.registry import families as registered
+from capcheck.cli.console import output
+from capcheck.cli.paper_table import families_table
+from capcheck.procedures.listing import listed_families
 
 __all__ = ["families"]
 
@@ -17,6 +16,9 @@ __all__ = ["families"]
 def families(name: str | None) -> None:
     """List the families, or show the card of one family."""
     if name is None:
-        output().print(families_table([probe_class(family) for family in registered()]))
+        output().print(families_table(listed_families()))
         return
+    from capcheck.cli.catalogue import family_card  # a list of families does without torch
+    from capcheck.procedures.registry import build_probe
+
     output().print(family_card(build_probe(name)))

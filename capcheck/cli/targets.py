@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from capcheck.cli.catalogue import targets_table
-from capcheck.cli.terminal import output
+from capcheck.cli.console import output
 
 __all__ = ["targets"]
 

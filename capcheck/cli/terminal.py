@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from capcheck.cli.console import output
 from capcheck.cli.tables import curve_table, gap_table, sensitivity_table, survey_gap_table
 from capcheck.cli.verdict_tables import (
     cells_table,
@@ -24,7 +25,7 @@ from capcheck.judging.sentences import (
 from capcheck.results.family import FamilyResult
 from capcheck.results.survey import CheckResult, SurveyResult
 
-__all__ = ["output", "print_check", "print_survey"]
+__all__ = ["print_check", "print_survey"]
 
 
 def print_survey(result: SurveyResult, *, quick: bool = False) -> None:
@@ -143,12 +144,6 @@ def _causes(found: FamilyResult) -> list[str]:
         f"{'cause' if cause.removed else 'not the cause alone'}: {cause.failure}; {cause.sentence}"
         for cause in found.causes
     ]
-
-
-def output() -> Console:
-    """A console on standard output; in a pipe it is wide enough for every table."""
-    console = Console(emoji=False)
-    return console if console.is_terminal else Console(width=140, emoji=False)
 
 
 def _print_rates(console: Console, found: FamilyResult, lead: str) -> None:

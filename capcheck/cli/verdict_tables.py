@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from rich.markup import escape
 from rich.table import Column, Table
 
-from capcheck.cli.catalogue import caption, grouped, heading, named, without_kl
+from capcheck.cli.catalogue import without_kl
+from capcheck.cli.paper_table import caption, grouped, heading, named
 from capcheck.cli.tables import folding
 from capcheck.core.budget import Budget
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.front import Front, Point
-from capcheck.procedures.probe import ROW_TITLES
+from capcheck.procedures.rows import ROW_TITLES
 from capcheck.results.family import WITHOUT_KL, FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.verdict import tolerance_in_unit
-from capcheck.procedures.probe import ROWS, Row
+from capcheck.procedures.rows import ROWS, Row
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell
 from capcheck.results.survey import SurveyResult

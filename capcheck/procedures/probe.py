@@ -24,29 +24,16 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.networks.signatures import NetworkT, Signature, TokenPredictor
+from capcheck.procedures.rows import Row
 
 __all__ = [
     "OPTIONS",
-    "ROWS",
-    "ROW_TITLES",
     "AnyProbe",
     "Failure",
     "Probe",
-    "Row",
     "State",
     "Suspect",
 ]
-
-Row = Literal["neither", "length", "steps", "length_outer", "steps_outer"]
-ROWS: tuple[Row, ...] = ("neither", "length", "steps", "length_outer", "steps_outer")
-"""The five groups of the paper's table: the axes that a family scales in, and its outer loop."""
-ROW_TITLES: dict[Row, str] = {
-    "neither": "neither axis",
-    "length": "length",
-    "steps": "steps",
-    "length_outer": "both, length outside",
-    "steps_outer": "both, steps outside",
-}
 
 Failure = Literal["missing argument", "wrong factorisation", "limited emission", "unadjusted step"]
 """The classes of reasons why a procedure with a perfect network cannot produce a law.

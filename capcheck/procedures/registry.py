@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import ValidationError
 
 from capcheck.core.errors import CapcheckError, InputError, near
-from capcheck.procedures.probe import ROWS, AnyProbe, Probe
+from capcheck.core.plugins import declared
+from capcheck.procedures.probe import AnyProbe, Probe
+from capcheck.procedures.rows import ROWS
 
 __all__ = ["build_probe", "families", "probe_class", "report_writer"]
 
@@ -24,22 +25,9 @@ __all__ = ["build_probe", "families", "probe_class", "report_writer"]
 LARGEST_OPTION = 2**31 - 1  # largest number that an option of a family may be
 
 
-@functools.cache
-def _entries(group: str) -> dict[str, EntryPoint]:
-    entries: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=group):
-        if entry.name in entries and entries[entry.name].value != entry.value:
-            raise CapcheckError(
-                f"two installed packages declare {entry.name!r} in {group}: "
-                f"{entries[entry.name].value} and {entry.value}; uninstall one."
-            )
-        entries[entry.name] = entry
-    return entries
-
-
 def families() -> list[str]:
     """Names of all registered families, in the order of the paper's table."""
-    names = sorted(_entries("capcheck.families"))
+    names = sorted(declared("capcheck.families"))
     return sorted(names, key=lambda name: ROWS.index(probe_class(name).row))
 
 
@@ -51,7 +39,7 @@ def probe_class(family: str) -> type[AnyProbe]:
         InputError: The name is unknown; the most similar name is suggested.
         CapcheckError: The entry point does not hold a probe of that family.
     """
-    known = _entries("capcheck.families")
+    known = declared("capcheck.families")
     if family not in known:
         raise InputError(f"family {family!r} is not registered; {near(family, known)}")
     loaded = known[family].load()
@@ -106,7 +94,7 @@ def report_writer(name: str = "html") -> Callable[[Any], str]:
     Raises:
         InputError: The kind of report is unknown.
     """
-    known = _entries("capcheck.reports")
+    known = declared("capcheck.reports")
     if name not in known:
         raise InputError(f"report {name!r} is not registered; {near(name, known)}")
     writer: Callable[[Any], str] = known[name].load()

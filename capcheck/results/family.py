@@ -11,7 +11,8 @@ from capcheck.core.record import Record
 from capcheck.diagnostics.diagnosis import Diagnosis
 from capcheck.networks.perturbed import Perturbation
 from capcheck.networks.rounded import Precision
-from capcheck.procedures.probe import ROW_TITLES, Failure, Row
+from capcheck.procedures.probe import Failure
+from capcheck.procedures.rows import ROW_TITLES, Row
 from capcheck.results.gap import Gap, Part
 from capcheck.results.measurement import Cell, Holding, Outcome, PerturbedCell, PrecisionCell
 from capcheck.results.plan import FamilyPlan, NetworkFacts

@@ -12,7 +12,8 @@ from capcheck.core.record import Record
 from capcheck.networks.kinds import ORACLE, NetworkKind, PerturbedNetwork, RoundedNetwork
 from capcheck.networks.rounded import Precision
 from capcheck.procedures.errors import named_errors
-from capcheck.procedures.probe import AnyProbe, Failure, Row
+from capcheck.procedures.probe import AnyProbe, Failure
+from capcheck.procedures.rows import Row
 
 __all__ = ["FamilyEntry", "FamilyPlan", "FitFacts", "NetworkFacts", "SuspectPlan", "plan_of"]
 

@@ -80,7 +80,7 @@ class Engine:
         self._candidates = candidates
         self._batch = whole_number("batch", options.get("batch", 1024), 1)
         fit = [one for one in candidates if target.spec.kind in one.probe.kinds]
-        work = expected_work(fit, self._settings)
+        work = expected_work(fit, self._settings, target.spec.kind)
         self._progress = ProgressCounter(options.get("progress"), work)
         out = options.get("out")
         self._folder = None if out is None else Path(out)
@@ -221,9 +221,8 @@ class Engine:
 
     def _skip(self, plan: FamilyPlan, looks: range, why: str) -> None:
         """Count the cells of looks that are not needed as done."""
-        samples = [self._settings.at(look).samples for look in looks]
-        cells = itertools.product(samples, self._settings.grid.budgets())
-        names = [cell_name(plan, drawn, budget) for drawn, budget in cells]
+        cells = itertools.product(map(self._settings.at, looks), self._settings.grid.budgets())
+        names = [cell_name(plan, at.samples, budget) for at, budget in cells]
         if names:
             self._progress.advance(names, f"{plan.title}, {why}")
 

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from capcheck.core.budget import Budget
-from capcheck.procedures.probe import AnyProbe, Row
+from capcheck.core.sequences import Kind
+from capcheck.procedures.probe import AnyProbe
+from capcheck.procedures.rows import Row
 from capcheck.results.plan import FamilyPlan
 from capcheck.results.settings import Settings
 from capcheck.runs.candidates import Candidate
@@ -30,7 +32,8 @@ WORK: dict[Row, float] = {
 }
 """What a family takes with its suspects, in units of the quickest."""
 LOOK = 2.0  # seconds between counts of the cells of all processes
-FIT = 8.0  # what the fit of a network takes, in the same units
+FIT: dict[Kind, float] = {"continuous": 8, "categorical": 20}
+"""What the fit of a network takes, in the same units."""
 
 
 def cell_name(plan: FamilyPlan, samples: int, budget: Budget) -> str:
@@ -38,11 +41,19 @@ def cell_name(plan: FamilyPlan, samples: int, budget: Budget) -> str:
     return f"{plan.to_json()} {samples} {budget}"
 
 
-def expected_work(candidates: Sequence[Candidate], settings: Settings) -> dict[str, float]:
-    """The share of a run's work that each of its cells is expected to be, by its name."""
+def expected_work(
+    candidates: Sequence[Candidate], settings: Settings, kind: Kind
+) -> dict[str, float]:
+    """The share of a run's work that each of its cells is expected to be, by its name.
+
+    Args:
+        candidates: What is measured.
+        settings: Settings of the run.
+        kind: Kind of the target's tokens.
+    """
     work: dict[str, float] = {}
     for candidate in candidates:
-        whole = WORK[candidate.probe.row] + (0 if candidate.network is None else FIT)
+        whole = WORK[candidate.probe.row] + (0 if candidate.network is None else FIT[kind])
         cells = {
             cell_name(candidate.plan, settings.at(look).samples, budget): _passes(
                 candidate.probe, budget

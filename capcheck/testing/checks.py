@@ -14,8 +14,9 @@ from capcheck.core.log_density import LogDensity
 from capcheck.divergences.evidence import ModelEvidence
 from capcheck.divergences.reference import Reference
 from capcheck.networks.signatures import Calls
-from capcheck.procedures.probe import ROWS, AnyProbe, State
+from capcheck.procedures.probe import AnyProbe, State
 from capcheck.procedures.procedure import AnyProcedure
+from capcheck.procedures.rows import ROWS
 from capcheck.procedures.trace import Recorder
 from capcheck.testing.cases import TARGETS, Case
 from capcheck.testing.intervention import require_honest

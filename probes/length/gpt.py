@@ -35,7 +35,8 @@ from capcheck.networks.signatures import (
     TokenPredictorSignature,
 )
 from capcheck.procedures.groups import Group, Groupwise
-from capcheck.procedures.probe import OPTIONS, Row, Suspect
+from capcheck.procedures.probe import OPTIONS, Suspect
+from capcheck.procedures.rows import Row
 
 __all__ = ["GPT"]
 

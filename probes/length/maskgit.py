@@ -50,7 +50,8 @@ from capcheck.procedures.orders import (
     ranks_among_all,
     rounds_within,
 )
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.rows import Row
 from capcheck.procedures.sums_over_sets import (
     TokenSet,
     conditionals_asked,

@@ -25,7 +25,8 @@ from pydantic.dataclasses import dataclass
 
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.procedures.groups import Group, Groupwise
-from capcheck.procedures.probe import OPTIONS, Row, Suspect
+from capcheck.procedures.probe import OPTIONS, Suspect
+from capcheck.procedures.rows import Row
 
 __all__ = ["MultiToken"]
 

@@ -28,7 +28,8 @@ from torch import Tensor
 from capcheck.core.budget import Axis
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.procedures.groups import Group, Groupwise
-from capcheck.procedures.probe import OPTIONS, Row, Suspect
+from capcheck.procedures.probe import OPTIONS, Suspect
+from capcheck.procedures.rows import Row
 
 __all__ = ["PixelCNN", "receptive_field"]
 

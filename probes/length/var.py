@@ -31,7 +31,8 @@ from capcheck.core.budget import Axis
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.probes.length.maskgit import MaskGIT
 from capcheck.procedures.groups import Group, Groupwise
-from capcheck.procedures.probe import OPTIONS, Row, Suspect
+from capcheck.procedures.probe import OPTIONS, Suspect
+from capcheck.procedures.rows import Row
 from capcheck.procedures.scales import haar, interlaced, is_dyadic
 
 __all__ = ["VAR"]

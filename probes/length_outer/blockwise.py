@@ -44,7 +44,8 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.laws import Categorical, TokenLaw
 from capcheck.networks.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.rows import Row
 
 __all__ = ["Blockwise"]
 

@@ -54,7 +54,8 @@ from capcheck.procedures.orders import (
     random_ranks,
     rounds_within,
 )
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.rows import Row
 from capcheck.procedures.sums_over_sets import (
     TokenSet,
     conditionals_asked,

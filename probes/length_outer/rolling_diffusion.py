@@ -38,7 +38,8 @@ from capcheck.networks.signatures import Denoiser, DenoiserSignature
 from capcheck.noise.flow import flow_along
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.denoising import starting_noise
-from capcheck.procedures.probe import OPTIONS, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, State, Suspect
+from capcheck.procedures.rows import Row
 from capcheck.procedures.scheduled import Scheduled
 from capcheck.procedures.schedules import beside_given, rolling, within
 

@@ -40,7 +40,8 @@ from capcheck.networks.signatures import (
 )
 from capcheck.networks.signatures.generator import normals_for
 from capcheck.networks.signatures.given import given_arguments
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.rows import Row
 
 __all__ = ["GAN"]
 

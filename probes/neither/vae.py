@@ -47,7 +47,8 @@ from capcheck.networks.signatures import (
     TokenPredictor,
 )
 from capcheck.networks.signatures.given import given_arguments
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.rows import Row
 
 __all__ = ["ROUNDINGS", "VAE"]
 

@@ -50,8 +50,9 @@ from capcheck.networks.signatures import (
 from capcheck.noise.paths import PATHS, PathName
 from capcheck.procedures.denoising import starting_noise
 from capcheck.procedures.levels import InnerLevels, resampled
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
 from capcheck.procedures.renoising import density_of_calls
+from capcheck.procedures.rows import Row
 
 __all__ = ["Consistency"]
 

@@ -64,7 +64,8 @@ from capcheck.noise.paths import PATHS, NoisePath, PathName
 from capcheck.probes.steps.flow_map import FlowMapSampler
 from capcheck.procedures.denoising import density_along_schedule, starting_noise
 from capcheck.procedures.levels import Levels, resampled
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.rows import Row
 from capcheck.procedures.schedules import beside_given, full_sequence
 
 __all__ = ["ANCESTRAL", "KARRAS", "RHO", "Denoise", "Diffusion", "Step"]

@@ -52,7 +52,8 @@ from capcheck.networks.signatures import (
     together,
 )
 from capcheck.procedures.langevin import Langevin, initial_normals
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.rows import Row
 
 __all__ = ["EBM", "NUMBERS", "STATES"]
 

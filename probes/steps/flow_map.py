@@ -31,7 +31,8 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.networks.signatures import ExactFlow, FlowMap, FlowMapSignature, TokenPredictor
 from capcheck.noise.paths import PathName
 from capcheck.procedures.denoising import starting_noise
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State
+from capcheck.procedures.probe import OPTIONS, Probe, State
+from capcheck.procedures.rows import Row
 
 __all__ = ["FlowMapSampler"]
 

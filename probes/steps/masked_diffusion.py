@@ -48,7 +48,8 @@ from capcheck.exact.hidden_draws import over_hidden_draws
 from capcheck.laws import log_table
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import random_ranks, ranks_among_all
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.rows import Row
 
 __all__ = ["MaskedDiffusion"]
 

@@ -38,7 +38,8 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.laws import TokenLaw
 from capcheck.networks.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State
+from capcheck.procedures.probe import OPTIONS, Probe, State
+from capcheck.procedures.rows import Row
 
 __all__ = ["ParallelSolve"]
 

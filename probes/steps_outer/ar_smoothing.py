@@ -54,7 +54,8 @@ from capcheck.networks.signatures import (
     TransitionPredictorSignature,
 )
 from capcheck.networks.signatures.transition import added_noise
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State, Suspect
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.rows import Row
 
 __all__ = ["ROUNDINGS", "ARSmoothing"]
 

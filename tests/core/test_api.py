@@ -35,9 +35,10 @@ from capcheck.fitting import build
 from capcheck.laws import MixtureOfGaussians, TokenLaw
 from capcheck.networks.signatures import DenoiserSignature, TokenPredictorSignature
 from capcheck.procedures.groups import Group, Groupwise
-from capcheck.procedures.probe import Row, State
+from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
+from capcheck.procedures.rows import Row
 from capcheck.runs.options import RunOptions
 from capcheck.runs.store import Store
 from capcheck.runs.sweep import Sweep

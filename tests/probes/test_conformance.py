@@ -17,9 +17,10 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.groups import Group, Groupwise
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State
+from capcheck.procedures.probe import OPTIONS, Probe, State
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe, families, probe_class
+from capcheck.procedures.rows import Row
 from capcheck.targets import from_spec, from_table
 from capcheck.testing import check_family
 from capcheck.testing.cases import TARGETS, Case, cases_of

@@ -55,7 +55,7 @@ def test_families_are_listed_and_explained(run) -> None:  # type: ignore[no-unty
     )
 
 
-@pytest.mark.parametrize("asked", ["--version", "--help"])
+@pytest.mark.parametrize("asked", ["--version", "--help", "families"])
 def test_a_first_look_does_not_wait_for_torch(asked: str) -> None:
     code = (
         "import sys; from capcheck.cli.app import main; sys.argv = ['capcheck', sys.argv[1]]\n"

@@ -26,7 +26,8 @@ from capcheck.divergences.mmd import kernel_row_means, mmd_squared
 from capcheck.divergences.reference import Reference
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.networks.signatures import Denoiser, DenoiserSignature, Signature
-from capcheck.procedures.probe import Probe, Row, State
+from capcheck.procedures.probe import Probe, State
+from capcheck.procedures.rows import Row
 from capcheck.targets import ProductMixture, from_spec
 from capcheck.targets.target import Target
 

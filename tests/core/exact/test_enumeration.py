@@ -28,9 +28,10 @@ from capcheck.laws import Categorical, TokenLaw
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.probes.length import maskgit
 from capcheck.probes.length.gpt import GPT
-from capcheck.procedures.probe import Probe, Row, State
+from capcheck.procedures.probe import Probe, State
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
+from capcheck.procedures.rows import Row
 from capcheck.targets import CategoricalMixture, from_spec, from_table
 from capcheck.targets.categorical.sequence_law import SequenceLaw, numbers, sequences, target_law
 from capcheck.targets.target import Target

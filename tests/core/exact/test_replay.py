@@ -26,9 +26,10 @@ from capcheck.exact import replay as module
 from capcheck.exact.replay import replayed_law
 from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
 from capcheck.networks.signatures import Denoiser, DenoiserSignature
-from capcheck.procedures.probe import Probe, Row, State
+from capcheck.procedures.probe import Probe, State
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
+from capcheck.procedures.rows import Row
 from capcheck.targets import GaussianMixture, Target, from_spec
 
 Array = NDArray[np.float64]

@@ -31,8 +31,9 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.probes.steps.masked_diffusion import MaskedDiffusion
 from capcheck.procedures import registry
-from capcheck.procedures.probe import OPTIONS, Probe, Row, State
+from capcheck.procedures.probe import OPTIONS, Probe, State
 from capcheck.procedures.procedure import Procedure
+from capcheck.procedures.rows import Row
 from capcheck.runs import looks
 from capcheck.runs.store import Store
 from capcheck.targets import ProductMixture, from_spec, from_table

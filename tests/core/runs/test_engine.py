@@ -24,7 +24,8 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.networks.oracles import latent_classes
 from capcheck.networks.signatures import TokenPredictor
 from capcheck.procedures.groups import Group, Groupwise
-from capcheck.procedures.probe import OPTIONS, Row, State
+from capcheck.procedures.probe import OPTIONS, State
+from capcheck.procedures.rows import Row
 from capcheck.runs.environment import full_precision
 from capcheck.runs.store import Store
 from capcheck.targets import from_spec
