@@ -10,8 +10,8 @@ from plotly.subplots import make_subplots
 from capcheck.core.budget import AXES, Axis
 from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.divergences.estimate import Estimate
+from capcheck.judging.resolution import tolerance_in_unit
 from capcheck.judging.scaling import along
-from capcheck.judging.verdict import tolerance_in_unit
 from capcheck.reports.multiples import DASHED, divergence_axis, ratio, scaled, shown
 from capcheck.reports.style import COLOURS, LAYOUT
 from capcheck.results.family import FamilyResult

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from capcheck.judging.verdict import tolerance_in_unit
+from capcheck.judging.resolution import tolerance_in_unit
 from capcheck.results.family import FamilyResult
 
 __all__ = ["DASHED", "TICKS", "TOP", "divergence_axis", "ratio", "scaled", "shown", "tolerance_of"]

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from capcheck.divergences import DIVERGENCES
-from capcheck.judging.verdict import tolerance_in_unit
+from capcheck.judging.resolution import tolerance_in_unit
 from capcheck.procedures.rows import ROWS, Row
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell

@@ -22,7 +22,8 @@ from capcheck.core.budget import Budget
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
 from capcheck.judging.gap import Stages, gaps_of
-from capcheck.judging.verdict import judge, smallest_sufficient, tolerance_in_unit
+from capcheck.judging.resolution import tolerance_in_unit
+from capcheck.judging.verdict import judge, smallest_sufficient
 from capcheck.networks.rounded import Precision
 from capcheck.results.family import PrecisionResult
 from capcheck.results.measurement import Cell, Holding, Measurement, Outcome, PrecisionCell

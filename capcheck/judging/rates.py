@@ -21,8 +21,8 @@ import numpy as np
 
 from capcheck.core.budget import AXES, Axis
 from capcheck.divergences.estimate import GROUPS, Estimate, Term, t_quantile
+from capcheck.judging.resolution import tolerance_in_unit
 from capcheck.judging.scaling import ROUNDING, along
-from capcheck.judging.verdict import tolerance_in_unit
 from capcheck.results.family import Axes, Rate
 from capcheck.results.measurement import Cell
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from capcheck.core.budget import AXES, Axis
 from capcheck.divergences.estimate import GROUPS, Estimate, Term, t_quantile
-from capcheck.judging.verdict import tolerance_in_unit
+from capcheck.judging.resolution import tolerance_in_unit
 from capcheck.procedures.trace import TraceClass
 from capcheck.results.family import Axes, AxisUse, LoopOrder
 from capcheck.results.measurement import Cell

@@ -17,7 +17,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["TokenSet", "conditionals_asked", "log_density_over_sets"]
+from capcheck.core.sequences import SequenceSpec
+
+__all__ = ["TokenSet", "conditionals_asked", "log_density_over_sets", "rows_of_pairs"]
 
 TokenSet = tuple[int, ...]
 """Indices of placed tokens, in rising order."""
@@ -64,3 +66,24 @@ def log_density_over_sets(
                 arrivals.setdefault(tuple(sorted(S + added)), []).append(log_path)
         reached = {S: torch.stack(paths).logsumexp(0) for S, paths in arrivals.items()}
     return reached[tuple(free)]
+
+
+def rows_of_pairs(
+    pairs: list[tuple[TokenSet, int]], spec: SequenceSpec, x: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows x (n, N, d) once for each pair of a set of placed tokens and another token.
+
+    Returns:
+        The other token of each row (p n,), the rows (p n, N, d), and which tokens are not clean in
+        them, (p n, N) bool.
+    """
+    noisy = torch.ones(len(pairs), spec.tokens, dtype=torch.bool)
+    for row, (S, _) in zip(noisy, pairs, strict=True):
+        row[[*spec.given, *S]] = False
+    token = torch.tensor([i for _, i in pairs])
+    n = len(x)
+    return (
+        token.repeat_interleave(n).to(x.device),
+        x.repeat(len(pairs), 1, 1),
+        noisy.repeat_interleave(n, 0).to(x.device),
+    )

@@ -19,8 +19,9 @@ from capcheck.judging.family import (
 )
 from capcheck.judging.gap import Stages, gaps_of
 from capcheck.judging.numerics import judge_precision
+from capcheck.judging.open_questions import draws_needed
 from capcheck.judging.sizes import capacity_curves
-from capcheck.judging.verdict import draws_needed, judge, smallest_sufficient
+from capcheck.judging.verdict import judge, smallest_sufficient
 from capcheck.networks.kinds import FittedNetwork, PerturbedNetwork
 from capcheck.networks.perturbed import MEANINGS, PERTURBATIONS, Perturbation
 from capcheck.networks.rounded import Precision
@@ -113,10 +114,9 @@ class Assembly:
         return found
 
     def next_look(self, found: FamilyResult, look: int) -> int | None:
-        """The look after one that left a family undecided; None if no further one is of use.
+        """The look after one that left a family undecided, or None if none would decide it.
 
-        It is the first with as many draws as would decide a cell, or the last if that has nearly as
-        many.
+        It is the first of enough draws to decide a cell, or the last if that has nearly enough.
         """
         settings, last = self._settings, self._settings.looks - 1
         if found.outcome is not Outcome.INCONCLUSIVE or look == last:
@@ -131,10 +131,9 @@ class Assembly:
         """The result of a family at a look whose cells are complete."""
         plan, settings = entry.plan, self._settings
         measured = self.whole(plan, look) or []
-        found = judge_family(entry, measured, settings)
-        found = found.model_copy(update={"causes": self._causes(entry, found, look)})
-        facts = self._cells.network(plan)
-        found = found.model_copy(update={"facts": facts})
+        found, facts = judge_family(entry, measured, settings), self._cells.network(plan)
+        causes = self._causes(entry, found, look)
+        found = found.model_copy(update={"causes": causes, "facts": facts})
         stages: list[Stages] = [[("structural", cell)] for cell in measured]
         oracle = None if plan.network.kind == "oracle" else self.whole(plan.with_oracle(), look)
         if oracle is not None:

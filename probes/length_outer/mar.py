@@ -60,6 +60,7 @@ from capcheck.procedures.sums_over_sets import (
     TokenSet,
     conditionals_asked,
     log_density_over_sets,
+    rows_of_pairs,
 )
 
 __all__ = ["CONDITIONALS", "MAR", "ROWS"]
@@ -204,7 +205,7 @@ class MAR(Probe[Denoiser]):
             pairs = [(S, i) for S in sets for i in spec.free if i not in S]
             of_pairs: list[Tensor] = []
             for part in slices(len(pairs), max(1, ROWS // len(x))):
-                token, repeated, noisy = _repeated(pairs[part], spec, x)
+                token, repeated, noisy = rows_of_pairs(pairs[part], spec, x)
                 own = repeated[torch.arange(len(token)), token]
                 law = network.law(repeated, noisy).pick(token)
                 density = self._density_of_token(law, own, budget.steps)
@@ -286,24 +287,3 @@ class _AlongOneOrder(MAR):
 
     def _sums(self, spec: SequenceSpec, budget: Budget) -> bool:
         return False
-
-
-def _repeated(
-    pairs: list[tuple[TokenSet, int]], spec: SequenceSpec, x: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows x (n, N, d) once for each pair of a set of placed tokens and another token.
-
-    Returns:
-        The other token of each row (p n,), the rows (p n, N, d), and which tokens are not clean in
-        them, (p n, N) bool.
-    """
-    noisy = torch.ones(len(pairs), spec.tokens, dtype=torch.bool)
-    for row, (S, _) in zip(noisy, pairs, strict=True):
-        row[[*spec.given, *S]] = False
-    token = torch.tensor([i for _, i in pairs])
-    n = len(x)
-    return (
-        token.repeat_interleave(n).to(x.device),
-        x.repeat(len(pairs), 1, 1),
-        noisy.repeat_interleave(n, 0).to(x.device),
-    )

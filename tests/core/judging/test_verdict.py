@@ -10,8 +10,9 @@ import torch
 from capcheck import Outcome, check, require
 from capcheck.core.budget import Budget
 from capcheck.divergences.estimate import GROUPS, Estimate, Term
+from capcheck.judging.open_questions import draws_needed
 from capcheck.judging.scaling import measured_axes, worse_with_more
-from capcheck.judging.verdict import draws_needed, family_outcome, judge, smallest_sufficient
+from capcheck.judging.verdict import family_outcome, judge, smallest_sufficient
 from capcheck.laws import MixtureOfGaussians, TokenLaw
 from capcheck.procedures.trace import Traces
 from capcheck.results.measurement import Cell, Measurement
