@@ -10,7 +10,9 @@ from torch import Tensor
 from capcheck.core.randomness import Randomness
 from capcheck.targets.target import Target
 
-__all__ = ["KnownDraws"]
+__all__ = ["PART", "KnownDraws"]
+
+PART = 1024  # draws that are added at once
 
 
 class KnownDraws:
@@ -38,8 +40,9 @@ class KnownDraws:
         return self._log_prob[:n]
 
     def _hold(self, n: int) -> None:
-        held = len(self._draws)
-        if n > held:
-            more = self._target.sample(n - held, self._from_row(held))
+        # Parts of one size: a sum over components may round by the number of rows that it is made
+        # for, and the same draws must not differ by what was asked for before.
+        while len(self._draws) < n:
+            more = self._target.sample(PART, self._from_row(len(self._draws)))
             self._draws = torch.cat([self._draws, more])
             self._log_prob = torch.cat([self._log_prob, self._target.log_prob(more)])
