@@ -37,8 +37,8 @@ class Pace:
 
     Args:
         total: Number of turns of the loop, about.
-        what: What the loop makes, in words that follow "a turn of"; they stand in the error.
-        remedy: What the caller can do, as a clause.
+        what: What the loop makes, the subject of the error's sentence.
+        remedy: What the caller can do, as a clause of that sentence.
     """
 
     def __init__(self, total: int, what: str, remedy: str) -> None:
