@@ -1,7 +1,8 @@
 """The pace of a long loop tells early that it will take too long.
 
 A loop of known length within `time_limit` is given up as soon as its pace shows that it would take
-longer than the limit. What it would have cost is told in place of its result. Nothing that is
+longer than the limit, if all turns to come took what the fastest one did: a turn may also prepare
+what later ones use. What it would have cost is told in place of its result. Nothing that is
 measured depends on the limit.
 """
 
@@ -43,20 +44,23 @@ class Pace:
 
     def __init__(self, total: int, what: str, remedy: str) -> None:
         self._total, self._what, self._remedy = total, what, remedy
-        self._done, self._began = 0, time.monotonic()
+        self._began = self._last = time.monotonic()
+        self._done, self._fastest = 0, math.inf
 
     def turn(self) -> None:
         """Count a turn as done.
 
         Raises:
-            UnfitError: All turns would take longer than the limit at the pace of those so far.
+            UnfitError: All turns would take longer than the limit.
         """
+        now, limit = time.monotonic(), _LIMIT.get()
         self._done += 1
-        passed, limit = time.monotonic() - self._began, _LIMIT.get()
-        expected = passed * max(1.0, self._total / self._done)
-        if passed > GRACE and expected > limit:
+        self._fastest, self._last = min(self._fastest, now - self._last), now
+        passed = now - self._began
+        expected = passed + max(0, self._total - self._done) * self._fastest
+        if passed > GRACE and expected > limit and self._done > 1:
             raise UnfitError(
-                f"{self._what} would take some {duration(expected)}, longer than the "
+                f"{self._what} would take {duration(expected)} or more, longer than the "
                 f"{duration(limit)} of --seconds-per-run; {self._remedy}, or raise it."
             )
 

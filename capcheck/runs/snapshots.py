@@ -72,7 +72,7 @@ class Snapshots:
         )
         snapshots = {budget: Snapshot() for budget in budgets}
         samples = self._settings.samples
-        turns = self._probe.iterations(self._procedure.spec, largest) + 1  # and a first state
+        turns = self._probe.iterations(self._procedure.spec, largest)
         pace = Pace(
             turns * math.ceil(samples / self._batch),
             f"a run at {largest} of {samples:,} draws",
@@ -97,7 +97,8 @@ class Snapshots:
         recorder = Recorder(self._probe.family, self._procedure.start(n, rng))
         latest: dict[Budget, tuple[State, Calls, Writes]] = {}
         for iteration, state in enumerate(self._procedure.run(largest, n, rng, calls=calls)):
-            pace.turn()
+            if iteration > 0:
+                pace.turn()
             kept = recorder.record(state)
             for budget in snapshots:
                 if self._is_within(budget, kept, iteration):

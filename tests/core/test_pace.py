@@ -20,11 +20,11 @@ def test_a_loop_is_given_up_as_soon_as_its_pace_is_known(monkeypatch: pytest.Mon
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
-    def turns(total: int, each: float) -> int:
+    def turns(total: int, each: float, first: float | None = None) -> int:
         now[0] = 0.0
         loop = Pace(total, "a loop", "make fewer turns")
         for done in range(total):
-            now[0] += each
+            now[0] += each if done or first is None else first
             try:
                 loop.turn()
             except UnfitError:
@@ -36,12 +36,19 @@ def test_a_loop_is_given_up_as_soon_as_its_pace_is_known(monkeypatch: pytest.Mon
         assert turns(1300, 0.5) == 7  # 650 s, after more than three seconds
         assert turns(10_000_000, 1e-3) == 3001
         assert turns(3, 100) == 3
+        assert turns(1000, 0.1, first=60) == 1000  # the first turn prepares the others
+        assert turns(1000, 5, first=60) == 2
     assert turns(1300, 100) == 1300  # without a limit
     now[0] = 0.0
     loop = Pace(3000, "a loop", "make fewer turns")
     now[0] = 4.0
-    with time_limit(60), pytest.raises(UnfitError, match=r"a loop would take some 3.3 h, longer"):
+    with time_limit(60):
         loop.turn()
+        now[0] = 8.0
+        with pytest.raises(
+            UnfitError, match=r"a loop would take 3.3 h or more, longer than the 60 s"
+        ):
+            loop.turn()
 
 
 def test_a_family_whose_run_would_take_too_long_is_not_measured(
@@ -50,7 +57,7 @@ def test_a_family_whose_run_would_take_too_long_is_not_measured(
     monkeypatch.setattr(pace, "GRACE", 0.0)
     target = from_spec("parity:6")
     how: Any = {"samples": 200, "divergences": ["kl"], "lengths": [6], "steps": [1]}
-    with pytest.raises(UnfitError, match=r"would take .* longer than .* of --seconds-per-run"):
+    with pytest.raises(UnfitError, match=r"would take .* or more, longer than .* of --seconds-per"):
         check("gpt", target, seconds_per_run=1e-9, **how)
     found = survey(target, ["gpt"], seconds_per_run=1e-9, out=tmp_path / "run", **how)
     (refused,) = found.families
