@@ -1,8 +1,8 @@
 """The pace of a long loop tells early that it will take too long.
 
 A loop of known length within `time_limit` is given up as soon as its pace shows that it would take
-longer than the limit, if all turns to come took what the fastest one did: a turn may also prepare
-what later ones use. What it would have cost is told in place of its result. Nothing that is
+longer than the limit, if all turns to come took what the fastest one did: the first turns may also
+prepare what later ones use. What it would have cost is told in place of its result. Nothing that is
 measured depends on the limit.
 """
 
@@ -16,9 +16,10 @@ from contextvars import ContextVar
 
 from capcheck.core.errors import UnfitError
 
-__all__ = ["GRACE", "Pace", "duration", "time_limit"]
+__all__ = ["FEWEST", "GRACE", "Pace", "duration", "time_limit"]
 
 GRACE = 3.0  # seconds after which the pace of a loop counts
+FEWEST = 4  # turns after which it counts
 
 _LIMIT: ContextVar[float] = ContextVar("seconds of a loop", default=math.inf)
 
@@ -58,7 +59,7 @@ class Pace:
         self._fastest, self._last = min(self._fastest, now - self._last), now
         passed = now - self._began
         expected = passed + max(0, self._total - self._done) * self._fastest
-        if passed > GRACE and expected > limit and self._done > 1:
+        if passed > GRACE and expected > limit and self._done >= FEWEST:
             raise UnfitError(
                 f"{self._what} would take {duration(expected)} or more, longer than the "
                 f"{duration(limit)} of --seconds-per-run; {self._remedy}, or raise it."
