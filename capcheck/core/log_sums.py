@@ -11,7 +11,7 @@ __all__ = ["exp_", "log_sum_exp", "softmax"]
 
 
 def exp_(x: Tensor) -> Tensor:
-    """Put exp(x) in the place of x, by powers of 2.
+    """Put exp(x) in the place of x, floating-point numbers of any shape, by powers of 2.
 
     The relative error is some |x| roundings. On a CPU it takes two thirds of the time of
     `torch.exp`, which is ten times slower where it underflows.
@@ -20,7 +20,11 @@ def exp_(x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor) -> Tensor:
-    """exp(x) over its sum in the last dimension, with rows that hold a finite number."""
+    """The weights exp(x) over their sum in the last dimension, as `torch.softmax` to rounding.
+
+    Args:
+        x: Logarithms (..., K), of which at least one in every row is finite.
+    """
     share = exp_(x - x.detach().amax(-1, keepdim=True))
     return share.div_(share.sum(-1, keepdim=True))
 

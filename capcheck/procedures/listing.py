@@ -43,7 +43,11 @@ class FamilyFacts:
 
 
 def listed_families() -> list[FamilyFacts]:
-    """The facts about all registered families, in the order of the paper's table."""
+    """The facts about all registered families, in the order of the paper's table.
+
+    Raises:
+        CapcheckError: An entry point whose class must be loaded does not hold a probe.
+    """
     entries = declared("capcheck.families")
     facts = [_facts(name, entries[name]) for name in sorted(entries)]
     return sorted(facts, key=lambda one: ROWS.index(one.row))
@@ -68,8 +72,10 @@ def _facts(name: str, entry: EntryPoint) -> FamilyFacts:
     told = {"in_paper": True} | _attributes(entry.module, entry.attr)
     tree = _source(entry.module)
     told |= {"module": ast.get_docstring(tree) if tree else None}
-    if any(told.get(fact) is None for fact in ("row", "kinds", "summary", "module")):
-        probe = entry.load()
+    if any(told.get(fact) is None for fact in ("row", "in_paper", "kinds", "summary", "module")):
+        from capcheck.procedures.registry import probe_class  # which loads torch
+
+        probe = probe_class(name)
         told = {fact: getattr(probe, fact) for fact in ("row", "in_paper", "kinds")}
         told |= {"summary": probe.__doc__, "module": importlib.import_module(entry.module).__doc__}
     return FamilyFacts(
@@ -103,8 +109,10 @@ def _attributes(module: str, name: str) -> dict[str, Any]:
         if isinstance(plain, ast.Name):
             found |= _attributes(module, plain.id)
     for line in node.body:
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:
-            found[line.target.id] = _literal(line.value)
+        if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
+            targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            found |= dict.fromkeys(names, _literal(line.value))
     return found | {"summary": ast.get_docstring(node)}
 
 

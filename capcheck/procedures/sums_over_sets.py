@@ -71,7 +71,12 @@ def log_density_over_sets(
 def rows_of_pairs(
     pairs: list[tuple[TokenSet, int]], spec: SequenceSpec, x: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows x (n, N, d) once for each pair of a set of placed tokens and another token.
+    """The rows x once for each pair of a set of placed tokens and another token.
+
+    Args:
+        pairs: The p pairs.
+        spec: Specification of the sequences; given tokens are clean in all rows.
+        x: (n, N, d).
 
     Returns:
         The other token of each row (p n,), the rows (p n, N, d), and which tokens are not clean in

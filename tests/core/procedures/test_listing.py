@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from capcheck.procedures import listing
+from capcheck.procedures import listing, registry
 from capcheck.procedures.listing import listed_families
 from capcheck.procedures.registry import families, probe_class
 
@@ -49,6 +49,8 @@ class Other({base}):
         ('kinds: ClassVar[frozenset[str]] = frozenset({"categorical"})', False),
         ("kinds: ClassVar[frozenset[str]] = KINDS", True),
         ("in_paper: ClassVar[bool] = False", False),
+        ("in_paper = False", False),
+        ("in_paper = bool(0)", True),
     ],
 )
 def test_a_class_that_computes_a_fact_is_loaded(
@@ -59,13 +61,17 @@ def test_a_class_that_computes_a_fact_is_loaded(
     (tmp_path / "another_family.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
     entry = EntryPoint("other", "another_family:Other", "capcheck.families")
-    monkeypatch.setattr(listing, "declared", lambda group: {"other": entry})
+    for module_of in (listing, registry):
+        monkeypatch.setattr(module_of, "declared", lambda group: {"other": entry})
     listing._source.cache_clear()
+    registry.probe_class.cache_clear()
     sys.modules.pop("another_family", None)
     (one,) = listed_families()
     assert ("another_family" in sys.modules) is loaded
     sys.modules.pop("another_family", None)
+    registry.probe_class.cache_clear()
     assert (one.row, one.summary, one.kl) == ("length", "Does something else.", "unknown.")
     both = {"continuous", "categorical"}
-    assert one.kinds == ({"continuous"} if loaded else {"categorical"} if "kinds" in line else both)
+    stated = {"continuous"} if "KINDS" in line else {"categorical"}
+    assert one.kinds == (stated if "kinds" in line else both)
     assert one.in_paper is ("in_paper" not in line)

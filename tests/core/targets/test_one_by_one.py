@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -35,37 +37,29 @@ def filled(target: Target, x: Tensor, *, by: type[Target] | None = None) -> list
     return found
 
 
-@pytest.mark.parametrize("spec", LAWS)
-def test_they_are_the_conditionals_and_multiply_to_the_joint_law(spec: str) -> None:
-    target = from_spec(spec)
-    x = target.sample(40, CounterRandomness(1))
-    quick, plain = filled(target, x), filled(target, x, by=Target)
-    for one, other in zip(quick, plain, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
-    joint = torch.stack(quick[1::2]).sum(0)
-    torch.testing.assert_close(joint, target.log_prob(x), atol=1e-9, rtol=1e-9)
-
-
-def test_mixtures_of_correlated_gaussians_weigh_their_components() -> None:
+def correlated() -> GaussianMixture:
     draws = CounterRandomness(3)
     root = draws.normal((3, 8, 8))
     covariances = root @ root.mT + torch.eye(8)
-    target = GaussianMixture(draws.normal((3, 4, 2)), covariances, torch.tensor([0.5, 0.2, 0.3]))
+    return GaussianMixture(draws.normal((3, 4, 2)), covariances, torch.tensor([0.5, 0.2, 0.3]))
+
+
+def rows() -> ProductMixture:
+    scales = torch.tensor([0.5, 0.2]).expand(4, 2)
+    return ProductMixture(CounterRandomness(3).normal((300, 4, 2)), scales)
+
+
+@pytest.mark.parametrize("law", [*LAWS, correlated, rows])
+def test_they_are_the_conditionals_and_multiply_to_the_joint_law(
+    law: str | Callable[[], Target],
+) -> None:
+    target = from_spec(law) if isinstance(law, str) else law()
     x = target.sample(40, CounterRandomness(1))
     quick, plain = filled(target, x), filled(target, x, by=Target)
     for one, other in zip(quick, plain, strict=True):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
     joint = torch.stack(quick[1::2]).sum(0)
     torch.testing.assert_close(joint, target.log_prob(x), atol=1e-9, rtol=1e-9)
-
-
-def test_rows_of_data_weigh_their_components() -> None:
-    draws = CounterRandomness(3)
-    target = ProductMixture(draws.normal((300, 4, 2)), scales=torch.tensor([0.5, 0.2]).expand(4, 2))
-    x = target.sample(40, CounterRandomness(1))
-    quick, plain = filled(target, x), filled(target, x, by=Target)
-    for one, other in zip(quick, plain, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("spec", ["brackets:8", "shuffle:4", "copy:tokens=5,symbols=3"])
