@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["exp_", "log_sum_exp", "softmax"]
+__all__ = ["exp_", "log_sum_exp", "log_sum_exp_", "softmax", "softmax_"]
 
 
 def exp_(x: Tensor) -> Tensor:
@@ -25,8 +25,12 @@ def softmax(x: Tensor) -> Tensor:
     Args:
         x: Logarithms (..., K), of which at least one in every row is finite.
     """
-    share = exp_(x - x.detach().amax(-1, keepdim=True))
-    return share.div_(share.sum(-1, keepdim=True))
+    return _normalised(exp_(x - _highest(x)))
+
+
+def softmax_(x: Tensor) -> Tensor:
+    """As `softmax`, in the place of x."""
+    return _normalised(exp_(x.sub_(_highest(x))))
 
 
 def log_sum_exp(x: Tensor, dim: int = -1) -> Tensor:
@@ -36,8 +40,27 @@ def log_sum_exp(x: Tensor, dim: int = -1) -> Tensor:
         x: Logarithms, which may be infinite.
         dim: The dimension that is summed.
     """
-    highest = x.detach().amax(dim, keepdim=True)
-    shift = torch.where(highest.isfinite(), highest, 0)
-    total = exp_(x - shift).sum(dim)
-    nothing = highest.squeeze(dim) == -torch.inf
-    return torch.where(nothing, -torch.inf, total.log() + shift.squeeze(dim))
+    shift = _finite(_highest(x, dim))
+    return _log_of_sum(exp_(x - shift).sum(dim), shift.squeeze(dim))
+
+
+def log_sum_exp_(x: Tensor) -> Tensor:
+    """As `log_sum_exp` over the last dimension, in place: x means nothing afterwards."""
+    shift = _finite(_highest(x))
+    return _log_of_sum(exp_(x.sub_(shift)).sum(-1), shift.squeeze(-1))
+
+
+def _highest(x: Tensor, dim: int = -1) -> Tensor:
+    return x.detach().amax(dim, keepdim=True)
+
+
+def _finite(highest: Tensor) -> Tensor:
+    return torch.where(highest.isfinite(), highest, 0)
+
+
+def _normalised(share: Tensor) -> Tensor:
+    return share.div_(share.sum(-1, keepdim=True))
+
+
+def _log_of_sum(total: Tensor, shift: Tensor) -> Tensor:
+    return total.log() + shift

@@ -21,8 +21,9 @@ from scipy import stats
 
 from capcheck.core.record import Record
 
-__all__ = ["GROUPS", "Estimate", "Kind", "Term", "t_quantile"]
+__all__ = ["GROUPS", "RESOLVED", "Estimate", "Kind", "Term", "t_quantile"]
 
+RESOLVED = 0.25  # largest null standard error of a resolved divergence, in tolerances
 GROUPS = 50  # groups of rows: t intervals within 3% of normal ones, and few numbers to store
 
 Kind = Literal["exact", "estimate", "upper bound", "lower bound", "two bounds", "unavailable"]

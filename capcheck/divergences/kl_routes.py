@@ -70,15 +70,7 @@ class KLRoutes:
             known = not isinstance(model.law, Unavailable)
             reason = "the law that was found has no draws infinitely far out, and there are some"
             return self._from_draws(model.samples, reason if known else density.reason)
-        rows = len(density.values)
-        found = self._averaged(
-            "kl",
-            self._known.log_prob(rows) - density.values,
-            density,
-            of_bound="upper bound",
-            over="target draws",
-            draws=self._known.draws(rows),
-        )
+        found = self.by_density(density)
         if found.kind not in ("upper bound", "unavailable"):
             return found
         term = self._below_by_density(density)
@@ -88,6 +80,18 @@ class KLRoutes:
         if below.value is None or found.value is None:
             return below
         return self._between(found, below.terms, VARIATIONAL)
+
+    def by_density(self, density: LogDensity) -> Estimate:
+        """KL by a log-density at draws of the target; of a bound on it, KL from above."""
+        rows = len(density.values)
+        return self._averaged(
+            "kl",
+            self._known.log_prob(rows) - density.values,
+            density,
+            of_bound="upper bound",
+            over="target draws",
+            draws=self._known.draws(rows),
+        )
 
     def _below_by_density(self, density: LogDensity) -> Term | None:
         """KL from below by upper bounds on the log-density, or None if they say little.

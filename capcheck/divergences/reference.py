@@ -48,6 +48,8 @@ class Reference:
         seed: Seed of all draws.
         replicate: Index of an independent repetition, which has draws of its own.
         level: Confidence of the intervals.
+        tolerances: Tolerances of the divergences, in their tolerance units, or None for the
+            defaults. Rows that could not resolve one are not transported.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Reference:
         seed: int,
         replicate: int = 0,
         level: float = 0.95,
+        tolerances: Mapping[str, float] | None = None,
     ) -> None:
         self._target = target
         self._level = level
@@ -78,7 +81,10 @@ class Reference:
         self._kl_routes = KLRoutes(target, self._known, self.draws, level=level)
         self._measures: dict[str, SampledMeasure] = {}
         if "wasserstein" in self._names:
-            self._measures["wasserstein"] = SampledWasserstein(target, self.draws)
+            divergence = self._divergences["wasserstein"]
+            tolerance = (tolerances or {}).get("wasserstein", divergence.tolerance)
+            bound = tolerance**divergence.power * divergence.scale(target.spec)
+            self._measures["wasserstein"] = SampledWasserstein(target, self.draws, bound=bound)
         if "mmd" in self._names:
             self._measures["mmd"] = self._mmd
         self._null: dict[str, Measured] = {}
@@ -87,6 +93,11 @@ class Reference:
             self._null = {name: measure.of(fresh) for name, measure in self._measures.items()}
         self._law = target_law(target) if _is_small(target.spec) else None
 
+    @property
+    def fewest_draws(self) -> int:
+        """Fewest draws of a model with which all divergences are measured as with all of them."""
+        return max((measure.fewest_draws for measure in self._measures.values()), default=0)
+
     def first_draws(self, rows: int | None) -> Tensor:
         """The first draws of the target, or more than `draws`; None stands for these."""
         return self._known.draws(len(self.draws) if rows is None else rows)
@@ -94,6 +105,11 @@ class Reference:
     def steadied(self, log_ratio: Tensor, draws: Tensor) -> Tensor:
         """Log-ratios at draws of the target as KL takes their mean; see `KLRoutes`."""
         return self._kl_routes.steadied(log_ratio, draws)
+
+    def kl_by_density(self, density: LogDensity) -> Estimate | None:
+        """KL by a log-density at draws of the target; None where other evidence enters as well."""
+        found = self._kl_routes.by_density(density)
+        return None if found.kind in ("upper bound", "unavailable") else found
 
     def estimates(self, model: ModelEvidence) -> dict[str, Estimate]:
         """The estimates of all divergences of a model, by name.
@@ -262,6 +278,7 @@ class Reference:
 
     def _sampled(self, name: str, model: ModelEvidence, kl: Estimate | None) -> Estimate:
         null = self._null[name].terms or self._null[name].below
+        fewer = math.sqrt(max(1.0, len(self.draws) / len(model.samples)))
         limit = model.limit(kl) if name == "wasserstein" else None
         measured = self._measures[name].of(model.samples, limit)
         return measured.estimate(
@@ -269,7 +286,7 @@ class Reference:
             self._target.spec,
             level=self._level,
             null=max(term.value for term in null),
-            null_error=max(term.standard_error for term in null),
+            null_error=fewer * max(term.standard_error for term in null),
         )
 
 

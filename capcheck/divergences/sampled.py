@@ -16,7 +16,7 @@ from torch import Tensor
 
 from capcheck.divergences.certificates import lower_certificates
 from capcheck.divergences.coupling import coupling_squared
-from capcheck.divergences.estimate import Term
+from capcheck.divergences.estimate import RESOLVED, Term
 from capcheck.divergences.hamming_marginals import hamming_marginals
 from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.divergences.measured import Measured
@@ -37,13 +37,20 @@ from capcheck.divergences.wasserstein import (
 )
 from capcheck.targets.target import Target
 
-__all__ = ["RESOLUTION", "SampledMMD", "SampledMeasure", "SampledWasserstein"]
+__all__ = ["RESOLUTION", "UNRESOLVED", "SampledMMD", "SampledMeasure", "SampledWasserstein"]
 
 RESOLUTION = 1e-5  # coupling cost, as a share of the squared spread, below which draws are equal
+UNRESOLVED = 500  # rows of each set that are transported where more would not resolve a tolerance
 
 
 class SampledMeasure(ABC):
-    """An estimator of one divergence from one target."""
+    """An estimator of one divergence from one target.
+
+    Attributes:
+        fewest_draws: Fewest draws of a model that are measured as all draws are.
+    """
+
+    fewest_draws: int = 0
 
     @abstractmethod
     def of(self, samples: Tensor, limit: Tensor | None = None) -> Measured:
@@ -70,9 +77,11 @@ class SampledWasserstein(SampledMeasure):
     Args:
         target: The target.
         draws: Draws of the target, (n, N, d) or (n, N).
+        bound: Tolerance in the unit of the divergence. Where all draws together would not resolve
+            it, `UNRESOLVED` rows of each set are transported. All are if it is not given.
     """
 
-    def __init__(self, target: Target, draws: Tensor) -> None:
+    def __init__(self, target: Target, draws: Tensor, *, bound: float = math.inf) -> None:
         self._spec = target.spec
         counted = list(self._spec.counted)
         self._mean, variance = (
@@ -86,16 +95,18 @@ class SampledWasserstein(SampledMeasure):
         self._draws = self._flat(draws)
         D = self._draws.shape[1]
         self._by_transport = self._spec.kind == "categorical" or D <= FAITHFUL
-        self._m = min(len(draws) // 2, LARGEST)
         self._ground: Ground = "squared Euclidean" if self._spec.kind == "continuous" else "Hamming"
+        self._m = 0
         if self._by_transport:
-            self._p, p_other = self._sets(self._draws)
-            self._floor = transport(self._p, p_other, self._ground)
+            self._m = self._rows_to_transport(bound / self._unit**2)
+            self._p, other = _two_sets(self._draws, self._m)
+            self._floor = transport(self._p, other, self._ground)
             self._half_floors = [
-                transport(p, other)
-                for p, other in zip(in_halves(self._p), in_halves(p_other), strict=True)
-                if self._ground == "squared Euclidean" and len(p) > 1
+                transport(*half)
+                for half in zip(in_halves(self._p), in_halves(other), strict=True)
+                if self._ground == "squared Euclidean" and self._m > 3
             ]
+        self.fewest_draws = 2 * self._m
 
     def of(self, samples: Tensor, limit: Tensor | None = None) -> Measured:
         """Measure a model's divergence from its draws; see `SampledMeasure.of`."""
@@ -122,7 +133,8 @@ class SampledWasserstein(SampledMeasure):
         if limit is not None and self._spec.kind == "continuous":
             resolution = RESOLUTION * float(self._variance.sum())
             exact = self._flat(limit)
-            above = [coupling_squared(x[: len(exact)], exact, resolution=resolution)]
+            shared = min(len(x), len(exact))
+            above = [coupling_squared(x[:shared], exact[:shared], resolution=resolution)]
         coupled = ", and from above by draws that share their random numbers" if above else ""
         below = self._from_below(x)
         if not self._by_transport:
@@ -133,12 +145,9 @@ class SampledWasserstein(SampledMeasure):
                 below=below,
                 above=above,
             )
+        sets = _two_sets(x, self._m)
         term = corrected_transport(
-            self._p,
-            self._floor,
-            *self._sets(x),
-            self._ground,
-            half_floors=self._half_floors,
+            self._p, self._floor, *sets, self._ground, half_floors=self._half_floors
         )
         categorical = self._ground == "Hamming"
         certified = "; certified from below by moments and projections"
@@ -167,9 +176,23 @@ class SampledWasserstein(SampledMeasure):
         )
         return (rows - self._mean) / self._unit if self._spec.kind == "continuous" else rows
 
-    def _sets(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows 0 to m - 1 and rows m to 2m - 1 of a sample."""
-        return x[: self._m], x[self._m : 2 * self._m]
+    def _rows_to_transport(self, bound: float) -> int:
+        """Rows of each set, fewer where not even all of them would resolve a tolerance."""
+        most = min(len(self._draws) // 2, LARGEST)
+        if len(self._draws) < 4 * UNRESOLVED:
+            return most
+        p, p_other, q, q_other = (
+            self._draws[place * UNRESOLVED : (place + 1) * UNRESOLVED] for place in range(4)
+        )
+        floor = transport(p, p_other, self._ground)
+        error = corrected_transport(p, floor, q, q_other, self._ground).standard_error
+        hopeless = error * math.sqrt(UNRESOLVED / most) > RESOLVED * bound
+        return UNRESOLVED if hopeless else most
+
+
+def _two_sets(x: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows 0 to m - 1 and rows m to 2m - 1 of a sample."""
+    return x[:m], x[m : 2 * m]
 
 
 class SampledMMD(SampledMeasure):

@@ -12,11 +12,9 @@ from capcheck.judging.verdict import judge, refusing_divergences, worst_divergen
 from capcheck.results.family import Cause, FamilyResult
 from capcheck.results.measurement import Cell, Measurement, Outcome
 from capcheck.results.plan import SuspectPlan
-from capcheck.results.settings import MIN_SAMPLES, Settings
+from capcheck.results.settings import Settings
 
-__all__ = ["PART", "cause_of", "has_floor", "settings_of_suspects"]
-
-PART = 4  # suspects are measured with this part of the draws first
+__all__ = ["cause_of", "has_floor", "settings_of_suspects"]
 
 
 def has_floor(found: FamilyResult) -> bool:
@@ -36,8 +34,7 @@ def settings_of_suspects(settings: Settings, look: int, floor: Cell) -> list[Set
     refusing = refusing_divergences(floor, tolerances, level=level)
     asked = {name: tolerances[name] for name in refusing}
     whole = settings.at(look).model_copy(update={"tolerances": asked})
-    some = max(MIN_SAMPLES, whole.samples // PART)
-    return [whole.model_copy(update={"samples": some}), whole]
+    return [whole.model_copy(update={"samples": whole.fewer_samples}), whole]
 
 
 def cause_of(

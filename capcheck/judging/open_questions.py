@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from capcheck.divergences.estimate import Estimate
+from capcheck.divergences.estimate import RESOLVED, Estimate
 from capcheck.judging.resolution import (
-    RESOLVED,
     TRAITS,
     available,
     is_resolved,

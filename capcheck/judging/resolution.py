@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from capcheck.divergences import DIVERGENCES
-from capcheck.divergences.estimate import Estimate
+from capcheck.divergences.estimate import RESOLVED, Estimate
 from capcheck.results.measurement import Measurement
 
-__all__ = ["RESOLVED", "TRAITS", "available", "is_resolved", "tolerance_in_unit"]
+__all__ = ["TRAITS", "available", "is_resolved", "tolerance_in_unit"]
 
 TRAITS = DIVERGENCES["continuous"]  # the traits that are used here are equal for all token kinds
-RESOLVED = 0.25  # largest null standard error of a resolved divergence, in tolerances
 
 
 def tolerance_in_unit(estimate: Estimate, tolerance: float) -> float:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from capcheck.core.log_sums import log_sum_exp
+from capcheck.core.log_sums import exp_, log_sum_exp, log_sum_exp_, softmax_
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.tiles import slices, tile_size
+from capcheck.core.weighted import weighted_mean
 from capcheck.laws.inversion import mixture_quantiles, normal_cdf, standardised
 from capcheck.laws.token_law import DrawnRows, TokenLaw, require_scalar_tokens
 from capcheck.noise.paths import NoisePath
@@ -43,11 +44,18 @@ class MixtureOfGaussians(TokenLaw):
         drawn: DrawnRows | None = None,
     ) -> None:
         self._drawn = drawn
-        self.log_weights = log_weights.log_softmax(-1)
+        self.log_weights = log_weights - log_sum_exp(log_weights)[..., None]
         self.means = means
         self.variances = variances
-        self._w = self.log_weights.exp()
         self._principal: tuple[Tensor | None, Tensor] | None = None
+        self._exponentials: Tensor | None = None
+
+    @property
+    def _w(self) -> Tensor:
+        """The weights, computed when they are first asked for."""
+        if self._exponentials is None:
+            self._exponentials = exp_(self.log_weights.clone())
+        return self._exponentials
 
     @property
     def _axes(self) -> Tensor | None:
@@ -144,6 +152,10 @@ class MixtureOfGaussians(TokenLaw):
         if len(x) > self._size:
             parts = zip(x.split(self._size), self._split(len(x)), strict=True)
             return torch.cat([law.log_prob(of_rows) for of_rows, law in parts])
+        if self._is_scalar and bool((self.variances > 0).all()):
+            V = self.variances[..., 0]  # (n|1, N|1, 1)
+            joint = (x - self.means[..., 0]).square_().mul_(-0.5 / V).add_(self.log_weights)
+            return log_sum_exp_(joint) - 0.5 * (V[..., 0].log() + LOG_2PI)
         residual = x[:, :, None, :] - self.means  # (n, N, K, d)
         if self._axes is not None:
             residual = (residual[..., None, :] @ self._axes).squeeze(-2)
@@ -154,7 +166,12 @@ class MixtureOfGaussians(TokenLaw):
             off_atom = torch.where(residual == 0, torch.inf, -torch.inf)
             log_density = torch.where(atoms, off_atom, log_density)
         log_density = log_density - 0.5 * (along.log() + LOG_2PI)
-        return log_sum_exp(self.log_weights + log_density.sum(-1))
+        return log_sum_exp_(self.log_weights + log_density.sum(-1))
+
+    @property
+    def _is_scalar(self) -> bool:
+        """Whether tokens are numbers and all components share one variance."""
+        return self.means.shape[3] == 1 and self.variances.shape[2:] == (1, 1)
 
     @property
     def _size(self) -> int:
@@ -173,8 +190,10 @@ class MixtureOfGaussians(TokenLaw):
     def _changed(self, change: Callable[[Tensor], Tensor]) -> MixtureOfGaussians:
         """The laws with a change of rows or tokens applied to all parameters."""
         part = copy.copy(self)
-        for name in ("log_weights", "means", "variances", "_w"):
+        for name in ("log_weights", "means", "variances"):
             setattr(part, name, change(getattr(self, name)))
+        if self._exponentials is not None:
+            part._exponentials = change(self._exponentials)
         if self._principal is not None:
             axes, along = self._principal
             part._principal = None if axes is None else change(axes), change(along)
@@ -182,13 +201,13 @@ class MixtureOfGaussians(TokenLaw):
 
     def mean(self) -> Tensor:
         """Means of the tokens, (n, N, d)."""
-        return (self._w[..., None] * self.means).sum(2)
+        return weighted_mean(self._w, self.means)
 
     def variance(self) -> Tensor:
         """Variances of the tokens' coordinates, (n, N, d)."""
         deviation = self.means - self.mean()[:, :, None, :]
         own = self.variances if self._axes is None else self.variances.diagonal(dim1=-2, dim2=-1)
-        return (self._w[..., None] * (own + deviation.square())).sum(2)
+        return weighted_mean(self._w, own + deviation.square())
 
     def cdf(self, x: Tensor) -> Tensor:
         """P(token <= x) for x (n, N, 1): (n, N)."""
@@ -219,6 +238,8 @@ class MixtureOfGaussians(TokenLaw):
             rows = zip(x_t.split(self._size), t.split(self._size), strict=True)
             parts = zip(rows, self._split(len(x_t)), strict=True)
             return torch.cat([law.denoise(*of_rows, path) for of_rows, law in parts])
+        if self._is_scalar:
+            return self._scalar_denoised(x_t, t, path)[0]
         alpha = path.alpha(t).to(self.means)[:, :, None, None]  # (n, N, 1, 1)
         sigma = path.sigma(t).to(self.means)[:, :, None, None]
         residual = x_t.to(self.means)[:, :, None, :] - alpha * self.means  # (n, N, K, d)
@@ -227,16 +248,16 @@ class MixtureOfGaussians(TokenLaw):
         V = alpha.square() * self._along + sigma.square()
         safe = torch.where(V > 0, V, 1)
         log_r = self.log_weights - 0.5 * (residual.square() / safe + safe.log()).sum(-1)
-        share = log_r.softmax(-1)[..., None]  # (n, N, K, 1)
+        share = softmax_(log_r)
         gain = alpha * self._along / safe
         if self._axes is None and gain.shape[2] == 1:  # one gain for all components
-            average = (share * self.means).sum(2)
+            average = weighted_mean(share, self.means)
             clean = average + gain[:, :, 0] * (x_t.to(average) - alpha[:, :, 0] * average)
         else:
             step = gain * residual
             if self._axes is not None:
                 step = (self._axes @ step[..., None]).squeeze(-1)
-            clean = (share * (self.means + step)).sum(2)
+            clean = weighted_mean(share, self.means + step)
         return torch.where(sigma[:, :, 0] > 0, clean, x_t.to(clean))
 
     def denoise_with_derivative(
@@ -247,7 +268,7 @@ class MixtureOfGaussians(TokenLaw):
         Here m_c(x) is the clean mean in component c, A_c = alpha C_c V_c^-1 its derivative, and
         g_c = -V_c^-1 (x - alpha m_c) that of the log-density of x in c.
         """
-        if self.means.shape[3] == 1 and self.variances.shape[2] == 1:
+        if self._is_scalar:
             return self._scalar_derivative(x_t, t, path)
         alpha = path.alpha(t).to(self.means)[:, :, None, None]  # (n, N, 1, 1)
         sigma = path.sigma(t).to(self.means)[:, :, None, None]
@@ -257,7 +278,8 @@ class MixtureOfGaussians(TokenLaw):
         V = alpha.square() * self._along + sigma.square()
         safe = torch.where(V > 0, V, 1)
         log_r = self.log_weights - 0.5 * (residual.square() / safe + safe.log()).sum(-1)
-        share = log_r.softmax(-1)[..., None]  # (n, N, K, 1)
+        weights = softmax_(log_r)
+        share = weights[..., None]  # (n, N, K, 1)
         gain = alpha * self._along / safe
         pull = -residual / safe
         step, slope = gain * residual, torch.diag_embed(gain)
@@ -265,7 +287,7 @@ class MixtureOfGaussians(TokenLaw):
             step, pull = ((self._axes @ z[..., None]).squeeze(-1) for z in (step, pull))
             slope = self._axes @ slope @ self._axes.mT
         clean = self.means + step
-        mean = (share * clean).sum(2)
+        mean = weighted_mean(weights, clean)
         between = (share * (clean - mean[:, :, None])).mT @ pull  # (n, N, d, d)
         derivative = between + (share[..., None] * slope).sum(2)
         noisy = sigma[:, :, 0] > 0
@@ -275,22 +297,37 @@ class MixtureOfGaussians(TokenLaw):
             torch.where(noisy[..., None], derivative, eye),
         )
 
-    def _scalar_derivative(self, x_t: Tensor, t: Tensor, path: NoisePath) -> tuple[Tensor, Tensor]:
-        """The same for numbers whose components share one variance, in few passes over them.
+    def _scalar_denoised(
+        self, x_t: Tensor, t: Tensor, path: NoisePath
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The answer of `denoise` for numbers of one variance, in few passes over the components.
 
-        The derivative is then gain + Var[m_c | x] alpha sigma^2 / V^2, with gain = alpha C / V.
+        Returns:
+            The answer (n, N, 1), and its parts: the shares of the components (n, N, K), and the
+            means over these (n, N, 1).
         """
+        alpha, sigma, V = self._levels(t, path)
+        mu, x = self.means[..., 0], x_t.to(self.means)  # (n|1, N, K), (n, N, 1)
+        share = softmax_((x - alpha * mu).square_().mul_(-0.5 / V).add_(self.log_weights))
+        centre = torch.linalg.vecdot(share, mu)[..., None]
+        gain = alpha * self.variances[..., 0] / V
+        clean = centre + gain * (x - alpha * centre)
+        return torch.where(sigma > 0, clean, x), share, centre
+
+    def _scalar_derivative(self, x_t: Tensor, t: Tensor, path: NoisePath) -> tuple[Tensor, Tensor]:
+        """The same with its derivative, gain + Var[m_c | x] alpha sigma^2 / V^2."""
+        alpha, sigma, V = self._levels(t, path)
+        clean, share, centre = self._scalar_denoised(x_t, t, path)
+        deviation = self.means[..., 0] - centre
+        spread = torch.linalg.vecdot(share, deviation.square_())[..., None]
+        derivative = alpha * self.variances[..., 0] / V + spread * alpha * (sigma / V).square()
+        return clean, torch.where(sigma > 0, derivative, 1)[..., None]
+
+    def _levels(self, t: Tensor, path: NoisePath) -> tuple[Tensor, Tensor, Tensor]:
+        """Of numbers: alpha and sigma, (n, N, 1), and V, or 1 where it is 0."""
         alpha, sigma = (of(t).to(self.means)[..., None] for of in (path.alpha, path.sigma))
-        mu, x, C = self.means[..., 0], x_t.to(self.means), self._along[..., 0]  # (n, N, K|1)
-        V = alpha.square() * C + sigma.square()
-        V = torch.where(V > 0, V, 1)
-        share = (x - alpha * mu).square_().mul_(-0.5 / V).add_(self.log_weights).softmax(-1)
-        centre = (share * mu).sum(-1, keepdim=True)  # (n, N, 1)
-        spread = share.mul_((mu - centre).square_()).sum(-1, keepdim=True)
-        gain = alpha * C / V
-        mean = centre + gain * (x - alpha * centre)
-        derivative = gain + spread * alpha * (sigma / V).square()
-        return torch.where(sigma > 0, mean, x), torch.where(sigma > 0, derivative, 1)[..., None]
+        V = alpha.square() * self.variances[..., 0] + sigma.square()
+        return alpha, sigma, torch.where(V > 0, V, 1)
 
     def coordinate(self, j: int, x: Tensor) -> MixtureOfGaussians:
         """The law of coordinate j given the token's earlier coordinates, which is again a mixture.
@@ -319,9 +356,17 @@ class MixtureOfGaussians(TokenLaw):
 
     def select(self, tokens: Sequence[int]) -> MixtureOfGaussians:
         """The laws of the tokens with these indices."""
-        index = list(tokens)
+        index, N = list(tokens), self._shape[1]
 
-        return self._changed(lambda x: x if x.shape[1] == 1 < self._shape[1] else x[:, index])
+        def chosen(x: Tensor) -> Tensor:
+            if x.shape[1] == 1 < N:
+                return x
+            if len(set(index)) == 1:  # a view, also where one token is asked for several times
+                own = x[:, index[0], None]
+                return own.expand(-1, len(index), *own.shape[2:])
+            return x[:, index]
+
+        return self._changed(chosen)
 
     def pick(self, index: Tensor) -> MixtureOfGaussians:
         """The law of one token of each row, as an (n, 1) law; see `TokenLaw`."""

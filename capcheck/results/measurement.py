@@ -67,7 +67,8 @@ class Measurement(Record):
 
     Attributes:
         budget: The largest length and number of steps that the procedure may spend.
-        samples: Number of draws of target and model.
+        samples: Number of draws of target and model that the settings ask for; an estimate tells
+            how many it took.
         model_calls: Counted sequential network evaluations, completion of tokens included.
         tokens_processed: Tokens shown to the network, per sample.
         estimates: Divergence of the samples from the target, by name.

@@ -13,6 +13,7 @@ from capcheck.networks.rounded import Precision
 from capcheck.targets.provenance import Provenance
 
 __all__ = [
+    "FEWER",
     "MIN_SAMPLES",
     "SAMPLES",
     "SECONDS_PER_CELL",
@@ -61,6 +62,7 @@ class TargetSummary(Record):
 SECONDS_PER_CELL = 10.0  # default of `Settings.seconds_per_cell`
 SECONDS_PER_RUN = 600.0  # default of `Settings.seconds_per_run`
 SAMPLES = 2000  # default of `Settings.samples`
+FEWER = 4  # part of the draws that is taken where a verdict does not need all of them
 MIN_SAMPLES = 200  # with fewer draws the groups of rows that pair two cells are too small
 
 
@@ -107,6 +109,11 @@ class Settings(Record):
     def at(self, look: int) -> Settings:
         """The settings of a look, counted from 0: samples are doubled at each look."""
         return self.model_copy(update={"samples": self.samples << look})
+
+    @property
+    def fewer_samples(self) -> int:
+        """Draws that are taken where a verdict does not need all of them."""
+        return max(MIN_SAMPLES, self.samples // FEWER)
 
     @property
     def level_of_a_look(self) -> float:

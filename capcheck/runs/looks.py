@@ -166,6 +166,7 @@ class Looks:
                 reference = Reference(
                     self._target,
                     divergences=tuple(settings.tolerances),
+                    tolerances=settings.tolerances,
                     samples=settings.samples,
                     seed=settings.seed,
                     replicate=settings.replicate,

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 FIT_STEPS = 2000  # default number of optimiser steps of a fit in `check` and `require`
-SURVEY_FIT_STEPS = 500  # the same in `survey`
+SURVEY_FIT_STEPS = 300  # the same in `survey`
 QUICK_FIT_STEPS = 150  # the same in `capcheck survey --quick`
 NEAR_ORACLE = "mlp:width=128,depth=3"  # architecture fitted by default (`Probe.near_oracle`)
 
@@ -71,7 +71,7 @@ class SurveyOptions(RunOptions, total=False):
     Attributes:
         options: Options of the families given by their names, as one mapping per family name.
         network: Names of networks to fit for every family, or `none` to fit none at all.
-        fit_steps: Number of optimiser steps of each fit, at least 1; 500 by default.
+        fit_steps: Number of optimiser steps of each fit, at least 1; 300 by default.
         fit_seconds: Duration of each fit in seconds, above 0, in place of a number of steps.
     """
 

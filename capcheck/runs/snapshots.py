@@ -53,25 +53,30 @@ class Snapshots:
     def __init__(self, procedure: AnyProcedure, settings: Settings, *, batch: int) -> None:
         self._procedure, self._probe = procedure, procedure.probe
         self._settings, self._batch = settings, batch
-        # Keys: the values of the budget axes that the procedure depends on.
+        # Keys: the rows, and the values of the budget axes that the procedure depends on.
         self._ran: dict[tuple[int, ...], Snapshot] = {}
 
-    def of(self, budgets: Sequence[Budget]) -> dict[Budget, Snapshot]:
-        """The snapshot of each budget, from one run at the largest of the budgets."""
-        keys = {budget: self._procedure.relevant(budget) for budget in budgets}
+    def of(self, budgets: Sequence[Budget], rows: int | None = None) -> dict[Budget, Snapshot]:
+        """The snapshot of each budget, from one run at the largest of the budgets.
+
+        Args:
+            budgets: The budgets.
+            rows: Number of sample rows, those that the settings name by default.
+        """
+        rows = self._settings.samples if rows is None else rows
+        keys = {budget: (rows, *self._procedure.relevant(budget)) for budget in budgets}
         if not all(key in self._ran for key in keys.values()):
             first = {key: budget for budget, key in reversed(keys.items())}
-            for budget, snapshot in self._run(list(first.values())).items():
+            for budget, snapshot in self._run(list(first.values()), rows).items():
                 self._ran[keys[budget]] = snapshot
         return {budget: self._ran[key] for budget, key in keys.items()}
 
-    def _run(self, budgets: Sequence[Budget]) -> dict[Budget, Snapshot]:
+    def _run(self, budgets: Sequence[Budget], samples: int) -> dict[Budget, Snapshot]:
         largest = Budget(
             length=max(budget.length for budget in budgets),
             steps=max(budget.steps for budget in budgets),
         )
         snapshots = {budget: Snapshot() for budget in budgets}
-        samples = self._settings.samples
         turns = self._probe.iterations(self._procedure.spec, largest)
         pace = Pace(
             turns * math.ceil(samples / self._batch),

@@ -103,14 +103,15 @@ class Sweep:
             UnfitError: The family cannot be measured on this target.
             ProbeError: The probe broke its contract.
         """
-        for budget, snapshot in self._snapshots.of(budgets).items():
+        rows = self._draws_needed(budgets)
+        for budget, snapshot in self._snapshots.of(budgets, rows).items():
             samples = snapshot.samples
             estimates, witness = self._estimate(self._evidence(budget, samples))
             yield Measurement(
                 budget=budget,
-                samples=len(samples),
+                samples=self._settings.samples,
                 model_calls=snapshot.calls,
-                tokens_processed=snapshot.tokens_processed / self._settings.samples,
+                tokens_processed=snapshot.tokens_processed / rows,
                 estimates=estimates,
                 traces=snapshot.traces,
                 witness=witness,
@@ -119,6 +120,23 @@ class Sweep:
                 examples=examples(samples),
                 **self._precision_facts(budget, samples),
             )
+
+    def _draws_needed(self, budgets: Sequence[Budget]) -> int:
+        """Number of draws of a run: fewer if KL by log-densities alone refuses all of its budgets.
+
+        The other divergences are then figures on which no verdict depends.
+        """
+        settings = self._settings
+        if "kl" not in settings.tolerances or self._diagnose or self._procedure.precision:
+            return settings.samples
+        for budget in budgets:
+            known = not isinstance(self.exact_law(budget), Unavailable)
+            density = NOT_ASKED if known else self._density_of_draws(budget)
+            if isinstance(density, Unavailable):
+                return settings.samples
+            if not self._refuses(self._reference.kl_by_density(density)):
+                return settings.samples
+        return max(settings.fewer_samples, self._reference.fewest_draws)
 
     def samples(self, budget: Budget) -> Tensor:
         """The samples of a run at a budget, (n, N, d), or (n, N) integers."""

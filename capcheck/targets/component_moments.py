@@ -9,6 +9,7 @@ from torch import Tensor
 
 from capcheck.core.slopes import FewDirections, SharedMeans, Slope
 from capcheck.core.tiles import slices
+from capcheck.core.weighted import weighted_sums
 from capcheck.targets.components import PRODUCTS, Components
 from capcheck.targets.evidence import Evidence, Prefix
 
@@ -62,11 +63,11 @@ def posterior_moments(
     for rows, share in components.shares(evidence, prefix, chosen):
         for part in parts:
             mu = components.centred(part)[:, chosen].flatten(1)
-            first[rows] += share[..., part] @ mu
+            first[rows] += weighted_sums(share[..., part].transpose(0, 1), mu).transpose(0, 1)
             for place in range(S):
                 own, seen = slice(place * d, (place + 1) * d), (place + 1) * d
                 both = (mu[:, own, None] * mu[:, None, :seen]).flatten(1)
-                found = share[:, place, part] @ both
+                found = weighted_sums(share[:, place, part], both)
                 square[rows, own, :seen] += found.unflatten(1, (d, seen))
     for place in range(S):
         own, seen = slice(place * d, (place + 1) * d), (place + 1) * d
@@ -111,7 +112,7 @@ def posterior_slope(
         slope: Slope = FewDirections(own, left, deviation * pull[:, None])
     else:
         means = components.centred(slice(None))[:, chosen].flatten(1)
-        mean = share @ means
+        mean = weighted_sums(share, means)
         slope = SharedMeans(own=own, gain=gain, pull=pull, share=share, means=means, mean=mean)
     return mean.unflatten(1, (len(chosen), d)), slope
 
@@ -124,7 +125,7 @@ def _of_all(components: Components, share: Tensor, tokens: list[int]) -> tuple[T
     for part in slices(len(components), max(1, PRODUCTS * components.tile // total.shape[1])):
         mu = components.centred(part)[:, tokens].flatten(1)  # (c, E)
         both = torch.cat([mu, mu[:, pairs[0]] * mu[:, pairs[1]]], 1)
-        total.addmm_(share[:, part], both)
+        total += weighted_sums(share[:, part], both)
     mean, square = total[:, :E], _symmetric(total[:, E:], pairs)
     return mean, square - mean[:, :, None] * mean[:, None]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from capcheck.core.log_sums import exp_, log_sum_exp, softmax
 from capcheck.core.tiles import slices, tile_size
+from capcheck.core.weighted import weighted_sums
 from capcheck.targets.evidence import Evidence, Prefix
 from capcheck.targets.largest_logits import LargestLogits
 from capcheck.targets.means import Means
@@ -26,7 +27,7 @@ __all__ = ["NEGLIGIBLE", "PRODUCTS", "REFINED", "TILE", "WIDTH", "Components"]
 
 TILE = 1 << 19  # most numbers in a tile: 4 MiB in float64, small enough for the cache
 WIDTH = 2048  # most components in a part
-PRODUCTS = 8  # tiles that products of coordinates and their weights may fill
+PRODUCTS = 3  # tiles that products of coordinates and their weights may fill
 REFINED = 16  # logits per row that are computed again in float64
 NEGLIGIBLE = 1e-5  # share of the softmax below which its unrefined rest counts as 0
 
@@ -261,18 +262,19 @@ class Components:
                     best.add(rows, logits[:, 0], highest[:, 0, 0], part.start)
                 higher = torch.maximum(peak[rows], highest)
                 decay = (peak[rows] - higher).exp_()
-                share = exp_(logits - higher)
+                held = prefix == "all" and given.logits is not None
+                share = exp_(logits - higher if held else logits.sub_(higher))
                 peak[rows] = higher
                 mass[rows] = mass[rows] * decay + share.sum(-1, keepdim=True)
                 if total is None:
                     continue
+                total[rows] *= decay
                 if prefix == "all":
-                    tile = total[rows].flatten(1).mul_(decay[:, 0])
-                    tile.addmm_(share[:, 0], values.flatten(1))
-                    total[rows] = tile.reshape(-1, S, width)
+                    sums = weighted_sums(share[:, 0], values.flatten(1))
+                    total[rows] += sums.unflatten(1, (S, width))
                 else:
-                    total[rows] *= decay
-                    total[rows] += torch.einsum("rnc,cnd->rnd", share, values)
+                    sums = weighted_sums(share.transpose(0, 1), values.transpose(0, 1))
+                    total[rows] += sums.transpose(0, 1)
         if best is not None:
             return self._refine(evidence, best, peak, mass, total, powers, chosen)
         log_mass = (peak + mass.log())[..., 0]

@@ -100,7 +100,7 @@ class Blockwise(Probe[PrefixPredictor]):
                 p = self._asked(network, drafted, place <= block[-1], block)
                 refused = self._first_refused(p, q, drafted[:, block], fixed, rng)
                 stream = rng.stream(f"residual {block[0]} {r}")
-                residual = _residual(p, q, refused, stream, spec.kind)
+                residual = _residual(p, q, refused, drafted[:, block], stream, spec.kind)
                 mended = state.write(drafted, to_come)
                 state = mended.write(residual, (number == refused) & to_come)
                 state = dataclasses.replace(state, written=to_come)
@@ -200,37 +200,40 @@ class Blockwise(Probe[PrefixPredictor]):
             )
 
 
-def _residual(p: TokenLaw, q: TokenLaw, refused: Tensor, rng: Randomness, kind: Kind) -> Tensor:
+def _residual(
+    p: TokenLaw, q: TokenLaw, refused: Tensor, draft: Tensor, rng: Randomness, kind: Kind
+) -> Tensor:
     """Draw the refused tokens again, from norm(max(p - q, 0)).
 
     Args:
         p: Laws of a block under the base model, (n, b).
         q: Laws of the drafts, (n, b).
         refused: Index of the refused token in the block, (n, 1); b where no draw is needed.
+        draft: The drafts, (n, b, d), or (n, b) integers.
         rng: Random stream that is used for this only.
         kind: Kind of the tokens.
 
     Returns:
-        Drawn tokens, (n, 1, d), or (n, 1) integers.
+        Drawn tokens, (n, 1, d), or (n, 1) integers; others mean nothing where none is needed.
     """
-    b = p.mean().shape[1]
+    b = draft.shape[1]
     if kind == "categorical":
         at = refused.clamp(max=b - 1)[..., None]  # (n, 1, 1)
         P, Q = (law.mean().take_along_dim(at, 1)[:, 0] for law in (p, q))  # (n, V)
         excess = (P - Q).clamp(min=0)
         some = excess.sum(1, keepdim=True) > 0  # rounding may refuse where p = q
         return rng.categorical(torch.where(some, excess, P), (len(P), 1))
-    found = p.select([0]).mean()
+    found = draft[:, :1].clone()
     for i in range(b):
-        there = refused == i
-        if bool(there.any()):
-            kept = _kept_proposal(p.select([i]), q.select([i]), there, rng.stream(f"{i}"))
-            found = torch.where(there[..., None], kept, found)
+        rows = (refused[:, 0] == i).nonzero()[:, 0]
+        if len(rows):
+            own = p.select([i]), q.select([i])
+            found[rows] = _kept_proposals(*own, rows, len(draft), rng.stream(f"{i}")).to(found)
     return found
 
 
-def _kept_proposal(p: TokenLaw, q: TokenLaw, wanted: Tensor, rng: Randomness) -> Tensor:
-    """Draw from the residual by rejection: (n, 1, d).
+def _kept_proposals(p: TokenLaw, q: TokenLaw, rows: Tensor, n: int, rng: Randomness) -> Tensor:
+    """Draw from the residual by rejection in some rows: (r, 1, d).
 
     A proposal from p is kept with probability 1 - min(1, q / p), and the last of PROPOSALS is kept
     in any case. If drafts are refused with probability D, the last one is kept without this test in
@@ -239,22 +242,25 @@ def _kept_proposal(p: TokenLaw, q: TokenLaw, wanted: Tensor, rng: Randomness) ->
     Args:
         p: Law of one token, (n, 1).
         q: Law of the draft of this token, (n, 1).
-        wanted: Whether a row needs a draw, (n, 1) bool.
+        rows: Indices of the r rows that need a draw, at least one.
+        n: Number of rows of the laws.
         rng: Random stream that is used for this only, since its length depends on the rows.
     """
-    found, tried = p.mean(), [0] * TRIED
-    open_rows = wanted[:, 0].nonzero()[:, 0]  # (r,)
+    found: Tensor | None = None
+    places, open_rows, tried = torch.arange(len(rows), device=rows.device), rows, [0] * TRIED
     for _ in range(PROPOSALS // TRIED):
-        if len(open_rows) == 0:
-            break
         p_open, q_open = (law.rows(open_rows).select(tried) for law in (p, q))
-        proposals = p_open.sample(rng)  # (r, TRIED, d)
+        proposals = p_open.sample(rng)  # (open, TRIED, d)
         ratio = (q_open.log_prob(proposals) - p_open.log_prob(proposals)).clamp(max=0).exp()
-        kept = rng.uniform((len(wanted), TRIED))[open_rows].to(ratio) >= ratio  # (r, TRIED)
+        kept = rng.uniform((n, TRIED))[open_rows].to(ratio) >= ratio  # (open, TRIED)
         some = kept.any(1, keepdim=True)
         first = torch.where(some, kept.int().argmax(1, keepdim=True), TRIED - 1)
-        found[open_rows] = proposals.take_along_dim(first[..., None], 1)
-        open_rows = open_rows[~some[:, 0]]
+        drawn = proposals.take_along_dim(first[..., None], 1)
+        found = drawn if found is None else found.index_copy_(0, places, drawn)
+        places, open_rows = places[~some[:, 0]], open_rows[~some[:, 0]]
+        if len(open_rows) == 0:
+            break
+    assert found is not None
     return found
 
 
