@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import jinja2
@@ -37,6 +38,7 @@ from capcheck.reports.capacity import curve_chart
 from capcheck.reports.front import front_chart
 from capcheck.reports.gaps import gap_chart
 from capcheck.reports.samples import samples_chart
+from capcheck.reports.style import template, without_template
 from capcheck.results.family import WITHOUT_KL, WITHOUT_KL_MEANING, FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.settings import SAMPLES
@@ -54,20 +56,10 @@ WORDS = {
 
 def render(result: SurveyResult) -> str:
     """Writes the report of a run; returns the text of one HTML file."""
-    figures: dict[str, go.Figure] = {}
     measured = [found for found in result.families if found.cells]
     fronts = front(result)
-    if fronts.points:
-        figures["front"] = front_chart(fronts, result)
-    for found in measured:
-        name = _anchor(found, result)
-        figures[f"chart-{name}"] = family_chart(found, result)
-        if result.target.provenance.vocabulary is None:
-            figures[f"samples-{name}"] = samples_chart(_sample_groups(found, result), result.target)
-        if any(gap.parts for gap in found.gaps):
-            figures[f"gaps-{name}"] = gap_chart(found, result)
-    for curve in result.curves:
-        figures[f"curve-{curve.family}"] = curve_chart(curve, result)
+    with without_template():
+        figures = _figures(measured, fronts, result)
     divergences = DIVERGENCES[result.target.kind]
     families = [_family(found, result) for found in result.families]
     environment = jinja2.Environment(
@@ -102,6 +94,25 @@ def render(result: SurveyResult) -> str:
         data=_script_safe(_data(figures)),
         figures=list(figures),
     )
+
+
+def _figures(
+    measured: Sequence[FamilyResult], fronts: Front, result: SurveyResult
+) -> dict[str, go.Figure]:
+    """All charts of the page, by the names of their places in it."""
+    figures: dict[str, go.Figure] = {}
+    if fronts.points:
+        figures["front"] = front_chart(fronts, result)
+    for found in measured:
+        name = _anchor(found, result)
+        figures[f"chart-{name}"] = family_chart(found, result)
+        if result.target.provenance.vocabulary is None:
+            figures[f"samples-{name}"] = samples_chart(_sample_groups(found, result), result.target)
+        if any(gap.parts for gap in found.gaps):
+            figures[f"gaps-{name}"] = gap_chart(found, result)
+    for curve in result.curves:
+        figures[f"curve-{curve.family}"] = curve_chart(curve, result)
+    return figures
 
 
 def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
@@ -253,8 +264,7 @@ def _unavailable(families: list[FamilyResult], kind: Kind) -> list[tuple[str, st
 def _data(figures: dict[str, go.Figure]) -> dict[str, Any]:
     """The figures as JSON values, with their common template stored once."""
     data = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
-    templates = [figure["layout"].pop("template") for figure in data.values()]
-    return {"template": templates[0] if templates else {}, "figures": data}
+    return {"template": template(), "figures": data}
 
 
 def _script_safe(data: Any) -> str:

@@ -23,8 +23,8 @@ from capcheck.runs.options import Progress
 
 __all__ = ["QUICK", "survey"]
 
-# Options of --quick: an answer in a minute or two, with more undecided cells. The two ends of the
-# steps axis suffice to tell whether the axis is used.
+# Options of --quick: an answer in less than a minute, with more undecided cells. The two ends of an
+# axis suffice to tell whether it is used; those of the length depend on the target.
 QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
 
 
@@ -41,7 +41,7 @@ QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
     "evidence",
     "--quick",
     is_flag=True,
-    help="Use 500 draws per cell and --steps 1,16, unless these options are given.",
+    help="Use 500 draws per cell, --length 0,N and --steps 1,16, unless these are given.",
 )
 @grouped(
     "evidence",
@@ -82,6 +82,8 @@ def survey(
     with live_progress() as progress:
         progress(Progress(done=0, total=0, running="reading the target"))
         target = target_of(given)
+        if quick and given["lengths"] is None:
+            given["lengths"] = (0, target.spec.tokens - len(given["given"] or ()))
         engine = planning.engine_of_survey(
             target,
             chosen,

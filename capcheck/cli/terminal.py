@@ -50,7 +50,8 @@ def print_survey(result: SurveyResult, *, quick: bool = False) -> None:
     if quick:
         _print_line(
             console,
-            f"quick: {result.settings.samples} draws per cell at steps "
+            f"quick: {result.settings.samples} draws per cell at lengths "
+            f"{listed(result.settings.grid.lengths)} and steps "
             f"{listed(result.settings.grid.steps)}; verdicts hold at their level all the same, "
             "and what is undecided may only need more draws: run it without --quick",
         )

@@ -25,11 +25,13 @@ __all__ = [
     "MOST_STEPS",
     "MOST_TIMED",
     "SMALLEST_POOL",
+    "SPACED",
     "TIMED",
     "Plan",
     "planned",
 ]
 
+SPACED = 10  # fewest steps between two validations of a fit of more than `CHECKS` steps
 CHECKS = 20  # validations in a fit, and least number of steps
 MOST_STEPS = 20_000  # largest number of steps of a fit with a given time
 DESCENT = 0.7  # share of the given time that is spent on draws and steps
@@ -53,7 +55,7 @@ class Plan:
     @property
     def every(self) -> int:
         """Number of steps between two validations."""
-        return max(1, self.steps // CHECKS)
+        return max(SPACED, self.steps // CHECKS) if self.steps > CHECKS else 1
 
 
 def planned(source: BatchSource, module: nn.Module, *, seconds: float, dtype: torch.dtype) -> Plan:

@@ -34,7 +34,7 @@ FEWEST_ROWS = 100  # fewest rows at which a log-density is evaluated
 NETWORK_ROWS = 200  # rows of a network that is no oracle, which is differentiated by torch
 WORK = 6e10  # multiply-adds of a log-density that two cores do in a second, about
 OVERHEAD = 6e4  # multiply-adds in the time that a derivative takes beside the target's own work
-QUICK = 0.5  # seconds that are spent in any case, at more rows than there are samples
+QUICK = 0.2  # seconds that are spent in any case, at more rows than there are samples
 MOST_ROWS = 16_384  # most rows at which a log-density is evaluated for that reason
 PILOT_ROWS = 100  # rows that tell how many more are needed
 DECIDED_ROWS = 256  # fewest rows of a log-density after a pilot
@@ -70,7 +70,7 @@ def affordable_rows(
     """The number of rows at which to evaluate `Procedure.log_density`; None if it is always fast.
 
     It is the number of samples; or fewer if these would take longer than the given time; or more if
-    more take less than half a second. The time is that of an idle machine with two cores, and is
+    more take less than `QUICK` seconds. The time is that of an idle machine with two cores, and is
     computed and not measured, so that the number does not depend on the machine. If fewer than
     `FEWEST_ROWS` fit into the time, the log-density counts as unavailable.
 

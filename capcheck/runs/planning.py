@@ -33,7 +33,7 @@ __all__ = [
 
 FIT_STEPS = 2000  # default number of optimiser steps of a fit in `check` and `require`
 SURVEY_FIT_STEPS = 300  # the same in `survey`
-QUICK_FIT_STEPS = 150  # the same in `capcheck survey --quick`
+QUICK_FIT_STEPS = 100  # the same in `capcheck survey --quick`
 NEAR_ORACLE = "mlp:width=128,depth=3"  # architecture fitted by default (`Probe.near_oracle`)
 
 
