@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, get_args
 
 import jinja2
 import plotly.graph_objects as go
@@ -47,6 +47,7 @@ from capcheck.results.survey import SurveyResult
 __all__ = ["TEXTS", "WORDS", "render"]
 
 TEXTS = 10  # most text samples that are shown of one budget, or of the target
+Chart: TypeAlias = go.Figure | dict[str, Any]  # a figure of the chart library, or its plain values
 WORDS = {
     "representable": "can",
     "not_representable": "cannot",
@@ -98,9 +99,9 @@ def render(result: SurveyResult) -> str:
 
 def _figures(
     measured: Sequence[FamilyResult], fronts: Front, result: SurveyResult
-) -> dict[str, go.Figure]:
+) -> dict[str, Chart]:
     """All charts of the page, by the names of their places in it."""
-    figures: dict[str, go.Figure] = {}
+    figures: dict[str, Chart] = {}
     if fronts.points:
         figures["front"] = front_chart(fronts, result)
     for found in measured:
@@ -261,9 +262,12 @@ def _unavailable(families: list[FamilyResult], kind: Kind) -> list[tuple[str, st
     ]
 
 
-def _data(figures: dict[str, go.Figure]) -> dict[str, Any]:
+def _data(figures: Mapping[str, Chart]) -> dict[str, Any]:
     """The figures as JSON values, with their common template stored once."""
-    data = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
+    data = {
+        name: figure if isinstance(figure, dict) else json.loads(figure.to_json())
+        for name, figure in figures.items()
+    }
     return {"template": template(), "figures": data}
 
 

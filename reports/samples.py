@@ -5,56 +5,81 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+import numpy as np
 
 from capcheck.reports.style import LAYOUT
 from capcheck.results.settings import TargetSummary
 from capcheck.targets.provenance import Picture
 
-__all__ = ["SHADES", "samples_chart"]
+__all__ = ["GREYS", "SHADES", "SPACE", "samples_chart"]
 
+GREYS = [[0, "#fff"], [1, "#000"]]  # from the lightest shade to the darkest
+SPACE = 0.03  # space between two groups, as a share of the width
 SHADES = 99  # darkest shade of grey, so that a pixel takes at most two digits
 
 
-def samples_chart(groups: Sequence[tuple[str, Any]], target: TargetSummary) -> go.Figure:
+def samples_chart(groups: Sequence[tuple[str, Any]], target: TargetSummary) -> dict[str, Any]:
     """Samples of each group side by side, as images or as scatter plots of two coordinates.
+
+    The figure is made of plain values, as the chart library checks thousands of pixels one by one.
 
     Args:
         groups: Title and samples, (rows, N, d) or (rows, N) nested lists; the target comes first.
         target: The target, which says whether samples are images.
+
+    Returns:
+        The figure, as data and layout.
     """
-    figure = make_subplots(
-        cols=len(groups), subplot_titles=[title for title, _ in groups], horizontal_spacing=0.03
-    )
     as_images = target.provenance.picture is not None or target.kind == "categorical"
-    for column, (_, rows) in enumerate(groups, start=1):
-        trace = _mosaic(rows, target) if as_images else _scatter(rows)
-        figure.add_trace(trace, row=1, col=column)
-        if as_images:
-            anchor = "x" if column == 1 else f"x{column}"
-            figure.update_xaxes(visible=False, constrain="domain", row=1, col=column)
-            figure.update_yaxes(
-                visible=False, scaleanchor=anchor, autorange="reversed", row=1, col=column
-            )
-    if not as_images:
-        first, second = _ranges(groups[0][1])
-        figure.update_xaxes(title_text="first coordinate", range=first)
-        figure.update_yaxes(range=second)
-        figure.update_yaxes(title_text="second coordinate", row=1, col=1)
-    layout = LAYOUT | {
+    layout: dict[str, Any] = LAYOUT | {
         "height": 300,
         "showlegend": False,
         "margin": {"l": 50, "r": 8, "t": 30, "b": 40},
+        "annotations": [],
     }
-    return figure.update_layout(**layout)
+    ranges = [] if as_images else _ranges(groups[0][1])
+    width = (1 - SPACE * (len(groups) - 1)) / len(groups)
+    traces = []
+    for column, (title, rows) in enumerate(groups):
+        number = str(column + 1) if column else ""
+        trace = _mosaic(rows, target) if as_images else _scatter(rows)
+        traces.append(trace | {"xaxis": f"x{number}", "yaxis": f"y{number}"})
+        left = column * (width + SPACE)
+        x: dict[str, Any] = {"anchor": f"y{number}", "domain": [left, left + width]}
+        y: dict[str, Any] = {"anchor": f"x{number}", "domain": [0.0, 1.0]}
+        if as_images:
+            x |= {"visible": False, "constrain": "domain"}
+            y |= {"visible": False, "scaleanchor": f"x{number}", "autorange": "reversed"}
+        else:
+            x |= {"title": {"text": "first coordinate"}, "range": ranges[0]}
+            y |= {"range": ranges[1]}
+            if column == 0:
+                y["title"] = {"text": "second coordinate"}
+        layout |= {f"xaxis{number}": x, f"yaxis{number}": y}
+        layout["annotations"].append(_title(title, left + width / 2))
+    return {"data": traces, "layout": layout}
 
 
-def _mosaic(rows: Any, target: TargetSummary) -> go.Heatmap:
+def _title(text: str, x: float) -> dict[str, Any]:
+    """The title of a group, above the middle x of its place, as a share of the width."""
+    return {
+        "text": text,
+        "showarrow": False,
+        "font": {"size": 16},
+        "x": x,
+        "xref": "paper",
+        "xanchor": "center",
+        "y": 1.0,
+        "yref": "paper",
+        "yanchor": "bottom",
+    }
+
+
+def _mosaic(rows: Any, target: TargetSummary) -> dict[str, Any]:
     """36 samples in one heatmap: six by six images, or one line per sequence without a grid."""
     picture = target.provenance.picture
     if picture is not None:
-        images = [_pixels(tokens, picture) for tokens in rows[:36]]
+        images = _pixels(rows[:36], picture)
         height, width = picture.rows, picture.columns
         low, high = 0.0, float(SHADES)
     else:
@@ -71,37 +96,38 @@ def _mosaic(rows: Any, target: TargetSummary) -> go.Heatmap:
         top, left = (index // across) * (height + gap), (index % across) * (width + gap)
         for pixel, value in enumerate(image):
             canvas[top + pixel // width][left + pixel % width] = value
-    return go.Heatmap(
-        z=canvas,
-        colorscale="Greys" if picture is not None or target.dim <= 2 else "Viridis",
-        zmin=low,
-        zmax=high,
-        showscale=False,
-        hoverinfo="skip",
-    )
+    return {
+        "type": "heatmap",
+        "z": canvas,
+        "colorscale": GREYS if picture is not None or target.dim <= 2 else "Viridis",
+        "zmin": low,
+        "zmax": high,
+        "showscale": False,
+        "hoverinfo": "skip",
+    }
 
 
-def _pixels(tokens: Any, picture: Picture) -> list[int]:
-    """The shades of an image as whole numbers, since pixels dominate the size of a large page."""
-    low, high = min(picture.offset), max(picture.offset)
+def _pixels(rows: Any, picture: Picture) -> list[list[int]]:
+    """The shades of images as whole numbers, since pixels dominate the size of a large page."""
+    offset, basis = np.asarray(picture.offset), np.asarray(picture.basis)
+    low, high = offset.min(), offset.max()
     unit = 1.25 * (high - low) / SHADES or 1.0  # single images exceed the range of their mean
-    flat = [number for token in tokens for number in token]
-    pixels = (
-        offset + sum(x * axis[place] for x, axis in zip(flat, picture.basis, strict=True))
-        for place, offset in enumerate(picture.offset)
-    )
-    return [round(max(0, min((pixel - low) / unit, SHADES))) for pixel in pixels]
+    flat = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
+    shades = np.rint(((offset + flat @ basis - low) / unit).clip(0, SHADES))
+    found: list[list[int]] = shades.astype(int).tolist()
+    return found
 
 
-def _scatter(rows: Any) -> go.Scatter:
+def _scatter(rows: Any) -> dict[str, Any]:
     points = [_coordinates(tokens) for tokens in rows]
-    return go.Scatter(
-        x=[point[0] for point in points],
-        y=[point[1] for point in points],
-        mode="markers",
-        marker={"size": 5, "opacity": 0.6, "color": "#2455a4"},
-        hoverinfo="skip",
-    )
+    return {
+        "type": "scatter",
+        "x": [point[0] for point in points],
+        "y": [point[1] for point in points],
+        "mode": "markers",
+        "marker": {"size": 5, "opacity": 0.6, "color": "#2455a4"},
+        "hoverinfo": "skip",
+    }
 
 
 def _coordinates(tokens: Any) -> tuple[float, float]:
