@@ -1,4 +1,4 @@
-"""The command `capcheck` and its subcommands: families, targets, check, survey, work, report.
+"""The command `capcheck` and its subcommands, which `COMMANDS` lists.
 
 Exit codes are 0 for success, 1 for not representable, 2 for wrong use or bad input, 3 for
 inconclusive, and 4 for an internal failure. With `--json` standard output holds the result schema
@@ -24,6 +24,7 @@ COMMANDS = {
     "targets": "List the built-in targets and their parameters.",
     "check": "Check whether one family can produce a target, and at which budget.",
     "survey": "Measure every family on one target, and write the report.",
+    "plan": "Tell what a survey would cost, family by family, before it is made.",
     "work": "Measure cells of a run beside any number of other such commands.",
     "report": "Write the HTML report of a saved run.",
 }

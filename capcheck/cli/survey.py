@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,35 @@ from capcheck.procedures.registry import probe_class
 from capcheck.results.survey import SurveyResult
 from capcheck.runs import planning
 from capcheck.runs.options import Progress
+from capcheck.targets.target import Target
 
-__all__ = ["QUICK", "survey"]
+__all__ = ["FAMILIES", "FITS", "IN_A_HURRY", "QUICK", "asked", "survey"]
 
 # Options of --quick: an answer in less than a minute, with more undecided cells. The two ends of an
 # axis suffice to tell whether it is used; those of the length depend on the target.
 QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
 
 
-@click.command(cls=GroupedCommand)
-@grouped(
+FAMILIES = grouped(
     "family", "--family", "names", metavar="NAME,...", help="Survey these families.  [default: all]"
 )
-@with_options(TARGET)
-@with_options(BUDGETS)
-@NETWORK
-@with_options(fits(f"{planning.SURVEY_FIT_STEPS}, or {planning.QUICK_FIT_STEPS} with --quick"))
-@with_options(EVIDENCE)
-@grouped(
+FITS = fits(f"{planning.SURVEY_FIT_STEPS}, or {planning.QUICK_FIT_STEPS} with --quick")
+IN_A_HURRY = grouped(
     "evidence",
     "--quick",
     is_flag=True,
     help="Use 500 draws per cell, --length 0,N and --steps 1,16, unless these are given.",
 )
+
+
+@click.command(cls=GroupedCommand)
+@FAMILIES
+@with_options(TARGET)
+@with_options(BUDGETS)
+@NETWORK
+@with_options(FITS)
+@with_options(EVIDENCE)
+@IN_A_HURRY
 @grouped(
     "evidence",
     "--strict",
@@ -70,28 +76,11 @@ def survey(
     NAME.npz#ARRAY), followed by -quick with --quick. The same command continues a run that was
     interrupted.
     """
-    chosen = names.split(",") if names else None
-    for name in chosen or ():
-        probe_class(name)
-    if quick:
-        given |= {name: value for name, value in QUICK.items() if given[name] is None}
     if given["out"] is None and given["data"] is not None:
         given["out"] = Path("runs") / (name_of(given["data"]) + ("-quick" if quick else ""))
-    if quick and fit_seconds is None and fit_steps is None:
-        fit_steps = planning.QUICK_FIT_STEPS
     with live_progress() as progress:
-        progress(Progress(done=0, total=0, running="reading the target"))
-        target = target_of(given)
-        if quick and given["lengths"] is None:
-            given["lengths"] = (0, target.spec.tokens - len(given["given"] or ()))
-        engine = planning.engine_of_survey(
-            target,
-            chosen,
-            network="none" if network == ("none",) else network or None,
-            fit_steps=fit_steps,
-            fit_seconds=fit_seconds,
-            **run_options(given, progress),
-        )
+        target, keywords = asked(given, names, quick, network, fit_steps, fit_seconds, progress)
+        engine = planning.engine_of_survey(target, **keywords)
         if start_only:
             start(engine, given["out"])
             return
@@ -100,6 +89,36 @@ def survey(
     if any(found.error and found.supported for found in result.families):
         raise SystemExit(CapcheckError.exit_code)
     raise SystemExit(_strictly(result, networks=bool(network)) if strict else 0)
+
+
+def asked(
+    given: dict[str, Any],
+    names: str | None,
+    quick: bool,
+    network: Sequence[str],
+    fit_steps: int | None,
+    fit_seconds: float | None,
+    progress: Callable[[Progress], None],
+) -> tuple[Target, dict[str, Any]]:
+    """The target and the keywords of a survey that the options ask for."""
+    chosen = names.split(",") if names else None
+    for name in chosen or ():
+        probe_class(name)  # an unknown name must fail before the data are read
+    if quick:
+        given |= {name: value for name, value in QUICK.items() if given[name] is None}
+    if quick and fit_seconds is None and fit_steps is None:
+        fit_steps = planning.QUICK_FIT_STEPS
+    progress(Progress(done=0, total=0, running="reading the target"))
+    target = target_of(given)
+    if quick and given["lengths"] is None:
+        given["lengths"] = (0, target.spec.tokens - len(given["given"] or ()))
+    return target, {
+        "families": chosen,
+        "network": "none" if network == ("none",) else network or None,
+        "fit_steps": fit_steps,
+        "fit_seconds": fit_seconds,
+        **run_options(given, progress),
+    }
 
 
 def _strictly(result: SurveyResult, *, networks: bool) -> int:

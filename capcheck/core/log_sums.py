@@ -51,6 +51,8 @@ def log_sum_exp_(x: Tensor) -> Tensor:
 
 
 def _highest(x: Tensor, dim: int = -1) -> Tensor:
+    if x.shape[dim] == 0:
+        return x.new_full(x.sum(dim, keepdim=True).shape, -torch.inf)
     return x.detach().amax(dim, keepdim=True)
 
 

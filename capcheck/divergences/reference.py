@@ -276,6 +276,11 @@ class Reference:
             power=divergence.power,
         )
 
+    def sampled(self, samples: Tensor) -> dict[str, Estimate]:
+        """The divergences that are estimated from draws of a model alone, by name."""
+        model = ModelEvidence(samples=samples)
+        return {name: self._sampled(name, model, None) for name in self._measures}
+
     def _sampled(self, name: str, model: ModelEvidence, kl: Estimate | None) -> Estimate:
         null = self._null[name].terms or self._null[name].below
         fewer = math.sqrt(max(1.0, len(self.draws) / len(model.samples)))

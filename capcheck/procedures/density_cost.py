@@ -28,6 +28,7 @@ __all__ = [
     "affordable_rows",
     "pilot_pays",
     "rows_that_decide",
+    "work_of_density",
 ]
 
 FEWEST_ROWS = 100  # fewest rows at which a log-density is evaluated
@@ -86,7 +87,7 @@ def affordable_rows(
         return None
     if procedure.substitute is not None:  # its cost does not depend on the target
         return NETWORK_ROWS
-    work = _work(procedure, budget)
+    work = work_of_density(procedure, budget)
     rows = int(seconds * WORK / work)
     if rows >= FEWEST_ROWS:
         return min(rows, max(samples, min(int(QUICK * WORK / work), MOST_ROWS)))
@@ -105,7 +106,7 @@ def pilot_pays(procedure: AnyProcedure, budget: Budget, rows: int | None) -> boo
     if rows is None or rows <= DECIDED_ROWS + PILOT_ROWS or procedure.substitute is not None:
         return False
     shared = procedure.probe.density_work(procedure.spec, budget) > 0
-    return not shared and rows * _work(procedure, budget) > SLOW * WORK
+    return not shared and rows * work_of_density(procedure, budget) > SLOW * WORK
 
 
 def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
@@ -129,7 +130,7 @@ def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
     return most if needed > most else max(math.ceil(needed), min(DECIDED_ROWS, most))
 
 
-def _work(procedure: AnyProcedure, budget: Budget) -> float:
+def work_of_density(procedure: AnyProcedure, budget: Budget) -> float:
     """Multiply-adds of the log-density of a row; 0 if it is always fast."""
     target, probe = procedure.target, procedure.probe
     if not isinstance(target, ContinuousTarget):

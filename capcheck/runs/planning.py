@@ -14,10 +14,12 @@ from capcheck.procedures.errors import wrong_kind
 from capcheck.procedures.probe import AnyProbe, Probe
 from capcheck.procedures.registry import build_probe
 from capcheck.procedures.registry import families as registered
+from capcheck.results.cost import RunCost
 from capcheck.results.plan import FamilyEntry
 from capcheck.runs.candidates import Candidate
 from capcheck.runs.engine import Engine
 from capcheck.runs.options import RunOptions
+from capcheck.runs.rehearsal import rehearse
 from capcheck.targets.parameters import require_count
 from capcheck.targets.target import Target
 
@@ -27,6 +29,7 @@ __all__ = [
     "SURVEY_FIT_STEPS",
     "CheckOptions",
     "SurveyOptions",
+    "cost_of_survey",
     "engine_of_check",
     "engine_of_survey",
 ]
@@ -137,6 +140,38 @@ def engine_of_survey(
     Raises:
         InputError: An argument is not possible; the message names it and the rule that it breaks.
     """
+    return Engine(target, *_survey(target, families, keywords))
+
+
+def cost_of_survey(
+    target: Target,
+    families: Iterable[str | AnyProbe] | None = None,
+    *,
+    start: float = 0.0,
+    rows: int | None = None,
+    **keywords: Unpack[SurveyOptions],
+) -> RunCost:
+    """What a survey would cost on this machine, of which nothing is measured; see `rehearsal`.
+
+    Args:
+        target: As for `engine_of_survey`.
+        families: As for `engine_of_survey`.
+        start: Seconds that a worker takes to start and to load the target.
+        rows: Number of rows that the data are to have, or None for those that they have.
+        **keywords: See `SurveyOptions`.
+
+    Raises:
+        InputError: As for `engine_of_survey`, or the target's law does not hold rows of data and a
+            number of them is given.
+    """
+    candidates, run = _survey(target, families, keywords)
+    return rehearse(target, candidates, run, start=start, rows=rows)
+
+
+def _survey(
+    target: Target, families: Iterable[str | AnyProbe] | None, keywords: SurveyOptions
+) -> tuple[list[Candidate], RunOptions]:
+    """The candidates of a survey, and the options of its run."""
     network = keywords.get("network")
     fit_seconds, fit_steps = keywords.get("fit_seconds"), keywords.get("fit_steps")
     run = _of_run(keywords, SurveyOptions)
@@ -164,7 +199,7 @@ def engine_of_survey(
                 raise InputError(
                     f"families holds two classes whose family is {name!r}; give each its own name."
                 )
-    return Engine(target, list(candidates.values()), run)
+    return list(candidates.values()), run
 
 
 def _of_run(keywords: Mapping[str, Any], kind: Any) -> Any:

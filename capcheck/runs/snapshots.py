@@ -23,7 +23,10 @@ from capcheck.procedures.procedure import AnyProcedure
 from capcheck.procedures.trace import Recorder, Traces, Writes
 from capcheck.results.settings import Settings
 
-__all__ = ["Snapshot", "Snapshots", "rows_randomness"]
+__all__ = ["BATCH", "Snapshot", "Snapshots", "rows_randomness"]
+
+
+BATCH = 1024  # rows of a batch by default
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -7,7 +7,6 @@ that the divergences of a cell need, and the reference estimates them from it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,34 +15,25 @@ import torch
 from torch import Tensor
 
 from capcheck.core.budget import AXES, Budget
-from capcheck.core.log_density import LogDensity
 from capcheck.core.unavailable import Unavailable
 from capcheck.diagnostics.diagnosis import Diagnoser, Diagnosis
 from capcheck.diagnostics.observer import Observer
 from capcheck.diagnostics.witness import Witness
-from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
 from capcheck.divergences.reference import Reference
 from capcheck.judging.verdict import refuses_alone
 from capcheck.procedures.coordinates import ExactLaw
-from capcheck.procedures.density_cost import (
-    PILOT_ROWS,
-    affordable,
-    affordable_rows,
-    pilot_pays,
-    rows_that_decide,
-)
 from capcheck.procedures.procedure import ROUNDED_LAW, AnyProcedure
 from capcheck.results.measurement import Measurement, SampledLaw
 from capcheck.results.settings import Settings
+from capcheck.runs.densities import Densities
 from capcheck.runs.excerpts import examples, kept_law
 from capcheck.runs.snapshots import Snapshots, rows_randomness
 
 __all__ = ["Sweep"]
 
 LIMIT_ROWS = 500  # fewest rows at which the limit of a procedure is made
-DENSITY_BATCH = 1024  # most rows of a log-density; rows that share chains do whatever the batch
 
 
 class Sweep:
@@ -81,7 +71,7 @@ class Sweep:
         self._rng = functools.partial(rows_randomness, settings, self._target.device)
         # Keys: the values of the budget axes that the procedure depends on.
         self._laws: dict[tuple[int, ...], ExactLaw | Unavailable] = {}
-        self._densities: dict[tuple[int, ...], LogDensity | Unavailable] = {}
+        self._densities = Densities(procedure, reference, settings, batch=self._batch)
         self._estimated: dict[str, tuple[dict[str, Estimate], Witness]] = {}
 
     def runs(self, budgets: Sequence[Budget]) -> list[list[Budget]]:
@@ -131,7 +121,7 @@ class Sweep:
             return settings.samples
         for budget in budgets:
             known = not isinstance(self.exact_law(budget), Unavailable)
-            density = NOT_ASKED if known else self._density_of_draws(budget)
+            density = NOT_ASKED if known else self._densities.of_target_draws(budget)
             if isinstance(density, Unavailable):
                 return settings.samples
             if not self._refuses(self._reference.kl_by_density(density)):
@@ -189,10 +179,10 @@ class Sweep:
         return ModelEvidence(
             samples=samples,
             law=law,
-            log_density=self._density_of_draws(budget)
+            log_density=self._densities.of_target_draws(budget)
             if "kl" in asked and not known
             else NOT_ASKED,
-            own_log_density=self._own_log_density(budget, samples)
+            own_log_density=self._densities.of_own_draws(budget, samples)
             if "reverse_kl" in asked and not known
             else NOT_ASKED,
             limit=lambda kl: None if known or self._refuses(kl) else self._limit,
@@ -226,67 +216,6 @@ class Sweep:
         self._reference.require_target_draws(limit, self._probe.family)
         return limit
 
-    def _own_log_density(self, budget: Budget, samples: Tensor) -> LogDensity | Unavailable:
-        """The log-density at a cell's own samples: the probe's, or a change-of-variables bound."""
-        procedure, seconds = self._procedure, self._settings.seconds_per_cell
-        found = affordable_rows(procedure, budget, len(samples), seconds)
-        if isinstance(found, Unavailable) or (found is not None and found < len(samples)):
-            procedure = procedure.with_cheaper_density() or procedure
-        stated = self._log_density(procedure, budget, samples)
-        if isinstance(stated, LogDensity) or self._target.spec.kind == "categorical":
-            return stated
-        parts: list[LogDensity] = []
-        for start in range(0, len(samples), self._batch):
-            n = min(self._batch, len(samples) - start)
-            source = functools.partial(self._rng, "model", start)
-            part = self._procedure.log_density_of_draws(budget, n, source)
-            if isinstance(part, Unavailable):
-                return Unavailable(reason=f"{stated.reason}; {part.reason}")
-            parts.append(part)
-        return _joined(parts)
-
-    def _density_of_draws(self, budget: Budget) -> LogDensity | Unavailable:
-        """The log-density at the reference's draws of the target, at fewer, or at more."""
-        key = self._procedure.relevant(budget)
-        if key not in self._densities:
-            samples, seconds = len(self._reference.draws), self._settings.seconds_per_cell
-            found = affordable(self._procedure, budget, samples, seconds)
-            if isinstance(found, Unavailable):
-                self._densities[key] = found
-            else:
-                procedure, rows = found
-                if pilot_pays(procedure, budget, rows):
-                    rows = self._rows_that_decide(procedure, budget, rows or 0)
-                draws = self._reference.first_draws(rows)
-                self._densities[key] = self._log_density(procedure, budget, draws)
-        return self._densities[key]
-
-    def _rows_that_decide(self, procedure: AnyProcedure, budget: Budget, most: int) -> int:
-        """The number of rows of a slow log-density, by a pilot at draws of its own."""
-        x = self._target.sample(PILOT_ROWS, self._rng("pilot", 0))
-        pilot = procedure.log_density(budget, x, self._rng("pilot density", 0))
-        if isinstance(pilot, Unavailable):
-            return most
-        divergence = DIVERGENCES[self._target.spec.kind]["kl"]
-        tolerance = self._settings.tolerances["kl"] * divergence.scale(self._target.spec)
-        log_ratio = self._reference.steadied(self._target.log_prob(x) - pilot.values, x)
-        return rows_that_decide(log_ratio, tolerance, most)
-
-    def _log_density(
-        self, procedure: AnyProcedure, budget: Budget, x: Tensor
-    ) -> LogDensity | Unavailable:
-        parts: list[LogDensity] = []
-        shared = procedure.probe.density_work(procedure.spec, budget) > 0
-        held = self._target.rows_at_once or DENSITY_BATCH
-        size = DENSITY_BATCH if shared else min(DENSITY_BATCH, held)
-        for start in range(0, len(x), size):
-            rows = x[start : start + size]
-            part = procedure.log_density(budget, rows, self._rng("density", start))
-            if isinstance(part, Unavailable):
-                return part
-            parts.append(part)
-        return _joined(parts)
-
     def _precision_facts(self, budget: Budget, samples: Tensor) -> dict[str, Any]:
         """Fields of `Measurement` that compare a rounded run with the precise one; here none."""
         return {}
@@ -296,15 +225,3 @@ def _draws_alone(samples: Tensor) -> ModelEvidence:
     """Evidence that consists of samples alone, as for the unknown law of rounded arithmetic."""
     unknown = ROUNDED_LAW
     return ModelEvidence(samples=samples, law=unknown, log_density=unknown, own_log_density=unknown)
-
-
-def _joined(parts: Sequence[LogDensity]) -> LogDensity:
-    """Join the log-densities of all batches into one, which is a bound if any of them is."""
-    loosest = next((part for part in parts if part.bound), parts[0])
-    values = torch.cat([part.values for part in parts])
-    from_above = [part.above for part in parts if part.above is not None]
-    above = torch.cat(from_above) if len(from_above) == len(parts) else None
-    shared = [
-        influence * (len(part.values) / len(values)) for part in parts for influence in part.shared
-    ]
-    return dataclasses.replace(loosest, values=values, above=above, shared=tuple(shared))

@@ -88,7 +88,7 @@ def test_a_cell_says_at_how_many_draws_its_kl_was_found() -> None:
     found = check("diffusion", from_spec("modes:tokens=2,modes=2"), **how)  # type: ignore[arg-type]
     (cell,) = found.found.cells
     assert cell.samples == 300
-    assert cell.estimates["kl"].samples == MOST_ROWS
+    assert 2_000 < cell.estimates["kl"].samples <= MOST_ROWS
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, math.nan, math.inf, "long", True])

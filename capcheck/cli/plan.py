@@ -1,0 +1,112 @@
+"""`capcheck plan`: tells what a survey would cost before it is made."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from capcheck.cli.console import output
+from capcheck.cli.options import BUDGETS, EVIDENCE, MACHINE, NETWORK, TARGET
+from capcheck.cli.parameters import GroupedCommand, grouped, with_options
+from capcheck.cli.progress import live_progress
+from capcheck.cli.survey import FAMILIES, FITS, IN_A_HURRY, asked
+from capcheck.cli.tables import folding
+from capcheck.core.pace import duration
+from capcheck.results.cost import FamilyCost, RunCost
+from capcheck.runs import planning
+
+__all__ = ["H200", "WORKERS", "plan"]
+
+WORKERS = (1, 2, 8, 64)  # numbers of workers whose time is told
+# Rates of an NVIDIA H200 in float32: the matrix products that `tests/gpu/RESULTS.md` measured, its
+# memory by the data sheet in float64's bytes, and operations that Python launches.
+H200 = (50.6e12, 2 * 4.8e12, 2e5)
+
+
+@click.command(cls=GroupedCommand)
+@FAMILIES
+@with_options(TARGET)
+@with_options(BUDGETS)
+@NETWORK
+@with_options(FITS)
+@with_options(EVIDENCE)
+@IN_A_HURRY
+@grouped(
+    "data",
+    "--rows",
+    type=int,
+    help="Tell the cost of data of the same law with this many rows; it takes --law rows.",
+)
+@grouped("output", "--json", "as_json", is_flag=True, help="Print only the costs, as JSON.")
+@with_options(MACHINE)
+def plan(
+    names: str | None,
+    quick: bool,
+    network: Sequence[str],
+    fit_steps: int | None,
+    fit_seconds: float | None,
+    rows: int | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Tell what a survey would cost, family by family, before it is made.
+
+    Takes the options of `capcheck survey`. Every part of the survey is made for a moment on this
+    machine, with few draws, and its time follows from the numbers of turns, rows and steps. Times
+    are right within a factor of about two.
+    """
+    began = time.perf_counter()
+    given["out"] = None
+    with live_progress() as progress:
+        target, keywords = asked(given, names, quick, network, fit_steps, fit_seconds, progress)
+        start = time.perf_counter() - began
+        found = planning.cost_of_survey(target, start=start, rows=rows, **keywords)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+        return
+    _print(output(), found)
+
+
+def _print(console: Console, found: RunCost) -> None:
+    console.print(_table(found))
+    for one in found.families:
+        if one.reason:
+            console.print(f"{one.title}: {one.reason}", markup=False, highlight=False)
+    for workers in WORKERS:
+        word = "worker" if workers == 1 else "workers"
+        time_taken = duration(found.seconds(workers))
+        console.print(f"{workers} {word} of this machine: {time_taken}", highlight=False)
+    flops = sum(one.flops for one in found.families)
+    moved = sum(one.moved for one in found.families)
+    console.print(
+        f"the runs' arithmetic: {flops / 1e12:.3g} Tflop of matrix products, {moved / 1e12:.3g} TB "
+        f"moved; on one H200 {duration(found.on_device(H200))}, by its rates and not measured",
+        highlight=False,
+    )
+
+
+def _table(found: RunCost) -> Table:
+    """Seconds of one worker for every family, by its parts."""
+    table = folding(
+        "family", "runs", "turns", "draws", "log-densities", "estimates", "fit", "all", "causes"
+    )
+    table.title = "seconds of one worker; causes are measured only where every budget is refused"
+    table.title_justify = "left"
+    for one in found.families:
+        if not one.reason:
+            table.add_row(one.title, str(one.runs), f"{one.turns:,}", *map(_shown, _parts(one)))
+    return table
+
+
+def _parts(one: FamilyCost) -> tuple[float, ...]:
+    return one.draws, one.densities, one.estimates, one.fit, one.seconds, one.causes
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds < 100 else f"{seconds:,.0f}"

@@ -1,0 +1,342 @@
+"""The rehearsal of a run tells its cost: each part is made for a moment, and its size is counted.
+
+| part | what is timed | by what it grows |
+|---|---|---|
+| runs | some turns at the largest budget, with few rows and with more | turns, rows |
+| log-densities | that of the largest budget, with few rows and with more | rows, their work |
+| estimates | those of one cell from draws of the target | cells of different evidence |
+| fits | steps up to the second validation | steps |
+| causes | nothing | the largest budget's run and log-density, at fewer draws |
+
+The number of turns is `Probe.iterations`, which the conformance suite checks, and the number of
+rows that a log-density takes is computed as in the run (`density_cost`). Where a pilot chooses the
+rows, the geometric mean of the fewest and the most is expected. All times are those of one thread,
+as workers compute in one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from capcheck.core.budget import AXES, Budget
+from capcheck.core.errors import CapcheckError, ControlFlow, InputError, UnfitError
+from capcheck.core.pace import time_limit
+from capcheck.core.randomness import CounterRandomness
+from capcheck.core.unavailable import Unavailable
+from capcheck.divergences.reference import Reference
+from capcheck.fitting.fit import fit_procedure
+from capcheck.networks.kinds import FittedNetwork
+from capcheck.procedures.density_cost import (
+    DECIDED_ROWS,
+    PILOT_ROWS,
+    affordable,
+    pilot_pays,
+    work_of_density,
+)
+from capcheck.procedures.procedure import AnyProcedure
+from capcheck.results.cost import FamilyCost, RunCost
+from capcheck.results.settings import Settings
+from capcheck.runs.candidates import Candidate
+from capcheck.runs.environment import full_precision, one_thread
+from capcheck.runs.making import Maker
+from capcheck.runs.options import RunOptions, placement, require_known, settings_of
+from capcheck.runs.progress import ProgressCounter
+from capcheck.runs.snapshots import BATCH
+from capcheck.runs.work_counter import Work, WorkCounter
+from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.continuous.product_mixture import ProductMixture
+from capcheck.targets.parameters import require_count
+from capcheck.targets.target import Target
+
+__all__ = ["FEW", "MOMENT", "MORE", "TURNS", "Rehearsal", "rehearse", "rows_held"]
+
+FEW, MORE = 16, 256  # rows of the two sizes at which a part is timed
+TURNS = 6  # turns of a run that are timed
+MOMENT = 1.0  # seconds after which no further turn, and no larger size, is timed
+
+
+class _Enough(ControlFlow):
+    """Raised to end a fit that has been timed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rate:
+    """Seconds of a part that takes `fixed + each * rows`."""
+
+    fixed: float
+    each: float
+
+    def of(self, rows: float) -> float:
+        return self.fixed + self.each * rows
+
+
+def rehearse(
+    target: Target,
+    candidates: Sequence[Candidate],
+    options: RunOptions,
+    *,
+    start: float = 0.0,
+    rows: int | None = None,
+) -> RunCost:
+    """The cost of a run, of which nothing is measured.
+
+    Args:
+        target: The law that the families should produce.
+        candidates: What the run would measure.
+        options: Options of the run.
+        start: Seconds that a worker takes to start and to load the target.
+        rows: Number of rows that the data are to have, or None for those that they have.
+
+    Raises:
+        InputError: An option is not possible on this target, or the target's law does not hold rows
+            of data and a number of them is given.
+    """
+    require_known(options)
+    growth = 1.0 if rows is None else require_count("rows", rows) / rows_held(target)
+    device, dtype = placement(options.get("device", "auto"))
+    settings = settings_of(target, options, device, dtype)
+    moved = target.to(device=device, dtype=dtype)
+    counter = ProgressCounter(options.get("progress"), {})
+    rehearsal = Rehearsal(
+        moved,
+        settings,
+        Maker(moved, settings, counter),
+        batch=options.get("batch", BATCH),
+        growth=growth,
+    )
+    with full_precision(), one_thread():
+        return rehearsal.cost(
+            candidates, start=start, progress=lambda running: counter.advance((), running)
+        )
+
+
+class Rehearsal:
+    """Makes each part of a run for a moment.
+
+    Args:
+        target: Target, on the device and in the precision that the settings name.
+        settings: Settings of the run.
+        maker: Makes procedures and networks.
+        batch: Number of sample rows in a batch.
+        growth: Factor by which the rows of data are to grow, of a law that holds all of them.
+    """
+
+    def __init__(
+        self, target: Target, settings: Settings, maker: Maker, *, batch: int, growth: float = 1.0
+    ) -> None:
+        self._target, self._settings, self._maker = target, settings, maker
+        self._batch = min(batch, target.rows_at_once or batch, settings.samples)
+        self._growth = growth
+
+    def cost(
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        start: float,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> RunCost:
+        """The cost of a run.
+
+        Args:
+            candidates: What the run would measure.
+            start: Seconds that a worker takes to start and to load the target.
+            progress: Function that is told what is being rehearsed.
+        """
+        progress("target draws and null floors")
+        began = time.perf_counter()
+        reference = Reference(
+            self._target,
+            divergences=tuple(self._settings.tolerances),
+            samples=self._settings.samples,
+            seed=self._settings.seed,
+            tolerances=self._settings.tolerances,
+        )
+        shared = time.perf_counter() - began
+        estimates = self._time_of_estimates(reference)
+        families = []
+        with time_limit(math.inf):
+            for candidate in candidates:
+                progress(candidate.plan.title)
+                try:
+                    families.append(self._family(candidate, reference, estimates))
+                except (CapcheckError, InputError, UnfitError) as error:
+                    families.append(FamilyCost(title=candidate.plan.title, reason=str(error)))
+        return RunCost(families=tuple(families), shared=shared, start=start)
+
+    def _time_of_estimates(self, reference: Reference) -> float:
+        """Seconds of the estimates from the draws of one cell, KL by its density not counted."""
+        draws = self._target.sample(self._settings.samples, self._rng("estimates"))
+        began = time.perf_counter()
+        reference.sampled(draws)
+        return time.perf_counter() - began
+
+    def _family(self, candidate: Candidate, reference: Reference, estimates: float) -> FamilyCost:
+        probe, kind = candidate.probe, candidate.plan.network
+        procedure, fit = self._maker.procedure(candidate.probe), 0.0
+        if candidate.network is not None:
+            checked = self._maker.checked(candidate)
+            if isinstance(kind, FittedNetwork):
+                fit = self._time_of_fit(procedure, checked.module, kind)
+            procedure = procedure.with_network(checked.network)
+        largest, samples = self._settings.grid.largest, self._settings.samples
+        turn, work = self._turn(procedure, largest)
+        batches = [min(self._batch, samples - at) for at in range(0, samples, self._batch)]
+        runs = {
+            budget: probe.iterations(procedure.spec, budget) * sum(map(turn.of, batches))
+            for budget in self._runs(procedure)
+        }
+        turns = sum(probe.iterations(procedure.spec, budget) for budget in runs)
+        own = {procedure.relevant(b): b for b in reversed(self._settings.grid.budgets())}
+        densities = self._densities(procedure, list(own.values()), reference)
+        last = next(iter(runs)), next(iter(own.values()))
+        causes = (runs[last[0]] + densities[last[1]]) * self._settings.fewer_samples / samples
+        whole = work.scaled(size=self._growth * samples / FEW, turns=turns)
+        return FamilyCost(
+            title=candidate.plan.title,
+            runs=len(runs),
+            turns=turns * len(batches),
+            draws=sum(runs.values()),
+            densities=sum(densities.values()),
+            estimates=estimates * len(own),
+            fit=fit,
+            causes=causes * len(probe.suspects()) if candidate.network is None else 0.0,
+            longest=max(fit, max(runs.values()) + max(densities.values()) + estimates),
+            flops=whole.flops,
+            moved=whole.moved,
+            launches=whole.launches * len(batches),
+        )
+
+    def _runs(self, procedure: AnyProcedure) -> list[Budget]:
+        """The largest budget of each run of a procedure, the largest first."""
+        probe = procedure.probe
+        found: dict[tuple[int, ...], Budget] = {}
+        fixed = [axis for axis in AXES if axis in probe.reads and axis not in probe.anytime]
+        for budget in reversed(self._settings.grid.budgets()):
+            found.setdefault(tuple(getattr(budget, axis) for axis in fixed), budget)
+        return list(found.values())
+
+    def _turn(self, procedure: AnyProcedure, budget: Budget) -> tuple[_Rate, Work]:
+        """The time of a turn by its rows, and the work of a turn of `FEW` rows."""
+
+        def timed(rows: int) -> float:
+            states = procedure.run(budget, rows, self._rng("run"))
+            next(states)  # the start
+            spent: list[float] = []
+            while len(spent) < TURNS and (len(spent) < 2 or sum(spent) < MOMENT):
+                began = time.perf_counter()
+                if next(states, None) is None:
+                    break
+                spent.append(time.perf_counter() - began)
+            return min(spent, default=0.0)
+
+        counter = WorkCounter()
+        with counter:
+            states = procedure.run(budget, FEW, self._rng("run"))
+            next(states)
+            next(states, None)
+        return self._rate(timed), counter.work
+
+    def _densities(
+        self, procedure: AnyProcedure, budgets: Sequence[Budget], reference: Reference
+    ) -> dict[Budget, float]:
+        """Seconds of the log-density or exact law of each budget, the largest first."""
+        if "kl" not in self._settings.tolerances:
+            return dict.fromkeys(budgets, 0.0)
+        largest, samples = budgets[0], self._settings.samples
+        turns = {b: procedure.probe.iterations(procedure.spec, b) for b in budgets}
+        if reference.has_law:
+            began = time.perf_counter()
+            known = not isinstance(procedure.exact_law(largest), Unavailable)
+            each = (time.perf_counter() - began) / max(1, turns[largest])
+            if known:
+                return {b: each * turns[b] for b in budgets}
+        spent = dict.fromkeys(budgets, 0.0)
+        rates: dict[tuple[str, bool], tuple[_Rate, float]] = {}
+        for budget in budgets:
+            found = affordable(procedure, budget, samples, self._settings.seconds_per_cell)
+            if isinstance(found, Unavailable):
+                continue
+            used, rows = found[0], samples if found[1] is None else found[1]
+            if pilot_pays(used, budget, found[1]):
+                rows = PILOT_ROWS + round(math.sqrt(DECIDED_ROWS * rows))
+            work = work_of_density(used, budget)
+            size = work or float(max(1, turns[budget]))
+            kind = repr(used.probe), work > 0  # a cheaper density has another rate
+            if kind not in rates:
+                rates[kind] = self._rate_of_density(used, budget), size
+            rate, timed_size = rates[kind]
+            spent[budget] = rate.of(rows) * size / timed_size
+        return spent
+
+    def _rate_of_density(self, procedure: AnyProcedure, budget: Budget) -> _Rate:
+        def timed(n: int) -> float:
+            x = self._target.sample(n, self._rng("draws"))
+            began = time.perf_counter()
+            procedure.log_density(budget, x, self._rng("density"))
+            return time.perf_counter() - began
+
+        return self._rate(timed)
+
+    def _time_of_fit(self, procedure: AnyProcedure, module: Any, kind: FittedNetwork) -> float:
+        """Seconds of a fit, by its steps up to the second validation at the latest."""
+        if kind.seconds is not None:
+            return kind.seconds
+        assert kind.steps is not None
+        marks: list[tuple[int, float]] = []
+        began = time.perf_counter()
+
+        def stop(step: int, steps: int, validation: float) -> None:
+            marks.append((step, time.perf_counter()))
+            if len(marks) > 1 or marks[0][1] - began > MOMENT:
+                raise _Enough
+
+        with contextlib.suppress(_Enough):
+            fit_procedure(
+                procedure,
+                module,
+                budgets=self._settings.grid.budgets(),
+                steps=kind.steps,
+                seed=self._settings.seed,
+                progress=stop,
+                objective=kind.objective,
+            )
+        first = marks[0]
+        if len(marks) > 1:
+            each = (marks[1][1] - first[1]) / (marks[1][0] - first[0])
+        else:
+            each = (first[1] - began) / first[0]
+        return first[1] - began + each * (kind.steps - first[0])
+
+    def _rate(self, timed: Callable[[int], float]) -> _Rate:
+        """The time of a part by its rows, from the smallest two sizes that tell it."""
+        timed(1)  # what all later calls use is made by the first
+        one, few = timed(1), timed(FEW)
+        smaller, rows, less = one, FEW, 1
+        if few < MOMENT or one > few / 2:
+            smaller, rows, less = few, min(MORE, max(self._batch, FEW + 1)), FEW
+            few = timed(rows)
+        each = max(0.0, (few - smaller) / (rows - less))
+        return _Rate(fixed=max(0.0, few - each * rows), each=self._growth * each)
+
+    def _rng(self, name: str) -> CounterRandomness:
+        return CounterRandomness(self._settings.seed, name=name, device=self._target.device)
+
+
+def rows_held(target: Target) -> int:
+    """The number of rows of data that a law is a sum over.
+
+    Raises:
+        InputError: The law is no such sum, so that its cost does not grow with the rows.
+    """
+    if not isinstance(target, (ProductMixture, CategoricalMixture)):
+        raise InputError(
+            f"rows needs a law that is a sum over the rows of data, got {type(target).__name__}, "
+            "whose cost does not grow with them; leave rows out, or take --law rows."
+        )
+    products = target.products()
+    return int(products.log_weights.shape[1])
