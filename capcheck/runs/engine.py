@@ -41,12 +41,11 @@ from capcheck.runs.options import (
     placement,
     require_known,
     settings_of,
-    whole_number,
 )
 from capcheck.runs.progress import ProgressCounter, cell_name, expected_work
 from capcheck.runs.recipes import write_recipe
 from capcheck.runs.sharing import share_out
-from capcheck.runs.snapshots import BATCH
+from capcheck.runs.snapshots import batch_of
 from capcheck.runs.store import FITS, Store
 from capcheck.runs.workers import Helpers, Job, end_with, worker_count
 from capcheck.targets.target import Target
@@ -79,7 +78,7 @@ class Engine:
         self._settings = settings_of(target, options, device, dtype)
         self._summary = summary_of(target, self._settings.seed)
         self._candidates = candidates
-        self._batch = whole_number("batch", options.get("batch", BATCH), 1)
+        self._batch = batch_of(options)
         fit = [one for one in candidates if target.spec.kind in one.probe.kinds]
         work = expected_work(fit, self._settings, target.spec.kind)
         self._progress = ProgressCounter(options.get("progress"), work)

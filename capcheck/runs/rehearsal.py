@@ -16,20 +16,16 @@ as workers compute in one.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from capcheck.core.budget import AXES, Budget
-from capcheck.core.errors import CapcheckError, ControlFlow, InputError, UnfitError
+from capcheck.core.errors import CapcheckError, InputError, UnfitError
 from capcheck.core.pace import time_limit
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
 from capcheck.divergences.reference import Reference
-from capcheck.fitting.fit import fit_procedure
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.density_cost import (
     DECIDED_ROWS,
@@ -46,33 +42,17 @@ from capcheck.runs.environment import full_precision, one_thread
 from capcheck.runs.making import Maker
 from capcheck.runs.options import RunOptions, placement, require_known, settings_of
 from capcheck.runs.progress import ProgressCounter
-from capcheck.runs.snapshots import BATCH
+from capcheck.runs.snapshots import batch_of
+from capcheck.runs.timing import FEW, MOMENT, Rate, rate_of, seconds_of_fit
 from capcheck.runs.work_counter import Work, WorkCounter
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.continuous.product_mixture import ProductMixture
 from capcheck.targets.parameters import require_count
 from capcheck.targets.target import Target
 
-__all__ = ["FEW", "MOMENT", "MORE", "TURNS", "Rehearsal", "rehearse", "rows_held"]
+__all__ = ["TURNS", "Rehearsal", "rehearse", "rows_held"]
 
-FEW, MORE = 16, 256  # rows of the two sizes at which a part is timed
 TURNS = 6  # turns of a run that are timed
-MOMENT = 1.0  # seconds after which no further turn, and no larger size, is timed
-
-
-class _Enough(ControlFlow):
-    """Raised to end a fit that has been timed."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Rate:
-    """Seconds of a part that takes `fixed + each * rows`."""
-
-    fixed: float
-    each: float
-
-    def of(self, rows: float) -> float:
-        return self.fixed + self.each * rows
 
 
 def rehearse(
@@ -106,7 +86,7 @@ def rehearse(
         moved,
         settings,
         Maker(moved, settings, counter),
-        batch=options.get("batch", BATCH),
+        batch=batch_of(options),
         growth=growth,
     )
     with full_precision(), one_thread():
@@ -181,7 +161,8 @@ class Rehearsal:
         if candidate.network is not None:
             checked = self._maker.checked(candidate)
             if isinstance(kind, FittedNetwork):
-                fit = self._time_of_fit(procedure, checked.module, kind)
+                budgets, seed = self._settings.grid.budgets(), self._settings.seed
+                fit = seconds_of_fit(procedure, checked.module, kind, budgets, seed=seed)
             procedure = procedure.with_network(checked.network)
         largest, samples = self._settings.grid.largest, self._settings.samples
         turn, work = self._turn(procedure, largest)
@@ -220,7 +201,7 @@ class Rehearsal:
             found.setdefault(tuple(getattr(budget, axis) for axis in fixed), budget)
         return list(found.values())
 
-    def _turn(self, procedure: AnyProcedure, budget: Budget) -> tuple[_Rate, Work]:
+    def _turn(self, procedure: AnyProcedure, budget: Budget) -> tuple[Rate, Work]:
         """The time of a turn by its rows, and the work of a turn of `FEW` rows."""
 
         def timed(rows: int) -> float:
@@ -239,7 +220,7 @@ class Rehearsal:
             states = procedure.run(budget, FEW, self._rng("run"))
             next(states)
             next(states, None)
-        return self._rate(timed), counter.work
+        return rate_of(timed, most=self._batch, growth=self._growth), counter.work
 
     def _densities(
         self, procedure: AnyProcedure, budgets: Sequence[Budget], reference: Reference
@@ -256,7 +237,7 @@ class Rehearsal:
             if known:
                 return {b: each * turns[b] for b in budgets}
         spent = dict.fromkeys(budgets, 0.0)
-        rates: dict[tuple[str, bool], tuple[_Rate, float]] = {}
+        rates: dict[tuple[str, bool], tuple[Rate, float]] = {}
         for budget in budgets:
             found = affordable(procedure, budget, samples, self._settings.seconds_per_cell)
             if isinstance(found, Unavailable):
@@ -273,55 +254,14 @@ class Rehearsal:
             spent[budget] = rate.of(rows) * size / timed_size
         return spent
 
-    def _rate_of_density(self, procedure: AnyProcedure, budget: Budget) -> _Rate:
+    def _rate_of_density(self, procedure: AnyProcedure, budget: Budget) -> Rate:
         def timed(n: int) -> float:
             x = self._target.sample(n, self._rng("draws"))
             began = time.perf_counter()
             procedure.log_density(budget, x, self._rng("density"))
             return time.perf_counter() - began
 
-        return self._rate(timed)
-
-    def _time_of_fit(self, procedure: AnyProcedure, module: Any, kind: FittedNetwork) -> float:
-        """Seconds of a fit, by its steps up to the second validation at the latest."""
-        if kind.seconds is not None:
-            return kind.seconds
-        assert kind.steps is not None
-        marks: list[tuple[int, float]] = []
-        began = time.perf_counter()
-
-        def stop(step: int, steps: int, validation: float) -> None:
-            marks.append((step, time.perf_counter()))
-            if len(marks) > 1 or marks[0][1] - began > MOMENT:
-                raise _Enough
-
-        with contextlib.suppress(_Enough):
-            fit_procedure(
-                procedure,
-                module,
-                budgets=self._settings.grid.budgets(),
-                steps=kind.steps,
-                seed=self._settings.seed,
-                progress=stop,
-                objective=kind.objective,
-            )
-        first = marks[0]
-        if len(marks) > 1:
-            each = (marks[1][1] - first[1]) / (marks[1][0] - first[0])
-        else:
-            each = (first[1] - began) / first[0]
-        return first[1] - began + each * (kind.steps - first[0])
-
-    def _rate(self, timed: Callable[[int], float]) -> _Rate:
-        """The time of a part by its rows, from the smallest two sizes that tell it."""
-        timed(1)  # what all later calls use is made by the first
-        one, few = timed(1), timed(FEW)
-        smaller, rows, less = one, FEW, 1
-        if few < MOMENT or one > few / 2:
-            smaller, rows, less = few, min(MORE, max(self._batch, FEW + 1)), FEW
-            few = timed(rows)
-        each = max(0.0, (few - smaller) / (rows - less))
-        return _Rate(fixed=max(0.0, few - each * rows), each=self._growth * each)
+        return rate_of(timed, most=self._batch, growth=self._growth)
 
     def _rng(self, name: str) -> CounterRandomness:
         return CounterRandomness(self._settings.seed, name=name, device=self._target.device)

@@ -22,11 +22,9 @@ from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.procedures.trace import Recorder, Traces, Writes
 from capcheck.results.settings import Settings
+from capcheck.runs.options import RunOptions, whole_number
 
-__all__ = ["BATCH", "Snapshot", "Snapshots", "rows_randomness"]
-
-
-BATCH = 1024  # rows of a batch by default
+__all__ = ["Snapshot", "Snapshots", "batch_of", "rows_randomness"]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -145,3 +143,8 @@ def rows_randomness(
         name=name,
         device=device,
     )
+
+
+def batch_of(options: RunOptions) -> int:
+    """The number of sample rows in a batch of a run."""
+    return whole_number("batch", options.get("batch", 1024), 1)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
+from scipy.special import softmax as scipy_softmax
 
-from capcheck.core.log_sums import log_sum_exp
+from capcheck.core.log_sums import log_sum_exp, log_sum_exp_, softmax, softmax_
 
 RANDOM = np.random.default_rng(5)
 
@@ -48,3 +49,13 @@ def test_its_derivative_is_the_softmax() -> None:
     log_sum_exp(x).sum().backward()
     assert x.grad is not None
     assert torch.allclose(x.grad, x.detach().softmax(-1))
+
+
+@pytest.mark.parametrize("columns", [0, 1, 40])
+def test_sums_in_place_are_the_same_also_of_no_columns(columns: int) -> None:
+    x = torch.from_numpy(RANDOM.normal(size=(7, 5, columns)))
+    assert torch.equal(log_sum_exp_(x.clone()), log_sum_exp(x))
+    share = softmax_(x.clone())
+    assert torch.equal(share, softmax(x))
+    assert share.numpy() == pytest.approx(scipy_softmax(x.numpy(), axis=-1)) if columns else True
+    assert bool((log_sum_exp(x) == -math.inf).all()) == (columns == 0)
