@@ -14,10 +14,11 @@ from capcheck.fitting.fit import fit_procedure
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.procedure import AnyProcedure
 
-__all__ = ["FEW", "MOMENT", "MORE", "Rate", "rate_of", "seconds_of_fit"]
+__all__ = ["FEW", "LONG", "MOMENT", "MORE", "Rate", "rate_of", "seconds_of_fit"]
 
 FEW, MORE = 16, 256  # rows of the two sizes at which a part is timed
-MOMENT = 1.0  # seconds after which no further turn, and no larger size, is timed
+MOMENT = 1.0  # seconds after which no further turn is timed, and no larger size
+LONG = 4.0  # the same of a size most of whose time does not depend on it
 
 
 class _Enough(ControlFlow):
@@ -47,7 +48,7 @@ def rate_of(timed: Callable[[int], float], *, most: int, growth: float = 1.0) ->
     timed(1)  # what all later calls use is made by the first
     one, few = timed(1), timed(FEW)
     smaller, rows, less = one, FEW, 1
-    if few < MOMENT or one > few / 2:
+    if few < MOMENT or (one > few / 2 and few < LONG):
         smaller, rows, less = few, min(MORE, max(most, FEW + 1)), FEW
         few = timed(rows)
     each = max(0.0, (few - smaller) / (rows - less))
