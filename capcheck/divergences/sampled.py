@@ -31,6 +31,7 @@ from capcheck.divergences.wasserstein import (
     FAITHFUL,
     LARGEST,
     Ground,
+    Transport,
     corrected_transport,
     in_halves,
     transport,
@@ -96,17 +97,12 @@ class SampledWasserstein(SampledMeasure):
         D = self._draws.shape[1]
         self._by_transport = self._spec.kind == "categorical" or D <= FAITHFUL
         self._ground: Ground = "squared Euclidean" if self._spec.kind == "continuous" else "Hamming"
-        self._m = 0
+        self._floors: dict[int, tuple[Transport, list[Transport]]] = {}
         if self._by_transport:
             self._m = self._rows_to_transport(bound / self._unit**2)
-            self._p, other = _two_sets(self._draws, self._m)
-            self._floor = transport(self._p, other, self._ground)
-            self._half_floors = [
-                transport(*half)
-                for half in zip(in_halves(self._p), in_halves(other), strict=True)
-                if self._ground == "squared Euclidean" and self._m > 3
-            ]
-        self.fewest_draws = 2 * self._m
+            self._floors_of(self._m)
+            if self._spec.kind == "continuous":  # the estimate depends on the number of rows
+                self.fewest_draws = 2 * self._m
 
     def of(self, samples: Tensor, limit: Tensor | None = None) -> Measured:
         """Measure a model's divergence from its draws; see `SampledMeasure.of`."""
@@ -145,10 +141,10 @@ class SampledWasserstein(SampledMeasure):
                 below=below,
                 above=above,
             )
-        sets = _two_sets(x, self._m)
-        term = corrected_transport(
-            self._p, self._floor, *sets, self._ground, half_floors=self._half_floors
-        )
+        m = min(self._m, len(x) // 2)
+        floor, half_floors = self._floors_of(m)
+        p, sets = self._draws[:m], _two_sets(x, m)
+        term = corrected_transport(p, floor, *sets, self._ground, half_floors=half_floors)
         categorical = self._ground == "Hamming"
         certified = "; certified from below by moments and projections"
         return Measured(
@@ -157,7 +153,7 @@ class SampledWasserstein(SampledMeasure):
             "self-distance corrected; interval conservative"
             + ("; it falls short of W1, as do its tokens' laws" if categorical else certified)
             + coupled,
-            rows=self._m,
+            rows=m,
             terms=[term],
             below=below,
             above=above,
@@ -176,10 +172,25 @@ class SampledWasserstein(SampledMeasure):
         )
         return (rows - self._mean) / self._unit if self._spec.kind == "continuous" else rows
 
+    def _floors_of(self, m: int) -> tuple[Transport, list[Transport]]:
+        """The transport between two sets of m draws of the target, and between halves of them."""
+        if m not in self._floors:
+            p, other = _two_sets(self._draws, m)
+            halves = [
+                transport(*half)
+                for half in zip(in_halves(p), in_halves(other), strict=True)
+                if self._ground == "squared Euclidean" and m > 3
+            ]
+            self._floors[m] = transport(p, other, self._ground), halves
+        return self._floors[m]
+
     def _rows_to_transport(self, bound: float) -> int:
-        """Rows of each set, fewer where not even all of them would resolve a tolerance."""
+        """Rows of each set, fewer where not even all of them would resolve a tolerance.
+
+        Token ids have a lower bound only, which more rows make tighter.
+        """
         most = min(len(self._draws) // 2, LARGEST)
-        if len(self._draws) < 4 * UNRESOLVED:
+        if self._spec.kind == "categorical" or len(self._draws) < 4 * UNRESOLVED:
             return most
         p, p_other, q, q_other = (
             self._draws[place * UNRESOLVED : (place + 1) * UNRESOLVED] for place in range(4)

@@ -76,6 +76,10 @@ def decompose(
     named = [*stages, *(("numerics", estimate) for estimate in digits or ())]
     if (reason := _unknown(named, infinite_last=digits is None)) is not None:
         return gap.model_copy(update={"reason": reason})
+    if divergence == "wasserstein" and len({e.samples for _, e in named if e.terms}) > 1:
+        # Transport falls short of the distance by what depends on the number of rows.
+        reason = "its parts are measured from different numbers of draws"
+        return gap.model_copy(update={"reason": reason})
     # A total must contradict neither the estimate in the run's own precision nor that in fewer
     # digits, so lower bounds take the place of the estimates wherever they overrule one of the two.
     certain = any(_is_overruled(e) for e in (stages[-1][1], named[-1][1]))

@@ -215,12 +215,13 @@ class Rehearsal:
                 spent.append(time.perf_counter() - began)
             return min(spent, default=0.0)
 
-        counter = WorkCounter()
+        rate, counter = rate_of(timed, most=self._batch, growth=self._growth), WorkCounter()
+        rows = FEW if rate.of(FEW) < MOMENT else 1
         with counter:
-            states = procedure.run(budget, FEW, self._rng("run"))
+            states = procedure.run(budget, rows, self._rng("run"))
             next(states)
             next(states, None)
-        return rate_of(timed, most=self._batch, growth=self._growth), counter.work
+        return rate, counter.work.scaled(size=FEW / rows)
 
     def _densities(
         self, procedure: AnyProcedure, budgets: Sequence[Budget], reference: Reference

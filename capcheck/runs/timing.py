@@ -18,7 +18,7 @@ __all__ = ["FEW", "LONG", "MOMENT", "MORE", "Rate", "rate_of", "seconds_of_fit"]
 
 FEW, MORE = 16, 256  # rows of the two sizes at which a part is timed
 MOMENT = 1.0  # seconds after which no further turn is timed, and no larger size
-LONG = 4.0  # the same of a size most of whose time does not depend on it
+LONG = 4.0  # the same of a size most of whose time does not depend on it, and of one row again
 
 
 class _Enough(ControlFlow):
@@ -45,8 +45,10 @@ def rate_of(timed: Callable[[int], float], *, most: int, growth: float = 1.0) ->
         most: Most rows that are made at once.
         growth: Factor by which each row is to take longer.
     """
-    timed(1)  # what all later calls use is made by the first
-    one, few = timed(1), timed(FEW)
+    one = timed(1)
+    if one < LONG:
+        one = timed(1)  # what all calls use was made by the first
+    few = timed(FEW)
     smaller, rows, less = one, FEW, 1
     if few < MOMENT or (one > few / 2 and few < LONG):
         smaller, rows, less = few, min(MORE, max(most, FEW + 1)), FEW
