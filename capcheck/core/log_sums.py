@@ -61,7 +61,8 @@ def _finite(highest: Tensor) -> Tensor:
 
 
 def _normalised(share: Tensor) -> Tensor:
-    return share.div_(share.sum(-1, keepdim=True))
+    total = share.sum(-1, keepdim=True)
+    return share / total if share.requires_grad else share.div_(total)  # a gradient needs both
 
 
 def _log_of_sum(total: Tensor, shift: Tensor) -> Tensor:

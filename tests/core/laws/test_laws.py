@@ -8,6 +8,7 @@ from scipy import integrate, stats
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.laws import Categorical, MixtureOfGaussians
+from capcheck.noise.paths import PATHS
 
 LOG_WEIGHTS = torch.log(torch.tensor([[[0.2, 0.8]]], dtype=torch.float64))
 MEANS = torch.tensor([[[[-1.0], [2.0]], [[0.0], [5.0]]]], dtype=torch.float64)  # (1, 2, 2, 1)
@@ -77,3 +78,48 @@ def test_categorical_agrees_with_scipy() -> None:
     assert first.icdf(torch.tensor([[0.05], [0.65], [0.75]]).double())[:, 0].tolist() == [0, 2, 3]
     assert first.mean()[0, 0] == pytest.approx(p)
     assert first.variance()[0, 0] == pytest.approx(p * (1 - p))
+
+
+def test_numbers_of_one_variance_take_a_shorter_way_to_the_same_answers() -> None:
+    generator = torch.Generator().manual_seed(2)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    log_weights, means, x = draw(4, 3, 6), draw(4, 3, 6, 1), draw(4, 3, 1)
+    variance, path = draw(4, 3, 1, 1).square() + 0.1, PATHS["cosine"]
+    t = torch.rand(4, 3, generator=generator, dtype=torch.float64)
+    t[0] = torch.tensor([0.0, 1.0, 0.5])
+    short = MixtureOfGaussians(log_weights, means, variance)
+    long = MixtureOfGaussians(log_weights, means, variance.expand(-1, -1, 6, -1))
+    assert torch.allclose(short.log_prob(x), long.log_prob(x), rtol=1e-12)
+    assert torch.allclose(short.denoise(x, t, path), long.denoise(x, t, path), rtol=1e-11)
+    ways = zip(
+        short.denoise_with_derivative(x, t, path),
+        long.denoise_with_derivative(x, t, path),
+        strict=True,
+    )
+    assert all(torch.allclose(a, b, rtol=1e-10) for a, b in ways)
+    assert torch.equal(short.select([1, 1]).means, means[:, [1, 1]])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_mixtures_can_be_differentiated(shared: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return 0.1 + 0.8 * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    log_weights, means, x = (
+        draw(*shape).requires_grad_() for shape in ((3, 2, 5), (3, 2, 5, 1), (3, 2, 1))
+    )
+    t, variances = draw(3, 2), draw(3, 2, 1 if shared else 5, 1)
+
+    def denoised(x: torch.Tensor, w: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        return MixtureOfGaussians(w, m, variances).denoise(x, t, PATHS["cosine"])
+
+    def log_prob(x: torch.Tensor, w: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        return MixtureOfGaussians(w, m, variances).log_prob(x)
+
+    assert torch.autograd.gradcheck(denoised, (x, log_weights, means))
+    assert torch.autograd.gradcheck(log_prob, (x, log_weights, means))
