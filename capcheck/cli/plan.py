@@ -84,9 +84,11 @@ def _print(console: Console, found: RunCost) -> None:
         console.print(f"{workers} {word} of this machine: {time_taken}", highlight=False)
     flops = sum(one.flops for one in found.families)
     moved = sum(one.moved for one in found.families)
+    fewest, most = map(duration, found.on_device(H200))
     console.print(
         f"the runs' arithmetic: {flops / 1e12:.3g} Tflop of matrix products, {moved / 1e12:.3g} TB "
-        f"moved; on one H200 {duration(found.on_device(H200))}, by its rates and not measured",
+        f"moved; on one H200 from {fewest} (products alone) to {most} (nothing stays in a cache), "
+        "by its rates and not measured",
         highlight=False,
     )
 

@@ -77,15 +77,17 @@ class RunCost(Record):
         longest = max((found.longest for found in self.families), default=0.0)
         return self.start + self.shared + max(self.work / workers, longest)
 
-    def on_device(self, rates: Sequence[float]) -> float:
-        """Seconds of all runs' arithmetic on a device, without what only a CPU does.
+    def on_device(self, rates: Sequence[float]) -> tuple[float, float]:
+        """Fewest and most seconds of all runs' arithmetic on a device.
+
+        The fewest are those of the matrix products and of launches alone, the most those of a
+        device on which no number stays in a cache. What only a CPU does is not part of them.
 
         Args:
             rates: Floating-point operations a second, bytes a second, and operations that are
                 launched a second.
         """
         flops, moved, launches = rates
-        return sum(
-            max(found.flops / flops, found.moved / moved, found.launches / launches)
-            for found in self.families
-        )
+        fewest = [max(one.flops / flops, one.launches / launches) for one in self.families]
+        most = [max(low, f.moved / moved) for low, f in zip(fewest, self.families, strict=True)]
+        return sum(fewest), sum(most)

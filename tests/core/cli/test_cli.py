@@ -451,3 +451,24 @@ def test_a_function_of_the_caller_is_told_each_verdict_once() -> None:
         "gpt is representable",
         "vae is representable",
     ]
+
+
+def test_a_plan_tells_the_cost_of_a_survey_and_keeps_nothing(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ["plan", "--target", "modes:tokens=2", "--family", "gpt,diffusion", "--samples", "300"]
+    found = run(*asked, "--network", "mlp:width=8,depth=1", "--fit-steps", "30", "--json")
+    assert not found.code
+    families = json.loads(found.out)["families"]
+    titles = ["gpt", "gpt, mlp:width=8,depth=1", "diffusion", "diffusion, mlp:width=8,depth=1"]
+    assert [one["title"] for one in families] == titles
+    assert [one["fit"] > 0 for one in families] == [False, True, False, True]
+    told = run(*asked, "--quick")
+    assert "64 workers of this machine" in told.out
+    assert "not measured" in told.out
+    assert list(tmp_path.iterdir()) == []
+    refused = run(*asked, "--rows", "1000")
+    assert refused.code == 2
+    assert "sum over the rows of data" in refused.err
+    assert run("plan", "--target", "modes:tokens=2", "--family", "gtp").code == 2

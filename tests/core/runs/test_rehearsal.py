@@ -81,9 +81,9 @@ def test_a_run_takes_its_share_or_its_longest_part() -> None:
 def test_a_device_is_bound_by_its_slowest_rate() -> None:
     one = FamilyCost(title="a", flops=100.0, moved=10.0, launches=1.0)
     cost = RunCost(families=(one,), shared=0.0, start=0.0)
-    assert cost.on_device((10.0, 10.0, 10.0)) == 10.0
-    assert cost.on_device((1000.0, 2.0, 10.0)) == 5.0
-    assert cost.on_device((1000.0, 1000.0, 0.5)) == 2.0
+    assert cost.on_device((10.0, 10.0, 10.0)) == (10.0, 10.0)
+    assert cost.on_device((1000.0, 2.0, 10.0)) == (0.1, 5.0)
+    assert cost.on_device((1000.0, 1000.0, 0.5)) == (2.0, 2.0)
 
 
 def test_the_arithmetic_of_rows_grows_with_them() -> None:
