@@ -17,6 +17,7 @@ from capcheck.cli.parameters import GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.survey import FAMILIES, FITS, IN_A_HURRY, asked
 from capcheck.cli.tables import folding
+from capcheck.core.errors import InputError
 from capcheck.core.pace import duration
 from capcheck.results.cost import FamilyCost, RunCost
 from capcheck.runs import planning
@@ -61,6 +62,8 @@ def plan(
     machine, with few draws, and its time follows from the numbers of turns, rows and steps. Times
     are right within a factor of about two.
     """
+    if rows is not None and given["data"] is None:
+        raise InputError(f"--rows needs --data, whose rows it counts, got {rows}; leave it out.")
     began = time.perf_counter()
     given["out"] = None
     with live_progress() as progress:

@@ -470,5 +470,5 @@ def test_a_plan_tells_the_cost_of_a_survey_and_keeps_nothing(
     assert list(tmp_path.iterdir()) == []
     refused = run(*asked, "--rows", "1000")
     assert refused.code == 2
-    assert "sum over the rows of data" in refused.err
+    assert "--rows needs --data" in refused.err
     assert run("plan", "--target", "modes:tokens=2", "--family", "gtp").code == 2
