@@ -89,8 +89,8 @@ def _print(console: Console, found: RunCost) -> None:
     moved = sum(one.moved for one in found.families)
     fewest, most = map(duration, found.on_device(H200))
     console.print(
-        f"the runs' arithmetic: {flops / 1e12:.3g} Tflop of matrix products, {moved / 1e12:.3g} TB "
-        f"moved; on one H200 from {fewest} (products alone) to {most} (nothing stays in a cache), "
+        f"the runs' arithmetic: {_large(flops)}flop of matrix products, {_large(moved)}B moved; "
+        f"on one H200 from {fewest} (products alone) to {most} (nothing stays in a cache), "
         "by its rates and not measured",
         highlight=False,
     )
@@ -111,6 +111,14 @@ def _table(found: RunCost) -> Table:
 
 def _parts(one: FamilyCost) -> tuple[float, ...]:
     return one.draws, one.densities, one.estimates, one.fit, one.seconds, one.causes
+
+
+def _large(number: float) -> str:
+    """A number of three digits with the prefix of its unit."""
+    for prefix, size in zip("EPTGMk", (1e18, 1e15, 1e12, 1e9, 1e6, 1e3), strict=True):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}"
+    return f"{number:.3g} "
 
 
 def _shown(seconds: float) -> str:

@@ -453,7 +453,7 @@ def test_a_function_of_the_caller_is_told_each_verdict_once() -> None:
     ]
 
 
-def test_a_plan_tells_the_cost_of_a_survey_and_keeps_nothing(
+def test_a_plan_tells_the_cost_of_a_survey_and_keeps_nothing(  # type: ignore[no-untyped-def]
     run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
