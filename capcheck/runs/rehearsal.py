@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from capcheck.core.budget import AXES, Budget
-from capcheck.core.errors import CapcheckError, InputError, UnfitError
+from capcheck.core.errors import ControlFlow, InputError, reason_of
 from capcheck.core.pace import time_limit
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
@@ -144,8 +144,11 @@ class Rehearsal:
                 progress(candidate.plan.title)
                 try:
                     families.append(self._family(candidate, reference, estimates))
-                except (CapcheckError, InputError, UnfitError) as error:
-                    families.append(FamilyCost(title=candidate.plan.title, reason=str(error)))
+                except ControlFlow:
+                    raise
+                except Exception as error:  # as in a survey, the others are told all the same
+                    reason = reason_of(error)
+                    families.append(FamilyCost(title=candidate.plan.title, reason=reason))
         return RunCost(families=tuple(families), shared=shared, start=start)
 
     def _time_of_estimates(self, reference: Reference) -> float:

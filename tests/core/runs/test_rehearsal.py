@@ -10,6 +10,7 @@ import torch
 
 from capcheck import InputError, survey
 from capcheck.core.pace import Pace
+from capcheck.probes.length.gpt import GPT
 from capcheck.results.cost import UNSEEN, FamilyCost, RunCost
 from capcheck.runs.planning import cost_of_survey
 from capcheck.runs.work_counter import Work, WorkCounter
@@ -68,6 +69,19 @@ def test_every_part_has_its_time_and_a_family_without_an_oracle_its_reason() -> 
     assert "categorical" in unfit.reason
     assert unfit.seconds == 0
     assert cost.start == 2.0
+
+
+def test_a_family_that_fails_keeps_no_other_from_being_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*args: Any, **named: Any) -> Any:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(GPT, "run", fails)
+    broken, sound = cost_of_survey(rows_of(40), ["gpt", "diffusion"], **HOW).families
+    assert "out of luck" in broken.reason
+    assert sound.reason == ""
+    assert sound.draws > 0
 
 
 def test_a_run_takes_its_share_or_its_longest_part() -> None:
