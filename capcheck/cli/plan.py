@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from capcheck.cli.console import output
-from capcheck.cli.options import BUDGETS, EVIDENCE, MACHINE, NETWORK, TARGET
+from capcheck.cli.options import MACHINE
 from capcheck.cli.parameters import GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
-from capcheck.cli.survey import FAMILIES, FITS, IN_A_HURRY, asked
+from capcheck.cli.survey import SURVEYED, asked
 from capcheck.cli.tables import folding
 from capcheck.core.errors import InputError
 from capcheck.core.pace import duration
@@ -31,18 +31,12 @@ H200 = (50.6e12, 2 * 4.8e12, 2e5)
 
 
 @click.command(cls=GroupedCommand)
-@FAMILIES
-@with_options(TARGET)
-@with_options(BUDGETS)
-@NETWORK
-@with_options(FITS)
-@with_options(EVIDENCE)
-@IN_A_HURRY
+@with_options(SURVEYED)
 @grouped(
     "data",
     "--rows",
     type=int,
-    help="Tell the cost of data of the same law with this many rows; it takes --law rows.",
+    help="Tell the cost of as many rows of such data; needs --data and --law rows.",
 )
 @grouped("output", "--json", "as_json", is_flag=True, help="Print only the costs, as JSON.")
 @with_options(MACHINE)
@@ -62,8 +56,11 @@ def plan(
     machine, with few draws, and its time follows from the numbers of turns, rows and steps. Times
     are right within a factor of about two.
     """
-    if rows is not None and given["data"] is None:
-        raise InputError(f"--rows needs --data, whose rows it counts, got {rows}; leave it out.")
+    if rows is not None and (given["data"] is None or given["law"] != "rows"):
+        raise InputError(
+            f"--rows needs data and --law rows, whose cost grows with the rows, got --rows {rows} "
+            f"and --law {given['law'] or 'auto'}; give both, or leave --rows out."
+        )
     began = time.perf_counter()
     given["out"] = None
     with live_progress() as progress:

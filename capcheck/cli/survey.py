@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from capcheck.cli.options import BUDGETS, EVIDENCE, NETWORK, OUTPUT, TARGET, fits
-from capcheck.cli.parameters import GroupedCommand, grouped, with_options
+from capcheck.cli.parameters import Decorator, GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
 from capcheck.cli.values import run_options, target_of
@@ -22,33 +22,38 @@ from capcheck.runs import planning
 from capcheck.runs.options import Progress
 from capcheck.targets.target import Target
 
-__all__ = ["FAMILIES", "FITS", "IN_A_HURRY", "QUICK", "asked", "survey"]
+__all__ = ["QUICK", "SURVEYED", "asked", "survey"]
 
 # Options of --quick: an answer in less than a minute, with more undecided cells. The two ends of an
 # axis suffice to tell whether it is used; those of the length depend on the target.
 QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
 
 
-FAMILIES = grouped(
-    "family", "--family", "names", metavar="NAME,...", help="Survey these families.  [default: all]"
-)
-FITS = fits(f"{planning.SURVEY_FIT_STEPS}, or {planning.QUICK_FIT_STEPS} with --quick")
-IN_A_HURRY = grouped(
-    "evidence",
-    "--quick",
-    is_flag=True,
-    help="Use 500 draws per cell, --length 0,N and --steps 1,16, unless these are given.",
+# The options that say what is surveyed, which `asked` reads.
+SURVEYED: Sequence[Decorator] = (
+    grouped(
+        "family",
+        "--family",
+        "names",
+        metavar="NAME,...",
+        help="Survey these families.  [default: all]",
+    ),
+    *TARGET,
+    *BUDGETS,
+    NETWORK,
+    *fits(f"{planning.SURVEY_FIT_STEPS}, or {planning.QUICK_FIT_STEPS} with --quick"),
+    *EVIDENCE,
+    grouped(
+        "evidence",
+        "--quick",
+        is_flag=True,
+        help="Use 500 draws per cell, --length 0,N and --steps 1,16, unless these are given.",
+    ),
 )
 
 
 @click.command(cls=GroupedCommand)
-@FAMILIES
-@with_options(TARGET)
-@with_options(BUDGETS)
-@NETWORK
-@with_options(FITS)
-@with_options(EVIDENCE)
-@IN_A_HURRY
+@with_options(SURVEYED)
 @grouped(
     "evidence",
     "--strict",
@@ -100,7 +105,20 @@ def asked(
     fit_seconds: float | None,
     progress: Callable[[Progress], None],
 ) -> tuple[Target, dict[str, Any]]:
-    """The target and the keywords of a survey that the options ask for."""
+    """The target and the keywords of `engine_of_survey` that the options `SURVEYED` ask for.
+
+    Args:
+        given: Values of the options that are not named here; those of --quick are filled in.
+        names: Names of families, separated by commas, or None for all.
+        quick: Whether --quick is given.
+        network: Names of networks.
+        fit_steps: Number of optimiser steps of a fit, or None.
+        fit_seconds: Seconds of a fit, or None.
+        progress: Function that is told that the target is read, and then how the run goes.
+
+    Raises:
+        InputError: A family is unknown, or the target cannot be built.
+    """
     chosen = names.split(",") if names else None
     for name in chosen or ():
         probe_class(name)  # an unknown name must fail before the data are read

@@ -177,8 +177,8 @@ class Rehearsal:
         turns = sum(probe.iterations(procedure.spec, budget) for budget in runs)
         own = {procedure.relevant(b): b for b in reversed(self._settings.grid.budgets())}
         densities = self._densities(procedure, list(own.values()), reference)
-        last = next(iter(runs)), next(iter(own.values()))
-        causes = (runs[last[0]] + densities[last[1]]) * self._settings.fewer_samples / samples
+        at_largest = next(iter(runs.values())) + next(iter(densities.values()))
+        causes = at_largest * self._settings.fewer_samples / samples
         whole = work.scaled(size=self._growth * samples / FEW, turns=turns)
         return FamilyCost(
             title=candidate.plan.title,
@@ -272,7 +272,7 @@ class Rehearsal:
 
 
 def rows_held(target: Target) -> int:
-    """The number of rows of data that a law is a sum over.
+    """The number of components of a law, which is that of its rows of data under the law `rows`.
 
     Raises:
         InputError: The law is no such sum, so that its cost does not grow with the rows.

@@ -146,5 +146,9 @@ def rows_randomness(
 
 
 def batch_of(options: RunOptions) -> int:
-    """The number of sample rows in a batch of a run."""
+    """The number of sample rows in a batch of a run.
+
+    Raises:
+        InputError: It is not a whole number of at least 1.
+    """
     return whole_number("batch", options.get("batch", 1024), 1)

@@ -470,5 +470,9 @@ def test_a_plan_tells_the_cost_of_a_survey_and_keeps_nothing(  # type: ignore[no
     assert list(tmp_path.iterdir()) == []
     refused = run(*asked, "--rows", "1000")
     assert refused.code == 2
-    assert "--rows needs --data" in refused.err
+    assert "--rows needs data and --law rows" in refused.err
+    # Latent classes are a sum as well, but not over the rows.
+    np.save("ids.npy", np.random.default_rng(0).integers(3, size=(80, 2)))
+    classes = run("plan", "--data", "ids.npy", "--law", "classes:2", "--rows", "1000")
+    assert classes.code == 2
     assert run("plan", "--target", "modes:tokens=2", "--family", "gtp").code == 2
