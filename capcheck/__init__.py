@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from capcheck.core.budget import Budget
     from capcheck.core.errors import CapcheckError, InputError, NetworkError, ProbeError
     from capcheck.fitting import Fitted, fit
+    from capcheck.results.decoding import DecodingPlan
     from capcheck.results.measurement import Outcome
     from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
+    from capcheck.runs.decoding import decoding_plan
     from capcheck.runs.options import Progress
     from capcheck.runs.store import save
 
@@ -26,6 +28,7 @@ __all__ = [
     "CapacityError",
     "CapcheckError",
     "CheckResult",
+    "DecodingPlan",
     "Fitted",
     "InputError",
     "NetworkError",
@@ -36,6 +39,7 @@ __all__ = [
     "__version__",
     "authoring",
     "check",
+    "decoding_plan",
     "fit",
     "report",
     "require",
@@ -51,8 +55,10 @@ _HOMES = {
     "core.budget": ("Budget",),
     "core.errors": ("CapcheckError", "InputError", "NetworkError", "ProbeError"),
     "fitting": ("Fitted", "fit"),
+    "results.decoding": ("DecodingPlan",),
     "results.measurement": ("Outcome",),
     "results.survey": ("CapacityError", "CheckResult", "SurveyResult"),
+    "runs.decoding": ("decoding_plan",),
     "runs.options": ("Progress",),
     "runs.store": ("save",),
 }

@@ -1,5 +1,7 @@
 """The Python interface of capcheck: `check`, `survey`, `require`, `work` and `report`.
 
+`capcheck.decoding_plan` has a module of its own, `capcheck.runs.decoding`.
+
 `check` measures one family on one target, `survey` measures several families on the same draws of
 the target, and `require` raises an error unless a family is representable. These three take the
 keywords of `RunOptions`. `work` measures a run that another process started, and `report` writes a
@@ -17,6 +19,7 @@ from typing import Any, TypeVar, Unpack
 from capcheck.core.errors import InputError
 from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.registry import report_writer
+from capcheck.results.decoding import DecodingPlan
 from capcheck.results.measurement import Outcome
 from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
 from capcheck.runs.atomic import write_atomically
@@ -192,16 +195,19 @@ def work(
     Engine(target, candidates, run).help(folder, order=order)
 
 
-def report(result: SurveyResult | CheckResult, path: str | Path, *, kind: str = "html") -> Path:
+def report(
+    result: SurveyResult | CheckResult | DecodingPlan, path: str | Path, *, kind: str | None = None
+) -> Path:
     """Write the report of a result to a file, and return the path of the file.
 
     Args:
-        result: Result of `survey`, `check` or `require`.
+        result: Result of `survey`, `check`, `require` or `decoding_plan`.
         path: Path of the file to write.
-        kind: Name of a registered report writer.
+        kind: Name of a registered report writer; by default the HTML page of such a result.
 
     Raises:
         InputError: There is no report writer of that name, or the file cannot be written.
     """
-    survey = result.survey if isinstance(result, CheckResult) else result
-    return write_atomically(Path(path), report_writer(kind)(survey))
+    shown = result.survey if isinstance(result, CheckResult) else result
+    kind = kind or ("decoding" if isinstance(result, DecodingPlan) else "html")
+    return write_atomically(Path(path), report_writer(kind)(shown))

@@ -1,20 +1,10 @@
-"""The HTML report shows a run in one self-contained file.
-
-The file contains its styles, one copy of the chart library and one block of data; a content
-security policy forbids it to load anything else. The template engine escapes every text.
-"""
+"""The HTML report shows a run in one self-contained file, which `capcheck.reports.page` makes."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, get_args
-
-import jinja2
-import plotly.graph_objects as go
-from markupsafe import Markup, escape
-from plotly.offline import get_plotlyjs
+from collections.abc import Sequence
+from typing import Any, get_args
 
 from capcheck.core.sequences import Kind
 from capcheck.divergences import DIVERGENCES, Divergence
@@ -37,8 +27,9 @@ from capcheck.reports.budgets import family_chart
 from capcheck.reports.capacity import curve_chart
 from capcheck.reports.front import front_chart
 from capcheck.reports.gaps import gap_chart
+from capcheck.reports.page import Chart, page
 from capcheck.reports.samples import samples_chart
-from capcheck.reports.style import template, without_template
+from capcheck.reports.style import without_template
 from capcheck.results.family import WITHOUT_KL, WITHOUT_KL_MEANING, FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.settings import SAMPLES
@@ -47,7 +38,6 @@ from capcheck.results.survey import SurveyResult
 __all__ = ["TEXTS", "WORDS", "render"]
 
 TEXTS = 10  # most text samples that are shown of one budget, or of the target
-Chart: TypeAlias = go.Figure | dict[str, Any]  # a figure of the chart library, or its plain values
 WORDS = {
     "representable": "can",
     "not_representable": "cannot",
@@ -63,15 +53,9 @@ def render(result: SurveyResult) -> str:
         figures = _figures(measured, fronts, result)
     divergences = DIVERGENCES[result.target.kind]
     families = [_family(found, result) for found in result.families]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("capcheck.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["stacked"] = _stacked
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
+        figures,
         result=result,
         families=families,
         groups=_groups(families),
@@ -91,9 +75,6 @@ def render(result: SurveyResult) -> str:
         ],
         names=[(name, divergences[name].label) for name in result.settings.tolerances],
         unavailable=_unavailable(measured, result.target.kind),
-        plotly=get_plotlyjs(),
-        data=_script_safe(_data(figures)),
-        figures=list(figures),
     )
 
 
@@ -152,14 +133,6 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
 def _label(divergence: Divergence) -> str:
     """The name, unit and tolerance unit of a divergence as text."""
     return f"{divergence.label} ({divergence.unit}; tolerance in {divergence.tolerance_unit})"
-
-
-def _stacked(number: object) -> Markup:
-    """A number with its interval below it instead of beside it, to save width."""
-    value, bracket, rest = str(number).partition(" [")
-    if not bracket:
-        return escape(value)
-    return Markup('{}<br><span class="quiet">[{}</span>').format(value, rest)
 
 
 def _broken(families: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -260,22 +233,3 @@ def _unavailable(families: list[FamilyResult], kind: Kind) -> list[tuple[str, st
         for name, estimate in found.cells[-1].estimates.items()
         if estimate.value is None
     ]
-
-
-def _data(figures: Mapping[str, Chart]) -> dict[str, Any]:
-    """The figures as JSON values, with their common template stored once."""
-    data = {
-        name: figure if isinstance(figure, dict) else json.loads(figure.to_json())
-        for name, figure in figures.items()
-    }
-    return {"template": template(), "figures": data}
-
-
-def _script_safe(data: Any) -> str:
-    """JSON text that cannot close the script element that contains it."""
-    return (
-        json.dumps(data, separators=(",", ":"))
-        .replace("<", "\\u003c")
-        .replace(">", "\\u003e")
-        .replace("&", "\\u0026")
-    )

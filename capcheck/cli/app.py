@@ -25,6 +25,7 @@ COMMANDS = {
     "check": "Check whether one family can produce a target, and at which budget.",
     "survey": "Measure every family on one target, and write the report.",
     "plan": "Tell what a survey would cost, family by family, before it is made.",
+    "plan-decoding": "Tell how many tokens a parallel decoder may place per step.",
     "work": "Measure cells of a run beside any number of other such commands.",
     "report": "Write the HTML report of a saved run.",
 }
@@ -40,9 +41,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(
-            importlib.import_module(f"capcheck.cli.{cmd_name}"), cmd_name
-        )
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"capcheck.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -89,7 +89,7 @@ def _require_sizes(probe: AnyProbe) -> None:
 
 
 def report_writer(name: str = "html") -> Callable[[Any], str]:
-    """The function that turns a `SurveyResult` into the text of a report of some kind.
+    """The function that turns a result into the text of a report of some kind.
 
     Raises:
         InputError: The kind of report is unknown.

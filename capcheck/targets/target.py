@@ -343,6 +343,21 @@ class CategoricalTarget(Target):
         """
         return None
 
+    def support(self) -> tuple[Tensor, Tensor] | None:
+        """The sequences of positive probability, (K, N), and their log-probabilities, (K,).
+
+        None, as by default, if the law does not list them.
+        """
+        return None
+
+    def mean_conditional_entropies(self) -> Tensor | None:
+        """The mean of H(X_i | X_S) over sets S of m tokens and other tokens i, for m = 0..N-1.
+
+        Returns:
+            (N,) in nats; None, as by default, if there is no closed form.
+        """
+        return None
+
 
 def solution_cost(numbers: int) -> float:
     """Multiply-adds of solving with a matrix that is written out; small ones cost no time."""

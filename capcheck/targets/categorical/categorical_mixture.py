@@ -198,6 +198,13 @@ class CategoricalMixture(CategoricalTarget):
             log_weights=self._weights.log()[None], law=law, log_likelihood=log_likelihood
         )
 
+    def support(self) -> tuple[Tensor, Tensor] | None:
+        """The rows without smoothing, which are distinct; see `CategoricalTarget`."""
+        components = self._components
+        if not isinstance(components, SmoothedRows) or components.smoothing > 0:
+            return None
+        return components.parameters[0].long(), self._weights.log()
+
     def sample(self, n: int, rng: Randomness) -> Tensor:
         """Component by inverse CDF, then its tokens: (n, N) integers."""
         component = rng.categorical(self._weights, (n,))

@@ -20,6 +20,11 @@ from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.categorical.chain import Chain
+from capcheck.targets.categorical.chain_entropies import (
+    chain_entropies,
+    entropies,
+    entropies_after,
+)
 from capcheck.targets.categorical.gaps import GapEntries, GapLaws, Gaps, Powers
 from capcheck.targets.categorical.messages import arithmetic_for
 from capcheck.targets.fingerprint import fingerprint
@@ -27,8 +32,9 @@ from capcheck.targets.parameters import require_count, require_grid, require_tab
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["LARGEST", "MarkovChain"]
+__all__ = ["LARGEST", "MULTIPLIED", "MarkovChain"]
 
+MULTIPLIED = 1e12  # most multiply-adds for the powers of a transition matrix: some seconds
 LARGEST = 1 << 24  # most numbers of all conditional tables together
 
 
@@ -166,6 +172,17 @@ class MarkovChain(Chain):
         if token + 1 < self._spec.tokens:
             total = total + transition.T[x[:, token + 1]]
         return total
+
+    def mean_conditional_entropies(self) -> Tensor | None:
+        """Of order 0 or 1, in closed form; see `CategoricalTarget`."""
+        N, V = self._spec.tokens, self._spec.dim
+        if self._order == 0:
+            return entropies(self._spec.mean).mean().expand(N)
+        pairs = N if self._is_simple else N**2 / 2
+        if self._order > 1 or pairs * V**3 > MULTIPLIED:
+            return None
+        step = self._conditionals[1] if self._is_simple else lambda i: self._table(i + 1)
+        return chain_entropies(self._spec.mean, entropies_after(self._spec.mean, step))
 
     @functools.cached_property
     def _log_tables(self) -> list[Tensor]:

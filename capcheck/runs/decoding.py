@@ -1,0 +1,228 @@
+"""Plans of parallel decoding: the information curve of a target, and the prices of schedules."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+from sklearn.isotonic import isotonic_regression
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.divergences import DIVERGENCES
+from capcheck.divergences.estimate import t_quantile
+from capcheck.exact.information_curve import InformationCurve, exact_curve, measured_curve
+from capcheck.exact.unmasking_schedules import best_schedules, cosine_schedule, uniform_schedule
+from capcheck.results.decoding import DecodingPlan, Measured, Rule, SchedulePrice
+from capcheck.runs.options import MAX_SEED, Progress, whole_number
+from capcheck.targets.target import Target, require_one_law
+
+__all__ = ["ALL_SIZES", "DRAWN_TOKENS", "FEWEST", "MOST_NODES", "ROUNDING", "decoding_plan"]
+
+DRAWN_TOKENS = 16_384  # tokens of all rows of a measured curve: a long row tells as much as many
+FEWEST = 16  # rows of a measured curve at least, for its intervals
+ALL_SIZES = 64  # most tokens for which a curve is measured at every number of known ones
+ROUNDING = 1e-10  # nats per sequence that sums of entropies may be off by
+MOST_NODES = 1024  # most sizes at which a best schedule may begin a step: seconds
+
+
+def decoding_plan(
+    target: Target,
+    *,
+    calls: Sequence[int] | None = None,
+    tolerance: float | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    level: float = 0.95,
+    progress: Callable[[Progress], None] | None = None,
+) -> DecodingPlan:
+    """Tell how many tokens a decoder in random order may place per step, and what is lost.
+
+    Nothing is sampled from any procedure: with exact conditionals the mean over orders of KL is an
+    area under the target's information curve (`capcheck.exact.information_curve`). It bounds the KL
+    of the law that is sampled from above.
+
+    Args:
+        target: The law that is decoded.
+        calls: Numbers of steps whose schedules are priced, each from 1 to the number of tokens; by
+            default the powers of two, up to 64 without a closed form, and the number of tokens.
+        tolerance: Tolerance of KL in nats per token, 0.01 by default.
+        samples: Rows of a curve that has no closed form, at least 16; by default as many as have
+            16,384 tokens together.
+        seed: Seed of their draws.
+        level: Confidence of the intervals, between 0 and 1.
+        progress: Function that is told how far the work is.
+
+    Raises:
+        InputError: An argument is not possible; the message names it and the rule that it breaks.
+
+    Example:
+        >>> from capcheck import targets
+        >>> plan = decoding_plan(targets.from_spec("parity:8"), calls=[2])
+        >>> [(one.rule, one.placed, str(one.kl)) for one in plan.prices][-1]
+        ('best', (7, 1), '0')
+    """
+    require_one_law(target, "decoding_plan")
+    spec = target.spec
+    N, per_token = spec.tokens, 1 / spec.tokens
+    tolerance = DIVERGENCES[spec.kind]["kl"].tolerance if tolerance is None else tolerance
+    _require_numbers(tolerance, level, seed)
+    least, most = FEWEST, max(FEWEST, DRAWN_TOKENS // N)
+    rows = whole_number("samples", most if samples is None else samples, least)
+    asked = None if calls is None else _require_calls(calls, N)
+
+    def tell(share: float) -> None:
+        if progress is not None:
+            done = round(100 * share)
+            progress(Progress(done=done, total=100, running="the information curve", share=share))
+
+    tell(0.0)
+    curve = exact_curve(target)
+    calls = asked or _powers_of_two(N, N if curve is not None else ALL_SIZES)
+    if curve is None:
+        sizes = _nodes(N, calls)
+        curve = measured_curve(target, sizes=sizes, rows=rows, seed=seed, progress=tell)
+    # A best schedule is chosen by one half of the rows and priced by the other, which it does not
+    # know: its price is not flattered by noise.
+    choosing, pricing = curve.of_rows(slice(0, rows // 2)), curve.of_rows(slice(rows // 2, rows))
+
+    def priced(rule: Rule, schedule: Sequence[int]) -> SchedulePrice:
+        source = pricing if rule == "best" else curve
+        kl = _cost(source, schedule, level).scaled(per_token)
+        placed = tuple(after - before for before, after in itertools.pairwise(schedule))
+        return SchedulePrice(rule=rule, placed=placed, kl=kl, suffices=kl.high <= tolerance)
+
+    best, cheapest = _best(choosing, calls, priced)
+    prices = [
+        price
+        for k in calls
+        for price in (
+            priced("uniform", uniform_schedule(N, k)),
+            priced("cosine", cosine_schedule(N, k)),
+            best[k],
+        )
+    ]
+    return DecodingPlan(
+        target=target.provenance.source or target.provenance.description,
+        law=target.provenance.description,
+        tokens=N,
+        sizes=curve.sizes,
+        curve=tuple(_heights(curve, level)),
+        entropy=_mean(curve.row_entropies, curve.entropy, level),
+        total_correlation=_cost(curve, [0, N], level),
+        dual_total_correlation=_dual(curve, level),
+        prices=tuple(prices),
+        cheapest=cheapest,
+        tolerance=tolerance,
+        level=level,
+        exact=curve.is_exact,
+        method=curve.method,
+        seed=seed,
+    )
+
+
+def _best(
+    choosing: InformationCurve,
+    calls: Sequence[int],
+    priced: Callable[[Rule, Sequence[int]], SchedulePrice],
+) -> tuple[dict[int, SchedulePrice], SchedulePrice]:
+    """The best schedules of the numbers of calls, and that of fewest calls that suffices."""
+    N = choosing.tokens
+    sizes = _thinned(choosing.sizes, N, calls)
+    place = [choosing.sizes.index(m) for m in sizes]
+    # No curve rises, so that one which does is noise.
+    values = isotonic_regression(choosing.values[place].numpy(), increasing=False)
+    best = {N: priced("best", range(N + 1))}
+    cheapest: SchedulePrice | None = None
+    for k, (_, schedule) in enumerate(best_schedules(N, sizes, values), start=1):
+        if k in calls or cheapest is None:
+            price = priced("best", schedule)
+            best[k] = price
+            cheapest = price if cheapest is None and price.suffices else cheapest
+        if cheapest is not None and k >= max(calls):
+            break
+    return best, cheapest or best[N]
+
+
+def _nodes(tokens: int, calls: Sequence[int]) -> list[int] | None:
+    """The sizes at which a curve is measured: those that schedules ask for, and a grid."""
+    if tokens <= ALL_SIZES:
+        return None
+    ends = [*range(8), *range(tokens - 8, tokens)]
+    grid = range(0, tokens, max(1, tokens // ALL_SIZES))
+    return sorted({*ends, *grid, *_asked(tokens, calls)})
+
+
+def _thinned(sizes: Sequence[int], tokens: int, calls: Sequence[int]) -> list[int]:
+    """At most about `MOST_NODES` of the sizes, with those that the other schedules ask for."""
+    if len(sizes) <= MOST_NODES:
+        return list(sizes)
+    kept = {*range(0, tokens, math.ceil(tokens / MOST_NODES)), *_asked(tokens, calls), tokens - 1}
+    return [m for m in sizes if m in kept]
+
+
+def _asked(tokens: int, calls: Sequence[int]) -> set[int]:
+    """The sizes at which uniform and cosine schedules begin their steps."""
+    schedules = [
+        make(tokens, k) for k in calls if k < tokens for make in (uniform_schedule, cosine_schedule)
+    ]
+    return {m for schedule in schedules for m in schedule[:-1]}
+
+
+def _cost(curve: InformationCurve, schedule: Sequence[int], level: float) -> Measured:
+    """Mean over orders of KL of a schedule, nats per sequence; 0 for one token at a time."""
+    if len(schedule) == curve.tokens + 1:
+        return Measured(value=0.0, low=0.0, high=0.0)
+    return _mean(curve.costs_by_row(schedule), curve.cost(schedule), level)
+
+
+def _dual(curve: InformationCurve, level: float) -> Measured:
+    by_row = None
+    if curve.rows is not None and curve.row_entropies is not None:
+        by_row = curve.row_entropies - curve.tokens * curve.rows[:, -1]
+    return _mean(by_row, curve.dual_total_correlation, level)
+
+
+def _heights(curve: InformationCurve, level: float) -> list[Measured]:
+    columns = [None] * len(curve.sizes) if curve.rows is None else curve.rows.unbind(1)
+    return [
+        _mean(column, float(value), level)
+        for column, value in zip(columns, curve.values, strict=True)
+    ]
+
+
+def _mean(by_row: Tensor | None, value: float, level: float) -> Measured:
+    """A mean over rows with its t interval, or an exact value; rounding errors are 0."""
+    half = 0.0
+    if by_row is not None:
+        error = float(by_row.std()) / math.sqrt(len(by_row))
+        half = t_quantile(level, len(by_row) - 1) * error
+    value, half = (0.0 if abs(number) < ROUNDING else number for number in (value, half))
+    return Measured(value=value, low=value - half, high=value + half)
+
+
+def _powers_of_two(tokens: int, most: int) -> list[int]:
+    """The powers of two below the number of tokens, up to a largest one, and this number."""
+    return [*(2**j for j in range(tokens.bit_length()) if 2**j < min(tokens, most + 1)), tokens]
+
+
+def _require_calls(calls: Sequence[int], tokens: int) -> list[int]:
+    """The numbers of calls in rising order, once each.
+
+    Raises:
+        InputError: One is no whole number from 1 to the number of tokens, or there is none.
+    """
+    found = sorted({whole_number("calls", k, 1, tokens) for k in calls})
+    if not found:
+        raise InputError(f"calls needs at least one number from 1 to {tokens}, got none.")
+    return found
+
+
+def _require_numbers(tolerance: float, level: float, seed: int) -> None:
+    """Raise InputError if a number is out of its range."""
+    if not isinstance(tolerance, (int, float)) or not 0 < tolerance < math.inf:
+        raise InputError(f"tolerance must be positive and finite, got {tolerance!r}.")
+    if not isinstance(level, (int, float)) or not 0 < level < 1:
+        raise InputError(f"level must be between 0 and 1, got {level!r}; use 0.95.")
+    whole_number("seed", seed, 0, MAX_SEED)
