@@ -25,6 +25,7 @@ __all__ = [
     "random_ranks",
     "ranks_among_all",
     "rounds_within",
+    "uniform_schedule",
 ]
 
 
@@ -52,6 +53,20 @@ def commit_schedule(tokens: int, *, rounds: int, per_round: int | None = None) -
             after = max(tokens - math.floor(masked + 1e-9), placed[-1] + 1)
         placed.append(min(after, tokens))
     return placed
+
+
+def uniform_schedule(tokens: int, rounds: int) -> list[int]:
+    """The number of tokens placed after each round, in rounds of equal size up to rounding.
+
+    Args:
+        tokens: F, number of tokens to be placed.
+        rounds: R, number of rounds, 1 to F.
+
+    Example:
+        >>> uniform_schedule(8, 3)
+        [0, 3, 5, 8]
+    """
+    return [(2 * j * tokens + rounds) // (2 * rounds) for j in range(rounds + 1)]
 
 
 def rounds_within(schedule: Sequence[int], length: int) -> Iterable[tuple[int, int]]:

@@ -1,0 +1,307 @@
+"""Parallel decoder: places several masked tokens per step, which a rule picks.
+
+Source: the decoders of masked diffusion language models; the source of each rule stands in
+`capcheck.procedures.unmasking`. Blocks: Nie et al. 2025, "Large Language Diffusion Models",
+section 2.4, https://arxiv.org/abs/2502.09992
+Signature: token predictor. The network is shown the known tokens, wherever they stand.
+Assumption: the tokens of one step are independent given the known tokens, and the order in which
+tokens are placed tells nothing of their values.
+Budgets: `length` is the number of tokens that are placed: the procedure stops there, if need be
+inside a step. `steps` is the number of steps for a block of tokens, or for all tokens if there are
+no blocks; with a threshold, a factor or an entropy bound it is the most that a block takes. Tokens
+that are not placed by then are completed in one more call.
+Procedure: every step ranks the masked tokens of the block (`order`), takes the first of them (by
+the schedule, `tokens_per_step`, `threshold`, `factor` or `entropy_bound`), and draws their values
+(`temperature`, `top_p`, `greedy`). Known tokens keep their values. With `block` the tokens are
+decoded in blocks of so many, from the left, each to its end. Of equal scores the left token comes
+first.
+Given tokens: known in every step.
+KL: exact where the order follows from the known tokens (fixed, top_probability, margin, entropy):
+the steps that lead to a sequence are then known. In random order and by sampled confidence exact
+for few tokens, by the probabilities of all partly masked sequences. Otherwise random order is
+bounded from above by the mean over orders, and from below by the draws, and sampled confidence from
+below only.
+Known: in an order that follows from the known tokens, one token per step is exact, by the chain
+rule. By sampled confidence it is not, since likely values are placed first. A greedy decoder
+returns one sequence, so that KL is infinite; so is it where `top_p` leaves out a value that occurs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.core.budget import Axis, Budget
+from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.unavailable import Unavailable
+from capcheck.exact.hidden_draws import over_hidden_draws
+from capcheck.exact.partly_masked import STATES, PartlyMasked
+from capcheck.laws import Categorical, log_table
+from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.procedures.orders import (
+    commit_schedule,
+    random_ranks,
+    ranks_among_all,
+    uniform_schedule,
+)
+from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.rows import Row
+from capcheck.procedures.unmasking import (
+    Order,
+    Picking,
+    Step,
+    shaped,
+)
+
+__all__ = ["ParallelDecoder"]
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class ParallelDecoder(Probe[TokenPredictor]):
+    """Places several masked tokens per step, which a rule picks."""
+
+    family: ClassVar[str] = "parallel_decoder"
+    row: ClassVar[Row] = "length"
+    in_paper: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"categorical"})
+    reads: ClassVar[frozenset[Axis]] = frozenset({"length", "steps"})
+
+    order: Annotated[Order, Field(description="order in which masked tokens are placed")] = (
+        "top_probability"
+    )
+    schedule: Annotated[
+        Literal["uniform", "cosine"], Field(description="division of the tokens among the steps")
+    ] = "uniform"
+    tokens_per_step: Annotated[
+        int | None, Field(ge=1, description="fixed number per step in place of the schedule")
+    ] = None
+    threshold: Annotated[
+        float | None,
+        Field(gt=0, le=1, description="place all tokens whose best value is so likely"),
+    ] = None
+    factor: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="bound of the factor rule")
+    ] = None
+    entropy_bound: Annotated[
+        float | None,
+        Field(ge=0, allow_inf_nan=False, description="bound on the entropies placed at once, nats"),
+    ] = None
+    block: Annotated[
+        int | None,
+        Field(ge=1, description="number of tokens that are decoded before the next ones"),
+    ] = None
+    temperature: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="temperature of the draws")
+    ] = 1.0
+    top_p: Annotated[
+        float, Field(gt=0, le=1, description="mass of the most likely values that are drawn from")
+    ] = 1.0
+    greedy: Annotated[bool, Field(description="whether the most likely value is taken")] = False
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> ParallelDecoder:
+        rules = (self.tokens_per_step, self.threshold, self.factor, self.entropy_bound)
+        if sum(rule is not None for rule in rules) > 1:
+            raise ValueError(
+                "at most one of tokens_per_step, threshold, factor and entropy_bound can be set"
+            )
+        return self
+
+    @property
+    def signature(self) -> TokenPredictorSignature:
+        """The token predictor: known tokens -> the law of every token."""
+        return TokenPredictorSignature()
+
+    def run(
+        self,
+        network: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        start: State,
+        rng: Randomness,
+    ) -> Iterator[State]:
+        """Yield the start, then one state per step that places a token."""
+        state = start
+        yield state
+        rank, picking = self._ranks(start.n, spec, rng), self._picking
+        for step in self._plan(spec, budget):
+            free = step.free(state.placed, budget.length + len(spec.given))
+            if not bool(free.tokens.any()):
+                continue
+            log_p = log_table(network(state.tokens, state.placed))
+            law, draw = Categorical(self._shaped(log_p)), rng.stream(step.name)
+            if self.order == "sampled_confidence":
+                draws = law.sample(draw)
+                chosen = picking.chosen(log_p, free, step.count, draws=draws)
+            else:
+                chosen = picking.chosen(log_p, free, step.count, rank=rank)
+                draws = law.sample_where(draw, chosen)
+            state = state.write(draws, chosen)
+            yield state
+
+    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
+        """One for each step of each block, at most."""
+        return len(list(self._plan(spec, budget)))
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Independent draws within a step and the order, and draws from another law."""
+        plain = dataclasses.replace(self, temperature=1.0, top_p=1.0, greedy=False)
+        one_by_one = dataclasses.replace(
+            self,
+            order="random" if self.order == "sampled_confidence" else self.order,
+            tokens_per_step=1,
+            threshold=None,
+            factor=None,
+            entropy_bound=None,
+        )
+        found = []
+        if self != one_by_one:
+            found.append(
+                Suspect(
+                    failure="wrong factorisation",
+                    cure="one token per step, in an order that no drawn value decides",
+                    probe=one_by_one,
+                )
+            )
+        if self != plain:
+            found.append(
+                Suspect(failure="limited emission", cure="draws from the law itself", probe=plain)
+            )
+        return tuple(found)
+
+    def log_density(
+        self,
+        network: TokenPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rng: Randomness,
+    ) -> LogDensity | Unavailable:
+        """The log-density of the sampled law where it is known, otherwise a lower bound."""
+
+        def along_order(x: Tensor, rng: Randomness) -> Tensor:
+            rank = self._ranks(len(x), spec, rng)
+            return self._along(network, completion, spec, budget, x, rank)
+
+        if self.order not in ("random", "sampled_confidence"):
+            method = "chain rule over steps, which the values decide"
+            return LogDensity(values=along_order(x, rng), method=method)
+        if not spec.given and (spec.dim + 1) ** spec.tokens <= STATES:
+            values = self._law(network, completion, spec, budget).log_prob(x)
+            return LogDensity(values=values, method="probabilities of all partly masked sequences")
+        if self.order == "sampled_confidence":
+            return Unavailable(reason="which tokens a step places depends on all that it drew")
+        return over_hidden_draws(along_order, x, rng, "orders")
+
+    def _plan(self, spec: SequenceSpec, budget: Budget) -> Iterator[Step]:
+        """The steps of all blocks up to the length budget."""
+        most = min(budget.length, len(spec.free))
+        for first in range(0, most, self.block or len(spec.free)):
+            tokens = spec.free[first : first + (self.block or len(spec.free))]
+            counts: list[int | None] = [None] * budget.steps
+            if not self._picking.by_laws:
+                sizes = self._sizes(len(tokens), min(budget.steps, len(tokens)))
+                counts = [b - a for a, b in itertools.pairwise(sizes) if first + a < most]
+            for j, count in enumerate(counts):
+                yield Step(tokens=tokens, count=count, name=f"block {first}, step {j}")
+
+    def _sizes(self, tokens: int, steps: int) -> list[int]:
+        """The number of tokens placed before each step of a block, and after the last one."""
+        if self.tokens_per_step is not None:
+            return commit_schedule(tokens, rounds=1, per_round=self.tokens_per_step)
+        if self.schedule == "cosine":
+            return commit_schedule(tokens, rounds=steps)
+        return uniform_schedule(tokens, steps)
+
+    @property
+    def _picking(self) -> Picking:
+        return Picking(
+            order=self.order,
+            threshold=self.threshold,
+            factor=self.factor,
+            entropy_bound=self.entropy_bound,
+        )
+
+    def _shaped(self, log_p: Tensor) -> Tensor:
+        return shaped(log_p, temperature=self.temperature, top_p=self.top_p, greedy=self.greedy)
+
+    def _ranks(self, n: int, spec: SequenceSpec, rng: Randomness) -> Tensor:
+        """The rank of each token in a random or fixed order, (n, N), -1 for given tokens."""
+        F = len(spec.free)
+        drawn = self.order == "random"
+        ranks = random_ranks(n, F, rng) if drawn else torch.arange(F).expand(n, F)
+        return ranks_among_all(ranks, spec)
+
+    def _along(
+        self,
+        network: TokenPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+        x: Tensor,
+        rank: Tensor,
+    ) -> Tensor:
+        """The log-density log q(x), or log q(x | order) in random order, (n,)."""
+        known = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+        known[:, list(spec.given)] = True
+        picking = self._picking
+        log_q = torch.zeros(len(x), dtype=spec.mean.dtype, device=x.device)
+        for step in self._plan(spec, budget):
+            free = step.free(known, budget.length + len(spec.given))
+            if not bool(free.tokens.any()):
+                continue
+            log_p = log_table(network(x, known))
+            chosen = picking.chosen(log_p, free, step.count, rank=rank)
+            of_values = self._shaped(log_p).gather(-1, x[..., None])[..., 0]
+            log_q = log_q + torch.where(chosen, of_values, 0).sum(1)
+            known = known | chosen
+        if not bool(known.all()):
+            log_q = log_q + completion(x, known).log_prob_where(x, ~known).sum(1)
+        return log_q
+
+    def _law(
+        self,
+        network: TokenPredictor,
+        completion: TokenPredictor,
+        spec: SequenceSpec,
+        budget: Budget,
+    ) -> PartlyMasked:
+        """All sequences with their probabilities, by those of all partly masked ones."""
+        states = PartlyMasked.all_masked(spec.tokens)
+        device, picking = spec.mean.device, self._picking
+
+        def answer(predictor: TokenPredictor) -> Tensor:
+            law = predictor(states.tokens.to(device), states.known.to(device))
+            return log_table(law).cpu()
+
+        for step in self._plan(spec, budget):
+            free = step.free(states.known, budget.length)
+            if not bool(free.tokens.any()):
+                continue
+            log_p = answer(network)
+            drawn = self._shaped(log_p)
+            if self.order == "sampled_confidence":
+                states, origin = states.valued(drawn, free.tokens)
+                chosen = picking.chosen(
+                    log_p[origin], free.rows(origin), step.count, draws=states.tokens
+                )
+            else:
+                states, origin, rank = states.in_every_order(free.tokens)
+                chosen = picking.chosen(log_p[origin], free.rows(origin), step.count, rank=rank)
+                states, again = states.valued(drawn[origin], chosen)
+                chosen = chosen[again]
+            states = states.placed(chosen)
+        if not bool(states.known.all()):
+            states, _ = states.valued(answer(completion), ~states.known)
+            states = states.placed(~states.known)
+        return states
