@@ -11,7 +11,9 @@ from torch import Tensor
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.laws.token_law import TokenLaw
 
-__all__ = ["Categorical", "DeferredCategorical", "certain"]
+__all__ = ["TILE", "Categorical", "DeferredCategorical", "certain"]
+
+TILE = 1 << 20  # numbers of laws from which on only the chosen tokens are drawn
 
 
 class Categorical(TokenLaw):
@@ -28,6 +30,16 @@ class Categorical(TokenLaw):
     def sample(self, rng: Randomness) -> Tensor:
         """One draw per row and token, (n, N) integers."""
         return rng.categorical(self._p, (*self._p.shape[:2], 1)).squeeze(-1)
+
+    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
+        """As `sample` where `chosen`, (n, N) bool, with the same random numbers; else 0."""
+        if self._p.numel() <= TILE:
+            # The source is told the laws, so that one that follows all draws can enumerate them.
+            return self.sample(rng)
+        u = rng.uniform(tuple(chosen.shape))
+        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
+        draws[chosen] = inverse_cdf(self._p[chosen], u[chosen][:, None])[:, 0].to(draws)
+        return draws
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability (nats) of the integers x (n, N)."""

@@ -152,39 +152,31 @@ class Picking:
         """Whether the laws of the tokens decide how many are placed, and not a schedule."""
         return (self.threshold, self.factor, self.entropy_bound) != (None, None, None)
 
-    def chosen(
-        self,
-        log_p: Tensor,
-        free: Free,
-        count: int | None,
-        *,
-        rank: Tensor | None = None,
-        draws: Tensor | None = None,
-    ) -> Tensor:
+    @property
+    def reads_laws(self) -> bool:
+        """Whether the laws of the tokens decide which ones or how many are placed."""
+        return self.by_laws or self.order in SCORES
+
+    def chosen(self, free: Free, count: int | None, scores: Tensor, log_p: Tensor | None) -> Tensor:
         """The tokens that a step places, (n, N) bool: at least one where one is free.
 
         Args:
-            log_p: Log-probabilities of the network's answer in nats, (n, N, V).
             free: The tokens that may be placed.
             count: Number of tokens that are placed, or None if their laws decide.
-            rank: Ranks of the tokens in a random or fixed order, (n, N).
-            draws: The values that were drawn of all tokens, (n, N), for `sampled_confidence`.
+            scores: Scores (n, N) of an order that the laws do not decide: the probability of the
+                drawn value, or less the larger the rank in a random or fixed order.
+            log_p: Log-probabilities of the network's answer in nats, (n, N, V), if `reads_laws`.
         """
-        if self.order == "sampled_confidence":
-            assert draws is not None
-            scores = log_p.gather(-1, draws[..., None])[..., 0].exp()
-        elif self.order in SCORES:
+        if log_p is not None and self.order in SCORES:
             scores = scores_of(log_p, self.order)
-        else:
-            assert rank is not None
-            scores = -rank.to(log_p)
         place = ranked(scores, free.tokens)
         if count is not None:
             return free.tokens & (place < free.left.clamp(max=count))
+        assert log_p is not None
         if self.threshold is not None:
             passing = free.tokens & (log_p.exp().amax(-1) >= self.threshold)
             behind = torch.where(passing, place, place + place.shape[1])  # the others come later
-            place, counts = ranked(-behind.to(log_p), free.tokens), passing.sum(1, keepdim=True)
+            place, counts = ranked(-behind.to(scores), free.tokens), passing.sum(1, keepdim=True)
         else:
             counts = self._fitting(log_p, place, free)
         return free.tokens & (place < torch.minimum(counts.clamp(min=1), free.left))

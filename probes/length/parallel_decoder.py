@@ -44,8 +44,8 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.hidden_draws import over_hidden_draws
-from capcheck.exact.partly_masked import STATES, PartlyMasked
-from capcheck.laws import Categorical, log_table
+from capcheck.exact.partly_masked import STATES
+from capcheck.laws import Categorical, TokenLaw, log_table
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import (
     commit_schedule,
@@ -61,6 +61,7 @@ from capcheck.procedures.unmasking import (
     Step,
     shaped,
 )
+from capcheck.procedures.unmasking_law import Answer, law_by_steps
 
 __all__ = ["ParallelDecoder"]
 
@@ -132,19 +133,20 @@ class ParallelDecoder(Probe[TokenPredictor]):
         """Yield the start, then one state per step that places a token."""
         state = start
         yield state
-        rank, picking = self._ranks(start.n, spec, rng), self._picking
+        order = -self._ranks(start.n, spec, rng).to(spec.mean)
         for step in self._plan(spec, budget):
             free = step.free(state.placed, budget.length + len(spec.given))
             if not bool(free.tokens.any()):
                 continue
-            log_p = log_table(network(state.tokens, state.placed))
-            law, draw = Categorical(self._shaped(log_p)), rng.stream(step.name)
+            answer = self._answer(network(state.tokens, state.placed))
+            draw = rng.stream(step.name)
             if self.order == "sampled_confidence":
-                draws = law.sample(draw)
-                chosen = picking.chosen(log_p, free, step.count, draws=draws)
+                draws = answer.drawn_from.sample(draw)
+                scores = answer.law.log_prob(draws).exp()
+                chosen = self._picking.chosen(free, step.count, scores, answer.log_p)
             else:
-                chosen = picking.chosen(log_p, free, step.count, rank=rank)
-                draws = law.sample_where(draw, chosen)
+                chosen = self._picking.chosen(free, step.count, order, answer.log_p)
+                draws = answer.drawn_from.sample_where(draw, chosen)
             state = state.write(draws, chosen)
             yield state
 
@@ -190,14 +192,22 @@ class ParallelDecoder(Probe[TokenPredictor]):
         """The log-density of the sampled law where it is known, otherwise a lower bound."""
 
         def along_order(x: Tensor, rng: Randomness) -> Tensor:
-            rank = self._ranks(len(x), spec, rng)
-            return self._along(network, completion, spec, budget, x, rank)
+            order = -self._ranks(len(x), spec, rng).to(spec.mean)
+            return self._along(network, completion, spec, budget, x, order)
 
         if self.order not in ("random", "sampled_confidence"):
             method = "chain rule over steps, which the values decide"
             return LogDensity(values=along_order(x, rng), method=method)
         if not spec.given and (spec.dim + 1) ** spec.tokens <= STATES:
-            values = self._law(network, completion, spec, budget).log_prob(x)
+            law = law_by_steps(
+                self._plan(spec, budget),
+                self._picking,
+                lambda tokens, known: self._answer(network(tokens, known)),
+                completion,
+                spec,
+                most=budget.length,
+            )
+            values = law.log_prob(x)
             return LogDensity(values=values, method="probabilities of all partly masked sequences")
         if self.order == "sampled_confidence":
             return Unavailable(reason="which tokens a step places depends on all that it drew")
@@ -232,8 +242,14 @@ class ParallelDecoder(Probe[TokenPredictor]):
             entropy_bound=self.entropy_bound,
         )
 
-    def _shaped(self, log_p: Tensor) -> Tensor:
-        return shaped(log_p, temperature=self.temperature, top_p=self.top_p, greedy=self.greedy)
+    def _answer(self, law: TokenLaw) -> Answer:
+        """The law of a network, and the law that values are drawn from."""
+        plain = (self.temperature, self.top_p, self.greedy) == (1, 1, False)
+        log_p = log_table(law) if self._picking.reads_laws or not plain else None
+        if plain or log_p is None:
+            return Answer(law=law, log_p=log_p, drawn_from=law)
+        log_q = shaped(log_p, temperature=self.temperature, top_p=self.top_p, greedy=self.greedy)
+        return Answer(law=law, log_p=log_p, drawn_from=Categorical(log_q))
 
     def _ranks(self, n: int, spec: SequenceSpec, rng: Randomness) -> Tensor:
         """The rank of each token in a random or fixed order, (n, N), -1 for given tokens."""
@@ -249,59 +265,20 @@ class ParallelDecoder(Probe[TokenPredictor]):
         spec: SequenceSpec,
         budget: Budget,
         x: Tensor,
-        rank: Tensor,
+        order: Tensor,
     ) -> Tensor:
         """The log-density log q(x), or log q(x | order) in random order, (n,)."""
         known = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
         known[:, list(spec.given)] = True
-        picking = self._picking
         log_q = torch.zeros(len(x), dtype=spec.mean.dtype, device=x.device)
         for step in self._plan(spec, budget):
             free = step.free(known, budget.length + len(spec.given))
             if not bool(free.tokens.any()):
                 continue
-            log_p = log_table(network(x, known))
-            chosen = picking.chosen(log_p, free, step.count, rank=rank)
-            of_values = self._shaped(log_p).gather(-1, x[..., None])[..., 0]
-            log_q = log_q + torch.where(chosen, of_values, 0).sum(1)
+            answer = self._answer(network(x, known))
+            chosen = self._picking.chosen(free, step.count, order, answer.log_p)
+            log_q = log_q + answer.drawn_from.log_prob_where(x, chosen).sum(1)
             known = known | chosen
         if not bool(known.all()):
             log_q = log_q + completion(x, known).log_prob_where(x, ~known).sum(1)
         return log_q
-
-    def _law(
-        self,
-        network: TokenPredictor,
-        completion: TokenPredictor,
-        spec: SequenceSpec,
-        budget: Budget,
-    ) -> PartlyMasked:
-        """All sequences with their probabilities, by those of all partly masked ones."""
-        states = PartlyMasked.all_masked(spec.tokens)
-        device, picking = spec.mean.device, self._picking
-
-        def answer(predictor: TokenPredictor) -> Tensor:
-            law = predictor(states.tokens.to(device), states.known.to(device))
-            return log_table(law).cpu()
-
-        for step in self._plan(spec, budget):
-            free = step.free(states.known, budget.length)
-            if not bool(free.tokens.any()):
-                continue
-            log_p = answer(network)
-            drawn = self._shaped(log_p)
-            if self.order == "sampled_confidence":
-                states, origin = states.valued(drawn, free.tokens)
-                chosen = picking.chosen(
-                    log_p[origin], free.rows(origin), step.count, draws=states.tokens
-                )
-            else:
-                states, origin, rank = states.in_every_order(free.tokens)
-                chosen = picking.chosen(log_p[origin], free.rows(origin), step.count, rank=rank)
-                states, again = states.valued(drawn[origin], chosen)
-                chosen = chosen[again]
-            states = states.placed(chosen)
-        if not bool(states.known.all()):
-            states, _ = states.valued(answer(completion), ~states.known)
-            states = states.placed(~states.known)
-        return states

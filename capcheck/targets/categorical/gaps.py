@@ -222,6 +222,14 @@ class GapLaws(DeferredCategorical):
         rows = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
         return self._entries.log_prob(rows, tokens, x)
 
+    def log_prob_where(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """As `log_prob` where `chosen`, (n, N) bool, and 0 elsewhere."""
+        found = torch.zeros(x.shape, dtype=self._entries.powers.transition.dtype, device=x.device)
+        rows, place = chosen.nonzero(as_tuple=True)
+        token = torch.tensor(self._tokens, device=x.device)[place]
+        found[rows, place] = self._entries.log_prob(rows, token, x[rows, place])
+        return found
+
     def sample(self, rng: Randomness) -> Tensor:
         """One draw per row and token, (n, N) integers."""
         x = self._entries.gaps.x
