@@ -75,6 +75,10 @@ class TokenLaw(ABC):
     def variance(self) -> Tensor:
         """Variance of each coordinate, shaped as `mean`."""
 
+    def probabilities_where(self, chosen: Tensor) -> Tensor:
+        """Probabilities (m, V) of the m categorical tokens that are `chosen`, (n, N) bool."""
+        return self.mean()[chosen]
+
     def moments(self) -> tuple[Tensor, Tensor]:
         """The answers of `mean` and `variance`."""
         return self.mean(), self.variance()

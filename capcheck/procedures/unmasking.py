@@ -41,17 +41,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from capcheck.core.randomness import Randomness
+from capcheck.laws import Categorical, TokenLaw
+
 __all__ = [
     "SCORES",
     "TIE",
     "TIE_DIGITS",
+    "Drawing",
     "Free",
     "Order",
     "Picking",
     "Step",
     "ranked",
     "scores_of",
-    "shaped",
 ]
 
 Order = Literal["random", "fixed", "sampled_confidence", "top_probability", "margin", "entropy"]
@@ -62,22 +65,20 @@ TIE = 2.0**-30  # distance of scores, in probability or nats, below which they c
 TIE_DIGITS = 2.0**6  # the same in units in the last place of 1, for coarser floating-point types
 
 
-def scores_of(log_p: Tensor, order: Order) -> Tensor:
-    """The scores of tokens by their laws, larger for those that are placed first: (n, N).
+def scores_of(p: Tensor, order: Order) -> Tensor:
+    """The scores of tokens by their laws, larger for those that are placed first: (...).
 
     Args:
-        log_p: Log-probabilities of the values in nats, (n, N, V).
+        p: Probabilities of the values, (..., V).
         order: One of `SCORES`.
     """
-    p = log_p.exp()
     if order == "top_probability":
         return p.amax(-1)
     if order == "entropy":
-        return (p * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
-    if p.shape[-1] == 1:
-        return p[..., 0]
-    two = p.topk(2, dim=-1).values
-    return two[..., 0] - two[..., 1]
+        return torch.special.xlogy(p, p).sum(-1)
+    two = p.topk(min(2, p.shape[-1]), dim=-1).values
+    margin: Tensor = 2 * two[..., 0] - two.sum(-1)
+    return margin
 
 
 def ranked(scores: Tensor, candidates: Tensor) -> Tensor:
@@ -87,8 +88,7 @@ def ranked(scores: Tensor, candidates: Tensor) -> Tensor:
         scores: (n, N).
         candidates: Tokens that may be placed, (n, N) bool; the others rank behind them.
     """
-    tie = max(TIE, TIE_DIGITS * torch.finfo(scores.dtype).eps)
-    rounded = torch.where(candidates, (scores / tie).round(), -torch.inf)
+    rounded = torch.where(candidates, (scores / _tie(scores)).round(), -torch.inf)
     return rounded.argsort(dim=1, descending=True, stable=True).argsort(1)
 
 
@@ -103,6 +103,12 @@ class Free:
 
     tokens: Tensor
     left: Tensor
+
+    def scattered(self, values: Tensor) -> Tensor:
+        """The values (m,) of these tokens, in the order of their rows: (n, N), 0 elsewhere."""
+        found = values.new_zeros(self.tokens.shape)
+        found[self.tokens] = values
+        return found
 
     def rows(self, index: Tensor) -> Free:
         """Those of the rows with some indices."""
@@ -152,73 +158,112 @@ class Picking:
         """Whether the laws of the tokens decide how many are placed, and not a schedule."""
         return (self.threshold, self.factor, self.entropy_bound) != (None, None, None)
 
-    @property
-    def reads_laws(self) -> bool:
-        """Whether the laws of the tokens decide which ones or how many are placed."""
-        return self.by_laws or self.order in SCORES
-
-    def chosen(self, free: Free, count: int | None, scores: Tensor, log_p: Tensor | None) -> Tensor:
+    def chosen(self, free: Free, count: int | None, law: TokenLaw, own: Tensor) -> Tensor:
         """The tokens that a step places, (n, N) bool: at least one where one is free.
 
         Args:
             free: The tokens that may be placed.
             count: Number of tokens that are placed, or None if their laws decide.
-            scores: Scores (n, N) of an order that the laws do not decide: the probability of the
+            law: The network's law of every token.
+            own: Scores (n, N) of an order that the laws do not decide: the probability of the
                 drawn value, or less the larger the rank in a random or fixed order.
-            log_p: Log-probabilities of the network's answer in nats, (n, N, V), if `reads_laws`.
         """
-        if log_p is not None and self.order in SCORES:
-            scores = scores_of(log_p, self.order)
+        by_law = self.order in SCORES
+        p = law.probabilities_where(free.tokens) if by_law or count is None else own[:0]  # (m, V)
+        scores = free.scattered(scores_of(p, self.order)) if by_law else own
         place = ranked(scores, free.tokens)
         if count is not None:
             return free.tokens & (place < free.left.clamp(max=count))
-        assert log_p is not None
-        if self.threshold is not None:
-            passing = free.tokens & (log_p.exp().amax(-1) >= self.threshold)
-            behind = torch.where(passing, place, place + place.shape[1])  # the others come later
-            place, counts = ranked(-behind.to(scores), free.tokens), passing.sum(1, keepdim=True)
+        if self.entropy_bound is not None:
+            counts = self._bounded(free.scattered(-scores_of(p, "entropy")), place, free)
         else:
-            counts = self._fitting(log_p, place, free)
+            likeliest = free.scattered(p.amax(-1))
+            if self.factor is not None:
+                counts = self._of_factor(likeliest, place, free)
+            else:
+                assert self.threshold is not None
+                passing = free.tokens & (likeliest >= self.threshold)
+                behind = torch.where(passing, place, place + place.shape[1])
+                place = ranked(-behind.to(likeliest), free.tokens)  # those that pass come first
+                counts = passing.sum(1, keepdim=True)
         return free.tokens & (place < torch.minimum(counts.clamp(min=1), free.left))
 
-    def _fitting(self, log_p: Tensor, rank: Tensor, free: Free) -> Tensor:
-        """The largest number of tokens that the factor or the entropy bound allows, (n, 1)."""
+    def _of_factor(self, likeliest: Tensor, rank: Tensor, free: Free) -> Tensor:
+        """The largest number of tokens that the factor rule allows, (n, 1)."""
         place = rank.argsort(1)  # (n, N), the token of each rank
         number = torch.arange(1, rank.shape[1] + 1, device=rank.device)
-        if self.factor is not None:
-            weakest = log_p.exp().amax(-1).gather(1, place).cummin(1).values
-            fits = (number + 1) * (1 - weakest) < self.factor
-        else:
-            entropy = -scores_of(log_p, "entropy").gather(1, place)
-            assert self.entropy_bound is not None
-            loss = entropy.cumsum(1) - entropy.cummax(1).values
-            fits = loss <= self.entropy_bound + TIE
+        assert self.factor is not None
+        weakest = likeliest.gather(1, place).cummin(1).values
+        fits = (number + 1) * (1 - weakest) < self.factor
+        return ((fits & free.tokens.gather(1, place)) * number).amax(1, keepdim=True)
+
+    def _bounded(self, entropy: Tensor, rank: Tensor, free: Free) -> Tensor:
+        """The largest number of tokens that the entropy bound allows, (n, 1)."""
+        place = rank.argsort(1)  # (n, N), the token of each rank
+        number = torch.arange(1, rank.shape[1] + 1, device=rank.device)
+        ordered = entropy.gather(1, place)
+        assert self.entropy_bound is not None
+        fits = ordered.cumsum(1) - ordered.cummax(1).values <= self.entropy_bound + TIE
         return ((fits & free.tokens.gather(1, place)) * number).amax(1, keepdim=True)
 
 
-def shaped(log_p: Tensor, *, temperature: float, top_p: float, greedy: bool) -> Tensor:
-    """The log-probabilities from which values are drawn, in nats: (..., V).
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """The rule for how the value of a token is drawn.
 
-    Args:
-        log_p: Log-probabilities of the network's answer, (..., V).
+    Attributes:
         temperature: T above 0; the law becomes p^(1/T).
         top_p: Mass that the most probable values must reach, above 0 and at most 1.
-        greedy: Whether the most probable value is certain.
+        greedy: Whether the most probable value is taken.
     """
-    V = log_p.shape[-1]
-    value = torch.arange(V, device=log_p.device)
-    if greedy:
-        tie = max(TIE, TIE_DIGITS * torch.finfo(log_p.dtype).eps)
-        equal = log_p >= log_p.amax(-1, keepdim=True) - tie
-        best = torch.where(equal, value, V).amin(-1, keepdim=True)
-        return torch.where(value == best, 0.0, -torch.inf).to(log_p)
-    if temperature != 1:
-        log_p = (log_p / temperature).log_softmax(-1)
-    if top_p < 1:
-        ordered, values = log_p.sort(dim=-1, descending=True, stable=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()  # mass of the more probable values
-        kept = before < top_p - TIE
-        kept[..., 0] = True
-        log_p = log_p.masked_fill(~kept.gather(-1, values.argsort(-1)), -torch.inf)
-        log_p = log_p.log_softmax(-1)
-    return log_p
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    greedy: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether values are drawn from the law itself."""
+        return (self.temperature, self.top_p, self.greedy) == (1, 1, False)
+
+    def sample_where(self, law: TokenLaw, rng: Randomness, chosen: Tensor) -> Tensor:
+        """Draws of the chosen tokens, (n, N) integers; other values mean nothing."""
+        if self.is_plain:
+            return law.sample_where(rng, chosen)
+        p = self.shaped(law.probabilities_where(chosen))  # (m, V)
+        table = p.new_zeros(*chosen.shape, p.shape[-1])
+        table[..., 0] = 1  # of tokens that are not drawn
+        table[chosen] = p
+        return Categorical(table.log()).sample_where(rng, chosen)
+
+    def log_prob_where(self, law: TokenLaw, x: Tensor, chosen: Tensor) -> Tensor:
+        """Log-probability (nats) of the chosen tokens of x, (n, N), and 0 elsewhere."""
+        if self.is_plain:
+            return law.log_prob_where(x, chosen)
+        p = self.shaped(law.probabilities_where(chosen))  # (m, V)
+        found = p.new_zeros(x.shape)
+        found[chosen] = p.gather(-1, x[chosen][:, None])[:, 0].log()
+        return found
+
+    def shaped(self, p: Tensor) -> Tensor:
+        """The probabilities from which values are drawn, (..., V), by those of a law."""
+        if self.greedy:
+            tie = _tie(p)
+            value = torch.arange(p.shape[-1], device=p.device)
+            equal = p >= p.amax(-1, keepdim=True) - tie
+            best = torch.where(equal, value, len(value)).amin(-1, keepdim=True)
+            return (value == best).to(p)
+        if self.temperature != 1:
+            p = (p.log() / self.temperature).softmax(-1)
+        if self.top_p < 1:
+            ordered, values = p.sort(dim=-1, descending=True, stable=True)
+            kept = ordered.cumsum(-1) - ordered < self.top_p - TIE  # by the mass of likelier ones
+            kept[..., 0] = True
+            p = p * kept.gather(-1, values.argsort(-1))
+            p = p / p.sum(-1, keepdim=True)
+        return p
+
+
+def _tie(numbers: Tensor) -> float:
+    """The distance below which scores of a precision count as equal."""
+    return max(TIE, TIE_DIGITS * torch.finfo(numbers.dtype).eps)

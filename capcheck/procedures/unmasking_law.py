@@ -6,39 +6,24 @@ sequences. A random order is drawn anew in every step here, which is the same la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from torch import Tensor
 
 from capcheck.core.sequences import SequenceSpec
 from capcheck.exact.partly_masked import PartlyMasked
-from capcheck.laws import TokenLaw, log_table
+from capcheck.laws import Categorical, log_table
 from capcheck.networks.signatures import TokenPredictor
-from capcheck.procedures.unmasking import Picking, Step
+from capcheck.procedures.unmasking import Drawing, Picking, Step
 
-__all__ = ["Answer", "law_by_steps"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
-    """The answer of a network in a step.
-
-    Attributes:
-        law: The law of every token.
-        log_p: Its log-probabilities in nats, (n, N, V), if a rule looks at them.
-        drawn_from: The law that values are drawn from.
-    """
-
-    law: TokenLaw
-    log_p: Tensor | None
-    drawn_from: TokenLaw
+__all__ = ["law_by_steps"]
 
 
 def law_by_steps(
     steps: Iterable[Step],
     picking: Picking,
-    answer: Callable[[Tensor, Tensor], Answer],
+    drawing: Drawing,
+    network: TokenPredictor,
     completion: TokenPredictor,
     spec: SequenceSpec,
     *,
@@ -49,31 +34,38 @@ def law_by_steps(
     Args:
         steps: The steps of the decoder.
         picking: The rules for which tokens and how many; every order but a fixed one.
-        answer: Function of tokens (n, N) and which of them are known that asks the network.
+        drawing: The rule for how values are drawn.
+        network: The decoder's network.
         completion: The predictor that draws the tokens which are left at the end.
         spec: Spec of the sequences, without given tokens.
         most: Largest number of tokens that are placed.
     """
-    states, device = PartlyMasked.all_masked(spec.tokens), spec.mean.device
+    states = PartlyMasked.all_masked(spec.tokens)
     for step in steps:
         free = step.free(states.known, most)
         if not bool(free.tokens.any()):
             continue
-        asked = answer(states.tokens.to(device), states.known.to(device))
-        log_p, log_q = (log_table(law).cpu() for law in (asked.law, asked.drawn_from))
+        law = Categorical(_table(network, states, spec))
+        log_q = drawing.shaped(law.mean()).log()
         if picking.order == "sampled_confidence":
             states, origin = states.valued(log_q, free.tokens)
-            scores = log_p[origin].gather(-1, states.tokens[..., None])[..., 0].exp()
-            chosen = picking.chosen(free.rows(origin), step.count, scores, log_p[origin])
+            law = Categorical(law.log_probabilities[origin])
+            own = law.log_prob(states.tokens).exp()
+            chosen = picking.chosen(free.rows(origin), step.count, law, own)
         else:
             states, origin, rank = states.in_every_order(free.tokens)
-            scores = -rank.to(log_p)
-            chosen = picking.chosen(free.rows(origin), step.count, scores, log_p[origin])
+            law = Categorical(law.log_probabilities[origin])
+            chosen = picking.chosen(free.rows(origin), step.count, law, -rank.double())
             states, again = states.valued(log_q[origin], chosen)
             chosen = chosen[again]
         states = states.placed(chosen)
     if not bool(states.known.all()):
-        law = completion(states.tokens.to(device), states.known.to(device))
-        states, _ = states.valued(log_table(law).cpu(), ~states.known)
+        states, _ = states.valued(_table(completion, states, spec), ~states.known)
         states = states.placed(~states.known)
     return states
+
+
+def _table(predictor: TokenPredictor, states: PartlyMasked, spec: SequenceSpec) -> Tensor:
+    """Log-probabilities (nats) of all tokens given the known ones, (n, N, V)."""
+    device = spec.mean.device
+    return log_table(predictor(states.tokens.to(device), states.known.to(device))).cpu()

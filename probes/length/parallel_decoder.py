@@ -45,7 +45,6 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.hidden_draws import over_hidden_draws
 from capcheck.exact.partly_masked import STATES
-from capcheck.laws import Categorical, TokenLaw, log_table
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import (
     commit_schedule,
@@ -55,13 +54,8 @@ from capcheck.procedures.orders import (
 )
 from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
 from capcheck.procedures.rows import Row
-from capcheck.procedures.unmasking import (
-    Order,
-    Picking,
-    Step,
-    shaped,
-)
-from capcheck.procedures.unmasking_law import Answer, law_by_steps
+from capcheck.procedures.unmasking import Drawing, Order, Picking, Step
+from capcheck.procedures.unmasking_law import law_by_steps
 
 __all__ = ["ParallelDecoder"]
 
@@ -138,15 +132,14 @@ class ParallelDecoder(Probe[TokenPredictor]):
             free = step.free(state.placed, budget.length + len(spec.given))
             if not bool(free.tokens.any()):
                 continue
-            answer = self._answer(network(state.tokens, state.placed))
-            draw = rng.stream(step.name)
+            law, draw = network(state.tokens, state.placed), rng.stream(step.name)
             if self.order == "sampled_confidence":
-                draws = answer.drawn_from.sample(draw)
-                scores = answer.law.log_prob(draws).exp()
-                chosen = self._picking.chosen(free, step.count, scores, answer.log_p)
+                draws = self._drawing.sample_where(law, draw, free.tokens)
+                own = law.log_prob_where(draws, free.tokens).exp()
+                chosen = self._picking.chosen(free, step.count, law, own)
             else:
-                chosen = self._picking.chosen(free, step.count, order, answer.log_p)
-                draws = answer.drawn_from.sample_where(draw, chosen)
+                chosen = self._picking.chosen(free, step.count, law, order)
+                draws = self._drawing.sample_where(law, draw, chosen)
             state = state.write(draws, chosen)
             yield state
 
@@ -202,7 +195,8 @@ class ParallelDecoder(Probe[TokenPredictor]):
             law = law_by_steps(
                 self._plan(spec, budget),
                 self._picking,
-                lambda tokens, known: self._answer(network(tokens, known)),
+                self._drawing,
+                network,
                 completion,
                 spec,
                 most=budget.length,
@@ -242,14 +236,9 @@ class ParallelDecoder(Probe[TokenPredictor]):
             entropy_bound=self.entropy_bound,
         )
 
-    def _answer(self, law: TokenLaw) -> Answer:
-        """The law of a network, and the law that values are drawn from."""
-        plain = (self.temperature, self.top_p, self.greedy) == (1, 1, False)
-        log_p = log_table(law) if self._picking.reads_laws or not plain else None
-        if plain or log_p is None:
-            return Answer(law=law, log_p=log_p, drawn_from=law)
-        log_q = shaped(log_p, temperature=self.temperature, top_p=self.top_p, greedy=self.greedy)
-        return Answer(law=law, log_p=log_p, drawn_from=Categorical(log_q))
+    @property
+    def _drawing(self) -> Drawing:
+        return Drawing(temperature=self.temperature, top_p=self.top_p, greedy=self.greedy)
 
     def _ranks(self, n: int, spec: SequenceSpec, rng: Randomness) -> Tensor:
         """The rank of each token in a random or fixed order, (n, N), -1 for given tokens."""
@@ -275,9 +264,9 @@ class ParallelDecoder(Probe[TokenPredictor]):
             free = step.free(known, budget.length + len(spec.given))
             if not bool(free.tokens.any()):
                 continue
-            answer = self._answer(network(x, known))
-            chosen = self._picking.chosen(free, step.count, order, answer.log_p)
-            log_q = log_q + answer.drawn_from.log_prob_where(x, chosen).sum(1)
+            law = network(x, known)
+            chosen = self._picking.chosen(free, step.count, law, order)
+            log_q = log_q + self._drawing.log_prob_where(law, x, chosen).sum(1)
             known = known | chosen
         if not bool(known.all()):
             log_q = log_q + completion(x, known).log_prob_where(x, ~known).sum(1)

@@ -222,6 +222,14 @@ class GapLaws(DeferredCategorical):
         rows = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
         return self._entries.log_prob(rows, tokens, x)
 
+    def probabilities_where(self, chosen: Tensor) -> Tensor:
+        """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""
+        rows, place = chosen.nonzero(as_tuple=True)
+        token = torch.tensor(self._tokens, device=chosen.device)[place]
+        parts = slices(len(rows), self._entries.tile)
+        laws = [self._entries.laws(rows[part], token[part]) for part in parts]
+        return torch.cat(laws) if laws else self._entries.powers.marginals[:0]
+
     def log_prob_where(self, x: Tensor, chosen: Tensor) -> Tensor:
         """As `log_prob` where `chosen`, (n, N) bool, and 0 elsewhere."""
         found = torch.zeros(x.shape, dtype=self._entries.powers.transition.dtype, device=x.device)
