@@ -108,7 +108,8 @@ def _print(console: Console, found: DecodingPlan) -> None:
 
     N = found.tokens
     say(f"target: {found.target}, {N} tokens")
-    say(f"        {found.law}")
+    if found.law != found.target:
+        say(f"        {found.law}")
     say(
         f"entropy {found.entropy} nats per sequence; total correlation {found.total_correlation}, "
         f"dual total correlation {found.dual_total_correlation} ({found.method})"

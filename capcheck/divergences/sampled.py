@@ -18,6 +18,7 @@ from capcheck.divergences.certificates import lower_certificates
 from capcheck.divergences.coupling import coupling_squared
 from capcheck.divergences.estimate import RESOLVED, Term
 from capcheck.divergences.hamming_marginals import hamming_marginals
+from capcheck.divergences.hamming_windows import hamming_windows
 from capcheck.divergences.lost import lost_clause, lost_rows
 from capcheck.divergences.measured import Measured
 from capcheck.divergences.mmd import (
@@ -38,9 +39,17 @@ from capcheck.divergences.wasserstein import (
 )
 from capcheck.targets.target import Target
 
-__all__ = ["RESOLUTION", "UNRESOLVED", "SampledMMD", "SampledMeasure", "SampledWasserstein"]
+__all__ = [
+    "RESOLUTION",
+    "UNRESOLVED",
+    "WINDOWS",
+    "SampledMMD",
+    "SampledMeasure",
+    "SampledWasserstein",
+]
 
 RESOLUTION = 1e-5  # coupling cost, as a share of the squared spread, below which draws are equal
+WINDOWS = (2, 4)  # tokens of the windows whose laws bound W1 of token ids from below
 UNRESOLVED = 500  # rows of each set that are transported where more would not resolve a tolerance
 
 
@@ -151,7 +160,11 @@ class SampledWasserstein(SampledMeasure):
             kind="lower bound" if categorical else "estimate",
             method=f"exact transport between samples under the {self._ground} distance, "
             "self-distance corrected; interval conservative"
-            + ("; it falls short of W1, as do its tokens' laws" if categorical else certified)
+            + (
+                "; it falls short of W1, as do the laws of tokens and windows"
+                if categorical
+                else certified
+            )
             + coupled,
             rows=m,
             terms=[term],
@@ -161,7 +174,12 @@ class SampledWasserstein(SampledMeasure):
 
     def _from_below(self, x: np.ndarray) -> list[Term]:
         if self._spec.kind == "categorical":
-            return [hamming_marginals(x, self._mean.reshape(x.shape[1], -1))]
+            ids, known = x.astype(np.int64), self._draws.astype(np.int64)
+            windows = [w for w in WINDOWS if w <= x.shape[1]]
+            return [
+                hamming_marginals(ids, self._mean.reshape(x.shape[1], -1)),
+                *(hamming_windows(ids, known, width=width) for width in windows),
+            ]
         origin = np.zeros_like(self._mean)  # _flat has moved the target's mean there
         return lower_certificates(x, self._draws, mean=origin, variance=self._variance)
 

@@ -32,7 +32,6 @@ from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.tiles import slices
 from capcheck.core.unavailable import Unavailable
-from capcheck.procedures.orders import random_ranks
 from capcheck.targets.categorical.sequence_law import batches, target_law
 from capcheck.targets.categorical.subset_entropies import subset_entropies
 from capcheck.targets.target import CategoricalTarget, Target
@@ -162,7 +161,7 @@ def measured_curve(
     nodes = sorted({0, N - 1, *(range(N) if sizes is None else sizes)})
     rng = CounterRandomness(seed, name="information curve", device=target.device)
     x = target.sample(rows, rng)
-    rank = random_ranks(rows, N, rng.stream("orders"))
+    rank = rng.stream("orders").permutation(rows, N).argsort(1)
     # The entropy is the sum of the curve over all m. Between two nodes one m of each row, at
     # random, stands for all: differences of the same rows and orders vary little.
     gap = torch.tensor([*nodes[1:], N]) - torch.tensor(nodes)  # (M,)

@@ -73,9 +73,11 @@ def scores_of(p: Tensor, order: Order) -> Tensor:
         order: One of `SCORES`.
     """
     if order == "top_probability":
-        return p.amax(-1)
+        likeliest: Tensor = p.amax(-1)
+        return likeliest
     if order == "entropy":
-        return torch.special.xlogy(p, p).sum(-1)
+        negative_entropy: Tensor = torch.special.xlogy(p, p).sum(-1)
+        return negative_entropy
     two = p.topk(min(2, p.shape[-1]), dim=-1).values
     margin: Tensor = 2 * two[..., 0] - two.sum(-1)
     return margin

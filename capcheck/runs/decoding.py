@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from sklearn.isotonic import isotonic_regression
 from torch import Tensor
@@ -13,17 +13,27 @@ from capcheck.core.errors import InputError
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import t_quantile
 from capcheck.exact.information_curve import InformationCurve, exact_curve, measured_curve
-from capcheck.exact.unmasking_schedules import best_schedules, cosine_schedule, uniform_schedule
+from capcheck.procedures.orders import uniform_schedule
+from capcheck.procedures.unmasking_schedules import best_schedules, cosine_schedule
 from capcheck.results.decoding import DecodingPlan, Measured, Rule, SchedulePrice
 from capcheck.runs.options import MAX_SEED, Progress, whole_number
 from capcheck.targets.target import Target, require_one_law
 
-__all__ = ["ALL_SIZES", "DRAWN_TOKENS", "FEWEST", "MOST_NODES", "ROUNDING", "decoding_plan"]
+__all__ = [
+    "ALL_SIZES",
+    "DRAWN_TOKENS",
+    "FEWEST",
+    "FEW_CALLS",
+    "MOST_NODES",
+    "ROUNDING",
+    "decoding_plan",
+]
 
 DRAWN_TOKENS = 16_384  # tokens of all rows of a measured curve: a long row tells as much as many
 FEWEST = 16  # rows of a measured curve at least, for its intervals
 ALL_SIZES = 64  # most tokens for which a curve is measured at every number of known ones
 ROUNDING = 1e-10  # nats per sequence that sums of entropies may be off by
+FEW_CALLS = 16  # calls up to which a long sequence's best schedules know all sizes of plain ones
 MOST_NODES = 1024  # most sizes at which a best schedule may begin a step: seconds
 
 
@@ -88,12 +98,14 @@ def decoding_plan(
     choosing, pricing = curve.of_rows(slice(0, rows // 2)), curve.of_rows(slice(rows // 2, rows))
 
     def priced(rule: Rule, schedule: Sequence[int]) -> SchedulePrice:
-        source = pricing if rule == "best" else curve
+        k = len(schedule) - 1
+        plain = [uniform_schedule(N, k), cosine_schedule(N, k)]
+        source = pricing if rule == "best" and list(schedule) not in plain else curve
         kl = _cost(source, schedule, level).scaled(per_token)
         placed = tuple(after - before for before, after in itertools.pairwise(schedule))
         return SchedulePrice(rule=rule, placed=placed, kl=kl, suffices=kl.high <= tolerance)
 
-    best, cheapest = _best(choosing, calls, priced)
+    best = _best(choosing, calls, priced)
     prices = [
         price
         for k in calls
@@ -103,6 +115,8 @@ def decoding_plan(
             best[k],
         )
     ]
+    sufficient = [one for one in (*best.values(), *prices) if one.suffices]
+    cheapest = min(sufficient, key=lambda one: one.calls)
     return DecodingPlan(
         target=target.provenance.source or target.provenance.description,
         law=target.provenance.description,
@@ -126,23 +140,35 @@ def _best(
     choosing: InformationCurve,
     calls: Sequence[int],
     priced: Callable[[Rule, Sequence[int]], SchedulePrice],
-) -> tuple[dict[int, SchedulePrice], SchedulePrice]:
-    """The best schedules of the numbers of calls, and that of fewest calls that suffices."""
+) -> dict[int, SchedulePrice]:
+    """The best schedules by their number of calls: of those asked for, and up to one that suffices.
+
+    One token at a time is always among them.
+    """
     N = choosing.tokens
     sizes = _thinned(choosing.sizes, N, calls)
     place = [choosing.sizes.index(m) for m in sizes]
     # No curve rises, so that one which does is noise.
     values = isotonic_regression(choosing.values[place].numpy(), increasing=False)
     best = {N: priced("best", range(N + 1))}
-    cheapest: SchedulePrice | None = None
+    found = False
     for k, (_, schedule) in enumerate(best_schedules(N, sizes, values), start=1):
-        if k in calls or cheapest is None:
-            price = priced("best", schedule)
-            best[k] = price
-            cheapest = price if cheapest is None and price.suffices else cheapest
-        if cheapest is not None and k >= max(calls):
+        if k in calls or not found:
+            best[k] = priced("best", _cheaper(choosing, schedule) if k in calls else schedule)
+            found = found or best[k].suffices
+        if found and k >= max(calls):
             break
-    return best, cheapest or best[N]
+    for k in set(calls) - set(best):  # more calls than sizes
+        best[k] = priced("best", _cheaper(choosing, uniform_schedule(N, k)))
+    return best
+
+
+def _cheaper(curve: InformationCurve, schedule: list[int]) -> list[int]:
+    """The schedule, or a uniform or cosine one of as many steps that costs less."""
+    k = len(schedule) - 1
+    plain = [make(curve.tokens, k) for make in (uniform_schedule, cosine_schedule)]
+    measured = [one for one in plain if set(one[:-1]) <= set(curve.sizes)]
+    return min([schedule, *measured], key=curve.cost)
 
 
 def _nodes(tokens: int, calls: Sequence[int]) -> list[int] | None:
@@ -155,10 +181,11 @@ def _nodes(tokens: int, calls: Sequence[int]) -> list[int] | None:
 
 
 def _thinned(sizes: Sequence[int], tokens: int, calls: Sequence[int]) -> list[int]:
-    """At most about `MOST_NODES` of the sizes, with those that the other schedules ask for."""
+    """At most about `MOST_NODES` of the sizes, with those at which few steps begin."""
     if len(sizes) <= MOST_NODES:
         return list(sizes)
-    kept = {*range(0, tokens, math.ceil(tokens / MOST_NODES)), *_asked(tokens, calls), tokens - 1}
+    few = _asked(tokens, [k for k in calls if k <= FEW_CALLS])
+    kept = {*range(0, tokens, math.ceil(tokens / MOST_NODES)), *few, tokens - 1}
     return [m for m in sizes if m in kept]
 
 
@@ -213,6 +240,8 @@ def _require_calls(calls: Sequence[int], tokens: int) -> list[int]:
     Raises:
         InputError: One is no whole number from 1 to the number of tokens, or there is none.
     """
+    if not isinstance(calls, Iterable):
+        raise InputError(f"calls must be several whole numbers, got {calls!r}; use [{calls!r}].")
     found = sorted({whole_number("calls", k, 1, tokens) for k in calls})
     if not found:
         raise InputError(f"calls needs at least one number from 1 to {tokens}, got none.")

@@ -32,8 +32,9 @@ from capcheck.targets.parameters import require_count, require_grid, require_tab
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["LARGEST", "MULTIPLIED", "MarkovChain"]
+__all__ = ["LARGEST", "LONGEST", "MULTIPLIED", "MarkovChain"]
 
+LONGEST = 4096  # most tokens of a closed form over all pairs of tokens: half a GiB
 MULTIPLIED = 1e12  # most multiply-adds for the powers of a transition matrix: some seconds
 LARGEST = 1 << 24  # most numbers of all conditional tables together
 
@@ -174,15 +175,17 @@ class MarkovChain(Chain):
         return total
 
     def mean_conditional_entropies(self) -> Tensor | None:
-        """Of order 0 or 1, in closed form; see `CategoricalTarget`."""
+        """Of order 0 or 1, in closed form and in float64; see `CategoricalTarget`."""
         N, V = self._spec.tokens, self._spec.dim
+        wide = self.to(device=self.device, dtype=torch.float64)
+        marginals = wide.spec.mean
         if self._order == 0:
-            return entropies(self._spec.mean).mean().expand(N)
-        pairs = N if self._is_simple else N**2 / 2
-        if self._order > 1 or pairs * V**3 > MULTIPLIED:
+            return entropies(marginals).mean().expand(N)
+        powers = N if self._is_simple else N**2 / 2
+        if self._order > 1 or N > LONGEST or powers * V**3 > MULTIPLIED:
             return None
-        step = self._conditionals[1] if self._is_simple else lambda i: self._table(i + 1)
-        return chain_entropies(self._spec.mean, entropies_after(self._spec.mean, step))
+        step = wide.conditionals[1] if self._is_simple else lambda i: wide._table(i + 1)
+        return chain_entropies(marginals, entropies_after(marginals, step))
 
     @functools.cached_property
     def _log_tables(self) -> list[Tensor]:

@@ -6,8 +6,8 @@ The best schedule of K steps follows from those of K - 1 steps by dynamic progra
 
     C_K(b) = min over a < b of C_{K-1}(a) + (b - a) h(a).
 
-Convex curves, such as that of a parity constraint, want their last tokens one by one; concave ones
-want small steps first.
+Concave curves, such as that of a parity constraint, want their last tokens one by one; convex ones,
+such as those of Markov chains, want small steps first.
 """
 
 from __future__ import annotations
@@ -18,21 +18,7 @@ import numpy as np
 
 from capcheck.procedures.orders import commit_schedule
 
-__all__ = ["best_schedules", "cosine_schedule", "uniform_schedule"]
-
-
-def uniform_schedule(tokens: int, calls: int) -> list[int]:
-    """Steps of equal size up to rounding.
-
-    Args:
-        tokens: N, number of tokens.
-        calls: K, number of steps, 1 to N.
-
-    Example:
-        >>> uniform_schedule(8, 3)
-        [0, 3, 5, 8]
-    """
-    return [(2 * j * tokens + calls) // (2 * calls) for j in range(calls + 1)]
+__all__ = ["best_schedules", "cosine_schedule"]
 
 
 def cosine_schedule(tokens: int, calls: int) -> list[int]:
