@@ -40,10 +40,10 @@ def hamming_windows(model: Integers, target: Integers, *, width: int) -> Term:
     influences: list[list[np.ndarray]] = [[], []]
     for one, other in ((0, 1), (1, 0)):
         signs = _signs(*(part[one] for part in halves), size=int(codes.max()) + 1)
-        for k, (part, towards) in enumerate(zip(halves, (0.5, -0.5), strict=True)):
-            of_rows = signs[part[other]].sum(1)
-            value += towards * float(of_rows.mean())
-            influences[k].append(towards * of_rows)
+        for k, (part, sign) in enumerate(zip(halves, (1, -1), strict=True)):
+            of_rows = sign * signs[part[other]].sum(1)
+            value += 0.5 * float(of_rows.mean())
+            influences[k].append(of_rows)
     together = [np.concatenate([second, first]) for first, second in influences]
     windows = codes.shape[1]
     term = Term.from_influence(f"windows of {width}", value, together, reach=float(windows))

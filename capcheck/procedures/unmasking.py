@@ -10,7 +10,7 @@ token's law p given the known tokens:
 | `entropy` | -H(p) |
 | `sampled_confidence` | p(v) of the value v that was drawn |
 
-Scores that differ by less than about `TIE` count as equal, and then the left token comes first, so
+Numbers that differ by less than about `TIE` count as equal, and then the left token comes first, so
 that a score's order is a function of the known tokens alone.
 
 *How many*: the first c of this ranking, with c from a schedule, or, with the largest probabilities
@@ -23,7 +23,8 @@ p_1, p_2, .. and entropies H_1, H_2, .. of the ranked tokens,
 | `entropy_bound` | the largest c with H_1 + .. + H_c - max of them at most the bound |
 
 *How drawn*: from p^(1/T) of temperature T, restricted to the fewest most probable values whose mass
-reaches top_p; or greedily, the most probable value, and of equal ones the smallest.
+reaches top_p; or greedily, the most probable value. Of equally probable values the smallest comes
+first.
 
 Sources: Nie et al. 2025, "Large Language Diffusion Models", https://arxiv.org/abs/2502.09992
 (confidence, blocks); Kim et al. 2025, "Train for the Worst, Plan for the Best",
@@ -184,7 +185,7 @@ class Picking:
                 counts = self._of_factor(likeliest, place, free)
             else:
                 assert self.threshold is not None
-                passing = free.tokens & (likeliest >= self.threshold)
+                passing = free.tokens & (likeliest >= self.threshold - _tie(likeliest))
                 behind = torch.where(passing, place, place + place.shape[1])
                 place = ranked(-behind.to(likeliest), free.tokens)  # those that pass come first
                 counts = passing.sum(1, keepdim=True)
@@ -196,7 +197,7 @@ class Picking:
         number = torch.arange(1, rank.shape[1] + 1, device=rank.device)
         assert self.factor is not None
         weakest = likeliest.gather(1, place).cummin(1).values
-        fits = (number + 1) * (1 - weakest) < self.factor
+        fits = (number + 1) * (1 - weakest) < self.factor - _tie(weakest)
         return ((fits & free.tokens.gather(1, place)) * number).amax(1, keepdim=True)
 
     def _bounded(self, entropy: Tensor, rank: Tensor, free: Free) -> Tensor:
@@ -205,7 +206,7 @@ class Picking:
         number = torch.arange(1, rank.shape[1] + 1, device=rank.device)
         ordered = entropy.gather(1, place)
         assert self.entropy_bound is not None
-        fits = ordered.cumsum(1) - ordered.cummax(1).values <= self.entropy_bound + TIE
+        fits = ordered.cumsum(1) - ordered.cummax(1).values <= self.entropy_bound + _tie(ordered)
         return ((fits & free.tokens.gather(1, place)) * number).amax(1, keepdim=True)
 
 
@@ -258,8 +259,9 @@ class Drawing:
         if self.temperature != 1:
             p = (p.log() / self.temperature).softmax(-1)
         if self.top_p < 1:
-            ordered, values = p.sort(dim=-1, descending=True, stable=True)
-            kept = ordered.cumsum(-1) - ordered < self.top_p - TIE  # by the mass of likelier ones
+            values = (p / _tie(p)).round().argsort(dim=-1, descending=True, stable=True)
+            ordered = p.gather(-1, values)
+            kept = ordered.cumsum(-1) - ordered < self.top_p - _tie(p)  # by the mass before
             kept[..., 0] = True
             p = p * kept.gather(-1, values.argsort(-1))
             p = p / p.sum(-1, keepdim=True)

@@ -8,14 +8,15 @@ Assumption: the tokens of one step are independent given the known tokens, and t
 tokens are placed tells nothing of their values.
 Budgets: `length` is the number of tokens that are placed: the procedure stops there, if need be
 inside a step. `steps` is the number of steps for a block of tokens, or for all tokens if there are
-no blocks; with a threshold, a factor or an entropy bound it is the most that a block takes. Tokens
-that are not placed by then are completed in one more call.
+no blocks; with a threshold, a factor or an entropy bound it is the most that a block takes, and
+with `tokens_per_step` it is ignored. Tokens that are not placed by then are completed in one more
+call.
 Procedure: every step ranks the masked tokens of the block (`order`), takes the first of them (by
 the schedule, `tokens_per_step`, `threshold`, `factor` or `entropy_bound`), and draws their values
 (`temperature`, `top_p`, `greedy`). Known tokens keep their values. With `block` the tokens are
 decoded in blocks of so many, from the left, each to its end. Of equal scores the left token comes
 first.
-Given tokens: known in every step.
+Given tokens: known in every step; blocks consist of the other tokens.
 KL: exact where the order follows from the known tokens (fixed, top_probability, margin, entropy):
 the steps that lead to a sequence are then known. In random order and by sampled confidence exact
 for few tokens, by the probabilities of all partly masked sequences. Otherwise random order is
@@ -23,7 +24,8 @@ bounded from above by the mean over orders, and from below by the draws, and sam
 below only.
 Known: in an order that follows from the known tokens, one token per step is exact, by the chain
 rule. By sampled confidence it is not, since likely values are placed first. A greedy decoder
-returns one sequence, so that KL is infinite; so is it where `top_p` leaves out a value that occurs.
+returns one sequence, or one for each order, so that KL is infinite on most targets; so is it where
+`top_p` leaves out a value that occurs.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ class ParallelDecoder(Probe[TokenPredictor]):
         """Yield the start, then one state per step that places a token."""
         state = start
         yield state
-        order = -self._ranks(start.n, spec, rng).to(spec.mean)
+        ranks = self._ranks(start.n, spec, rng)
         for step in self._plan(spec, budget):
             free = step.free(state.placed, budget.length + len(spec.given))
             if not bool(free.tokens.any()):
@@ -138,6 +140,7 @@ class ParallelDecoder(Probe[TokenPredictor]):
                 own = law.log_prob_where(draws, free.tokens).exp()
                 chosen = self._picking.chosen(free, step.count, law, own)
             else:
+                order = self._order(ranks, draw)
                 chosen = self._picking.chosen(free, step.count, law, order)
                 draws = self._drawing.sample_where(law, draw, chosen)
             state = state.write(draws, chosen)
@@ -185,8 +188,7 @@ class ParallelDecoder(Probe[TokenPredictor]):
         """The log-density of the sampled law where it is known, otherwise a lower bound."""
 
         def along_order(x: Tensor, rng: Randomness) -> Tensor:
-            order = -self._ranks(len(x), spec, rng).to(spec.mean)
-            return self._along(network, completion, spec, budget, x, order)
+            return self._along(network, completion, spec, budget, x, rng)
 
         if self.order not in ("random", "sampled_confidence"):
             method = "chain rule over steps, which the values decide"
@@ -209,11 +211,13 @@ class ParallelDecoder(Probe[TokenPredictor]):
 
     def _plan(self, spec: SequenceSpec, budget: Budget) -> Iterator[Step]:
         """The steps of all blocks up to the length budget."""
-        most = min(budget.length, len(spec.free))
-        for first in range(0, most, self.block or len(spec.free)):
-            tokens = spec.free[first : first + (self.block or len(spec.free))]
+        F, by_laws = len(spec.free), self._picking.by_laws
+        # Where the laws decide, a block may end before all of its tokens are placed.
+        most = F if by_laws and budget.length > 0 else min(budget.length, F)
+        for first in range(0, most, self.block or F):
+            tokens = spec.free[first : first + (self.block or F)]
             counts: list[int | None] = [None] * budget.steps
-            if not self._picking.by_laws:
+            if not by_laws:
                 sizes = self._sizes(len(tokens), min(budget.steps, len(tokens)))
                 counts = [b - a for a, b in itertools.pairwise(sizes) if first + a < most]
             for j, count in enumerate(counts):
@@ -247,6 +251,16 @@ class ParallelDecoder(Probe[TokenPredictor]):
         ranks = random_ranks(n, F, rng) if drawn else torch.arange(F).expand(n, F)
         return ranks_among_all(ranks, spec)
 
+    def _order(self, ranks: Tensor, rng: Randomness) -> Tensor:
+        """The scores of a random or fixed order in a step, (n, N).
+
+        Where the laws decide how many tokens are placed, a random order is drawn anew: that the
+        next token did not fit would otherwise tell of the order.
+        """
+        if self.order == "random" and self._picking.by_laws:
+            ranks = rng.stream("order").permutation(*ranks.shape)
+        return -ranks.double()
+
     def _along(
         self,
         network: TokenPredictor,
@@ -254,9 +268,10 @@ class ParallelDecoder(Probe[TokenPredictor]):
         spec: SequenceSpec,
         budget: Budget,
         x: Tensor,
-        order: Tensor,
+        rng: Randomness,
     ) -> Tensor:
-        """The log-density log q(x), or log q(x | order) in random order, (n,)."""
+        """The log-density log q(x), or log q(x | order) in an order that is drawn, (n,)."""
+        ranks = self._ranks(len(x), spec, rng)
         known = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
         known[:, list(spec.given)] = True
         log_q = torch.zeros(len(x), dtype=spec.mean.dtype, device=x.device)
@@ -264,7 +279,7 @@ class ParallelDecoder(Probe[TokenPredictor]):
             free = step.free(known, budget.length + len(spec.given))
             if not bool(free.tokens.any()):
                 continue
-            law = network(x, known)
+            law, order = network(x, known), self._order(ranks, rng.stream(step.name))
             chosen = self._picking.chosen(free, step.count, law, order)
             log_q = log_q + self._drawing.log_prob_where(law, x, chosen).sum(1)
             known = known | chosen
