@@ -16,6 +16,8 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
+from capcheck.laws import DeferredCategorical
+from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.categorical.chain import Chain, last_known
 from capcheck.targets.categorical.messages import (
     Logarithmic,
@@ -25,6 +27,7 @@ from capcheck.targets.categorical.messages import (
     scaled_evidence,
     sparse_steps,
 )
+from capcheck.targets.categorical.state_laws import StateEntries, StateLaws
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
     require_count,
@@ -33,8 +36,12 @@ from capcheck.targets.parameters import (
     require_tables,
 )
 from capcheck.targets.provenance import Provenance
+from capcheck.targets.target import HELD
+from capcheck.targets.tokens import require_tokens
 
-__all__ = ["LARGEST", "HiddenMarkov"]
+__all__ = ["FEW_ROWS", "LARGEST", "HiddenMarkov"]
+
+FEW_ROWS = 16  # rows of a run whose states are held; a table of their symbols takes half a GiB
 
 LARGEST = 1 << 26  # most numbers of a transition or emission table: half a GiB
 
@@ -244,6 +251,40 @@ class HiddenMarkov(Chain):
             total += (left / weight).flatten(0, 1).T @ right.flatten(0, 1)
         return total * self._transition
 
+    @property
+    def rows_at_once(self) -> int:
+        """As many rows as for tables of all symbols, and a few where only the states are held."""
+        few = min(FEW_ROWS, HELD // (self._spec.tokens * len(self._initial)))
+        return max(super().rows_at_once, few)
+
+    def marginals(
+        self,
+        x: Tensor,
+        levels: Tensor,
+        path: NoisePath = PATHS["linear"],
+        causal: bool = False,
+    ) -> DeferredCategorical:
+        """The law of every token given the known ones, through their states; see `Target`."""
+        if causal or self._emission.dim() > 2:
+            return super().marginals(x, levels, path, causal)
+        require_tokens(self.spec, x, levels)
+        known = levels == 0
+        if known.any() and known.any(0).equal(known.all(0)) and not _has_gaps(known[0]):
+            return super().marginals(x, levels, path, causal)  # goes on from what it kept
+
+        def posterior() -> Tensor:
+            parts = [self._others(x[rows], known[rows]) for rows in self._rows(len(x))]
+            return torch.cat(parts)
+
+        entries = StateEntries(posterior, self._emission, self._spec.mean, x, known)
+        return StateLaws(entries, range(self._spec.tokens))
+
+    def _others(self, x: Tensor, known: Tensor) -> Tensor:
+        """Posterior of the state of every token given the other known tokens, (n, N, S)."""
+        joint = self._probabilities(self._both(self._all_evidence(x, known)))
+        total = joint.sum(-1, keepdim=True)
+        return (joint / torch.where(total > 0, total, 1)).transpose(0, 1)
+
     def _laws(
         self, x: Tensor, known: Tensor, tokens: list[int], causal: bool, part: int = 0
     ) -> Tensor:
@@ -340,6 +381,11 @@ class HiddenMarkov(Chain):
 
     def _emission_at(self, i: int) -> Tensor:
         return self._emission if self._emission.dim() == 2 else self._emission[i]
+
+
+def _has_gaps(known: Tensor) -> bool:
+    """Whether a token (N,) is known after one that is not."""
+    return bool((known[1:] & ~known[:-1]).any())
 
 
 def _laws(potentials: Tensor) -> Tensor:

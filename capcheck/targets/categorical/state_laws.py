@@ -1,0 +1,156 @@
+"""Laws of tokens through the posterior of their hidden states, without a table of all symbols.
+
+    p(x_i | known) = sum_s P(s_i = s | known others) emission(s, x_i)
+
+A token costs S numbers in memory in place of V, and the probability of a given symbol S
+multiply-adds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.core.tiles import slices, tile_size
+from capcheck.laws import Categorical, DeferredCategorical
+
+__all__ = ["TILE", "StateEntries", "StateLaws", "places"]
+
+TILE = 1 << 22  # numbers of laws that are computed at once
+
+
+class StateEntries:
+    """The law of every token of every row, computed entry by entry.
+
+    Args:
+        make: Function that computes the posterior of the states given the other known tokens,
+            (n, N, S), 0 where these are impossible.
+        emission: Laws of a symbol given its state, (S, V).
+        mean: Laws of the tokens where the known ones are impossible, (N, V).
+        x: Token ids, (n, N).
+        known: Which of them are known, (n, N) bool.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Tensor],
+        emission: Tensor,
+        mean: Tensor,
+        x: Tensor,
+        known: Tensor,
+    ) -> None:
+        self._make, self._emission, self._mean = make, emission, mean
+        self.x, self.known = x, known
+
+    @functools.cached_property
+    def posterior(self) -> Tensor:
+        """Posterior of the states, (n, N, S)."""
+        return self._make()
+
+    @property
+    def symbols(self) -> int:
+        """Number V of symbols."""
+        return self._emission.shape[1]
+
+    def parts(self, entries: int) -> Sequence[slice]:
+        """Slices of some entries whose laws are held at once."""
+        return [*slices(entries, max(1, tile_size(TILE, self.x.device) // self.symbols))]
+
+    def table(self, tokens: list[int]) -> Categorical:
+        """The laws of some tokens of all rows."""
+        shape = len(self.x), len(tokens)
+        every = torch.ones(shape, dtype=torch.bool, device=self.x.device)
+        return Categorical(self.of(tokens, every).reshape(*shape, -1).log())
+
+    def of(self, tokens: list[int], chosen: Tensor) -> Tensor:
+        """Probabilities (m, V) of the chosen ones (n, len(tokens)) of some tokens."""
+        rows, token = places(tokens, chosen)
+        found = self.posterior.new_empty(len(rows), self.symbols)
+        for part in self.parts(len(rows)):
+            found[part] = self.laws(rows[part], token[part])
+        return found
+
+    def laws(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """The probabilities (m, V) of some entries, given by rows (m,) and tokens (m,)."""
+        law = self.posterior[rows, tokens] @ self._emission
+        total = law.sum(-1, keepdim=True)
+        law = torch.where(total > 0, law / total, self._mean[tokens])
+        known = self.known[rows, tokens]
+        if bool(known.any()):
+            symbol = torch.where(known, self.x[rows, tokens], 0)
+            certain = torch.nn.functional.one_hot(symbol, self.symbols).to(law)
+            law = torch.where(known[:, None], certain, law)
+        return law
+
+    def log_prob(self, rows: Tensor, tokens: Tensor, x: Tensor) -> Tensor:
+        """Log-probabilities (nats) of the symbols x of some entries, all (m,)."""
+        posterior = self.posterior[rows, tokens]  # (m, S)
+        found = (posterior * self._emission.T[x]).sum(-1)
+        possible = posterior.sum(-1)
+        found = torch.where(possible > 0, found / possible, self._mean[tokens, x]).log()
+        certain = torch.where(x == self.x[rows, tokens], 0.0, -torch.inf).to(found)
+        return torch.where(self.known[rows, tokens], certain, found)
+
+
+def places(tokens: list[int], chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows (m,) and the indices (m,) of the chosen ones (n, len(tokens)) of some tokens."""
+    rows, place = chosen.nonzero(as_tuple=True)
+    return rows, torch.tensor(tokens, device=chosen.device)[place]
+
+
+class StateLaws(DeferredCategorical):
+    """The laws of some tokens of every row; a table of them is held for `mean` and its like only.
+
+    Args:
+        entries: The law of every token of every row.
+        tokens: Indices of the tokens.
+    """
+
+    def __init__(self, entries: StateEntries, tokens: Sequence[int]) -> None:
+        super().__init__(entries.table, tokens)
+        self._entries = entries
+
+    def select(self, tokens: Sequence[int]) -> StateLaws:
+        """The laws of the tokens with these indices."""
+        return StateLaws(self._entries, [self._tokens[i] for i in tokens])
+
+    def probabilities_where(self, chosen: Tensor) -> Tensor:
+        """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""
+        return self._entries.of(self._tokens, chosen)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability (nats) of the integers x (n, N), without the laws of other symbols."""
+        return self.log_prob_where(x, torch.ones_like(x, dtype=torch.bool))
+
+    def log_prob_where(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """As `log_prob` where `chosen`, (n, N) bool, and 0 elsewhere."""
+        rows, token = places(self._tokens, chosen)
+        values = x[chosen]
+        found = torch.zeros(x.shape, dtype=self._entries.posterior.dtype, device=x.device)
+        parts = self._entries.parts(len(rows))
+        logs = [self._entries.log_prob(rows[p], token[p], values[p]) for p in parts]
+        if logs:
+            found[chosen] = torch.cat(logs)
+        return found
+
+    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
+        """As `sample` where `chosen`, (n, N) bool, with the same random numbers; 0 elsewhere."""
+        if chosen.numel() * self._entries.symbols <= TILE:
+            # The source is told the laws, so that one that follows all draws can enumerate them.
+            return self.sample(rng)
+        u = rng.uniform(tuple(chosen.shape))
+        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
+        rows, token = places(self._tokens, chosen)
+        at = u[chosen][:, None]
+        parts = self._entries.parts(len(rows))
+        found = [
+            inverse_cdf(self._entries.laws(rows[part], token[part]), at[part])[:, 0]
+            for part in parts
+        ]
+        if found:
+            draws[chosen] = torch.cat(found).to(draws)
+        return draws

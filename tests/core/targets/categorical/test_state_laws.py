@@ -1,0 +1,82 @@
+"""Laws through hidden states equal those of the whole recursion, entry by entry."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from capcheck.core.randomness import CounterRandomness
+from capcheck.targets.categorical import state_laws
+from capcheck.targets.categorical.hidden_markov import HiddenMarkov
+
+
+def model(zeros: bool = False) -> HiddenMarkov:
+    """Three states, four symbols, five tokens."""
+    rng = torch.Generator().manual_seed(1)
+    initial, transition, emission = (
+        torch.rand(shape, dtype=torch.float64, generator=rng) for shape in ((3,), (3, 3), (3, 4))
+    )
+    if zeros:
+        transition[0, 1:] = 0
+        emission[0, :2] = 0
+    laws = [p / p.sum(-1, keepdim=True) for p in (initial, transition, emission)]
+    return HiddenMarkov(*laws, tokens=5)
+
+
+def by_enumeration(target: HiddenMarkov, x: Tensor, known: Tensor) -> Tensor:
+    """p(x_i = v | known) of one row, (N, V), by a sum over all sequences."""
+    every = torch.tensor(list(itertools.product(range(4), repeat=5)))
+    fits = (every[:, known] == x[known]).all(1)
+    p = target.log_prob(every).exp() * fits
+    table = torch.stack([(p[:, None] * (every == v)).sum(0) for v in range(4)], 1)
+    return table / p.sum()
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_laws_are_those_of_enumeration(zeros: bool) -> None:
+    target = model(zeros)
+    x = target.sample(40, CounterRandomness(0))
+    known = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < 0.4
+    law = target.marginals(x, (~known).double())
+    expected = torch.stack([by_enumeration(target, *row) for row in zip(x, known, strict=True)])
+    torch.testing.assert_close(law.mean(), expected)
+    torch.testing.assert_close(law.probabilities_where(~known), expected[~known])
+    torch.testing.assert_close(law.select([3, 1]).mean(), expected[:, [3, 1]])
+    of_values = expected.gather(-1, x[..., None])[..., 0]
+    torch.testing.assert_close(law.log_prob(x).exp(), of_values)
+    some = torch.where(known, 0, of_values.log())
+    torch.testing.assert_close(law.log_prob_where(x, ~known), some)
+
+
+def test_draws_do_not_depend_on_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = model()
+    x = target.sample(30, CounterRandomness(0))
+    known = torch.zeros(x.shape, dtype=torch.bool)
+    known[::2, 2] = True
+    known[:, 4] = True
+    law = target.marginals(x, (~known).double())
+    whole = law.sample_where(CounterRandomness(1), ~known)
+    monkeypatch.setattr(state_laws, "TILE", 16)
+    parts = law.sample_where(CounterRandomness(1), ~known)
+    assert torch.equal(whole[~known], parts[~known])
+
+
+def test_impossible_known_tokens_give_the_marginals() -> None:
+    target = model(zeros=True)
+    start = torch.tensor([[0, 3, 0, 3, 0]])
+    sure = HiddenMarkov(
+        torch.tensor([1.0, 0.0, 0.0]).double(),
+        torch.eye(3).double(),
+        torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0.5, 0.5]]).double(),
+        tokens=5,
+    )
+    known = torch.tensor([[False, True, False, False, False]])
+    law = sure.marginals(start, (~known).double())
+    torch.testing.assert_close(law.mean()[0, 0], sure.spec.mean[0])
+    torch.testing.assert_close(
+        law.log_prob(torch.zeros_like(start))[0, 0].exp(), sure.spec.mean[0, 0]
+    )
+    assert target.rows_at_once >= 16
