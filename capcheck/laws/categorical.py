@@ -97,6 +97,36 @@ class DeferredCategorical(TokenLaw):
         """One draw per row and token, (n, N) integers."""
         return self._law.sample(rng)
 
+    def _of(self, columns: list[int]) -> Categorical:
+        """The laws of some of the tokens, given by their places; of many, all are computed."""
+        if "_law" in self.__dict__ or not 0 < 2 * len(columns) <= len(self._tokens):
+            return self._law.select(columns)
+        return self._make([self._tokens[i] for i in columns])
+
+    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
+        """As `sample` where `chosen`, (n, N) bool, with the same random numbers."""
+        columns = chosen.any(0).nonzero()[:, 0].tolist()
+        law = self._of(columns)
+        if not columns or chosen.numel() * law.mean().shape[-1] <= TILE:
+            return self._law.sample_where(rng, chosen)
+        u = rng.uniform(tuple(chosen.shape))[:, columns]
+        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
+        draws[:, columns] = inverse_cdf(law.mean(), u[..., None])[..., 0].to(draws)
+        return draws
+
+    def probabilities_where(self, chosen: Tensor) -> Tensor:
+        """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""
+        columns = chosen.any(0).nonzero()[:, 0].tolist()
+        return self._of(columns).mean()[chosen[:, columns]]
+
+    def log_prob_where(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """As `log_prob` where `chosen`, (n, N) bool, and 0 elsewhere."""
+        columns = chosen.any(0).nonzero()[:, 0].tolist()
+        some = self._of(columns).log_prob(x[:, columns])
+        found = some.new_zeros(x.shape)
+        found[:, columns] = torch.where(chosen[:, columns], some, 0)
+        return found
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability (nats) of the integers x (n, N)."""
         return self._law.log_prob(x)

@@ -45,7 +45,7 @@ __all__ = [
     "last_known",
 ]
 
-TILE = 1 << 23  # most numbers of the messages of all tokens held at once
+TILE = 1 << 24  # most numbers of the messages of all tokens held at once
 SUMMED = 5e10  # most multiply-adds for the sum over pairs of sequences: a few seconds
 LARGEST_PAIRS = 1 << 22  # most pairs of states held for that sum
 
@@ -106,6 +106,8 @@ class Chain(CategoricalTarget):
         """The law of every token given the known ones; see `Target`."""
         require_tokens(self.spec, x, levels)
         known = levels == 0
+        if not bool(known.any()):
+            return _of_nothing(self._spec.mean, len(x))
 
         def make(tokens: list[int]) -> Categorical:
             parts = enumerate(self._rows(len(x)))
@@ -272,3 +274,13 @@ class Chain(CategoricalTarget):
     @abstractmethod
     def _states_at(self, i: int) -> int:
         """Number of states S_i of token i, which does not decrease with i."""
+
+
+def _of_nothing(mean: Tensor, n: int) -> DeferredCategorical:
+    """The laws (N, V) of tokens of which nothing is known, for n rows."""
+    log_p = mean.log()[None]
+
+    def make(tokens: list[int]) -> Categorical:
+        return Categorical(log_p[:, tokens].expand(n, -1, -1))
+
+    return DeferredCategorical(make, range(len(mean)))
