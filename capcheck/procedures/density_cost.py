@@ -9,7 +9,7 @@ from torch import Tensor
 from capcheck.core.budget import Budget
 from capcheck.core.unavailable import Unavailable
 from capcheck.procedures.procedure import AnyProcedure
-from capcheck.targets.target import ContinuousTarget
+from capcheck.targets.target import CategoricalTarget, ContinuousTarget
 
 __all__ = [
     "DECIDED_ROWS",
@@ -68,12 +68,13 @@ def affordable(
 def affordable_rows(
     procedure: AnyProcedure, budget: Budget, samples: int, seconds: float
 ) -> int | Unavailable | None:
-    """The number of rows at which to evaluate `Procedure.log_density`; None if it is always fast.
+    """The number of rows at which to evaluate `Procedure.log_density`; None for all samples.
 
     It is the number of samples; or fewer if these would take longer than the given time; or more if
     more take less than `QUICK` seconds. The time is that of an idle machine with two cores, and is
     computed and not measured, so that the number does not depend on the machine. If fewer than
-    `FEWEST_ROWS` fit into the time, the log-density counts as unavailable.
+    `FEWEST_ROWS` fit into the time, the log-density counts as unavailable; that of token ids is
+    evaluated at so many in any case, and never at more than there are samples.
 
     Args:
         procedure: The procedure.
@@ -81,13 +82,13 @@ def affordable_rows(
         samples: Number of samples of a cell.
         seconds: Most time that the log-density of a cell may take.
     """
-    target, probe = procedure.target, procedure.probe
-    each = probe.derivatives(procedure.spec, budget)
-    if not each or not isinstance(target, ContinuousTarget):
+    work = work_of_density(procedure, budget)
+    if not work:
         return None
+    if isinstance(procedure.target, CategoricalTarget):
+        return min(samples, max(FEWEST_ROWS, int(seconds * WORK / work)))
     if procedure.substitute is not None:  # its cost does not depend on the target
         return NETWORK_ROWS
-    work = work_of_density(procedure, budget)
     rows = int(seconds * WORK / work)
     if rows >= FEWEST_ROWS:
         return min(rows, max(samples, min(int(QUICK * WORK / work), MOST_ROWS)))
@@ -132,8 +133,12 @@ def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
 
 def work_of_density(procedure: AnyProcedure, budget: Budget) -> float:
     """Multiply-adds of the log-density of a row; 0 if it is always fast."""
-    target, probe = procedure.target, procedure.probe
-    if not isinstance(target, ContinuousTarget):
+    target, probe, spec = procedure.target, procedure.probe, procedure.spec
+    if isinstance(target, CategoricalTarget):
+        # A network in the oracle's place costs what it costs, whatever the target.
+        calls = probe.density_calls(spec, budget) if procedure.substitute is None else 0.0
+        return calls * target.conditional_cost
+    each = probe.derivatives(spec, budget)
+    if not each or not isinstance(target, ContinuousTarget):
         return 0.0
-    each = probe.derivatives(procedure.spec, budget)
-    return each * (target.derivative_cost + OVERHEAD) + probe.density_work(procedure.spec, budget)
+    return each * (target.derivative_cost + OVERHEAD) + probe.density_work(spec, budget)

@@ -222,6 +222,15 @@ class Probe(ABC, Generic[NetworkT]):
         """
         return 0.0
 
+    def density_calls(self, spec: SequenceSpec, budget: Budget) -> float:
+        """How often `log_density` asks for the laws of categorical tokens given some; 0 if seldom.
+
+        Args:
+            spec: As for `run`.
+            budget: As for `run`.
+        """
+        return 0.0
+
     def cheaper_density(self) -> Probe[NetworkT] | None:
         """The same procedure with a looser log-density that takes less time, or None.
 

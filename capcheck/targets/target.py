@@ -336,6 +336,11 @@ class CategoricalTarget(Target):
         """As many rows as have `HELD` probabilities, of which procedures hold several copies."""
         return max(1, HELD // (self._spec.tokens * self._spec.dim))
 
+    @property
+    def conditional_cost(self) -> float:
+        """Multiply-adds of one row of `marginals` for all tokens; 0, as by default, if few."""
+        return 0.0
+
     def log_prob_of_values(self, x: Tensor, token: int) -> Tensor | None:
         """The joint log-probability (nats) of x (n, N) with each value of one token, (n, V).
 

@@ -42,7 +42,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.hidden_draws import over_hidden_draws
+from capcheck.exact.hidden_draws import DRAWS, over_hidden_draws
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import (
     commit_schedule,
@@ -173,6 +173,15 @@ class MaskGIT(Probe[TokenPredictor]):
         F = len(spec.free)
         sizes = self._sizes(F, budget)
         return LAW * conditionals_asked(F, sizes) if self._sums(F, sizes) else 0.0
+
+    def density_calls(self, spec: SequenceSpec, budget: Budget) -> float:
+        """One for each set that is summed, or each round of each order that is drawn."""
+        sizes = self._sizes(len(spec.free), budget)
+        if self.order == "confidence":
+            return 0.0
+        if self._sums(len(spec.free), sizes):
+            return sum(math.comb(len(spec.free), m) for m in sizes)
+        return len(sizes) * (DRAWS if self.order == "random" else 1)
 
     def cheaper_density(self) -> MaskGIT | None:
         """The same procedure with bounds by a few orders of each row in place of the sum."""

@@ -45,7 +45,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.hidden_draws import over_hidden_draws
+from capcheck.exact.hidden_draws import DRAWS, over_hidden_draws
 from capcheck.exact.partly_masked import STATES
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import (
@@ -208,6 +208,12 @@ class ParallelDecoder(Probe[TokenPredictor]):
         if self.order == "sampled_confidence":
             return Unavailable(reason="which tokens a step places depends on all that it drew")
         return over_hidden_draws(along_order, x, rng, "orders")
+
+    def density_calls(self, spec: SequenceSpec, budget: Budget) -> float:
+        """One for each step of each order that is drawn."""
+        if self.order == "sampled_confidence":
+            return 0.0
+        return self.iterations(spec, budget) * (DRAWS if self.order == "random" else 1)
 
     def _plan(self, spec: SequenceSpec, budget: Budget) -> Iterator[Step]:
         """The steps of all blocks up to the length budget."""

@@ -44,7 +44,7 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
-from capcheck.exact.hidden_draws import over_hidden_draws
+from capcheck.exact.hidden_draws import DRAWS, over_hidden_draws
 from capcheck.laws import log_table
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import random_ranks, ranks_among_all
@@ -170,6 +170,13 @@ class MaskedDiffusion(Probe[TokenPredictor]):
             return _along(network, x, ranks_among_all(when, spec), count)
 
         return over_hidden_draws(along_order, x, rng, "orders of revelation")
+
+    def density_calls(self, spec: SequenceSpec, budget: Budget) -> float:
+        """One for each set of known tokens, or each step of each order that is drawn."""
+        N = len(spec.free)
+        if self.remask and self.reveal == "independent":
+            return 0.0
+        return 2.0**N if N <= MAX_TOKENS else DRAWS * self.iterations(spec, budget)
 
     def _chance(self, j: int, k: int) -> float:
         """The probability that step j of k leaves a token known.

@@ -32,9 +32,10 @@ from capcheck.targets.parameters import require_count, require_grid, require_tab
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["LARGEST", "LONGEST", "MULTIPLIED", "MarkovChain"]
+__all__ = ["LARGEST", "LONGEST", "MULTIPLIED", "PASS", "MarkovChain"]
 
 LONGEST = 4096  # most tokens of a closed form over all pairs of tokens: half a GiB
+PASS = 12.0  # time of a multiply-add of both recursions, in those of a large matrix product
 MULTIPLIED = 1e12  # most multiply-adds for the powers of a transition matrix: some seconds
 LARGEST = 1 << 24  # most numbers of all conditional tables together
 
@@ -173,6 +174,13 @@ class MarkovChain(Chain):
         if token + 1 < self._spec.tokens:
             total = total + transition.T[x[:, token + 1]]
         return total
+
+    @property
+    def conditional_cost(self) -> float:
+        """Of order 2 and more; see `CategoricalTarget`."""
+        if self._order < 2:
+            return 0.0
+        return PASS * 2 * self._spec.tokens * self._widest
 
     def mean_conditional_entropies(self) -> Tensor | None:
         """Of order 0 or 1, in closed form and in float64; see `CategoricalTarget`."""
