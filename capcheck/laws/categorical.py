@@ -81,12 +81,12 @@ class DeferredCategorical(TokenLaw):
     """
 
     def __init__(self, make: Callable[[list[int]], Categorical], tokens: Sequence[int]) -> None:
-        self._make = make
+        self.make = make
         self._tokens = list(tokens)
 
     @functools.cached_property
     def _law(self) -> Categorical:
-        return self._make(self._tokens)
+        return self.make(self._tokens)
 
     @property
     def log_probabilities(self) -> Tensor:
@@ -101,7 +101,7 @@ class DeferredCategorical(TokenLaw):
         """The laws of some of the tokens, given by their places; of many, all are computed."""
         if "_law" in self.__dict__ or not 0 < 2 * len(columns) <= len(self._tokens):
             return self._law.select(columns)
-        return self._make([self._tokens[i] for i in columns])
+        return self.make([self._tokens[i] for i in columns])
 
     def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
         """As `sample` where `chosen`, (n, N) bool, with the same random numbers."""
@@ -149,4 +149,4 @@ class DeferredCategorical(TokenLaw):
 
     def select(self, tokens: Sequence[int]) -> DeferredCategorical:
         """The laws of the tokens with these indices."""
-        return DeferredCategorical(self._make, [self._tokens[i] for i in tokens])
+        return DeferredCategorical(self.make, [self._tokens[i] for i in tokens])

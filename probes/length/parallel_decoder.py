@@ -155,7 +155,7 @@ class ParallelDecoder(Probe[TokenPredictor]):
         plain = dataclasses.replace(self, temperature=1.0, top_p=1.0, greedy=False)
         one_by_one = dataclasses.replace(
             self,
-            order="random" if self.order == "sampled_confidence" else self.order,
+            order="random",
             tokens_per_step=1,
             threshold=None,
             factor=None,
@@ -166,7 +166,7 @@ class ParallelDecoder(Probe[TokenPredictor]):
             found.append(
                 Suspect(
                     failure="wrong factorisation",
-                    cure="one token per step, in an order that no drawn value decides",
+                    cure="one token per step in random order",
                     probe=one_by_one,
                 )
             )

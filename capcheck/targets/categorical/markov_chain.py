@@ -8,6 +8,7 @@ that stay in the state. Laws may differ between tokens, as in strips of an Ising
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -27,13 +28,15 @@ from capcheck.targets.categorical.chain_entropies import (
 )
 from capcheck.targets.categorical.gaps import GapEntries, GapLaws, Gaps, Powers
 from capcheck.targets.categorical.messages import arithmetic_for
+from capcheck.targets.categorical.spans import SpanLaws, Spans
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import require_count, require_grid, require_tables
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["LARGEST", "LONGEST", "MULTIPLIED", "PASS", "MarkovChain"]
+__all__ = ["LARGE", "LARGEST", "LONGEST", "MULTIPLIED", "PASS", "MarkovChain"]
 
+LARGE = 1 << 13  # tokens of all rows from which on spans of them pay
 LONGEST = 4096  # most tokens of a closed form over all pairs of tokens: half a GiB
 PASS = 12.0  # time of a multiply-add of both recursions, in those of a large matrix product
 MULTIPLIED = 1e12  # most multiply-adds for the powers of a transition matrix: some seconds
@@ -213,10 +216,40 @@ class MarkovChain(Chain):
     ) -> DeferredCategorical:
         """The law of every token given the known ones, of order 1 by `gaps`; see `Target`."""
         if self._powers is None:
-            return super().marginals(x, levels, path, causal)
+            whole = super().marginals(x, levels, path, causal)
+            known = levels == 0
+            screened = self._all_possible and self._order >= 2 and len(x) * x.shape[1] >= LARGE
+            uniform = len(self._conditionals) == self._order + 1
+            if causal or not (screened and uniform) or not bool(known.any()):
+                return whole
+            spans = Spans(x, known, self._order, self._at_places)
+            return SpanLaws(whole.make, range(self._spec.tokens), spans, known)
         require_tokens(self.spec, x, levels)
         gaps = Gaps.of(x, levels == 0, causal=causal)
         return GapLaws(GapEntries(self._powers, gaps, causal), range(self._spec.tokens))
+
+    def _at_places(self, x: Tensor, known: Tensor, places: Tensor) -> Tensor:
+        """The law (m, V) of one token of each row of a part of a sequence.
+
+        Args:
+            x: Tokens of the parts, (m, W): each begins where the sequence does, or with as many
+                known tokens as the order.
+            known: Which of them are known, (m, W) bool.
+            places: The token of each row, (m,).
+        """
+        answers = x.new_empty(len(x), self._spec.dim, dtype=self.dtype)
+        for rows in self._rows(len(x)):
+            first, last = int(places[rows].min()), int(places[rows].max())
+            backward = self._backward(x[rows], known[rows], first)
+            forward = itertools.islice(self._forward(x[rows], known[rows]), last + 1)
+            for j, (message, _) in enumerate(forward):
+                of_j = (places[rows] == j).nonzero()[:, 0]
+                if len(of_j):
+                    joint = message.expand(len(x[rows]), -1)[of_j]
+                    if j in backward:
+                        joint = self._arithmetic.times(joint, backward[j][of_j])
+                    answers[rows][of_j] = self._law_of(joint, j)
+        return answers
 
     @functools.cached_property
     def _powers(self) -> Powers | None:

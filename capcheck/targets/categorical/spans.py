@@ -1,0 +1,122 @@
+"""Conditionals of a chain of order m, by the span of tokens that tell of one token.
+
+m known tokens in a row screen a chain off: of token i, only the tokens between the last such run
+before it and the first one after it tell anything. A law of few tokens of each row, late in a
+decoding, takes a recursion over some tokens in place of one over the whole sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.laws import Categorical, DeferredCategorical
+
+__all__ = ["PAYS", "SpanLaws", "Spans"]
+
+PAYS = 0.5  # largest share of a recursion over all tokens at which spans are used
+
+Recursion = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From tokens (m, W), which of them are known, and a place of each row, to laws (m, V)."""
+
+
+class Spans:
+    """The laws of single tokens of known and unknown ones.
+
+    Args:
+        x: Token ids, (n, N); values of unknown tokens are ignored.
+        known: Which of them are known, (n, N) bool.
+        order: Number m of known tokens in a row that screen off, at least 1.
+        recursion: Function that runs over spans of one length.
+    """
+
+    def __init__(self, x: Tensor, known: Tensor, order: int, recursion: Recursion) -> None:
+        self._x, self._known, self._recursion = x, known, recursion
+        n, N = x.shape
+        ends = known.clone()  # of a run of m known tokens
+        for back in range(1, order):
+            ends[:, back:] &= known[:, :-back]
+        ends[:, : order - 1] = False
+        place = torch.arange(N, device=x.device).expand(n, N)
+        last = torch.where(ends, place, -1).cummax(1).values
+        self._start = (last - order + 1).clamp(min=0)  # (n, N); 0 where no run is before
+        begins = torch.zeros_like(ends)
+        begins[:, : N - order + 1] = ends[:, order - 1 :]
+        first = torch.where(begins, place, N).flip(1).cummin(1).values.flip(1)
+        self._end = (first + order - 1).clamp(max=N - 1)  # N - 1 where no run is after
+
+    def laws(self, chosen: Tensor) -> Tensor | None:
+        """Probabilities (m, V) of the chosen unknown tokens, (n, N) bool, or None if it is slow."""
+        rows, token = chosen.nonzero(as_tuple=True)
+        start, end = self._start[rows, token], self._end[rows, token]
+        length = end - start + 1
+        size = 2 ** (length.double().log2().ceil().long())  # spans of a size are taken together
+        if not len(rows) or float(size.sum()) > PAYS * self._x.numel():
+            return None
+        found: Tensor | None = None
+        for W in size.unique().tolist():
+            some = (size == W).nonzero()[:, 0]
+            index = start[some, None] + torch.arange(W, device=rows.device)
+            inside = index <= end[some, None]
+            index = index.clamp(max=self._x.shape[1] - 1)
+            x = self._x[rows[some, None], index]
+            known = self._known[rows[some, None], index] & inside
+            laws = self._recursion(x, known, token[some] - start[some])
+            if found is None:
+                found = laws.new_empty(len(rows), laws.shape[1])
+            found[some] = laws
+        return found
+
+
+class SpanLaws(DeferredCategorical):
+    """The laws of all tokens of every row, of few of them by their spans.
+
+    Args:
+        make: As for `DeferredCategorical`.
+        tokens: Indices of the tokens, all of them.
+        spans: The laws of single tokens.
+        known: Which tokens are known, (n, N) bool; their laws are point masses.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[list[int]], Categorical],
+        tokens: Sequence[int],
+        spans: Spans,
+        known: Tensor,
+    ) -> None:
+        super().__init__(make, tokens)
+        self._spans, self._known = spans, known
+
+    def _by_spans(self, chosen: Tensor) -> Tensor | None:
+        """Probabilities (m, V) of the chosen tokens, or None if the whole recursion is as fast."""
+        if "_law" in self.__dict__ or bool((chosen & self._known).any()):
+            return None
+        return self._spans.laws(chosen)
+
+    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
+        """As `sample` where `chosen`, (n, N) bool, with the same random numbers."""
+        p = self._by_spans(chosen)
+        if p is None:
+            return super().sample_where(rng, chosen)
+        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
+        u = rng.uniform(tuple(chosen.shape))[chosen]
+        draws[chosen] = inverse_cdf(p, u[:, None])[:, 0].to(draws)
+        return draws
+
+    def probabilities_where(self, chosen: Tensor) -> Tensor:
+        """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""
+        p = self._by_spans(chosen)
+        return super().probabilities_where(chosen) if p is None else p
+
+    def log_prob_where(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """As `log_prob` where `chosen`, (n, N) bool, and 0 elsewhere."""
+        p = self._by_spans(chosen)
+        if p is None:
+            return super().log_prob_where(x, chosen)
+        found = p.new_zeros(x.shape)
+        found[chosen] = p.gather(-1, x[chosen][:, None])[:, 0].log()
+        return found
