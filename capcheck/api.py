@@ -209,5 +209,8 @@ def report(
         InputError: There is no report writer of that name, or the file cannot be written.
     """
     shown = result.survey if isinstance(result, CheckResult) else result
-    kind = kind or ("decoding" if isinstance(result, DecodingPlan) else "html")
+    own = "decoding" if isinstance(result, DecodingPlan) else "html"
+    if kind in ("decoding", "html") and kind != own:
+        raise InputError(f"kind must be {own!r} for such a result, got {kind!r}; leave it out.")
+    kind = kind or own
     return write_atomically(Path(path), report_writer(kind)(shown))

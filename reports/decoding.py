@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from capcheck.reports.page import page
 from capcheck.reports.style import LAYOUT, without_template
-from capcheck.results.decoding import DecodingPlan, Measured, SchedulePrice
+from capcheck.results.decoding import DecodingPlan, Quantity, SchedulePrice
 
 __all__ = ["STAIRS", "WIDE", "curve_chart", "prices_chart", "render"]
 
@@ -96,7 +96,7 @@ def _staircase(plan: DecodingPlan, price: SchedulePrice) -> tuple[list[int], lis
     return starts, [*heights, heights[-1]]
 
 
-def _add_band(figure: go.Figure, sizes: Sequence[int], curve: Sequence[Measured]) -> None:
+def _add_band(figure: go.Figure, sizes: Sequence[int], curve: Sequence[Quantity]) -> None:
     """The intervals of a measured curve."""
     outline = [*(one.high for one in curve), *(one.low for one in reversed(curve))]
     figure.add_trace(

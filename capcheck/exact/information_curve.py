@@ -36,9 +36,10 @@ from capcheck.targets.categorical.sequence_law import batches, target_law
 from capcheck.targets.categorical.subset_entropies import subset_entropies
 from capcheck.targets.target import CategoricalTarget, Target
 
-__all__ = ["LISTED", "InformationCurve", "exact_curve", "measured_curve"]
+__all__ = ["CALL", "LISTED", "InformationCurve", "exact_curve", "measured_curve"]
 
-LISTED = 1 << 25  # most sequences times sets of tokens that are sorted: a few seconds
+LISTED = 1 << 26  # most sequences times sets of tokens that are sorted: a few seconds
+CALL = 256  # sequences that are sorted in the time of the call
 HELD = 1 << 24  # most probabilities of the tokens of all rows at once: 128 MiB
 
 
@@ -199,7 +200,7 @@ def _mean_surprises(
     n, C = known.shape
     N, columns = x.shape[1], torch.arange(C)
     values = torch.empty(n, C, dtype=torch.float64)
-    at_once = max(1, HELD // (N * target.spec.dim))
+    at_once = min(max(1, HELD // (N * target.spec.dim)), target.rows_at_once or n)
     for part in slices(n, at_once):
         of_part = rank[part]
         for chosen in columns.split(max(1, at_once // len(of_part))):
@@ -235,8 +236,8 @@ def _listed(target: CategoricalTarget) -> tuple[Tensor, Tensor] | None:
     if 2**N > LISTED:
         return None
     if listed is not None:
-        return listed if len(listed[0]) * 2**N <= LISTED else None
-    if spec.dim**N * 2**N > LISTED:
+        return listed if (len(listed[0]) + CALL) * 2**N <= LISTED else None
+    if (spec.dim**N + CALL) * 2**N > LISTED:
         return None
     law = target_law(target)
     if isinstance(law, Unavailable):

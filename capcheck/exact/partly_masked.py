@@ -8,16 +8,31 @@ each sequence, and sequences that become equal are merged.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from capcheck.core.sequences import SequenceSpec
 from capcheck.targets.categorical.sequence_law import numbers
 
-__all__ = ["STATES", "PartlyMasked"]
+__all__ = ["ORDERS", "STATES", "PartlyMasked", "states_of"]
 
-STATES = 1 << 14  # most partly masked sequences of an exact law, (V + 1)^F: about a second
+STATES = 1 << 14  # most partly masked sequences of an exact law, (V + 1)^N: about a second
+ORDERS = 1 << 8  # orders of tokens that are followed in the time of a sequence's own steps
+
+
+def states_of(spec: SequenceSpec, *, ordered: bool) -> float:
+    """The number of partly masked sequences, (V + 1)^N, and more where orders are followed.
+
+    Args:
+        spec: Spec of the sequences.
+        ordered: Whether all orders of the tokens are followed, and not sets of them only.
+    """
+    N = spec.tokens
+    states = float(spec.dim + 1) ** N
+    return states * max(1.0, math.factorial(min(N, 20)) / ORDERS) if ordered else states
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,6 +102,38 @@ class PartlyMasked:
         found[numbers(self.tokens, V)] = self.log_mass
         return found.to(x.device)[numbers(x, V)]
 
+    def in_every_set(
+        self, candidates: Tensor, sizes: Tensor
+    ) -> tuple[PartlyMasked, Tensor, Tensor]:
+        """One sequence for each set of so many of its candidates, all equally likely.
+
+        Args:
+            candidates: Tokens that may be in a set, (n, N) bool.
+            sizes: Number of tokens of a set, (n,).
+
+        Returns:
+            The sequences, the index of the sequence that each came from, and the sets, (n', N).
+        """
+        origin, sets = [], []
+        for row, (free, size) in enumerate(zip(candidates, sizes.tolist(), strict=True)):
+            places = free.nonzero()[:, 0].tolist()
+            for some in itertools.combinations(places, min(size, len(places))):
+                chosen = torch.zeros(len(free), dtype=torch.bool)
+                chosen[list(some)] = True
+                origin.append(row)
+                sets.append(chosen)
+        return *self._repeated(torch.tensor(origin)), torch.stack(sets)
+
+    def _repeated(self, index: Tensor) -> tuple[PartlyMasked, Tensor]:
+        """The sequences with these indices, which share the mass of each, and the indices."""
+        times = index.bincount(minlength=len(self.tokens))[index]
+        found = PartlyMasked(
+            tokens=self.tokens[index],
+            known=self.known[index],
+            log_mass=self.log_mass[index] - times.double().log(),
+        )
+        return found, index
+
     def in_every_order(self, candidates: Tensor) -> tuple[PartlyMasked, Tensor, Tensor]:
         """One sequence for each order of its candidates, all equally likely.
 
@@ -105,11 +152,4 @@ class PartlyMasked:
                 rank[list(order)] = torch.arange(len(order))
                 origin.append(row)
                 ranks.append(rank)
-        index = torch.tensor(origin)
-        orders = index.bincount(minlength=len(candidates))[index]
-        found = PartlyMasked(
-            tokens=self.tokens[index],
-            known=self.known[index],
-            log_mass=self.log_mass[index] - orders.double().log(),
-        )
-        return found, index, torch.stack(ranks)
+        return *self._repeated(torch.tensor(origin)), torch.stack(ranks)

@@ -106,8 +106,10 @@ class DeferredCategorical(TokenLaw):
     def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
         """As `sample` where `chosen`, (n, N) bool, with the same random numbers."""
         columns = chosen.any(0).nonzero()[:, 0].tolist()
+        if not columns or "_law" in self.__dict__:
+            return self._law.sample_where(rng, chosen)
         law = self._of(columns)
-        if not columns or chosen.numel() * law.mean().shape[-1] <= TILE:
+        if chosen.numel() * law.mean().shape[-1] <= TILE:
             return self._law.sample_where(rng, chosen)
         u = rng.uniform(tuple(chosen.shape))[:, columns]
         draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)

@@ -42,8 +42,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from capcheck.core.randomness import Randomness
-from capcheck.laws import Categorical, TokenLaw
+from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.laws import TokenLaw
+from capcheck.laws.categorical import TILE
 
 __all__ = [
     "SCORES",
@@ -234,10 +235,16 @@ class Drawing:
         if self.is_plain:
             return law.sample_where(rng, chosen)
         p = self.shaped(law.probabilities_where(chosen))  # (m, V)
-        table = p.new_zeros(*chosen.shape, p.shape[-1])
-        table[..., 0] = 1  # of tokens that are not drawn
-        table[chosen] = p
-        return Categorical(table.log()).sample_where(rng, chosen)
+        if chosen.numel() * p.shape[-1] <= TILE:
+            table = p.new_zeros(*chosen.shape, p.shape[-1])
+            table[..., 0] = 1  # of tokens that are not drawn
+            table[chosen] = p
+            # The source is told the laws, so that one that follows all draws can enumerate them.
+            return rng.categorical(table, (*chosen.shape, 1)).squeeze(-1)
+        u = rng.uniform(tuple(chosen.shape))
+        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
+        draws[chosen] = inverse_cdf(p, u[chosen][:, None])[:, 0].to(draws)
+        return draws
 
     def log_prob_where(self, law: TokenLaw, x: Tensor, chosen: Tensor) -> Tensor:
         """Log-probability (nats) of the chosen tokens of x, (n, N), and 0 elsewhere."""
@@ -257,7 +264,8 @@ class Drawing:
             best = torch.where(equal, value, len(value)).amin(-1, keepdim=True)
             return (value == best).to(p)
         if self.temperature != 1:
-            p = (p.log() / self.temperature).softmax(-1)
+            below = p.log() - p.amax(-1, keepdim=True).log()  # a tiny temperature overflows
+            p = (below / self.temperature).softmax(-1)
         if self.top_p < 1:
             values = (p / _tie(p)).round().argsort(dim=-1, descending=True, stable=True)
             ordered = p.gather(-1, values)

@@ -53,9 +53,13 @@ def law_by_steps(
             own = law.log_prob(states.tokens).exp()
             chosen = picking.chosen(free.rows(origin), step.count, law, own)
         else:
-            states, origin, rank = states.in_every_order(free.tokens)
-            law = Categorical(law.log_probabilities[origin])
-            chosen = picking.chosen(free.rows(origin), step.count, law, -rank.double())
+            if step.count is not None:
+                sizes = free.left[:, 0].clamp(max=step.count)
+                states, origin, chosen = states.in_every_set(free.tokens, sizes)
+            else:
+                states, origin, rank = states.in_every_order(free.tokens)
+                law = Categorical(law.log_probabilities[origin])
+                chosen = picking.chosen(free.rows(origin), None, law, -rank.double())
             states, again = states.valued(log_q[origin], chosen)
             chosen = chosen[again]
         states = states.placed(chosen)

@@ -7,13 +7,13 @@ from typing import Literal
 
 from capcheck.core.record import Record
 
-__all__ = ["DecodingPlan", "Measured", "Rule", "SchedulePrice"]
+__all__ = ["DecodingPlan", "Quantity", "Rule", "SchedulePrice"]
 
 Rule = Literal["uniform", "cosine", "best"]
 """How a schedule divides the tokens among its steps."""
 
 
-class Measured(Record):
+class Quantity(Record):
     """A number with its interval; both ends equal the value if it is exact.
 
     Attributes:
@@ -31,9 +31,9 @@ class Measured(Record):
             return f"{self.value:.3g}"
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
-    def scaled(self, factor: float) -> Measured:
+    def scaled(self, factor: float) -> Quantity:
         """The number times a positive factor."""
-        return Measured(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+        return Quantity(value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
 
 class SchedulePrice(Record):
@@ -49,7 +49,7 @@ class SchedulePrice(Record):
 
     rule: Rule
     placed: tuple[int, ...]
-    kl: Measured
+    kl: Quantity
     suffices: bool
 
     @property
@@ -77,7 +77,7 @@ class DecodingPlan(Record):
         total_correlation: sum_i H(X_i) - H(X): what one step loses, in nats per sequence.
         dual_total_correlation: H(X) - sum_i H(X_i | all others), in nats per sequence.
         prices: Prices of schedules, by number of calls and then by rule.
-        cheapest: The schedule of fewest calls that surely suffices; one token a step always does.
+        cheapest: The schedule of fewest calls that was found to suffice; one token a step does.
         tolerance: Tolerance of KL, in nats per token.
         level: Confidence of the intervals.
         exact: Whether the curve is exact, so that all intervals are points.
@@ -89,10 +89,10 @@ class DecodingPlan(Record):
     law: str
     tokens: int
     sizes: tuple[int, ...]
-    curve: tuple[Measured, ...]
-    entropy: Measured
-    total_correlation: Measured
-    dual_total_correlation: Measured
+    curve: tuple[Quantity, ...]
+    entropy: Quantity
+    total_correlation: Quantity
+    dual_total_correlation: Quantity
     prices: tuple[SchedulePrice, ...]
     cheapest: SchedulePrice
     tolerance: float

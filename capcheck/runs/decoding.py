@@ -15,7 +15,7 @@ from capcheck.divergences.estimate import t_quantile
 from capcheck.exact.information_curve import InformationCurve, exact_curve, measured_curve
 from capcheck.procedures.orders import uniform_schedule
 from capcheck.procedures.unmasking_schedules import best_schedules, cosine_schedule
-from capcheck.results.decoding import DecodingPlan, Measured, Rule, SchedulePrice
+from capcheck.results.decoding import DecodingPlan, Quantity, Rule, SchedulePrice
 from capcheck.runs.options import MAX_SEED, Progress, whole_number
 from capcheck.targets.target import Target, require_one_law
 
@@ -26,13 +26,15 @@ __all__ = [
     "FEW_CALLS",
     "MOST_NODES",
     "ROUNDING",
+    "USUAL",
     "decoding_plan",
 ]
 
 DRAWN_TOKENS = 16_384  # tokens of all rows of a measured curve: a long row tells as much as many
 FEWEST = 16  # rows of a measured curve at least, for its intervals
+USUAL = 32  # fewest rows by default
 ALL_SIZES = 64  # most tokens for which a curve is measured at every number of known ones
-ROUNDING = 1e-10  # nats per sequence that sums of entropies may be off by
+ROUNDING = 1e-12  # nats per token that sums of entropies may be off by
 FEW_CALLS = 16  # calls up to which a long sequence's best schedules know all sizes of plain ones
 MOST_NODES = 1024  # most sizes at which a best schedule may begin a step: seconds
 
@@ -51,7 +53,7 @@ def decoding_plan(
 
     Nothing is sampled from any procedure: with exact conditionals the mean over orders of KL is an
     area under the target's information curve (`capcheck.exact.information_curve`). It bounds the KL
-    of the law that is sampled from above.
+    of the law that is sampled from above. It is that of all tokens, told per token that counts.
 
     Args:
         target: The law that is decoded.
@@ -59,7 +61,7 @@ def decoding_plan(
             default the powers of two, up to 64 without a closed form, and the number of tokens.
         tolerance: Tolerance of KL in nats per token, 0.01 by default.
         samples: Rows of a curve that has no closed form, at least 16; by default as many as have
-            16,384 tokens together.
+            16,384 tokens together, at least 32.
         seed: Seed of their draws.
         level: Confidence of the intervals, between 0 and 1.
         progress: Function that is told how far the work is.
@@ -75,10 +77,10 @@ def decoding_plan(
     """
     require_one_law(target, "decoding_plan")
     spec = target.spec
-    N, per_token = spec.tokens, 1 / spec.tokens
+    N, per_token = spec.tokens, 1 / len(spec.counted)
     tolerance = DIVERGENCES[spec.kind]["kl"].tolerance if tolerance is None else tolerance
     _require_numbers(tolerance, level, seed)
-    least, most = FEWEST, max(FEWEST, DRAWN_TOKENS // N)
+    least, most = FEWEST, max(USUAL, DRAWN_TOKENS // N)
     rows = whole_number("samples", most if samples is None else samples, least)
     asked = None if calls is None else _require_calls(calls, N)
 
@@ -97,11 +99,18 @@ def decoding_plan(
     # know: its price is not flattered by noise.
     choosing, pricing = curve.of_rows(slice(0, rows // 2)), curve.of_rows(slice(rows // 2, rows))
 
+    reach = spec.tokens * math.log(max(spec.dim, 2)) if spec.kind == "categorical" else math.inf
+
+    def mean(by_row: Tensor | None, value: float, most: float = reach) -> Quantity:
+        return _mean(by_row, value, level=level, reach=most, rounding=ROUNDING * N)
+
     def priced(rule: Rule, schedule: Sequence[int]) -> SchedulePrice:
-        k = len(schedule) - 1
-        plain = [uniform_schedule(N, k), cosine_schedule(N, k)]
-        source = pricing if rule == "best" and list(schedule) not in plain else curve
-        kl = _cost(source, schedule, level).scaled(per_token)
+        if len(schedule) == N + 1:  # one token at a time
+            kl = Quantity(value=0.0, low=0.0, high=0.0)
+        else:
+            chosen = rule == "best" and len(schedule) > 2  # one call leaves nothing to choose
+            source = pricing if chosen else curve
+            kl = mean(source.costs_by_row(schedule), source.cost(schedule)).scaled(per_token)
         placed = tuple(after - before for before, after in itertools.pairwise(schedule))
         return SchedulePrice(rule=rule, placed=placed, kl=kl, suffices=kl.high <= tolerance)
 
@@ -115,17 +124,20 @@ def decoding_plan(
             best[k],
         )
     ]
-    sufficient = [one for one in (*best.values(), *prices) if one.suffices]
-    cheapest = min(sufficient, key=lambda one: one.calls)
+    plain = [one for one in prices if one.suffices and one.rule != "best"]
+    cheapest = min([_fewest(best), *plain], key=lambda one: one.calls)
     return DecodingPlan(
         target=target.provenance.source or target.provenance.description,
         law=target.provenance.description,
         tokens=N,
         sizes=curve.sizes,
-        curve=tuple(_heights(curve, level)),
-        entropy=_mean(curve.row_entropies, curve.entropy, level),
-        total_correlation=_cost(curve, [0, N], level),
-        dual_total_correlation=_dual(curve, level),
+        curve=tuple(
+            mean(None if curve.rows is None else curve.rows[:, k], float(value), reach / N)
+            for k, value in enumerate(curve.values)
+        ),
+        entropy=mean(curve.row_entropies, curve.entropy),
+        total_correlation=mean(curve.costs_by_row([0, N]), curve.cost([0, N])),
+        dual_total_correlation=mean(_dual_by_row(curve), curve.dual_total_correlation),
         prices=tuple(prices),
         cheapest=cheapest,
         tolerance=tolerance,
@@ -141,9 +153,9 @@ def _best(
     calls: Sequence[int],
     priced: Callable[[Rule, Sequence[int]], SchedulePrice],
 ) -> dict[int, SchedulePrice]:
-    """The best schedules by their number of calls: of those asked for, and up to one that suffices.
+    """The best schedules by their number of calls: of those asked for, and others.
 
-    One token at a time is always among them.
+    One token at a time is among them, and of an exact curve all up to one that suffices.
     """
     N = choosing.tokens
     sizes = _thinned(choosing.sizes, N, calls)
@@ -151,16 +163,22 @@ def _best(
     # No curve rises, so that one which does is noise.
     values = isotonic_regression(choosing.values[place].numpy(), increasing=False)
     best = {N: priced("best", range(N + 1))}
-    found = False
     for k, (_, schedule) in enumerate(best_schedules(N, sizes, values), start=1):
-        if k in calls or not found:
-            best[k] = priced("best", _cheaper(choosing, schedule) if k in calls else schedule)
-            found = found or best[k].suffices
-        if found and k >= max(calls):
+        best[k] = priced("best", _cheaper(choosing, schedule) if k in calls else schedule)
+        if choosing.is_exact and best[k].suffices and k >= max(calls):
             break
     for k in set(calls) - set(best):  # more calls than sizes
         best[k] = priced("best", _cheaper(choosing, uniform_schedule(N, k)))
     return best
+
+
+def _fewest(best: dict[int, SchedulePrice]) -> SchedulePrice:
+    """The best schedule of fewest calls that suffices, with all of more calls that are known.
+
+    Tests in a fixed order, from many calls down to the first that fails, hold their level together.
+    """
+    falling = [best[k] for k in sorted(best, reverse=True)]
+    return list(itertools.takewhile(lambda one: one.suffices, falling))[-1]
 
 
 def _cheaper(curve: InformationCurve, schedule: list[int]) -> list[int]:
@@ -197,36 +215,34 @@ def _asked(tokens: int, calls: Sequence[int]) -> set[int]:
     return {m for schedule in schedules for m in schedule[:-1]}
 
 
-def _cost(curve: InformationCurve, schedule: Sequence[int], level: float) -> Measured:
-    """Mean over orders of KL of a schedule, nats per sequence; 0 for one token at a time."""
-    if len(schedule) == curve.tokens + 1:
-        return Measured(value=0.0, low=0.0, high=0.0)
-    return _mean(curve.costs_by_row(schedule), curve.cost(schedule), level)
+def _dual_by_row(curve: InformationCurve) -> Tensor | None:
+    """The values (n,) whose mean is the dual total correlation, or None of an exact curve."""
+    if curve.rows is None or curve.row_entropies is None:
+        return None
+    return curve.row_entropies - curve.tokens * curve.rows[:, -1]
 
 
-def _dual(curve: InformationCurve, level: float) -> Measured:
-    by_row = None
-    if curve.rows is not None and curve.row_entropies is not None:
-        by_row = curve.row_entropies - curve.tokens * curve.rows[:, -1]
-    return _mean(by_row, curve.dual_total_correlation, level)
+def _mean(
+    by_row: Tensor | None, value: float, *, level: float, reach: float, rounding: float
+) -> Quantity:
+    """A mean over rows with its t interval, or an exact value; rounding errors are 0.
 
+    Where all rows are equal, the interval is what a single row that differs could do.
 
-def _heights(curve: InformationCurve, level: float) -> list[Measured]:
-    columns = [None] * len(curve.sizes) if curve.rows is None else curve.rows.unbind(1)
-    return [
-        _mean(column, float(value), level)
-        for column, value in zip(columns, curve.values, strict=True)
-    ]
-
-
-def _mean(by_row: Tensor | None, value: float, level: float) -> Measured:
-    """A mean over rows with its t interval, or an exact value; rounding errors are 0."""
-    half = 0.0
+    Args:
+        by_row: The values of the rows, (n,), or None of an exact value.
+        value: Their mean.
+        level: Confidence of the interval.
+        reach: Largest difference that a row could make, in the unit of the value.
+        rounding: Error of sums, in the same unit.
+    """
+    value, half = 0.0 if abs(value) < rounding else value, 0.0
     if by_row is not None:
-        error = float(by_row.std()) / math.sqrt(len(by_row))
-        half = t_quantile(level, len(by_row) - 1) * error
-    value, half = (0.0 if abs(number) < ROUNDING else number for number in (value, half))
-    return Measured(value=value, low=value - half, high=value + half)
+        n, deviation = len(by_row), float(by_row.std())
+        half = t_quantile(level, n - 1) * deviation / math.sqrt(n)
+        if deviation < rounding and math.isfinite(reach):
+            half = reach / n
+    return Quantity(value=value, low=value - half, high=value + half)
 
 
 def _powers_of_two(tokens: int, most: int) -> list[int]:

@@ -46,7 +46,7 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact.hidden_draws import DRAWS, over_hidden_draws
-from capcheck.exact.partly_masked import STATES
+from capcheck.exact.partly_masked import STATES, states_of
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import (
     commit_schedule,
@@ -140,7 +140,7 @@ class ParallelDecoder(Probe[TokenPredictor]):
                 own = law.log_prob_where(draws, free.tokens).exp()
                 chosen = self._picking.chosen(free, step.count, law, own)
             else:
-                order = self._order(ranks, draw)
+                order = self._order(ranks, draw.stream("order"))
                 chosen = self._picking.chosen(free, step.count, law, order)
                 draws = self._drawing.sample_where(law, draw, chosen)
             state = state.write(draws, chosen)
@@ -193,7 +193,7 @@ class ParallelDecoder(Probe[TokenPredictor]):
         if self.order not in ("random", "sampled_confidence"):
             method = "chain rule over steps, which the values decide"
             return LogDensity(values=along_order(x, rng), method=method)
-        if not spec.given and (spec.dim + 1) ** spec.tokens <= STATES:
+        if not spec.given and states_of(spec, ordered=self._picking.by_laws) <= STATES:
             law = law_by_steps(
                 self._plan(spec, budget),
                 self._picking,
@@ -264,7 +264,7 @@ class ParallelDecoder(Probe[TokenPredictor]):
         next token did not fit would otherwise tell of the order.
         """
         if self.order == "random" and self._picking.by_laws:
-            ranks = rng.stream("order").permutation(*ranks.shape)
+            ranks = rng.permutation(*ranks.shape)
         return -ranks.double()
 
     def _along(
@@ -282,10 +282,10 @@ class ParallelDecoder(Probe[TokenPredictor]):
         known[:, list(spec.given)] = True
         log_q = torch.zeros(len(x), dtype=spec.mean.dtype, device=x.device)
         for step in self._plan(spec, budget):
-            free = step.free(known, budget.length + len(spec.given))
+            free, order = step.free(known, budget.length + len(spec.given)), self._order(ranks, rng)
             if not bool(free.tokens.any()):
                 continue
-            law, order = network(x, known), self._order(ranks, rng.stream(step.name))
+            law = network(x, known)
             chosen = self._picking.chosen(free, step.count, law, order)
             log_q = log_q + self._drawing.log_prob_where(law, x, chosen).sum(1)
             known = known | chosen

@@ -94,7 +94,10 @@ def test_the_page_says_what_the_plan_says(page: str, plan: DecodingPlan) -> None
         shown = [str(one.kl) for one in prices]
         assert row == [str(prices[0].calls), *shown, prices[-1].steps_text]
     cheapest = plan.cheapest
-    assert last == [str(cheapest.calls), "", "", str(cheapest.kl), cheapest.steps_text]
+    of_rules = [
+        str(cheapest.kl) * (rule == cheapest.rule) for rule in ("uniform", "cosine", "best")
+    ]
+    assert last == [str(cheapest.calls), *of_rules, cheapest.steps_text]
 
 
 def test_the_charts_show_the_plan(page: str, plan: DecodingPlan) -> None:

@@ -39,6 +39,7 @@ from capcheck.targets.tokens import require_tokens
 
 __all__ = [
     "LARGEST_PAIRS",
+    "PASS",
     "SUMMED",
     "TILE",
     "Chain",
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 TILE = 1 << 24  # most numbers of the messages of all tokens held at once
+PASS = 12.0  # time of a multiply-add of the recursions, in those of a large matrix product
 SUMMED = 5e10  # most multiply-adds for the sum over pairs of sequences: a few seconds
 LARGEST_PAIRS = 1 << 22  # most pairs of states held for that sum
 
@@ -90,6 +92,12 @@ class Chain(CategoricalTarget):
     @abstractmethod
     def _read(self, joint: Tensor, i: int) -> Tensor:
         """Law of token i from probabilities of its states, (n, S_i): probabilities (n, V)."""
+
+    @property
+    def conditional_cost(self) -> float:
+        """That of both recursions; see `CategoricalTarget`."""
+        each = LOG_COST if isinstance(self._arithmetic, Logarithmic) else PASS
+        return each * 2 * self._spec.tokens * self._widest
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""

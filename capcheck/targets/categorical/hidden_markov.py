@@ -39,9 +39,10 @@ from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import HELD
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["FEW_ROWS", "LARGEST", "HiddenMarkov"]
+__all__ = ["FEW_ROWS", "FEW_TABLES", "LARGEST", "HiddenMarkov"]
 
-FEW_ROWS = 16  # rows of a run whose states are held; a table of their symbols takes half a GiB
+FEW_ROWS = 16  # rows of a run whose states are held
+FEW_TABLES = 1 << 26  # most numbers of a table of all symbols of these rows: half a GiB
 
 LARGEST = 1 << 26  # most numbers of a transition or emission table: half a GiB
 
@@ -254,8 +255,16 @@ class HiddenMarkov(Chain):
     @property
     def rows_at_once(self) -> int:
         """As many rows as for tables of all symbols, and a few where only the states are held."""
-        few = min(FEW_ROWS, HELD // (self._spec.tokens * len(self._initial)))
-        return max(super().rows_at_once, few)
+        N, S, V = self._spec.tokens, len(self._initial), self._spec.dim
+        tables = max(1, HELD // (N * max(S, V)))
+        if not self._by_states:
+            return tables
+        return max(tables, min(FEW_ROWS, HELD // (N * S), FEW_TABLES // (N * V)))
+
+    @property
+    def _by_states(self) -> bool:
+        """Whether laws of tokens are held as posteriors of their states."""
+        return self._emission.dim() == 2 and len(self._initial) < self._spec.dim
 
     def marginals(
         self,
@@ -265,7 +274,7 @@ class HiddenMarkov(Chain):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones, through their states; see `Target`."""
-        if causal or self._emission.dim() > 2:
+        if causal or not self._by_states:
             return super().marginals(x, levels, path, causal)
         require_tokens(self.spec, x, levels)
         known = levels == 0

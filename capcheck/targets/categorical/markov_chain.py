@@ -34,11 +34,10 @@ from capcheck.targets.parameters import require_count, require_grid, require_tab
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["LARGE", "LARGEST", "LONGEST", "MULTIPLIED", "PASS", "MarkovChain"]
+__all__ = ["LARGE", "LARGEST", "LONGEST", "MULTIPLIED", "MarkovChain"]
 
 LARGE = 1 << 13  # tokens of all rows from which on spans of them pay
 LONGEST = 4096  # most tokens of a closed form over all pairs of tokens: half a GiB
-PASS = 12.0  # time of a multiply-add of both recursions, in those of a large matrix product
 MULTIPLIED = 1e12  # most multiply-adds for the powers of a transition matrix: some seconds
 LARGEST = 1 << 24  # most numbers of all conditional tables together
 
@@ -180,21 +179,19 @@ class MarkovChain(Chain):
 
     @property
     def conditional_cost(self) -> float:
-        """Of order 2 and more; see `CategoricalTarget`."""
-        if self._order < 2:
-            return 0.0
-        return PASS * 2 * self._spec.tokens * self._widest
+        """Of order 2 and more as of any chain; see `CategoricalTarget`."""
+        return super().conditional_cost if self._order > 1 else 0.0
 
     def mean_conditional_entropies(self) -> Tensor | None:
         """Of order 0 or 1, in closed form and in float64; see `CategoricalTarget`."""
         N, V = self._spec.tokens, self._spec.dim
+        powers = N if self._is_simple else N**2 / 2
+        if self._order > 1 or N > LONGEST or self._order * powers * V**3 > MULTIPLIED:
+            return None
         wide = self.to(device=self.device, dtype=torch.float64)
         marginals = wide.spec.mean
         if self._order == 0:
             return entropies(marginals).mean().expand(N)
-        powers = N if self._is_simple else N**2 / 2
-        if self._order > 1 or N > LONGEST or powers * V**3 > MULTIPLIED:
-            return None
         step = wide.conditionals[1] if self._is_simple else lambda i: wide._table(i + 1)
         return chain_entropies(marginals, entropies_after(marginals, step))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from capcheck.core.randomness import CounterRandomness
 from capcheck.targets.categorical import state_laws
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
+from capcheck.targets.target import HELD
 
 
 def model(zeros: bool = False) -> HiddenMarkov:
@@ -64,8 +65,24 @@ def test_draws_do_not_depend_on_the_tile(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(whole[~known], parts[~known])
 
 
+@pytest.mark.parametrize(
+    ("states", "symbols", "rows"),
+    # Tables of 64 x 65,536 numbers fit 4 times into HELD; posteriors of 2 states far more often.
+    [(2, 1 << 16, 16), (1 << 12, 4, 64)],
+)
+def test_rows_at_once_follow_from_states_and_symbols(states: int, symbols: int, rows: int) -> None:
+    even = torch.full((states,), 1 / states).double()
+    target = HiddenMarkov(
+        even,
+        even.expand(states, states),
+        torch.full((states, symbols), 1 / symbols).double(),
+        tokens=64,
+    )
+    assert target.rows_at_once == rows
+    assert HELD // (64 * max(states, symbols)) == min(rows, 4 if symbols > states else 64)
+
+
 def test_impossible_known_tokens_give_the_marginals() -> None:
-    target = model(zeros=True)
     start = torch.tensor([[0, 3, 0, 3, 0]])
     sure = HiddenMarkov(
         torch.tensor([1.0, 0.0, 0.0]).double(),
@@ -79,4 +96,3 @@ def test_impossible_known_tokens_give_the_marginals() -> None:
     torch.testing.assert_close(
         law.log_prob(torch.zeros_like(start))[0, 0].exp(), sure.spec.mean[0, 0]
     )
-    assert target.rows_at_once >= 16
