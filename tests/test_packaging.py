@@ -20,7 +20,7 @@ LONG = {
     "capcheck/targets/components.py": "one engine: sums over components, tile by tile",
     "capcheck/targets/categorical/categorical_mixture.py": "one class: a target by sums over rows",
     "capcheck/targets/categorical/hidden_markov.py": "one class: a target by recursions on a chain",
-    "capcheck/targets/categorical/markov_chain.py": "one class: gaps, spans and recursions of a chain",
+    "capcheck/targets/categorical/markov_chain.py": "one class: gaps, spans, recursions",
     "capcheck/targets/continuous/diagonal_mixture.py": "one class: a target of closed forms",
     "capcheck/targets/continuous/gaussian_mixture.py": "one class: a target of closed forms",
     "capcheck/targets/continuous/noisy_gaussians.py": "one class: posteriors of Gaussians",
