@@ -17,9 +17,10 @@ from torch import Tensor
 from capcheck.core.sequences import SequenceSpec
 from capcheck.targets.categorical.sequence_law import numbers
 
-__all__ = ["ORDERS", "STATES", "PartlyMasked", "states_of"]
+__all__ = ["LARGEST_EXPONENT", "ORDERS", "STATES", "PartlyMasked", "states_of"]
 
 STATES = 1 << 14  # most partly masked sequences of an exact law, (V + 1)^N: about a second
+LARGEST_EXPONENT = 600.0  # of numbers of sequences that are told apart from infinity
 ORDERS = 1 << 8  # orders of tokens that are followed in the time of a sequence's own steps
 
 
@@ -31,6 +32,8 @@ def states_of(spec: SequenceSpec, *, ordered: bool) -> float:
         ordered: Whether all orders of the tokens are followed, and not sets of them only.
     """
     N = spec.tokens
+    if N * math.log(spec.dim + 1) > LARGEST_EXPONENT:
+        return math.inf
     states = float(spec.dim + 1) ** N
     return states * max(1.0, math.factorial(min(N, 20)) / ORDERS) if ordered else states
 

@@ -28,7 +28,7 @@ from capcheck.probes.length import parallel_decoder as module
 from capcheck.probes.length.parallel_decoder import ParallelDecoder
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
-from capcheck.targets import from_table
+from capcheck.targets import MarkovChain, from_table
 from capcheck.targets.categorical.sequence_law import SequenceLaw
 
 Options = dict[str, Any]
@@ -572,3 +572,18 @@ def test_of_equally_likely_values_top_p_keeps_the_smallest() -> None:
             for order, top_p in itertools.product(KNOWN_ORDERS, (1 / V, 0.5)):
                 case = whole(order, p, top_p=top_p)
                 assert np.abs(case.law(p, "density") - case.expected(p)).max() < 1e-10
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_long_sequences_have_a_density_or_a_reason(order: str) -> None:
+    # 28^1024 partly masked sequences are no float64.
+    even = torch.full((27, 27), 1 / 27).double()
+    target = MarkovChain([even[0], even], tokens=1024)
+    procedure = Procedure.of(build_probe("parallel_decoder", {"order": order}), target)
+    x = target.sample(3, CounterRandomness(0))
+    found = procedure.log_density(Budget(length=1024, steps=2), x, CounterRandomness(1))
+    if order == "sampled_confidence":
+        assert isinstance(found, Unavailable)
+    else:
+        assert isinstance(found, LogDensity)
+        np.testing.assert_allclose(found.values.numpy(), -1024 * math.log(27))
