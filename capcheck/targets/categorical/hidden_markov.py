@@ -6,6 +6,7 @@ a chain is such a model, for example a constraint set with a running state (pari
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -285,8 +286,17 @@ class HiddenMarkov(Chain):
             parts = [self._others(x[rows], known[rows]) for rows in self._rows(len(x))]
             return torch.cat(parts)
 
-        entries = StateEntries(posterior, self._emission, self._spec.mean, x, known)
+        mean, states = self._spec.mean, self._marginal_states
+        entries = StateEntries(posterior, self._emission, mean, states, x, known)
         return StateLaws(entries, range(self._spec.tokens))
+
+    @functools.cached_property
+    def _marginal_states(self) -> Tensor:
+        """Laws of the states of all tokens, (N, S)."""
+        states = [self._initial]
+        for i in range(self._spec.tokens - 1):
+            states.append(states[-1] @ self._transition_at(i))
+        return torch.stack(states)
 
     def _others(self, x: Tensor, known: Tensor) -> Tensor:
         """Posterior of the state of every token given the other known tokens, (n, N, S)."""

@@ -3,7 +3,7 @@
     p(x_i | known) = sum_s P(s_i = s | known others) emission(s, x_i)
 
 A token costs S numbers in memory in place of V, and the probability of a given symbol S
-multiply-adds.
+multiply-adds; a draw takes the state first, and then the symbol.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import Categorical, DeferredCategorical
 
-__all__ = ["TILE", "StateEntries", "StateLaws", "places"]
+__all__ = ["BELOW_ONE", "TILE", "StateEntries", "StateLaws", "places"]
 
 TILE = 1 << 22  # numbers of laws that are computed at once
+BELOW_ONE = 1 - 2.0**-44  # keeps a uniform number above a whole one in the state of that number
 
 
 class StateEntries:
@@ -31,6 +32,7 @@ class StateEntries:
             (n, N, S), 0 where these are impossible.
         emission: Laws of a symbol given its state, (S, V).
         mean: Laws of the tokens where the known ones are impossible, (N, V).
+        marginal: Laws of the states there, (N, S).
         x: Token ids, (n, N).
         known: Which of them are known, (n, N) bool.
     """
@@ -40,10 +42,12 @@ class StateEntries:
         make: Callable[[], Tensor],
         emission: Tensor,
         mean: Tensor,
+        marginal: Tensor,
         x: Tensor,
         known: Tensor,
     ) -> None:
-        self._make, self._emission, self._mean = make, emission, mean
+        self._make, self._emission = make, emission
+        self._mean, self._marginal = mean, marginal
         self.x, self.known = x, known
 
     @functools.cached_property
@@ -85,6 +89,32 @@ class StateEntries:
             certain = torch.nn.functional.one_hot(symbol, self.symbols).to(law)
             law = torch.where(known[:, None], certain, law)
         return law
+
+    def draw(self, rng: Randomness, tokens: list[int], chosen: Tensor) -> Tensor:
+        """Draws of the chosen ones (n, len(tokens)) of some tokens: the state, then the symbol."""
+        posterior = self.posterior[:, tokens]  # (n, C, S)
+        possible = posterior.sum(-1) > 0
+        # Where the known tokens are impossible, the state has its law without them.
+        states = torch.where(possible[..., None], posterior, self._marginal[tokens])
+        state = rng.categorical(states, (*chosen.shape, 1)).squeeze(-1)
+        if chosen.numel() * self.symbols <= TILE:
+            # The source is told the laws, so that one that follows all draws can enumerate them.
+            symbol = rng.categorical(self._emission[state], (*chosen.shape, 1)).squeeze(-1)
+        else:
+            u = rng.uniform(tuple(chosen.shape))
+            symbol = torch.searchsorted(self._stacked, state + u * BELOW_ONE, right=True)
+            symbol = (symbol - state * self.symbols).clamp(max=self.symbols - 1)
+        known = self.known[:, tokens]
+        drawn = torch.where(known, self.x[:, tokens], symbol)
+        return torch.where(chosen, drawn, 0)
+
+    @functools.cached_property
+    def _stacked(self) -> Tensor:
+        """The distribution functions of all states, one above the other, (S V,)."""
+        onward = self._emission.double().cumsum(-1)
+        onward = onward / onward[:, -1:]
+        above = torch.arange(len(onward), device=onward.device)[:, None]
+        return (onward + above).flatten()
 
     def log_prob(self, rows: Tensor, tokens: Tensor, x: Tensor) -> Tensor:
         """Log-probabilities (nats) of the symbols x of some entries, all (m,)."""
@@ -137,20 +167,12 @@ class StateLaws(DeferredCategorical):
             found[chosen] = torch.cat(logs)
         return found
 
+    def sample(self, rng: Randomness) -> Tensor:
+        """One draw per row and token, (n, N) integers."""
+        x = self._entries.x
+        every = torch.ones(len(x), len(self._tokens), dtype=torch.bool, device=x.device)
+        return self.sample_where(rng, every)
+
     def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
         """As `sample` where `chosen`, (n, N) bool, with the same random numbers; 0 elsewhere."""
-        if chosen.numel() * self._entries.symbols <= TILE:
-            # The source is told the laws, so that one that follows all draws can enumerate them.
-            return self.sample(rng)
-        u = rng.uniform(tuple(chosen.shape))
-        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
-        rows, token = places(self._tokens, chosen)
-        at = u[chosen][:, None]
-        parts = self._entries.parts(len(rows))
-        found = [
-            inverse_cdf(self._entries.laws(rows[part], token[part]), at[part])[:, 0]
-            for part in parts
-        ]
-        if found:
-            draws[chosen] = torch.cat(found).to(draws)
-        return draws
+        return self._entries.draw(rng, self._tokens, chosen)

@@ -65,6 +65,20 @@ def test_draws_do_not_depend_on_the_tile(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(whole[~known], parts[~known])
 
 
+def test_draws_have_the_law() -> None:
+    # One known token; frequencies of each other token against the probabilities, by chi-square.
+    target, n = model(), 40_000
+    x = torch.full((n, 5), 2)
+    known = torch.tensor([False, False, True, False, False]).expand(n, -1)
+    law = target.marginals(x, (~known).double())
+    draws = law.sample(CounterRandomness(3))
+    assert bool((draws[:, 2] == 2).all())
+    for token in (0, 1, 3, 4):
+        counts = draws[:, token].bincount(minlength=4).double()
+        expected = by_enumeration(target, x[0], known[0])[token] * n
+        assert float(((counts - expected) ** 2 / expected).sum()) < 16.3  # 0.1% of chi-square(3)
+
+
 @pytest.mark.parametrize(
     ("states", "symbols", "rows"),
     # Tables of 64 x 65,536 numbers fit 4 times into HELD; posteriors of 2 states far more often.
