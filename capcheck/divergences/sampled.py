@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 RESOLUTION = 1e-5  # coupling cost, as a share of the squared spread, below which draws are equal
-WINDOWS = (2, 4)  # tokens of the windows whose laws bound W1 of token ids from below
+WINDOWS = (1, 2, 4)  # tokens of the windows whose laws bound W1 of token ids from below
 UNRESOLVED = 500  # rows of each set that are transported where more would not resolve a tolerance
 
 
