@@ -50,6 +50,21 @@ class Randomness(ABC):
         """
         return inverse_cdf(probabilities, self.uniform(shape))
 
+    def categorical_where(self, probabilities: Tensor, chosen: Tensor) -> Tensor:
+        """Draw as `categorical` does, of some entries only, which have the same random numbers.
+
+        Args:
+            probabilities: (m, K) non-negative weights of the chosen entries, in their order.
+            chosen: (n, C) bool with m entries that are true; n counts sample rows.
+
+        Returns:
+            (n, C) int64 indices in 0..K-1 on the device of `chosen`; 0 where it is false.
+        """
+        u = self.uniform(tuple(chosen.shape)).to(chosen.device)[chosen]
+        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
+        draws[chosen] = inverse_cdf(probabilities, u[:, None])[:, 0]
+        return draws
+
     def permutation(self, n: int, size: int) -> Tensor:
         """Draw n uniformly random orders of 0..size-1, as an int64 tensor (n, size)."""
         return self.uniform((n, size)).argsort(dim=1)

@@ -111,6 +111,13 @@ class InformationCurve:
             return None
         return self.rows @ self.weights(schedule) - self.row_entropies
 
+    @property
+    def dual_by_row(self) -> Tensor | None:
+        """The values (n,) whose mean is `dual_total_correlation`, or None if the curve is exact."""
+        if self.rows is None or self.row_entropies is None:
+            return None
+        return self.row_entropies - self.tokens * self.rows[:, -1]
+
     def of_rows(self, rows: slice) -> InformationCurve:
         """The curve that some of the rows tell; an exact one is returned as it is."""
         if self.rows is None or self.row_entropies is None:

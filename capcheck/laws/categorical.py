@@ -36,10 +36,7 @@ class Categorical(TokenLaw):
         if self._p.numel() <= TILE:
             # The source is told the laws, so that one that follows all draws can enumerate them.
             return self.sample(rng)
-        u = rng.uniform(tuple(chosen.shape))
-        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
-        draws[chosen] = inverse_cdf(self._p[chosen], u[chosen][:, None])[:, 0].to(draws)
-        return draws
+        return rng.categorical_where(self._p[chosen], chosen)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability (nats) of the integers x (n, N)."""
@@ -104,17 +101,14 @@ class DeferredCategorical(TokenLaw):
         return self.make([self._tokens[i] for i in columns])
 
     def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
-        """As `sample` where `chosen`, (n, N) bool, with the same random numbers."""
+        """As `sample` where `chosen`, (n, N) bool, with the same random numbers; see `TokenLaw`."""
         columns = chosen.any(0).nonzero()[:, 0].tolist()
         if not columns or "_law" in self.__dict__:
             return self._law.sample_where(rng, chosen)
         law = self._of(columns)
         if chosen.numel() * law.mean().shape[-1] <= TILE:
             return self._law.sample_where(rng, chosen)
-        u = rng.uniform(tuple(chosen.shape))[:, columns]
-        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
-        draws[:, columns] = inverse_cdf(law.mean(), u[..., None])[..., 0].to(draws)
-        return draws
+        return rng.categorical_where(law.mean()[chosen[:, columns]], chosen)
 
     def probabilities_where(self, chosen: Tensor) -> Tensor:
         """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""

@@ -42,7 +42,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.core.randomness import Randomness
 from capcheck.laws import TokenLaw
 from capcheck.laws.categorical import TILE
 
@@ -179,35 +179,34 @@ class Picking:
         if count is not None:
             return free.tokens & (place < free.left.clamp(max=count))
         if self.entropy_bound is not None:
-            counts = self._bounded(free.scattered(-scores_of(p, "entropy")), place, free)
+            counts = self._fitting(free.scattered(-scores_of(p, "entropy")), place, free)
+        elif self.factor is not None:
+            counts = self._fitting(free.scattered(p.amax(-1)), place, free)
         else:
+            assert self.threshold is not None
             likeliest = free.scattered(p.amax(-1))
-            if self.factor is not None:
-                counts = self._of_factor(likeliest, place, free)
-            else:
-                assert self.threshold is not None
-                passing = free.tokens & (likeliest >= self.threshold - _tie(likeliest))
-                behind = torch.where(passing, place, place + place.shape[1])
-                place = ranked(-behind.to(likeliest), free.tokens)  # those that pass come first
-                counts = passing.sum(1, keepdim=True)
+            passing = free.tokens & (likeliest >= self.threshold - _tie(likeliest))
+            behind = torch.where(passing, place, place + place.shape[1])
+            place = ranked(-behind.to(likeliest), free.tokens)  # those that pass come first
+            counts = passing.sum(1, keepdim=True)
         return free.tokens & (place < torch.minimum(counts.clamp(min=1), free.left))
 
-    def _of_factor(self, likeliest: Tensor, rank: Tensor, free: Free) -> Tensor:
-        """The largest number of tokens that the factor rule allows, (n, 1)."""
-        place = rank.argsort(1)  # (n, N), the token of each rank
-        number = torch.arange(1, rank.shape[1] + 1, device=rank.device)
-        assert self.factor is not None
-        weakest = likeliest.gather(1, place).cummin(1).values
-        fits = (number + 1) * (1 - weakest) < self.factor - _tie(weakest)
-        return ((fits & free.tokens.gather(1, place)) * number).amax(1, keepdim=True)
+    def _fitting(self, values: Tensor, rank: Tensor, free: Free) -> Tensor:
+        """The largest number of tokens that the factor or the entropy bound allows, (n, 1).
 
-    def _bounded(self, entropy: Tensor, rank: Tensor, free: Free) -> Tensor:
-        """The largest number of tokens that the entropy bound allows, (n, 1)."""
+        Args:
+            values: Probability of each free token's likeliest value, or its entropy, (n, N).
+            rank: Rank of each free token, (n, N).
+            free: The tokens that may be placed.
+        """
         place = rank.argsort(1)  # (n, N), the token of each rank
-        number = torch.arange(1, rank.shape[1] + 1, device=rank.device)
-        ordered = entropy.gather(1, place)
-        assert self.entropy_bound is not None
-        fits = ordered.cumsum(1) - ordered.cummax(1).values <= self.entropy_bound + _tie(ordered)
+        ordered, number = values.gather(1, place), torch.arange(1, rank.shape[1] + 1).to(rank)
+        if self.factor is not None:
+            fits = (number + 1) * (1 - ordered.cummin(1).values) < self.factor - _tie(ordered)
+        else:
+            assert self.entropy_bound is not None
+            loss = ordered.cumsum(1) - ordered.cummax(1).values
+            fits = loss <= self.entropy_bound + _tie(ordered)
         return ((fits & free.tokens.gather(1, place)) * number).amax(1, keepdim=True)
 
 
@@ -241,10 +240,7 @@ class Drawing:
             table[chosen] = p
             # The source is told the laws, so that one that follows all draws can enumerate them.
             return rng.categorical(table, (*chosen.shape, 1)).squeeze(-1)
-        u = rng.uniform(tuple(chosen.shape))
-        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
-        draws[chosen] = inverse_cdf(p, u[chosen][:, None])[:, 0].to(draws)
-        return draws
+        return rng.categorical_where(p, chosen)
 
     def log_prob_where(self, law: TokenLaw, x: Tensor, chosen: Tensor) -> Tensor:
         """Log-probability (nats) of the chosen tokens of x, (n, N), and 0 elsewhere."""
@@ -256,7 +252,7 @@ class Drawing:
         return found
 
     def shaped(self, p: Tensor) -> Tensor:
-        """The probabilities from which values are drawn, (..., V), by those of a law."""
+        """The probabilities from which values are drawn, (..., V), by those p (..., V) of a law."""
         if self.greedy:
             tie = _tie(p)
             value = torch.arange(p.shape[-1], device=p.device)

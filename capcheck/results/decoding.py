@@ -71,6 +71,7 @@ class DecodingPlan(Record):
         target: Name of the target, or a description of its law.
         law: Description of the law.
         tokens: Number N of tokens.
+        counted: Number of tokens that count in divergences; prices are told per such token.
         sizes: Numbers m of known tokens of the curve, rising from 0 to N - 1.
         curve: h(m), the mean of H(X_i | X_S) over sets S of m tokens, in nats, one for each size.
         entropy: Entropy of a sequence, in nats.
@@ -88,6 +89,7 @@ class DecodingPlan(Record):
     target: str
     law: str
     tokens: int
+    counted: int
     sizes: tuple[int, ...]
     curve: tuple[Quantity, ...]
     entropy: Quantity

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from capcheck.core.randomness import Randomness, inverse_cdf
+from capcheck.core.randomness import Randomness
 from capcheck.laws import Categorical, DeferredCategorical
 
 __all__ = ["PAYS", "SpanLaws", "Spans"]
@@ -102,10 +102,7 @@ class SpanLaws(DeferredCategorical):
         p = self._by_spans(chosen)
         if p is None:
             return super().sample_where(rng, chosen)
-        draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
-        u = rng.uniform(tuple(chosen.shape))[chosen]
-        draws[chosen] = inverse_cdf(p, u[:, None])[:, 0].to(draws)
-        return draws
+        return rng.categorical_where(p, chosen)
 
     def probabilities_where(self, chosen: Tensor) -> Tensor:
         """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""

@@ -18,10 +18,9 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import Categorical, DeferredCategorical
 
-__all__ = ["BELOW_ONE", "TILE", "StateEntries", "StateLaws", "places"]
+__all__ = ["TILE", "StateEntries", "StateLaws", "places"]
 
 TILE = 1 << 22  # numbers of laws that are computed at once
-BELOW_ONE = 1 - 2.0**-44  # keeps a uniform number above a whole one in the state of that number
 
 
 class StateEntries:
@@ -101,9 +100,12 @@ class StateEntries:
             # The source is told the laws, so that one that follows all draws can enumerate them.
             symbol = rng.categorical(self._emission[state], (*chosen.shape, 1)).squeeze(-1)
         else:
-            u = rng.uniform(tuple(chosen.shape))
-            symbol = torch.searchsorted(self._stacked, state + u * BELOW_ONE, right=True)
-            symbol = (symbol - state * self.symbols).clamp(max=self.symbols - 1)
+            top = (state + 1).double()
+            # A number that rounds up to the next state would find its first symbol.
+            at = torch.minimum(
+                state + rng.uniform(tuple(chosen.shape)), top.nextafter(state.double())
+            )
+            symbol = torch.searchsorted(self._stacked, at, right=True) - state * self.symbols
         known = self.known[:, tokens]
         drawn = torch.where(known, self.x[:, tokens], symbol)
         return torch.where(chosen, drawn, 0)
