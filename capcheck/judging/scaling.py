@@ -6,8 +6,10 @@ difference must exclude 0, and the drop must be at least a tenth of the excess o
 budget over the null floor.
 
 An axis is *flat* if, for every available divergence, the intervals of all differences lie within
-the tolerance, and *undecided* otherwise. Cells share their draws, so differences are paired by
-groups of rows.
+the tolerance, and *undecided* otherwise. Between two budgets whose divergence is bounded from both
+sides, it falls by at least the lower bound of the one less the upper bound of the other, which can
+show that an axis is used, and never that it is flat. Cells share their draws, so differences are
+paired by groups of rows.
 """
 
 from __future__ import annotations
@@ -40,12 +42,14 @@ class _Drop:
         standard_error: Standard error of the difference; 0 if both are exact.
         start: Excess of the smallest budget over the null floor.
         bound: Tolerance, in the unit of the divergence.
+        at_least: Whether the divergence may fall by more, as between bounds from below and above.
     """
 
     value: float
     standard_error: float
     start: float
     bound: float
+    at_least: bool = False
 
     def interval(self, level: float) -> tuple[float, float]:
         if self.standard_error == 0 or not math.isfinite(self.value):
@@ -121,9 +125,13 @@ def _axis_use(line: Sequence[Cell], tolerances: Mapping[str, float], level: floa
     each = 1 - (1 - level) / len(drops)
     if any(drop.interval(each)[0] > 0 and drop.value >= DROP * drop.start for drop in drops):
         return "used"
-    if all(-drop.bound <= drop.interval(each)[0] for drop in drops) and all(
-        drop.interval(each)[1] <= drop.bound for drop in drops
-    ):
+    small = (
+        not drop.at_least
+        and -drop.bound <= drop.interval(each)[0]
+        and drop.interval(each)[1] <= drop.bound
+        for drop in drops
+    )
+    if all(small):
         return "flat"
     return "undecided"
 
@@ -137,11 +145,14 @@ def _drops(line: Sequence[Cell], name: str, tolerance: float) -> Iterator[_Drop]
 def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) -> Iterator[_Drop]:
     if first.value is None or later.value is None:
         return
-    if "two bounds" == first.kind == later.kind:
-        return  # the divergence between two bounds need not move with the bounds
-    if first != later and (first.kind == "upper bound" or later.kind == "lower bound"):
-        return  # a falling bound does not show that the divergence falls
     bound = tolerance_in_unit(first, tolerance)
+    if first == later:
+        yield _Drop(value=0.0, standard_error=0.0, start=0.0, bound=bound)
+        return
+    if first.kind == "upper bound" or later.kind == "lower bound":
+        return  # a falling bound does not show that the divergence falls
+    # The divergence between two bounds need not move with the bounds.
+    at_least = "two bounds" == first.kind == later.kind
     starts = first.below if first.kind == "two bounds" else first.terms
     ends = later.above if later.kind == "two bounds" else later.terms
     if "two bounds" in (first.kind, later.kind) and len(starts) != len(ends):
@@ -162,6 +173,7 @@ def _differences(first: Estimate, later: Estimate, name: str, tolerance: float) 
             standard_error=error,
             start=a.value - (first.null or 0.0),
             bound=bound,
+            at_least=at_least,
         )
 
 

@@ -259,3 +259,37 @@ def test_a_dropped_mode_is_caught() -> None:
     found = check("diffusion", target, network=one_mode, steps=[32], lengths=[2])
     assert found.outcome is Outcome.NOT_REPRESENTABLE
     assert found.found.network == "given"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ((2.0, 3.0), (0.0, 0.5), "used"),  # it falls by 1.5 at least
+        ((0.1, 3.0), (0.0, 2.0), "undecided"),  # it may rise or fall
+        ((0.0, 0.001), (0.0, 0.001), "undecided"),  # small bounds, of which nothing is compared
+    ],
+)
+def test_an_axis_between_two_bounds_is_used_or_undecided(
+    before: tuple[float, float], after: tuple[float, float], expected: str
+) -> None:
+    def between(low: float, high: float) -> Estimate:
+        below, above = (
+            Term(label=end, value=value, standard_error=1e-6, degrees=99, groups=(value,) * GROUPS)
+            for end, value in (("below", low), ("above", high))
+        )
+        return Estimate.of(
+            [],
+            below=[below],
+            above=[above],
+            level=0.95,
+            kind="two bounds",
+            method="",
+            unit="",
+            samples=100,
+        )
+
+    first, last = between(*before), between(*after).model_copy(update={"samples": 101})
+    found = measured_axes(cells({(0, 1): first, (1, 1): last}), {"kl": 0.01}, level=0.95)
+    assert found.length == expected
+    same = measured_axes(cells({(0, 1): first, (1, 1): first}), {"kl": 0.01}, level=0.95)
+    assert same.length == "flat"
