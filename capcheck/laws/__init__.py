@@ -5,6 +5,7 @@ import this folder.
 """
 
 from capcheck.laws.categorical import Categorical, DeferredCategorical, certain
+from capcheck.laws.chosen import ChosenLaws
 from capcheck.laws.inversion import normal_cdf
 from capcheck.laws.mixture import LOG_2PI, MixtureOfGaussians, point_mass
 from capcheck.laws.side_by_side import SideBySide
@@ -14,6 +15,7 @@ from capcheck.laws.token_law import DrawnRows, TokenLaw, log_table, require_scal
 __all__ = [
     "LOG_2PI",
     "Categorical",
+    "ChosenLaws",
     "DeferredCategorical",
     "DrawnRows",
     "MixtureOfGaussians",

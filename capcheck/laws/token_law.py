@@ -79,6 +79,21 @@ class TokenLaw(ABC):
         """Probabilities (m, V) of the m categorical tokens that are `chosen`, (n, N) bool."""
         return self.mean()[chosen]
 
+    def peaks_where(self, chosen: Tensor, *, most: int, least: float) -> Tensor:
+        """Largest probability of the chosen categorical tokens, (n, N), and 0 elsewhere.
+
+        It is exact where it counts, and may be an upper bound on smaller ones elsewhere.
+
+        Args:
+            chosen: The tokens, (n, N) bool.
+            most: Number of the largest ones of each row that count.
+            least: Probability from which on all count.
+        """
+        p = self.probabilities_where(chosen)
+        found = p.new_zeros(chosen.shape)
+        found[chosen] = p.amax(-1)
+        return found
+
     def moments(self) -> tuple[Tensor, Tensor]:
         """The answers of `mean` and `variance`."""
         return self.mean(), self.variance()

@@ -36,6 +36,7 @@ https://arxiv.org/abs/2505.24857 (entropy bound).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -172,9 +173,11 @@ class Picking:
             own: Scores (n, N) of an order that the laws do not decide: the probability of the
                 drawn value, or less the larger the rank in a random or fixed order.
         """
-        by_law = self.order in SCORES
-        p = law.probabilities_where(free.tokens) if by_law or count is None else own[:0]  # (m, V)
-        scores = free.scattered(scores_of(p, self.order)) if by_law else own
+        peaks_are_enough = self.factor is None and self.entropy_bound is None
+        if peaks_are_enough and self.order not in ("margin", "entropy"):
+            return self._by_peaks(free, count, law, own)
+        p = law.probabilities_where(free.tokens)  # (m, V)
+        scores = free.scattered(scores_of(p, self.order)) if self.order in SCORES else own
         place = ranked(scores, free.tokens)
         if count is not None:
             return free.tokens & (place < free.left.clamp(max=count))
@@ -183,12 +186,28 @@ class Picking:
         elif self.factor is not None:
             counts = self._fitting(free.scattered(p.amax(-1)), place, free)
         else:
-            assert self.threshold is not None
-            likeliest = free.scattered(p.amax(-1))
-            passing = free.tokens & (likeliest >= self.threshold - _tie(likeliest))
-            behind = torch.where(passing, place, place + place.shape[1])
-            place = ranked(-behind.to(likeliest), free.tokens)  # those that pass come first
-            counts = passing.sum(1, keepdim=True)
+            return self._passing(free, place, free.scattered(p.amax(-1)))
+        return free.tokens & (place < torch.minimum(counts.clamp(min=1), free.left))
+
+    def _by_peaks(self, free: Free, count: int | None, law: TokenLaw, own: Tensor) -> Tensor:
+        """As `chosen` where no more of the laws is needed than their largest probabilities."""
+        peaks, ordered = own, self.order == "top_probability"
+        if ordered or count is None:
+            # The order counts of those that are placed in any case only.
+            least = math.inf if self.threshold is None else self.threshold
+            peaks = law.peaks_where(free.tokens, most=count or 1, least=least)
+        place = ranked(peaks if ordered else own, free.tokens)
+        if count is not None:
+            return free.tokens & (place < free.left.clamp(max=count))
+        return self._passing(free, place, peaks)
+
+    def _passing(self, free: Free, place: Tensor, likeliest: Tensor) -> Tensor:
+        """The tokens that pass the threshold, and the first one where none does, (n, N) bool."""
+        assert self.threshold is not None
+        passing = free.tokens & (likeliest >= self.threshold - _tie(likeliest))
+        behind = torch.where(passing, place, place + place.shape[1])
+        place = ranked(-behind.to(likeliest), free.tokens)  # those that pass come first
+        counts = passing.sum(1, keepdim=True)
         return free.tokens & (place < torch.minimum(counts.clamp(min=1), free.left))
 
     def _fitting(self, values: Tensor, rank: Tensor, free: Free) -> Tensor:

@@ -8,8 +8,7 @@ that stay in the state. Laws may differ between tokens, as in strips of an Ising
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch.nn.functional import one_hot
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
-from capcheck.laws import DeferredCategorical
+from capcheck.laws import ChosenLaws, DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.categorical.chain import Chain
 from capcheck.targets.categorical.chain_entropies import (
@@ -28,7 +27,8 @@ from capcheck.targets.categorical.chain_entropies import (
 )
 from capcheck.targets.categorical.gaps import GapEntries, GapLaws, Gaps, Powers
 from capcheck.targets.categorical.messages import arithmetic_for
-from capcheck.targets.categorical.spans import SpanLaws, Spans
+from capcheck.targets.categorical.spans import Spans
+from capcheck.targets.categorical.unknown_messages import UnknownMessages
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import require_count, require_grid, require_tables
 from capcheck.targets.provenance import Provenance
@@ -73,7 +73,7 @@ class MarkovChain(Chain):
         self._order = conditionals[-1].dim() - 1
         V = len(conditionals[0])
         least = min(float(table.min()) for table in self._conditionals)
-        self._all_possible = least > 0
+        self._least = least
         self._arithmetic = arithmetic_for(
             least,
             max(self._order, 1),
@@ -212,41 +212,36 @@ class MarkovChain(Chain):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones, of order 1 by `gaps`; see `Target`."""
-        if self._powers is None:
-            whole = super().marginals(x, levels, path, causal)
-            known = levels == 0
-            screened = self._all_possible and self._order >= 2 and len(x) * x.shape[1] >= LARGE
-            uniform = len(self._conditionals) == self._order + 1
-            if causal or not (screened and uniform) or not bool(known.any()):
-                return whole
-            spans = Spans(x, known, self._order, self._at_places)
-            return SpanLaws(whole.make, range(self._spec.tokens), spans, known)
+        known = levels == 0
+        if self._powers is not None:
+            require_tokens(self.spec, x, levels)
+            gaps = Gaps.of(x, known, causal=causal)
+            return GapLaws(GapEntries(self._powers, gaps, causal), range(self._spec.tokens))
+        if self._messages is None or not bool(known.any()):
+            return super().marginals(x, levels, path, causal)
         require_tokens(self.spec, x, levels)
-        gaps = Gaps.of(x, levels == 0, causal=causal)
-        return GapLaws(GapEntries(self._powers, gaps, causal), range(self._spec.tokens))
+        return ChosenLaws(self._of_chosen(self._messages, x, known, causal), known, self._spec.dim)
 
-    def _at_places(self, x: Tensor, known: Tensor, places: Tensor) -> Tensor:
-        """The law (m, V) of one token of each row of a part of a sequence.
+    def _of_chosen(
+        self, messages: UnknownMessages, x: Tensor, known: Tensor, causal: bool
+    ) -> Callable[[Tensor], Tensor]:
+        """The function from the chosen tokens of x to their laws."""
+        uniform = len(self._conditionals) == self._order + 1
+        spans = None
+        if uniform and not causal and x.numel() >= LARGE:
+            spans = Spans(x, known, self._order, messages.laws)
 
-        Args:
-            x: Tokens of the parts, (m, W): each begins where the sequence does, or with as many
-                known tokens as the order.
-            known: Which of them are known, (m, W) bool.
-            places: The token of each row, (m,).
-        """
-        answers = x.new_empty(len(x), self._spec.dim, dtype=self.dtype)
-        for rows in self._rows(len(x)):
-            first, last = int(places[rows].min()), int(places[rows].max())
-            backward = self._backward(x[rows], known[rows], first)
-            forward = itertools.islice(self._forward(x[rows], known[rows]), last + 1)
-            for j, (message, _) in enumerate(forward):
-                of_j = (places[rows] == j).nonzero()[:, 0]
-                if len(of_j):
-                    joint = message.expand(len(x[rows]), -1)[of_j]
-                    if j in backward:
-                        joint = self._arithmetic.times(joint, backward[j][of_j])
-                    answers[rows][of_j] = self._law_of(joint, j)
-        return answers
+        def of(chosen: Tensor) -> Tensor:
+            found = None if spans is None else spans.laws(chosen)
+            return messages.laws(x, known, chosen, causal=causal) if found is None else found
+
+        return of
+
+    @functools.cached_property
+    def _messages(self) -> UnknownMessages | None:
+        """Messages over unknown tokens only, where every transition is possible."""
+        served = UnknownMessages.serves(self._least, self._order, self.dtype)
+        return UnknownMessages(self._table, self._order) if served else None
 
     @functools.cached_property
     def _powers(self) -> Powers | None:
@@ -256,26 +251,6 @@ class MarkovChain(Chain):
         first, transition = self._conditionals
         held = Powers.fit(self._spec.tokens, len(first), float(transition.min()))
         return Powers(transition, self._spec.mean) if held else None
-
-    def _restart(self, x: Tensor, known: Tensor, token: int, part: int) -> tuple[int, Tensor]:
-        """Restart after m tokens that all rows know: earlier tokens do not matter then.
-
-        If some transitions are impossible, earlier tokens do matter, since impossible known tokens
-        must give the unconditional marginals.
-        """
-        if not self._all_possible:
-            return super()._restart(x, known, token, part)
-        whole, m = known.all(0), self._order
-        for i in range(token, m - 1, -1):
-            if m > 0 and bool(whole[i - m : i].all()):
-                law = self._table(i)[tuple(x[:, i - m : i].T)]  # (n, V)
-                place = torch.zeros_like(x[:, 0])  # index of the string that stays in the state
-                for symbol in x[:, i - m + 1 : i].T:
-                    place = place * law.shape[1] + symbol
-                message = law.new_zeros(len(x), self._states_at(i) // law.shape[1], law.shape[1])
-                message[torch.arange(len(x)), place] = law
-                return i, self._arithmetic.of(message.flatten(1))
-        return super()._restart(x, known, token, part)
 
     def _table(self, i: int) -> Tensor:
         """p(x_i | the last m tokens before it), (V,) * (min(i, m) + 1)."""

@@ -7,20 +7,17 @@ decoding, takes a recursion over some tokens in place of one over the whole sequ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from capcheck.core.randomness import Randomness
-from capcheck.laws import Categorical, DeferredCategorical
-
-__all__ = ["PAYS", "SpanLaws", "Spans"]
+__all__ = ["PAYS", "Spans"]
 
 PAYS = 0.5  # largest share of a recursion over all tokens at which spans are used
 
 Recursion = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From tokens (m, W), which of them are known, and a place of each row, to laws (m, V)."""
+"""From tokens (m, W), which of them are known, and the one that is asked for, to laws (m, V)."""
 
 
 class Spans:
@@ -49,7 +46,9 @@ class Spans:
         self._end = (first + order - 1).clamp(max=N - 1)  # N - 1 where no run is after
 
     def laws(self, chosen: Tensor) -> Tensor | None:
-        """Probabilities (m, V) of the chosen unknown tokens, (n, N) bool, or None if it is slow."""
+        """Probabilities (m, V) of the chosen tokens, (n, N) bool, or None if spans do not pay."""
+        if bool((chosen & self._known).any()):
+            return None
         rows, token = chosen.nonzero(as_tuple=True)
         start, end = self._start[rows, token], self._end[rows, token]
         length = end - start + 1
@@ -64,56 +63,9 @@ class Spans:
             index = index.clamp(max=self._x.shape[1] - 1)
             x = self._x[rows[some, None], index]
             known = self._known[rows[some, None], index] & inside
-            laws = self._recursion(x, known, token[some] - start[some])
+            asked = torch.arange(W, device=rows.device) == (token - start)[some, None]
+            laws = self._recursion(x, known, asked)
             if found is None:
                 found = laws.new_empty(len(rows), laws.shape[1])
             found[some] = laws
-        return found
-
-
-class SpanLaws(DeferredCategorical):
-    """The laws of all tokens of every row, of few of them by their spans.
-
-    Args:
-        make: As for `DeferredCategorical`.
-        tokens: Indices of the tokens, all of them.
-        spans: The laws of single tokens.
-        known: Which tokens are known, (n, N) bool; their laws are point masses.
-    """
-
-    def __init__(
-        self,
-        make: Callable[[list[int]], Categorical],
-        tokens: Sequence[int],
-        spans: Spans,
-        known: Tensor,
-    ) -> None:
-        super().__init__(make, tokens)
-        self._spans, self._known = spans, known
-
-    def _by_spans(self, chosen: Tensor) -> Tensor | None:
-        """Probabilities (m, V) of the chosen tokens, or None if the whole recursion is as fast."""
-        if "_law" in self.__dict__ or bool((chosen & self._known).any()):
-            return None
-        return self._spans.laws(chosen)
-
-    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
-        """As `sample` where `chosen`, (n, N) bool, with the same random numbers."""
-        p = self._by_spans(chosen)
-        if p is None:
-            return super().sample_where(rng, chosen)
-        return rng.categorical_where(p, chosen)
-
-    def probabilities_where(self, chosen: Tensor) -> Tensor:
-        """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""
-        p = self._by_spans(chosen)
-        return super().probabilities_where(chosen) if p is None else p
-
-    def log_prob_where(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """As `log_prob` where `chosen`, (n, N) bool, and 0 elsewhere."""
-        p = self._by_spans(chosen)
-        if p is None:
-            return super().log_prob_where(x, chosen)
-        found = p.new_zeros(x.shape)
-        found[chosen] = p.gather(-1, x[chosen][:, None])[:, 0].log()
         return found

@@ -18,9 +18,12 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import Categorical, DeferredCategorical
 
-__all__ = ["TILE", "StateEntries", "StateLaws", "places"]
+__all__ = ["GROUPS", "NEAR", "NEAR_DIGITS", "TILE", "StateEntries", "StateLaws", "places"]
 
 TILE = 1 << 22  # numbers of laws that are computed at once
+GROUPS = 2  # groups of symbols, whose probabilities are bounded together, for each state
+NEAR = 2.0**-28  # distance of probabilities at which a bound is no proof that one is smaller
+NEAR_DIGITS = 2.0**8  # the same in units in the last place of 1, for coarser floating-point types
 
 
 class StateEntries:
@@ -110,6 +113,54 @@ class StateEntries:
         drawn = torch.where(known, self.x[:, tokens], symbol)
         return torch.where(chosen, drawn, 0)
 
+    def peaks(self, tokens: list[int], chosen: Tensor, *, most: int, least: float) -> Tensor:
+        """The largest probabilities of some tokens, (n, len(tokens)); see `TokenLaw.peaks_where`.
+
+        For each group of symbols, sum_s P(s) max_v emission(s, v) bounds its probabilities from
+        above. Only tokens whose bound reaches `least`, or the exact value of the last one of the
+        row that counts, need their law.
+        """
+        rows, token = places(tokens, chosen)
+        found = torch.zeros(chosen.shape, dtype=self._emission.dtype, device=chosen.device)
+        if not len(rows):
+            return found
+        found[chosen] = self._bounds(rows, token)
+        place = torch.zeros_like(found, dtype=torch.int64)
+        place[chosen] = torch.arange(len(rows), device=rows.device)
+        count = min(most, len(tokens))
+        first = chosen & (found >= found.topk(count, dim=1).values[:, -1:])
+        found[first] = self._exact_peaks(rows, token, place[first])
+        last = torch.where(first, found, 0).topk(count, dim=1).values[:, -1:]
+        near = max(NEAR, NEAR_DIGITS * torch.finfo(found.dtype).eps)
+        others = chosen & ~first & (found >= last.clamp(max=least) - near)
+        found[others] = self._exact_peaks(rows, token, place[others])
+        return found
+
+    def _bounds(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Upper bounds (m,) on the largest probability of some entries; 1 where it is certain."""
+        found = self.posterior.new_empty(len(rows))
+        for part in slices(len(rows), TILE // self._best.shape[1]):
+            posterior = self.posterior[rows[part], tokens[part]]
+            found[part] = (posterior @ self._best).amax(1) / posterior.sum(1)
+        unsure = self.known[rows, tokens] | found.isnan()
+        return torch.where(unsure, 1.0, found)
+
+    def _exact_peaks(self, rows: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
+        """The largest probabilities of the entries with some indices."""
+        found = self.posterior.new_empty(len(index))
+        for part in self.parts(len(index)):
+            found[part] = self.laws(rows[index[part]], tokens[index[part]]).amax(1)
+        return found
+
+    @functools.cached_property
+    def _best(self) -> Tensor:
+        """Largest emission of each state in each group of symbols of one dominant state, (S, G)."""
+        S, V = self._emission.shape
+        peak, state = self._emission.max(0)
+        order = (state - peak).argsort()  # by state, and then from the largest
+        groups = order.tensor_split(min(V, GROUPS * S))
+        return torch.stack([self._emission[:, group].amax(1) for group in groups], 1)
+
     @functools.cached_property
     def _stacked(self) -> Tensor:
         """The distribution functions of all states, one above the other, (S V,)."""
@@ -153,6 +204,10 @@ class StateLaws(DeferredCategorical):
     def probabilities_where(self, chosen: Tensor) -> Tensor:
         """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""
         return self._entries.of(self._tokens, chosen)
+
+    def peaks_where(self, chosen: Tensor, *, most: int, least: float) -> Tensor:
+        """Largest probability of the chosen tokens; see `TokenLaw`."""
+        return self._entries.peaks(self._tokens, chosen, most=most, least=least)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability (nats) of the integers x (n, N), without the laws of other symbols."""

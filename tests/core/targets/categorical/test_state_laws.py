@@ -110,3 +110,53 @@ def test_impossible_known_tokens_give_the_marginals() -> None:
     torch.testing.assert_close(
         law.log_prob(torch.zeros_like(start))[0, 0].exp(), sure.spec.mean[0, 0]
     )
+
+
+def many_symbols() -> tuple[HiddenMarkov, Tensor, Tensor]:
+    """Five states, 200 symbols, and which of 12 tokens of 50 rows are known."""
+    rng = torch.Generator().manual_seed(3)
+    transition = torch.rand((5, 5), dtype=torch.float64, generator=rng) ** 8
+    emission = torch.rand((5, 200), dtype=torch.float64, generator=rng) ** 20
+    laws = [p / p.sum(-1, keepdim=True) for p in (transition[0], transition, emission)]
+    target = HiddenMarkov(*laws, tokens=12)
+    x = target.sample(50, CounterRandomness(0))
+    return target, x, torch.rand(x.shape, generator=rng) < 0.5
+
+
+@pytest.mark.parametrize("most", [1, 3, 12])
+@pytest.mark.parametrize("least", [0.2, float("inf")])
+def test_largest_probabilities_are_exact_where_they_count(most: int, least: float) -> None:
+    target, x, known = many_symbols()
+    law = target.marginals(x, (~known).double())
+    exact = torch.where(known, 0, law.mean().amax(-1))
+    found = law.peaks_where(~known, most=most, least=least)
+    ranks = exact.argsort(dim=1, descending=True).argsort(1)
+    counts = ~known & ((ranks < most) | (exact >= least))
+    torch.testing.assert_close(found[counts], exact[counts], atol=1e-15, rtol=0)
+    assert bool((found >= exact - 1e-15).all())
+    last = torch.where(counts, found, torch.inf).amin(1, keepdim=True)
+    rest = ~known & ~counts
+    assert bool((found < last)[rest].all())  # a bound never passes for one that counts
+
+
+def test_bounds_save_most_laws_and_a_wrong_bound_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, x, known = many_symbols()
+    exact = torch.where(known, 0, target.marginals(x, (~known).double()).mean().amax(-1))
+    asked = 0
+    laws = state_laws.StateEntries.laws
+
+    def counted(self: state_laws.StateEntries, rows: Tensor, tokens: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(rows)
+        return laws(self, rows, tokens)
+
+    monkeypatch.setattr(state_laws.StateEntries, "laws", counted)
+    target.marginals(x, (~known).double()).peaks_where(~known, most=1, least=2.0)
+    assert asked < 0.7 * int((~known).sum())
+    # The twin: small numbers that fall where the bounds rise.
+    bounds = state_laws.StateEntries._bounds
+    monkeypatch.setattr(
+        state_laws.StateEntries, "_bounds", lambda *args: 1e-3 * (1 - bounds(*args))
+    )
+    found = target.marginals(x, (~known).double()).peaks_where(~known, most=1, least=2.0)
+    assert not torch.allclose(found.amax(1), exact.amax(1))

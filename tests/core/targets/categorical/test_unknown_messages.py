@@ -1,0 +1,163 @@
+"""Laws by messages over unknown tokens, and by spans of them, equal those of the enumerated law."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from capcheck.core.randomness import CounterRandomness
+from capcheck.laws import DeferredCategorical, chosen
+from capcheck.targets.categorical import markov_chain, spans, unknown_messages
+from capcheck.targets.categorical.markov_chain import MarkovChain
+from capcheck.targets.categorical.spans import Spans
+from capcheck.targets.categorical.unknown_messages import UnknownMessages
+
+SYMBOLS, TOKENS, ROWS = 3, 6, 60
+
+
+def tables(order: int, *, own: bool = False) -> list[Tensor]:
+    """Tables of a chain, one for each token with `own`."""
+    rng = torch.Generator().manual_seed(order)
+    sizes = [min(i, order) + 1 for i in range(TOKENS if own else order + 1)]
+    drawn = [torch.rand((SYMBOLS,) * k, dtype=torch.float64, generator=rng) + 0.01 for k in sizes]
+    return [p / p.sum(-1, keepdim=True) for p in drawn]
+
+
+def shown(share: float, tokens: int = TOKENS) -> tuple[Tensor, Tensor]:
+    """Which tokens are known, and which are asked for."""
+    rng = torch.Generator().manual_seed(0)
+    known = torch.rand(ROWS, tokens, generator=rng) < share
+    return known, torch.rand(ROWS, tokens, generator=rng) < 0.4
+
+
+def enumerated(
+    laws: list[Tensor], x: Tensor, known: Tensor, chosen: Tensor, *, causal: bool
+) -> Tensor:
+    """The laws of the chosen tokens by the sum over all sequences."""
+    sequences = np.array(list(itertools.product(range(SYMBOLS), repeat=TOKENS)))
+    mass = np.ones(len(sequences))
+    for i in range(TOKENS):
+        table = laws[min(i, len(laws) - 1)].numpy()
+        past = table.ndim - 1
+        mass *= table[tuple(sequences[:, i - past : i + 1].T)]
+    found = []
+    for row, i in chosen.nonzero().tolist():
+        shown_to = known[row].numpy().copy()
+        if causal:
+            shown_to[i:] = False
+        fits = (sequences[:, shown_to] == x[row].numpy()[shown_to]).all(1)
+        sums = np.bincount(sequences[fits, i], mass[fits], minlength=SYMBOLS)
+        found.append(sums / sums.sum())
+    return torch.tensor(np.array(found)).reshape(-1, SYMBOLS)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
+def test_laws_equal_those_of_the_enumerated_law(
+    order: int, own: bool, causal: bool, share: float
+) -> None:
+    laws = tables(order, own=own)
+    target = MarkovChain(laws, tokens=TOKENS)
+    x = target.sample(ROWS, CounterRandomness(0))
+    known, asked = shown(share)
+    known[:, :2] |= share == 0.5  # tokens that all rows know end the recursions
+    messages = UnknownMessages(target._table, order)
+    found = messages.laws(x, known, asked, causal=causal)
+    expected = enumerated(laws, x, known, asked, causal=causal)
+    torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("tile", [1, 1 << 24])
+def test_small_tiles_change_nothing(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    laws = tables(2)
+    target = MarkovChain(laws, tokens=TOKENS)
+    x = target.sample(ROWS, CounterRandomness(0))
+    known, asked = shown(0.3)
+    monkeypatch.setattr(unknown_messages, "TILE", tile)
+    monkeypatch.setattr(unknown_messages, "FEWEST_ROWS", 7)
+    found = UnknownMessages(target._table, 2).laws(x, known, asked)
+    expected = enumerated(laws, x, known, asked, causal=False)
+    torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
+
+
+def test_a_message_over_too_few_tokens_would_be_seen() -> None:
+    # The twin: a chain of order 2 has states of two tokens.
+    target = MarkovChain(tables(2), tokens=TOKENS)
+    x = target.sample(ROWS, CounterRandomness(0))
+    known, asked = shown(0.5)
+    first = UnknownMessages(MarkovChain(tables(1), tokens=TOKENS)._table, 1)
+    right = UnknownMessages(target._table, 2).laws(x, known, asked)
+    assert float((first.laws(x, known, asked) - right).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_laws_of_the_chain_are_the_same_with_spans_and_without(
+    order: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(markov_chain, "LARGE", 1)
+    monkeypatch.setattr(spans, "PAYS", float("inf"))
+    monkeypatch.setattr(chosen, "TILE", 1)
+    target = MarkovChain(tables(order), tokens=20)
+    x = target.sample(ROWS, CounterRandomness(0))
+    known, asked = shown(share, 20)
+    asked = asked & ~known
+
+    def law() -> DeferredCategorical:
+        return target.marginals(x, (~known).double())
+
+    whole = law().mean()
+    torch.testing.assert_close(whole[known].amax(-1), torch.ones(int(known.sum())).double())
+    torch.testing.assert_close(law().probabilities_where(asked), whole[asked])
+    of_values = torch.where(asked, whole.gather(-1, x[..., None])[..., 0].log(), 0)
+    torch.testing.assert_close(law().log_prob_where(x, asked), of_values)
+    draws = law().sample_where(CounterRandomness(1), asked)
+    monkeypatch.setattr(spans, "PAYS", 0.0)
+    again = law().sample_where(CounterRandomness(1), asked)
+    assert torch.equal(draws[asked], again[asked])
+    reordered = law().select([5, 0, 7]).mean()
+    torch.testing.assert_close(reordered, whole[:, [5, 0, 7]])
+
+
+def test_a_wrong_span_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The twin: one known token does not screen off a chain of order 2.
+    target = MarkovChain(tables(2), tokens=20)
+    x = target.sample(ROWS, CounterRandomness(0))
+    known, asked = shown(0.5, 20)
+    asked = asked & ~known
+    messages = UnknownMessages(target._table, 2)
+    monkeypatch.setattr(spans, "PAYS", float("inf"))
+    right = Spans(x, known, 2, messages.laws).laws(asked)
+    wrong = Spans(x, known, 1, messages.laws).laws(asked)
+    assert right is not None
+    assert wrong is not None
+    assert float((right - wrong).abs().max()) > 0.01
+
+
+def test_long_spans_are_left_to_the_recursion() -> None:
+    target = MarkovChain(tables(2), tokens=12)
+    messages = UnknownMessages(target._table, 2)
+    x = target.sample(ROWS, CounterRandomness(0))
+    nothing = torch.zeros(ROWS, 12, dtype=torch.bool)
+    assert Spans(x, nothing, 2, messages.laws).laws(~nothing) is None
+    most = ~nothing
+    most[:15, 6] = False  # a quarter of the rows, from token 4 to token 8
+    assert Spans(x, most, 2, messages.laws).laws(~most) is not None
+    assert Spans(x, most, 2, messages.laws).laws(most) is None  # known tokens have no spans
+
+
+def test_rare_transitions_are_left_to_logarithms() -> None:
+    def chain(least: float) -> MarkovChain:
+        even = [torch.full((2,) * k, 0.5, dtype=torch.float64) for k in (1, 2)]
+        last = torch.tensor([1 - least, least], dtype=torch.float64).expand(2, 2, 2)
+        return MarkovChain([*even, last], tokens=5)
+
+    assert chain(1e-80)._messages is None
+    assert chain(1e-70)._messages is not None
+    assert chain(1e-70).to(device="cpu", dtype=torch.float32)._messages is None
