@@ -77,8 +77,10 @@ class KLRoutes:
         if term is not None and found.value is not None:
             return self._between(found, [term], "the same weights")
         below = self._from_draws(model.samples, found.method)
-        if below.value is None or found.value is None:
+        if found.value is None:
             return below
+        if below.value is None:
+            return found
         return self._between(found, below.terms, VARIATIONAL)
 
     def by_density(self, density: LogDensity) -> Estimate:

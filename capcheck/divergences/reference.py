@@ -106,10 +106,9 @@ class Reference:
         """Log-ratios at draws of the target as KL takes their mean; see `KLRoutes`."""
         return self._kl_routes.steadied(log_ratio, draws)
 
-    def kl_by_density(self, density: LogDensity) -> Estimate | None:
-        """KL by a log-density at draws of the target; None where other evidence enters as well."""
-        found = self._kl_routes.by_density(density)
-        return None if found.kind in ("upper bound", "unavailable") else found
+    def kl_by_density(self, density: LogDensity) -> Estimate:
+        """KL by a log-density at draws of the target; an upper bound by a bound on it."""
+        return self._kl_routes.by_density(density)
 
     def estimates(self, model: ModelEvidence) -> dict[str, Estimate]:
         """The estimates of all divergences of a model, by name.

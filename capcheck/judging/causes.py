@@ -1,9 +1,10 @@
 """A cause is the property of a procedure that keeps its divergence above the tolerance.
 
 A family has a *floor* if even its largest budget is refused. Each suspected cause that the family
-names is switched off and the largest budget is measured again, by the divergences that refuse the
-floor; if the divergence falls clearly, the suspect is a cause of the floor. Most causes show from a
-part of the draws, and all draws are taken where that part shows nothing.
+names is switched off and the largest budget is measured again, by KL alone if it refuses the floor
+by a log-density, which needs no draws of the procedure, and otherwise by all divergences that
+refuse the floor; if the divergence falls clearly, the suspect is a cause of the floor. Most causes
+show from a part of the draws, and all draws are taken where that part shows nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ def settings_of_suspects(settings: Settings, look: int, floor: Cell) -> list[Set
     refusing = refusing_divergences(floor, tolerances, level=level)
     asked = {name: tolerances[name] for name in refusing}
     whole = settings.at(look).model_copy(update={"tolerances": asked})
-    return [whole.model_copy(update={"samples": whole.fewer_samples}), whole]
+    part = whole.model_copy(update={"samples": whole.fewer_samples})
+    if len(asked) == 1 or "kl" not in asked or floor.estimates["kl"].kind == "lower bound":
+        return [part, whole]
+    alone = part.model_copy(update={"tolerances": {"kl": asked["kl"]}})
+    return [alone, part, whole]
 
 
 def cause_of(

@@ -38,6 +38,7 @@ from capcheck.results.measurement import Cell, Measurement, Outcome
 __all__ = [
     "family_outcome",
     "judge",
+    "passes_alone",
     "refuses_alone",
     "refusing_divergences",
     "smallest_sufficient",
@@ -57,6 +58,19 @@ def refuses_alone(estimate: Estimate, tolerance: float, *, level: float, stateme
     """
     p_above = estimate.p_above(tolerance_in_unit(estimate, tolerance))
     return statements * p_above <= (1 - level) / 2
+
+
+def passes_alone(estimate: Estimate, tolerance: float, *, level: float, statements: int) -> bool:
+    """Whether a divergence is within its tolerance, whatever else is measured of its family.
+
+    Args:
+        estimate: Estimate of the divergence.
+        tolerance: Its tolerance, in its tolerance unit.
+        level: Joint confidence of the verdicts of a family.
+        statements: As for `refuses_alone`.
+    """
+    p_within = estimate.p_within(tolerance_in_unit(estimate, tolerance))
+    return statements * p_within <= (1 - level) / 2
 
 
 def refusing_divergences(

@@ -8,7 +8,7 @@ that the divergences of a cell need, and the reference estimates them from it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from capcheck.diagnostics.witness import Witness
 from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
 from capcheck.divergences.reference import Reference
-from capcheck.judging.verdict import refuses_alone
+from capcheck.judging.verdict import passes_alone, refuses_alone
 from capcheck.procedures.coordinates import ExactLaw
 from capcheck.procedures.procedure import ROUNDED_LAW, AnyProcedure
 from capcheck.results.measurement import Measurement, SampledLaw
@@ -31,8 +31,9 @@ from capcheck.runs.densities import Densities
 from capcheck.runs.excerpts import examples, kept_law
 from capcheck.runs.snapshots import Snapshots, rows_randomness
 
-__all__ = ["Sweep"]
+__all__ = ["SHOWN_ROWS", "Sweep"]
 
+SHOWN_ROWS = 100  # draws that show what a procedure writes, where a log-density decides
 LIMIT_ROWS = 500  # fewest rows at which the limit of a procedure is made
 
 
@@ -112,20 +113,25 @@ class Sweep:
             )
 
     def _draws_needed(self, budgets: Sequence[Budget]) -> int:
-        """Number of draws of a run: fewer if KL by log-densities alone refuses all of its budgets.
+        """Number of draws of a run: fewer if KL by log-densities alone decides all of its budgets.
 
-        The other divergences are then figures on which no verdict depends.
+        If it refuses them, the other divergences are figures on which no verdict depends. If it is
+        all that is asked for, draws only show what the procedure writes.
         """
         settings = self._settings
         if "kl" not in settings.tolerances or self._diagnose or self._procedure.precision:
             return settings.samples
+        alone = len(settings.tolerances) == 1
         for budget in budgets:
             known = not isinstance(self.exact_law(budget), Unavailable)
             density = NOT_ASKED if known else self._densities.of_target_draws(budget)
             if isinstance(density, Unavailable):
                 return settings.samples
-            if not self._refuses(self._reference.kl_by_density(density)):
+            kl = self._reference.kl_by_density(density)
+            if not (self._refuses(kl) or (alone and self._passes(kl))):
                 return settings.samples
+        if alone:
+            return min(SHOWN_ROWS, settings.samples)
         return max(settings.fewer_samples, self._reference.fewest_draws)
 
     def samples(self, budget: Budget) -> Tensor:
@@ -189,8 +195,14 @@ class Sweep:
         )
 
     def _refuses(self, kl: Estimate | None) -> bool:
+        return kl is not None and self._is_alone(refuses_alone, kl)
+
+    def _passes(self, kl: Estimate) -> bool:
+        return self._is_alone(passes_alone, kl)
+
+    def _is_alone(self, decides: Callable[..., bool], kl: Estimate) -> bool:
         settings = self._settings
-        return kl is not None and refuses_alone(
+        return decides(
             kl,
             settings.tolerances["kl"],
             level=settings.level_of_a_look,
