@@ -2,20 +2,22 @@
 
 A decoder of token ids that remembers nothing but the tokens that it has placed is a Markov chain on
 partly masked sequences, of which there are (V + 1)^F for F tokens. Each step draws some tokens of
-each sequence, and sequences that become equal are merged.
+each sequence, or masks some again, and sequences that become equal are merged.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from capcheck.core.sequences import SequenceSpec
-from capcheck.targets.categorical.sequence_law import numbers
+from capcheck.exact.merging import merged
+from capcheck.targets.categorical.sequence_law import numbers, sequences
 
 __all__ = ["LARGEST_EXPONENT", "ORDERS", "STATES", "PartlyMasked", "states_of"]
 
@@ -58,6 +60,24 @@ class PartlyMasked:
         nothing = torch.zeros(1, tokens, dtype=torch.int64)
         return cls(tokens=nothing, known=nothing.bool(), log_mass=torch.zeros(1).double())
 
+    @classmethod
+    def beside(cls, x: Tensor, given: Sequence[int]) -> PartlyMasked:
+        """The starts in which some tokens are given, side by side, each with probability 1.
+
+        Args:
+            x: Sequences (n, N) that hold the given tokens' values.
+            given: Indices of the given tokens.
+        """
+        codes = torch.zeros(x.shape, dtype=torch.int64)
+        codes[:, list(given)] = x[:, list(given)].cpu() + 1
+        distinct = codes.unique(dim=0)
+        return cls._of_codes(distinct, torch.zeros(len(distinct)).double())
+
+    @property
+    def open(self) -> Tensor:
+        """Whether a sequence has a masked token, (n,) bool."""
+        return ~self.known.all(1)
+
     def valued(self, log_p: Tensor, where: Tensor) -> tuple[PartlyMasked, Tensor]:
         """One sequence for every combination of values of some tokens, which stay masked.
 
@@ -88,14 +108,46 @@ class PartlyMasked:
         """The sequences with the chosen tokens placed (n, N), equal ones merged."""
         known = self.known | chosen
         tokens = torch.where(known, self.tokens, 0)
-        both = torch.where(known, tokens + 1, 0)
-        distinct, place = both.unique(dim=0, return_inverse=True)
-        largest = torch.full((len(distinct),), -torch.inf).double()
-        largest = largest.scatter_reduce(0, place, self.log_mass, "amax")
-        sums = torch.zeros(len(distinct)).double()
-        sums = sums.index_add(0, place, (self.log_mass - largest[place]).exp())
+        return PartlyMasked._of_codes(*merged(torch.where(known, tokens + 1, 0), self.log_mass))
+
+    @classmethod
+    def _of_codes(cls, codes: Tensor, log_mass: Tensor) -> PartlyMasked:
+        """The sequences with codes (n, N): 0 for a masked token, and 1 + v for the value v."""
+        return cls(tokens=(codes - 1).clamp(min=0), known=codes > 0, log_mass=log_mass)
+
+    def renewed(self, log_p: Tensor, *, keep: Tensor, reveal: float) -> PartlyMasked:
+        """The sequences after a step that reveals masked tokens and masks known ones again.
+
+        All tokens change independently of each other. A revealed token is drawn given the tokens
+        that were known before the step, those included that it masks, whose values are lost.
+
+        Args:
+            log_p: Log-probabilities (nats) of the values of all tokens of the sequences that are
+                `open`, in their order, (m, N, V).
+            keep: Probability that a token stays known if it is, (N,).
+            reveal: Probability that a masked token is revealed.
+        """
+        N, V = log_p.shape[1:]
+        some, full = self._rows(self.open), self._rows(~self.open)
+        chance = torch.tensor([reveal, 1 - reveal], dtype=torch.float64).log()
+        stays = chance[1].expand(*log_p.shape[:2], 1)
+        drawn, origin = some.valued(torch.cat([log_p + chance[0], stays], -1), ~some.known)
+        # A token is masked (0), known from before (1 + v), or revealed (1 + V + v).
+        codes = torch.where(some.known[origin], drawn.tokens + 1, drawn.tokens + 1 + V)
+        codes[~some.known[origin] & (drawn.tokens == V)] = 0
+        codes = torch.cat([codes, full.tokens + 1])
+        log_mass = torch.full(((2 * V + 1) ** N,), -torch.inf).double()
+        log_mass[numbers(codes, 2 * V + 1)] = torch.cat([drawn.log_mass, full.log_mass])
+        for i in range(N):
+            log_mass = _kept(log_mass.reshape((V + 1) ** i, 2 * V + 1, -1), keep[i])
+        found = torch.cat(list(sequences(V + 1, N)))
+        possible = log_mass.flatten() > -torch.inf
+        return PartlyMasked._of_codes(found[possible], log_mass.flatten()[possible])
+
+    def _rows(self, chosen: Tensor) -> PartlyMasked:
+        """Those of the sequences where a mask (n,) is true."""
         return PartlyMasked(
-            tokens=(distinct - 1).clamp(min=0), known=distinct > 0, log_mass=sums.log() + largest
+            tokens=self.tokens[chosen], known=self.known[chosen], log_mass=self.log_mass[chosen]
         )
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -156,3 +208,15 @@ class PartlyMasked:
                 origin.append(row)
                 ranks.append(rank)
         return *self._repeated(torch.tensor(origin)), torch.stack(ranks)
+
+
+def _kept(log_mass: Tensor, keep: Tensor) -> Tensor:
+    """The log-masses after one token was masked again or kept, (.., V + 1, ..).
+
+    Args:
+        log_mass: (.., 2 V + 1, ..), with the token masked, known from before, or revealed.
+        keep: Probability that a token which was known before stays so.
+    """
+    masked, before, revealed = log_mass.split([1, *[log_mass.shape[1] // 2] * 2], 1)
+    lost = before.logsumexp(1, keepdim=True) + (1 - keep).log()
+    return torch.cat([masked.logaddexp(lost), revealed.logaddexp(before + keep.log())], 1)

@@ -2,30 +2,35 @@
 
 Source: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models",
 https://arxiv.org/abs/2406.07524; for remasking Wang et al. 2025, "Remasking Discrete Diffusion
-Models with Inference-Time Scaling", with sigma_t = 1 - alpha_s, https://arxiv.org/abs/2503.00307;
-for one token at a time Zheng et al. 2024, "Masked Diffusion Models are Secretly Time-Agnostic
-Masked Models" (first-hitting sampler), https://arxiv.org/abs/2409.02908
+Models with Inference-Time Scaling" (ReMDM), https://arxiv.org/abs/2503.00307; for one token at a
+time Zheng et al. 2024, "Masked Diffusion Models are Secretly Time-Agnostic Masked Models"
+(first-hitting sampler), https://arxiv.org/abs/2409.02908
 Signature: token predictor. The network is shown the tokens that are not masked.
 Assumption: the tokens that one step reveals are independent given the known tokens.
 Budgets: `steps` is the number k of steps, on levels t uniform in [0, 1]; at level t a share t of
 the tokens is masked. `length` is ignored.
 Procedure: a step from t to s draws every masked token from the network's answer, and a known token
-keeps its value whatever the network answers. With `remask` every token, known or not, is then
-masked with probability s, so that no value is final before the last step, and each step counts as a
-write of all tokens. Without `remask` a masked token is revealed with probability (t - s) / t and a
-known token stays known, so that each token is written once. With `reveal=one` a step reveals one
-token, in random order, and there are as many steps as tokens. With `draw=gumbel` one draw decides
-the value of a token and whether it is masked, as published: the largest of the log-probabilities
-plus Gumbel noise, which is made in the working precision.
+keeps its value whatever the network answers. With `remask` a known token is then masked with
+probability sigma_t, and a masked one is revealed with (alpha_s - (1 - sigma_t) alpha_t) / t, where
+alpha_t = 1 - t, so that no value is final before the last step, and each step counts as a write of
+all tokens. `remasking` sets sigma_t: to s (`full`, by which every token is masked with probability
+s, known or not), to the largest possible sigma_max = min(1, s / alpha_t) (`max`), to min(eta,
+sigma_max) (`cap`) or to eta sigma_max (`rescale`). Without `remask` a masked token is revealed with
+probability (t - s) / t and a known token stays known, so that each token is written once. With
+`reveal=one` a step reveals one token, in random order, and there are as many steps as tokens. With
+`draw=gumbel` one draw decides the value of a token and whether it is masked, as published: the
+largest of the log-probabilities plus Gumbel noise, which is made in the working precision.
 Given tokens: known in every step and never masked; N counts the others.
-KL: exact for few tokens, by the sum over all sets revealed; otherwise bounded from above by the
-mean over orders, and from below by the draws.
+KL: exact for few tokens, by the sum over all sets revealed, or with remasking by the probabilities
+of all partly masked sequences. Of more tokens it is bounded from below by the draws, and without
+remasking also from above, by the mean over orders.
 Known: one step is the product of the marginals. Without remasking the law is a sum over the sets of
 revealed tokens, q_j(S) = sum_{S' in S} q_{j-1}(S') c^|S-S'| (1-c)^(N-|S|) prod p(x_i | x_S') with
 c = (t - s) / t, and its distance from the target falls as 1/k. With exact marginals remasking has
-no errors to correct, and converges more slowly. One token at a time is exact. Uniforms of p bits
-make Gumbel noise of at most p ln 2, so that events with a probability below 2^-p in a step are
-drawn too rarely: in fewer digits, more steps lose the rarer symbols.
+no errors to correct, and converges more slowly: `full` and `max` as 1/sqrt(k). In up to two steps
+no rule masks a token again. One token at a time is exact. Uniforms of p bits make Gumbel noise of
+at most p ln 2, so that events with a probability below 2^-p in a step are drawn too rarely: in
+fewer digits, more steps lose the rarer symbols.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -49,6 +54,8 @@ from capcheck.laws import log_table
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.orders import random_ranks, ranks_among_all
 from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.remasking import Chances, Remasking, RemaskingRule
+from capcheck.procedures.remasking_law import density_by_remasking
 from capcheck.procedures.rows import Row
 
 __all__ = ["MaskedDiffusion"]
@@ -68,6 +75,12 @@ class MaskedDiffusion(Probe[TokenPredictor]):
     reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
 
     remask: Annotated[bool, Field(description="whether known tokens may be masked again")] = True
+    remasking: Annotated[
+        RemaskingRule, Field(description="rule for the share of known tokens that is masked again")
+    ] = "full"
+    eta: Annotated[
+        float | None, Field(ge=0, le=1, description="cap or factor of remasking by cap or rescale")
+    ] = None
     reveal: Annotated[
         Literal["independent", "one"], Field(description="rule for the tokens that a step reveals")
     ] = "independent"
@@ -75,6 +88,20 @@ class MaskedDiffusion(Probe[TokenPredictor]):
         Literal["inverse_cdf", "gumbel"],
         Field(description="method of the draws; gumbel noise has the working precision"),
     ] = "inverse_cdf"
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> MaskedDiffusion:
+        remasks = self.remask and self.reveal == "independent"
+        if self.remasking != "full" and not remasks:
+            raise ValueError(
+                f"remasking={self.remasking} needs remask=yes and reveal=independent, as no known "
+                "token is masked again otherwise"
+            )
+        if (self.remasking in ("cap", "rescale")) != (self.eta is not None):
+            raise ValueError(
+                "eta must be set with remasking=cap and remasking=rescale, and with no other rule"
+            )
+        return self
 
     @property
     def signature(self) -> TokenPredictorSignature:
@@ -96,11 +123,11 @@ class MaskedDiffusion(Probe[TokenPredictor]):
             yield from self._one_by_one(network, spec, start, rng)
             return
         known = start.placed
-        for j in range(budget.steps):
+        for chances in self._chances(budget.steps):
             law = network(state.tokens, known)
-            chance = torch.full(known.shape, self._chance(j, budget.steps), dtype=torch.float64)
-            stays = start.placed if self.remask else known
-            chance = torch.where(stays, 1, chance.to(known.device))
+            revealing = torch.full(known.shape, chances.reveal, dtype=torch.float64)
+            chance = torch.where(known, chances.keep, revealing.to(known.device))
+            chance = torch.where(start.placed, 1, chance)
             if self.draw == "gumbel":
                 log_p = _carried(log_table(law), state.tokens, known)
                 tokens, revealed = _by_gumbel(log_p, chance, spec, rng)
@@ -133,7 +160,7 @@ class MaskedDiffusion(Probe[TokenPredictor]):
 
     def suspects(self) -> tuple[Suspect, ...]:
         """Independent draws of the tokens that a step reveals together."""
-        one = dataclasses.replace(self, reveal="one")
+        one = dataclasses.replace(self, reveal="one", remasking="full", eta=None)
         found = Suspect(
             failure="wrong factorisation", cure="one token revealed per step", probe=one
         )
@@ -148,12 +175,12 @@ class MaskedDiffusion(Probe[TokenPredictor]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """The exact log-density, a sum over sets of known tokens if they are few, or a bound."""
+        """The exact log-density if the tokens are few, or bounds on it without remasking."""
         N = len(spec.free)
         if self.draw == "gumbel" and spec.mean.dtype != torch.float64:
             return Unavailable(reason=f"the grid of Gumbel noise in {spec.mean.dtype} is coarse")
         if self.reveal == "independent" and self.remask:
-            return Unavailable(reason="a remasked token's value may be any before its last")
+            return density_by_remasking(self._chances(budget.steps), network, spec, x)
         if N <= MAX_TOKENS:
             sets = (torch.arange(2**N)[:, None] >> torch.arange(N) & 1).bool().to(x.device)
             log_ways = self._log_ways(sets, budget.steps).to(spec.mean)
@@ -178,12 +205,10 @@ class MaskedDiffusion(Probe[TokenPredictor]):
             return 0.0
         return 2.0**N if N <= MAX_TOKENS else DRAWS * self.iterations(spec, budget)
 
-    def _chance(self, j: int, k: int) -> float:
-        """The probability that step j of k leaves a token known.
-
-        With `remask` it is that of every token, otherwise that of a masked token.
-        """
-        return (j + 1) / k if self.remask else 1 / (k - j)
+    def _chances(self, k: int) -> list[Chances]:
+        """The probabilities with which each of k steps masks known tokens and reveals others."""
+        rule = Remasking(rule=self.remasking if self.remask else "none", eta=self.eta)
+        return [rule.chances(j, k) for j in range(k)]
 
     def _log_ways(self, sets: Tensor, k: int) -> Tensor:
         """The log-probability that a step turns the set S of known tokens into S'.
@@ -198,7 +223,8 @@ class MaskedDiffusion(Probe[TokenPredictor]):
             log_chance = torch.where(added == 1, -(N - size[:, None]).log(), -torch.inf)
             ways = log_chance.expand(N, -1, -1)
         else:
-            chances = [torch.tensor(self._chance(j, k), dtype=torch.float64) for j in range(k)]
+            reveal = [step.reveal for step in self._chances(k)]
+            chances = torch.tensor(reveal, dtype=torch.float64)
             ways = torch.stack(
                 [
                     torch.special.xlogy(added, c) + torch.special.xlogy(N - size[None], 1 - c)

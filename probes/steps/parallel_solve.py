@@ -14,8 +14,9 @@ iteration makes b calls: the tokens of each block of b are updated one after ano
 once.
 Given tokens: never updated, and shown to the tokens after them only; blocks consist of the F other
 tokens.
-KL: exact after one step and when all tokens have settled; between the two bounded from below by
-the draws.
+KL: exact after one step and when all tokens have settled; between the two exact for few token ids,
+by the intervals of the noise that all iterations share, and otherwise bounded from below by the
+draws.
 Known: after k iterations the first b k tokens equal the autoregressive sample exactly, so that
 ceil(F / b) iterations suffice. On a symmetric binary chain so does 1 + the longest run of tokens
 whose update depends on the token before.
@@ -36,10 +37,12 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
+from capcheck.exact.jacobi import jacobi_law
 from capcheck.laws import TokenLaw
 from capcheck.networks.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
 from capcheck.procedures.probe import OPTIONS, Probe, State
 from capcheck.procedures.rows import Row
+from capcheck.targets.categorical.sequence_law import numbers
 
 __all__ = ["ParallelSolve"]
 
@@ -88,22 +91,34 @@ class ParallelSolve(Probe[PrefixPredictor]):
         x: Tensor,
         rng: Randomness,
     ) -> LogDensity | Unavailable:
-        """The exact log-density if all tokens are final, or after a single iteration."""
+        """The exact log-density of final tokens, of a single iteration, or of few token ids."""
         free = self._free(spec)
         if budget.steps * self.block >= len(spec.free):
             values = torch.where(free, _conditionals(network, x).log_prob(x), 0).sum(1)
             return LogDensity(values=values, method="chain rule, all tokens settled")
         if budget.steps > 1:
-            return Unavailable(
-                reason="tokens that have not settled are drawn from laws that depend on draws made "
-                "from the same noise"
-            )
+            return self._between(network, spec, budget, x)
         log_q = x.new_zeros(len(x), dtype=spec.mean.dtype)
         shown = _where(free, _first_guess(spec, len(x)), x)
         for now in self._turns(spec):
             log_q = log_q + torch.where(now, _conditionals(network, shown).log_prob(x), 0).sum(1)
             shown = _where(now, x, shown)
         return LogDensity(values=log_q, method="product over tokens, each drawn once")
+
+    def _between(
+        self, network: PrefixPredictor, spec: SequenceSpec, budget: Budget, x: Tensor
+    ) -> LogDensity | Unavailable:
+        """The log-density of token ids some of which have been updated and have not settled."""
+        reason = "tokens that have not settled share their noise with the draws that they depend on"
+        if spec.kind != "categorical":
+            return Unavailable(reason=reason)
+        turns = [turn.nonzero()[:, 0].tolist() for turn in self._turns(spec)]
+        guess = _first_guess(spec, 1)[0]
+        law = jacobi_law(network, spec, guess, turns, iterations=budget.steps)
+        if isinstance(law, Unavailable):
+            return Unavailable(reason=f"{reason}, and {law.reason}")
+        values = law.to(x.device)[numbers(x, spec.dim)]
+        return LogDensity(values=values, method="intervals of the noise that iterations share")
 
     def limit(
         self, oracle: PrefixPredictor, spec: SequenceSpec, start: State, rng: Randomness

@@ -160,7 +160,8 @@ def test_where_sets_are_many_the_mean_over_orders_bounds_kl_from_above(
     assert bound.values.mean() < exact.values.mean()
     one = log_q(MaskedDiffusion(reveal="one"))  # every order is exact, so the bound is too
     assert (one.values - target.log_prob(x)).abs().max() < 1e-9
-    remasked = Procedure.of(MaskedDiffusion(), target)
+    wide = from_spec("copy:tokens=4,symbols=20")  # 21^4 partly masked sequences
+    remasked, x = Procedure.of(MaskedDiffusion(), wide), torch.zeros(1, 4, dtype=torch.int64)
     assert isinstance(remasked.log_density(budget, x, CounterRandomness(1)), Unavailable)
 
 
