@@ -175,6 +175,8 @@ def _print_target(console: Console, result: SurveyResult) -> None:
             f"({held.baseline_name} {held.baseline:.2f}, "
             f"rows it was built from {held.in_sample:.2f})"
         )
+        if held.dependence is not None:
+            lines.append(f"        {held.dependence.sentence}")
         if held.memorises:
             lines.append(
                 "        warning: one Gaussian predicts your unseen rows better than this target, "

@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Hashable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, AnyStr, Literal
@@ -22,6 +23,7 @@ from capcheck.core.errors import InputError
 __all__ = [
     "END",
     "MOST_SYMBOLS",
+    "PART",
     "Split",
     "Windows",
     "existing_file",
@@ -32,7 +34,8 @@ __all__ = [
 ]
 
 Split = Literal["file", "lines"]
-MOST_SYMBOLS = 1 << 26  # most symbols of all windows together: half a GiB
+MOST_SYMBOLS = 1 << 27  # most symbols of all windows together: a GiB
+PART = 1 << 22  # symbols of a document that are numbered at once
 END = "␃"
 
 
@@ -90,31 +93,68 @@ def windows(documents: Sequence[Sequence[Hashable] | str | bytes], tokens: int) 
     if tokens < 1:
         raise InputError(f"tokens must be at least 1, got {tokens}; give a window's length.")
     of_bytes = {isinstance(document, bytes) for document in documents}
-    symbols = _sorted(set[Any]().union(*documents))
+    strings = all(isinstance(document, str) for document in documents)
+    written = strings or of_bytes == {True}
+    symbols = _written(documents) if written else _sorted(set[Any]().union(*documents))
     if not symbols or len(of_bytes) > 1:
         got = "bytes and others" if symbols else f"{len(documents)} without any"
         raise InputError(f"documents must hold symbols of one kind, got {got}; give text or bytes.")
-    numbers = tokens * sum(-(-len(document) // tokens) for document in documents)
+    counts = [-(-len(document) // tokens) for document in documents]  # of windows
+    numbers = tokens * sum(counts)
     if numbers > MOST_SYMBOLS:
         longest = max(map(len, documents))
         raise InputError(
             f"tokens must leave at most {MOST_SYMBOLS} symbols with their padding, got {tokens}, "
             f"which makes {numbers}; the longest document has {longest}."
         )
-    rank = {symbol: i for i, symbol in enumerate(symbols)}
-    end = len(symbols)
-    pieces = []
-    for document in documents:
-        window_count = -(-len(document) // tokens)
-        ids = np.full(window_count * tokens, end, dtype=np.int64)
-        ids[: len(document)] = [rank[symbol] for symbol in document]
-        pieces.append(ids.reshape(window_count, tokens))
+    ids = np.full(numbers, len(symbols), dtype=np.int64)
+    ranked: Callable[[Any, list[Any], np.ndarray], None] = _ranked if written else _looked_up
+    place = 0
+    for document, count in zip(documents, counts, strict=True):
+        ranked(document, symbols, ids[place : place + len(document)])
+        place += count * tokens
     padded = any(len(document) % tokens for document in documents)
     return Windows(
-        ids=np.concatenate(pieces),
+        ids=ids.reshape(-1, tokens),
         vocabulary=(*_labels(symbols, of_bytes={True} == of_bytes), *([END] if padded else [])),
         padded=padded,
     )
+
+
+def _written(documents: Sequence[Any]) -> list[Any]:
+    """The characters of strings, or the bytes of bytes, in rising order, once each."""
+    seen = np.zeros(sys.maxunicode + 1, dtype=bool)
+    for document in documents:
+        for _, codes in _codes(document):
+            seen[codes] = True
+    found = np.flatnonzero(seen).tolist()
+    return [chr(code) for code in found] if documents and isinstance(documents[0], str) else found
+
+
+def _ranked(document: str | bytes, symbols: list[Any], ids: np.ndarray) -> None:
+    """Write the rank of each character or byte of a document among the symbols."""
+    codes = [ord(symbol) if isinstance(symbol, str) else symbol for symbol in symbols]
+    rank = np.zeros(codes[-1] + 1, dtype=np.int64)
+    rank[codes] = np.arange(len(codes))
+    for start, of_part in _codes(document):
+        ids[start : start + len(of_part)] = rank[of_part]
+
+
+def _looked_up(document: Sequence[Hashable], symbols: list[Any], ids: np.ndarray) -> None:
+    """Write the rank of each symbol of a document of any kind."""
+    rank = {symbol: i for i, symbol in enumerate(symbols)}
+    ids[:] = [rank[symbol] for symbol in document]
+
+
+def _codes(document: str | bytes) -> Iterator[tuple[int, np.ndarray]]:
+    """The code points of a string, or the bytes of bytes, in parts with the place of each."""
+    for start in range(0, len(document), PART):
+        part = document[start : start + PART]
+        if isinstance(part, str):
+            wide = part.encode("utf-32-le", "surrogatepass")
+            yield start, np.frombuffer(wide, dtype="<u4")
+        else:
+            yield start, np.frombuffer(part, dtype=np.uint8)
 
 
 def existing_file(data: str) -> Path:

@@ -6,6 +6,7 @@ import itertools
 from typing import Literal
 
 from capcheck.core.record import Record
+from capcheck.targets.provenance import HeldOut
 
 __all__ = ["DecodingPlan", "Quantity", "Rule", "SchedulePrice"]
 
@@ -70,6 +71,7 @@ class DecodingPlan(Record):
     Attributes:
         target: Name of the target, or a description of its law.
         law: Description of the law.
+        held_out: Held-out likelihood of the law, or None if it was not built from rows.
         tokens: Number N of tokens.
         counted: Number of tokens that count in divergences; prices are told per such token.
         sizes: Numbers m of known tokens of the curve, rising from 0 to N - 1.
@@ -88,6 +90,7 @@ class DecodingPlan(Record):
 
     target: str
     law: str
+    held_out: HeldOut | None = None
     tokens: int
     counted: int
     sizes: tuple[int, ...]

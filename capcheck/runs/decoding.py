@@ -87,6 +87,7 @@ def decoding_plan(
     return DecodingPlan(
         target=target.provenance.source or target.provenance.description,
         law=target.provenance.description,
+        held_out=target.provenance.held_out,
         tokens=N,
         counted=len(spec.counted),
         sizes=curve.sizes,

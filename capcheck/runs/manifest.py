@@ -80,11 +80,12 @@ def require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
         asked: Manifest of the run that continues.
         folder: Folder of the run, for the error sentence.
     """
-    # Examples follow from the other fields; no other number depends on added measurements.
+    # Examples and the gap to the data follow from the other fields, and runs from before the gap
+    # was told may be continued; no other number depends on added measurements.
     added = dict.fromkeys(("diagnose", "precisions", "sensitivity"), True)
     suspects = {"__all__": {"suspects": True}}
     free: dict[str, Any] = {
-        "target": {"examples": True},
+        "target": {"examples": True, "provenance": {"held_out": {"dependence": True}}},
         "settings": added,
         "measured_by": True,
         "families": suspects,

@@ -2,11 +2,86 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Literal
+
+from pydantic import computed_field, model_validator
 
 from capcheck.core.record import Record
 
-__all__ = ["HeldOut", "Picture", "Provenance"]
+__all__ = ["Dependence", "HeldOut", "Picture", "Provenance"]
+
+
+class Dependence(Record):
+    """How much of the dependence of the data's tokens a law of token ids holds.
+
+    The three cross entropies are those of the same held-out rows, in nats per token.
+
+    Attributes:
+        rows: Number of held-out rows.
+        independent: Cross entropy under independent tokens, each with the law of its place.
+        law: Cross entropy under the law, fitted without the held-out rows.
+        ngram: Cross entropy under the n-gram model that predicts the held-out rows best.
+        order: Number of past tokens that it reads; it is an (order + 1)-gram model.
+        share: (independent - law) / (independent - ngram), or None if the n-gram is not clearly
+            better than independent tokens.
+        low: Lower end of the share's interval over held-out rows, or None with it.
+        high: Upper end of the interval.
+        level: Confidence of the interval.
+        counted: Number of rows that the n-grams were counted in.
+        fitted: Number of rows that the law was fitted to.
+    """
+
+    rows: int
+    independent: float
+    law: float
+    ngram: float
+    order: int
+    share: float | None
+    low: float | None
+    high: float | None
+    level: float
+    counted: int
+    fitted: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_sentence(cls, data: Any) -> Any:
+        """The fields of saved data, without the sentence, which follows from them."""
+        if isinstance(data, dict):
+            return {name: value for name, value in data.items() if name != "sentence"}
+        return data
+
+    @property
+    def perplexity(self) -> float:
+        """exp(law): the number of equally likely tokens that are as hard to predict."""
+        return math.exp(min(self.law, 700.0))
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def sentence(self) -> str:
+        """The comparison in one sentence."""
+        gram = f"{self.order + 1}-gram"
+        article = "an" if self.order + 1 == 8 else "a"
+        known = (
+            f"{self.law:.3g} nats per token, independent tokens {self.independent:.3g}, "
+            f"{gram} {self.ngram:.3g}; perplexity {self.perplexity:.3g}"
+        )
+        if self.counted < self.fitted:
+            known += f" (n-grams of {self.counted:,} of {self.fitted:,} rows)"
+        if self.share is None or self.low is None or self.high is None:
+            return f"no n-gram clearly finds dependence in unseen rows: the law {known}"
+        if self.high < 0:
+            return (
+                "the law predicts unseen rows worse than independent tokens, and holds none of the "
+                f"dependence that {article} {gram} finds: {known}"
+            )
+        interval = f"{self.share:.0%} ({self.low:.0%} to {self.high:.0%})"
+        better = ", more than any n-gram finds" if self.low > 1 else ""
+        return (
+            f"the law holds {interval} of the dependence that {article} {gram} finds in unseen "
+            f"rows{better}: {known}"
+        )
 
 
 class HeldOut(Record):
@@ -20,6 +95,8 @@ class HeldOut(Record):
         baseline: Mean log-likelihood of the held-out rows under a law too simple to memorise rows,
             in nats per sequence.
         baseline_name: Name of that law.
+        dependence: How much of the dependence of the rows' tokens the target holds, or None if the
+            tokens are real numbers, or too few rows were held out to tell.
     """
 
     rows: int
@@ -27,6 +104,7 @@ class HeldOut(Record):
     in_sample: float
     baseline: float
     baseline_name: str
+    dependence: Dependence | None = None
 
     @property
     def memorises(self) -> bool:

@@ -21,6 +21,7 @@ from capcheck.core.errors import InputError
 from capcheck.core.log_sums import log_sum_exp
 from capcheck.targets.categorical.categorical_components import SmoothedRows, require_held
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.from_data.dependence import COUNTED, dependence_held
 from capcheck.targets.parameters import require_count
 from capcheck.targets.provenance import HeldOut, Provenance
 
@@ -200,7 +201,8 @@ def _held_out(
         return None
     chosen = _chosen(rows[known], train[known], smoothing, vocabulary)
 
-    def score(of: np.ndarray, share: float) -> float:
+    def scores(of: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """Some of the rows with a positive weight, and their log-likelihoods."""
         target = CategoricalMixture.of_rows(
             torch.from_numpy(rows[known]),
             vocabulary=vocabulary,
@@ -209,13 +211,27 @@ def _held_out(
             weights=torch.from_numpy(train[known]),
         )
         some = np.random.default_rng(1).permutation(np.flatnonzero(of > 0))[:QUERIES]
-        log_prob = target.log_prob(torch.from_numpy(rows[some])).numpy()
-        return float(np.average(log_prob, weights=of[some]))
+        return some, target.log_prob(torch.from_numpy(rows[some])).numpy()
 
+    some, law = scores(test, chosen)
+    _, independent = scores(test, INDEPENDENT)
+    fitted, in_sample = scores(train, chosen)
+    left = occurrences - drawn
+    counted = min(int(left.sum()), max(1, COUNTED // rows.shape[1]))
+    copies = np.random.default_rng(2).multivariate_hypergeometric(left, counted)
     return HeldOut(
         rows=n,
-        log_likelihood=score(test, chosen),
-        in_sample=score(train, chosen),
-        baseline=score(test, INDEPENDENT),
+        log_likelihood=float(np.average(law, weights=test[some])),
+        in_sample=float(np.average(in_sample, weights=train[fitted])),
+        baseline=float(np.average(independent, weights=test[some])),
         baseline_name="independent tokens",
+        dependence=dependence_held(
+            np.repeat(rows, copies, axis=0),
+            rows[some],
+            law,
+            independent,
+            vocabulary=vocabulary,
+            fitted=int(left.sum()),
+            weights=test[some],
+        ),
     )

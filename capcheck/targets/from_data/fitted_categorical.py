@@ -6,7 +6,7 @@ the size of a law (`selection`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,10 +18,19 @@ from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.categorical.markov_chain import LARGEST, MarkovChain
 from capcheck.targets.from_data.baselines import independent_symbols_score
+from capcheck.targets.from_data.dependence import dependence_held
 from capcheck.targets.from_data.empirical_categorical import marginals
+from capcheck.targets.from_data.gram_counts import BLOCK
 from capcheck.targets.from_data.maximisation import hidden_states, latent_classes
-from capcheck.targets.from_data.selection import SIZES, best_fitted, require_rows, sizes_to_try
+from capcheck.targets.from_data.selection import (
+    SIZES,
+    TargetT,
+    best_fitted,
+    require_rows,
+    sizes_to_try,
+)
 from capcheck.targets.parameters import Grid, require_count
+from capcheck.targets.provenance import Dependence
 
 __all__ = ["AFFORDABLE", "STATES", "fit_hidden_markov", "fit_latent_class", "fit_markov_chain"]
 
@@ -53,7 +62,7 @@ def fit_latent_class(
         return latent_classes(torch.from_numpy(rows), size, prior, seed=seed, grid=grid)
 
     sizes = sizes_to_try(classes, SIZES, len(ids))
-    return best_fitted(ids, sizes, fit, independent_symbols_score(vocabulary), "independent tokens")
+    return _best(ids, sizes, fit, vocabulary)
 
 
 def fit_markov_chain(
@@ -84,14 +93,11 @@ def fit_markov_chain(
     N = ids.shape[1]
 
     def fit(rows: np.ndarray, size: int) -> MarkovChain:
-        x = torch.from_numpy(rows)
         tables: list[Tensor] = []
         # Every position counts towards the lower orders, the starts of windows included.
         lower = torch.full((vocabulary,), 1 / vocabulary, dtype=torch.float64)
         for j in range(size + 1):
-            counts = torch.zeros((vocabulary,) * (j + 1), dtype=torch.float64)
-            grams = x.unfold(1, j + 1, 1).reshape(-1, j + 1)
-            counts.index_put_(tuple(grams.T), torch.ones(len(grams)).double(), accumulate=True)
+            counts = torch.from_numpy(_counts(rows, j + 1, vocabulary)).double()
             kinds = (counts > 0).sum(-1, keepdim=True)
             total = counts.sum(-1, keepdim=True) + kinds
             table = torch.where(total > 0, (counts + kinds * lower) / total, lower)
@@ -100,7 +106,7 @@ def fit_markov_chain(
         return MarkovChain(tables, tokens=N, grid=grid)
 
     sizes = _orders(order, N, vocabulary, len(ids))
-    return best_fitted(ids, sizes, fit, independent_symbols_score(vocabulary), "independent tokens")
+    return _best(ids, sizes, fit, vocabulary)
 
 
 def fit_hidden_markov(
@@ -130,7 +136,40 @@ def fit_hidden_markov(
         return hidden_states(torch.from_numpy(rows), size, prior, seed=seed, grid=grid)
 
     sizes = sizes_to_try(states, STATES, len(ids))
-    return best_fitted(ids, sizes, fit, independent_symbols_score(vocabulary), "independent tokens")
+    return _best(ids, sizes, fit, vocabulary)
+
+
+def _best(
+    ids: np.ndarray,
+    sizes: Sequence[int],
+    fit: Callable[[np.ndarray, int], TargetT],
+    vocabulary: int,
+) -> TargetT:
+    """The law of the size that predicts held-out rows best; see `best_fitted`."""
+
+    def gap(train: np.ndarray, test: np.ndarray, law: np.ndarray) -> Dependence | None:
+        independent = CategoricalMixture(marginals(train, np.ones(len(train)), vocabulary)[None])
+        scores = independent.log_prob(torch.from_numpy(test)).numpy()
+        return dependence_held(train, test, law, scores, vocabulary=vocabulary)
+
+    baseline = independent_symbols_score(vocabulary)
+    return best_fitted(ids, sizes, fit, baseline, "independent tokens", dependence=gap)
+
+
+def _counts(rows: np.ndarray, length: int, vocabulary: int) -> np.ndarray:
+    """Number of occurrences of every string of symbols of a length in the rows: (V,) * length."""
+    size = vocabulary**length
+    counts = np.zeros(size, dtype=np.int64)
+    block = max(1, max(BLOCK, size) // rows.shape[1])  # each block costs as much as its table
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        last = part.shape[1] - length + 1
+        places = part[:, :last].copy()
+        for age in range(1, length):
+            places *= vocabulary
+            places += part[:, age : last + age]
+        counts += np.bincount(places.ravel(), minlength=size)
+    return counts.reshape((vocabulary,) * length)
 
 
 def _orders(given: int | None, tokens: int, vocabulary: int, count: int) -> Sequence[int]:
@@ -169,4 +208,4 @@ def _require_ids(ids: np.ndarray, vocabulary: int) -> np.ndarray:
         raise InputError(f"token ids must be from 0 to {vocabulary - 1}, got {wrong}; shift them.")
     require_held(ids.shape[1], vocabulary)
     require_rows(len(ids))
-    return ids.astype(np.int64)
+    return ids.astype(np.int64, copy=False)

@@ -12,11 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from capcheck.core.errors import InputError
 from capcheck.targets.from_data.empirical_categorical import HELD_OUT
 from capcheck.targets.parameters import require_count
-from capcheck.targets.provenance import HeldOut
+from capcheck.targets.provenance import Dependence, HeldOut
 from capcheck.targets.target import Target
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "SIZES",
     "TargetT",
     "best_fitted",
+    "log_likelihoods",
     "mean_log_likelihood",
     "require_rows",
     "sizes_to_try",
@@ -43,6 +45,8 @@ def best_fitted(
     fit: Callable[[np.ndarray, int], TargetT],
     baseline: Callable[[np.ndarray, np.ndarray], float],
     baseline_name: str,
+    *,
+    dependence: Callable[[np.ndarray, np.ndarray, np.ndarray], Dependence | None] | None = None,
 ) -> TargetT:
     """The law of the size that predicts held-out rows best, fitted to all rows.
 
@@ -52,17 +56,21 @@ def best_fitted(
         fit: Function that fits a law of a size to rows.
         baseline: Function of rows to fit and rows to score that returns a simpler law's score.
         baseline_name: Name of the simpler law.
+        dependence: Function of rows to fit, rows to score and the law's log-likelihoods of these
+            that tells how much dependence the law holds.
     """
     order = np.random.default_rng(0).permutation(len(rows))
     n = max(1, int(HELD_OUT * len(rows)))
     test, train = rows[order[:n]], rows[order[n:]]
-    best_size, best, best_score = sizes[0], None, -np.inf
+    best_size, best, best_score, of_rows = sizes[0], None, -np.inf, torch.empty(0)
     for size in sizes:
         model = fit(train, size)
-        score = mean_log_likelihood(model, test)
+        scores = log_likelihoods(model, test)
+        score = float(scores.mean())
         if best is None or score > best_score:
-            best_size, best, best_score = size, model, score
+            best_size, best, best_score, of_rows = size, model, score, scores
     assert best is not None
+    told = None if dependence is None else dependence(train, test[:SCORED], of_rows.cpu().numpy())
     final = fit(rows, best_size)
     return final.with_provenance(
         description=f"{final.provenance.description}, fitted to {len(rows)} rows",
@@ -73,13 +81,19 @@ def best_fitted(
             in_sample=mean_log_likelihood(best, train),
             baseline=baseline(train, test),
             baseline_name=baseline_name,
+            dependence=told,
         ),
     )
 
 
+def log_likelihoods(model: Target, rows: np.ndarray) -> Tensor:
+    """Log-likelihoods of the first `SCORED` rows, in nats per sequence: (r,)."""
+    return model.log_prob(torch.from_numpy(rows[:SCORED]))
+
+
 def mean_log_likelihood(model: Target, rows: np.ndarray) -> float:
     """Mean log-likelihood of the first `SCORED` rows, in nats per sequence."""
-    return float(model.log_prob(torch.from_numpy(rows[:SCORED])).mean())
+    return float(log_likelihoods(model, rows).mean())
 
 
 def sizes_to_try(

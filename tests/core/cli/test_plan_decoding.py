@@ -131,3 +131,14 @@ def test_a_plan_needs_one_target(run) -> None:  # type: ignore[no-untyped-def]
         found = run(*arguments)
         assert found.code == 2
         assert f"give one of --data FILE and --target SPEC, got {got}." in found.err
+
+
+def test_the_gap_to_the_data_is_told(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "copies.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 3, size=(300, 1)).repeat(4, axis=1))
+    asked = ["--data", str(path), "--law", "markov:1", "--calls", "2"]
+    sentence = "the law holds 100% (100% to 100%) of the dependence that a "
+    assert sentence in " ".join(run(*asked).out.split())
+    held_out = json.loads(run(*asked, "--json").out)["held_out"]
+    assert held_out["dependence"]["sentence"].startswith(sentence)
+    assert json.loads(run(*PARITY, "--calls", "2", "--json").out)["held_out"] is None

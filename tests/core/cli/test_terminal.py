@@ -10,7 +10,7 @@ from capcheck import survey
 from capcheck.cli.terminal import print_survey
 from capcheck.results.family import Axes, FamilyResult
 from capcheck.results.survey import SurveyResult
-from capcheck.targets import from_spec
+from capcheck.targets import HeldOut, from_spec
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +123,23 @@ def test_the_front_ends_with_the_family_that_is_exact(
 def test_a_quick_survey_says_so(result: SurveyResult, capsys: pytest.CaptureFixture[str]) -> None:
     assert "quick" not in printed(result, capsys)
     assert "quick: 200 draws per cell" in printed(result, capsys, quick=True)
+
+
+def test_the_gap_to_the_data_is_told_below_the_target(
+    result: SurveyResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held: dict[str, Any] = {"rows": 9, "log_likelihood": -9.24, "in_sample": -9, "baseline": -11.5}
+    found = {"rows": 9, "independent": 2.87, "law": 2.31, "ngram": 2.08, "order": 4, "share": 0.71}
+    found |= {"low": 0.68, "high": 0.74, "level": 0.95, "counted": 36, "fitted": 36}
+    held |= {"baseline_name": "independent tokens", "dependence": found}
+    provenance = result.target.provenance.model_copy(
+        update={"held_out": HeldOut.model_validate(held)}
+    )
+    target = result.target.model_copy(update={"provenance": provenance})
+    told = result.model_copy(update={"target": target})
+    sentence = "the law holds 71% (68% to 74%) of the dependence that a 5-gram finds in unseen rows"
+    assert f"\n        {sentence}: 2.31 nats per token, " in printed(told, capsys)
+    as_json = told.to_dict()["target"]["provenance"]["held_out"]["dependence"]
+    assert as_json["sentence"].startswith(sentence)
+    assert as_json["share"] == 0.71
+    assert "dependence" not in printed(result, capsys)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capcheck.core.errors import InputError
+from capcheck.data import text
 from capcheck.data.text import END, read_bytes, read_documents, windows
 
 HOSTILE = ['it\'s "quoted".txt', "line\nbreak.txt", "[red]x[bold].txt", "\x1b[31mred.txt"]
@@ -164,5 +165,19 @@ def test_windows_that_cannot_be_cut_are_refused(
 
 
 def test_a_window_far_beyond_the_text_is_refused_before_it_is_made() -> None:
-    with pytest.raises(InputError, match=r"at most 67108864 .* the longest document has 3"):
+    with pytest.raises(InputError, match=r"at most 134217728 .* the longest document has 3"):
         windows(["abc"], 10**9)
+
+
+@pytest.mark.parametrize("part", [1, 3, 1 << 22])
+def test_long_documents_are_numbered_in_parts(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "PART", part)
+    documents = ["bé\U0001f600a\ud800", "", "aaab"]
+    cut = windows(documents, 3)
+    symbols = ["a", "b", "é", "\ud800", "\U0001f600"]  # by code point
+    expected = [[1, 2, 4], [0, 3, 5], [0, 0, 0], [1, 5, 5]]
+    assert cut.ids.tolist() == expected
+    assert cut.vocabulary[:3] == tuple(symbols[:3])
+    of_bytes = windows([b"\xff\x00ab"], 2)
+    assert of_bytes.ids.tolist() == [[3, 0], [1, 2]]
+    assert windows([list(document) for document in documents], 3).ids.tolist() == expected

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from reference import sequences
+from reference import corpora, sequences
 from reference.gaussians import Gaussians, autoregressive
 from reference.sequences import Sequences
 from scipy import stats
@@ -302,8 +302,13 @@ def weighted_set() -> tuple[CategoricalTarget, Sequences]:
     return target, Sequences(masses, 3)
 
 
-def named(spec: str, reference: Callable[[], Sequences]) -> Any:
-    return lambda: (from_spec(spec), reference())
+def named(spec: str, reference: Callable[[], Sequences], *, package: str | None = None) -> Any:
+    def both() -> Any:
+        if package is not None:
+            pytest.importorskip(package, reason=f"{package} is not installed")
+        return from_spec(spec), reference()
+
+    return both
 
 
 def valid(rule: Callable[[sequences.Symbols], bool], N: int, V: int) -> Callable[[], Sequences]:
@@ -354,6 +359,15 @@ CATEGORICAL: dict[str, Callable[[], tuple[CategoricalTarget, Sequences]]] = {
     "ising, tall": named(
         "ising:rows=4,columns=2,coupling=-0.7,field=-0.3",
         partial(sequences.ising, 4, 2, -0.7, -0.3),
+    ),
+    "letters": named("letters:tokens=2,order=1", corpora.letter_pairs, package="wordsegment"),
+    "words": named(
+        "words:tokens=4,words=4", partial(corpora.word_chain, 4, 4), package="wordsegment"
+    ),
+    "binding site": named(
+        "dna:matrix=4",
+        lambda: sequences.product_mixture(corpora.binding_site("MA0004.1", 0.5)[None], np.ones(1)),
+        package="pyjaspar",
     ),
 }
 

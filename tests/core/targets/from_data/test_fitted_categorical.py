@@ -14,7 +14,7 @@ from reference.splits import split
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.targets import HeldOut, HiddenMarkov, MarkovChain
-from capcheck.targets.from_data import maximisation
+from capcheck.targets.from_data import fitted_categorical, maximisation
 from capcheck.targets.from_data.fitted_categorical import (
     fit_hidden_markov,
     fit_latent_class,
@@ -389,3 +389,10 @@ def test_fits_repeat_themselves_and_leave_the_rows_alone() -> None:
         assert first.fingerprint == second.fingerprint
     assert isinstance(fit_markov_chain(ids, 1, vocabulary=3), MarkovChain)
     assert (ids == kept).all()
+
+
+def test_chains_are_counted_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = np.random.default_rng(3).integers(0, 3, size=(200, 7))
+    whole = fit_markov_chain(ids, 2, vocabulary=3)
+    monkeypatch.setattr(fitted_categorical, "BLOCK", 1)
+    assert fit_markov_chain(ids, 2, vocabulary=3).fingerprint == whole.fingerprint
