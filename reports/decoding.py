@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
-from capcheck.reports.page import page
+from capcheck.reports.page import Chart, page
 from capcheck.reports.style import LAYOUT, without_template
 from capcheck.results.decoding import DecodingPlan, Quantity, SchedulePrice
 
-__all__ = ["STAIRS", "WIDE", "curve_chart", "prices_chart", "render"]
+__all__ = ["STAIRS", "WIDE", "charts", "curve_chart", "facts", "prices_chart", "render"]
 
 STAIRS = 4  # calls of the schedule whose staircase is drawn beside that of the cheapest one
 BLUE, ORANGE, GREEN = "#2455a4", "#b4531f", "#3b7d4f"
@@ -22,9 +23,20 @@ RULES = {"best": (BLUE, "square"), "uniform": (ORANGE, "circle"), "cosine": (GRE
 def render(plan: DecodingPlan) -> str:
     """Writes the page of a plan; returns the text of one HTML file."""
     with without_template():
-        figures = {"curve": curve_chart(plan), "prices": prices_chart(plan)}
-    rows = [list(prices) for _, prices in itertools.groupby(plan.prices, lambda one: one.calls)]
-    return page("decoding.html.j2", figures, plan=plan, rows=rows)
+        figures = charts(plan)
+    return page("decoding.html.j2", figures, heading="h2", **facts(plan))
+
+
+def charts(plan: DecodingPlan) -> dict[str, Chart]:
+    """The charts of `schedules.html.j2`, by the names of their places."""
+    return {"curve": curve_chart(plan), "prices": prices_chart(plan)}
+
+
+def facts(plan: DecodingPlan | None) -> dict[str, Any]:
+    """The values that `schedules.html.j2` shows, but for the level of its headings."""
+    prices = () if plan is None else plan.prices
+    rows = [list(of_calls) for _, of_calls in itertools.groupby(prices, lambda one: one.calls)]
+    return {"plan": plan, "rows": rows}
 
 
 def curve_chart(plan: DecodingPlan) -> go.Figure:

@@ -23,6 +23,7 @@ from capcheck.judging.sentences import (
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.probe import Failure
 from capcheck.procedures.rows import ROW_TITLES, ROWS
+from capcheck.reports import decoding
 from capcheck.reports.budgets import family_chart
 from capcheck.reports.capacity import curve_chart
 from capcheck.reports.front import front_chart
@@ -75,6 +76,8 @@ def render(result: SurveyResult) -> str:
         ],
         names=[(name, divergences[name].label) for name in result.settings.tolerances],
         unavailable=_unavailable(measured, result.target.kind),
+        heading="h3",
+        **decoding.facts(result.decoding),
     )
 
 
@@ -92,6 +95,8 @@ def _figures(
             figures[f"samples-{name}"] = samples_chart(_sample_groups(found, result), result.target)
         if any(gap.parts for gap in found.gaps):
             figures[f"gaps-{name}"] = gap_chart(found, result)
+    if result.decoding is not None:
+        figures |= decoding.charts(result.decoding)
     for curve in result.curves:
         figures[f"curve-{curve.family}"] = curve_chart(curve, result)
     return figures

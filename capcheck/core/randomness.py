@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["CounterRandomness", "Randomness", "inverse_cdf", "torch_generators"]
+__all__ = ["FOLLOWED", "CounterRandomness", "Randomness", "inverse_cdf", "torch_generators"]
+
+FOLLOWED = 1 << 20  # most numbers of laws of which a source is told even those without a draw
 
 
 class Randomness(ABC):
@@ -60,6 +62,12 @@ class Randomness(ABC):
         Returns:
             (n, C) int64 indices in 0..K-1 on the device of `chosen`; 0 where it is false.
         """
+        if chosen.numel() * probabilities.shape[-1] <= FOLLOWED:
+            table = probabilities.new_zeros(*chosen.shape, probabilities.shape[-1])
+            table[..., 0] = 1  # of entries that are not drawn
+            table[chosen] = probabilities
+            # A source that follows all draws is told the laws here, and can enumerate them.
+            return self.categorical(table, (*chosen.shape, 1)).squeeze(-1)
         u = self.uniform(tuple(chosen.shape)).to(chosen.device)[chosen]
         draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
         draws[chosen] = inverse_cdf(probabilities, u[:, None])[:, 0]

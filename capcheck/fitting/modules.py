@@ -29,6 +29,7 @@ from capcheck.fitting.generators import (
     FlowModule,
     GeneratorModule,
 )
+from capcheck.fitting.noisy_predictors import NoisyPredictorModule
 from capcheck.fitting.predictors import EnergyModule, PredictorModule
 from capcheck.networks.signatures import (
     BijectionSignature,
@@ -39,6 +40,7 @@ from capcheck.networks.signatures import (
     FlowMapSignature,
     GeneratorSignature,
     LowRankPredictorSignature,
+    NoisyPredictorSignature,
     PrefixPredictorSignature,
     TokenPredictorSignature,
     TransitionPredictorSignature,
@@ -115,6 +117,11 @@ def _(signature: LowRankPredictorSignature, spec: SequenceSpec, size: Architectu
 @module_for.register
 def _(signature: PrefixPredictorSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
     return PredictorModule(spec, size, prefix=True)
+
+
+@module_for.register
+def _(signature: NoisyPredictorSignature, spec: SequenceSpec, size: Architecture) -> nn.Module:
+    return NoisyPredictorModule(spec, size)
 
 
 @module_for.register

@@ -26,6 +26,7 @@ from capcheck.fitting.likelihoods import (
     prefix_masked,
     transitions,
 )
+from capcheck.fitting.noisy_predictors import denoised
 from capcheck.fitting.objectives import Objective
 from capcheck.fitting.recording import Call, Pool, record
 from capcheck.fitting.regressions import denoising, distilling, mapping
@@ -39,6 +40,7 @@ from capcheck.networks.signatures import (
     FlowMapSignature,
     GeneratorSignature,
     LowRankPredictorSignature,
+    NoisyPredictorSignature,
     PrefixPredictorSignature,
     TokenPredictorSignature,
     TransitionPredictorSignature,
@@ -140,6 +142,11 @@ def _(signature: object, run: RecordedRun) -> Objective:
 @objective_for.register
 def _(signature: PrefixPredictorSignature, run: RecordedRun) -> Objective:
     return prefix_masked(run.target, run.oracle, run.calls)
+
+
+@objective_for.register
+def _(signature: NoisyPredictorSignature, run: RecordedRun) -> Objective:
+    return denoised(run.target, run.oracle, run.calls)
 
 
 @objective_for.register

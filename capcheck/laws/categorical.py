@@ -11,9 +11,7 @@ from torch import Tensor
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.laws.token_law import TokenLaw
 
-__all__ = ["TILE", "Categorical", "DeferredCategorical", "certain"]
-
-TILE = 1 << 20  # numbers of laws from which on only the chosen tokens are drawn
+__all__ = ["Categorical", "DeferredCategorical", "certain"]
 
 
 class Categorical(TokenLaw):
@@ -33,9 +31,6 @@ class Categorical(TokenLaw):
 
     def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
         """As `sample` where `chosen`, (n, N) bool, with the same random numbers; else 0."""
-        if self._p.numel() <= TILE:
-            # The source is told the laws, so that one that follows all draws can enumerate them.
-            return self.sample(rng)
         return rng.categorical_where(self._p[chosen], chosen)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -105,10 +100,8 @@ class DeferredCategorical(TokenLaw):
         columns = chosen.any(0).nonzero()[:, 0].tolist()
         if not columns or "_law" in self.__dict__:
             return self._law.sample_where(rng, chosen)
-        law = self._of(columns)
-        if chosen.numel() * law.mean().shape[-1] <= TILE:
-            return self._law.sample_where(rng, chosen)
-        return rng.categorical_where(law.mean()[chosen[:, columns]], chosen)
+        p = self._of(columns).mean()
+        return rng.categorical_where(p[chosen[:, columns]], chosen)
 
     def probabilities_where(self, chosen: Tensor) -> Tensor:
         """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness
-from capcheck.laws.categorical import TILE, Categorical, DeferredCategorical
+from capcheck.laws.categorical import Categorical, DeferredCategorical
 
 __all__ = ["ChosenLaws"]
 
@@ -38,8 +38,7 @@ class ChosenLaws(DeferredCategorical):
 
     def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
         """As `sample` where `chosen`, (n, N) bool, with the same random numbers."""
-        if self._held() or chosen.numel() * self._symbols <= TILE:
-            # The source is told the laws, so that one that follows all draws can enumerate them.
+        if self._held():
             return super().sample_where(rng, chosen)
         return rng.categorical_where(self._of_chosen(chosen), chosen)
 

@@ -1,4 +1,4 @@
-"""The cost of a log-density, and the number of rows at which it is affordable."""
+"""The cost of a log-density and of a run, and the number of rows at which it is affordable."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from capcheck.targets.target import CategoricalTarget, ContinuousTarget
 __all__ = [
     "DECIDED_ROWS",
     "FEWEST_ROWS",
+    "FEW_ROWS",
     "MARGIN",
     "MOST_ROWS",
     "NETWORK_ROWS",
@@ -25,8 +26,10 @@ __all__ = [
     "TINY",
     "WORK",
     "affordable",
+    "affordable_draws",
     "affordable_rows",
-    "pilot_pays",
+    "fewest_decided",
+    "pilot_rows",
     "rows_that_decide",
     "work_of_density",
 ]
@@ -38,6 +41,7 @@ OVERHEAD = 6e4  # multiply-adds in the time that a derivative takes beside the t
 QUICK = 0.2  # seconds that are spent in any case, at more rows than there are samples
 MOST_ROWS = 16_384  # most rows at which a log-density is evaluated for that reason
 PILOT_ROWS = 100  # rows that tell how many more are needed
+FEW_ROWS = 16  # the same of token ids
 DECIDED_ROWS = 256  # fewest rows of a log-density after a pilot
 SLOW = 1.0  # seconds of a log-density from which a pilot pays
 MARGIN = 6.0  # standard errors between KL and its tolerance at which more rows decide nothing new
@@ -99,15 +103,23 @@ def affordable_rows(
     )
 
 
-def pilot_pays(procedure: AnyProcedure, budget: Budget, rows: int | None) -> bool:
-    """Whether to look at `PILOT_ROWS` first, as the log-density of so many rows takes long.
+def pilot_rows(procedure: AnyProcedure, budget: Budget, rows: int | None) -> int:
+    """The number of rows to look at first, as the log-density of so many takes long; 0 for none.
 
-    A density whose cost the rows share, as that of a Markov chain, has no use for it.
+    A density whose cost the rows share, as that of a Markov chain, has no use for it. That of token
+    ids often differs hardly between rows, so that very few tell.
     """
-    if rows is None or rows <= DECIDED_ROWS + PILOT_ROWS or procedure.substitute is not None:
-        return False
+    if rows is None or procedure.substitute is not None:
+        return 0
+    first = FEW_ROWS if isinstance(procedure.target, CategoricalTarget) else PILOT_ROWS
     shared = procedure.probe.density_work(procedure.spec, budget) > 0
-    return not shared and rows * work_of_density(procedure, budget) > SLOW * WORK
+    slow = rows * work_of_density(procedure, budget) > SLOW * WORK
+    return first if slow and not shared and rows > first + fewest_decided(first) else 0
+
+
+def fewest_decided(pilot: int) -> int:
+    """Fewest rows of a log-density after a pilot of so many rows."""
+    return DECIDED_ROWS if pilot == PILOT_ROWS else pilot
 
 
 def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
@@ -121,14 +133,15 @@ def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
         most: Most rows.
     """
     mean, deviation = float(log_ratio.mean()), float(log_ratio.std())
+    least = min(fewest_decided(len(log_ratio)), most)
     if math.isinf(mean):
-        return min(DECIDED_ROWS, most)
+        return least
     if not math.isfinite(deviation):
         return most
     apart = MARGIN * deviation / max(abs(mean - tolerance), TINY)
     precise = deviation / max(PRECISION * abs(mean), PRECISION * tolerance, TINY)
     needed = max(apart, precise) ** 2
-    return most if needed > most else max(math.ceil(needed), min(DECIDED_ROWS, most))
+    return most if needed > most else max(math.ceil(needed), least)
 
 
 def work_of_density(procedure: AnyProcedure, budget: Budget) -> float:
@@ -137,8 +150,26 @@ def work_of_density(procedure: AnyProcedure, budget: Budget) -> float:
     if isinstance(target, CategoricalTarget):
         # A network in the oracle's place costs what it costs, whatever the target.
         calls = probe.density_calls(spec, budget) if procedure.substitute is None else 0.0
-        return calls * target.conditional_cost
+        return calls * probe.signature.cost(target)
     each = probe.derivatives(spec, budget)
     if not each or not isinstance(target, ContinuousTarget):
         return 0.0
     return each * (target.derivative_cost + OVERHEAD) + probe.density_work(spec, budget)
+
+
+def affordable_draws(procedure: AnyProcedure, budget: Budget, samples: int, seconds: float) -> int:
+    """The number of draws of token ids that a run makes in some seconds, at most `samples`.
+
+    As for `affordable_rows` it is computed and not measured.
+
+    Args:
+        procedure: The procedure.
+        budget: Largest length and number of steps.
+        samples: Number of samples of a cell.
+        seconds: Most time that the run of a cell may take.
+    """
+    target, probe = procedure.target, procedure.probe
+    if not isinstance(target, CategoricalTarget) or procedure.substitute is not None:
+        return samples
+    work = probe.conditional_calls(procedure.spec, budget) * probe.signature.cost(target)
+    return min(samples, int(seconds * WORK / work)) if work else samples

@@ -138,6 +138,8 @@ class Probe(ABC, Generic[NetworkT]):
         anytime: Axes along which one run at the largest budget contains every smaller run. For
             `length`, length l ends with the last state of at most l placed tokens; for `steps`, k
             steps end with the k-th iteration.
+        between: Whether the network is shown known tokens on both sides of those that it predicts
+            in every iteration, which takes a whole recursion on chains.
         near_oracle: Whether a survey also measures the family with a fitted network. It is set
             where the oracle is a map of the whole sequence, which may be far from trainable.
     """
@@ -148,6 +150,7 @@ class Probe(ABC, Generic[NetworkT]):
     kinds: ClassVar[frozenset[Kind]]
     reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
     anytime: ClassVar[frozenset[Axis]] = frozenset()
+    between: ClassVar[bool] = False
     near_oracle: ClassVar[bool] = False
 
     @property
@@ -230,6 +233,15 @@ class Probe(ABC, Generic[NetworkT]):
             budget: As for `run`.
         """
         return 0.0
+
+    def conditional_calls(self, spec: SequenceSpec, budget: Budget) -> float:
+        """How often `run` asks for laws of categorical tokens between known ones; 0 if seldom.
+
+        Args:
+            spec: As for `run`.
+            budget: As for `run`.
+        """
+        return float(self.iterations(spec, budget)) if self.between else 0.0
 
     def cheaper_density(self) -> Probe[NetworkT] | None:
         """The same procedure with a looser log-density that takes less time, or None.

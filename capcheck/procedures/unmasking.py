@@ -45,7 +45,6 @@ from torch import Tensor
 
 from capcheck.core.randomness import Randomness
 from capcheck.laws import TokenLaw
-from capcheck.laws.categorical import TILE
 
 __all__ = [
     "SCORES",
@@ -253,12 +252,6 @@ class Drawing:
         if self.is_plain:
             return law.sample_where(rng, chosen)
         p = self.shaped(law.probabilities_where(chosen))  # (m, V)
-        if chosen.numel() * p.shape[-1] <= TILE:
-            table = p.new_zeros(*chosen.shape, p.shape[-1])
-            table[..., 0] = 1  # of tokens that are not drawn
-            table[chosen] = p
-            # The source is told the laws, so that one that follows all draws can enumerate them.
-            return rng.categorical(table, (*chosen.shape, 1)).squeeze(-1)
         return rng.categorical_where(p, chosen)
 
     def log_prob_where(self, law: TokenLaw, x: Tensor, chosen: Tensor) -> Tensor:

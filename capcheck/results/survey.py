@@ -7,6 +7,7 @@ from typing import Any
 from capcheck.core.budget import Budget
 from capcheck.core.errors import CapcheckError
 from capcheck.core.record import Record
+from capcheck.results.decoding import DecodingPlan
 from capcheck.results.family import Axes, Blame, FamilyResult, LoopOrder
 from capcheck.results.gap import Part
 from capcheck.results.measurement import Cell, Outcome
@@ -96,6 +97,8 @@ class SurveyResult(Record):
         settings: The settings that all cells share.
         families: One result per family and network.
         curves: Capacity curve of each family that was measured with several networks.
+        decoding: What a decoder in random order loses on the target, by its tokens per step; of a
+            survey of token ids only.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -106,6 +109,7 @@ class SurveyResult(Record):
     settings: Settings
     families: tuple[FamilyResult, ...]
     curves: tuple[CapacityCurve, ...] = ()
+    decoding: DecodingPlan | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data of the result schema, with infinities as strings and without samples."""

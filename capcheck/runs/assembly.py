@@ -25,6 +25,7 @@ from capcheck.judging.verdict import judge, smallest_sufficient
 from capcheck.networks.kinds import FittedNetwork, PerturbedNetwork
 from capcheck.networks.perturbed import MEANINGS, PERTURBATIONS, Perturbation
 from capcheck.networks.rounded import Precision
+from capcheck.results.decoding import DecodingPlan
 from capcheck.results.family import Cause, FamilyResult, PrecisionResult, Sensitivity
 from capcheck.results.gap import Part, PartName
 from capcheck.results.measurement import Cell, Measurement, Outcome, PerturbedCell
@@ -46,6 +47,7 @@ def survey_result(
     environment: dict[str, str],
     target: TargetSummary,
     settings: Settings,
+    decoding: DecodingPlan | None,
 ) -> SurveyResult:
     """The result of a run: the results of its families, and the capacity curves of networks."""
     return SurveyResult(
@@ -56,6 +58,7 @@ def survey_result(
         settings=settings,
         families=tuple(families),
         curves=capacity_curves(families, settings.level),
+        decoding=decoding,
     )
 
 

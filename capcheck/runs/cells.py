@@ -13,6 +13,7 @@ from typing import Any
 
 from capcheck.core.budget import Budget
 from capcheck.networks.kinds import RoundedNetwork
+from capcheck.results.decoding import DecodingPlan
 from capcheck.results.measurement import Measurement
 from capcheck.results.plan import FamilyPlan, NetworkFacts
 from capcheck.results.settings import Settings
@@ -78,6 +79,7 @@ class Cells:
         self._cells: dict[str, Measurement] = {}
         self._unfit: dict[str, str] = {}
         self._networks: dict[str, NetworkFacts] = {}
+        self._decoding: DecodingPlan | None = None
 
     def get(self, key: CellKey) -> Measurement | None:
         """The measurement of a cell, or None if the cell was not measured."""
@@ -118,6 +120,17 @@ class Cells:
             self._write({"network": name, "facts": facts.to_json()})
             self._networks[name] = facts
 
+    @property
+    def decoding(self) -> DecodingPlan | None:
+        """The decoding plan of the target, or None if none was made."""
+        return self._decoding
+
+    def keep_decoding(self, plan: DecodingPlan) -> None:
+        """Keep the decoding plan of the target."""
+        if self._decoding != plan:
+            self._write({"decoding": plan.to_json(), "code": self._measured_by.code})
+            self._decoding = plan
+
     def take(self, record: Any) -> None:
         """Add a record that was read from a file; a record that cannot be read is ignored."""
         try:
@@ -126,6 +139,9 @@ class Cells:
             elif "network" in record:
                 facts = NetworkFacts.model_validate(record["facts"])
                 self._networks[str(record["network"])] = facts
+            elif "decoding" in record:
+                if record["code"] == self._measured_by.code:
+                    self._decoding = DecodingPlan.model_validate(record["decoding"])
             else:
                 self._cells[str(record["key"])] = Measurement.model_validate(record["cell"])
         except (ValueError, KeyError, TypeError):

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from capcheck.core.errors import InputError
 from capcheck.divergences import DIVERGENCES
 from capcheck.exact.information_curve import exact_curve, measured_curve
+from capcheck.procedures.density_cost import WORK
 from capcheck.results.decoding import DecodingPlan
+from capcheck.results.settings import Settings
+from capcheck.runs.cells import Cells
 from capcheck.runs.options import MAX_SEED, Progress, whole_number
 from capcheck.runs.schedule_prices import Pricing, plain_starts
-from capcheck.targets.target import Target, require_one_law
+from capcheck.targets.target import CategoricalTarget, Target, require_one_law
 
 __all__ = [
     "ALL_SIZES",
@@ -19,6 +22,7 @@ __all__ = [
     "FEWEST",
     "USUAL",
     "decoding_plan",
+    "keep_plan",
 ]
 
 DRAWN_TOKENS = 16_384  # tokens of all rows of a measured curve: a long row tells as much as many
@@ -103,6 +107,27 @@ def decoding_plan(
         method=curve.method,
         seed=seed,
     )
+
+
+def keep_plan(target: Target, settings: Settings, cells: Cells) -> None:
+    """Keep the decoding plan of token ids beside the cells of a survey, unless it is there.
+
+    Args:
+        target: The target of the survey.
+        settings: Settings of the survey; the plan takes about as long as the density of a cell.
+        cells: Cells of the survey.
+    """
+    if not isinstance(target, CategoricalTarget) or settings.given or cells.decoding is not None:
+        return
+    rows = max(USUAL, DRAWN_TOKENS // target.spec.tokens)
+    work = 2 * min(target.spec.tokens, ALL_SIZES) * target.conditional_cost  # of a row
+    if work > 0:
+        rows = max(FEWEST, min(rows, int(settings.seconds_per_cell * WORK / work)))
+    tolerance = settings.tolerances.get("kl")
+    plan = decoding_plan(
+        target, tolerance=tolerance, samples=rows, seed=settings.seed, level=settings.level
+    )
+    cells.keep_decoding(plan)
 
 
 def _nodes(tokens: int, calls: Sequence[int]) -> list[int] | None:

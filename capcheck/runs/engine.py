@@ -29,6 +29,7 @@ from capcheck.runs.beside import Beside
 from capcheck.runs.candidates import Candidate
 from capcheck.runs.cells import Cells
 from capcheck.runs.claims import Busy, Claims, SharedClaims
+from capcheck.runs.decoding import keep_plan
 from capcheck.runs.environment import environment, full_precision, one_thread
 from capcheck.runs.excerpts import summary_of
 from capcheck.runs.log import logged_to, logger
@@ -116,12 +117,16 @@ class Engine:
                 self._share_out(self._cells, self._folder, self._candidates)
                 self._begin(self._cells, Claims())  # what failed fails once more, and says why
             found = [self._result(one, errors_are_results) for one in self._candidates]
+            if errors_are_results and any(one.cells for one in found):
+                self._progress.advance((), "the information curve")
+                keep_plan(self._target, self._settings, self._cells)
         return survey_result(
             found,
             measured_by=measured_by,
             environment=environment(),
             target=self._summary,
             settings=self._settings,
+            decoding=self._cells.decoding,
         )
 
     def start(self) -> None:

@@ -28,10 +28,9 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.divergences.reference import Reference
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.density_cost import (
-    DECIDED_ROWS,
-    PILOT_ROWS,
     affordable,
-    pilot_pays,
+    fewest_decided,
+    pilot_rows,
     work_of_density,
 )
 from capcheck.procedures.procedure import AnyProcedure
@@ -247,8 +246,8 @@ class Rehearsal:
             if isinstance(found, Unavailable):
                 continue
             used, rows = found[0], samples if found[1] is None else found[1]
-            if pilot_pays(used, budget, found[1]):
-                rows = PILOT_ROWS + round(math.sqrt(DECIDED_ROWS * rows))
+            if first := pilot_rows(used, budget, found[1]):
+                rows = first + round(math.sqrt(fewest_decided(first) * rows))
             work = work_of_density(used, budget)
             size = work or float(max(1, turns[budget]))
             kind = repr(used.probe), work > 0  # a cheaper density has another rate

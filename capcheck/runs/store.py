@@ -195,6 +195,7 @@ class Store(Cells):
             environment=manifest.environment,
             target=manifest.target,
             settings=manifest.settings,
+            decoding=self.decoding,
         )
 
 
@@ -214,6 +215,8 @@ def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:
         families=tuple(_entry(found) for found in result.families),
     )
     store = Store.create(folder, manifest)
+    if result.decoding is not None:
+        store.keep_decoding(result.decoding)
     for found in result.families:
         if not found.supported:
             store.note(found.plan, found.reason)

@@ -24,6 +24,7 @@ from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
 from capcheck.divergences.reference import Reference
 from capcheck.judging.verdict import passes_alone, refuses_alone
 from capcheck.procedures.coordinates import ExactLaw
+from capcheck.procedures.density_cost import affordable_draws
 from capcheck.procedures.procedure import ROUNDED_LAW, AnyProcedure
 from capcheck.results.measurement import Measurement, SampledLaw
 from capcheck.results.settings import Settings
@@ -33,7 +34,7 @@ from capcheck.runs.snapshots import Snapshots, rows_randomness
 
 __all__ = ["SHOWN_ROWS", "Sweep"]
 
-SHOWN_ROWS = 100  # draws that show what a procedure writes, where a log-density decides
+SHOWN_ROWS = 50  # draws that show what a procedure writes, where a log-density decides
 LIMIT_ROWS = 500  # fewest rows at which the limit of a procedure is made
 
 
@@ -113,26 +114,35 @@ class Sweep:
             )
 
     def _draws_needed(self, budgets: Sequence[Budget]) -> int:
-        """Number of draws of a run: fewer if KL by log-densities alone decides all of its budgets.
+        """Number of draws of a run.
 
-        If it refuses them, the other divergences are figures on which no verdict depends. If it is
-        all that is asked for, draws only show what the procedure writes.
+        There are fewer than the settings ask for if KL by log-densities alone decides all of its
+        budgets, or if they would take longer than a cell may. If KL refuses the budgets, the other
+        divergences are figures on which no verdict depends. If it is all that is asked for, draws
+        only show what the procedure writes.
         """
         settings = self._settings
-        if "kl" not in settings.tolerances or self._diagnose or self._procedure.precision:
+        if self._diagnose or self._procedure.precision:
             return settings.samples
         alone = len(settings.tolerances) == 1
+        few = max(settings.fewer_samples, self._reference.fewest_draws)
+        if "kl" in settings.tolerances and self._kl_decides(budgets, alone=alone):
+            return min(SHOWN_ROWS, settings.samples) if alone else few
+        largest = Budget(**{axis: max(getattr(one, axis) for one in budgets) for axis in AXES})
+        samples, seconds = settings.samples, settings.seconds_per_cell
+        return min(samples, max(few, affordable_draws(self._procedure, largest, samples, seconds)))
+
+    def _kl_decides(self, budgets: Sequence[Budget], *, alone: bool) -> bool:
+        """Whether KL by log-densities refuses all budgets, or passes them if it is asked alone."""
         for budget in budgets:
             known = not isinstance(self.exact_law(budget), Unavailable)
             density = NOT_ASKED if known else self._densities.of_target_draws(budget)
             if isinstance(density, Unavailable):
-                return settings.samples
+                return False
             kl = self._reference.kl_by_density(density)
             if not (self._refuses(kl) or (alone and self._passes(kl))):
-                return settings.samples
-        if alone:
-            return min(SHOWN_ROWS, settings.samples)
-        return max(settings.fewer_samples, self._reference.fewest_draws)
+                return False
+        return True
 
     def samples(self, budget: Budget) -> Tensor:
         """The samples of a run at a budget, (n, N, d), or (n, N) integers."""

@@ -341,6 +341,30 @@ class CategoricalTarget(Target):
         """Multiply-adds of one row of `marginals` for all tokens; 0, as by default, if few."""
         return 0.0
 
+    @property
+    def noisy_cost(self) -> float:
+        """Multiply-adds of one row of `noisy_marginals` for all tokens; 0 if few."""
+        return self.conditional_cost
+
+    def noisy_marginals(self, x: Tensor, keep: Tensor) -> TokenLaw | None:
+        """The law of every clean token given all tokens, each seen with uniform noise of its own.
+
+        A noisy token is the clean one with probability `keep`, and a symbol drawn uniformly from
+        all V otherwise; see `capcheck.noise.uniform`. With `keep` 0 everywhere these are the
+        unconditional marginals, and a token with `keep` 1 is a point mass.
+
+        Args:
+            x: Noisy tokens, (n, N) integers; values where `keep` is 0 are ignored.
+            keep: Keep-probability of each token, (n, N) in [0, 1].
+
+        Returns:
+            An (n, N) token law; None, as by default, if it is not known.
+
+        Raises:
+            InputError: Tokens or keep-probabilities of another shape, type or range.
+        """
+        return None
+
     def log_prob_of_values(self, x: Tensor, token: int) -> Tensor | None:
         """The joint log-probability (nats) of x (n, N) with each value of one token, (n, V).
 

@@ -81,10 +81,15 @@ class BlockDiffusion(Probe[TokenPredictor]):
         found = Suspect(failure="wrong factorisation", cure="blocks of one token", probe=one)
         return () if self == one else (found,)
 
+    def conditional_calls(self, spec: SequenceSpec, budget: Budget) -> float:
+        """As for `parallel_decoder`, whose calls stop at the end of a block."""
+        share = min(self.block, spec.tokens) / spec.tokens
+        return self._decoder.conditional_calls(spec, budget) * share
+
     def density_calls(self, spec: SequenceSpec, budget: Budget) -> float:
         """As for `parallel_decoder`, whose calls stop at the end of a block."""
-        calls, size = self._decoder.density_calls(spec, budget), min(self.block, spec.tokens)
-        return calls * size / spec.tokens
+        share = min(self.block, spec.tokens) / spec.tokens
+        return self._decoder.density_calls(spec, budget) * share
 
     def log_density(
         self,

@@ -73,6 +73,7 @@ class MaskedDiffusion(Probe[TokenPredictor]):
     in_paper: ClassVar[bool] = False
     kinds: ClassVar[frozenset[Kind]] = frozenset({"categorical"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
+    between: ClassVar[bool] = True
 
     remask: Annotated[bool, Field(description="whether known tokens may be masked again")] = True
     remasking: Annotated[

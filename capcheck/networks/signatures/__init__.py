@@ -29,6 +29,7 @@ from capcheck.networks.signatures.generator import (
     Layer,
 )
 from capcheck.networks.signatures.low_rank import LowRankPredictorSignature
+from capcheck.networks.signatures.noisy_predictor import NoisyPredictor, NoisyPredictorSignature
 from capcheck.networks.signatures.prefix_predictor import PrefixPredictor, PrefixPredictorSignature
 from capcheck.networks.signatures.signature import (
     Blinding,
@@ -70,6 +71,8 @@ __all__ = [
     "LowRankPredictorSignature",
     "NetworkT",
     "Noise",
+    "NoisyPredictor",
+    "NoisyPredictorSignature",
     "OracleDenoiser",
     "OwnDenoiser",
     "PrefixPredictor",

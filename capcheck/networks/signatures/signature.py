@@ -18,7 +18,7 @@ from torch import Tensor
 from capcheck.core.errors import CapcheckError, ControlFlow, InputError, NetworkError
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
-from capcheck.targets.target import Target
+from capcheck.targets.target import CategoricalTarget, Target
 
 __all__ = [
     "Blinding",
@@ -67,6 +67,10 @@ class Signature(ABC, Generic[NetworkT]):
             spec: Spec of the sequences in the procedure's coordinates.
         """
         return shown
+
+    def cost(self, target: CategoricalTarget) -> float:
+        """Multiply-adds of the oracle's answer to one row; 0 if few."""
+        return target.conditional_cost
 
     def wrap(self, network: NetworkT, wrapper: Wrapper) -> NetworkT:
         """The network with a wrapper around it; wrappers compose from the inside out."""

@@ -154,17 +154,19 @@ class SmoothedRows(ProductComponents):
         twin.smoothing = smoothing
         return twin
 
-    def add_evidence(self, logits: Tensor, x: Tensor, seen: Tensor, floor: float = 0.0) -> None:
+    def add_evidence(
+        self, logits: Tensor, x: Tensor, seen: Tensor, floor: float | Tensor = 0.0
+    ) -> None:
         """Add log (floor + (1 - floor) p_ci(x_i)) of the seen tokens to logits (r, K) in place.
 
         Args:
             logits: (r, K), contiguous.
             x: Tokens, (r, N); any integers where they are not seen.
             seen: Whether a token's evidence is added, (r, N) bool.
-            floor: Probability that is mixed in, at least 0 and below 1.
+            floor: Probability that is mixed in, at least 0 and at most 1: a number, or (r, N).
         """
         x = torch.where(seen, x, 0)
-        others = (floor + (1 - floor) * self.smoothing * self.marginals).gather(1, x.T).T  # (r, N)
+        others = floor + (1 - floor) * self.smoothing * self.marginals.gather(1, x.T).T  # (r, N)
         logits += torch.where(seen, others.log(), 0).sum(1, keepdim=True)
         own = (1 - floor) * (1 - self.smoothing)
         more = torch.log1p(own / others)  # of the components whose symbol it is

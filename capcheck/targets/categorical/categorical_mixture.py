@@ -28,6 +28,12 @@ from capcheck.targets.categorical.categorical_components import (
     laws_of_tokens,
     token_ids,
 )
+from capcheck.targets.categorical.noisy_tokens import (
+    add_noisy_evidence,
+    noisy_laws,
+    with_floor,
+    without_own,
+)
 from capcheck.targets.categorical.sparse_evidence import SparseEvidence
 from capcheck.targets.evidence import earlier
 from capcheck.targets.fingerprint import fingerprint
@@ -241,6 +247,23 @@ class CategoricalMixture(CategoricalTarget):
             return Categorical(p.log())
 
         return DeferredCategorical(make, range(self._spec.tokens))
+
+    def noisy_marginals(self, x: Tensor, keep: Tensor) -> DeferredCategorical:
+        """By the posterior of the components given all tokens; see `CategoricalTarget`."""
+        x, floor = with_floor(self._spec, x, keep)
+        components, log_w = self._components, self._weights.log()
+
+        def others(tokens: list[int]) -> Tensor:
+            parts = []
+            for rows in slices(len(x), max(1, tile_size(TILE, self.device) // len(log_w))):
+                logits = log_w.repeat(len(x[rows]), 1)
+                add_noisy_evidence(components, logits, x[rows], floor[rows])
+                impossible = logits.isneginf().all(1, keepdim=True)
+                share = softmax(torch.where(impossible, log_w, logits))
+                parts.append(without_own(components, share, x[rows], floor[rows], tokens))
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        return noisy_laws(others, x, floor)
 
     def one_by_one(self, x: Tensor) -> Iterator[TokenLaw]:
         """From the weights of the components, to which every token adds; see `Target`."""

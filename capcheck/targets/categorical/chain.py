@@ -14,7 +14,6 @@ since later evidence can make a state of vanishing mass matter again.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -34,17 +33,11 @@ from capcheck.targets.categorical.messages import (
     Scaled,
     scaled_evidence,
 )
+from capcheck.targets.categorical.noisy_tokens import noisy_laws, with_floor
 from capcheck.targets.target import CategoricalTarget
 from capcheck.targets.tokens import require_tokens
 
-__all__ = [
-    "LARGEST_PAIRS",
-    "PASS",
-    "SUMMED",
-    "TILE",
-    "Chain",
-    "last_known",
-]
+__all__ = ["LARGEST_PAIRS", "PASS", "SUMMED", "TILE", "Chain", "last_known"]
 
 TILE = 1 << 24  # most numbers of the messages of all tokens held at once
 PASS = 12.0  # time of a multiply-add of the recursions, in those of a large matrix product
@@ -96,6 +89,11 @@ class Chain(CategoricalTarget):
     @property
     def conditional_cost(self) -> float:
         """That of both recursions; see `CategoricalTarget`."""
+        return self.noisy_cost
+
+    @property
+    def noisy_cost(self) -> float:
+        """That of both recursions; see `CategoricalTarget`."""
         each = LOG_COST if isinstance(self._arithmetic, Logarithmic) else PASS
         return each * 2 * self._spec.tokens * self._widest
 
@@ -115,7 +113,8 @@ class Chain(CategoricalTarget):
         require_tokens(self.spec, x, levels)
         known = levels == 0
         if not bool(known.any()):
-            return _of_nothing(self._spec.mean, len(x))
+            log_p = self._spec.mean.log().expand(len(x), -1, -1)
+            return DeferredCategorical(lambda of: Categorical(log_p[:, of]), range(log_p.shape[1]))
 
         def make(tokens: list[int]) -> Categorical:
             parts = enumerate(self._rows(len(x)))
@@ -128,6 +127,18 @@ class Chain(CategoricalTarget):
             return Categorical(p.log())
 
         return DeferredCategorical(make, range(self._spec.tokens))
+
+    def noisy_marginals(self, x: Tensor, keep: Tensor) -> DeferredCategorical:
+        """By both recursions with softened evidence of every token; see `CategoricalTarget`."""
+        x, floor = with_floor(self._spec, x, keep)
+
+        def others(tokens: list[int]) -> Tensor:
+            seen = torch.ones_like(x, dtype=torch.bool)
+            tiles = self._rows(len(x))
+            parts = [self._laws(x[r], seen[r], tokens, False, floor=floor[r]) for r in tiles]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        return noisy_laws(others, x, floor)
 
     def one_by_one(self, x: Tensor) -> Iterator[Categorical]:
         """By one step of the recursion for each token; see `Target`."""
@@ -177,7 +188,13 @@ class Chain(CategoricalTarget):
         return torch.cat(answers)
 
     def _laws(
-        self, x: Tensor, known: Tensor, tokens: list[int], causal: bool, part: int = 0
+        self,
+        x: Tensor,
+        known: Tensor,
+        tokens: list[int],
+        causal: bool,
+        part: int = 0,
+        floor: float | Tensor = 0.0,
     ) -> Tensor:
         """Probabilities (n, S, V) of some tokens, each without its own evidence.
 
@@ -187,15 +204,16 @@ class Chain(CategoricalTarget):
             tokens: Indices of the S tokens.
             causal: Whether only the known tokens before a token tell of it.
             part: Number of the part of all rows that these are.
+            floor: 0, or floors that soften the evidence of each token, (n, N).
         """
-        first, start = self._restart(x, known, min(tokens), part)
-        steps = itertools.islice(
-            self._forward(x, known, first=first, start=start), max(tokens) - first + 1
-        )
-        forward = {first + j: message for j, (message, _) in enumerate(steps)}
-        if first < min(tokens):
+        exact = not isinstance(floor, Tensor)  # messages with soft evidence are not kept
+        first, start = self._restart(x, known, min(tokens), part) if exact else (0, None)
+        steps = self._forward(x, known, floor, first=first, start=start)
+        places = range(first, max(tokens) + 1)
+        forward = {i: message for i, (message, _) in zip(places, steps, strict=False)}
+        if exact and first < min(tokens):
             self._kept.keep(part, x, known, min(tokens), forward[min(tokens)])
-        backward = {} if causal else self._backward(x, known, min(tokens))
+        backward = {} if causal else self._backward(x, known, min(tokens), floor)
         laws = []
         for i in tokens:
             message = forward[i]
@@ -229,7 +247,7 @@ class Chain(CategoricalTarget):
         self,
         x: Tensor,
         known: Tensor,
-        floor: float = 0.0,
+        floor: float | Tensor = 0.0,
         *,
         first: int = 0,
         start: Tensor | None = None,
@@ -246,12 +264,14 @@ class Chain(CategoricalTarget):
             taken = taken + unit if log is None else taken + unit + log
             yield message, taken
 
-    def _backward(self, x: Tensor, known: Tensor, first: int) -> dict[int, Tensor]:
+    def _backward(
+        self, x: Tensor, known: Tensor, first: int, floor: float | Tensor = 0.0
+    ) -> dict[int, Tensor]:
         """B_i of the tokens from `first` on, up to a factor per row, where it is not 1."""
         last = last_known(known)
         messages: dict[int, Tensor] = {}
         for i in reversed(range(first, last)):
-            evidence, _ = self._evidence(x, known, i + 1)
+            evidence, _ = self._evidence(x, known, i + 1, floor)
             if i + 1 in messages:
                 seen = self._weighed(messages[i + 1], evidence)
             else:
@@ -260,9 +280,10 @@ class Chain(CategoricalTarget):
         return messages
 
     def _evidence(
-        self, x: Tensor, known: Tensor, i: int, floor: float = 0.0
+        self, x: Tensor, known: Tensor, i: int, floor: float | Tensor = 0.0
     ) -> tuple[Tensor, Tensor]:
         """Evidence of token i about its state, (n, W) in stored form, and its log divisor (n,)."""
+        floor = floor[:, i, None] if isinstance(floor, Tensor) else floor
         emitted = self._emitted(torch.where(known[:, i], x[:, i], 0), i)
         softened = torch.where(known[:, i, None], floor + (1 - floor) * emitted, 1)
         evidence, unit = scaled_evidence(softened)
@@ -282,13 +303,3 @@ class Chain(CategoricalTarget):
     @abstractmethod
     def _states_at(self, i: int) -> int:
         """Number of states S_i of token i, which does not decrease with i."""
-
-
-def _of_nothing(mean: Tensor, n: int) -> DeferredCategorical:
-    """The laws (N, V) of tokens of which nothing is known, for n rows."""
-    log_p = mean.log()[None]
-
-    def make(tokens: list[int]) -> Categorical:
-        return Categorical(log_p[:, tokens].expand(n, -1, -1))
-
-    return DeferredCategorical(make, range(len(mean)))

@@ -305,12 +305,22 @@ class HiddenMarkov(Chain):
         return (joint / torch.where(total > 0, total, 1)).transpose(0, 1)
 
     def _laws(
-        self, x: Tensor, known: Tensor, tokens: list[int], causal: bool, part: int = 0
+        self,
+        x: Tensor,
+        known: Tensor,
+        tokens: list[int],
+        causal: bool,
+        part: int = 0,
+        floor: float | Tensor = 0.0,
     ) -> Tensor:
         """Probabilities as in `Chain._laws`, with the messages of all tokens in one tensor."""
         if causal or last_known(known) <= min(tokens):
-            return super()._laws(x, known, tokens, causal, part)
-        joint = self._both(self._all_evidence(x, known))[tokens]
+            return super()._laws(x, known, tokens, causal, part, floor)
+        if isinstance(floor, Tensor):
+            evidence = self._soft(x, floor)
+        else:
+            evidence = self._all_evidence(x, known)
+        joint = self._both(evidence)[tokens]
         emission = self._emission if self._emission.dim() == 2 else self._emission[tokens]
         law = self._probabilities(joint) @ emission  # (S, n, V)
         total = law.sum(-1, keepdim=True)
@@ -369,6 +379,12 @@ class HiddenMarkov(Chain):
         if self._emission.dim() == 3:
             index = index + (V + 1) * torch.arange(len(index), device=x.device)[:, None]
         return table[index]
+
+    def _soft(self, x: Tensor, floor: Tensor) -> Tensor:
+        """E_i of all tokens x (n, N) with floors (n, N), as `_all_evidence` returns it."""
+        table, f = self._emission.mT, floor.T[..., None]  # (V, S) or (N, V, S), and (N, n, 1)
+        of_token = [t[i] for t, i in zip(table.expand(len(f), -1, -1), x.T, strict=True)]
+        return self._arithmetic.of(scaled_evidence(f + (1 - f) * torch.stack(of_token))[0])
 
     def _start(self) -> Tensor:
         return self._arithmetic.of(self._initial)

@@ -19,6 +19,7 @@ from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import ChosenLaws, DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
+from capcheck.targets.categorical.ahead import Ahead
 from capcheck.targets.categorical.chain import Chain
 from capcheck.targets.categorical.chain_entropies import (
     chain_entropies,
@@ -34,9 +35,10 @@ from capcheck.targets.parameters import require_count, require_grid, require_tab
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["LARGE", "LARGEST", "LONGEST", "MULTIPLIED", "MarkovChain"]
+__all__ = ["LARGE", "LARGEST", "LONGEST", "MULTIPLIED", "UNKNOWN_SHARE", "MarkovChain"]
 
 LARGE = 1 << 13  # tokens of all rows from which on spans of them pay
+UNKNOWN_SHARE = 0.5  # of the time of a recursion, where messages are over unknown tokens only
 LONGEST = 4096  # most tokens of a closed form over all pairs of tokens: half a GiB
 MULTIPLIED = 1e12  # most multiply-adds for the powers of a transition matrix: some seconds
 LARGEST = 1 << 24  # most numbers of all conditional tables together
@@ -179,8 +181,10 @@ class MarkovChain(Chain):
 
     @property
     def conditional_cost(self) -> float:
-        """Of order 2 and more as of any chain; see `CategoricalTarget`."""
-        return super().conditional_cost if self._order > 1 else 0.0
+        """Of order 2 and more a share of that of any chain; see `CategoricalTarget`."""
+        if self._order < 2:
+            return 0.0
+        return super().conditional_cost * (1.0 if self._messages is None else UNKNOWN_SHARE)
 
     def mean_conditional_entropies(self) -> Tensor | None:
         """Of order 0 or 1, in closed form and in float64; see `CategoricalTarget`."""
@@ -226,16 +230,34 @@ class MarkovChain(Chain):
         self, messages: UnknownMessages, x: Tensor, known: Tensor, causal: bool
     ) -> Callable[[Tensor], Tensor]:
         """The function from the chosen tokens of x to their laws."""
-        uniform = len(self._conditionals) == self._order + 1
-        spans = None
-        if uniform and not causal and x.numel() >= LARGE:
-            spans = Spans(x, known, self._order, messages.laws)
+        ahead = self._ahead
 
-        def of(chosen: Tensor) -> Tensor:
-            found = None if spans is None else spans.laws(chosen)
+        def between(chosen: Tensor) -> Tensor:
+            found = None
+            if ahead is not None and not causal and x.numel() >= LARGE:
+                found = Spans(x, known, self._order, messages.laws).laws(chosen)
             return messages.laws(x, known, chosen, causal=causal) if found is None else found
 
+        def of(chosen: Tensor) -> Tensor:
+            if ahead is None:
+                return between(chosen)
+            some, laws = ahead.laws(x, known, chosen, causal=causal)
+            if not len(laws):
+                return between(chosen)
+            found = laws.new_empty(int(chosen.sum()), laws.shape[1])
+            first = some[chosen]
+            found[first] = laws
+            if len(laws) < len(found):
+                found[~first] = between(chosen & ~some)
+            return found
+
         return of
+
+    @functools.cached_property
+    def _ahead(self) -> Ahead | None:
+        """Laws ahead of known tokens, of a chain that is the same everywhere."""
+        uniform = len(self._conditionals) == self._order + 1
+        return Ahead(self._conditionals[-1]) if uniform and self._order > 0 else None
 
     @functools.cached_property
     def _messages(self) -> UnknownMessages | None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from capcheck.core import randomness
 from capcheck.core.randomness import CounterRandomness
-from capcheck.laws import DeferredCategorical, chosen
-from capcheck.targets.categorical import markov_chain, spans, unknown_messages
+from capcheck.laws import DeferredCategorical
+from capcheck.targets.categorical import ahead, markov_chain, spans, unknown_messages
+from capcheck.targets.categorical.ahead import HELD, Ahead
 from capcheck.targets.categorical.markov_chain import MarkovChain
 from capcheck.targets.categorical.spans import Spans
 from capcheck.targets.categorical.unknown_messages import UnknownMessages
@@ -103,7 +105,7 @@ def test_laws_of_the_chain_are_the_same_with_spans_and_without(
 ) -> None:
     monkeypatch.setattr(markov_chain, "LARGE", 1)
     monkeypatch.setattr(spans, "PAYS", float("inf"))
-    monkeypatch.setattr(chosen, "TILE", 1)
+    monkeypatch.setattr(randomness, "FOLLOWED", 1)
     target = MarkovChain(tables(order), tokens=20)
     x = target.sample(ROWS, CounterRandomness(0))
     known, asked = shown(share, 20)
@@ -161,3 +163,46 @@ def test_rare_transitions_are_left_to_logarithms() -> None:
     assert chain(1e-80)._messages is None
     assert chain(1e-70)._messages is not None
     assert chain(1e-70).to(device="cpu", dtype=torch.float32)._messages is None
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_laws_ahead_of_known_tokens_equal_those_of_the_enumerated_law(
+    order: int, causal: bool, share: float
+) -> None:
+    laws = tables(order)
+    target = MarkovChain(laws, tokens=TOKENS)
+    x = target.sample(ROWS, CounterRandomness(0))
+    known, asked = shown(share)
+    known[::2, :4], known[::2, 4:] = True, False  # a prefix of every other row
+    some, found = Ahead(laws[-1]).laws(x, known, asked, causal=causal)
+    assert bool(some[::2, 4:].equal(asked[::2, 4:]))
+    expected = enumerated(laws, x, known, some, causal=causal)
+    torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
+    # The twin: the law two tokens ahead is not that of the next one.
+    far = some & (torch.arange(TOKENS) == 5)
+    far[1::2] = False
+    wrong = laws[-1][tuple(x[:, 4 - order : 4].T)][far.any(1)]
+    right = enumerated(laws, x, known, far, causal=causal)
+    assert float((wrong - right).abs().max()) > 0.01
+
+
+def test_laws_of_a_chain_join_those_ahead_and_those_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    laws = tables(2)
+    target = MarkovChain(laws, tokens=TOKENS)
+    x = target.sample(ROWS, CounterRandomness(0))
+    known, asked = shown(0.4)
+    for causal in (False, True):
+        law = target.marginals(x, (~known).double(), causal=causal)
+        expected = enumerated(laws, x, known, asked, causal=causal)
+        if not causal:
+            certain = torch.nn.functional.one_hot(x, SYMBOLS).double()
+            expected = torch.where(known[asked][:, None], certain[asked], expected)
+        torch.testing.assert_close(law.probabilities_where(asked), expected)
+    wide = Ahead(torch.full((40, 40, 40), 1 / 40, dtype=torch.float64))
+    monkeypatch.setattr(ahead, "MULTIPLIED", 1.0)
+    short = Ahead(torch.full((40, 40, 40), 1 / 40, dtype=torch.float64))
+    assert (wide._most, short._most) == (HELD // 40**3, 1)
