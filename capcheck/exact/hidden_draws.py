@@ -47,8 +47,8 @@ def over_hidden_draws(
         draws: What is drawn, in words for the method, in the plural.
     """
     first = log_weight(x, rng)
-    pilot = rng.stream("pilot")
-    pair = torch.stack([log_weight(x[:PILOT], pilot) for _ in range(2)])
+    few = x[:PILOT]
+    pair = log_weight(torch.cat([few, few]), rng.stream("pilot")).reshape(2, -1)
     variance = float(pair.var(0).mean())
     if not EQUAL < variance <= ALIKE:
         method = f"mean over {draws}, one drawn for each row"

@@ -31,8 +31,9 @@ from capcheck.results.gap import Part, PartName
 from capcheck.results.measurement import Cell, Measurement, Outcome, PerturbedCell
 from capcheck.results.plan import FamilyEntry, FamilyPlan, SuspectPlan
 from capcheck.results.settings import Settings, TargetSummary
-from capcheck.results.survey import MeasuredBy, SurveyResult
+from capcheck.results.survey import SurveyResult
 from capcheck.runs.cells import CellKey, Cells
+from capcheck.runs.manifest import Manifest
 from capcheck.runs.progress import cell_name
 
 __all__ = ["NEARLY", "Assembly", "sensitive_budget", "survey_result"]
@@ -41,23 +42,17 @@ NEARLY = 4.0  # times the draws of the last look that would decide a cell, by a 
 
 
 def survey_result(
-    families: Sequence[FamilyResult],
-    *,
-    measured_by: MeasuredBy,
-    environment: dict[str, str],
-    target: TargetSummary,
-    settings: Settings,
-    decoding: DecodingPlan | None,
+    families: Sequence[FamilyResult], manifest: Manifest, decoding: DecodingPlan | None
 ) -> SurveyResult:
     """The result of a run: the results of its families, and the capacity curves of networks."""
     return SurveyResult(
-        measured_by=measured_by,
+        measured_by=manifest.measured_by,
         judged_by=__version__,
-        environment=environment,
-        target=target,
-        settings=settings,
+        environment=manifest.environment,
+        target=manifest.target,
+        settings=manifest.settings,
         families=tuple(families),
-        curves=capacity_curves(families, settings.level),
+        curves=capacity_curves(families, manifest.settings.level),
         decoding=decoding,
     )
 

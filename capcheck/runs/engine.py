@@ -120,14 +120,7 @@ class Engine:
             if errors_are_results and any(one.cells for one in found):
                 self._progress.advance((), "the information curve")
                 keep_plan(self._target, self._settings, self._cells)
-        return survey_result(
-            found,
-            measured_by=measured_by,
-            environment=environment(),
-            target=self._summary,
-            settings=self._settings,
-            decoding=self._cells.decoding,
-        )
+        return survey_result(found, self._manifest(measured_by), self._cells.decoding)
 
     def start(self) -> None:
         """Start the run in its folder, and measure nothing."""

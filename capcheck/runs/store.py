@@ -189,14 +189,7 @@ class Store(Cells):
         if not any(found.cells for found in families):
             reasons = "; ".join(found.reason for found in families)
             raise InputError(f"run {str(self.folder)!r} has no complete family: {reasons}")
-        return survey_result(
-            families,
-            measured_by=manifest.measured_by,
-            environment=manifest.environment,
-            target=manifest.target,
-            settings=manifest.settings,
-            decoding=self.decoding,
-        )
+        return survey_result(families, manifest, self.decoding)
 
 
 def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:

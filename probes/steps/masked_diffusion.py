@@ -137,7 +137,7 @@ class MaskedDiffusion(Probe[TokenPredictor]):
                 weights = torch.stack([1 - chance, chance], -1)
                 revealed = rng.categorical(weights, (*known.shape, 1)).squeeze(-1).bool()
                 written = ~start.placed if self.remask else revealed & ~known
-                draws = law.sample_where(rng, written & ~known)
+                draws = law.sample_where(rng, revealed & ~known)  # others are masked again
                 tokens = torch.where(known, state.tokens, draws)
             known = revealed
             if bool(written.any()):
@@ -162,9 +162,8 @@ class MaskedDiffusion(Probe[TokenPredictor]):
     def suspects(self) -> tuple[Suspect, ...]:
         """Independent draws of the tokens that a step reveals together."""
         one = dataclasses.replace(self, reveal="one", remasking="full", eta=None)
-        found = Suspect(
-            failure="wrong factorisation", cure="one token revealed per step", probe=one
-        )
+        cure = "one token revealed per step"
+        found = Suspect(failure="wrong factorisation", cure=cure, probe=one)
         return () if self.reveal == "one" else (found,)
 
     def log_density(

@@ -89,11 +89,6 @@ class Chain(CategoricalTarget):
     @property
     def conditional_cost(self) -> float:
         """That of both recursions; see `CategoricalTarget`."""
-        return self.noisy_cost
-
-    @property
-    def noisy_cost(self) -> float:
-        """That of both recursions; see `CategoricalTarget`."""
         each = LOG_COST if isinstance(self._arithmetic, Logarithmic) else PASS
         return each * 2 * self._spec.tokens * self._widest
 

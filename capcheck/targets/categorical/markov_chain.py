@@ -35,9 +35,8 @@ from capcheck.targets.parameters import require_count, require_grid, require_tab
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["LARGE", "LARGEST", "LONGEST", "MULTIPLIED", "UNKNOWN_SHARE", "MarkovChain"]
+__all__ = ["LARGEST", "LONGEST", "MULTIPLIED", "UNKNOWN_SHARE", "MarkovChain"]
 
-LARGE = 1 << 13  # tokens of all rows from which on spans of them pay
 UNKNOWN_SHARE = 0.5  # of the time of a recursion, where messages are over unknown tokens only
 LONGEST = 4096  # most tokens of a closed form over all pairs of tokens: half a GiB
 MULTIPLIED = 1e12  # most multiply-adds for the powers of a transition matrix: some seconds
@@ -186,6 +185,11 @@ class MarkovChain(Chain):
             return 0.0
         return super().conditional_cost * (1.0 if self._messages is None else UNKNOWN_SHARE)
 
+    @property
+    def noisy_cost(self) -> float:
+        """That of both recursions, of every order; see `CategoricalTarget`."""
+        return super().conditional_cost
+
     def mean_conditional_entropies(self) -> Tensor | None:
         """Of order 0 or 1, in closed form and in float64; see `CategoricalTarget`."""
         N, V = self._spec.tokens, self._spec.dim
@@ -234,7 +238,7 @@ class MarkovChain(Chain):
 
         def between(chosen: Tensor) -> Tensor:
             found = None
-            if ahead is not None and not causal and x.numel() >= LARGE:
+            if ahead is not None and not causal:
                 found = Spans(x, known, self._order, messages.laws).laws(chosen)
             return messages.laws(x, known, chosen, causal=causal) if found is None else found
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["PAYS", "Spans"]
+__all__ = ["FEW", "PAYS", "Spans"]
 
+FEW = 64  # spans of all sizes that are taken together
 PAYS = 0.5  # largest share of a recursion over all tokens at which spans are used
 
 Recursion = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -53,6 +54,8 @@ class Spans:
         start, end = self._start[rows, token], self._end[rows, token]
         length = end - start + 1
         size = 2 ** (length.double().log2().ceil().long())  # spans of a size are taken together
+        if len(rows) <= FEW:
+            size = torch.full_like(size, int(size.max())) if len(rows) else size
         if not len(rows) or float(size.sum()) > PAYS * self._x.numel():
             return None
         found: Tensor | None = None

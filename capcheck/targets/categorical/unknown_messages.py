@@ -9,13 +9,14 @@ known; each group takes its own products.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from capcheck.core.tiles import slices
+from capcheck.targets.categorical.patterns import Patterns
 
 __all__ = ["FEWEST_ROWS", "TILE", "UnknownMessages"]
 
@@ -165,14 +166,14 @@ class UnknownMessages:
         most = int(asked.sum(1).max()) if len(asked) else 0
         for rows in slices(len(x), max(FEWEST_ROWS, TILE // max(1, most * self._V**self._m))):
             if bool(asked[rows].any()):
-                told = None if causal else self._backward(x[rows], known[rows], asked[rows])
-                self._forward(x[rows], known[rows], asked[rows], told, place[rows], found)
+                steps = Patterns(x[rows], known[rows], self._m, self._V)
+                told = None if causal else self._backward(steps, asked[rows])
+                self._forward(steps, asked[rows], told, place[rows], found)
         return found
 
     def _forward(
         self,
-        x: Tensor,
-        known: Tensor,
+        steps: Patterns,
         asked: Tensor,
         told: dict[int, _Messages] | None,
         place: Tensor,
@@ -181,62 +182,62 @@ class UnknownMessages:
         """Fill in the laws of the tokens that are asked for.
 
         Args:
-            x: Token ids, (n, N).
-            known: Which of them are known, (n, N) bool.
+            steps: The tokens, and the rows of every step.
             asked: Tokens whose laws are asked for, (n, N) bool.
             told: The messages of later tokens, or None if these do not count.
             place: Index of each law that is asked for, (n, N).
             found: The laws, (m, V).
         """
-        tokens = asked.any(0).nonzero()[:, 0].tolist()
-        first = self._first(known, tokens[0])
-        messages = self._ones(known, first - 1)
+        some_ask = asked.any(0).tolist()
+        tokens = [i for i, any_row in enumerate(some_ask) if any_row]
+        first = self._first(steps.known, tokens[0])
+        messages = self._ones(steps, first - 1)
         for i in range(first - 1, tokens[-1]):
             joined = []
-            for code, rows in self._groups(known, i):
+            for code, rows in steps.at(i):
                 state = code & self._mask(i + 1)
                 seen = messages.of(code >> 1, rows)
-                onward = self._step(x, rows, i, code).forward(seen)
+                onward = self._step(steps, rows, i, code).forward(seen)
                 if code & 1:  # other steps keep the sum
                     onward = onward / onward.sum(1, keepdim=True)
                 joined.append((state, rows, onward))
                 some = asked[rows, i + 1]
-                if not bool(some.any()):
+                if not (some_ask[i + 1] and bool(some.any())):
                     continue
                 if code & 1:  # the law of a known token, given those before it
-                    onward = self._step(x, rows[some], i, code - 1).forward(seen[some])
+                    onward = self._step(steps, rows[some], i, code - 1).forward(seen[some])
                 else:
                     onward = onward[some]
                 if told is not None:
                     onward = onward * told[i + 1].of(state, rows[some])
                 law = onward.reshape(len(onward), -1, self._V).sum(1)
                 found[place[rows[some], i + 1]] = law / law.sum(1, keepdim=True)
-            messages = _Messages.joined(joined, len(x))
+            messages = _Messages.joined(joined, len(asked))
 
-    def _backward(self, x: Tensor, known: Tensor, asked: Tensor) -> dict[int, _Messages]:
+    def _backward(self, steps: Patterns, asked: Tensor) -> dict[int, _Messages]:
         """The messages of later tokens for the rows that ask for a token, by token."""
-        tokens = asked.any(0).nonzero()[:, 0].tolist()
-        last = self._last(known, tokens[-1])
-        messages = self._ones(known, last)
+        some_ask = asked.any(0).tolist()
+        tokens = [i for i, any_row in enumerate(some_ask) if any_row]
+        last = self._last(steps.known, tokens[-1])
+        messages = self._ones(steps, last)
         told: dict[int, _Messages] = {}
         for i in reversed(range(tokens[0] - 1, last)):
             joined, kept = [], []
-            for code, rows in self._groups(known, i):
+            for code, rows in steps.at(i):
                 state = code & self._mask(i + 1)
                 seen = messages.of(state, rows)
-                some = asked[rows, i + 1]
-                if bool(some.any()):
+                if some_ask[i + 1] and bool((some := asked[rows, i + 1]).any()):
                     kept.append((state, rows[some], seen[some]))
                 if i < tokens[0]:
                     continue
-                back = self._step(x, rows, i, code).backward(seen)
+                back = self._step(steps, rows, i, code).backward(seen)
                 if code & 1:  # other steps are means
                     back = back / back.amax(1, keepdim=True)
                 joined.append((code >> 1, rows, back))
             if kept:
-                told[i + 1] = _Messages.joined(kept, len(x))
+                told[i + 1] = _Messages.joined(kept, len(asked))
             if joined:
-                messages = _Messages.joined(joined, len(x))
+                messages = _Messages.joined(joined, len(asked))
         return told
 
     def _first(self, known: Tensor, token: int) -> int:
@@ -253,48 +254,30 @@ class UnknownMessages:
                 return j
         return N - 1
 
-    def _ones(self, known: Tensor, i: int) -> _Messages:
+    def _ones(self, steps: Patterns, i: int) -> _Messages:
         """Messages of token i, of which nothing is told; its state may lie before the sequence."""
         width = min(i + 1, self._m)
         ones = []
-        for code, rows in self._groups(known, i):
+        for code, rows in steps.at(i):
             numbers = self._V ** (width - (code >> 1).bit_count())
             ones.append((code >> 1, rows, self._table(0).new_ones(len(rows), numbers)))
-        return _Messages.joined(ones, len(known))
-
-    def _groups(self, known: Tensor, i: int) -> Iterator[tuple[int, Tensor]]:
-        """Rows (r,) by which tokens of the state of token i, and which of token i + 1, are known.
-
-        The pattern is a binary number, whose last digit is that of token i + 1.
-        """
-        width = min(i + 1, self._m)
-        flags = known[:, i + 1 - width : i + 2]
-        flags = torch.nn.functional.pad(flags, (0, width + 1 - flags.shape[1]))  # after the last
-        codes = (flags * 2 ** torch.arange(width, -1, -1, device=known.device)).sum(1)
-        order = codes.argsort(stable=True)
-        counts = codes.bincount(minlength=2 ** (width + 1)).tolist()
-        for code, rows in enumerate(order.split(counts)):
-            if len(rows):
-                yield code, rows
+        return _Messages.joined(ones, len(steps.known))
 
     def _mask(self, i: int) -> int:
         """The digits of a pattern that are of the state of token i."""
         return int(2 ** min(i + 1, self._m)) - 1
 
-    def _step(self, x: Tensor, rows: Tensor, i: int, code: int) -> _Step:
+    def _step(self, steps: Patterns, rows: Tensor, i: int, code: int) -> _Step:
         """The step from token i to token i + 1 of the rows of a pattern."""
         width, V = min(i + 1, self._m), self._V
-        shown = [j for j in range(width + 1) if code >> (width - j) & 1]
         table = self._table(i + 1)
         key = id(table), code
         if key not in self._arranged:
+            shown = [j for j in range(width + 1) if code >> (width - j) & 1]
             left = [0] if width == self._m and 0 not in shown else []
             new = [width] if width not in shown else []
             stay = [j for j in range(width) if j not in (*shown, *left)]
             ordered = table.permute(shown + left + stay + new)
             sizes = (V ** len(axes) for axes in (shown, left, stay, new))
             self._arranged[key] = ordered.reshape(*sizes)
-        values = torch.zeros_like(rows)
-        for j in shown:
-            values = values * V + x[rows, i + 1 - width + j]
-        return _Step(self._arranged[key], values)
+        return _Step(self._arranged[key], steps.values(code)[rows, i + 1])

@@ -12,7 +12,7 @@ from torch import Tensor
 from capcheck.core import randomness
 from capcheck.core.randomness import CounterRandomness
 from capcheck.laws import DeferredCategorical
-from capcheck.targets.categorical import ahead, markov_chain, spans, unknown_messages
+from capcheck.targets.categorical import ahead, spans, unknown_messages
 from capcheck.targets.categorical.ahead import HELD, Ahead
 from capcheck.targets.categorical.markov_chain import MarkovChain
 from capcheck.targets.categorical.spans import Spans
@@ -103,7 +103,6 @@ def test_a_message_over_too_few_tokens_would_be_seen() -> None:
 def test_laws_of_the_chain_are_the_same_with_spans_and_without(
     order: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(markov_chain, "LARGE", 1)
     monkeypatch.setattr(spans, "PAYS", float("inf"))
     monkeypatch.setattr(randomness, "FOLLOWED", 1)
     target = MarkovChain(tables(order), tokens=20)
