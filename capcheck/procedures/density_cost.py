@@ -122,7 +122,9 @@ def fewest_decided(pilot: int) -> int:
     return DECIDED_ROWS if pilot == PILOT_ROWS else pilot
 
 
-def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
+def rows_that_decide(
+    log_ratio: Tensor, tolerance: float, most: int, *, least: int = DECIDED_ROWS
+) -> int:
     """The number of further rows at which KL is told from its tolerance and known well.
 
     The rows of the pilot are no part of them, so that their number does not depend on their values.
@@ -131,9 +133,10 @@ def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
         log_ratio: Log-ratios log p - log q at the rows of the pilot, in nats.
         tolerance: Tolerance of KL, in nats per sequence.
         most: Most rows.
+        least: Fewest rows; see `fewest_decided`.
     """
     mean, deviation = float(log_ratio.mean()), float(log_ratio.std())
-    least = min(fewest_decided(len(log_ratio)), most)
+    least = min(least, most)
     if math.isinf(mean):
         return least
     if not math.isfinite(deviation):

@@ -17,6 +17,7 @@ from capcheck.divergences.reference import Reference
 from capcheck.procedures.density_cost import (
     affordable,
     affordable_rows,
+    fewest_decided,
     pilot_rows,
     rows_that_decide,
 )
@@ -76,7 +77,7 @@ class Densities:
         divergence = DIVERGENCES[self._target.spec.kind]["kl"]
         tolerance = self._settings.tolerances["kl"] * divergence.scale(self._target.spec)
         log_ratio = self._reference.steadied(self._target.log_prob(x) - pilot.values, x)
-        return rows_that_decide(log_ratio, tolerance, most)
+        return rows_that_decide(log_ratio, tolerance, most, least=fewest_decided(first))
 
     def _log_density(
         self, procedure: AnyProcedure, budget: Budget, x: Tensor

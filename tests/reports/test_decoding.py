@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from capcheck import DecodingPlan, decoding_plan, report
+from capcheck import DecodingPlan, decoding_plan, report, survey
 from capcheck.procedures.registry import report_writer
 from capcheck.targets import MarkovChain, Target, from_spec
 
@@ -150,3 +150,15 @@ def test_a_plan_has_a_page_of_its_own_kind(tmp_path: Path) -> None:
     plan = decoding_plan(from_spec("parity:4"))
     path = report(plan, tmp_path / "plan.html")
     assert path.read_text() == report_writer("decoding")(plan)
+
+
+def test_the_report_of_a_survey_shows_the_plan() -> None:
+    how: dict[str, Any] = {"samples": 200, "steps": [1], "network": "none"}
+    result = survey(from_spec("parity:4"), families=["gpt"], lengths=[4], **how)
+    assert result.decoding is not None
+    shown = report_writer()(result)
+    assert "<h2>How many tokens per step?</h2>" in shown
+    assert '<div id="curve"></div>' in shown
+    assert result.decoding.cheapest.steps_text in shown
+    numbers = survey(from_spec("gaussian:tokens=2"), families=["gpt"], lengths=[2], **how)
+    assert "How many tokens per step?" not in report_writer()(numbers)

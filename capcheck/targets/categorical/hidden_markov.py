@@ -210,12 +210,20 @@ class HiddenMarkov(Chain):
     def sample(self, n: int, rng: Randomness) -> Tensor:
         """Hidden states and tokens by inverse CDF, from left to right: (n, N) integers."""
         u = rng.uniform((n, 2 * self._spec.tokens))
-        draws = torch.empty(n, self._spec.tokens, dtype=torch.int64, device=self.device)
-        state = inverse_cdf(self._initial, u[:, 0])
+        states = torch.empty(n, self._spec.tokens, dtype=torch.int64, device=self.device)
+        states[:, 0] = inverse_cdf(self._initial, u[:, 0])
+        for i in range(1, self._spec.tokens):
+            law = self._transition_at(i - 1)[states[:, i - 1]]
+            states[:, i] = inverse_cdf(law, u[:, [2 * i]])[:, 0]
+        draws, of_tokens = torch.empty_like(states), u[:, 1::2]
+        if self._by_states:  # a state has more symbols than there are states
+            for state, emission in enumerate(self._emission):
+                there = states == state
+                draws[there] = inverse_cdf(emission, of_tokens[there.to(u.device)]).to(draws)
+            return draws
         for i in range(self._spec.tokens):
-            if i > 0:
-                state = inverse_cdf(self._transition_at(i - 1)[state], u[:, [2 * i]])[:, 0]
-            draws[:, i] = inverse_cdf(self._emission_at(i)[state], u[:, [2 * i + 1]])[:, 0]
+            law = self._emission_at(i)[states[:, i]]
+            draws[:, i] = inverse_cdf(law, of_tokens[:, [i]])[:, 0]
         return draws
 
     def state_posterior(self, x: Tensor, known: Tensor) -> Tensor:

@@ -16,16 +16,20 @@ from capcheck.divergences.known_draws import KnownDraws
 from capcheck.procedures import density_cost
 from capcheck.procedures.density_cost import (
     DECIDED_ROWS,
+    FEW_ROWS,
     FEWEST_ROWS,
     MOST_ROWS,
     NETWORK_ROWS,
+    PILOT_ROWS,
+    affordable_draws,
     affordable_rows,
-    pilot_pays,
+    fewest_decided,
+    pilot_rows,
     rows_that_decide,
 )
 from capcheck.procedures.procedure import AnyProcedure, Procedure
 from capcheck.procedures.registry import build_probe
-from capcheck.targets import ProductMixture, from_spec
+from capcheck.targets import MarkovChain, ProductMixture, from_spec
 
 BUDGET = Budget(length=4, steps=16)
 
@@ -123,12 +127,45 @@ def test_a_pilot_asks_for_the_rows_that_tell_kl_from_its_tolerance(
 
 def test_only_slow_densities_have_a_pilot() -> None:
     data = of_data(20_000)
-    assert pilot_pays(data, BUDGET, 2_000)
-    assert not pilot_pays(data, BUDGET, 300)
-    assert not pilot_pays(of_data(2), BUDGET, 4_000)
-    assert not pilot_pays(data.with_network(data.oracle), BUDGET, 2_000)
+    assert pilot_rows(data, BUDGET, 2_000) == PILOT_ROWS
+    assert pilot_rows(data, BUDGET, 300) == 0
+    assert pilot_rows(of_data(2), BUDGET, 4_000) == 0
+    assert pilot_rows(data.with_network(data.oracle), BUDGET, 2_000) == 0
     gpt = Procedure.of(build_probe("gpt", {}), data.target)
-    assert not pilot_pays(gpt, BUDGET, None)
+    assert pilot_rows(gpt, BUDGET, None) == 0
+
+
+def of_text(order: int, **options: Any) -> AnyProcedure:
+    """A decoder of 128 tokens of 40 symbols."""
+    tables = [torch.full((40,) * k, 1 / 40, dtype=torch.float64) for k in range(1, order + 2)]
+    return Procedure.of(build_probe("parallel_decoder", options), MarkovChain(tables, tokens=128))
+
+
+def test_token_ids_have_a_pilot_of_few_rows() -> None:
+    budget = Budget(length=128, steps=16)
+    slow = of_text(2)
+    assert pilot_rows(slow, budget, 100) == FEW_ROWS == fewest_decided(FEW_ROWS)
+    assert fewest_decided(PILOT_ROWS) == DECIDED_ROWS
+    assert pilot_rows(slow, budget, 30) == 0
+    assert pilot_rows(of_text(1), budget, 100) == 0  # its laws cost nothing that counts
+    alike = torch.zeros(FEW_ROWS, dtype=torch.float64)
+    assert rows_that_decide(alike, 0.08, 100, least=FEW_ROWS) == FEW_ROWS
+    apart = torch.linspace(-1, 1.2, FEW_ROWS, dtype=torch.float64)
+    assert rows_that_decide(apart, 0.08, 100, least=FEW_ROWS) == 100
+
+
+def test_a_costly_decoder_makes_the_draws_that_fit_into_the_time() -> None:
+    budget = Budget(length=128, steps=16)
+    slow = of_text(2)
+    few, more = (affordable_draws(slow, budget, 2_000, seconds) for seconds in (5.0, 10.0))
+    assert 0 < few < more < 2_000
+    assert more == pytest.approx(2 * few, abs=2)
+    assert affordable_draws(slow, Budget(length=128, steps=4), 2_000, 5.0) == pytest.approx(
+        4 * few, abs=4
+    )
+    assert affordable_draws(of_text(1), budget, 2_000, 5.0) == 2_000
+    assert affordable_draws(of_data(2), BUDGET, 2_000, 1e-9) == 2_000  # numbers
+    assert affordable_draws(slow.with_network(slow.oracle), budget, 2_000, 1e-9) == 2_000
 
 
 def test_a_pilot_saves_rows_and_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

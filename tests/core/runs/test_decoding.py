@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from reference.information import schedules
 from scipy import optimize, stats
 
-from capcheck import DecodingPlan, InputError, Progress, decoding_plan
+from capcheck import DecodingPlan, InputError, Progress, check, decoding_plan, save, survey
 from capcheck.exact.information_curve import measured_curve
 from capcheck.procedures.unmasking_schedules import best_schedules
 from capcheck.results.decoding import Quantity
+from capcheck.runs.store import Store
 from capcheck.targets import MarkovChain, Target, from_spec
 from capcheck.targets.conditional import conditional
 
@@ -291,3 +293,25 @@ def test_best_prices_are_honest_and_those_of_the_same_rows_are_flattered() -> No
     assert np.mean(holds) >= 0.9
     mean, error = mean_and_error(flattered)
     assert mean < -6 * error
+
+
+def test_a_survey_of_token_ids_keeps_the_plan_of_its_target(tmp_path: Path) -> None:
+    target = order_2(0, 6)
+    how: dict[str, Any] = {"samples": 200, "steps": [1], "lengths": [6], "network": "none"}
+    result = survey(target, families=["gpt"], out=tmp_path / "run", **how)
+    assert result.decoding is not None
+    assert result.decoding == decoding_plan(target)
+    assert Store.open(tmp_path / "run").result().decoding == result.decoding
+    saved = Store.open(save(result, tmp_path / "saved")).result()
+    assert saved.decoding == result.decoding
+    assert result.to_dict()["decoding"]["cheapest"]["calls"] == result.decoding.cheapest.calls
+
+
+def test_numbers_prompts_and_checks_have_no_plan() -> None:
+    how: dict[str, Any] = {"samples": 200, "steps": [1], "lengths": [4]}
+    numbers = survey(from_spec("gaussian:ar1,tokens=4"), families=["gpt"], network="none", **how)
+    assert numbers.decoding is None
+    parity = from_spec("parity:4")
+    prompted = survey(parity, families=["gpt"], network="none", given=[0], samples=200, steps=[1])
+    assert prompted.decoding is None
+    assert check("gpt", parity, **how).survey.decoding is None
