@@ -67,7 +67,7 @@ class Randomness(ABC):
             table[..., 0] = 1  # of entries that are not drawn
             table[chosen] = probabilities
             # A source that follows all draws is told the laws here, and can enumerate them.
-            return self.categorical(table, (*chosen.shape, 1)).squeeze(-1)
+            return self.categorical(table, (*chosen.shape, 1)).squeeze(-1).to(chosen.device)
         u = self.uniform(tuple(chosen.shape)).to(chosen.device)[chosen]
         draws = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
         draws[chosen] = inverse_cdf(probabilities, u[:, None])[:, 0]

@@ -2,8 +2,8 @@
 
 A family has a *floor* if even its largest budget is refused. Each suspected cause that the family
 names is switched off and the largest budget is measured again, by KL alone if it refuses the floor
-by a log-density, which needs no draws of the procedure, and otherwise by all divergences that
-refuse the floor; if the divergence falls clearly, the suspect is a cause of the floor. Most causes
+and decides it, which needs few draws of the procedure, and otherwise by all divergences that refuse
+the floor; if the divergence falls clearly, the suspect is a cause of the floor. Most causes
 show from a part of the draws, and all draws are taken where that part shows nothing.
 """
 
@@ -72,6 +72,9 @@ def cause_of(
         and cell.estimates[name].kind not in ("unavailable", "lower bound")
     }
     shared = floor.model_copy(update={"estimates": comparable})
+    refusing = refusing_divergences(floor, settings.tolerances, level=level)
+    if cell.outcome is Outcome.INCONCLUSIVE and set(cell.estimates) < set(refusing):
+        return None  # those that were not asked may still refuse
     (refused,) = judge([shared], settings.tolerances, level=level)
     if refused.outcome is not Outcome.NOT_REPRESENTABLE:
         return None

@@ -14,7 +14,6 @@ from capcheck.targets.target import CategoricalTarget, ContinuousTarget
 __all__ = [
     "DECIDED_ROWS",
     "FEWEST_ROWS",
-    "FEW_ROWS",
     "MARGIN",
     "MOST_ROWS",
     "NETWORK_ROWS",
@@ -28,8 +27,7 @@ __all__ = [
     "affordable",
     "affordable_draws",
     "affordable_rows",
-    "fewest_decided",
-    "pilot_rows",
+    "pilot_pays",
     "rows_that_decide",
     "work_of_density",
 ]
@@ -41,7 +39,6 @@ OVERHEAD = 6e4  # multiply-adds in the time that a derivative takes beside the t
 QUICK = 0.2  # seconds that are spent in any case, at more rows than there are samples
 MOST_ROWS = 16_384  # most rows at which a log-density is evaluated for that reason
 PILOT_ROWS = 100  # rows that tell how many more are needed
-FEW_ROWS = 16  # the same of token ids
 DECIDED_ROWS = 256  # fewest rows of a log-density after a pilot
 SLOW = 1.0  # seconds of a log-density from which a pilot pays
 MARGIN = 6.0  # standard errors between KL and its tolerance at which more rows decide nothing new
@@ -103,28 +100,18 @@ def affordable_rows(
     )
 
 
-def pilot_rows(procedure: AnyProcedure, budget: Budget, rows: int | None) -> int:
-    """The number of rows to look at first, as the log-density of so many takes long; 0 for none.
+def pilot_pays(procedure: AnyProcedure, budget: Budget, rows: int | None) -> bool:
+    """Whether to look at `PILOT_ROWS` first, as the log-density of so many rows takes long.
 
-    A density whose cost the rows share, as that of a Markov chain, has no use for it. That of token
-    ids often differs hardly between rows, so that very few tell.
+    A density whose cost the rows share, as that of a Markov chain, has no use for it.
     """
-    if rows is None or procedure.substitute is not None:
-        return 0
-    first = FEW_ROWS if isinstance(procedure.target, CategoricalTarget) else PILOT_ROWS
+    if rows is None or rows <= DECIDED_ROWS + PILOT_ROWS or procedure.substitute is not None:
+        return False
     shared = procedure.probe.density_work(procedure.spec, budget) > 0
-    slow = rows * work_of_density(procedure, budget) > SLOW * WORK
-    return first if slow and not shared and rows > first + fewest_decided(first) else 0
+    return not shared and rows * work_of_density(procedure, budget) > SLOW * WORK
 
 
-def fewest_decided(pilot: int) -> int:
-    """Fewest rows of a log-density after a pilot of so many rows."""
-    return DECIDED_ROWS if pilot == PILOT_ROWS else pilot
-
-
-def rows_that_decide(
-    log_ratio: Tensor, tolerance: float, most: int, *, least: int = DECIDED_ROWS
-) -> int:
+def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
     """The number of further rows at which KL is told from its tolerance and known well.
 
     The rows of the pilot are no part of them, so that their number does not depend on their values.
@@ -133,18 +120,16 @@ def rows_that_decide(
         log_ratio: Log-ratios log p - log q at the rows of the pilot, in nats.
         tolerance: Tolerance of KL, in nats per sequence.
         most: Most rows.
-        least: Fewest rows; see `fewest_decided`.
     """
     mean, deviation = float(log_ratio.mean()), float(log_ratio.std())
-    least = min(least, most)
     if math.isinf(mean):
-        return least
+        return min(DECIDED_ROWS, most)
     if not math.isfinite(deviation):
         return most
     apart = MARGIN * deviation / max(abs(mean - tolerance), TINY)
     precise = deviation / max(PRECISION * abs(mean), PRECISION * tolerance, TINY)
     needed = max(apart, precise) ** 2
-    return most if needed > most else max(math.ceil(needed), least)
+    return most if needed > most else max(math.ceil(needed), min(DECIDED_ROWS, most))
 
 
 def work_of_density(procedure: AnyProcedure, budget: Budget) -> float:

@@ -138,7 +138,7 @@ class Probe(ABC, Generic[NetworkT]):
         anytime: Axes along which one run at the largest budget contains every smaller run. For
             `length`, length l ends with the last state of at most l placed tokens; for `steps`, k
             steps end with the k-th iteration.
-        between: Whether the network is shown known tokens on both sides of those that it predicts
+        two_sided: Whether the network is shown known tokens on both sides of those that it predicts
             in every iteration, which takes a whole recursion on chains.
         near_oracle: Whether a survey also measures the family with a fitted network. It is set
             where the oracle is a map of the whole sequence, which may be far from trainable.
@@ -150,7 +150,7 @@ class Probe(ABC, Generic[NetworkT]):
     kinds: ClassVar[frozenset[Kind]]
     reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
     anytime: ClassVar[frozenset[Axis]] = frozenset()
-    between: ClassVar[bool] = False
+    two_sided: ClassVar[bool] = False
     near_oracle: ClassVar[bool] = False
 
     @property
@@ -241,7 +241,7 @@ class Probe(ABC, Generic[NetworkT]):
             spec: As for `run`.
             budget: As for `run`.
         """
-        return float(self.iterations(spec, budget)) if self.between else 0.0
+        return float(self.iterations(spec, budget)) if self.two_sided else 0.0
 
     def cheaper_density(self) -> Probe[NetworkT] | None:
         """The same procedure with a looser log-density that takes less time, or None.

@@ -15,10 +15,10 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.reference import Reference
 from capcheck.procedures.density_cost import (
+    PILOT_ROWS,
     affordable,
     affordable_rows,
-    fewest_decided,
-    pilot_rows,
+    pilot_pays,
     rows_that_decide,
 )
 from capcheck.procedures.procedure import AnyProcedure
@@ -60,24 +60,22 @@ class Densities:
                 self._densities[key] = found
             else:
                 procedure, rows = found
-                if first := pilot_rows(procedure, budget, rows):
-                    rows = self._rows_that_decide(procedure, budget, first, rows or 0)
+                if pilot_pays(procedure, budget, rows):
+                    rows = self._rows_that_decide(procedure, budget, rows or 0)
                 draws = self._reference.first_draws(rows)
                 self._densities[key] = self._log_density(procedure, budget, draws)
         return self._densities[key]
 
-    def _rows_that_decide(
-        self, procedure: AnyProcedure, budget: Budget, first: int, most: int
-    ) -> int:
-        """The number of rows of a slow log-density, by a pilot at `first` draws of its own."""
-        x = self._target.sample(first, self._rng("pilot", 0))
+    def _rows_that_decide(self, procedure: AnyProcedure, budget: Budget, most: int) -> int:
+        """The number of rows of a slow log-density, by a pilot at draws of its own."""
+        x = self._target.sample(PILOT_ROWS, self._rng("pilot", 0))
         pilot = procedure.log_density(budget, x, self._rng("pilot density", 0))
         if isinstance(pilot, Unavailable):
             return most
         divergence = DIVERGENCES[self._target.spec.kind]["kl"]
         tolerance = self._settings.tolerances["kl"] * divergence.scale(self._target.spec)
         log_ratio = self._reference.steadied(self._target.log_prob(x) - pilot.values, x)
-        return rows_that_decide(log_ratio, tolerance, most, least=fewest_decided(first))
+        return rows_that_decide(log_ratio, tolerance, most)
 
     def _log_density(
         self, procedure: AnyProcedure, budget: Budget, x: Tensor

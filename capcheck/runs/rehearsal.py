@@ -28,9 +28,10 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.divergences.reference import Reference
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.density_cost import (
+    DECIDED_ROWS,
+    PILOT_ROWS,
     affordable,
-    fewest_decided,
-    pilot_rows,
+    pilot_pays,
     work_of_density,
 )
 from capcheck.procedures.procedure import AnyProcedure
@@ -246,8 +247,8 @@ class Rehearsal:
             if isinstance(found, Unavailable):
                 continue
             used, rows = found[0], samples if found[1] is None else found[1]
-            if first := pilot_rows(used, budget, found[1]):
-                rows = first + round(math.sqrt(fewest_decided(first) * rows))
+            if pilot_pays(used, budget, found[1]):
+                rows = PILOT_ROWS + round(math.sqrt(DECIDED_ROWS * rows))
             work = work_of_density(used, budget)
             size = work or float(max(1, turns[budget]))
             kind = repr(used.probe), work > 0  # a cheaper density has another rate

@@ -76,7 +76,7 @@ class MaskGIT(Probe[TokenPredictor]):
     row: ClassVar[Row] = "length"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"length"})
-    between: ClassVar[bool] = True
+    two_sided: ClassVar[bool] = True
 
     rounds: Annotated[int, Field(ge=1, description="number of rounds R of the cosine schedule")] = 4
     tokens_per_round: Annotated[

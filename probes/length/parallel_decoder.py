@@ -71,7 +71,7 @@ class ParallelDecoder(Probe[TokenPredictor]):
     in_paper: ClassVar[bool] = False
     kinds: ClassVar[frozenset[Kind]] = frozenset({"categorical"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"length", "steps"})
-    between: ClassVar[bool] = True
+    two_sided: ClassVar[bool] = True
 
     order: Annotated[Order, Field(description="order in which masked tokens are placed")] = (
         "top_probability"

@@ -9,9 +9,9 @@ Signature: token predictor. The network is shown the tokens that are not masked.
 Assumption: the tokens that one step reveals are independent given the known tokens.
 Budgets: `steps` is the number k of steps, on levels t uniform in [0, 1]; at level t a share t of
 the tokens is masked. `length` is ignored.
-Procedure: a step from t to s draws every masked token from the network's answer, and a known token
-keeps its value whatever the network answers. With `remask` a known token is then masked with
-probability sigma_t, and a masked one is revealed with (alpha_s - (1 - sigma_t) alpha_t) / t, where
+Procedure: a step from t to s draws the masked tokens that it reveals, and a known token keeps its
+value whatever the network answers. With `remask` a known token is then masked with probability
+sigma_t, and a masked one is revealed with (alpha_s - (1 - sigma_t) alpha_t) / t, where
 alpha_t = 1 - t, so that no value is final before the last step, and each step counts as a write of
 all tokens. `remasking` sets sigma_t: to s (`full`, by which every token is masked with probability
 s, known or not), to the largest possible sigma_max = min(1, s / alpha_t) (`max`), to min(eta,
@@ -73,7 +73,7 @@ class MaskedDiffusion(Probe[TokenPredictor]):
     in_paper: ClassVar[bool] = False
     kinds: ClassVar[frozenset[Kind]] = frozenset({"categorical"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
-    between: ClassVar[bool] = True
+    two_sided: ClassVar[bool] = True
 
     remask: Annotated[bool, Field(description="whether known tokens may be masked again")] = True
     remasking: Annotated[

@@ -67,7 +67,7 @@ class UniformDiffusion(Probe[NoisyPredictor]):
     in_paper: ClassVar[bool] = False
     kinds: ClassVar[frozenset[Kind]] = frozenset({"categorical"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
-    between: ClassVar[bool] = True
+    two_sided: ClassVar[bool] = True
 
     corrector: Annotated[
         int, Field(ge=0, description="corrector iterations after each step but the first")

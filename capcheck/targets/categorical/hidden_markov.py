@@ -28,7 +28,7 @@ from capcheck.targets.categorical.messages import (
     scaled_evidence,
     sparse_steps,
 )
-from capcheck.targets.categorical.state_laws import StateEntries, StateLaws
+from capcheck.targets.categorical.state_laws import PrefixLaws, StateEntries, StateLaws
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
     require_count,
@@ -287,8 +287,6 @@ class HiddenMarkov(Chain):
             return super().marginals(x, levels, path, causal)
         require_tokens(self.spec, x, levels)
         known = levels == 0
-        if known.any() and known.any(0).equal(known.all(0)) and not _has_gaps(known[0]):
-            return super().marginals(x, levels, path, causal)  # goes on from what it kept
 
         def posterior() -> Tensor:
             parts = [self._others(x[rows], known[rows]) for rows in self._rows(len(x))]
@@ -296,7 +294,10 @@ class HiddenMarkov(Chain):
 
         mean, states = self._spec.mean, self._marginal_states
         entries = StateEntries(posterior, self._emission, mean, states, x, known)
-        return StateLaws(entries, range(self._spec.tokens))
+        laws = StateLaws(entries, range(self._spec.tokens))
+        if known.any() and known.any(0).equal(known.all(0)) and not _has_gaps(known[0]):
+            return PrefixLaws(super().marginals(x, levels, path, causal), laws)
+        return laws
 
     @functools.cached_property
     def _marginal_states(self) -> Tensor:

@@ -238,7 +238,7 @@ class MarkovChain(Chain):
 
         def between(chosen: Tensor) -> Tensor:
             found = None
-            if ahead is not None and not causal:
+            if ahead is not None and not causal and self._order < x.shape[1]:
                 found = Spans(x, known, self._order, messages.laws).laws(chosen)
             return messages.laws(x, known, chosen, causal=causal) if found is None else found
 
@@ -265,9 +265,10 @@ class MarkovChain(Chain):
 
     @functools.cached_property
     def _messages(self) -> UnknownMessages | None:
-        """Messages over unknown tokens only, where every transition is possible."""
-        served = UnknownMessages.serves(self._least, self._order, self.dtype)
-        return UnknownMessages(self._table, self._order) if served else None
+        """Messages over unknown tokens only, where these pay and every transition is possible."""
+        V, m = self._spec.dim, self._order
+        served = UnknownMessages.serves(self._least, m, V, self.dtype)
+        return UnknownMessages(self._table, m) if served else None
 
     @functools.cached_property
     def _powers(self) -> Powers | None:
@@ -277,6 +278,26 @@ class MarkovChain(Chain):
         first, transition = self._conditionals
         held = Powers.fit(self._spec.tokens, len(first), float(transition.min()))
         return Powers(transition, self._spec.mean) if held else None
+
+    def _restart(self, x: Tensor, known: Tensor, token: int, part: int) -> tuple[int, Tensor]:
+        """Restart after m tokens that all rows know: earlier tokens do not matter then.
+
+        If some transitions are impossible, earlier tokens do matter, since impossible known tokens
+        must give the unconditional marginals.
+        """
+        if self._least <= 0:
+            return super()._restart(x, known, token, part)
+        whole, m = known.all(0), self._order
+        for i in range(token, m - 1, -1):
+            if m > 0 and bool(whole[i - m : i].all()):
+                law = self._table(i)[tuple(x[:, i - m : i].T)]  # (n, V)
+                place = torch.zeros_like(x[:, 0])  # index of the string that stays in the state
+                for symbol in x[:, i - m + 1 : i].T:
+                    place = place * law.shape[1] + symbol
+                message = law.new_zeros(len(x), self._states_at(i) // law.shape[1], law.shape[1])
+                message[torch.arange(len(x)), place] = law
+                return i, self._arithmetic.of(message.flatten(1))
+        return super()._restart(x, known, token, part)
 
     def _table(self, i: int) -> Tensor:
         """p(x_i | the last m tokens before it), (V,) * (min(i, m) + 1)."""

@@ -18,7 +18,16 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import Categorical, DeferredCategorical
 
-__all__ = ["GROUPS", "NEAR", "NEAR_DIGITS", "TILE", "StateEntries", "StateLaws", "places"]
+__all__ = [
+    "GROUPS",
+    "NEAR",
+    "NEAR_DIGITS",
+    "TILE",
+    "PrefixLaws",
+    "StateEntries",
+    "StateLaws",
+    "places",
+]
 
 TILE = 1 << 22  # numbers of laws that are computed at once
 GROUPS = 2  # groups of symbols, whose probabilities are bounded together, for each state
@@ -197,6 +206,10 @@ class StateLaws(DeferredCategorical):
         super().__init__(entries.table, tokens)
         self._entries = entries
 
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self._tokens)
+
     def select(self, tokens: Sequence[int]) -> StateLaws:
         """The laws of the tokens with these indices."""
         return StateLaws(self._entries, [self._tokens[i] for i in tokens])
@@ -233,3 +246,20 @@ class StateLaws(DeferredCategorical):
     def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
         """As `sample` where `chosen`, (n, N) bool, with the same random numbers; 0 elsewhere."""
         return self._entries.draw(rng, self._tokens, chosen)
+
+
+class PrefixLaws(DeferredCategorical):
+    """The laws of tokens after a prefix that all rows know, by a recursion that goes on from it.
+
+    Args:
+        onward: Laws by this recursion, which costs little for the next tokens.
+        states: The same laws through the states of all tokens.
+    """
+
+    def __init__(self, onward: DeferredCategorical, states: StateLaws) -> None:
+        super().__init__(onward.make, range(len(states)))
+        self._states = states
+
+    def peaks_where(self, chosen: Tensor, *, most: int, least: float) -> Tensor:
+        """Largest probability of the chosen tokens; see `TokenLaw`."""
+        return self._states.peaks_where(chosen, most=most, least=least)

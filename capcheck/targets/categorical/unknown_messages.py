@@ -18,10 +18,12 @@ from torch import Tensor
 from capcheck.core.tiles import slices
 from capcheck.targets.categorical.patterns import Patterns
 
-__all__ = ["FEWEST_ROWS", "TILE", "UnknownMessages"]
+__all__ = ["FEW_ROWS", "MOST_ORDER", "TILE", "WIDE", "UnknownMessages"]
 
 TILE = 1 << 24  # most numbers of the messages of the chosen tokens, or of the tables of a step
-FEWEST_ROWS = 64  # rows of a tile, however large their messages
+FEW_ROWS = 64  # rows of a tile for which up to four times as much is held
+WIDE = 1 << 14  # fewest numbers V^(m+1) of a table at which fewer products pay
+MOST_ORDER = 3  # largest order m, since the rows of a step are in up to 2^(m+1) groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,14 +140,21 @@ class UnknownMessages:
         self._arranged: dict[tuple[int, int], Tensor] = {}
 
     @staticmethod
-    def serves(least: float, order: int, dtype: torch.dtype) -> bool:
-        """Whether no message vanishes, where every transition has at least the probability `least`.
+    def serves(least: float, order: int, symbols: int, dtype: torch.dtype) -> bool:
+        """Whether the messages are small enough to pay, and none of them vanishes.
 
         A message from the left and one from the right are multiplied, and each state of m tokens
         has at least the share `least`^m of either.
+
+        Args:
+            least: Least probability of a transition.
+            order: Number m of tokens of a state.
+            symbols: Number V of symbols.
+            dtype: Precision of the messages.
         """
         facts = torch.finfo(dtype)
-        return order > 0 and least ** (2 * order) >= facts.tiny / facts.eps
+        pays = 0 < order <= MOST_ORDER and symbols ** (order + 1) >= WIDE
+        return pays and least ** (2 * order) >= facts.tiny / facts.eps
 
     def laws(self, x: Tensor, known: Tensor, chosen: Tensor, *, causal: bool = False) -> Tensor:
         """Probabilities (m, V) of the m tokens that are `chosen`, row after row.
@@ -164,7 +173,8 @@ class UnknownMessages:
         if not causal:
             found[place[chosen & known], x[chosen & known]] = 1
         most = int(asked.sum(1).max()) if len(asked) else 0
-        for rows in slices(len(x), max(FEWEST_ROWS, TILE // max(1, most * self._V**self._m))):
+        numbers = max(1, most * self._V**self._m)  # of the messages of a row
+        for rows in slices(len(x), max(1, TILE // numbers, min(FEW_ROWS, 4 * TILE // numbers))):
             if bool(asked[rows].any()):
                 steps = Patterns(x[rows], known[rows], self._m, self._V)
                 told = None if causal else self._backward(steps, asked[rows])

@@ -16,15 +16,12 @@ from capcheck.divergences.known_draws import KnownDraws
 from capcheck.procedures import density_cost
 from capcheck.procedures.density_cost import (
     DECIDED_ROWS,
-    FEW_ROWS,
     FEWEST_ROWS,
     MOST_ROWS,
     NETWORK_ROWS,
-    PILOT_ROWS,
     affordable_draws,
     affordable_rows,
-    fewest_decided,
-    pilot_rows,
+    pilot_pays,
     rows_that_decide,
 )
 from capcheck.procedures.procedure import AnyProcedure, Procedure
@@ -127,31 +124,18 @@ def test_a_pilot_asks_for_the_rows_that_tell_kl_from_its_tolerance(
 
 def test_only_slow_densities_have_a_pilot() -> None:
     data = of_data(20_000)
-    assert pilot_rows(data, BUDGET, 2_000) == PILOT_ROWS
-    assert pilot_rows(data, BUDGET, 300) == 0
-    assert pilot_rows(of_data(2), BUDGET, 4_000) == 0
-    assert pilot_rows(data.with_network(data.oracle), BUDGET, 2_000) == 0
+    assert pilot_pays(data, BUDGET, 2_000)
+    assert not pilot_pays(data, BUDGET, 300)
+    assert not pilot_pays(of_data(2), BUDGET, 4_000)
+    assert not pilot_pays(data.with_network(data.oracle), BUDGET, 2_000)
     gpt = Procedure.of(build_probe("gpt", {}), data.target)
-    assert pilot_rows(gpt, BUDGET, None) == 0
+    assert not pilot_pays(gpt, BUDGET, None)
 
 
 def of_text(order: int, **options: Any) -> AnyProcedure:
     """A decoder of 128 tokens of 40 symbols."""
     tables = [torch.full((40,) * k, 1 / 40, dtype=torch.float64) for k in range(1, order + 2)]
     return Procedure.of(build_probe("parallel_decoder", options), MarkovChain(tables, tokens=128))
-
-
-def test_token_ids_have_a_pilot_of_few_rows() -> None:
-    budget = Budget(length=128, steps=16)
-    slow = of_text(2)
-    assert pilot_rows(slow, budget, 100) == FEW_ROWS == fewest_decided(FEW_ROWS)
-    assert fewest_decided(PILOT_ROWS) == DECIDED_ROWS
-    assert pilot_rows(slow, budget, 30) == 0
-    assert pilot_rows(of_text(1), budget, 100) == 0  # its laws cost nothing that counts
-    alike = torch.zeros(FEW_ROWS, dtype=torch.float64)
-    assert rows_that_decide(alike, 0.08, 100, least=FEW_ROWS) == FEW_ROWS
-    apart = torch.linspace(-1, 1.2, FEW_ROWS, dtype=torch.float64)
-    assert rows_that_decide(apart, 0.08, 100, least=FEW_ROWS) == 100
 
 
 def test_a_costly_decoder_makes_the_draws_that_fit_into_the_time() -> None:

@@ -160,3 +160,13 @@ def test_bounds_save_most_laws_and_a_wrong_bound_is_seen(monkeypatch: pytest.Mon
     )
     found = target.marginals(x, (~known).double()).peaks_where(~known, most=1, least=2.0)
     assert not torch.allclose(found.amax(1), exact.amax(1))
+
+
+def test_after_a_prefix_the_largest_probabilities_are_the_same() -> None:
+    target, x, known = many_symbols()
+    known = torch.arange(12).expand_as(known) < 5
+    law = target.marginals(x, (~known).double())
+    exact = torch.where(known, 0, law.mean().amax(-1))
+    found = law.peaks_where(~known, most=7, least=2.0)
+    torch.testing.assert_close(found, exact, atol=1e-14, rtol=0)
+    torch.testing.assert_close(law.select([5]).mean(), law.mean()[:, [5]])

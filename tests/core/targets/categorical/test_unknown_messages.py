@@ -21,6 +21,13 @@ from capcheck.targets.categorical.unknown_messages import UnknownMessages
 SYMBOLS, TOKENS, ROWS = 3, 6, 60
 
 
+@pytest.fixture(autouse=True)
+def narrow_tables_pay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small chains take messages over unknown tokens too, but in the test of the rule."""
+    if "left_to_the_recursion" not in request.node.name:
+        monkeypatch.setattr(unknown_messages, "WIDE", 1)
+
+
 def tables(order: int, *, own: bool = False) -> list[Tensor]:
     """Tables of a chain, one for each token with `own`."""
     rng = torch.Generator().manual_seed(order)
@@ -82,7 +89,7 @@ def test_small_tiles_change_nothing(tile: int, monkeypatch: pytest.MonkeyPatch) 
     x = target.sample(ROWS, CounterRandomness(0))
     known, asked = shown(0.3)
     monkeypatch.setattr(unknown_messages, "TILE", tile)
-    monkeypatch.setattr(unknown_messages, "FEWEST_ROWS", 7)
+    monkeypatch.setattr(unknown_messages, "FEW_ROWS", 7)
     found = UnknownMessages(target._table, 2).laws(x, known, asked)
     expected = enumerated(laws, x, known, asked, causal=False)
     torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
@@ -153,15 +160,17 @@ def test_long_spans_are_left_to_the_recursion() -> None:
     assert Spans(x, most, 2, messages.laws).laws(most) is None  # known tokens have no spans
 
 
-def test_rare_transitions_are_left_to_logarithms() -> None:
-    def chain(least: float) -> MarkovChain:
-        even = [torch.full((2,) * k, 0.5, dtype=torch.float64) for k in (1, 2)]
-        last = torch.tensor([1 - least, least], dtype=torch.float64).expand(2, 2, 2)
-        return MarkovChain([*even, last], tokens=5)
+def test_narrow_tables_and_high_orders_are_left_to_the_recursion() -> None:
+    assert not UnknownMessages.serves(0.01, 2, 20, torch.float64)
+    assert UnknownMessages.serves(0.01, 2, 40, torch.float64)
+    assert not UnknownMessages.serves(0.01, 8, 4, torch.float64)
+    assert MarkovChain(tables(2), tokens=TOKENS)._messages is None
 
-    assert chain(1e-80)._messages is None
-    assert chain(1e-70)._messages is not None
-    assert chain(1e-70).to(device="cpu", dtype=torch.float32)._messages is None
+
+def test_rare_transitions_are_left_to_logarithms() -> None:
+    assert not UnknownMessages.serves(1e-80, 2, 40, torch.float64)
+    assert UnknownMessages.serves(1e-70, 2, 40, torch.float64)
+    assert not UnknownMessages.serves(1e-70, 2, 40, torch.float32)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
