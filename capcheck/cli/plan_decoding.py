@@ -111,7 +111,8 @@ def _print(console: Console, found: DecodingPlan) -> None:
     if found.law != found.target:
         say(f"        {found.law}")
     if found.held_out is not None and found.held_out.dependence is not None:
-        say(f"        {found.held_out.dependence.sentence}")
+        for part in found.held_out.dependence.sentence.split(": ", 1):
+            say(f"        {part}")
     say(
         f"entropy {found.entropy} nats per sequence; total correlation {found.total_correlation}, "
         f"dual total correlation {found.dual_total_correlation} ({found.method})"

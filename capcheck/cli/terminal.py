@@ -176,7 +176,7 @@ def _print_target(console: Console, result: SurveyResult) -> None:
             f"rows it was built from {held.in_sample:.2f})"
         )
         if held.dependence is not None:
-            lines.append(f"        {held.dependence.sentence}")
+            lines += [f"        {part}" for part in held.dependence.sentence.split(": ", 1)]
         if held.memorises:
             lines.append(
                 "        warning: one Gaussian predicts your unseen rows better than this target, "

@@ -48,10 +48,12 @@ from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import CategoricalTarget
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["SUMMED", "TILE", "WEIGHTS", "CategoricalMixture"]
+__all__ = ["EVIDENCE", "MANY", "SUMMED", "TILE", "WEIGHTS", "CategoricalMixture"]
 
 TILE = 1 << 20  # most numbers of an intermediate result
 WEIGHTS = 1 << 24  # most weights of the components of all rows that are held: 128 MiB
+EVIDENCE = 150.0  # time of a component's evidence of a token, in those of a large matrix product
+MANY = 1e7  # fewest multiply-adds of all evidence that count
 SUMMED = 5e10  # most multiply-adds for the sum over pairs of components: a few seconds
 
 
@@ -168,6 +170,12 @@ class CategoricalMixture(CategoricalTarget):
     def weights(self) -> Tensor:
         """Normalised weights of the components of positive weight, (K,)."""
         return self._weights
+
+    @property
+    def conditional_cost(self) -> float:
+        """That of the evidence of all tokens about all components, if these are many."""
+        cost = EVIDENCE * len(self._components) * self._spec.tokens
+        return cost if cost >= MANY else 0.0
 
     @property
     def fingerprint(self) -> str:

@@ -155,17 +155,13 @@ class MarkovChain(Chain):
         if self._is_simple:
             first, transition = self._log_tables
             return first[x[:, 0]] + transition[x[:, :-1], x[:, 1:]].sum(1)
-        total = torch.zeros(len(x), dtype=self.dtype, device=self.device)
-        for i in range(self._spec.tokens):
-            table = self._table(i)
-            total += table[tuple(x[:, max(0, i - self._order) : i + 1].T)].log()
-        return total
+        return self._log_terms(x).sum(1)
 
     def log_prob_of_values(self, x: Tensor, token: int) -> Tensor | None:
-        """Of order 1, from the other transitions and the two that the token takes part in."""
-        if not self._is_simple:
-            return None
+        """From the other transitions and those that the token takes part in."""
         require_tokens(self.spec, x)
+        if not self._is_simple:
+            return self._by_values(x, token)
         first, transition = self._log_tables
         others = transition[x[:, :-1], x[:, 1:]]  # (n, N - 1), from token i to i + 1
         others[:, max(0, token - 1) : token + 1] = 0
@@ -177,6 +173,31 @@ class MarkovChain(Chain):
         if token + 1 < self._spec.tokens:
             total = total + transition.T[x[:, token + 1]]
         return total
+
+    def _by_values(self, x: Tensor, token: int) -> Tensor:
+        """As `log_prob_of_values`, of any order."""
+        N, m = self._spec.tokens, self._order
+        own = range(token, min(token + m + 1, N))  # tokens whose law the value enters
+        terms = self._log_terms(x)
+        terms[:, own.start : own.stop] = 0
+        total = terms.sum(1, keepdim=True)
+        value = torch.arange(self._spec.dim, device=x.device)[None]
+        for j in own:
+            past = range(max(0, j - m), j + 1)
+            table = self._log_tables[min(j, len(self._log_tables) - 1)]
+            total = total + table[tuple(value if i == token else x[:, [i]] for i in past)]
+        return total
+
+    def _log_terms(self, x: Tensor) -> Tensor:
+        """Log-probability of each token given those before it, (n, N)."""
+        logs, N = self._log_tables, self._spec.tokens
+        m = logs[-1].dim() - 1
+        alone = min(len(logs) - 1, N)  # tokens with a table of their own
+        terms = [logs[i][tuple(x[:, max(0, i - m) : i + 1].T)][:, None] for i in range(alone)]
+        if alone < N:  # the last table is that of all others
+            windows = (x[:, alone - m + k :][:, : N - alone] for k in range(m + 1))
+            terms.append(logs[-1][tuple(windows)])
+        return torch.cat(terms, 1)
 
     @property
     def conditional_cost(self) -> float:

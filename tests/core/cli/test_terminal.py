@@ -138,7 +138,7 @@ def test_the_gap_to_the_data_is_told_below_the_target(
     target = result.target.model_copy(update={"provenance": provenance})
     told = result.model_copy(update={"target": target})
     sentence = "the law holds 71% (68% to 74%) of the dependence that a 5-gram finds in unseen rows"
-    assert f"\n        {sentence}: 2.31 nats per token, " in printed(told, capsys)
+    assert f"\n        {sentence}\n        2.31 nats per token, " in printed(told, capsys)
     as_json = told.to_dict()["target"]["provenance"]["held_out"]["dependence"]
     assert as_json["sentence"].startswith(sentence)
     assert as_json["share"] == 0.71
