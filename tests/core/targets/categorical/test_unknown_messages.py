@@ -214,3 +214,24 @@ def test_laws_of_a_chain_join_those_ahead_and_those_between(
     monkeypatch.setattr(ahead, "MULTIPLIED", 1.0)
     short = Ahead(torch.full((40, 40, 40), 1 / 40, dtype=torch.float64))
     assert (wide._most, short._most) == (HELD // 40**3, 1)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+@pytest.mark.parametrize("own", [False, True])
+def test_values_of_one_token_have_the_joint_log_probability(order: int, own: bool) -> None:
+    laws = tables(order, own=own)
+    target = MarkovChain(laws, tokens=TOKENS)
+    x = target.sample(ROWS, CounterRandomness(0))
+    for token in range(TOKENS):
+        found = target.log_prob_of_values(x, token)
+        assert found is not None
+        for value in range(SYMBOLS):
+            changed = x.clone()
+            changed[:, token] = value
+            plainly = torch.zeros(ROWS, dtype=torch.float64)
+            for i in range(TOKENS):
+                table = laws[min(i, len(laws) - 1)]
+                past = table.dim() - 1
+                plainly += table[tuple(changed[:, i - past : i + 1].T)].log()
+            torch.testing.assert_close(found[:, value], plainly)
+            torch.testing.assert_close(target.log_prob(changed), plainly)
