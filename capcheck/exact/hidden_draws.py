@@ -30,7 +30,7 @@ __all__ = ["ALIKE", "DRAWS", "EQUAL", "PILOT", "between_bounds", "over_hidden_dr
 DRAWS = 4  # hidden draws of each row
 ALIKE = 2.0  # largest variance of log-weights, nats^2, at which so many draws tighten the bounds
 EQUAL = 1e-9  # variance of log-weights, nats^2, up to which one draw says all
-PILOT = 64  # rows that tell how alike the weights are
+PILOT = 32  # rows that tell how alike the weights are
 
 
 def over_hidden_draws(

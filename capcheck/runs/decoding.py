@@ -114,7 +114,8 @@ def keep_plan(target: Target, settings: Settings, cells: Cells) -> None:
 
     Args:
         target: The target of the survey.
-        settings: Settings of the survey; the plan takes about as long as the density of a cell.
+        settings: Settings of the survey; the plan takes a few times as long as the log-density of a
+            cell.
         cells: Cells of the survey.
     """
     if not isinstance(target, CategoricalTarget) or settings.given or cells.decoding is not None:

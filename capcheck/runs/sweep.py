@@ -34,7 +34,7 @@ from capcheck.runs.snapshots import Snapshots, rows_randomness
 
 __all__ = ["SHOWN_ROWS", "Sweep"]
 
-SHOWN_ROWS = 50  # draws that show what a procedure writes, where a log-density decides
+SHOWN_ROWS = 32  # draws that show what a procedure writes, where a log-density decides
 LIMIT_ROWS = 500  # fewest rows at which the limit of a procedure is made
 
 

@@ -27,7 +27,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Axis
+from capcheck.core.budget import Axis, Budget
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.probes.length.maskgit import MaskGIT
 from capcheck.procedures.groups import Group, Groupwise
@@ -46,6 +46,7 @@ class VAR(Groupwise):
     row: ClassVar[Row] = "length"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous", "categorical"})
     anytime: ClassVar[frozenset[Axis]] = frozenset({"length"})
+    two_sided: ClassVar[bool] = True
 
     pyramid: Annotated[
         Literal["haar", "interlaced"], Field(description="scales of continuous tokens")
@@ -76,6 +77,10 @@ class VAR(Groupwise):
             for scale, end in zip(self.scales(spec), ends, strict=True)
             if end <= length
         ]
+
+    def density_calls(self, spec: SequenceSpec, budget: Budget) -> float:
+        """One for each scale."""
+        return float(len(self.groups(spec, budget.length)))
 
     def suspects(self) -> tuple[Suspect, ...]:
         """Independent draws within a scale."""
