@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,6 +139,10 @@ class UnknownMessages:
         self._table, self._m = table, order
         self._V, self._dtype = table(0).shape[-1], table(0).dtype
         self._arranged: dict[tuple[int, int], Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies leave the arranged tables behind, which are known by where the tables stand."""
+        return self.__dict__ | {"_arranged": {}}
 
     @staticmethod
     def serves(least: float, order: int, symbols: int, dtype: torch.dtype) -> bool:

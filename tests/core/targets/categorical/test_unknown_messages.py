@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -235,3 +236,16 @@ def test_values_of_one_token_have_the_joint_log_probability(order: int, own: boo
                 plainly += table[tuple(changed[:, i - past : i + 1].T)].log()
             torch.testing.assert_close(found[:, value], plainly)
             torch.testing.assert_close(target.log_prob(changed), plainly)
+
+
+def test_a_copy_arranges_its_own_tables() -> None:
+    target = MarkovChain(tables(2), tokens=TOKENS)
+    x = target.sample(ROWS, CounterRandomness(0))
+    known, asked = shown(0.4)
+    law = target.marginals(x, (~known).double()).probabilities_where(asked)
+    assert target._messages is not None
+    assert target._messages._arranged
+    again = pickle.loads(pickle.dumps(target))
+    assert again._messages._arranged == {}
+    found = again.marginals(x, (~known).double()).probabilities_where(asked)
+    torch.testing.assert_close(found, law, atol=0, rtol=0)
