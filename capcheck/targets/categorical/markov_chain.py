@@ -152,32 +152,13 @@ class MarkovChain(Chain):
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-probability of x (n, N), in nats: (n,); -inf off the support."""
         require_tokens(self.spec, x)
-        if self._is_simple:
-            first, transition = self._log_tables
-            return first[x[:, 0]] + transition[x[:, :-1], x[:, 1:]].sum(1)
         return self._log_terms(x).sum(1)
 
-    def log_prob_of_values(self, x: Tensor, token: int) -> Tensor | None:
-        """From the other transitions and those that the token takes part in."""
+    def log_prob_of_values(self, x: Tensor, token: int) -> Tensor:
+        """From the laws of the tokens that the value enters, and those of all others."""
         require_tokens(self.spec, x)
-        if not self._is_simple:
-            return self._by_values(x, token)
-        first, transition = self._log_tables
-        others = transition[x[:, :-1], x[:, 1:]]  # (n, N - 1), from token i to i + 1
-        others[:, max(0, token - 1) : token + 1] = 0
-        total = others.sum(1, keepdim=True)
-        if token == 0:
-            total = total + first
-        else:
-            total = total + first[x[:, :1]] + transition[x[:, token - 1]]
-        if token + 1 < self._spec.tokens:
-            total = total + transition.T[x[:, token + 1]]
-        return total
-
-    def _by_values(self, x: Tensor, token: int) -> Tensor:
-        """As `log_prob_of_values`, of any order."""
         N, m = self._spec.tokens, self._order
-        own = range(token, min(token + m + 1, N))  # tokens whose law the value enters
+        own = range(token, min(token + m + 1, N))
         terms = self._log_terms(x)
         terms[:, own.start : own.stop] = 0
         total = terms.sum(1, keepdim=True)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from capcheck.core.tiles import slices
+from capcheck.targets.categorical.chain import last_known
 from capcheck.targets.categorical.patterns import Patterns
 
 __all__ = ["FEW_ROWS", "MOST_ORDER", "TILE", "WIDE", "UnknownMessages"]
@@ -262,12 +263,9 @@ class UnknownMessages:
 
     def _last(self, known: Tensor, token: int) -> int:
         """The first token from `token` on of which no later token tells but by its state."""
-        whole, some = known.all(0).tolist(), known.any(0).tolist()
-        N, m = len(whole), self._m
-        for j in range(token, N - 1):
-            if not any(some[j + 1 :]) or (j + 1 >= m and all(whole[j + 1 - m : j + 1])):
-                return j
-        return N - 1
+        whole, m, end = known.all(0).tolist(), self._m, max(token, last_known(known))
+        settled = (j for j in range(max(token, m - 1), end) if all(whole[j + 1 - m : j + 1]))
+        return next(settled, end)
 
     def _ones(self, steps: Patterns, i: int) -> _Messages:
         """Messages of token i, of which nothing is told; its state may lie before the sequence."""
