@@ -25,12 +25,13 @@ from torch import Tensor
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import Randomness
 
-__all__ = ["ALIKE", "DRAWS", "EQUAL", "PILOT", "between_bounds", "over_hidden_draws"]
+__all__ = ["ALIKE", "DRAWS", "EQUAL", "PILOT", "STACKED", "between_bounds", "over_hidden_draws"]
 
 DRAWS = 4  # hidden draws of each row
 ALIKE = 2.0  # largest variance of log-weights, nats^2, at which so many draws tighten the bounds
 EQUAL = 1e-9  # variance of log-weights, nats^2, up to which one draw says all
 PILOT = 32  # rows that tell how alike the weights are
+STACKED = 512  # rows up to which several draws of each are made together
 
 
 def over_hidden_draws(
@@ -46,15 +47,18 @@ def over_hidden_draws(
         rng: Source of the hidden draws.
         draws: What is drawn, in words for the method, in the plural.
     """
-    first = log_weight(x, rng)
-    few = x[:PILOT]
-    pair = log_weight(torch.cat([few, few]), rng.stream("pilot")).reshape(2, -1)
-    variance = float(pair.var(0).mean())
+    n, few = len(x), min(len(x), PILOT)
+    first, again = log_weight(torch.cat([x, x[:few]]), rng).split([n, few])
+    variance = float(torch.stack([first[:few], again]).var(0).mean())
     if not EQUAL < variance <= ALIKE:
         method = f"mean over {draws}, one drawn for each row"
         return LogDensity(values=first, bound=True, method=method)
-    others = [log_weight(x, rng) for _ in range(DRAWS - 1)]
-    return between_bounds(torch.stack([first, *others]), f"mean over {DRAWS} {draws} a row")
+    at_once = min(max(1, STACKED // n), DRAWS - 1)  # few rows take hardly longer than one
+    others = [
+        log_weight(x.repeat(len(part), *[1] * (x.dim() - 1)), rng).reshape(-1, n)
+        for part in torch.arange(DRAWS - 1).split(at_once)
+    ]
+    return between_bounds(torch.cat([first[None], *others]), f"mean over {DRAWS} {draws} a row")
 
 
 def between_bounds(log_w: Tensor, method: str) -> LogDensity:
