@@ -14,10 +14,13 @@ from networks import TablePredictor, law_of, law_of_run, table
 from reference.control import steadied_mean
 from reference.groups import covariance_of_groups, law_of_groups
 from reference.information import Array, of_blocks, of_gaussian, of_table
-from scipy import integrate, special
+from reference.scales import coefficients, sizes
+from scipy import integrate, special, stats
 
 from capcheck import check
 from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError, UnfitError
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.laws.gaussian import GaussianLaw
 from capcheck.probes.length.var import VAR
@@ -26,6 +29,7 @@ from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
 from capcheck.results.survey import CheckResult
 from capcheck.targets import GaussianMixture, ProductMixture, Target, from_spec, from_table
+from capcheck.targets.conditional import rest_of
 
 ROOT = math.sqrt(0.5)
 FOUR = np.array(  # the Haar pyramid of four numbers, by hand
@@ -277,3 +281,193 @@ def test_numbers_beside_given_ones_come_in_interlaced_subsets() -> None:
     expected = covariance_of_groups(C, Q, (1,), [([0], [1]), ([2], [0, 1])])
     assert np.allclose(law.covariance, expected, rtol=0, atol=1e-9)
     assert np.abs(expected - C).max() > 1e-2
+
+
+PUBLISHED = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # for 16 x 16 tokens
+
+
+def consecutive(counts: Sequence[int]) -> list[list[int]]:
+    """Scales of such sizes, in the order of their coefficients."""
+    ends = np.cumsum([0, *counts]).tolist()
+    return [list(range(a, b)) for a, b in itertools.pairwise(ends)]
+
+
+def written(scales: Sequence[int]) -> str:
+    return "/".join(map(str, scales))
+
+
+def covariance(procedure: Procedure[Any], length: int) -> Array:
+    """The covariance of what a procedure makes of a Gaussian."""
+    law = procedure.exact_law(Budget(length=length, steps=1))
+    assert isinstance(law, GaussianLaw)
+    found: Array = law.covariance.numpy()
+    return found
+
+
+def kl_of_gaussians(C: Array, Q: Array) -> float:
+    """KL of N(0, C) from N(0, Q)."""
+    ratio = np.linalg.solve(Q, C)
+    return float(0.5 * (np.trace(ratio) - len(C) - np.linalg.slogdet(ratio)[1]))
+
+
+@pytest.mark.parametrize("scales", [(1, 2, 3, 6), (1, 4, 6), (6,)])
+def test_on_an_autoregression_kl_of_listed_scales_is_that_of_determinants(
+    scales: tuple[int, ...],
+) -> None:
+    C = 4 * 0.8 ** np.abs(np.subtract.outer(np.arange(6.0), np.arange(6.0)))
+    H, blocks = coefficients(1, 6, scales), consecutive(sizes(1, 6, scales))
+    target = from_spec("gaussian:ar1,tokens=6,std=2,rho=0.8")
+    procedure = Procedure.of(VAR(scales=scales), target)
+    for length in range(7):
+        expected = of_blocks(of_gaussian(H @ C @ H.T), blocks_at(length, blocks))
+        found = kl_of_gaussians(C, covariance(procedure, length))
+        assert found == pytest.approx(expected, abs=1e-9), length
+    assert found > 0.001
+
+
+def test_listed_scales_of_a_grid_of_vectors() -> None:
+    root = np.random.default_rng(1).normal(size=(12, 12))
+    C = root @ root.T + np.eye(12)
+    target = GaussianMixture(torch.zeros(1, 6, 2).double(), torch.tensor(C)[None], grid=(2, 3))
+    H = np.kron(coefficients(2, 3, (1, 2, 3)), np.eye(2))
+    entropy = of_gaussian(H @ C @ H.T)
+
+    def of_tokens(tokens: Any) -> float:
+        return entropy([2 * i + j for i in tokens for j in (0, 1)])
+
+    found = measured(target, scales="1/2/3")  # 1 x 1, 1 x 2 and 2 x 3 cells
+    for length in range(7):
+        expected = of_blocks(of_tokens, blocks_at(length, [[0], [1], [2, 3, 4, 5]]))
+        assert kl_at(found, length) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_published_scales_run_on_16_by_16_numbers() -> None:
+    places = np.array(list(itertools.product(range(16), range(16))))
+    C = 0.9 ** np.abs(places[:, None] - places).sum(2)
+    target = GaussianMixture(torch.zeros(1, 256, 1).double(), torch.tensor(C)[None], grid=(16, 16))
+    procedure = Procedure.of(build_probe("var", {"scales": written(PUBLISHED)}), target)
+    budget = Budget(length=256, steps=1)
+    counts = [count for count in sizes(16, 16, PUBLISHED) if count > 0]
+    placed = [int(s.placed[0].sum()) for s in procedure.run(budget, 3, CounterRandomness(0))]
+    assert np.diff(placed).tolist() == counts
+    # The law of the result: coefficients c of a scale keep their variances given the coarser ones.
+    basis = procedure.coordinates.basis
+    assert basis is not None
+    S = basis.numpy() @ C @ basis.numpy().T
+    expected = 0.0
+    for block in consecutive(counts):
+        past = range(block[0])
+        cross = S[np.ix_(past, block)]
+        explained = cross.T @ np.linalg.solve(S[np.ix_(past, past)], cross)
+        rest = S[np.ix_(block, block)] - explained
+        expected += 0.5 * (np.log(np.diag(rest)).sum() - np.linalg.slogdet(rest)[1])
+    Q = covariance(procedure, 256)
+    assert kl_of_gaussians(C, Q) == pytest.approx(expected, rel=1e-9)
+    x = target.sample(50, CounterRandomness(1))
+    found = procedure.log_density(budget, x, CounterRandomness(2))
+    assert isinstance(found, LogDensity)
+    exact = stats.multivariate_normal(np.zeros(256), Q).logpdf(x[..., 0].numpy())
+    assert np.allclose(found.values, exact, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("grid", "scales"), [(None, (1, 2, 4)), ((2, 2), (1, 2))])
+def test_powers_of_two_as_a_list_are_the_default_of_numbers(
+    grid: tuple[int, int] | None, scales: tuple[int, ...]
+) -> None:
+    root = np.random.default_rng(0).normal(size=(4, 4))
+    C = root @ root.T + np.eye(4)
+    target = GaussianMixture(torch.zeros(1, 4, 1).double(), torch.tensor(C)[None], grid=grid)
+    listed, default = (Procedure.of(probe, target) for probe in (VAR(scales=scales), VAR()))
+    for length in range(5):
+        found = covariance(listed, length)
+        assert np.allclose(found, covariance(default, length), rtol=0, atol=1e-12)
+    assert kl_of_gaussians(C, found) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("grid", "scales", "groups"),
+    [
+        (None, "1/3/4", [[2], [0, 3], [1]]),  # centres in 2; 0, 2, 3; all
+        ((2, 2), "1/2", [[3], [0, 1, 2]]),
+        (None, "2/4", [[1, 3], [0, 2]]),
+    ],
+)
+def test_ids_come_at_the_centres_of_listed_scales(
+    grid: tuple[int, int] | None, scales: str, groups: list[list[int]]
+) -> None:
+    p = np.random.default_rng(0).random((3, 3, 3, 3)) ** 3
+    p /= p.sum()
+    target = from_table(torch.tensor(p), grid=grid)
+    listed, default = (
+        Procedure.of(build_probe("var", options), target) for options in ({"scales": scales}, {})
+    )
+    for length in range(5):
+        q = law_of(listed, Budget(length=length, steps=1), "density")
+        expected = of_blocks(of_table(p), blocks_at(length, groups))
+        assert (p * np.log(p / q)).sum() == pytest.approx(expected, abs=1e-9)
+    assert np.abs(q - law_of(default, Budget(length=4, steps=1), "density")).max() > 1e-3
+
+
+def test_numbers_come_at_the_centres_of_listed_scales_where_subsets_are_asked_for() -> None:
+    C = 0.8 ** np.abs(np.subtract.outer(np.arange(6.0), np.arange(6.0)))
+    target = from_spec("gaussian:ar1,tokens=6,rho=0.8")
+    procedure = Procedure.of(VAR(scales=(1, 3, 6), pyramid="interlaced"), target)
+    for length in range(7):
+        expected = of_blocks(of_gaussian(C), blocks_at(length, [[3], [1, 5], [0, 2, 4]]))
+        found = kl_of_gaussians(C, covariance(procedure, length))
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("given", "groups"),
+    [((2,), [([0, 3], [2]), ([1], [0, 2, 3])]), ((0, 1), [([2], [0, 1]), ([3], [0, 1, 2])])],
+)
+def test_beside_given_tokens_listed_scales_place_the_others(
+    given: tuple[int, ...], groups: list[tuple[list[int], list[int]]]
+) -> None:
+    p = table(4, 3)
+    probe, budget = VAR(scales=(1, 3, 4)), Budget(length=4 - len(given), steps=1)
+    ids = Procedure.of(probe, from_table(torch.tensor(p)), given=given)
+    expected = law_of_groups(p, p, given, groups)
+    assert np.abs(law_of(ids, budget, "density") - expected).max() < 1e-12
+    C = 0.8 ** np.abs(np.subtract.outer(np.arange(4.0), np.arange(4.0)))
+    numbers = Procedure.of(probe, from_spec("gaussian:ar1,tokens=4,rho=0.8"), given=given)
+    expected = covariance_of_groups(C, C, given, groups)
+    assert np.allclose(covariance(numbers, budget.length), expected, rtol=0, atol=1e-9)
+
+
+def test_parts_of_a_grid_take_the_centres_of_the_smallest_grid_that_holds_them() -> None:
+    whole = from_table(torch.tensor(table(6, 2)), grid=(2, 3))
+    spec = rest_of(whole.spec, (0, 3))  # a column is given: places (r, 1) and (r, 2)
+    probe = VAR(scales=(1, 2, 3))
+    assert probe.basis(spec) is None
+    assert probe.subsets(spec) == [[2], [3], [0, 1]]  # 1 x 1, 1 x 2 and 2 x 3 cells of 2 x 3
+
+
+def test_one_token_after_another_removes_the_floor_of_listed_scales() -> None:
+    target = from_spec("gaussian:ar1,tokens=6")
+    probe = VAR(scales=(1, 2, 3, 6))
+    found = check(probe, target, lengths=[6], steps=[1], samples=200, divergences=["kl"])
+    assert found.cells[0].estimates["kl"].value > 0.01  # type: ignore[operator]
+    (suspect,) = probe.suspects()
+    cured = check(suspect.probe, target, lengths=[6], steps=[1], samples=200, divergences=["kl"])
+    assert cured.cells[0].estimates["kl"].value == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("scales", ["1/3/2", "1/1/2", "0/2", "1/2.5", "1/a", "", ()])
+def test_scales_that_do_not_rise_are_refused(scales: str | tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"^var\.scales: .*, got .*; see `capcheck families var`"):
+        build_probe("var", {"scales": scales})
+
+
+@pytest.mark.parametrize("target", ["gaussian:ar1,tokens=6", "copy:tokens=6"])
+@pytest.mark.parametrize("scales", ["1/2/4", "1/8"])
+def test_a_list_must_end_with_the_longer_side(target: str, scales: str) -> None:
+    probe = build_probe("var", {"scales": scales})
+    with pytest.raises(UnfitError, match=f"end with 6, .* 1 x 6 tokens, got {scales}; change"):
+        Procedure.of(probe, from_spec(target))
+
+
+def test_none_are_the_powers_of_two() -> None:
+    assert build_probe("var", {"scales": "none"}) == VAR()
+    assert build_probe("var", {"scales": "1/2/3"}) == VAR(scales=(1, 2, 3))
