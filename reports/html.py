@@ -19,6 +19,7 @@ from capcheck.judging.sentences import (
     parts_used,
     precision_lines,
     sensitivity_sentence,
+    speculation_sentences,
 )
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.probe import Failure
@@ -109,6 +110,7 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
         "end_to_end": isinstance(found.plan.network, FittedNetwork)
         and found.plan.network.objective == "end_to_end",
         "anchor": _anchor(found, result),
+        "drafts": speculation_sentences(found),
         "network": network_sentence(found.facts) if found.facts is not None else None,
         "blame": blame_sentence(found),
         "gaps": [

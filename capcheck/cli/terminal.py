@@ -21,6 +21,7 @@ from capcheck.judging.sentences import (
     network_sentence,
     precision_lines,
     sensitivity_sentence,
+    speculation_sentences,
 )
 from capcheck.results.family import FamilyResult
 from capcheck.results.survey import CheckResult, SurveyResult
@@ -85,7 +86,7 @@ def _print_sentences(console: Console, found: FamilyResult) -> None:
         open_question = found.measured_row is None
         lead = "undecided" if open_question else "differs"
         _print_line(console, f"    {lead}: {found.disagreement}")
-    for line in _causes(found):
+    for line in [*_causes(found), *speculation_sentences(found)]:
         _print_line(console, f"    {line}")
 
 
@@ -126,7 +127,8 @@ def _print_conclusion(console: Console, found: FamilyResult) -> None:
     verdict = found.outcome.value.replace("_", " ")
     _print_line(console, f"{found.title} is {verdict}: {found.reason}")
     blame = blame_sentence(found)
-    for line in [*_causes(found), *found.notes, *([blame] if blame else [])]:
+    said = [*_causes(found), *found.notes, *([blame] if blame else [])]
+    for line in [*said, *speculation_sentences(found)]:
         _print_line(console, line)
     _print_rates(console, found, "")
 

@@ -9,6 +9,7 @@ from capcheck.results.family import FamilyResult, PrecisionResult, Sensitivity
 from capcheck.results.gap import Gap, PartName
 from capcheck.results.measurement import Outcome
 from capcheck.results.plan import NetworkFacts
+from capcheck.results.speculation import Speculation
 
 __all__ = [
     "PARTS",
@@ -21,6 +22,7 @@ __all__ = [
     "parts_used",
     "precision_lines",
     "sensitivity_sentence",
+    "speculation_sentences",
 ]
 
 PARTS: tuple[PartName, ...] = ("structural", "network", "objective", "numerics", "total")
@@ -31,6 +33,33 @@ def network_sentence(facts: NetworkFacts) -> str:
     size = "" if facts.parameters is None else f"{facts.parameters:,} parameters; "
     fit = "measured as it is" if facts.fit is None else f"fit: {facts.fit}"
     return size + fit
+
+
+def speculation_sentences(found: FamilyResult) -> list[str]:
+    """Sentences on how the drafts of a family fare, and on what they gain; none without drafts."""
+    drafts = found.speculation
+    if drafts is None or drafts.alpha is None:
+        return []
+    places = ", ".join("-" if q is None else f"{q.value:.3g}" for q in drafts.acceptance)
+    lead = "drafts" if found.family == "blockwise" else "a verification would accept"
+    rates = (
+        f"{lead}: acceptance rate {drafts.alpha}, by place in a block of {drafts.block} tokens "
+        f"{places}; accepted length {drafts.accepted_length}; {drafts.tokens_per_round} tokens per "
+        f"round of two calls"
+    )
+    if found.family != "blockwise":
+        rates += f", where unverified heads make {drafts.block} per call"
+    return [rates, _speed_ups(drafts)]
+
+
+def _speed_ups(drafts: Speculation) -> str:
+    costs = ", ".join(f"{one.cost:g}" for one in drafts.speed_ups)
+    block = ", ".join(f"{one.block_drafter.value:.3g}" for one in drafts.speed_ups)
+    token = ", ".join(f"{one.token_drafter.value:.3g}" for one in drafts.speed_ups)
+    return (
+        f"speed-up where a call that drafts costs {costs} of one that verifies: {block} with one "
+        f"such call per block, {token} with one per draft"
+    )
 
 
 def blame_sentence(found: FamilyResult) -> str | None:

@@ -14,6 +14,7 @@ from capcheck.targets.target import CategoricalTarget, ContinuousTarget
 __all__ = [
     "DECIDED_ROWS",
     "FEWEST_ROWS",
+    "FEWEST_SEQUENCES",
     "MARGIN",
     "MOST_ROWS",
     "NETWORK_ROWS",
@@ -27,12 +28,14 @@ __all__ = [
     "affordable",
     "affordable_draws",
     "affordable_rows",
+    "affordable_sequences",
     "pilot_pays",
     "rows_that_decide",
     "work_of_density",
 ]
 
 FEWEST_ROWS = 100  # fewest rows at which a log-density is evaluated
+FEWEST_SEQUENCES = 16  # fewest sequences along which drafts are verified
 NETWORK_ROWS = 200  # rows of a network that is no oracle, which is differentiated by torch
 WORK = 6e10  # multiply-adds of a log-density that two cores do in a second, about
 OVERHEAD = 6e4  # multiply-adds in the time that a derivative takes beside the target's own work
@@ -143,6 +146,27 @@ def work_of_density(procedure: AnyProcedure, budget: Budget) -> float:
     if not each or not isinstance(target, ContinuousTarget):
         return 0.0
     return each * (target.derivative_cost + OVERHEAD) + probe.density_work(spec, budget)
+
+
+def affordable_sequences(procedure: AnyProcedure, calls: int, samples: int, seconds: float) -> int:
+    """The number of sequences along which so many laws of tokens fit into some seconds.
+
+    It is at least `FEWEST_SEQUENCES` and at most the number of samples, and not measured, as for
+    `affordable_rows`.
+
+    Args:
+        procedure: The procedure.
+        calls: Number of calls of the network for each sequence.
+        samples: Number of samples of a cell.
+        seconds: Most time that they may take.
+    """
+    target, each = procedure.target, 0.0
+    if isinstance(target, ContinuousTarget):
+        each = target.derivative_cost + OVERHEAD
+    elif isinstance(target, CategoricalTarget):
+        each = procedure.probe.signature.cost(target)
+    rows = int(seconds * WORK / (calls * each)) if each else samples
+    return min(samples, max(FEWEST_SEQUENCES, rows))
 
 
 def affordable_draws(procedure: AnyProcedure, budget: Budget, samples: int, seconds: float) -> int:

@@ -25,6 +25,7 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.networks.signatures import NetworkT, Signature, TokenPredictor
 from capcheck.procedures.rows import Row
+from capcheck.procedures.speculation import Acceptances
 
 __all__ = [
     "OPTIONS",
@@ -275,6 +276,21 @@ class Probe(ABC, Generic[NetworkT]):
     def suspects(self) -> tuple[Suspect, ...]:
         """Possible causes of a floor, each with the procedure that lacks the cause."""
         return ()
+
+    @property
+    def base_model(self) -> Probe[NetworkT] | None:
+        """The same procedure one token at a time, if it drafts tokens that can be verified."""
+        return None
+
+    def speculation(self, network: NetworkT, spec: SequenceSpec, x: Tensor) -> Acceptances | None:
+        """The drafts that a verification accepts, or None if the procedure drafts nothing.
+
+        Args:
+            network: As for `run`; calls are not counted.
+            spec: As for `run`.
+            x: (n, N, d), or (n, N) integers: draws of the law of `base_model`.
+        """
+        return None
 
     def limit(
         self, oracle: NetworkT, spec: SequenceSpec, start: State, rng: Randomness

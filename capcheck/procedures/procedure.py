@@ -38,6 +38,7 @@ from capcheck.networks.signatures import (
 from capcheck.procedures.coordinates import Coordinates, ExactLaw, coordinates_of
 from capcheck.procedures.errors import named_errors, wrong_kind
 from capcheck.procedures.probe import Probe, State
+from capcheck.procedures.speculation import Acceptances
 from capcheck.targets.conditional import log_prob_of
 from capcheck.targets.target import Target
 
@@ -289,6 +290,26 @@ class Procedure(Generic[NetworkT]):
             return self.coordinates.law_of_tokens(replayed_law(sampler, self.spec))
         density = functools.partial(self._density_inside, budget)
         return enumerated_law(sampler, density, self.spec, name=self.probe.family, routes=routes)
+
+    def speculation(self, n: int, rng: Randomness) -> Acceptances | None:
+        """The drafts that a verification accepts along n sequences, or None if there are none.
+
+        Args:
+            n: Number of sequences of the base model, which is the target for an oracle that sees
+                all given tokens.
+            rng: Source of every random number.
+        """
+        base = self.probe.base_model
+        if base is None or self.precision is not None:
+            return None
+        prompt = self.spec.given == tuple(range(len(self.spec.given)))
+        if self.substitute is None and not self.wrappers and prompt:
+            x = self.coordinates.coordinates(self.target.sample(n, rng))
+        else:
+            one_by_one = replace(self, probe=base)
+            x = one_by_one._sample_inside(Budget(length=len(self.spec.free), steps=1), n, rng)
+        with named_errors(self.probe):
+            return self.probe.speculation(self.network, self.spec, x)
 
     def limit(self, n: int, rng: Randomness) -> Tensor | None:
         """The limit of `sample` with the oracle as the budget grows, from the same random numbers.

@@ -18,7 +18,7 @@ class Quantity(Record):
     """A number with its interval; both ends equal the value if it is exact.
 
     Attributes:
-        value: The number, in nats.
+        value: The number, in the unit of its field.
         low: Lower end of the interval.
         high: Upper end of the interval.
     """

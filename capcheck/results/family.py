@@ -16,6 +16,7 @@ from capcheck.procedures.rows import ROW_TITLES, Row
 from capcheck.results.gap import Gap, Part
 from capcheck.results.measurement import Cell, Holding, Outcome, PerturbedCell, PrecisionCell
 from capcheck.results.plan import FamilyPlan, NetworkFacts
+from capcheck.results.speculation import Speculation
 
 __all__ = [
     "WITHOUT_KL",
@@ -159,6 +160,8 @@ class FamilyResult(Record):
         supported: Whether the procedure is defined for the target.
         rates: Rate at which each divergence falls along each axis.
         facts: Size and fit of the network, or None for the oracle.
+        speculation: How drafts fare that are verified, or that a verification would judge; None of
+            a procedure that drafts nothing.
         oracle_outcome: Verdict of the same procedure with its oracle, or None if this result is
             itself of the oracle.
         oracle_cells: Cells of the same procedure with its oracle, with equal sample sizes; stored,
@@ -183,6 +186,7 @@ class FamilyResult(Record):
     supported: bool = True
     rates: tuple[Rate, ...] = ()
     facts: NetworkFacts | None = None
+    speculation: Speculation | None = None
     oracle_outcome: Outcome | None = None
     oracle_cells: tuple[Cell, ...] = Field(default=(), repr=False)
     gaps: tuple[Gap, ...] = ()

@@ -130,8 +130,9 @@ class Assembly:
         plan, settings = entry.plan, self._settings
         measured = self.whole(plan, look) or []
         found, facts = judge_family(entry, measured, settings), self._cells.network(plan)
-        causes = self._causes(entry, found, look)
-        found = found.model_copy(update={"causes": causes, "facts": facts})
+        causes, drafts = self._causes(entry, found, look), self._cells.speculation(plan)
+        beside = {"causes": causes, "facts": facts, "speculation": drafts}
+        found = found.model_copy(update=beside)
         stages: list[Stages] = [[("structural", cell)] for cell in measured]
         oracle = None if plan.network.kind == "oracle" else self.whole(plan.with_oracle(), look)
         if oracle is not None:

@@ -20,6 +20,7 @@ from capcheck.runs.assembly import Assembly, sensitive_budget
 from capcheck.runs.candidates import Candidate
 from capcheck.runs.cells import Cells
 from capcheck.runs.claims import Busy
+from capcheck.runs.drafts import speculation_of
 from capcheck.runs.log import logger
 from capcheck.runs.looks import Looks
 from capcheck.runs.making import Maker
@@ -66,6 +67,7 @@ class Beside:
         elif has_floor(found):
             tried = settings_of_suspects(self._settings, look, found.cells[-1])
             self._measure_suspects(candidate, tried, found.cells[-1])
+        self._verify_drafts(plan, procedure)
         self._measure_rounded(plan, procedure, settings)
         if candidate.network is None:
             self._measure_perturbed(plan, procedure, settings, sensitive_budget(found))
@@ -112,6 +114,21 @@ class Beside:
                 raise
             except Exception:  # the family itself was measured, and keeps its result
                 logger.exception("%s, a suspect, failed", plan.title)
+
+    def _verify_drafts(self, plan: FamilyPlan, procedure: AnyProcedure) -> None:
+        """Tell how a procedure's drafts fare under verification, unless the run knows it."""
+        self._cells.refresh()
+        if self._cells.speculation(plan) is not None:
+            return
+        try:
+            found = speculation_of(procedure, self._settings)
+        except ControlFlow:
+            raise
+        except Exception:  # the family itself was measured, and keeps its result
+            logger.exception("the drafts of %s cannot be verified", plan.title)
+            return
+        if found is not None:
+            self._cells.keep_speculation(plan, found)
 
     def _measure_rounded(
         self, plan: FamilyPlan, procedure: AnyProcedure, settings: Settings

@@ -17,6 +17,7 @@ from capcheck.results.decoding import DecodingPlan
 from capcheck.results.measurement import Measurement
 from capcheck.results.plan import FamilyPlan, NetworkFacts
 from capcheck.results.settings import Settings
+from capcheck.results.speculation import Speculation
 from capcheck.results.survey import SCHEMA_VERSION, MeasuredBy
 
 __all__ = ["CellKey", "Cells"]
@@ -80,6 +81,7 @@ class Cells:
         self._unfit: dict[str, str] = {}
         self._networks: dict[str, NetworkFacts] = {}
         self._decoding: DecodingPlan | None = None
+        self._speculations: dict[str, Speculation] = {}
 
     def get(self, key: CellKey) -> Measurement | None:
         """The measurement of a cell, or None if the cell was not measured."""
@@ -131,6 +133,17 @@ class Cells:
             self._write({"decoding": plan.to_json(), "code": self._measured_by.code})
             self._decoding = plan
 
+    def speculation(self, plan: FamilyPlan) -> Speculation | None:
+        """How the drafts of a plan fare, or None if it drafts nothing or was not asked."""
+        return self._speculations.get(self._note_key(plan))
+
+    def keep_speculation(self, plan: FamilyPlan, found: Speculation) -> None:
+        """Keep how the drafts of a plan fare."""
+        name = self._note_key(plan)
+        if name not in self._speculations:
+            self._write({"speculation": name, "found": found.to_json()})
+            self._speculations[name] = found
+
     def take(self, record: Any) -> None:
         """Add a record that was read from a file; a record that cannot be read is ignored."""
         try:
@@ -139,6 +152,9 @@ class Cells:
             elif "network" in record:
                 facts = NetworkFacts.model_validate(record["facts"])
                 self._networks[str(record["network"])] = facts
+            elif "speculation" in record:
+                drafts = Speculation.model_validate(record["found"])
+                self._speculations[str(record["speculation"])] = drafts
             elif "decoding" in record:
                 if record["code"] == self._measured_by.code:
                     self._decoding = DecodingPlan.model_validate(record["decoding"])

@@ -213,6 +213,8 @@ def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:
     for found in result.families:
         if not found.supported:
             store.note(found.plan, found.reason)
+        if found.speculation is not None:
+            store.keep_speculation(found.plan, found.speculation)
         if found.facts is not None:
             if store.network(found.plan) not in (None, found.facts):
                 raise InputError(

@@ -11,7 +11,8 @@ token only.
 KL: exact, by the chain rule over blocks.
 Known: at full length KL is the sum over blocks of E[total correlation of the block given the tokens
 before it], and with one head the procedure is that of `gpt`. Verification removes the floor: see
-`blockwise`.
+`blockwise`. It would accept the draft of a head with probability sum_v min(p(v), q(v)), where q is
+the head's law and p that of the first head behind all tokens before.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.networks.signatures import TokenPredictor
 from capcheck.procedures.groups import Group, Groupwise
 from capcheck.procedures.probe import OPTIONS, Suspect
 from capcheck.procedures.rows import Row
+from capcheck.procedures.speculation import Acceptances, acceptances
 
 __all__ = ["MultiToken"]
 
@@ -53,5 +57,34 @@ class MultiToken(Groupwise):
         """Independent draws within a block."""
         if self.heads == 1:
             return ()
-        one = dataclasses.replace(self, heads=1)
+        one = self.base_model
         return (Suspect(failure="wrong factorisation", cure="one token at a time", probe=one),)
+
+    @property
+    def base_model(self) -> MultiToken:
+        """The same procedure with one head, whose law is the base model's."""
+        return dataclasses.replace(self, heads=1)
+
+    def speculation(self, network: TokenPredictor, spec: SequenceSpec, x: Tensor) -> Acceptances:
+        """The drafts of the heads that a verification by the first head would accept.
+
+        The procedure itself keeps all of them: `heads` tokens per call. The network is called once
+        for every token of a block, of which some evenly spread ones are looked at; see
+        `capcheck.procedures.speculation`.
+
+        Args:
+            network: As for `run`; calls are not counted.
+            spec: As for `run`.
+            x: (n, N, d), or (n, N) integers: draws of the law of `base_model`.
+
+        Raises:
+            InputError: The network gives a row of x no probability.
+        """
+        place = torch.arange(spec.tokens, device=x.device)
+
+        def log_prob(tokens: list[int]) -> Tensor:
+            law = network(x, (place < tokens[0]).expand(len(x), -1)).select(tokens)
+            return law.log_prob(x[:, tokens])
+
+        blocks = [group.tokens for group in self.groups(spec, len(spec.free))]
+        return acceptances(log_prob, blocks, method="mean over draws of the base model's law")

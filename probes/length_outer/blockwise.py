@@ -23,13 +23,15 @@ Known: KL follows from F_r(j) = sum_m [prod_{j<=i<m} min(p_i, q_i)] (p_m - q_m)_
 prod_{i>=j} min(p_i, q_i), with F_0 the product of the last draft's q_i. A round fixes at least two
 tokens, so that ceil(b / 2) rounds are exact for blocks of b tokens. If each draft is accepted with
 probability a, then g drafts and the base model's own token make (1 - a^{g+1}) / (1 - a) tokens on
-average. Greedy results are a single point.
+average. Greedy results are a single point. Given the sequence x that comes out, a draft of x_i was
+accepted with probability min(1, q_i / p_i) if those before it were: acceptance rates and expected
+rounds are means over draws of the base model's law.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -45,14 +47,11 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.laws import Categorical, TokenLaw
 from capcheck.networks.signatures import PrefixPredictor, PrefixPredictorSignature, TokenPredictor
 from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
+from capcheck.procedures.residual import residual_draws
 from capcheck.procedures.rows import Row
+from capcheck.procedures.speculation import Acceptances, acceptances, log_density_of_block
 
 __all__ = ["Blockwise"]
-
-# Largest number of proposals for one draw from a continuous residual; a draw needs more of them
-# with a probability of 0.006 at most.
-PROPOSALS = 64
-TRIED = 8  # number of these proposals that are made at once
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -100,7 +99,7 @@ class Blockwise(Probe[PrefixPredictor]):
                 p = self._asked(network, drafted, place <= block[-1], block)
                 refused = self._first_refused(p, q, drafted[:, block], fixed, rng)
                 stream = rng.stream(f"residual {block[0]} {r}")
-                residual = _residual(p, q, refused, drafted[:, block], stream, spec.kind)
+                residual = residual_draws(p, q, refused, drafted[:, block], stream, spec.kind)
                 mended = state.write(drafted, to_come)
                 state = mended.write(residual, (number == refused) & to_come)
                 state = dataclasses.replace(state, written=to_come)
@@ -121,8 +120,7 @@ class Blockwise(Probe[PrefixPredictor]):
             cure = "the lossless rule of acceptance"
             found.append(Suspect(failure="limited emission", cure=cure, probe=lossless))
         if self.block > 1:
-            one = dataclasses.replace(self, block=1)
-            cure = "blocks of one token"
+            one, cure = self.base_model, "blocks of one token"
             found.append(Suspect(failure="wrong factorisation", cure=cure, probe=one))
         return tuple(found)
 
@@ -145,7 +143,7 @@ class Blockwise(Probe[PrefixPredictor]):
                 self._ruled(network(x, place < j).select(block)).log_prob(x[:, block])
                 for j in block
             ]
-            log_q = log_q + _log_density_of_block(p, drafts, self._rounds(block, budget))
+            log_q = log_q + log_density_of_block(p, drafts, self._rounds(block, budget))
         rest = list(spec.free[budget.length :])
         if rest:
             placed = torch.ones_like(place, dtype=torch.bool)
@@ -153,6 +151,52 @@ class Blockwise(Probe[PrefixPredictor]):
             law = completion(x, placed).select(rest)
             log_q = log_q + law.log_prob(x[:, rest]).sum(1)
         return LogDensity(values=log_q, method="sum over the places of refusal in each block")
+
+    @property
+    def base_model(self) -> Blockwise:
+        """The same procedure one token at a time, whose law is the base model's."""
+        return dataclasses.replace(self, block=1)
+
+    def speculation(self, network: PrefixPredictor, spec: SequenceSpec, x: Tensor) -> Acceptances:
+        """The drafts that are accepted, and the rounds until every block is verified.
+
+        The network is called b times for a block, of which some evenly spread ones are looked at;
+        see `capcheck.procedures.speculation`. The greedy rule has no law to average over: it is
+        followed along the one sequence that it writes behind the given tokens of each row.
+
+        Args:
+            network: As for `run`; calls are not counted.
+            spec: As for `run`.
+            x: (n, N, d), or (n, N) integers: draws of the law of `base_model`. Under the greedy
+                rule only its given tokens are read.
+
+        Raises:
+            InputError: The network gives a row of x no probability.
+            UnfitError: The greedy rule is asked for continuous tokens.
+        """
+        self._require_kind(spec)
+        greedy, place = self.rule == "greedy", torch.arange(spec.tokens, device=x.device)
+        if greedy:
+            x = self._greedy(network, spec, x if spec.given else x[:1])
+
+        def log_prob(tokens: list[int]) -> Tensor:
+            law = network(x, (place < tokens[0]).expand(len(x), -1)).select(tokens)
+            return self._ruled(law).log_prob(x[:, tokens])
+
+        method = "mean over draws of the base model's law"
+        if greedy:
+            method = "mean over given tokens" if spec.given else "the one greedy sequence"
+        blocks = self._blocks(spec, len(spec.free))
+        exact = greedy and not spec.given
+        return acceptances(log_prob, blocks, method=method, exact=exact)
+
+    def _greedy(self, network: PrefixPredictor, spec: SequenceSpec, x: Tensor) -> Tensor:
+        """The sequences that the greedy rule writes behind the given tokens of x, (n, N)."""
+        y, place = x.clone(), torch.arange(spec.tokens, device=x.device)
+        for i in spec.free:
+            law = network(y, (place < i).expand(len(y), -1)).select([i])
+            y[:, i] = law.mean()[:, 0].argmax(-1)
+        return y
 
     def _blocks(self, spec: SequenceSpec, length: int) -> list[list[int]]:
         placed = spec.free[:length]
@@ -198,92 +242,3 @@ class Blockwise(Probe[PrefixPredictor]):
                 "rule=greedy needs categorical tokens, whose laws have an argmax that can match, "
                 f"got {spec.kind} ones; use rule=lossless."
             )
-
-
-def _residual(
-    p: TokenLaw, q: TokenLaw, refused: Tensor, draft: Tensor, rng: Randomness, kind: Kind
-) -> Tensor:
-    """Draw the refused tokens again, from norm(max(p - q, 0)).
-
-    Args:
-        p: Laws of a block under the base model, (n, b).
-        q: Laws of the drafts, (n, b).
-        refused: Index of the refused token in the block, (n, 1); b where no draw is needed.
-        draft: The drafts, (n, b, d), or (n, b) integers.
-        rng: Random stream that is used for this only.
-        kind: Kind of the tokens.
-
-    Returns:
-        Drawn tokens, (n, 1, d), or (n, 1) integers; others mean nothing where none is needed.
-    """
-    b = draft.shape[1]
-    if kind == "categorical":
-        at = refused.clamp(max=b - 1)[..., None]  # (n, 1, 1)
-        P, Q = (law.mean().take_along_dim(at, 1)[:, 0] for law in (p, q))  # (n, V)
-        excess = (P - Q).clamp(min=0)
-        some = excess.sum(1, keepdim=True) > 0  # rounding may refuse where p = q
-        return rng.categorical(torch.where(some, excess, P), (len(P), 1))
-    found = draft[:, :1].clone()
-    for i in range(b):
-        rows = (refused[:, 0] == i).nonzero()[:, 0]
-        if len(rows):
-            own = p.select([i]), q.select([i])
-            found[rows] = _kept_proposals(*own, rows, len(draft), rng.stream(f"{i}")).to(found)
-    return found
-
-
-def _kept_proposals(p: TokenLaw, q: TokenLaw, rows: Tensor, n: int, rng: Randomness) -> Tensor:
-    """Draw from the residual by rejection in some rows: (r, 1, d).
-
-    A proposal from p is kept with probability 1 - min(1, q / p), and the last of PROPOSALS is kept
-    in any case. If drafts are refused with probability D, the last one is kept without this test in
-    a share D (1 - D)^PROPOSALS of all draws, which is 0.37 / PROPOSALS at most.
-
-    Args:
-        p: Law of one token, (n, 1).
-        q: Law of the draft of this token, (n, 1).
-        rows: Indices of the r rows that need a draw, at least one.
-        n: Number of rows of the laws.
-        rng: Random stream that is used for this only, since its length depends on the rows.
-    """
-    found: Tensor | None = None
-    places, open_rows, tried = torch.arange(len(rows), device=rows.device), rows, [0] * TRIED
-    for _ in range(PROPOSALS // TRIED):
-        p_open, q_open = (law.rows(open_rows).select(tried) for law in (p, q))
-        proposals = p_open.sample(rng)  # (open, TRIED, d)
-        ratio = (q_open.log_prob(proposals) - p_open.log_prob(proposals)).clamp(max=0).exp()
-        kept = rng.uniform((n, TRIED))[open_rows].to(ratio) >= ratio  # (open, TRIED)
-        some = kept.any(1, keepdim=True)
-        first = torch.where(some, kept.int().argmax(1, keepdim=True), TRIED - 1)
-        drawn = proposals.take_along_dim(first[..., None], 1)
-        found = drawn if found is None else found.index_copy_(0, places, drawn)
-        places, open_rows = places[~some[:, 0]], open_rows[~some[:, 0]]
-        if len(open_rows) == 0:
-            break
-    assert found is not None
-    return found
-
-
-def _log_density_of_block(p: Tensor, drafts: Sequence[Tensor], rounds: int) -> Tensor:
-    """The log-density log F_r(j) of a block at j = its first token and r = `rounds`, (n,).
-
-    Args:
-        p: Log-probabilities log p(x_i | x_<i), (n, b).
-        drafts: Log-probabilities log p(x_i | x_<j), (n, b) for each j of the block; the entries
-            before j are ignored.
-        rounds: Number of rounds, at least 1.
-    """
-    b = p.shape[1]
-    log_F = [[p.new_zeros(len(p))] * (b + 1) for _ in range(rounds + 1)]
-    for r in range(1, rounds + 1):
-        for j in range(b):
-            q = torch.cat([p[:, : j + 1], drafts[j][:, j + 1 :]], 1)  # q_j = p_j
-            excess = torch.where(p > q, p + torch.log1p(-(q - p).exp()), -torch.inf)
-            accepted = p.new_zeros(len(p))
-            paths = []
-            for m in range(j, b):
-                behind = q[:, m + 1 :].sum(1) if r == 1 else log_F[r - 1][m + 1]
-                paths.append(accepted + excess[:, m] + behind)
-                accepted = accepted + torch.minimum(p, q)[:, m]
-            log_F[r][j] = torch.stack([*paths, accepted]).logsumexp(0)
-    return log_F[rounds][0]

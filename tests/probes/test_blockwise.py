@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from reference.groups import covariance_of_groups, law_of_groups, probability, sequences
 from reference.mixtures import Mixture
 from reference.sequences import Sequences, weighed
+from reference.speculation import all_accepted, expected_rounds, overlaps
+from scipy import integrate, stats
 
 from capcheck import check
 from capcheck.core.budget import Budget
@@ -24,8 +27,8 @@ from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.exact.enumeration import Route
 from capcheck.laws import Categorical, TokenLaw
-from capcheck.probes.length_outer import blockwise as module
 from capcheck.probes.length_outer.blockwise import Blockwise
+from capcheck.procedures import residual as module
 from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
@@ -397,3 +400,134 @@ def test_beside_given_numbers_enough_rounds_are_the_regressions() -> None:
     error = products.std(0) / math.sqrt(n)
     assert np.abs((products.mean(0) - expected) / error).max() < 4.5
     assert np.abs((products.mean(0) - C) / error).max() > 20
+
+
+@pytest.mark.parametrize(
+    ("N", "V", "block"), [(3, 2, 3), (4, 2, 4), (5, 2, 5), (3, 3, 3), (5, 2, 3), (4, 2, 1)]
+)
+def test_acceptances_and_rounds_are_those_of_every_draft_written_out(
+    N: int, V: int, block: int
+) -> None:
+    p, q = table(N, V, seed=4), table(N, V, seed=5)
+    law = weighed(lambda x: float(q[x]), N, V)
+    network, probe = TablePredictor(q, causal=True), Blockwise(block=block)
+    spec = from_table(torch.tensor(p)).spec
+    x = torch.tensor(list(sequences(q)))  # all of them, with their probabilities
+    found = probe.speculation(network, spec, x)
+    weight = torch.tensor(q.ravel())
+    starts = range(0, N, block)
+    rounds = sum(expected_rounds(law, i, min(i + block, N)) for i in starts)
+    assert float(weight @ found.rounds) == pytest.approx(rounds, abs=1e-12)
+    full = [i for i in starts if i + block <= N]
+    reached = np.mean([all_accepted(law, i, i + block) for i in full], 0)
+    assert (weight @ found.reached).tolist() == pytest.approx(reached.tolist(), abs=1e-12)
+    kept = np.mean([overlaps(law, i, i + block) for i in full], 0)
+    assert (weight @ found.kept).tolist() == pytest.approx(kept.tolist(), abs=1e-12)
+    # Draws of another law than the base model's tell other numbers.
+    if block > 2:
+        assert abs(float(torch.tensor(p.ravel()) @ found.rounds) - rounds) > 1e-3
+
+
+def rounds_made(procedure: Procedure[Any], budget: Budget, n: int) -> torch.Tensor:
+    """The number of rounds of each row of a run, (n,)."""
+    _, *states = procedure.run(budget, n, CounterRandomness(3))
+    return torch.stack([state.written.any(1) for state in states]).sum(0).double()
+
+
+@pytest.mark.parametrize("given", [(), (0,), (2,), (1, 4)])
+def test_a_run_makes_the_expected_number_of_rounds(given: Symbols) -> None:
+    p, q, n = table(6, 2, seed=6), table(6, 2, seed=7), 800
+    target, free = from_table(torch.tensor(p)), 6 - len(given)
+    plain = Procedure.of(Blockwise(block=5), target, given=given)
+    procedure = plain.with_network(TablePredictor(q, causal=True))
+    made = rounds_made(procedure, Budget(length=free, steps=3), n)
+    one = Procedure.of(Blockwise(block=5).base_model, target, given=given)
+    one = one.with_network(TablePredictor(q, causal=True))
+    x = one.sample(Budget(length=free, steps=1), n, CounterRandomness(4))
+    found = Blockwise(block=5).speculation(procedure.network, procedure.spec, x).rounds
+    error = math.sqrt((float(made.var()) + float(found.var())) / n)
+    assert abs(float(made.mean() - found.mean())) < 4 * error
+    assert float(found.var()) < float(made.var())  # expectations differ less than counts
+
+
+def test_rounds_of_continuous_tokens_are_those_of_a_run(three: ProductMixture) -> None:
+    procedure, n = Procedure.of(Blockwise(block=3), three), 20_000
+    made = rounds_made(procedure, Budget(length=3, steps=2), n)
+    x = three.sample(n, CounterRandomness(5))
+    found = Blockwise(block=3).speculation(procedure.network, procedure.spec, x)
+    error = math.sqrt((float(made.var()) + float(found.rounds.var())) / n)
+    assert abs(float(made.mean() - found.rounds.mean())) < 4 * error
+    # A block of three makes a second round if, and only if, its second token is refused.
+    assert found.rounds.numpy() == pytest.approx(2 - found.kept[:, 0].numpy(), abs=1e-12)
+
+
+def test_the_acceptance_of_a_gaussian_draft_is_an_integral() -> None:
+    rho, n = 0.8, 20_000
+    C = torch.tensor([[1, rho], [rho, 1]]).double()
+    target = GaussianMixture(torch.zeros(1, 2, 1).double(), C[None])
+    v = np.linspace(-8, 8, 801)  # E over u of the integral of min(p(v | u), p(v)) dv
+    p = stats.norm.pdf(v, rho * v[:, None], math.sqrt(1 - rho**2))
+    least = np.minimum(p, stats.norm.pdf(v)) * stats.norm.pdf(v)[:, None]
+    expected = integrate.simpson(integrate.simpson(least, x=v), x=v)
+    procedure = Procedure.of(Blockwise(block=2), target)
+    x = target.sample(n, CounterRandomness(0))
+    kept = Blockwise(block=2).speculation(procedure.network, procedure.spec, x).kept[:, 0]
+    error = float(kept.std()) / math.sqrt(n)
+    assert abs(float(kept.mean()) - expected) < 4 * error
+    assert abs(1 - float(kept.mean())) > 20 * error
+
+
+def greedy_by_hand(p: Array, x: Symbols, block: list[int]) -> tuple[Symbols, int, int]:
+    """A block filled greedily: the tokens, its rounds, and the drafts accepted in the first one."""
+
+    def best(y: Symbols, i: int, shown: int) -> int:
+        laws = [probability(p, (*y[:i], v, *y[i + 1 :]), [i], range(shown)) for v in range(len(p))]
+        return int(np.argmax(laws))
+
+    rounds, first, place = 0, 0, 0
+    while place < len(block):
+        drafts = [best(x, i, block[place]) for i in block[place:]]
+        rounds += 1
+        for i, draft in zip(block[place:], drafts, strict=True):
+            own = best(x, i, i)
+            x, place = (*x[:i], own, *x[i + 1 :]), place + 1
+            if own != draft:
+                break
+            first += rounds == 1
+    return x, rounds, first
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_decoding_is_followed_along_its_one_sequence(seed: int) -> None:
+    p = table(6, 3, seed=seed)
+    target = from_table(torch.tensor(p))
+    probe, procedure = Blockwise(block=5, rule="greedy"), Procedure.of(Blockwise(), target)
+    found = probe.speculation(
+        procedure.network, procedure.spec, target.sample(9, CounterRandomness(0))
+    )
+    y, rounds, first = greedy_by_hand(p, (0,) * 6, list(range(5)))
+    _, last, _ = greedy_by_hand(p, y, [5])
+    assert (found.exact, found.rounds.tolist()) == (True, [rounds + last])
+    assert found.reached.tolist() == [[1.0] * first + [0.0] * (5 - first)]
+    run = Procedure.of(probe, target)
+    made = rounds_made(run, Budget(length=6, steps=3), 2)
+    assert made.tolist() == [rounds + last] * 2
+
+
+def test_behind_given_tokens_greedy_decoding_is_followed_in_every_row() -> None:
+    p = table(5, 3, seed=8)
+    target, probe = from_table(torch.tensor(p)), Blockwise(block=4, rule="greedy")
+    procedure = Procedure.of(probe, target, given=(1,))
+    x = target.sample(40, CounterRandomness(0))
+    found = probe.speculation(procedure.network, procedure.spec, x)
+    expected = [greedy_by_hand(p, tuple(row), [0, 2, 3, 4])[1] for row in x.tolist()]
+    assert found.rounds.tolist() == expected
+    assert not found.exact
+
+
+def test_greedy_speculation_needs_values_that_can_match(three: ProductMixture) -> None:
+    procedure = Procedure.of(Blockwise(), three)
+    with pytest.raises(UnfitError, match="rule=greedy needs categorical tokens"):
+        Blockwise(rule="greedy").speculation(
+            procedure.network, procedure.spec, three.sample(2, CounterRandomness(0))
+        )

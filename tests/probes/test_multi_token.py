@@ -8,6 +8,8 @@ import torch
 from networks import TablePredictor, law_of, law_of_run, table
 from reference.groups import covariance_of_groups, law_of_groups
 from reference.information import of_blocks, of_gaussian, of_table
+from reference.sequences import weighed
+from reference.speculation import all_accepted, expected_rounds, overlaps
 
 from capcheck import check
 from capcheck.core.budget import Budget
@@ -17,6 +19,7 @@ from capcheck.networks.signatures import TokenPredictorSignature
 from capcheck.probes.length.multi_token import MultiToken
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.registry import build_probe
+from capcheck.results.speculation import Speculation
 from capcheck.targets import GaussianMixture, ProductMixture, from_spec, from_table
 
 
@@ -129,3 +132,43 @@ def test_beside_given_numbers_the_law_is_that_of_regressions() -> None:
     expected = covariance_of_groups(C, Q, (1,), [([0, 2], []), ([3], [0, 1, 2])])
     assert np.allclose(law.covariance, expected, rtol=0, atol=1e-9)
     assert np.abs(expected - C).max() > 1e-2
+
+
+@pytest.mark.parametrize("heads", [2, 3, 5])
+def test_a_verification_would_accept_what_every_draft_written_out_shows(heads: int) -> None:
+    q = table(5, 2, seed=2)
+    law, spec = weighed(lambda x: float(q[x]), 5, 2), from_table(torch.tensor(q)).spec
+    x = torch.tensor(list(np.ndindex(*q.shape)))  # all sequences, with their probabilities
+    found = MultiToken(heads=heads).speculation(TablePredictor(q), spec, x)
+    weight, starts = torch.tensor(q.ravel()), range(0, 5, heads)
+    rounds = sum(expected_rounds(law, i, min(i + heads, 5)) for i in starts)
+    assert float(weight @ found.rounds) == pytest.approx(rounds, abs=1e-12)
+    full = [(i, i + heads) for i in starts if i + heads <= 5]
+    reached = np.mean([all_accepted(law, *ends) for ends in full], 0)
+    assert (weight @ found.reached).tolist() == pytest.approx(reached.tolist(), abs=1e-12)
+    kept = np.mean([overlaps(law, *ends) for ends in full], 0)
+    assert (weight @ found.kept).tolist() == pytest.approx(kept.tolist(), abs=1e-12)
+    assert kept.max() < 0.99
+
+
+def test_heads_that_copy_are_accepted_where_they_know_the_symbol() -> None:
+    # Heads 2 and 3 of the first block guess one of three symbols, later ones have seen it.
+    target = from_spec("copy:tokens=6,symbols=3")
+    procedure = Procedure.of(MultiToken(heads=3), target)
+    x = target.sample(50, CounterRandomness(0))
+    found = Speculation.of(MultiToken(heads=3).speculation(procedure.network, procedure.spec, x))
+    assert [one.value for one in found.overlap] == pytest.approx([(1 / 3 + 1) / 2] * 2)
+    # P(both accepted) = (1/9 + 1) / 2, of P(the first is accepted) = (1/3 + 1) / 2.
+    conditional = [one and one.value for one in found.acceptance]
+    assert conditional == pytest.approx([2 / 3, (10 / 18) / (2 / 3)])
+    # A second round follows a refusal at place 2: 1 + 2/3 rounds, and one of the second block.
+    assert found.tokens_per_round.value == pytest.approx(6 / (2 + 2 / 3))
+
+
+def test_one_head_has_no_drafts(three: ProductMixture) -> None:
+    probe, procedure = MultiToken(heads=1), Procedure.of(MultiToken(), three)
+    x = three.sample(5, CounterRandomness(0))
+    found = probe.speculation(procedure.network, procedure.spec, x)
+    assert found.kept.shape == (5, 0)
+    assert found.rounds.tolist() == [3.0] * 5
+    assert probe.base_model == MultiToken(heads=4).base_model == probe
