@@ -9,6 +9,7 @@ from typing import Any, get_args
 from capcheck.core.sequences import Kind
 from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.judging.front import Front, front
+from capcheck.judging.qualities import quality_table
 from capcheck.judging.sentences import (
     blame_sentence,
     gaps_by_precision,
@@ -110,6 +111,7 @@ def _family(found: FamilyResult, result: SurveyResult) -> dict[str, Any]:
         "end_to_end": isinstance(found.plan.network, FittedNetwork)
         and found.plan.network.objective == "end_to_end",
         "anchor": _anchor(found, result),
+        "qualities": quality_table(found),
         "drafts": speculation_sentences(found),
         "network": network_sentence(found.facts) if found.facts is not None else None,
         "blame": blame_sentence(found),

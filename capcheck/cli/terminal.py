@@ -10,6 +10,7 @@ from capcheck.cli.tables import curve_table, gap_table, sensitivity_table, surve
 from capcheck.cli.verdict_tables import (
     cells_table,
     diagnoses_table,
+    draws_table,
     front_table,
     listed,
     survey_table,
@@ -103,6 +104,7 @@ def print_check(result: CheckResult) -> None:
             _print_line(console, f"{standing}{facts}")
         if found.cells:
             console.print(cells_table(found, names))
+            _print_table(console, draws_table(found))
     for name in names:
         divergence = DIVERGENCES[result.target.kind][name]
         tolerance = f"tolerance {result.settings.tolerances[name]:g} ({divergence.tolerance_unit})"

@@ -14,12 +14,13 @@ from capcheck.cli.tables import folding
 from capcheck.core.budget import Budget
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.front import Front, Point
+from capcheck.judging.qualities import quality_table
 from capcheck.procedures.rows import ROW_TITLES
 from capcheck.results.family import WITHOUT_KL, FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult
 
-__all__ = ["cells_table", "diagnoses_table", "front_table", "listed", "survey_table"]
+__all__ = ["cells_table", "diagnoses_table", "draws_table", "front_table", "listed", "survey_table"]
 
 _COLOURS = {
     Outcome.REPRESENTABLE: "green",
@@ -113,6 +114,18 @@ def diagnoses_table(found: FamilyResult) -> Table | None:
         null, p = f"{test.null:.3g}", f"{test.p_value:.2g}"
         table.add_row(test.label, f"{test.value:.3g}", ends, null, p, str(test.samples))
     table.title, table.title_justify = f"{found.title}, {found.cells[-1].budget}", "left"
+    return table
+
+
+def draws_table(found: FamilyResult) -> Table | None:
+    """A table of what a family's draws of token ids are like, or None of numbers."""
+    qualities = quality_table(found)
+    if qualities is None:
+        return None
+    table = folding("figure, no verdict", "target", *(f"steps {one}" for one in qualities.steps))
+    for name, target, values in qualities.rows:
+        table.add_row(name, target, *map(escape, values))
+    table.title, table.title_justify = f"{found.title}: what its draws are like", "left"
     return table
 
 

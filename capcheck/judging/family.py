@@ -40,6 +40,8 @@ def judge_family(
     largest = cells[-1]
     if outcome is not Outcome.REPRESENTABLE and largest.witness is not None:
         notes += [f"At {largest.budget}: {said}" for said in largest.witness.sentences()]
+    if outcome is not Outcome.REPRESENTABLE and largest.quality is not None:
+        notes += [f"At {largest.budget}: {said}" for said in largest.quality.sentences()]
     return FamilyResult(
         plan=entry.plan,
         row=entry.row,

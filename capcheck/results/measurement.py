@@ -10,6 +10,7 @@ from pydantic import Field
 from capcheck.core.budget import Budget
 from capcheck.core.record import Record
 from capcheck.diagnostics.diagnosis import Diagnosis
+from capcheck.diagnostics.quality import Quality
 from capcheck.diagnostics.witness import Witness
 from capcheck.divergences.estimate import Estimate
 from capcheck.procedures.trace import Traces
@@ -74,6 +75,7 @@ class Measurement(Record):
         estimates: Divergence of the samples from the target, by name.
         traces: Loop structure of the samples.
         witness: The features in which samples and target draws differ most, or None.
+        quality: What samples of token ids that place every token are like, or None.
         diagnoses: Further tests of the samples at the largest budget, if the run asked for them.
         moved: Only in fewer digits: Wasserstein divergence between the draws and those of the same
             random numbers in the run's own precision.
@@ -90,6 +92,7 @@ class Measurement(Record):
     estimates: dict[str, Estimate]
     traces: Traces
     witness: Witness | None = None
+    quality: Quality | None = None
     diagnoses: tuple[Diagnosis, ...] = ()
     moved: Estimate | None = None
     precise: dict[str, Estimate] = Field(default_factory=dict)

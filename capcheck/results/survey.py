@@ -24,7 +24,7 @@ __all__ = [
     "SurveyResult",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of the schema of results and stored runs; it changes with every visible change."""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from capcheck.core.budget import AXES, Budget
 from capcheck.diagnostics.observer import Observer
+from capcheck.diagnostics.qualities import Qualities
 from capcheck.divergences.reference import Reference
 from capcheck.networks.kinds import RoundedNetwork
 from capcheck.procedures.probe import AnyProbe
@@ -24,9 +25,11 @@ from capcheck.runs.options import callers_errors
 from capcheck.runs.progress import ProgressCounter, cell_name
 from capcheck.runs.rounded_sweep import RoundedSweep
 from capcheck.runs.sweep import Sweep
-from capcheck.targets.target import Target
+from capcheck.targets.target import CategoricalTarget, Target
 
 __all__ = ["Looks"]
+
+Standards = tuple[Reference, Observer, Qualities | None]  # what cells are measured against
 
 
 class Looks:
@@ -57,7 +60,7 @@ class Looks:
         self._cells, self._assembly = cells, assembly
         self._progress, self._claims, self._batch = progress, claims, batch
         # Key: the number of samples and the names of the divergences.
-        self._references: dict[tuple[int, tuple[str, ...]], tuple[Reference, Observer]] = {}
+        self._references: dict[tuple[int, tuple[str, ...]], Standards] = {}
         # Sweeps of the candidate that is being measured; key: plan, samples and divergences.
         self._sweeps: dict[tuple[str, int, tuple[str, ...]], Sweep] = {}
 
@@ -157,8 +160,10 @@ class Looks:
             )
         return self._sweeps[key]
 
-    def _measure_of(self, settings: Settings) -> tuple[Reference, Observer, Settings]:
-        """The reference and observer that all cells of some settings share, and the settings."""
+    def _measure_of(
+        self, settings: Settings
+    ) -> tuple[Reference, Observer, Qualities | None, Settings]:
+        """What all cells of some settings are measured against, and the settings."""
         key = _evidence_of(settings)
         if key not in self._references:
             self._progress.advance((), "target draws and null floors")
@@ -172,8 +177,11 @@ class Looks:
                     replicate=settings.replicate,
                     level=settings.level,
                 )
-                observer = Observer(self._target, reference.draws)
-            self._references[key] = reference, observer
+                draws, level, given = reference.draws, settings.level, settings.given
+                observer, qualities = Observer(self._target, draws), None
+                if isinstance(self._target, CategoricalTarget) and self._target.rows is None:
+                    qualities = Qualities(self._target, draws, level=level, given=given)
+            self._references[key] = reference, observer, qualities
         return (*self._references[key], settings)
 
 

@@ -18,6 +18,8 @@ from capcheck.core.budget import AXES, Budget
 from capcheck.core.unavailable import Unavailable
 from capcheck.diagnostics.diagnosis import Diagnoser, Diagnosis
 from capcheck.diagnostics.observer import Observer
+from capcheck.diagnostics.qualities import Qualities
+from capcheck.diagnostics.quality import Quality
 from capcheck.diagnostics.witness import Witness
 from capcheck.divergences.estimate import Estimate
 from capcheck.divergences.evidence import NOT_ASKED, ModelEvidence
@@ -46,6 +48,7 @@ class Sweep:
             name.
         reference: Draws of the target and null floors of the divergences.
         observer: Compares draws with those of the target to find a witness.
+        qualities: Tells what draws of token ids are like, or None.
         settings: Settings of the measurement.
         batch: Number of sample rows in a batch.
         diagnose: Names of tests of the draws at the largest budget; no verdict depends on them.
@@ -56,6 +59,7 @@ class Sweep:
         procedure: AnyProcedure,
         reference: Reference,
         observer: Observer,
+        qualities: Qualities | None,
         settings: Settings,
         *,
         batch: int,
@@ -63,7 +67,7 @@ class Sweep:
     ) -> None:
         self._procedure = procedure
         self._probe, self._target = procedure.probe, procedure.target
-        self._reference, self._observer = reference, observer
+        self._reference, self._observer, self._quality_of = reference, observer, qualities
         self._settings = settings
         # A map of the whole sequence takes tokens one by one, and holds no conditionals.
         maps = self._probe.row == "neither" and not settings.given
@@ -75,6 +79,7 @@ class Sweep:
         self._laws: dict[tuple[int, ...], ExactLaw | Unavailable] = {}
         self._densities = Densities(procedure, reference, settings, batch=self._batch)
         self._estimated: dict[str, tuple[dict[str, Estimate], Witness]] = {}
+        self._qualities: dict[str, Quality] = {}
 
     def runs(self, budgets: Sequence[Budget]) -> list[list[Budget]]:
         """Group budgets into runs; the budgets of a group differ only along anytime axes."""
@@ -98,7 +103,8 @@ class Sweep:
         rows = self._draws_needed(budgets)
         for budget, snapshot in self._snapshots.of(budgets, rows).items():
             samples = snapshot.samples
-            estimates, witness = self._estimate(self._evidence(budget, samples))
+            evidence = self._evidence(budget, samples)
+            estimates, witness = self._estimate(evidence)
             yield Measurement(
                 budget=budget,
                 samples=self._settings.samples,
@@ -107,6 +113,7 @@ class Sweep:
                 estimates=estimates,
                 traces=snapshot.traces,
                 witness=witness,
+                quality=self._quality(budget, evidence),
                 diagnoses=self._diagnoses(budget, samples),
                 law=self._kept_law(budget),
                 examples=examples(samples),
@@ -173,6 +180,20 @@ class Sweep:
             estimates = self._reference.estimates(evidence)
             self._estimated[key] = estimates, self._observer.compare(evidence.samples)
         return self._estimated[key]
+
+    def _quality(self, budget: Budget, evidence: ModelEvidence) -> Quality | None:
+        """What draws of token ids are like, where all tokens are placed and no digit is left out.
+
+        Tokens that are not placed are completed all at once, which is not what users look at.
+        """
+        whole = budget.length == self._settings.grid.largest.length
+        few, precise = len(evidence.samples) < 2, self._procedure.precision is None
+        if self._quality_of is None or few or not (whole and precise):
+            return None
+        key = evidence.fingerprint
+        if key not in self._qualities:
+            self._qualities[key] = self._quality_of.of(evidence.samples)
+        return self._qualities[key]
 
     def _diagnoses(self, budget: Budget, samples: Tensor) -> tuple[Diagnosis, ...]:
         if not self._diagnose or budget != self._settings.grid.largest:
