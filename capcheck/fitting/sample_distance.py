@@ -52,11 +52,21 @@ DIFFERENTIABLE = (
 )
 
 
-def energy_distance(x: Tensor, y: Tensor) -> Tensor:
-    """The U-statistic of 2 E|X - Y| - E|X - X'| - E|Y - Y'| from rows x (n, D) and y (m, D)."""
+def energy_distance(x: Tensor, y: Tensor, *, one_hot: bool = False) -> Tensor:
+    """The U-statistic of 2 E|X - Y| - E|X - X'| - E|Y - Y'| from rows x (n, D) and y (m, D).
+
+    Args:
+        x: Rows, (n, D).
+        y: Rows, (m, D).
+        one_hot: Whether the rows consist of one-hot vectors, whose products are whole numbers that
+            need no double precision.
+    """
     dtype = x.dtype
-    x, y = x.double(), y.double()
-    smallest = EQUAL * float(max(z.detach().square().sum(1).amax() for z in (x, y)))
+    if one_hot:
+        x, y, smallest = x.float(), y.float(), 0.5
+    else:
+        x, y = x.double(), y.double()
+        smallest = EQUAL * float(max(z.detach().square().sum(1).amax() for z in (x, y)))
 
     def distances(a: Tensor, b: Tensor) -> Tensor:
         lengths = a.square().sum(1)[:, None] + b.square().sum(1)
@@ -65,8 +75,9 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
         apart = squared > smallest
         return torch.where(apart, squared, 1).sqrt() * apart
 
-    within = [distances(z, z).sum() / (len(z) * (len(z) - 1)) for z in (x, y)]
-    return (2 * distances(x, y).mean() - within[0] - within[1]).to(dtype)
+    with torch.autocast(x.device.type, enabled=False):  # products of bfloat16 would be too coarse
+        within = [distances(z, z).sum() / (len(z) * (len(z) - 1)) for z in (x, y)]
+        return (2 * distances(x, y).mean() - within[0] - within[1]).to(dtype)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -108,7 +119,7 @@ class SampleDistance(Objective):
         if self._relaxed:
             y = self._one_hot(module, len(x), rng)
             x = nn.functional.one_hot(x.long(), spec.dim).to(y)
-            return energy_distance(y.flatten(1), x.flatten(1))
+            return energy_distance(y.flatten(1), x.flatten(1), one_hot=True)
         network: Any = as_network(module, spec.mean.dtype)
         *_, state = self.procedure.with_network(network).run_for_gradient(self.budget, len(x), rng)
         if not bool(state.placed.all()):

@@ -134,6 +134,24 @@ def test_the_energy_distance_is_that_of_all_pairs() -> None:
     assert bool(X.grad.isfinite().all())
 
 
+def test_the_energy_distance_of_token_ids_needs_no_double_precision() -> None:
+    generator = np.random.default_rng(0)
+    x, y = (generator.integers(0, 5, size=(n, 60)) for n in (40, 30))
+    x[1] = x[0]  # a pair at distance 0
+    apart = [np.sqrt(2 * (a[:, None] != b).sum(-1)) for a, b in ((x, y), (x, x), (y, y))]
+    expected = 2 * apart[0].mean() - apart[1].sum() / (40 * 39) - apart[2].sum() / (30 * 29)
+    X, Y = (torch.eye(5)[torch.tensor(z)].flatten(1) for z in (x, y))
+    X.requires_grad_()
+    found = energy_distance(X, Y, one_hot=True)
+    assert float(found.detach()) == pytest.approx(float(expected), abs=1e-5)
+    found.backward()
+    assert X.grad is not None
+    exact = X.detach().double().requires_grad_()
+    energy_distance(exact, Y.double()).backward()
+    assert exact.grad is not None
+    assert torch.allclose(X.grad.double(), exact.grad, atol=1e-6)
+
+
 def test_end_to_end_one_step_of_diffusion_need_not_return_the_mean() -> None:
     # One DDIM step returns the network's answer at t = 1: the oracle's is the mean, of variance 0.
     target, budget = from_spec("gaussian:ar1,tokens=2,rho=0.8"), Budget(length=0, steps=1)
