@@ -12,7 +12,7 @@ from capcheck.judging.rates import measured_rates
 from capcheck.judging.scaling import loop_order, measured_axes, worse_with_more
 from capcheck.judging.verdict import family_outcome, judge, smallest_sufficient
 from capcheck.results.family import Axes, FamilyResult
-from capcheck.results.measurement import Measurement, Outcome
+from capcheck.results.measurement import Cell, Measurement, Outcome
 from capcheck.results.plan import FamilyEntry
 from capcheck.results.settings import Settings
 
@@ -38,6 +38,7 @@ def judge_family(
     axes = measured_axes(cells, tolerances, level=level)
     notes = [worse_with_more(cells, tolerances, axis, level=level) for axis in AXES]
     largest = cells[-1]
+    notes.append(_never_placed(cells))
     if outcome is not Outcome.REPRESENTABLE and largest.witness is not None:
         notes += [f"At {largest.budget}: {said}" for said in largest.witness.sentences()]
     if outcome is not Outcome.REPRESENTABLE and largest.quality is not None:
@@ -55,6 +56,15 @@ def judge_family(
         notes=tuple(note for note in notes if note),
         rates=measured_rates(cells, tolerances, axes, level=settings.level),
     )
+
+
+def _never_placed(cells: Sequence[Cell]) -> str | None:
+    """A note on tokens that a procedure left behind, although its length allows all of them."""
+    ended = [cell for cell in cells if cell.unplaced > 0]
+    if not ended:
+        return None
+    counts = "; ".join(f"{cell.unplaced:.3g} at {cell.budget}" for cell in ended)
+    return f"Tokens of a sequence that no step accepted, and that are completed at once: {counts}."
 
 
 def with_refusals_undecided(found: FamilyResult, reason: str) -> FamilyResult:

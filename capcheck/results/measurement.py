@@ -72,6 +72,8 @@ class Measurement(Record):
             how many it took.
         model_calls: Counted sequential network evaluations, completion of tokens included.
         tokens_processed: Tokens shown to the network, per sample.
+        unplaced: Mean number of tokens of a sequence that the procedure never placed, although the
+            length allows all; they are completed at once.
         estimates: Divergence of the samples from the target, by name.
         traces: Loop structure of the samples.
         witness: The features in which samples and target draws differ most, or None.
@@ -89,6 +91,7 @@ class Measurement(Record):
     samples: int
     model_calls: int
     tokens_processed: float
+    unplaced: float = 0.0
     estimates: dict[str, Estimate]
     traces: Traces
     witness: Witness | None = None

@@ -35,6 +35,7 @@ class Snapshot:
     calls: int = 0
     tokens_processed: int = 0
     traces: Traces = dataclasses.field(default_factory=Traces)
+    unplaced: int = 0  # tokens that the budget's length leaves room for
 
     @property
     def samples(self) -> Tensor:
@@ -117,6 +118,8 @@ class Snapshots:
             snapshot.calls = max(snapshot.calls, spent.sequential)
             snapshot.tokens_processed += spent.tokens
             snapshot.traces = snapshot.traces + writes.traces()
+            if budget.length >= len(self._procedure.spec.free):
+                snapshot.unplaced += int((~state.placed).sum())
 
     def _is_within(self, budget: Budget, state: State, iteration: int) -> bool:
         """Whether a state of a run at a larger budget is within this budget."""

@@ -110,6 +110,7 @@ class Sweep:
                 samples=self._settings.samples,
                 model_calls=snapshot.calls,
                 tokens_processed=snapshot.tokens_processed / rows,
+                unplaced=snapshot.unplaced / rows,
                 estimates=estimates,
                 traces=snapshot.traces,
                 witness=witness,

@@ -64,6 +64,26 @@ def test_sequences_that_cannot_occur_are_counted() -> None:
     assert valid.low <= 0.5 <= valid.high  # half of all sequences have the parity
 
 
+def test_tokens_that_no_step_accepts_are_told() -> None:
+    result = capcheck.check(
+        "parallel_decoder",
+        from_spec("parity:4"),  # whose bits are fair until all others are known
+        lengths=[2, 4],
+        steps=[1, 2, 4],
+        options={"threshold": 0.9},
+    )
+    left = {str(cell.budget): cell.unplaced for cell in result.found.cells}
+    # A step accepts one token at least, and the last bit follows from the others.
+    assert {budget: left[budget] for budget in left if budget.startswith("length 4")} == {
+        "length 4, steps 1": 3,
+        "length 4, steps 2": 2,
+        "length 4, steps 4": 0,
+    }
+    assert all(left[budget] == 0 for budget in left if budget.startswith("length 2"))
+    (note,) = [note for note in result.found.notes if "no step accepted" in note]
+    assert "3 at length 4, steps 1; 2 at length 4, steps 2" in note
+
+
 def test_numbers_have_no_such_figures() -> None:
     result = capcheck.check("gpt", from_spec("gaussian:ar1,tokens=2,rho=0.5"), steps=[1])
     assert result.found.cells[-1].quality is None
