@@ -94,8 +94,12 @@ class Cells:
             self._write({"key": digest, "cell": measurement.to_json()})
             self._cells[digest] = measurement
 
-    def refresh(self) -> None:
-        """Take in what other processes have measured; cells that are kept in memory have none."""
+    def refresh(self) -> bool:
+        """Take in what other processes have measured, and tell whether there was anything.
+
+        Cells that are kept in memory have no others.
+        """
+        return False
 
     def unfit(self, plan: FamilyPlan) -> str | None:
         """The reason why a plan cannot be measured on the target, or None if none is noted."""

@@ -11,9 +11,10 @@ from capcheck.runs.cells import Cells
 from capcheck.runs.claims import Busy, SharedClaims, claim_name
 from capcheck.runs.progress import ProgressCounter
 
-__all__ = ["WAIT", "share_out"]
+__all__ = ["LONGEST_WAIT", "WAIT", "share_out"]
 
 WAIT = 0.3  # seconds between looks at what other processes have measured
+LONGEST_WAIT = 3.0  # seconds after which a process looks again for work that another has left
 
 
 def share_out(
@@ -59,4 +60,13 @@ def share_out(
                     pending.remove(candidate)
         if pending:
             progress.advance((), "waiting for other workers")
-            time.sleep(WAIT)
+            _wait_for_news(cells)
+
+
+def _wait_for_news(cells: Cells) -> None:
+    """Wait until another process has measured something, but not for long: it may have died."""
+    until = time.monotonic() + LONGEST_WAIT
+    while time.monotonic() < until:
+        time.sleep(WAIT)
+        if cells.refresh():
+            return

@@ -108,15 +108,18 @@ class Store(Cells):
         mine = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         return cls(folder, read_manifest(folder), file=OTHERS.replace("*", mine))
 
-    def refresh(self) -> None:
-        """Take in the lines that were added to the files of the run.
+    def refresh(self) -> bool:
+        """Take in the lines that were added to the files of the run; whether there were any.
 
         Raises:
             InputError: Two processes have found different numbers for one cell.
         """
+        news = False
         for path in [self.folder / CELLS, *sorted(self.folder.glob(OTHERS))]:
             for record in self._new_records(path):
                 self.take(record)
+                news = True
+        return news
 
     def take(self, record: Any) -> None:
         """Add a record that was read from a file; a record that cannot be read is ignored.
