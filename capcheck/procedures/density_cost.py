@@ -29,6 +29,7 @@ __all__ = [
     "affordable_draws",
     "affordable_rows",
     "affordable_sequences",
+    "decided_rows",
     "pilot_pays",
     "rows_that_decide",
     "work_of_density",
@@ -108,13 +109,22 @@ def pilot_pays(procedure: AnyProcedure, budget: Budget, rows: int | None) -> boo
 
     A density whose cost the rows share, as that of a Markov chain, has no use for it.
     """
-    if rows is None or rows <= DECIDED_ROWS + PILOT_ROWS or procedure.substitute is not None:
+    if rows is None or procedure.substitute is not None:
+        return False
+    if rows <= decided_rows(procedure) + PILOT_ROWS:
         return False
     shared = procedure.probe.density_work(procedure.spec, budget) > 0
     return not shared and rows * work_of_density(procedure, budget) > SLOW * WORK
 
 
-def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
+def decided_rows(procedure: AnyProcedure) -> int:
+    """The fewest rows of a log-density after a pilot; of token ids as few as are always made."""
+    return FEWEST_ROWS if procedure.spec.kind == "categorical" else DECIDED_ROWS
+
+
+def rows_that_decide(
+    log_ratio: Tensor, tolerance: float, most: int, fewest: int = DECIDED_ROWS
+) -> int:
     """The number of further rows at which KL is told from its tolerance and known well.
 
     The rows of the pilot are no part of them, so that their number does not depend on their values.
@@ -123,16 +133,17 @@ def rows_that_decide(log_ratio: Tensor, tolerance: float, most: int) -> int:
         log_ratio: Log-ratios log p - log q at the rows of the pilot, in nats.
         tolerance: Tolerance of KL, in nats per sequence.
         most: Most rows.
+        fewest: Fewest rows.
     """
     mean, deviation = float(log_ratio.mean()), float(log_ratio.std())
     if math.isinf(mean):
-        return min(DECIDED_ROWS, most)
+        return min(fewest, most)
     if not math.isfinite(deviation):
         return most
     apart = MARGIN * deviation / max(abs(mean - tolerance), TINY)
     precise = deviation / max(PRECISION * abs(mean), PRECISION * tolerance, TINY)
     needed = max(apart, precise) ** 2
-    return most if needed > most else max(math.ceil(needed), min(DECIDED_ROWS, most))
+    return most if needed > most else max(math.ceil(needed), min(fewest, most))
 
 
 def work_of_density(procedure: AnyProcedure, budget: Budget) -> float:

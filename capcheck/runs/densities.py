@@ -18,6 +18,7 @@ from capcheck.procedures.density_cost import (
     PILOT_ROWS,
     affordable,
     affordable_rows,
+    decided_rows,
     pilot_pays,
     rows_that_decide,
 )
@@ -75,7 +76,7 @@ class Densities:
         divergence = DIVERGENCES[self._target.spec.kind]["kl"]
         tolerance = self._settings.tolerances["kl"] * divergence.scale(self._target.spec)
         log_ratio = self._reference.steadied(self._target.log_prob(x) - pilot.values, x)
-        return rows_that_decide(log_ratio, tolerance, most)
+        return rows_that_decide(log_ratio, tolerance, most, decided_rows(self._procedure))
 
     def _log_density(
         self, procedure: AnyProcedure, budget: Budget, x: Tensor

@@ -28,9 +28,9 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.divergences.reference import Reference
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.density_cost import (
-    DECIDED_ROWS,
     PILOT_ROWS,
     affordable,
+    decided_rows,
     pilot_pays,
     work_of_density,
 )
@@ -248,7 +248,7 @@ class Rehearsal:
                 continue
             used, rows = found[0], samples if found[1] is None else found[1]
             if pilot_pays(used, budget, found[1]):
-                rows = PILOT_ROWS + round(math.sqrt(DECIDED_ROWS * rows))
+                rows = PILOT_ROWS + round(math.sqrt(decided_rows(used) * rows))
             work = work_of_density(used, budget)
             size = work or float(max(1, turns[budget]))
             kind = repr(used.probe), work > 0  # a cheaper density has another rate

@@ -21,6 +21,7 @@ from capcheck.procedures.density_cost import (
     NETWORK_ROWS,
     affordable_draws,
     affordable_rows,
+    decided_rows,
     pilot_pays,
     rows_that_decide,
 )
@@ -120,6 +121,12 @@ def test_a_pilot_asks_for_the_rows_that_tell_kl_from_its_tolerance(
     found = rows_that_decide(pilot, 0.08, 10_000)
     assert found == pytest.approx(min(expected, 10_000), rel=1e-3)
     assert rows_that_decide(pilot, 0.08, 120) <= 120
+
+
+def test_token_ids_take_fewer_rows_after_a_pilot() -> None:
+    assert decided_rows(of_text(1)) == FEWEST_ROWS < decided_rows(of_data(2)) == DECIDED_ROWS
+    clear = torch.tensor([3.9, 4.1])
+    assert rows_that_decide(clear, 0.08, 10_000, FEWEST_ROWS) == FEWEST_ROWS
 
 
 def test_only_slow_densities_have_a_pilot() -> None:
