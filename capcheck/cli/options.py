@@ -71,7 +71,7 @@ TARGET: Sequence[Decorator] = (
     grouped(
         "data",
         "--unit",
-        type=click.Choice(["characters", "bytes"]),
+        type=click.Choice(["characters", "bytes", "words"]),
         default="characters",
         show_default=True,
         help="Use one of these as a token of text.",

@@ -5,6 +5,7 @@ others about equally well, the first in the order of `PREFERRED` is taken, as mo
 oracle on it. Laws whose fit would take long are left out, by their cost and not by the clock, so
 that the choice does not depend on the machine. Where nothing but `rows` would be left, they are
 fitted to as many of the rows as they can be, since one component per row predicts large rows badly.
+Laws that cannot be built from the rows are named in the description, with the reason.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from capcheck.core.errors import InputError
 from capcheck.core.sequences import Kind
+from capcheck.targets.categorical.emissions import MANY
 from capcheck.targets.target import Target
 
 __all__ = ["EQUAL", "PREFERRED", "chosen_law"]
@@ -27,18 +29,27 @@ PREFERRED: dict[Kind, tuple[str, ...]] = {
 }
 # The largest data to which a law is fitted in some 15 seconds on two cores:
 NUMBERS = {"diagonal": 1e7, "classes": 2e5, "hmm": 5e3}  # numbers or token ids of all rows
+OF_MANY = {"hmm": 1e6}  # the same for more than `MANY` symbols
+LARGE = ("markov", "classes")  # laws whose tables of so many symbols are too large
 IDS = 3e6  # token ids of all rows, for the law `rows`; of real numbers there may be any number
 SQUARES = {"gaussian": 1e11, "mixture": 1e8}  # rows, times the square of the numbers of a row
 LEAST = 500  # rows that a law is fitted to at least where it cannot be fitted to all
 
 
-def chosen_law(rows: np.ndarray, kind: Kind, build: Callable[[str, np.ndarray], Target]) -> Target:
+def chosen_law(
+    rows: np.ndarray,
+    kind: Kind,
+    build: Callable[[str, np.ndarray], Target],
+    *,
+    vocabulary: int | None = None,
+) -> Target:
     """The law of the highest held-out likelihood, with the others in its description.
 
     Args:
         rows: (n, N, d) real numbers, or (n, N) token ids.
         kind: Kind of the tokens.
         build: Function that fits the law of a name to rows.
+        vocabulary: Vocabulary size V of token ids, or None for real numbers.
 
     Raises:
         InputError: No law can be built from the rows, or they do not differ.
@@ -47,33 +58,37 @@ def chosen_law(rows: np.ndarray, kind: Kind, build: Callable[[str, np.ndarray], 
         raise InputError(
             f"a law needs at least 2 distinct rows, got 1 in {len(rows)}; add rows that differ."
         )
-    counts = _counts(rows, PREFERRED[kind])
+    many = (vocabulary or 0) > MANY
+    names = tuple(name for name in PREFERRED[kind] if not (many and name in LARGE))
+    counts = _counts(rows, names, NUMBERS | OF_MANY if many else NUMBERS)
     laws: dict[str, Target] = {}
-    refused: list[InputError] = []
+    refused: dict[str, InputError] = {}
     for name, count in counts.items():
         try:
             laws[name] = build(name, rows if count == len(rows) else _some(rows, count))
         except InputError as error:  # other laws may still be possible
-            refused.append(error)
+            refused[name] = error
     if not laws:
-        raise refused[0]
+        raise next(iter(refused.values()))
     scores = {name: _score(law) for name, law in laws.items()}
     first = next(iter(laws))
     least = max(scores.values()) - EQUAL * rows.shape[1]
     compared = not math.isinf(scores[first])  # with few rows there are none to be scored
     name = next((name for name in laws if scores[name] >= least), first) if compared else first
-    left_out = [other for other in PREFERRED[kind] if other not in counts]
+    left_out = [other for other in names if other not in counts]
     part = f"; fitted to {counts[name]:,} of the rows" if counts[name] < len(rows) else ""
     return laws[name].with_provenance(
         description=_described(laws[name], name, scores)
         + part
+        + "".join(f"; {name} not possible ({_reason(refused[name])})" for name in refused)
         + (f"; {', '.join(left_out)} not tried, as the fit would take long" if left_out else "")
+        + (f"; {', '.join(LARGE)} not tried, as their tables would be too large" if many else "")
     )
 
 
-def _counts(rows: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:
+def _counts(rows: np.ndarray, names: tuple[str, ...], numbers: dict[str, float]) -> dict[str, int]:
     """How many rows, (n, N, d) numbers or (n, N) ids, each law that is tried is fitted to."""
-    counts = {name: _affordable(name, rows) for name in names}
+    counts = {name: _affordable(name, rows, numbers) for name in names}
     whole = {name: count for name, count in counts.items() if count == len(rows)}
     if whole.keys() - {"rows"}:
         return whole
@@ -81,11 +96,11 @@ def _counts(rows: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if name in whole or count >= least}
 
 
-def _affordable(name: str, rows: np.ndarray) -> int:
+def _affordable(name: str, rows: np.ndarray, numbers: dict[str, float]) -> int:
     """How many of the rows the law of a name is fitted to in seconds."""
     size = rows[0].size
-    numbers = IDS if name == "rows" and rows.ndim == 2 else NUMBERS.get(name, math.inf)
-    most = min(numbers / size, SQUARES.get(name, math.inf) / size**2)
+    count = IDS if name == "rows" and rows.ndim == 2 else numbers.get(name, math.inf)
+    most = min(count / size, SQUARES.get(name, math.inf) / size**2)
     return len(rows) if most >= len(rows) else int(most)
 
 
@@ -93,6 +108,11 @@ def _some(rows: np.ndarray, count: int) -> np.ndarray:
     """Rows picked at random, the same ones each time, in their order."""
     picked = np.random.default_rng(0).choice(len(rows), count, replace=False)
     return rows[np.sort(picked)]
+
+
+def _reason(error: InputError) -> str:
+    """The rule of an error that a law is refused with, without its cure."""
+    return str(error).rpartition(";")[0] or str(error).rstrip(".")
 
 
 def _score(law: Target) -> float:

@@ -80,7 +80,9 @@ def build_law(
         facts: dict[str, Any] = {"grid": grid, "bandwidth": bandwidth, "vocabulary": vocabulary}
         if bandwidth is not None and kind == "continuous":
             return build_law(rows, "rows", **facts)
-        return chosen_law(rows, kind, lambda name, some: build_law(some, name, **facts))
+        return chosen_law(
+            rows, kind, lambda name, some: build_law(some, name, **facts), vocabulary=vocabulary
+        )
     name, colon, size = law.partition(":")
     if name not in LAWS[kind]:
         other: Kind = "continuous" if kind == "categorical" else "categorical"
@@ -116,7 +118,7 @@ def _require_few_symbols(ids: np.ndarray, vocabulary: int) -> None:
     if vocabulary * N > MOST_NUMBERS:
         raise InputError(
             f"law 'rows' must have at most {MOST_NUMBERS // N} different token ids for {N} tokens, "
-            f"got {vocabulary}; choose another law, or cut sequences into fewer tokens."
+            f"got {vocabulary}; use the law hmm, or cut sequences into fewer tokens."
         )
     if not np.ptp(ids, axis=0).any():
         raise InputError(

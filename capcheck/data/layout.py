@@ -43,7 +43,7 @@ class Layout:
         pca: Number of whitened principal components that replace a row.
         grid: (rows, columns) of the tokens.
         kind: `continuous` or `categorical`; integers are categorical unless this says otherwise.
-        unit: Tokens of text: `characters` or `bytes`.
+        unit: Tokens of text: `characters`, `bytes` or `words`.
         split: Documents of text: the whole `file`, or each of its `lines`.
     """
 
@@ -52,7 +52,7 @@ class Layout:
     pca: int | None = None
     grid: tuple[int, int] | None = None
     kind: Kind | None = None
-    unit: Literal["characters", "bytes"] = "characters"
+    unit: Literal["characters", "bytes", "words"] = "characters"
     split: Literal["file", "lines"] = "file"
 
 

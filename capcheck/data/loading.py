@@ -13,7 +13,14 @@ from capcheck.data import named
 from capcheck.data.files import read
 from capcheck.data.laws import build_law
 from capcheck.data.layout import Layout, picture, standardised, token_shape, whitened
-from capcheck.data.text import END, read_bytes, read_documents, windows
+from capcheck.data.text import (
+    END,
+    MOST_WORDS,
+    read_bytes,
+    read_documents,
+    windows,
+    words_of,
+)
 from capcheck.targets.from_data.empirical import require_finite
 from capcheck.targets.target import Target
 
@@ -63,21 +70,27 @@ def _of_text(data: str, layout: Layout, law: str, bandwidth: float | None) -> Ta
     _refuse(layout, data, "numbers", token_dim=None, pca=None, grid=None)
     if layout.kind == "continuous":
         raise InputError(f"kind of data {data!r} must be categorical, as it is text.")
-    documents: list[str] | list[bytes]
+    documents: list[str] | list[bytes] | list[list[str]]
+    others = ""
     if data == "text":
         _refuse(layout, data, "a text file", unit="characters", split="file")
         documents = named.text()
     elif layout.unit == "bytes":
         documents = read_bytes(Path(data), split=layout.split)
+    elif layout.unit == "words":
+        documents, share = words_of(read_documents(Path(data), split=layout.split))
+        if share:
+            others = f", {MOST_WORDS:,} different ones and one symbol for all others ({share:.2%})"
     else:
         documents = read_documents(Path(data), split=layout.split)
     cut = windows(documents, layout.tokens or WINDOW)
     target = build_law(cut.ids, law, grid=None, bandwidth=bandwidth, vocabulary=len(cut.vocabulary))
     padding = ", the last of a document padded with an end symbol" if cut.padded else ""
+    gap = " " if layout.unit == "words" else ""  # labels that follow each other make a text
     return target.with_provenance(
         source=_name(data),
-        preparation=f"{len(cut.ids)} windows of {cut.ids.shape[1]} {layout.unit}{padding}",
-        vocabulary=cut.vocabulary,
+        preparation=f"{len(cut.ids)} windows of {cut.ids.shape[1]} {layout.unit}{others}{padding}",
+        vocabulary=tuple(label if label == END else label + gap for label in cut.vocabulary),
     )
 
 

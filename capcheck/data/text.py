@@ -1,17 +1,23 @@
-"""Text: documents of characters or bytes, cut into windows of symbols.
+"""Text: documents of characters, bytes or words, cut into windows of symbols.
 
 A window is `tokens` consecutive symbols of one document, as token ids: ids[w, t] is the rank of
 symbol number w x tokens + t in the sorted vocabulary. If a document ends within a window, the rest
 of the window is filled with the end symbol, which is a token like any other.
+
+A word is a run of letters, digits and underscores of any script, or any other single character that
+is no white space; upper and lower case differ. The `MOST_WORDS` most frequent ones are symbols, and
+all others are one.
 """
 
 from __future__ import annotations
 
+import collections
 import difflib
+import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, AnyStr, Literal
@@ -23,7 +29,10 @@ from capcheck.core.errors import InputError
 __all__ = [
     "END",
     "MOST_SYMBOLS",
+    "MOST_WORDS",
+    "OTHER",
     "PART",
+    "WORD",
     "Split",
     "Windows",
     "existing_file",
@@ -31,12 +40,16 @@ __all__ = [
     "read_documents",
     "utf8",
     "windows",
+    "words_of",
 ]
 
 Split = Literal["file", "lines"]
 MOST_SYMBOLS = 1 << 27  # most symbols of all windows together: a GiB
 PART = 1 << 22  # symbols of a document that are numbered at once
 END = "␃"
+WORD = re.compile(r"\w+|[^\w\s]")
+MOST_WORDS = 50_000  # different words that are symbols of their own
+OTHER = "<unk>"  # which `WORD` never matches: the symbol of all other words
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,6 +91,30 @@ def read_bytes(path: Path, *, split: Split) -> list[bytes]:
     return _not_blank([raw] if split == "file" else raw.splitlines(), path)
 
 
+def words_of(documents: Sequence[str]) -> tuple[list[list[str]], float]:
+    """The words of documents, of which the rare ones are replaced by `OTHER`.
+
+    Args:
+        documents: Texts with at least one word.
+
+    Returns:
+        The words of each document, and the share of all words that were replaced.
+    """
+    known: dict[str, str] = {}  # each different word is held once
+    words = [[known.setdefault(word, word) for word in _words(text)] for text in documents]
+    counts = collections.Counter(itertools.chain.from_iterable(words))
+    if len(counts) <= MOST_WORDS:
+        return words, 0.0
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    rare = set(ranked[MOST_WORDS:])
+    kept = [[OTHER if word in rare else word for word in document] for document in words]
+    return kept, sum(counts[word] for word in rare) / counts.total()
+
+
+def _words(text: str) -> Iterator[str]:
+    return (match[0] for match in WORD.finditer(text))
+
+
 def windows(documents: Sequence[Sequence[Hashable] | str | bytes], tokens: int) -> Windows:
     """Cut documents into consecutive windows of `tokens` symbols.
 
@@ -108,10 +145,10 @@ def windows(documents: Sequence[Sequence[Hashable] | str | bytes], tokens: int) 
             f"which makes {numbers}; the longest document has {longest}."
         )
     ids = np.full(numbers, len(symbols), dtype=np.int64)
-    ranked: Callable[[Any, list[Any], np.ndarray], None] = _ranked if written else _looked_up
+    rank = _ranks(symbols) if written else {symbol: i for i, symbol in enumerate(symbols)}
     place = 0
     for document, count in zip(documents, counts, strict=True):
-        ranked(document, symbols, ids[place : place + len(document)])
+        _write(document, rank, ids[place : place + len(document)])
         place += count * tokens
     padded = any(len(document) % tokens for document in documents)
     return Windows(
@@ -131,19 +168,21 @@ def _written(documents: Sequence[Any]) -> list[Any]:
     return [chr(code) for code in found] if documents and isinstance(documents[0], str) else found
 
 
-def _ranked(document: str | bytes, symbols: list[Any], ids: np.ndarray) -> None:
-    """Write the rank of each character or byte of a document among the symbols."""
+def _ranks(symbols: list[Any]) -> np.ndarray:
+    """The rank of each character or byte among the symbols, by its code."""
     codes = [ord(symbol) if isinstance(symbol, str) else symbol for symbol in symbols]
     rank = np.zeros(codes[-1] + 1, dtype=np.int64)
     rank[codes] = np.arange(len(codes))
+    return rank
+
+
+def _write(document: Any, rank: np.ndarray | dict[Any, int], ids: np.ndarray) -> None:
+    """Write the rank of each symbol of a document."""
+    if isinstance(rank, dict):
+        ids[:] = np.fromiter(map(rank.__getitem__, document), np.int64, len(document))
+        return
     for start, of_part in _codes(document):
         ids[start : start + len(of_part)] = rank[of_part]
-
-
-def _looked_up(document: Sequence[Hashable], symbols: list[Any], ids: np.ndarray) -> None:
-    """Write the rank of each symbol of a document of any kind."""
-    rank = {symbol: i for i, symbol in enumerate(symbols)}
-    ids[:] = [rank[symbol] for symbol in document]
 
 
 def _codes(document: str | bytes) -> Iterator[tuple[int, np.ndarray]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
+from capcheck.core.tiles import slices
 from capcheck.laws import DeferredCategorical
 from capcheck.noise.paths import PATHS, NoisePath
-from capcheck.targets.categorical.chain import Chain, last_known
+from capcheck.targets.categorical.chain import TILE, Chain, last_known
+from capcheck.targets.categorical.emissions import MANY, Emissions
 from capcheck.targets.categorical.messages import (
     Logarithmic,
     Scaled,
@@ -28,7 +31,9 @@ from capcheck.targets.categorical.messages import (
     scaled_evidence,
     sparse_steps,
 )
-from capcheck.targets.categorical.state_laws import PrefixLaws, StateEntries, StateLaws
+from capcheck.targets.categorical.noisy_state_laws import NoisyEntries
+from capcheck.targets.categorical.noisy_tokens import with_floor
+from capcheck.targets.categorical.state_laws import StateEntries, StateLaws
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
     require_count,
@@ -40,11 +45,15 @@ from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import HELD
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["FEW_ROWS", "FEW_TABLES", "LARGEST", "HiddenMarkov"]
+__all__ = ["FEW_ROWS", "FEW_TABLES", "LARGEST", "NEAR", "TABLES", "HiddenMarkov"]
 
 FEW_ROWS = 16  # rows of a run whose states are held
 FEW_TABLES = 1 << 26  # most numbers of a table of all symbols of these rows: half a GiB
-
+CACHED = (
+    1 << 19
+)  # most numbers of the messages of a part of the rows in which many symbols are counted
+TABLES = 40.0  # time of a symbol of a table of many, in multiply-adds
+NEAR = 8  # tokens that a recursion goes on from a prefix for, of many symbols
 LARGEST = 1 << 26  # most numbers of a transition or emission table: half a GiB
 
 
@@ -104,20 +113,8 @@ class HiddenMarkov(Chain):
         self._stored = self._transition if self._sparse else self._arithmetic.of(self._transition)
         per_state = max(step.degree for step in self._sparse) if self._sparse else len(initial)
         self._widest = len(initial) * per_state
-        state, mean = self._initial, []
-        for i in range(tokens):
-            mean.append(state @ self._emission_at(i))
-            state = state @ self._transition_at(i) if i + 1 < tokens else state
-        p = torch.stack(mean)
-        self._spec = SequenceSpec(
-            tokens=tokens,
-            kind="categorical",
-            dim=emission.shape[-1],
-            mean=p,
-            variance=p * (1 - p),
-            grid=grid,
-            scored=scored,
-        )
+        self._emissions = Emissions(self._emission)
+        self._tokens, self._grid, self._scored = tokens, grid, scored
         self.provenance = provenance or Provenance(
             description=f"hidden Markov model of {len(initial)} states"
         )
@@ -176,6 +173,34 @@ class HiddenMarkov(Chain):
             provenance=provenance,
         )
 
+    @functools.cached_property
+    def _spec(self) -> SequenceSpec:  # type: ignore[override]
+        """Its N x V moments are computed when they are first asked for, and not in fits."""
+        state, mean = self._initial, []
+        for i in range(self._tokens):
+            mean.append(state @ self._emission_at(i))
+            state = state @ self._transition_at(i) if i + 1 < self._tokens else state
+        p = torch.stack(mean)
+        return SequenceSpec(
+            tokens=self._tokens,
+            kind="categorical",
+            dim=self._emission.shape[-1],
+            mean=p,
+            variance=p * (1 - p),
+            grid=self._grid,
+            scored=self._scored,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies leave behind what follows from the parameters."""
+        found = {"_spec", "_marginal_states", "_evidence_table", "_log_units"}
+        return {name: value for name, value in self.__dict__.items() if name not in found}
+
+    @property
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The laws of the first state, the next state and the token, normalised."""
+        return self._initial, self._transition, self._emission
+
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of every computation."""
@@ -201,9 +226,9 @@ class HiddenMarkov(Chain):
             self._initial.to(device, dtype),
             self._transition.to(device, dtype),
             self._emission.to(device, dtype),
-            tokens=self._spec.tokens,
-            grid=self._spec.grid,
-            scored=self._spec.scored,
+            tokens=self._tokens,
+            grid=self._grid,
+            scored=self._scored,
             provenance=self.provenance,
         )
 
@@ -236,30 +261,59 @@ class HiddenMarkov(Chain):
         answers = []
         for rows in self._rows(len(x)):
             evidence = self._all_evidence(x[rows], known[rows])
-            joint = self._both(evidence)
-            if isinstance(self._arithmetic, Scaled):
-                joint.mul_(evidence)
-            else:
-                joint = self._probabilities(self._arithmetic.times(joint, evidence))
-            total = joint.sum(-1, keepdim=True)
-            joint.div_(torch.where(total > 0, total, 1))
-            answers.append(joint.transpose(0, 1))
+            forward, backward = self._recursion(evidence), self._recursion(evidence, back=True)
+            answers.append(self._posterior(forward, backward, evidence))
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
-    def expected_transitions(self, x: Tensor) -> Tensor:
-        """Expected number of transitions s -> s' in fully known rows x, summed over tokens: (S, S).
+    def _posterior(self, forward: Tensor, backward: Tensor, evidence: Tensor) -> Tensor:
+        """Posterior of every state, (n, N, S), from all messages, which are overwritten."""
+        joint = self._joint(forward, backward)
+        if isinstance(self._arithmetic, Scaled):
+            joint.mul_(evidence)
+        else:
+            joint = self._probabilities(self._arithmetic.times(joint, evidence))
+        return _normalised(joint).transpose(0, 1)
 
-        The chain must be homogeneous. Baum and Welch's algorithm uses these counts.
+    def expected_counts(
+        self, x: Tensor, shown: Tensor, held: int = TILE
+    ) -> tuple[float, Tensor, Tensor]:
+        """What Baum and Welch's algorithm counts in fully known rows x of a homogeneous chain.
+
+        Args:
+            x: Token ids, (n, N).
+            shown: Tensor (V, S), to which the expected number of times that each state shows each
+                symbol is added.
+            held: Most numbers of the messages that are held at once.
+
+        Returns:
+            The log-likelihood of all rows (nats), the expected number of rows that begin in each
+            state, (S,), and of transitions s -> s', (S, S).
         """
-        total = torch.zeros_like(self._transition)
-        for rows in self._rows(len(x)):
-            evidence = self._all_evidence(x[rows], torch.ones_like(x[rows], dtype=torch.bool))
+        S, N = len(self._initial), x.shape[1]
+        each = self._widest if isinstance(self._arithmetic, Logarithmic) else 0
+        size = max(1, held // max(N * S, each))
+        log_p, begun, total = 0.0, [], torch.zeros_like(self._transition)
+        for rows in slices(len(x), size):
+            part = x[rows]
+            evidence = self._all_evidence(part, torch.ones_like(part, dtype=torch.bool))
             forward, backward = self._recursion(evidence), self._recursion(evidence, back=True)
-            left = self._probabilities(self._arithmetic.times(forward, evidence))[:-1]
+            seen = self._arithmetic.times(forward, evidence)
+            gained = self._arithmetic.log_sum(seen) - self._arithmetic.log_sum(forward)
+            log_p += float(gained.sum() + self._log_units[part].sum())
+            left = self._probabilities(seen)[:-1]
             right = self._probabilities(self._arithmetic.times(backward, evidence))[1:]
             weight = (left * (right @ self._transition.T)).sum(-1, keepdim=True)
             total += (left / weight).flatten(0, 1).T @ right.flatten(0, 1)
-        return total * self._transition
+            posterior = self._posterior(forward, backward, evidence)
+            begun.append(posterior[:, 0])
+            shown.index_add_(0, part.reshape(-1), posterior.reshape(-1, S))
+        return log_p, torch.cat(begun).sum(0), total * self._transition
+
+    @property
+    def noisy_cost(self) -> float:
+        """That of the recursions, and of the tables of many symbols; see `CategoricalTarget`."""
+        tables = self._emission.numel() + TABLES * self._emission.shape[-1]
+        return super().noisy_cost + (self._tokens * tables if self._has_many else 0.0)
 
     @property
     def rows_at_once(self) -> int:
@@ -273,7 +327,14 @@ class HiddenMarkov(Chain):
     @property
     def _by_states(self) -> bool:
         """Whether laws of tokens are held as posteriors of their states."""
-        return self._emission.dim() == 2 and len(self._initial) < self._spec.dim
+        S, V = self._emission.shape[-2:]
+        alone = self._tokens == 1 and V > MANY  # all sequences may be enumerated
+        return self._emission.dim() == 2 and S < V and not alone
+
+    @property
+    def _has_many(self) -> bool:
+        """Whether there are so many symbols that tables of them are avoided."""
+        return self._by_states and self._emission.shape[1] > MANY
 
     def marginals(
         self,
@@ -283,21 +344,92 @@ class HiddenMarkov(Chain):
         causal: bool = False,
     ) -> DeferredCategorical:
         """The law of every token given the known ones, through their states; see `Target`."""
-        if causal or not self._by_states:
+        if not self._by_states or (causal and not self._has_many):
             return super().marginals(x, levels, path, causal)
         require_tokens(self.spec, x, levels)
         known = levels == 0
+        prefix = known.any() and known.any(0).equal(known.all(0)) and not _has_gaps(known[0])
 
         def posterior() -> Tensor:
-            parts = [self._others(x[rows], known[rows]) for rows in self._rows(len(x))]
+            parts = [self._others(x[rows], known[rows], causal) for rows in self._rows(len(x))]
             return torch.cat(parts)
 
-        mean, states = self._spec.mean, self._marginal_states
-        entries = StateEntries(posterior, self._emission, mean, states, x, known)
-        laws = StateLaws(entries, range(self._spec.tokens))
-        if known.any() and known.any(0).equal(known.all(0)) and not _has_gaps(known[0]):
-            return PrefixLaws(super().marginals(x, levels, path, causal), laws)
+        def onward(tokens: list[int]) -> StateLaws:
+            return self._state_laws(lambda: self._after(x, known, tokens), x, known, tokens)
+
+        every = list(range(self._tokens))
+        if self._has_many and prefix and not causal:
+            return _OnwardLaws(onward, every)
+        certain = torch.zeros_like(known) if causal else known
+        laws = self._state_laws(posterior, x, certain, every)
+        if prefix and not causal:
+            return _PrefixLaws(super().marginals(x, levels, path, causal), laws)
         return laws
+
+    def _state_laws(
+        self, make: Callable[[], Tensor], x: Tensor, known: Tensor, tokens: list[int]
+    ) -> StateLaws:
+        """The laws of some tokens from the posteriors of their states, (n, len(tokens), S)."""
+        mean, states = self._spec.mean, self._marginal_states
+        if tokens != list(range(self._tokens)):
+            mean, states, x, known = mean[tokens], states[tokens], x[:, tokens], known[:, tokens]
+        entries = StateEntries(make, self._emissions, mean, states, x, known)
+        return StateLaws(entries, range(len(tokens)))
+
+    def _after(self, x: Tensor, known: Tensor, tokens: list[int]) -> Tensor:
+        """Posterior of the states of some tokens after a prefix that is known, (n, C, S)."""
+        first, found = min(tokens), []
+        for part, rows in enumerate(self._rows(len(x))):
+            if max(tokens) - first > NEAR:  # the whole recursion takes less time
+                found.append(self._others(x[rows], known[rows], causal=True)[:, tokens])
+                continue
+            place, start = self._restart(x[rows], known[rows], first, part)
+            steps = self._forward(x[rows], known[rows], first=place, start=start)
+            places = range(place, max(tokens) + 1)
+            messages = {i: message for i, (message, _) in zip(places, steps, strict=False)}
+            if place < first:
+                self._kept.keep(part, x[rows], known[rows], first, messages[first])
+            joint = torch.stack([messages[i] for i in tokens], 1)
+            found.append(_normalised(self._probabilities(joint)))
+        return torch.cat(found)
+
+    def one_by_one(self, x: Tensor) -> Iterator[Any]:
+        """By one step of the recursion for each token, through its states; see `Target`."""
+        if not self._has_many:
+            yield from super().one_by_one(x)
+            return
+        known = torch.ones_like(x, dtype=torch.bool)
+        for i, (message, _) in enumerate(self._forward(x, known)):
+            posterior = _normalised(self._probabilities(message).clone())[:, None]
+            yield self._state_laws(functools.partial(torch.clone, posterior), x, ~known, [i])
+
+    def noisy_marginals(self, x: Tensor, keep: Tensor) -> DeferredCategorical:
+        """By both recursions with softened evidence, of many symbols through the states."""
+        if not self._has_many:
+            return super().noisy_marginals(x, keep)
+        x, floor = with_floor(self._spec, x, keep)
+
+        def posterior() -> Tensor:
+            parts = (self._both(self._soft(x[r], floor[r])) for r in self._rows(len(x)))
+            return torch.cat([_normalised(self._probabilities(p)).transpose(0, 1) for p in parts])
+
+        mean, states = self._spec.mean, self._marginal_states
+        entries = NoisyEntries(posterior, self._emissions, mean, states, x, floor)
+        return StateLaws(entries, range(self._tokens))
+
+    def log_prob_of_values(self, x: Tensor, token: int) -> Tensor | None:
+        """Of many symbols, from the token's law and one probability; see `CategoricalTarget`."""
+        if not self._has_many:
+            return None
+        unknown = torch.zeros(x.shape, dtype=self.dtype, device=x.device)
+        unknown[:, token] = 1
+        law = (
+            self.marginals(x, unknown).select([token]).probabilities_where(unknown[:, [token]] > 0)
+        )
+        likeliest = x.clone()
+        likeliest[:, token] = law.argmax(1)
+        of_others = self.log_prob(likeliest) - law.amax(1).log()
+        return of_others[:, None] + law.log()
 
     @functools.cached_property
     def _marginal_states(self) -> Tensor:
@@ -307,11 +439,14 @@ class HiddenMarkov(Chain):
             states.append(states[-1] @ self._transition_at(i))
         return torch.stack(states)
 
-    def _others(self, x: Tensor, known: Tensor) -> Tensor:
-        """Posterior of the state of every token given the other known tokens, (n, N, S)."""
-        joint = self._probabilities(self._both(self._all_evidence(x, known)))
-        total = joint.sum(-1, keepdim=True)
-        return (joint / torch.where(total > 0, total, 1)).transpose(0, 1)
+    def _others(self, x: Tensor, known: Tensor, causal: bool) -> Tensor:
+        """Posterior of the state of every token given the other known tokens, (n, N, S).
+
+        If `causal`, only tokens before it are told.
+        """
+        evidence = self._all_evidence(x, known)
+        joint = self._recursion(evidence) if causal else self._both(evidence)
+        return _normalised(self._probabilities(joint)).transpose(0, 1)
 
     def _laws(
         self,
@@ -337,7 +472,10 @@ class HiddenMarkov(Chain):
 
     def _both(self, evidence: Tensor) -> Tensor:
         """F_i B_i of all tokens, (N, n, S) in stored form, up to factors."""
-        forward, backward = self._recursion(evidence), self._recursion(evidence, back=True)
+        return self._joint(self._recursion(evidence), self._recursion(evidence, back=True))
+
+    def _joint(self, forward: Tensor, backward: Tensor) -> Tensor:
+        """The product of all messages F_i and B_i, (N, n, S), which are overwritten."""
         if isinstance(self._arithmetic, Scaled):
             return forward.mul_(backward)
         return self._arithmetic.times(forward, backward)
@@ -380,14 +518,23 @@ class HiddenMarkov(Chain):
 
     def _all_evidence(self, x: Tensor, known: Tensor) -> Tensor:
         """E_i of all tokens, divided by the best state's, (N, n, S) in stored form."""
-        S, V = self._emission.shape[-2:]
-        table = scaled_evidence(self._emission.mT)[0]  # (V, S) or (N, V, S)
-        table = torch.cat([table, torch.ones_like(table[..., :1, :])], -2)
-        table = self._arithmetic.of(table).reshape(-1, S)
+        V = self._emission.shape[-1]
         index = torch.where(known, x, V).T  # (N, n)
         if self._emission.dim() == 3:
             index = index + (V + 1) * torch.arange(len(index), device=x.device)[:, None]
-        return table[index]
+        return self._evidence_table[index]
+
+    @functools.cached_property
+    def _evidence_table(self) -> Tensor:
+        """E of every symbol and of none, (V + 1, S) in stored form; (N (V + 1), S) by token."""
+        table = scaled_evidence(self._emission.mT)[0]  # (V, S) or (N, V, S)
+        table = torch.cat([table, torch.ones_like(table[..., :1, :])], -2)
+        return self._arithmetic.of(table).reshape(-1, len(self._initial))
+
+    @functools.cached_property
+    def _log_units(self) -> Tensor:
+        """Logarithms of the divisors of the evidence of each symbol, (V,)."""
+        return scaled_evidence(self._emission.mT)[1].log()
 
     def _soft(self, x: Tensor, floor: Tensor) -> Tensor:
         """E_i of all tokens x (n, N) with floors (n, N), as `_all_evidence` returns it."""
@@ -425,6 +572,46 @@ class HiddenMarkov(Chain):
 
     def _emission_at(self, i: int) -> Tensor:
         return self._emission if self._emission.dim() == 2 else self._emission[i]
+
+
+class _OnwardLaws(StateLaws):
+    """The laws of tokens after a prefix that all rows know, of which only those asked are found.
+
+    Args:
+        onward: Function that makes the laws of the tokens with given indices.
+        tokens: Indices of the tokens.
+    """
+
+    def __init__(self, onward: Callable[[list[int]], StateLaws], tokens: list[int]) -> None:
+        super().__init__(onward(tokens)._entries, range(len(tokens)))
+        self._onward, self._places = onward, tokens
+
+    def select(self, tokens: Sequence[int]) -> StateLaws:
+        """The laws of the tokens with these indices."""
+        return _OnwardLaws(self._onward, [self._places[i] for i in tokens])
+
+
+class _PrefixLaws(DeferredCategorical):
+    """The laws of tokens after a prefix that all rows know, by a recursion that goes on from it.
+
+    Args:
+        onward: Laws by this recursion, which costs little for the next tokens.
+        states: The same laws through the states of all tokens.
+    """
+
+    def __init__(self, onward: DeferredCategorical, states: StateLaws) -> None:
+        super().__init__(onward.make, range(len(states)))
+        self._states = states
+
+    def peaks_where(self, chosen: Tensor, *, most: int, least: float) -> Tensor:
+        """Largest probability of the chosen tokens; see `TokenLaw`."""
+        return self._states.peaks_where(chosen, most=most, least=least)
+
+
+def _normalised(joint: Tensor) -> Tensor:
+    """Probabilities up to factors (..., S), divided by their sums in place; zeros stay zeros."""
+    total = joint.sum(-1, keepdim=True)
+    return joint.div_(torch.where(total > 0, total, 1))
 
 
 def _has_gaps(known: Tensor) -> bool:

@@ -365,7 +365,8 @@ def _require_conditionals(conditionals: Sequence[Tensor], tokens: int) -> list[T
                 f"conditionals[{j}] must sum to 1 over its last dimension, got a sum that is off "
                 f"by {off:.3g}; normalise it."
             )
-    numbers = sum(table.numel() for table in tables)
+    # Messages of every order, 0 included, go through all pairs of symbols.
+    numbers = max(V**2, sum(table.numel() for table in tables))
     if numbers > LARGEST:
         raise InputError(
             f"conditionals must hold at most {LARGEST} numbers, got {numbers} for {V} symbols and "

@@ -3,7 +3,8 @@
     p(x_i | known) = sum_s P(s_i = s | known others) emission(s, x_i)
 
 A token costs S numbers in memory in place of V, and the probability of a given symbol S
-multiply-adds; a draw takes the state first, and then the symbol.
+multiply-adds. A draw takes the state first, and then the symbol; of many symbols, the distribution
+function, which is a sum of those of the states, is inverted by bisection.
 """
 
 from __future__ import annotations
@@ -17,20 +18,18 @@ from torch import Tensor
 from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import Categorical, DeferredCategorical
+from capcheck.targets.categorical.emissions import MANY, Emissions
 
 __all__ = [
-    "GROUPS",
     "NEAR",
     "NEAR_DIGITS",
     "TILE",
-    "PrefixLaws",
     "StateEntries",
     "StateLaws",
     "places",
 ]
 
 TILE = 1 << 22  # numbers of laws that are computed at once
-GROUPS = 2  # groups of symbols, whose probabilities are bounded together, for each state
 NEAR = 2.0**-28  # distance of probabilities at which a bound is no proof that one is smaller
 NEAR_DIGITS = 2.0**8  # the same in units in the last place of 1, for coarser floating-point types
 
@@ -41,7 +40,7 @@ class StateEntries:
     Args:
         make: Function that computes the posterior of the states given the other known tokens,
             (n, N, S), 0 where these are impossible.
-        emission: Laws of a symbol given its state, (S, V).
+        emissions: Laws of a symbol given its state.
         mean: Laws of the tokens where the known ones are impossible, (N, V).
         marginal: Laws of the states there, (N, S).
         x: Token ids, (n, N).
@@ -51,13 +50,13 @@ class StateEntries:
     def __init__(
         self,
         make: Callable[[], Tensor],
-        emission: Tensor,
+        emissions: Emissions,
         mean: Tensor,
         marginal: Tensor,
         x: Tensor,
         known: Tensor,
     ) -> None:
-        self._make, self._emission = make, emission
+        self._make, self._emissions, self._emission = make, emissions, emissions.table
         self._mean, self._marginal = mean, marginal
         self.x, self.known = x, known
 
@@ -93,16 +92,23 @@ class StateEntries:
         """The probabilities (m, V) of some entries, given by rows (m,) and tokens (m,)."""
         law = self.posterior[rows, tokens] @ self._emission
         total = law.sum(-1, keepdim=True)
-        law = torch.where(total > 0, law / total, self._mean[tokens])
-        known = self.known[rows, tokens]
-        if bool(known.any()):
-            symbol = torch.where(known, self.x[rows, tokens], 0)
-            certain = torch.nn.functional.one_hot(symbol, self.symbols).to(law)
-            law = torch.where(known[:, None], certain, law)
+        law.div_(total)
+        impossible = ~(total[:, 0] > 0)
+        if bool(impossible.any()):
+            law[impossible] = self._mean[tokens[impossible]]
+        known = self.known[rows, tokens].nonzero()[:, 0]
+        if len(known):
+            law[known] = 0
+            law[known, self.x[rows, tokens][known]] = 1
         return law
 
     def draw(self, rng: Randomness, tokens: list[int], chosen: Tensor) -> Tensor:
         """Draws of the chosen ones (n, len(tokens)) of some tokens: the state, then the symbol."""
+        if self.symbols > MANY:
+            found = torch.zeros(chosen.shape, dtype=torch.int64, device=chosen.device)
+            u = rng.uniform(tuple(chosen.shape)).to(chosen.device)[chosen]
+            found[chosen] = self.icdf(*places(tokens, chosen), u)
+            return found
         posterior = self.posterior[:, tokens]  # (n, C, S)
         possible = posterior.sum(-1) > 0
         # Where the known tokens are impossible, the state has its law without them.
@@ -117,17 +123,34 @@ class StateEntries:
             at = torch.minimum(
                 state + rng.uniform(tuple(chosen.shape)), top.nextafter(state.double())
             )
-            symbol = torch.searchsorted(self._stacked, at, right=True) - state * self.symbols
+            symbol = torch.searchsorted(self._emissions.stacked, at, right=True)
+            symbol = symbol - state * self.symbols
         known = self.known[:, tokens]
         drawn = torch.where(known, self.x[:, tokens], symbol)
         return torch.where(chosen, drawn, 0)
+
+    def icdf(self, rows: Tensor, tokens: Tensor, u: Tensor) -> Tensor:
+        """The symbols whose cumulative intervals hold u, by bisection; all arguments are (m,)."""
+        up_to, posterior = self._emissions.up_to, self.posterior[rows, tokens].double()
+        possible = posterior.sum(-1, keepdim=True) > 0
+        states = torch.where(possible, posterior, self._marginal[tokens].double())
+        total = (states * up_to[-1]).sum(-1)
+        # The product can round up to the total, above which there is no symbol.
+        u = torch.minimum(u.to(total) * total, total.nextafter(torch.zeros_like(total)))
+        low, high = torch.zeros_like(rows), torch.full_like(rows, self.symbols - 1)
+        for _ in range((self.symbols - 1).bit_length()):
+            middle = (low + high) // 2
+            above = (states * up_to[middle]).sum(-1) > u  # sums of rising terms never fall
+            low, high = torch.where(above, low, middle + 1), torch.where(above, middle, high)
+            low = torch.minimum(low, high)
+        return torch.where(self.known[rows, tokens], self.x[rows, tokens], high)
 
     def peaks(self, tokens: list[int], chosen: Tensor, *, most: int, least: float) -> Tensor:
         """The largest probabilities of some tokens, (n, len(tokens)); see `TokenLaw.peaks_where`.
 
         For each group of symbols, sum_s P(s) max_v emission(s, v) bounds its probabilities from
         above. Only tokens whose bound reaches `least`, or the exact value of the last one of the
-        row that counts, need their law.
+        row that counts, need their exact value, which of many symbols seldom takes the whole law.
         """
         rows, token = places(tokens, chosen)
         found = torch.zeros(chosen.shape, dtype=self._emission.dtype, device=chosen.device)
@@ -138,45 +161,40 @@ class StateEntries:
         place[chosen] = torch.arange(len(rows), device=rows.device)
         count = min(most, len(tokens))
         first = chosen & (found >= found.topk(count, dim=1).values[:, -1:])
-        found[first] = self._exact_peaks(rows, token, place[first])
+        found[first] = self._exact_peaks(rows[place[first]], token[place[first]])
         last = torch.where(first, found, 0).topk(count, dim=1).values[:, -1:]
         near = max(NEAR, NEAR_DIGITS * torch.finfo(found.dtype).eps)
         others = chosen & ~first & (found >= last.clamp(max=least) - near)
-        found[others] = self._exact_peaks(rows, token, place[others])
+        found[others] = self._exact_peaks(rows[place[others]], token[place[others]])
         return found
 
     def _bounds(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """Upper bounds (m,) on the largest probability of some entries; 1 where it is certain."""
         found = self.posterior.new_empty(len(rows))
-        for part in slices(len(rows), TILE // self._best.shape[1]):
+        for part in slices(len(rows), TILE // self._emissions.best.shape[1]):
             posterior = self.posterior[rows[part], tokens[part]]
-            found[part] = (posterior @ self._best).amax(1) / posterior.sum(1)
+            found[part] = (posterior @ self._emissions.best).amax(1) / posterior.sum(1)
         unsure = self.known[rows, tokens] | found.isnan()
         return torch.where(unsure, 1.0, found)
 
-    def _exact_peaks(self, rows: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
-        """The largest probabilities of the entries with some indices."""
-        found = self.posterior.new_empty(len(index))
-        for part in self.parts(len(index)):
-            found[part] = self.laws(rows[index[part]], tokens[index[part]]).amax(1)
+    def _exact_peaks(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """The largest probabilities of some entries, (m,)."""
+        if self.symbols <= MANY:
+            return self._peaks_of_laws(rows, tokens)
+        found = self.posterior.new_empty(len(rows))
+        for part in slices(len(rows), TILE // self._emissions.bounds.shape[1]):
+            posterior = self.posterior[rows[part], tokens[part]]
+            found[part] = self._emissions.largest(posterior) / posterior.sum(1)
+        unsure = self.known[rows, tokens] | found.isnan()  # where the known tokens are impossible
+        found[unsure] = self._peaks_of_laws(rows[unsure], tokens[unsure])
         return found
 
-    @functools.cached_property
-    def _best(self) -> Tensor:
-        """Largest emission of each state in each group of symbols of one dominant state, (S, G)."""
-        S, V = self._emission.shape
-        peak, state = self._emission.max(0)
-        order = (state - peak).argsort()  # by state, and then from the largest
-        groups = order.tensor_split(min(V, GROUPS * S))
-        return torch.stack([self._emission[:, group].amax(1) for group in groups], 1)
-
-    @functools.cached_property
-    def _stacked(self) -> Tensor:
-        """The distribution functions of all states, one above the other, (S V,)."""
-        onward = self._emission.double().cumsum(-1)
-        onward = onward / onward[:, -1:]
-        above = torch.arange(len(onward), device=onward.device)[:, None]
-        return (onward + above).flatten()
+    def _peaks_of_laws(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """The largest probabilities of some entries by their whole laws, (m,)."""
+        found = self.posterior.new_empty(len(rows))
+        for part in self.parts(len(rows)):
+            found[part] = self.laws(rows[part], tokens[part]).amax(1)
+        return found
 
     def log_prob(self, rows: Tensor, tokens: Tensor, x: Tensor) -> Tensor:
         """Log-probabilities (nats) of the symbols x of some entries, all (m,)."""
@@ -214,6 +232,14 @@ class StateLaws(DeferredCategorical):
         """The laws of the tokens with these indices."""
         return StateLaws(self._entries, [self._tokens[i] for i in tokens])
 
+    def mean(self) -> Tensor:
+        """Mean of the one-hot vector: the probabilities (n, N, V)."""
+        if self._entries.symbols <= MANY:
+            return super().mean()
+        shape = len(self._entries.x), len(self._tokens)
+        every = torch.ones(shape, dtype=torch.bool, device=self._entries.x.device)
+        return self._entries.of(self._tokens, every).reshape(*shape, -1)
+
     def probabilities_where(self, chosen: Tensor) -> Tensor:
         """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""
         return self._entries.of(self._tokens, chosen)
@@ -237,6 +263,13 @@ class StateLaws(DeferredCategorical):
             found[chosen] = torch.cat(logs)
         return found
 
+    def icdf(self, u: Tensor) -> Tensor:
+        """Smallest integer whose cumulative probability reaches u (n, N), by bisection."""
+        if self._entries.symbols <= MANY:
+            return super().icdf(u)
+        rows, token = places(self._tokens, torch.ones_like(u, dtype=torch.bool))
+        return self._entries.icdf(rows, token, u.flatten()).reshape(u.shape)
+
     def sample(self, rng: Randomness) -> Tensor:
         """One draw per row and token, (n, N) integers."""
         x = self._entries.x
@@ -246,20 +279,3 @@ class StateLaws(DeferredCategorical):
     def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
         """As `sample` where `chosen`, (n, N) bool, with the same random numbers; 0 elsewhere."""
         return self._entries.draw(rng, self._tokens, chosen)
-
-
-class PrefixLaws(DeferredCategorical):
-    """The laws of tokens after a prefix that all rows know, by a recursion that goes on from it.
-
-    Args:
-        onward: Laws by this recursion, which costs little for the next tokens.
-        states: The same laws through the states of all tokens.
-    """
-
-    def __init__(self, onward: DeferredCategorical, states: StateLaws) -> None:
-        super().__init__(onward.make, range(len(states)))
-        self._states = states
-
-    def peaks_where(self, chosen: Tensor, *, most: int, least: float) -> Tensor:
-        """Largest probability of the chosen tokens; see `TokenLaw`."""
-        return self._states.peaks_where(chosen, most=most, least=least)

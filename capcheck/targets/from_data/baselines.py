@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from scipy.linalg import solve_triangular
+from torch import Tensor
 
 from capcheck.laws import LOG_2PI
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.categorical.emissions import MANY
+from capcheck.targets.from_data.coarse_to_fine import pooled_law
 from capcheck.targets.from_data.empirical_categorical import marginals
-from capcheck.targets.from_data.selection import mean_log_likelihood
+from capcheck.targets.from_data.selection import SCORED, mean_log_likelihood
 from capcheck.targets.from_data.shrinkage import shrunk_covariance
 from capcheck.targets.from_data.units import Standardised, Units
 
-__all__ = ["PRODUCTS", "gaussian_score", "independent_gaussians_score", "independent_symbols_score"]
+__all__ = [
+    "PRODUCTS",
+    "gaussian_score",
+    "independent_gaussians_score",
+    "independent_symbols",
+    "independent_symbols_score",
+]
 
 PRODUCTS = 40_000_000_000  # multiply-adds of a covariance that takes about a second on two cores
 
@@ -50,10 +60,26 @@ def independent_gaussians_score(train: np.ndarray, test: np.ndarray) -> float:
 
 
 def independent_symbols_score(vocabulary: int) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Held-out score of independent tokens, their marginals smoothed by one count in all."""
+    """Held-out score of independent tokens; see `independent_symbols`."""
 
     def score(train: np.ndarray, test: np.ndarray) -> float:
-        laws = marginals(train, np.ones(len(train)), vocabulary)  # (N, V)
-        return mean_log_likelihood(CategoricalMixture(laws[None]), test)
+        return float(independent_symbols(train, test[:SCORED], vocabulary).mean())
 
     return score
+
+
+def independent_symbols(train: np.ndarray, test: np.ndarray, vocabulary: int) -> Tensor:
+    """Log-likelihoods of test rows under independent tokens, in nats per sequence: (m,).
+
+    Each token has the law of its place, smoothed by one count in all; of more than `MANY` symbols,
+    of which a place shows few, all tokens have one law.
+
+    Args:
+        train: (n, N) token ids.
+        test: (m, N) token ids.
+        vocabulary: V.
+    """
+    if vocabulary > MANY:
+        return pooled_law(torch.from_numpy(train), vocabulary).log()[test].sum(1)
+    laws = marginals(train, np.ones(len(train)), vocabulary)  # (N, V)
+    return CategoricalMixture(laws[None]).log_prob(torch.from_numpy(test))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import stdtrit
 
+from capcheck.targets.categorical.emissions import MANY
 from capcheck.targets.from_data.ngrams import fit_ngrams
 from capcheck.targets.provenance import Dependence
 
@@ -78,7 +79,9 @@ def dependence_held(
         if order < most:
             break
     gained, found = law[:m] - independent[:m], scores[order] - independent[:m]
-    interval = ratio_interval(gained, found, w)
+    # Independent tokens of many symbols have one law, as the n-gram of order 0 has.
+    none = order == 0 and vocabulary > MANY
+    interval = None if none else ratio_interval(gained, found, w)
     share, low, high = interval if interval is not None else (None, None, None)
     return Dependence(
         rows=m,

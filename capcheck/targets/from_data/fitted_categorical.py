@@ -6,18 +6,22 @@ the size of a law (`selection`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
-from capcheck.targets.categorical.categorical_components import require_held
+from capcheck.targets.categorical.categorical_components import LARGEST as MOST_NUMBERS
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.categorical.emissions import MANY
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.categorical.markov_chain import LARGEST, MarkovChain
-from capcheck.targets.from_data.baselines import independent_symbols_score
+from capcheck.targets.from_data.baselines import independent_symbols, independent_symbols_score
+from capcheck.targets.from_data.coarse_to_fine import coarse_to_fine
 from capcheck.targets.from_data.dependence import dependence_held
 from capcheck.targets.from_data.empirical_categorical import marginals
 from capcheck.targets.from_data.gram_counts import BLOCK
@@ -32,9 +36,19 @@ from capcheck.targets.from_data.selection import (
 from capcheck.targets.parameters import Grid, require_count
 from capcheck.targets.provenance import Dependence
 
-__all__ = ["AFFORDABLE", "STATES", "fit_hidden_markov", "fit_latent_class", "fit_markov_chain"]
+__all__ = [
+    "AFFORDABLE",
+    "MANY_TOKENS",
+    "MOMENTS",
+    "STATES",
+    "fit_hidden_markov",
+    "fit_latent_class",
+    "fit_markov_chain",
+]
 
 STATES = (4, 8, 16, 32)  # numbers of hidden states to choose from
+MANY_TOKENS = 1 << 18  # tokens of many symbols beyond which only the larger two are tried
+MOMENTS = 1 << 26  # most numbers of the marginal laws of a hidden Markov model: half a GiB
 AFFORDABLE = 1 << 18  # most numbers of a Markov table whose oracle calls take about a second
 
 
@@ -56,6 +70,7 @@ def fit_latent_class(
         grid: (rows, columns) of the tokens, if they have any.
     """
     ids = _require_ids(ids, vocabulary)
+    _require_few(ids.shape[1], vocabulary)
 
     def fit(rows: np.ndarray, size: int) -> CategoricalMixture:
         prior = marginals(rows, np.ones(len(rows)), vocabulary)  # (N, V)
@@ -91,6 +106,8 @@ def fit_markov_chain(
     """
     ids = _require_ids(ids, vocabulary)
     N = ids.shape[1]
+    _require_pairs(vocabulary)
+    _require_few(N, vocabulary)
 
     def fit(rows: np.ndarray, size: int) -> MarkovChain:
         tables: list[Tensor] = []
@@ -130,13 +147,29 @@ def fit_hidden_markov(
         grid: (rows, columns) of the tokens, if they have any.
     """
     ids = _require_ids(ids, vocabulary)
+    if vocabulary * ids.shape[1] > MOMENTS:
+        raise InputError(
+            f"symbols x tokens must be at most {MOMENTS}, got {vocabulary} x {ids.shape[1]}; merge "
+            "rare symbols, or choose fewer tokens."
+        )
+    facts: dict[str, Any] = {"seed": seed, "grid": grid}
+    if vocabulary > MANY:
+        sizes = sizes_to_try(states, STATES if ids.size <= MANY_TOKENS else STATES[2:], len(ids))
+        return _best(
+            ids,
+            sizes,
+            lambda rows, S: coarse_to_fine(torch.from_numpy(rows), S, vocabulary, **facts),
+            vocabulary,
+            again=lambda rows, found: coarse_to_fine(
+                torch.from_numpy(rows), len(found.tables[0]), vocabulary, start=found, **facts
+            ),
+        )
 
     def fit(rows: np.ndarray, size: int) -> HiddenMarkov:
         prior = marginals(rows, np.ones(len(rows)), vocabulary).mean(0)  # (V,)
-        return hidden_states(torch.from_numpy(rows), size, prior, seed=seed, grid=grid)
+        return hidden_states(torch.from_numpy(rows), size, prior, **facts)
 
-    sizes = sizes_to_try(states, STATES, len(ids))
-    return _best(ids, sizes, fit, vocabulary)
+    return _best(ids, sizes_to_try(states, STATES, len(ids)), fit, vocabulary)
 
 
 def _best(
@@ -144,16 +177,16 @@ def _best(
     sizes: Sequence[int],
     fit: Callable[[np.ndarray, int], TargetT],
     vocabulary: int,
+    again: Callable[[np.ndarray, TargetT], TargetT] | None = None,
 ) -> TargetT:
     """The law of the size that predicts held-out rows best; see `best_fitted`."""
 
     def gap(train: np.ndarray, test: np.ndarray, law: np.ndarray) -> Dependence | None:
-        independent = CategoricalMixture(marginals(train, np.ones(len(train)), vocabulary)[None])
-        scores = independent.log_prob(torch.from_numpy(test)).numpy()
+        scores = independent_symbols(train, test, vocabulary).numpy()
         return dependence_held(train, test, law, scores, vocabulary=vocabulary)
 
     baseline = independent_symbols_score(vocabulary)
-    return best_fitted(ids, sizes, fit, baseline, "independent tokens", dependence=gap)
+    return best_fitted(ids, sizes, fit, baseline, "independent tokens", dependence=gap, again=again)
 
 
 def _counts(rows: np.ndarray, length: int, vocabulary: int) -> np.ndarray:
@@ -195,8 +228,26 @@ def _orders(given: int | None, tokens: int, vocabulary: int, count: int) -> Sequ
     return [order]
 
 
+def _require_pairs(vocabulary: int) -> None:
+    """Raise InputError if a table of all pairs of symbols would be too large."""
+    if vocabulary**2 > LARGEST:
+        raise InputError(
+            f"a Markov chain must have at most {math.isqrt(LARGEST)} symbols, as its tables hold "
+            f"all pairs of them, got {vocabulary}; use the law hmm, or merge rare symbols."
+        )
+
+
+def _require_few(tokens: int, vocabulary: int) -> None:
+    """Raise InputError if the marginal laws of all tokens are too many for several classes."""
+    if vocabulary * tokens > MOST_NUMBERS:
+        raise InputError(
+            f"symbols x tokens must be at most {MOST_NUMBERS}, got {vocabulary} x {tokens}; use "
+            "the law hmm, merge rare symbols, or choose fewer tokens."
+        )
+
+
 def _require_ids(ids: np.ndarray, vocabulary: int) -> np.ndarray:
-    """Rows (n, N) of integers in 0..V-1, n at least 2, whose N marginal laws fit, as int64."""
+    """Rows (n, N) of integers in 0..V-1, n at least 2, as int64."""
     if ids.ndim != 2 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(
             f"token ids must be integers of shape (rows, tokens), got {ids.dtype} {ids.shape}."
@@ -206,6 +257,5 @@ def _require_ids(ids: np.ndarray, vocabulary: int) -> np.ndarray:
     if low < 0 or high >= vocabulary:
         wrong = low if low < 0 else high
         raise InputError(f"token ids must be from 0 to {vocabulary - 1}, got {wrong}; shift them.")
-    require_held(ids.shape[1], vocabulary)
     require_rows(len(ids))
     return ids.astype(np.int64, copy=False)

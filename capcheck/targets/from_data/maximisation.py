@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.categorical.chain import TILE
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.parameters import Grid
 
@@ -27,9 +28,12 @@ __all__ = [
     "WARM",
     "ModelT",
     "StateT",
+    "Tables",
+    "baum_welch",
     "hidden_states",
     "latent_classes",
     "maximised",
+    "random_tables",
 ]
 
 ROUNDS = 60  # most rounds after the best start is known
@@ -40,7 +44,7 @@ PRIOR = 1.0  # pseudo-counts per class or state, distributed like the marginal l
 
 ModelT = TypeVar("ModelT")
 StateT = TypeVar("StateT")
-_Tables = tuple[Tensor, Tensor, Tensor]
+Tables = tuple[Tensor, Tensor, Tensor]
 
 
 def latent_classes(
@@ -84,27 +88,52 @@ def hidden_states(x: Tensor, size: int, prior: Tensor, *, seed: int, grid: Grid)
         seed: Seed of the starts.
         grid: (rows, columns) of the tokens, if they have any.
     """
-    N = x.shape[1]
-    everything = torch.ones_like(x, dtype=torch.bool)
 
-    def start(generator: torch.Generator) -> _Tables:
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64).exp()
+    def start(generator: torch.Generator) -> Tables:
+        return random_tables(size, prior, generator)
 
-        emission = _laws(prior * draw(size, len(prior)))
-        return _laws(draw(size)), _laws(draw(size, size)), emission
-
-    def improve(tables: _Tables) -> tuple[HiddenMarkov, float, _Tables]:
-        model = HiddenMarkov(*tables, tokens=N, grid=grid)
-        gain = float(model.log_prob(x).mean()) / N
-        posterior = model.state_posterior(x, everything)  # (n, N, S)
-        counts = PRIOR * prior.repeat(size, 1).T  # (V, S)
-        counts = counts.index_add(0, x.reshape(-1), posterior.reshape(-1, size))
-        initial = _laws(posterior[:, 0].sum(0) + PRIOR / size)
-        transition = _laws(model.expected_transitions(x) + PRIOR / size)
-        return model, gain, (initial, transition, _laws(counts.T))
-
+    improve = baum_welch(x, size, prior, weight=PRIOR, grid=grid)
     return _from_several_starts(start, improve, size=size, seed=seed)
+
+
+def random_tables(size: int, prior: Tensor, generator: torch.Generator) -> Tables:
+    """A random start for `size` states that show symbols like the law `prior`, (V,)."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).exp()
+
+    emission = _laws(prior * draw(size, len(prior)))
+    return _laws(draw(size)), _laws(draw(size, size)), emission
+
+
+def baum_welch(
+    x: Tensor,
+    size: int,
+    prior: Tensor,
+    *,
+    weight: float,
+    grid: Grid = None,
+    held: int = TILE,
+) -> Callable[[Tables], tuple[HiddenMarkov, float, Tables]]:
+    """The function that makes one round of Baum and Welch's algorithm, as `maximised` takes it.
+
+    Args:
+        x: (n, N) token ids.
+        size: Number of states.
+        prior: (V,) law that the pseudo-counts of each state are spread like.
+        weight: Pseudo-counts of each state.
+        grid: (rows, columns) of the tokens, if they have any.
+        held: Most numbers of the messages that are held at once.
+    """
+
+    def improve(tables: Tables) -> tuple[HiddenMarkov, float, Tables]:
+        model = HiddenMarkov(*tables, tokens=x.shape[1], grid=grid)
+        counts = weight * prior[:, None].repeat(1, size)  # (V, S)
+        log_p, initial, transition = model.expected_counts(x, counts, held)
+        initial, transition = _laws(initial + PRIOR / size), _laws(transition + PRIOR / size)
+        return model, log_p / x.numel(), (initial, transition, _laws(counts.T))
+
+    return improve
 
 
 def _from_several_starts(

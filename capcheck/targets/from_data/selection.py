@@ -47,6 +47,7 @@ def best_fitted(
     baseline_name: str,
     *,
     dependence: Callable[[np.ndarray, np.ndarray, np.ndarray], Dependence | None] | None = None,
+    again: Callable[[np.ndarray, TargetT], TargetT] | None = None,
 ) -> TargetT:
     """The law of the size that predicts held-out rows best, fitted to all rows.
 
@@ -58,6 +59,7 @@ def best_fitted(
         baseline_name: Name of the simpler law.
         dependence: Function of rows to fit, rows to score and the law's log-likelihoods of these
             that tells how much dependence the law holds.
+        again: Function that fits the best law to all rows, if it need not be fitted anew.
     """
     order = np.random.default_rng(0).permutation(len(rows))
     n = max(1, int(HELD_OUT * len(rows)))
@@ -71,7 +73,7 @@ def best_fitted(
             best_size, best, best_score, of_rows = size, model, score, scores
     assert best is not None
     told = None if dependence is None else dependence(train, test[:SCORED], of_rows.cpu().numpy())
-    final = fit(rows, best_size)
+    final = fit(rows, best_size) if again is None else again(rows, best)
     return final.with_provenance(
         description=f"{final.provenance.description}, fitted to {len(rows)} rows",
         exactness="fitted surrogate",

@@ -159,5 +159,5 @@ def test_equal_rows_of_ids_are_refused_with_a_cure_that_there_is(n: int) -> None
 
 
 def test_ids_of_too_many_symbols_are_told_how_many_there_may_be() -> None:
-    with pytest.raises(InputError, match=r"at most 262144 .* for 4 tokens, got 262145; choose"):
+    with pytest.raises(InputError, match=r"at most 262144 .* for 4 tokens, got 262145; use"):
         build_law(IDS, "rows", grid=None, vocabulary=262145)  # 2^20 / 4 = 262144

@@ -344,11 +344,18 @@ def test_one_row_of_ids_is_too_few(fit: Any) -> None:
         fit(np.zeros((1, 3), dtype=np.int64), vocabulary=2)
 
 
-@pytest.mark.parametrize("fit", [fit_latent_class, fit_markov_chain, fit_hidden_markov])
-def test_an_alphabet_that_no_memory_holds_is_refused(fit: Any) -> None:
+@pytest.mark.parametrize(
+    ("fit", "symbols", "message"),
+    [
+        (fit_latent_class, 10_000, "symbols x tokens must be at most 1048576, got 10000 x"),
+        (fit_markov_chain, 10_000, "at most 4096 symbols, .* got 10000; use the law hmm"),
+        (fit_hidden_markov, 50_000, "symbols x tokens must be at most 67108864, got 50000 x 1500"),
+    ],
+)
+def test_an_alphabet_that_no_memory_holds_is_refused(fit: Any, symbols: int, message: str) -> None:
     ids = np.arange(3000).reshape(2, 1500)
-    with pytest.raises(InputError, match="symbols x tokens must be at most 1048576, got 10000 x"):
-        fit(ids, vocabulary=10_000)
+    with pytest.raises(InputError, match=message):
+        fit(ids, vocabulary=symbols)
     with pytest.raises(InputError, match="from 0 to 4, got 5"):
         fit(np.array([[0, 5], [1, 2]]), vocabulary=5)
     with pytest.raises(InputError, match="integers of shape"):
