@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+import threadpoolctl
 import torch
 
 from capcheck.core.memory import keep_freed_memory
@@ -17,6 +18,7 @@ keep_freed_memory()
 os.environ["CAPCHECK_WORKERS"] = "1"  # commands that measure in this process start no others
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are as many as the cores
+    threadpoolctl.threadpool_limits(1)  # idle threads of numpy and scikit-learn would spin
     os.environ["OMP_NUM_THREADS"] = "1"  # and so are the commands that tests start
 
 

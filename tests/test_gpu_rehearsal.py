@@ -24,8 +24,8 @@ def test_every_stage_of_the_gpu_script_passes_its_rehearsal(tmp_path: Path) -> N
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert found["conformance"]["checks"] > 1000
-    assert found["agreement"]["estimates"] > 20
+    assert found["conformance"]["checks"] > 20
+    assert found["agreement"]["estimates"] > 4
     assert found["million"]["error"] < 1e-4
     assert 0 < found["oracle"]["256 x 4000 x 64"]["share_of_peak"] <= 1
     table = (tmp_path / "gpu.md").read_text()

@@ -132,7 +132,7 @@ def test_default_grids_have_at_least_two_budgets_on_each_axis(three: ProductMixt
 def test_the_result_schema_uses_its_words(three: ProductMixture) -> None:
     found = check("diffusion", three, samples=200, steps=[1, 2]).to_dict()
     json.dumps(found, allow_nan=False)
-    assert found["schema_version"] == 4
+    assert found["schema_version"] == 5
     assert found["outcome"] in {"representable", "not_representable", "inconclusive"}
     assert set(found["axes"]) == {"length", "steps"}
     for cell in found["cells"]:

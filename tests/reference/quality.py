@@ -13,7 +13,7 @@ import math
 import numpy as np
 from scipy import optimize
 
-from tests.reference.sequences import Array, Integers, Sequences
+from reference.sequences import Array, Integers, Sequences
 
 
 def pair_law(law: Sequences, i: int, j: int) -> Array:

@@ -12,6 +12,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from reference import quality as reference
+from reference.sequences import Sequences, markov
 from scipy import stats
 from torch import Tensor
 
@@ -20,8 +22,6 @@ from capcheck.diagnostics.dependence import dependence_of, distances, kept, pair
 from capcheck.diagnostics.figure import Mean
 from capcheck.targets import MarkovChain, from_table
 from capcheck.targets.target import CategoricalTarget
-from tests.reference import quality as reference
-from tests.reference.sequences import Sequences, markov
 
 FLIP = 0.1
 TOKENS = 9

@@ -8,6 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from reference import quality as reference
+from reference.sequences import Sequences
 from torch import Tensor
 
 from capcheck.core.randomness import CounterRandomness
@@ -15,8 +17,6 @@ from capcheck.diagnostics import temperature as module
 from capcheck.diagnostics.figure import Figure
 from capcheck.diagnostics.temperature import temperature
 from capcheck.targets import CategoricalMixture, CategoricalTarget, MarkovChain, from_table
-from tests.reference import quality as reference
-from tests.reference.sequences import Sequences
 
 N, V = 4, 3
 

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from reference import quality as reference
 from torch import Tensor
 
 from capcheck.core.randomness import CounterRandomness
 from capcheck.diagnostics.transitions import transition_figure, transition_kl
 from capcheck.divergences.estimate import t_quantile
 from capcheck.targets import MarkovChain, from_spec
-from tests.reference import quality as reference
 
 TRANSITION = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.25, 0.25, 0.5]])
 

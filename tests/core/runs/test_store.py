@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from capcheck import InputError, check, report, save, survey
+from capcheck.cli.app import cli
 from capcheck.core.version import __version__
 from capcheck.probes.length.gpt import GPT
 from capcheck.results.survey import SurveyResult
@@ -65,10 +66,13 @@ def test_a_run_resumes_without_computing_a_finished_cell_again(
 
 @pytest.mark.slow
 def test_a_killed_survey_continues_where_it_was(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "capcheck", "survey", "--target", "modes:tokens=6,modes=3"]
-    command += ["--family", "gpt,maskgit,diffusion", "--samples", "2000", "--out"]
+    command = ["survey", "--target", "modes:tokens=6,modes=3"]
+    command += ["--family", "gpt,maskgit,diffusion", "--samples", "800", "--out"]
     process = subprocess.Popen(
-        [*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "capcheck", *command, str(tmp_path / "killed")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"CAPCHECK_WORKERS": "1"},
     )
     lines = tmp_path / "killed" / "cells.jsonl"
     deadline = time.monotonic() + 120
@@ -81,7 +85,8 @@ def test_a_killed_survey_continues_where_it_was(tmp_path: Path) -> None:
     process.wait()
     before = [line for line in cells_of(tmp_path / "killed") if line.endswith("}}")]
     for folder in ("killed", "undisturbed"):
-        subprocess.run([*command, str(tmp_path / folder)], check=True, capture_output=True)
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([*command, str(tmp_path / folder)], standalone_mode=False)
     after = cells_of(tmp_path / "killed")
     assert after[: len(before)] == before
     keys = [json.loads(line)["key"] for line in after if line.endswith("}}")]

@@ -20,6 +20,7 @@ from folders import sorted_cells
 from loky import process_executor
 
 from capcheck import InputError, survey
+from capcheck.cli.app import cli
 from capcheck.core.errors import CapcheckError
 from capcheck.results.survey import SurveyResult
 from capcheck.runs import claims as module
@@ -29,8 +30,8 @@ from capcheck.runs.store import Store
 from capcheck.targets import ProductMixture, from_spec
 
 FAMILIES = ["gpt", "maskgit", "diffusion", "vae"]
-HOW: dict[str, Any] = {"samples": 200, "steps": [1, 2], "fit_steps": 50, "precision": ["float16"]}
-HOW |= {"sensitivity": [0.1], "looks": 2}
+HOW: dict[str, Any] = {"samples": 200, "lengths": [0, 3], "steps": [1, 2], "fit_steps": 10}
+HOW |= {"precision": ["float16"], "sensitivity": [0.1], "looks": 2}
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +127,10 @@ def test_the_claim_of_another_machine_is_void_when_it_is_not_renewed(
 def test_cells_are_equal_for_any_number_of_workers(
     three: ProductMixture, alone: Path, tmp_path: Path
 ) -> None:
-    with process_executor.ProcessPoolExecutor(max_workers=2) as pool:
-        for started in [pool.submit(importlib.import_module, "capcheck.api") for _ in range(2)]:
-            started.exception()  # a module cannot be sent back, but it is there
-        how = {"workers": 3, "executor": pool, "out": tmp_path / "run"}
+    with process_executor.ProcessPoolExecutor(max_workers=1) as pool:
+        started = pool.submit(importlib.import_module, "capcheck.api")
+        started.exception()  # a module cannot be sent back, but it is there
+        how = {"workers": 2, "executor": pool, "out": tmp_path / "run"}
         together = survey(three, FAMILIES, **how, **HOW)
     assert len(list((tmp_path / "run").glob("cells*.jsonl"))) > 1
     assert sorted_cells(tmp_path / "run") == sorted_cells(alone)
@@ -248,15 +249,15 @@ def test_a_signal_between_processes_is_nobodys_mistake() -> None:
 # Processes that are killed
 
 
-COMMAND = [sys.executable, "-m", "capcheck", "survey", "--target", "modes:tokens=6,modes=3"]
-COMMAND += ["--family", "gpt,maskgit,diffusion,ar_diffusion", "--samples", "600"]
+COMMAND = ["survey", "--target", "modes:tokens=6,modes=3", "--samples", "600"]
+COMMAND += ["--family", "gpt,maskgit,diffusion,ar_diffusion", "--length", "0,3,6", "--out"]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    command = [*COMMAND, "--out", str(folder), "--workers", "1"]
-    subprocess.run(command, check=True, capture_output=True)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*COMMAND, str(folder)], standalone_mode=False)
     return folder
 
 
@@ -265,14 +266,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_finished_cell_is_lost_when_a_process_is_killed(
     victim: str, undisturbed: Path, tmp_path: Path
 ) -> None:
-    command = COMMAND
-    environment = os.environ | {"CAPCHECK_WORKERS": "2"}
     folder = tmp_path / "killed"
     process = subprocess.Popen(
-        [*command, "--out", str(folder)],
+        [sys.executable, "-m", "capcheck", *COMMAND, str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=environment,
+        env=os.environ | {"CAPCHECK_WORKERS": "2"},
     )
     deadline = time.monotonic() + 120
     helpers: list[Path] = []
@@ -293,10 +292,8 @@ def test_no_finished_cell_is_lost_when_a_process_is_killed(
     else:
         assert process.wait() == 0
         assert "others take up its cells" in (folder / "run.log").read_text()
-    finished = subprocess.run(
-        [*command, "--out", str(folder)], env=environment, capture_output=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*COMMAND, str(folder)], standalone_mode=False)
     assert set(before) <= set(sorted_cells(folder))
     assert sorted_cells(folder) == sorted_cells(undisturbed)
     runs: list[SurveyResult] = [Store.open(each).result() for each in (folder, undisturbed)]
