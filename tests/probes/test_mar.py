@@ -263,8 +263,8 @@ def test_in_random_order_of_few_tokens_the_density_is_that_of_the_mixture(
 
 
 @pytest.mark.parametrize("per_round", [None, 1])
-@pytest.mark.parametrize("spec", ["gaussian:ar1,tokens=5,rho=0.8", "modes:tokens=5,modes=2,gap=3"])
-@pytest.mark.parametrize("length", [3, 5])
+@pytest.mark.parametrize("spec", ["gaussian:ar1,tokens=4,rho=0.8", "modes:tokens=4,modes=2,gap=3"])
+@pytest.mark.parametrize("length", [2, 4])
 def test_the_sum_over_sets_is_the_mean_over_all_orders(
     spec: str, per_round: int | None, length: int
 ) -> None:
@@ -283,9 +283,9 @@ def test_the_sum_over_sets_is_the_mean_over_all_orders(
             torch.tensor(order).expand(20, -1), network, procedure.completion,
             procedure.spec, budget, inside.coordinates(x),
         )
-        for order in itertools.permutations(range(5))
+        for order in itertools.permutations(range(4))
     ]  # fmt: skip
-    mean = np.logaddexp.reduce([np.asarray(one) for one in along]) - math.log(120)
+    mean = np.logaddexp.reduce([np.asarray(one) for one in along]) - math.log(24)
     expected = inside.density_of_tokens(LogDensity(values=torch.from_numpy(mean), method=""))
     assert isinstance(expected, LogDensity)
     torch.testing.assert_close(density.values, expected.values, atol=1e-9, rtol=1e-9)

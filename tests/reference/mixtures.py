@@ -4,9 +4,15 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import integrate, stats
+from scipy import integrate
 
 Array = NDArray[np.float64]
+
+
+def normal(x: ArrayLike, mean: ArrayLike, deviation: ArrayLike) -> Array:
+    """The density of N(mean, deviation^2); scipy's takes too long inside of quadrature."""
+    z = np.subtract(x, mean) / deviation
+    return np.asarray(np.exp(-0.5 * z * z) / (np.sqrt(2 * np.pi) * np.asarray(deviation)))
 
 
 class Mixture:
@@ -21,7 +27,7 @@ class Mixture:
         total: Array = self.weights.copy()
         for i in tokens:
             width = np.hypot(alpha[i] * self.scales[i], sigma[i])
-            total = total * stats.norm.pdf(x[i], alpha[i] * self.means[:, i], width)
+            total = total * normal(x[i], alpha[i] * self.means[:, i], width)
         return total
 
     def log_prob(self, x: Array) -> float:
@@ -32,14 +38,15 @@ class Mixture:
         self, i: int, value: float, x: Array, alpha: Array, sigma: Array, seen: list[int]
     ) -> float:
         """p(x_i^0 = value | noisy tokens seen), by Bayes' rule on the clean token itself."""
-        others = [j for j in seen if j != i]
-        prior = self.evidence(x, alpha, sigma, others) * stats.norm.pdf(
-            value, self.means[:, i], self.scales[i]
-        )
-        joint = float(prior.sum())
-        if i in seen:
-            joint *= float(stats.norm.pdf(x[i], alpha[i] * value, sigma[i]))
-        return joint
+        others = self.evidence(x, alpha, sigma, [j for j in seen if j != i])
+        return self._joint(i, value, x, alpha, sigma, seen, others)
+
+    def _joint(
+        self, i: int, value: float, x: Array, alpha: Array, sigma: Array, seen: list[int],
+        others: Array,
+    ) -> float:  # fmt: skip
+        joint = float((others * normal(value, self.means[:, i], self.scales[i])).sum())
+        return joint * float(normal(x[i], alpha[i] * value, sigma[i])) if i in seen else joint
 
     def clean_moments(
         self, i: int, x: Array, alpha: Array, sigma: Array, seen: list[int]
@@ -52,9 +59,10 @@ class Mixture:
             centre, width = x[i] / alpha[i], sigma[i] / alpha[i]
             points += [centre - 6 * width, centre, centre + 6 * width]
         points = sorted(p for p in points if low < p < high)
+        others = self.evidence(x, alpha, sigma, [j for j in seen if j != i])
 
         def moment(power: int) -> float:
-            f = lambda v: v**power * self.clean_density(i, v, x, alpha, sigma, seen)  # noqa: E731
+            f = lambda v: v**power * self._joint(i, v, x, alpha, sigma, seen, others)  # noqa: E731
             found = integrate.quad(f, low, high, points=points, limit=500, epsabs=0, epsrel=1e-11)
             return float(found[0])
 

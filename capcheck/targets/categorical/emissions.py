@@ -15,7 +15,7 @@ __all__ = ["GROUPS", "HELD", "LOOKS", "MANY", "SMALLER_GROUPS", "Emissions"]
 
 MANY = 1 << 11  # symbols beyond which no table of them is made where posteriors of states suffice
 GROUPS = 2  # groups of symbols, whose probabilities are bounded together, for each state
-LOOKS = 4  # groups that are looked at for a largest probability, before all symbols are
+LOOKS = 2  # groups that are looked at for a largest probability, before all symbols are
 HELD = 1 << 20  # numbers of tables that are held at once
 SMALLER_GROUPS = 8  # the same where the groups of the largest bounds are looked at
 

@@ -171,9 +171,10 @@ class StateEntries:
     def _bounds(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """Upper bounds (m,) on the largest probability of some entries; 1 where it is certain."""
         found = self.posterior.new_empty(len(rows))
-        for part in slices(len(rows), TILE // self._emissions.best.shape[1]):
+        best = self._emissions.bounds if self.symbols > MANY else self._emissions.best
+        for part in slices(len(rows), TILE // best.shape[1]):
             posterior = self.posterior[rows[part], tokens[part]]
-            found[part] = (posterior @ self._emissions.best).amax(1) / posterior.sum(1)
+            found[part] = (posterior @ best).amax(1) / posterior.sum(1)
         unsure = self.known[rows, tokens] | found.isnan()
         return torch.where(unsure, 1.0, found)
 

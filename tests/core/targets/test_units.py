@@ -36,7 +36,7 @@ CHANGES = {
     "x 1e-6": (1e-6, 0.0),
     "+ 1000": (1.0, 1000.0),
 }
-OF_EVERY_LAW = ["x 1/255", "x 10 + 3"]
+OF_EVERY_LAW = ["x 10 + 3"]
 OF_SOME_LAWS = ["product mixture, shared scales", "full gaussians, vectors", "diagonal mixture"]
 # Langevin steps move tokens in their own unit and in float32, whose spacing near 1000 is 6e-5.
 LANGEVIN = {change: 1e-3 if change == "+ 1000" else 1e-5 for change in CHANGES}
