@@ -15,7 +15,6 @@ from capcheck.data.laws import build_law
 from capcheck.data.layout import Layout, picture, standardised, token_shape, whitened
 from capcheck.data.text import (
     END,
-    MOST_WORDS,
     read_bytes,
     read_documents,
     windows,
@@ -71,7 +70,7 @@ def _of_text(data: str, layout: Layout, law: str, bandwidth: float | None) -> Ta
     if layout.kind == "continuous":
         raise InputError(f"kind of data {data!r} must be categorical, as it is text.")
     documents: list[str] | list[bytes] | list[list[str]]
-    others = ""
+    share = 0.0  # of the words that are one symbol
     if data == "text":
         _refuse(layout, data, "a text file", unit="characters", split="file")
         documents = named.text()
@@ -79,17 +78,19 @@ def _of_text(data: str, layout: Layout, law: str, bandwidth: float | None) -> Ta
         documents = read_bytes(Path(data), split=layout.split)
     elif layout.unit == "words":
         documents, share = words_of(read_documents(Path(data), split=layout.split))
-        if share:
-            others = f", {MOST_WORDS:,} different ones and one symbol for all others ({share:.2%})"
     else:
         documents = read_documents(Path(data), split=layout.split)
     cut = windows(documents, layout.tokens or WINDOW)
     target = build_law(cut.ids, law, grid=None, bandwidth=bandwidth, vocabulary=len(cut.vocabulary))
     padding = ", the last of a document padded with an end symbol" if cut.padded else ""
     gap = " " if layout.unit == "words" else ""  # labels that follow each other make a text
+    frequent = len(cut.vocabulary) - cut.padded - 1
+    others = f", the {frequent:,} most frequent and one symbol for all others ({share:.2%})"
     return target.with_provenance(
         source=_name(data),
-        preparation=f"{len(cut.ids)} windows of {cut.ids.shape[1]} {layout.unit}{others}{padding}",
+        preparation=f"{len(cut.ids)} windows of {cut.ids.shape[1]} {layout.unit}"
+        + (others if share else "")
+        + padding,
         vocabulary=tuple(label if label == END else label + gap for label in cut.vocabulary),
     )
 

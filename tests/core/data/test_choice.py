@@ -17,6 +17,7 @@ from capcheck.targets import (
     CategoricalMixture,
     DiagonalMixture,
     GaussianMixture,
+    HiddenMarkov,
     MarkovChain,
     ProductMixture,
 )
@@ -149,3 +150,24 @@ def test_rows_that_do_not_differ_are_refused() -> None:
 def test_few_rows_without_any_held_out_are_kept_as_rows() -> None:
     target = build_law(np.eye(3)[:, :, None], "auto", grid=None)
     assert isinstance(target, ProductMixture)
+
+
+def topics(n: int, tokens: int) -> np.ndarray:
+    """Words of 5,000, of which every row shows one third more often."""
+    rng = np.random.default_rng(4)
+    p = 1 / np.arange(1, 5001)
+    x = rng.choice(5000, p=p / p.sum(), size=(n, tokens))
+    found: np.ndarray = np.minimum(x - x % 3 + rng.integers(0, 3, (n, 1)), 4999)
+    return found
+
+
+def test_many_symbols_get_a_hidden_markov_model_and_the_reasons_why() -> None:
+    target = build_law(topics(60, 256), "auto", grid=None, vocabulary=5000)
+    assert isinstance(target, HiddenMarkov)
+    assert target.provenance.description.endswith(
+        "; rows not possible (law 'rows' must have at most 4096 different token ids for 256 "
+        "tokens, got 5000); markov, classes not tried, as their tables would be too large"
+    )
+    held_out = target.provenance.held_out
+    assert held_out is not None
+    assert not held_out.memorises

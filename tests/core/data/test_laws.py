@@ -161,3 +161,21 @@ def test_equal_rows_of_ids_are_refused_with_a_cure_that_there_is(n: int) -> None
 def test_ids_of_too_many_symbols_are_told_how_many_there_may_be() -> None:
     with pytest.raises(InputError, match=r"at most 262144 .* for 4 tokens, got 262145; use"):
         build_law(IDS, "rows", grid=None, vocabulary=262145)  # 2^20 / 4 = 262144
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("markov", "a Markov chain must have at most 4096 symbols, .* got 5000; use the law hmm"),
+        ("markov:1", "a Markov chain must have at most 4096 symbols, .* got 5000; use the law hmm"),
+        ("classes", "symbols x tokens must be at most 1048576, got 5000 x 256; use the law hmm"),
+        ("rows", "at most 4096 different token ids for 256 tokens, got 5000; use the law hmm"),
+    ],
+)
+def test_laws_whose_tables_many_symbols_fill_name_the_one_that_is_left(
+    name: str, message: str
+) -> None:
+    rows = np.random.default_rng(0).integers(0, 5000, (20, 256))
+    with pytest.raises(InputError, match=message) as caught:
+        build_law(rows, name, grid=None, vocabulary=5000)
+    assert "\n" not in str(caught.value)

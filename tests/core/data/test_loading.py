@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from capcheck.core.errors import InputError
-from capcheck.data import Layout, load_target
+from capcheck.data import Layout, load_target, text
 from capcheck.data.laws import build_law
 from capcheck.targets import CategoricalMixture, MarkovChain, ProductMixture
 
@@ -277,6 +277,31 @@ def test_text_can_be_read_as_bytes(tmp_path: Path, seen: list[np.ndarray]) -> No
     target = load_target(str(path), Layout(tokens=5, unit="bytes"), law="markov:1")
     assert target.provenance.vocabulary == (" ", ",", "a", "0xa9", "0xc3")
     assert seen[0].ravel().tolist() == [sorted(set(raw)).index(byte) for byte in raw]
+
+
+def test_text_can_be_read_as_words(
+    tmp_path: Path, seen: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "story.txt"
+    path.write_text(3 * SENTENCE)  # 39 words of 11 kinds: 5 windows of 8, the last with 7 of them
+    target = load_target(str(path), Layout(tokens=8, unit="words"), law="markov:1")
+    words = target.provenance.vocabulary
+    assert words is not None
+    assert (seen[0].shape, target.spec.dim) == ((5, 8), 12)
+    # Labels that follow each other make the text, with a space behind every word.
+    assert strings(seen[0], words) == 3 * "the cat sat on the mat , and so did the dog . "
+    assert target.provenance.preparation == (
+        "5 windows of 8 words, the last of a document padded with an end symbol"
+    )
+    monkeypatch.setattr(text, "MOST_WORDS", 4)
+    target = load_target(str(path), Layout(tokens=13, unit="words"), law="markov:1")
+    # Kept are nine times `the`, and the first three of the words that come three times.
+    assert target.provenance.vocabulary == (", ", ". ", "<unk> ", "and ", "the ")
+    assert target.provenance.preparation == (
+        "3 windows of 13 words, the 4 most frequent and one symbol for all others (53.85%)"
+    )
+    assert target.recipe is not None
+    assert target.recipe["layout"]["unit"] == "words"
 
 
 @pytest.mark.parametrize("split", ["file", "lines"])

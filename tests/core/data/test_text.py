@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from capcheck.core.errors import InputError
 from capcheck.data import text
-from capcheck.data.text import END, read_bytes, read_documents, windows
+from capcheck.data.text import END, OTHER, read_bytes, read_documents, windows, words_of
 
 HOSTILE = ['it\'s "quoted".txt', "line\nbreak.txt", "[red]x[bold].txt", "\x1b[31mred.txt"]
 
@@ -181,3 +181,28 @@ def test_long_documents_are_numbered_in_parts(part: int, monkeypatch: pytest.Mon
     of_bytes = windows([b"\xff\x00ab"], 2)
     assert of_bytes.ids.tolist() == [[3, 0], [1, 2]]
     assert windows([list(document) for document in documents], 3).ids.tolist() == expected
+
+
+def test_words_are_runs_of_letters_and_digits_and_single_other_characters() -> None:
+    written = "Don't stop: naïve_x2, 3.5%…\n\tЮля (the end)"
+    expected = ["Don", "'", "t", "stop", ":", "naïve_x2", ",", "3", ".", "5", "%", "…"]
+    expected += ["Юля", "(", "the", "end", ")"]
+    words, others = words_of([written, "The the"])
+    assert words == [expected, ["The", "the"]]
+    assert others == 0
+    assert words_of([OTHER])[0] == [["<", "unk", ">"]]  # no word of a text is that symbol
+    assert "".join(words[0]) == "".join(written.split())  # nothing but white space is lost
+
+
+def test_rare_words_are_one_symbol_whose_share_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "MOST_WORDS", 2)
+    words, others = words_of(["b a b c", "b a d c"])  # b three times, a and c twice: a comes first
+    assert words == [["b", "a", "b", OTHER], ["b", "a", OTHER, OTHER]]
+    assert others == pytest.approx(3 / 8)
+
+
+def test_many_documents_of_words_are_numbered_by_one_table() -> None:
+    documents = [["w", f"{i:05}"] for i in range(20_000)]  # 4e8 entries, if each made a table
+    cut = windows(documents, 2)
+    assert cut.ids[:, 1].tolist() == list(range(20_000))
+    assert cut.vocabulary[-1] == "w"
