@@ -79,15 +79,21 @@ class TokenLaw(ABC):
         """Probabilities (m, V) of the m categorical tokens that are `chosen`, (n, N) bool."""
         return self.mean()[chosen]
 
-    def peaks_where(self, chosen: Tensor, *, most: int, least: float) -> Tensor:
+    def peaks_where(
+        self, chosen: Tensor, *, most: int, least: float, ordered: bool = True
+    ) -> Tensor:
         """Largest probability of the chosen categorical tokens, (n, N), and 0 elsewhere.
 
-        It is exact where it counts, and may be an upper bound on smaller ones elsewhere.
+        Those of at least `least` count, and the `most` largest of each row. Where they are
+        `ordered`, the numbers that count are exact, and others may be upper bounds on smaller ones.
+        Otherwise all may be bounds, which tell no more than which tokens reach `least`, and which
+        are the `most` largest of a row where none does.
 
         Args:
             chosen: The tokens, (n, N) bool.
             most: Number of the largest ones of each row that count.
             least: Probability from which on all count.
+            ordered: Whether the order of those that count is asked for.
         """
         p = self.probabilities_where(chosen)
         found = p.new_zeros(chosen.shape)

@@ -190,12 +190,14 @@ class Picking:
 
     def _by_peaks(self, free: Free, count: int | None, law: TokenLaw, own: Tensor) -> Tensor:
         """As `chosen` where no more of the laws is needed than their largest probabilities."""
-        peaks, ordered = own, self.order == "top_probability"
-        if ordered or count is None:
-            # The order counts of those that are placed in any case only.
+        peaks, by_peaks = own, self.order == "top_probability"
+        if by_peaks or count is None:
             least = math.inf if self.threshold is None else self.threshold
-            peaks = law.peaks_where(free.tokens, most=count or 1, least=least)
-        place = ranked(peaks if ordered else own, free.tokens)
+            # The order of those that are placed in any case counts where they may be too many.
+            limit = count or int(free.tokens.sum(1).max())
+            ordered = by_peaks and int(free.left.min()) < limit
+            peaks = law.peaks_where(free.tokens, most=count or 1, least=least, ordered=ordered)
+        place = ranked(peaks if by_peaks else own, free.tokens)
         if count is not None:
             return free.tokens & (place < free.left.clamp(max=count))
         return self._passing(free, place, peaks)

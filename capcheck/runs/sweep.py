@@ -29,7 +29,7 @@ from capcheck.procedures.coordinates import ExactLaw
 from capcheck.procedures.density_cost import affordable_draws
 from capcheck.procedures.procedure import ROUNDED_LAW, AnyProcedure
 from capcheck.results.measurement import Measurement, SampledLaw
-from capcheck.results.settings import Settings
+from capcheck.results.settings import MIN_SAMPLES, Settings
 from capcheck.runs.densities import Densities
 from capcheck.runs.excerpts import examples, kept_law
 from capcheck.runs.snapshots import Snapshots, rows_randomness
@@ -126,19 +126,21 @@ class Sweep:
 
         There are fewer than the settings ask for if KL by log-densities alone decides all of its
         budgets, or if they would take longer than a cell may. If KL refuses the budgets, the other
-        divergences are figures on which no verdict depends. If it is all that is asked for, draws
-        only show what the procedure writes.
+        divergences are figures on which no verdict depends, so that costly draws may be few. If it
+        is all that is asked for, draws only show what the procedure writes.
         """
         settings = self._settings
         if self._diagnose or self._procedure.precision:
             return settings.samples
         alone = len(settings.tolerances) == 1
         few = max(settings.fewer_samples, self._reference.fewest_draws)
-        if "kl" in settings.tolerances and self._kl_decides(budgets, alone=alone):
-            return min(SHOWN_ROWS, settings.samples) if alone else few
         largest = Budget(**{axis: max(getattr(one, axis) for one in budgets) for axis in AXES})
         samples, seconds = settings.samples, settings.seconds_per_cell
-        return min(samples, max(few, affordable_draws(self._procedure, largest, samples, seconds)))
+        affordable = affordable_draws(self._procedure, largest, samples, seconds)
+        if "kl" in settings.tolerances and self._kl_decides(budgets, alone=alone):
+            least = max(MIN_SAMPLES, self._reference.fewest_draws)
+            return min(SHOWN_ROWS, samples) if alone else max(least, min(few, affordable))
+        return min(samples, max(few, affordable))
 
     def _kl_decides(self, budgets: Sequence[Budget], *, alone: bool) -> bool:
         """Whether KL by log-densities refuses all budgets, or passes them if it is asked alone."""

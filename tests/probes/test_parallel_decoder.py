@@ -373,6 +373,29 @@ def test_a_check_reports_the_kl_of_the_enumeration() -> None:
     assert found.cells[0].model_calls == 2
 
 
+@pytest.mark.parametrize("order", ["random", "fixed"])
+@pytest.mark.parametrize("maskgit", [{"rounds": 2}, {"rounds": 4}, {"tokens_per_round": 2}])
+def test_maskgit_is_this_decoder_with_its_schedule(order: str, maskgit: Options) -> None:
+    target = from_table(torch.from_numpy(rough(3)))
+    steps = maskgit.get("rounds", 1)
+    same = {
+        "order": order,
+        "tokens_per_step": maskgit.get("tokens_per_round"),
+        "schedule": "cosine",
+    }
+    for length in (2, target.spec.tokens):
+        found = []
+        for family, options in (
+            ("maskgit", {"order": order, **maskgit}),
+            ("parallel_decoder", same),
+        ):
+            procedure = Procedure.of(build_probe(family, options), target)
+            law = procedure.exact_law(Budget(length=length, steps=steps))
+            assert isinstance(law, SequenceLaw)
+            found.append(law.probabilities)
+        torch.testing.assert_close(found[0], found[1], atol=1e-12, rtol=0)
+
+
 def test_schedules_in_numbers() -> None:
     probe = ParallelDecoder()
     assert probe._sizes(8, 3) == [0, 3, 5, 8]  # 8/3 = 2.67, 16/3 = 5.33

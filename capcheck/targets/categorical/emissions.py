@@ -1,7 +1,9 @@
 """Laws of a symbol given its state, and tables of them that many calls share.
 
 With the posterior P of the state, a symbol v has the probability sum_s P(s) emission(s, v), which
-is at most sum_s P(s) max_{w in G} emission(s, w) for every group G of symbols that v is in.
+is at most sum_s P(s) max_{w in G} emission(s, w) for every group G of symbols that v is in. The
+probability of any one symbol bounds the largest from below; that of the likeliest symbol of some
+state mostly is the largest.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ import functools
 import torch
 from torch import Tensor
 
-__all__ = ["GROUPS", "HELD", "LOOKS", "MANY", "SMALLER_GROUPS", "Emissions"]
+__all__ = ["ALIKE", "GROUPS", "HELD", "LOOKS", "MANY", "SMALLER_GROUPS", "Emissions"]
 
 MANY = 1 << 11  # symbols beyond which no table of them is made where posteriors of states suffice
 GROUPS = 2  # groups of symbols, whose probabilities are bounded together, for each state
-LOOKS = 2  # groups that are looked at for a largest probability, before all symbols are
+ALIKE = 1e-6  # distance along one direction within which posteriors may resemble each other
+LOOKS = 1 / 8  # largest share of groups that are looked at one by one for largest probabilities
 HELD = 1 << 20  # numbers of tables that are held at once
-SMALLER_GROUPS = 8  # the same where the groups of the largest bounds are looked at
+SMALLER_GROUPS = 8  # the same where groups are looked at one by one
 
 
 class Emissions:
@@ -41,6 +44,11 @@ class Emissions:
         return torch.stack([self.table[:, group].amax(1) for group in groups], 1)
 
     @functools.cached_property
+    def likeliest(self) -> Tensor:
+        """Emissions of the symbols that are the likeliest of some state, (S, symbols)."""
+        return self.table[:, self.table.argmax(1).unique()]
+
+    @functools.cached_property
     def groups(self) -> list[Tensor]:
         """The emissions of groups of symbols that resemble each other, each (S, symbols)."""
         return [self.table[:, group] for group in _groups(self.table, SMALLER_GROUPS)]
@@ -51,25 +59,60 @@ class Emissions:
         return torch.stack([group.amax(1) for group in self.groups], 1)
 
     def largest(self, posterior: Tensor) -> Tensor:
-        """The largest sum_s P(s) emission(s, v) of every posterior (m, S): (m,).
+        """The largest sum_s P(s) emission(s, v) of every posterior P, (m, S) of sum 1: (m,).
 
-        The groups of the largest bounds are looked at until no other bound is above what was found,
-        but all symbols where that takes many groups, as of a posterior that tells little.
+        Posteriors that resemble each other share their likeliest symbol. Of the others, the groups
+        are looked at whose bound is above the best of `likeliest`, or all symbols where these are
+        many, as of a posterior that tells little.
         """
-        bound, found = posterior @ self.bounds, posterior.new_zeros(len(posterior))
-        rows = torch.arange(len(posterior), device=posterior.device)
-        for _ in range(LOOKS):
-            top, group = bound[rows].max(1)
-            undecided = top > found[rows]
-            rows, group = rows[undecided], group[undecided]
-            for g in group.unique().tolist():
-                own = rows[group == g]
-                values = (posterior[own] @ self.groups[g]).amax(1)
-                found[own] = torch.maximum(found[own], values)
-            bound[rows, group] = 0
-        for part in rows.split(max(1, HELD // self.table.shape[1])):
-            found[part] = (posterior[part] @ self.table).amax(1)
+        found, known = self._of_alike(posterior)
+        others = (~known).nonzero()[:, 0]
+        for rows in others.split(max(1, HELD // self.bounds.shape[1])):
+            found[rows] = self._by_groups(posterior[rows])
         return found
+
+    def _of_alike(self, posterior: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest probabilities of posteriors (m, S) that resemble another: (m,), and which.
+
+        No probability of P differs from that of R by more than d = sum_s |P(s) - R(s)| max_v
+        emission(s, v), so that the likeliest symbol of R is that of P too if it leads by over 2 d.
+        """
+        found = posterior.new_zeros(len(posterior))
+        S, place = len(self.table), torch.arange(len(posterior), device=posterior.device)
+        direction = torch.arange(1, S + 1).to(posterior).cos()
+        alike, member = (posterior @ direction / ALIKE).round().unique(return_inverse=True)
+        if 2 * len(alike) > len(posterior):
+            return found, torch.zeros_like(place, dtype=torch.bool)
+        first = torch.full_like(place[: len(alike)], len(place))
+        first = first.scatter_reduce(0, member, place, "amin")
+        leads, symbols = [], []
+        for rows in first.split(max(1, HELD // self.table.shape[1])):
+            two = (posterior[rows] @ self.table).topk(2, dim=1)
+            leads.append(two.values[:, 0] - two.values[:, 1])
+            symbols.append(two.indices[:, 0])
+        lead, symbol = torch.cat(leads)[member], torch.cat(symbols)[member]
+        apart = (posterior - posterior[first][member]).abs() @ self.table.amax(1)
+        known = 2 * apart + len(self.table) * torch.finfo(apart.dtype).eps < lead
+        found[known] = (posterior[known] * self.table.T[symbol[known]]).sum(1)
+        return found, known
+
+    def _by_groups(self, posterior: Tensor) -> Tensor:
+        """As `largest`, by the groups of symbols whose bounds ask for it."""
+        best = (posterior @ self.likeliest).amax(1)
+        above = posterior @ self.bounds > best[:, None]  # (m, G)
+        if int(above.sum()) > LOOKS * above.numel():
+            rows = above.any(1).nonzero()[:, 0]
+            for part in rows.split(max(1, HELD // self.table.shape[1])):
+                best[part] = (posterior[part] @ self.table).amax(1)
+            return best
+        group, rows = above.T.nonzero(as_tuple=True)
+        counts = torch.bincount(group, minlength=len(self.groups)).tolist()
+        values = torch.empty_like(best[rows])
+        parts = zip(posterior[rows].split(counts), values.split(counts), self.groups, strict=True)
+        for own, into, emissions in parts:
+            if len(own):
+                into[:] = (own @ emissions).amax(1)
+        return best.scatter_reduce(0, rows, values, "amax")
 
     @functools.cached_property
     def stacked(self) -> Tensor:

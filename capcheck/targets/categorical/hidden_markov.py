@@ -603,9 +603,11 @@ class _PrefixLaws(DeferredCategorical):
         super().__init__(onward.make, range(len(states)))
         self._states = states
 
-    def peaks_where(self, chosen: Tensor, *, most: int, least: float) -> Tensor:
+    def peaks_where(
+        self, chosen: Tensor, *, most: int, least: float, ordered: bool = True
+    ) -> Tensor:
         """Largest probability of the chosen tokens; see `TokenLaw`."""
-        return self._states.peaks_where(chosen, most=most, least=least)
+        return self._states.peaks_where(chosen, most=most, least=least, ordered=ordered)
 
 
 def _normalised(joint: Tensor) -> Tensor:

@@ -72,7 +72,9 @@ class NoisyEntries(StateEntries):
         found = torch.where(some & (below < 1) & (smaller < own), smaller, own)
         return torch.where(some & (above > 0) & (larger > own), larger, found)
 
-    def peaks(self, tokens: list[int], chosen: Tensor, *, most: int, least: float) -> Tensor:
+    def peaks(
+        self, tokens: list[int], chosen: Tensor, *, most: int, least: float, ordered: bool
+    ) -> Tensor:
         """The largest probabilities of some tokens, (n, len(tokens)), all by their laws."""
         found = torch.zeros(chosen.shape, dtype=self.posterior.dtype, device=chosen.device)
         found[chosen] = self._peaks_of_laws(*places(tokens, chosen))

@@ -145,38 +145,53 @@ class StateEntries:
             low = torch.minimum(low, high)
         return torch.where(self.known[rows, tokens], self.x[rows, tokens], high)
 
-    def peaks(self, tokens: list[int], chosen: Tensor, *, most: int, least: float) -> Tensor:
+    def peaks(
+        self, tokens: list[int], chosen: Tensor, *, most: int, least: float, ordered: bool
+    ) -> Tensor:
         """The largest probabilities of some tokens, (n, len(tokens)); see `TokenLaw.peaks_where`.
 
-        For each group of symbols, sum_s P(s) max_v emission(s, v) bounds its probabilities from
-        above. Only tokens whose bound reaches `least`, or the exact value of the last one of the
-        row that counts, need their exact value, which of many symbols seldom takes the whole law.
+        Bounds from both sides tell most that is asked, so that few tokens need their exact value,
+        and of many symbols that seldom takes the whole law.
         """
         rows, token = places(tokens, chosen)
         found = torch.zeros(chosen.shape, dtype=self._emission.dtype, device=chosen.device)
         if not len(rows):
             return found
-        found[chosen] = self._bounds(rows, token)
+        low, high = torch.zeros_like(found), torch.zeros_like(found)
+        low[chosen], high[chosen] = self._bounds(rows, token)
+        near = max(NEAR, NEAR_DIGITS * torch.finfo(found.dtype).eps)
+        count = min(most, len(tokens))
         place = torch.zeros_like(found, dtype=torch.int64)
         place[chosen] = torch.arange(len(rows), device=rows.device)
-        count = min(most, len(tokens))
-        first = chosen & (found >= found.topk(count, dim=1).values[:, -1:])
-        found[first] = self._exact_peaks(rows[place[first]], token[place[first]])
-        last = torch.where(first, found, 0).topk(count, dim=1).values[:, -1:]
-        near = max(NEAR, NEAR_DIGITS * torch.finfo(found.dtype).eps)
-        others = chosen & ~first & (found >= last.clamp(max=least) - near)
-        found[others] = self._exact_peaks(rows[place[others]], token[place[others]])
-        return found
 
-    def _bounds(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """Upper bounds (m,) on the largest probability of some entries; 1 where it is certain."""
-        found = self.posterior.new_empty(len(rows))
-        best = self._emissions.bounds if self.symbols > MANY else self._emissions.best
-        for part in slices(len(rows), TILE // best.shape[1]):
+        def settle(asked: Tensor) -> None:
+            low[asked] = high[asked] = self._exact_peaks(rows[place[asked]], token[place[asked]])
+
+        if ordered:
+            first = chosen & (high >= _largest(high, count))
+            settle(first)
+            last = _largest(torch.where(first, low, 0), count)
+            settle(chosen & ~first & (high >= last.clamp(max=least) - near))
+            return high
+        passes, fails = low >= least + near, high < least - near
+        inside = low > _largest(high, count + 1) + near
+        outside = high < _largest(low, count) - near
+        ranks = chosen & ~inside & ~outside & ~passes.any(1, keepdim=True)
+        settle(chosen & ~passes & ~fails | ranks)
+        return torch.where(passes | inside, low, high)
+
+    def _bounds(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds on the largest probability of some entries, both (m,); 0 and 1 where certain."""
+        low, high = (self.posterior.new_empty(len(rows)) for _ in range(2))
+        above = self._emissions.bounds if self.symbols > MANY else self._emissions.best
+        below = self._emissions.likeliest
+        for part in slices(len(rows), TILE // (above.shape[1] + below.shape[1])):
             posterior = self.posterior[rows[part], tokens[part]]
-            found[part] = (posterior @ best).amax(1) / posterior.sum(1)
-        unsure = self.known[rows, tokens] | found.isnan()
-        return torch.where(unsure, 1.0, found)
+            total = posterior.sum(1)
+            low[part] = (posterior @ below).amax(1) / total
+            high[part] = (posterior @ above).amax(1) / total
+        unsure = self.known[rows, tokens] | high.isnan()
+        return torch.where(unsure, 0.0, low), torch.where(unsure, 1.0, high)
 
     def _exact_peaks(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """The largest probabilities of some entries, (m,)."""
@@ -185,8 +200,9 @@ class StateEntries:
         found = self.posterior.new_empty(len(rows))
         for part in slices(len(rows), TILE // self._emissions.bounds.shape[1]):
             posterior = self.posterior[rows[part], tokens[part]]
-            found[part] = self._emissions.largest(posterior) / posterior.sum(1)
-        unsure = self.known[rows, tokens] | found.isnan()  # where the known tokens are impossible
+            # Where the known tokens are impossible, this is no number.
+            found[part] = self._emissions.largest(posterior / posterior.sum(1, keepdim=True))
+        unsure = self.known[rows, tokens] | found.isnan()
         found[unsure] = self._peaks_of_laws(rows[unsure], tokens[unsure])
         return found
 
@@ -205,6 +221,13 @@ class StateEntries:
         found = torch.where(possible > 0, found / possible, self._mean[tokens, x]).log()
         certain = torch.where(x == self.x[rows, tokens], 0.0, -torch.inf).to(found)
         return torch.where(self.known[rows, tokens], certain, found)
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """The value of rank `count` in each row (n, N), and 0 where there are fewer: (n, 1)."""
+    if count > values.shape[1]:
+        return torch.zeros_like(values[:, :1])
+    return values.topk(count, dim=1).values[:, -1:]
 
 
 def places(tokens: list[int], chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,9 +268,11 @@ class StateLaws(DeferredCategorical):
         """Probabilities (m, V) of the m tokens that are `chosen`, (n, N) bool."""
         return self._entries.of(self._tokens, chosen)
 
-    def peaks_where(self, chosen: Tensor, *, most: int, least: float) -> Tensor:
+    def peaks_where(
+        self, chosen: Tensor, *, most: int, least: float, ordered: bool = True
+    ) -> Tensor:
         """Largest probability of the chosen tokens; see `TokenLaw`."""
-        return self._entries.peaks(self._tokens, chosen, most=most, least=least)
+        return self._entries.peaks(self._tokens, chosen, most=most, least=least, ordered=ordered)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability (nats) of the integers x (n, N), without the laws of other symbols."""

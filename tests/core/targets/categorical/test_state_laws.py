@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from capcheck.core.randomness import CounterRandomness
+from capcheck.procedures.unmasking import ranked
 from capcheck.targets.categorical import state_laws
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.target import HELD
@@ -139,6 +141,27 @@ def test_largest_probabilities_are_exact_where_they_count(most: int, least: floa
     assert bool((found < last)[rest].all())  # a bound never passes for one that counts
 
 
+@pytest.mark.parametrize("most", [1, 3, 12])
+@pytest.mark.parametrize("least", [0.05, 0.2, float("inf")])
+@pytest.mark.parametrize("tied", [False, True])
+def test_bounds_leave_it_open_in_what_order_but_not_which(
+    most: int, least: float, tied: bool
+) -> None:
+    target, x, known = many_symbols()
+    if tied:  # rows in which nothing is known: far from the start all tokens are nearly alike
+        known = torch.zeros_like(known)
+    law = target.marginals(x, (~known).double())
+    exact = torch.where(known, 0, law.mean().amax(-1))
+    found = law.peaks_where(~known, most=most, least=least, ordered=False)
+    passing = ~known & (exact >= least)
+    assert torch.equal(~known & (found >= least), passing)
+    none_passes = ~passing.any(1)
+    first = (ranked(found, ~known) < most) & ~known
+    expected = (ranked(exact, ~known) < most) & ~known
+    assert torch.equal(first[none_passes], expected[none_passes])
+    assert bool((found[known] == 0).all())
+
+
 def test_bounds_save_most_laws_and_a_wrong_bound_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     target, x, known = many_symbols()
     exact = torch.where(known, 0, target.marginals(x, (~known).double()).mean().amax(-1))
@@ -153,11 +176,17 @@ def test_bounds_save_most_laws_and_a_wrong_bound_is_seen(monkeypatch: pytest.Mon
     monkeypatch.setattr(state_laws.StateEntries, "laws", counted)
     target.marginals(x, (~known).double()).peaks_where(~known, most=1, least=2.0)
     assert asked < 0.7 * int((~known).sum())
+    asked = 0
+    target.marginals(x, (~known).double()).peaks_where(~known, most=1, least=2.0, ordered=False)
+    assert asked < 0.2 * int((~known).sum())
     # The twin: small numbers that fall where the bounds rise.
     bounds = state_laws.StateEntries._bounds
-    monkeypatch.setattr(
-        state_laws.StateEntries, "_bounds", lambda *args: 1e-3 * (1 - bounds(*args))
-    )
+
+    def falling(*args: Any) -> tuple[Tensor, Tensor]:
+        low, high = bounds(*args)
+        return 1e-3 * (1 - high), 1e-3 * (1 - low)
+
+    monkeypatch.setattr(state_laws.StateEntries, "_bounds", falling)
     found = target.marginals(x, (~known).double()).peaks_where(~known, most=1, least=2.0)
     assert not torch.allclose(found.amax(1), exact.amax(1))
 
