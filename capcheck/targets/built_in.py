@@ -20,7 +20,7 @@ from capcheck.targets.categorical.scratchpad import running_parity, running_perm
 from capcheck.targets.categorical.tables import latin_squares, small_sudokus, uniform_over
 from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
 from capcheck.targets.continuous.product_mixture import ProductMixture
-from capcheck.targets.corpora import dna, letters, words
+from capcheck.targets.corpora import dna, letters, names, words
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import Target
 
@@ -244,6 +244,7 @@ BUILT_IN: dict[str, Callable[..., Target]] = {
         chain_permutation,
         letters,
         words,
+        names,
         dna,
     )
 }

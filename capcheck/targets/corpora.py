@@ -2,8 +2,9 @@
 
 `letters` and `words` are Markov chains from the word counts of `wordsegment` (extra `text`), which
 are those of the Google Web Trillion Word Corpus (Brants & Franz 2006, in Norvig's selection).
-`dna` is a binding site from the position frequency matrices of JASPAR, which `pyjaspar` ships
-(extra `dna`). Files are read as text and by SQLite, read only; no package's code is run.
+`names` is the list of first names of the US census of 1990, which the package `names` ships (extra
+`text`). `dna` is a binding site from the position frequency matrices of JASPAR, which `pyjaspar`
+ships (extra `dna`). Files are read as text and by SQLite, read only; no package's code is run.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "conditionals",
     "dna",
     "letters",
+    "names",
     "pair_law",
     "string_frequencies",
     "words",
@@ -78,6 +80,35 @@ def words(
     return chain.with_provenance(
         description=f"pairs of the {words} most frequent English words, Markov chain of order 1",
         vocabulary=tuple(names),
+    )
+
+
+def names(
+    names: Annotated[int, Field(ge=2, le=5000, description="most frequent first names")] = 1000,
+) -> Target:
+    """The most frequent first names, each by its letters and spaces to the end (capcheck[text])."""
+    shares: dict[str, float] = {}
+    folder = _package("names", "text")
+    for part in ("dist.female.first", "dist.male.first"):  # name, percent, percent so far, rank
+        fields = (folder / part).read_text(encoding="ascii").lower().split()
+        for name, share in zip(fields[::4], fields[1::4], strict=True):
+            shares[name] = shares.get(name, 0.0) + float(share)
+    chosen = sorted(shares, key=lambda name: (-shares[name], name))[:names]
+    tokens = max(map(len, chosen))
+    rows = [[ALPHABET.index(letter) for letter in name.ljust(tokens)] for name in chosen]
+    weights = np.array([shares[name] for name in chosen])
+    one_hot = np.eye(len(ALPHABET))[rows]  # (names, tokens, 27)
+    weights /= weights.sum()
+    return CategoricalMixture.of_rows(
+        torch.tensor(rows),
+        vocabulary=len(ALPHABET),
+        smoothing=0.0,
+        marginals=torch.from_numpy(np.einsum("k,knv->nv", weights, one_hot)),
+        weights=torch.from_numpy(weights),
+        provenance=Provenance(
+            description=f"the {len(chosen)} most frequent first names of the US census of 1990",
+            vocabulary=tuple(ALPHABET),
+        ),
     )
 
 

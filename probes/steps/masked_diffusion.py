@@ -15,7 +15,9 @@ sigma_t, and a masked one is revealed with (alpha_s - (1 - sigma_t) alpha_t) / t
 alpha_t = 1 - t, so that no value is final before the last step, and each step counts as a write of
 all tokens. `remasking` sets sigma_t: to s (`full`, by which every token is masked with probability
 s, known or not), to the largest possible sigma_max = min(1, s / alpha_t) (`max`), to min(eta,
-sigma_max) (`cap`) or to eta sigma_max (`rescale`). Without `remask` a masked token is revealed with
+sigma_max) (`cap`) or to eta sigma_max (`rescale`). With `loop` alpha_t rises to `loop_known` until
+t = `loop_from`, is held there until `loop_to` while tokens are masked again as with `cap`, and
+rises to 1 in the steps that are left. Without `remask` a masked token is revealed with
 probability (t - s) / t and a known token stays known, so that each token is written once. With
 `reveal=one` a step reveals one token, in random order, and there are as many steps as tokens. With
 `draw=gumbel` one draw decides the value of a token and whether it is masked, as published: the
@@ -80,8 +82,16 @@ class MaskedDiffusion(Probe[TokenPredictor]):
         RemaskingRule, Field(description="rule for the share of known tokens that is masked again")
     ] = "full"
     eta: Annotated[
-        float | None, Field(ge=0, le=1, description="cap or factor of remasking by cap or rescale")
+        float | None,
+        Field(ge=0, le=1, description="cap or factor of remasking by cap, rescale or loop"),
     ] = None
+    loop_from: Annotated[
+        float, Field(gt=0, lt=1, description="time t from which loop masks known tokens again")
+    ] = 0.55
+    loop_to: Annotated[float, Field(gt=0, lt=1, description="time t at which loop ends")] = 0.05
+    loop_known: Annotated[
+        float, Field(gt=0, lt=1, description="share of known tokens that loop holds")
+    ] = 0.9
     reveal: Annotated[
         Literal["independent", "one"], Field(description="rule for the tokens that a step reveals")
     ] = "independent"
@@ -98,10 +108,12 @@ class MaskedDiffusion(Probe[TokenPredictor]):
                 f"remasking={self.remasking} needs remask=yes and reveal=independent, as no known "
                 "token is masked again otherwise"
             )
-        if (self.remasking in ("cap", "rescale")) != (self.eta is not None):
+        if (self.remasking in ("cap", "rescale", "loop")) != (self.eta is not None):
             raise ValueError(
-                "eta must be set with remasking=cap and remasking=rescale, and with no other rule"
+                "eta must be set with remasking=cap, rescale and loop, and with no other rule"
             )
+        if self.loop_from <= self.loop_to:
+            raise ValueError("loop_from must be above loop_to, as t falls from 1 to 0")
         return self
 
     @property
@@ -207,7 +219,8 @@ class MaskedDiffusion(Probe[TokenPredictor]):
 
     def _chances(self, k: int) -> list[Chances]:
         """The probabilities with which each of k steps masks known tokens and reveals others."""
-        rule = Remasking(rule=self.remasking if self.remask else "none", eta=self.eta)
+        loop = (self.loop_from, self.loop_to, self.loop_known)
+        rule = Remasking(rule=self.remasking if self.remask else "none", eta=self.eta, loop=loop)
         return [rule.chances(j, k) for j in range(k)]
 
     def _log_ways(self, sets: Tensor, k: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Laws of words and of binding sites, from the packages that ship the counts, by loops over them.
+"""Laws of words, names and binding sites, from the packages that ship the counts, by loops.
 
 Words and matrices are read by the packages' own functions. A package that is not installed skips
 the test.
@@ -101,6 +101,27 @@ def word_chain(words: int, tokens: int) -> Sequences:
         for j, v in enumerate(names):
             after[i, j] = pairs.get(f"{u} {v}", 0) / whole + (1 - listed / whole) * p[v]
     return sequences.markov([np.array([p[name] for name in names]), after], tokens)
+
+
+@cache
+def first_names() -> Words:
+    """The shares of first names in percent, those of both lists added."""
+    names: Any = pytest.importorskip("names", reason="names is not installed")
+    found: defaultdict[str, float] = defaultdict(float)
+    for kind in ("first:male", "first:female"):
+        for line in Path(names.FILES[kind]).read_text().splitlines():
+            found[line[:15].strip().lower()] += float(line[15:20])
+    return dict(found)
+
+
+@cache
+def likeliest_names(names: int) -> Sequences:
+    """The most frequent first names, filled up with spaces."""
+    shares = first_names()
+    chosen = sorted(shares, key=lambda name: -shares[name])[:names]
+    longest = max(len(name) for name in chosen)
+    rows = {tuple(ALPHABET.index(c) for c in name.ljust(longest)): shares[name] for name in chosen}
+    return Sequences(rows, 27)
 
 
 @cache

@@ -43,8 +43,28 @@ def sigma_of(rule: str, alpha_t: float, alpha_s: float, eta: float | None = None
     return {"none": 0.0, "full": 1 - alpha_s}[rule]
 
 
+def loop_steps(k: int, eta: float) -> tuple[list[float], list[float]]:
+    """The probabilities of remasking in k steps of ReMDM-loop, and alpha before and after each.
+
+    With the paper's numbers alpha is 0.9 for t from 0.55 down to 0.05, where tokens are masked
+    again; before and after it is linear in t.
+    """
+    times = [1 - j / k for j in range(k + 1)]
+    alphas = np.interp(times, [0, 0.05, 0.55, 1], [1, 0.9, 0.9, 0]).tolist()
+    sigmas = []
+    for t, s in itertools.pairwise(times):
+        inside = s >= 0.05 - 1e-9 and t <= 0.55 + 1e-9
+        sigmas.append(min(eta, 0.1 / 0.9) if inside else 0.0)
+    return sigmas, alphas
+
+
 def states_after(
-    p: Array, sigmas: Sequence[float], k: int, q: Array | None = None, given: Sequence[int] = ()
+    p: Array,
+    sigmas: Sequence[float],
+    k: int,
+    q: Array | None = None,
+    given: Sequence[int] = (),
+    alphas: Sequence[float] | None = None,
 ) -> dict[State, float]:
     """The law of the states after as many of k steps as there are numbers sigma.
 
@@ -52,6 +72,7 @@ def states_after(
         p: Table from which the given tokens are drawn.
         sigmas: The probability of remasking in each step.
         k: Number of steps from alpha = 0 to 1.
+        alphas: alpha before each step and at the end, 0, 1/k, .., 1 if not given.
         q: Table that the network knows; p if there is none.
         given: Tokens that are known from the start, and stay so.
     """
@@ -60,7 +81,7 @@ def states_after(
     for x, probability in np.ndenumerate(p):
         law[tuple(v if i in given else MASK for i, v in enumerate(x))] += float(probability)
     for j, sigma in enumerate(sigmas):
-        alpha_t, alpha_s = j / k, (j + 1) / k
+        alpha_t, alpha_s = (j / k, (j + 1) / k) if alphas is None else alphas[j : j + 2]
         c = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
         after: dict[State, float] = defaultdict(float)
         for state, mass in law.items():
@@ -89,9 +110,14 @@ def law_of_remasking(
     given: Sequence[int] = (),
 ) -> Array:
     """The law of the sequences after k steps, a table as p."""
-    sigmas = [sigma_of(rule, j / k, (j + 1) / k, eta) for j in range(k)]
+    alphas = None
+    if rule == "loop":
+        assert eta is not None
+        sigmas, alphas = loop_steps(k, eta)
+    else:
+        sigmas = [sigma_of(rule, j / k, (j + 1) / k, eta) for j in range(k)]
     found = np.zeros_like(p)
-    for state, mass in states_after(p, sigmas, k, q, given).items():
+    for state, mass in states_after(p, sigmas, k, q, given, alphas).items():
         if MASK in state:
             assert mass < 1e-12
         else:

@@ -53,6 +53,25 @@ def test_every_rule_is_the_published_one_and_keeps_the_share_of_known_tokens(
         assert remasking.chances(k - 1, k).reveal == 1  # every token is known at the end
 
 
+def test_the_loop_holds_its_share_and_masks_again_only_there() -> None:
+    looped = Remasking(rule="loop", eta=0.02)
+    for k in (1, 2, 3, 20, 128):
+        share = 0.0
+        for j in range(k):
+            t, s, step = 1 - j / k, 1 - (j + 1) / k, looped.chances(j, k)
+            share = share * step.keep + (1 - share) * step.reveal
+            inside = s >= 0.05 - 1e-9 and t <= 0.55 + 1e-9
+            if inside:
+                assert share == pytest.approx(0.9, abs=1e-12)
+            assert step.keep == pytest.approx(0.98 if inside else 1)
+        assert share == pytest.approx(1, abs=1e-12)
+    # 20 steps: alpha rises by 0.1 in each of nine, and by 0.1 in the last.
+    assert looped.chances(0, 20).reveal == pytest.approx(0.1)
+    assert looped.chances(19, 20).reveal == 1
+    # While it is held, what is masked again is revealed: 0.9 sigma / 0.1.
+    assert looped.chances(12, 20).reveal == pytest.approx(0.18)
+
+
 def test_rules_that_are_equal_and_rules_that_differ() -> None:
     def steps(remasking: Remasking, k: int) -> list[float]:
         return [p for j in range(1, k) for p in vars(remasking.chances(j, k)).values()]

@@ -364,6 +364,7 @@ CATEGORICAL: dict[str, Callable[[], tuple[CategoricalTarget, Sequences]]] = {
     "words": named(
         "words:tokens=4,words=4", partial(corpora.word_chain, 4, 4), package="wordsegment"
     ),
+    "names": named("names:names=4", partial(corpora.likeliest_names, 4), package="names"),
     "binding site": named(
         "dna:matrix=4",
         lambda: sequences.product_mixture(corpora.binding_site("MA0004.1", 0.5)[None], np.ones(1)),

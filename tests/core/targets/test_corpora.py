@@ -10,6 +10,7 @@ import torch
 from reference import corpora as reference
 
 from capcheck.core.errors import InputError
+from capcheck.core.randomness import CounterRandomness
 from capcheck.targets import from_spec
 from capcheck.targets.corpora import ALPHABET, conditionals, pair_law, string_frequencies
 
@@ -113,6 +114,28 @@ def test_log_probabilities_of_binding_sites_are_biopythons(
     assert not np.allclose(other, law, atol=1e-6)
 
 
+def test_first_names_have_their_shares_and_nothing_else_is_one() -> None:
+    pytest.importorskip("names", reason="names is not installed")
+    shares = reference.first_names()
+    target = from_spec("names:names=300")
+    chosen = sorted(shares.values(), reverse=True)[:300]
+    total = sum(chosen)
+    assert chosen[299] > sorted(shares.values(), reverse=True)[300]
+    N = target.spec.tokens
+
+    def log_prob(*names: str) -> list[float]:
+        ids = [[ALPHABET.index(letter) for letter in name.ljust(N)] for name in names]
+        return [float(value) for value in target.log_prob(torch.tensor(ids))]
+
+    likely = [name for name, share in shares.items() if share >= chosen[299]]
+    assert max(map(len, likely)) == N
+    expected = np.log([shares[name] / total for name in likely])
+    np.testing.assert_allclose(log_prob(*likely), expected, rtol=0, atol=1e-12)
+    assert log_prob("mari", "jamesx", "a") == [-np.inf] * 3
+    x = target.sample(200, CounterRandomness(0)).tolist()
+    assert {"".join(ALPHABET[i] for i in row).rstrip() for row in x} <= set(likely)
+
+
 def test_an_unknown_matrix_is_refused() -> None:
     pytest.importorskip("pyjaspar", reason="pyjaspar is not installed")
     with pytest.raises(InputError, match=r"dna\.matrix must be a matrix of JASPAR\d+, got MA9999"):
@@ -120,7 +143,7 @@ def test_an_unknown_matrix_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "extra"), [("letters", "text"), ("words", "text"), ("dna", "dna")]
+    ("spec", "extra"), [("letters", "text"), ("words", "text"), ("names", "text"), ("dna", "dna")]
 )
 def test_a_missing_package_is_told_with_its_extra(
     spec: str, extra: str, monkeypatch: pytest.MonkeyPatch
