@@ -54,6 +54,7 @@ from capcheck.core.unavailable import Unavailable
 from capcheck.exact.hidden_draws import DRAWS, over_hidden_draws
 from capcheck.laws import log_table
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.procedures.gumbel import carried, revealed_by_gumbel
 from capcheck.procedures.orders import random_ranks, ranks_among_all
 from capcheck.procedures.probe import OPTIONS, Probe, State, Suspect
 from capcheck.procedures.remasking import Chances, Remasking, RemaskingRule
@@ -142,8 +143,8 @@ class MaskedDiffusion(Probe[TokenPredictor]):
             chance = torch.where(known, chances.keep, revealing.to(known.device))
             chance = torch.where(start.placed, 1, chance)
             if self.draw == "gumbel":
-                log_p = _carried(log_table(law), state.tokens, known)
-                tokens, revealed = _by_gumbel(log_p, chance, spec, rng)
+                log_p = carried(log_table(law), state.tokens, known)
+                tokens, revealed = revealed_by_gumbel(log_p, chance, spec, rng)
                 written = ~start.placed if self.remask else revealed & ~known
             else:
                 weights = torch.stack([1 - chance, chance], -1)
@@ -245,34 +246,6 @@ class MaskedDiffusion(Probe[TokenPredictor]):
                 ]
             )
         return torch.where(inside, ways, -torch.inf)
-
-
-def _carried(log_p: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
-    """Log-probabilities (n, N, V) in which known tokens keep their values with certainty."""
-    held = torch.full_like(log_p, -torch.inf).scatter(-1, tokens[..., None], 0)
-    return torch.where(known[..., None], held, log_p)
-
-
-def _by_gumbel(
-    log_p: Tensor, chance: Tensor, spec: SequenceSpec, rng: Randomness
-) -> tuple[Tensor, Tensor]:
-    """Draw values (n, N) and whether each is revealed (n, N), with Gumbel noise.
-
-    Args:
-        log_p: Log-probabilities of the values in nats, (n, N, V).
-        chance: Probability that a token is revealed, (n, N).
-        spec: Spec of the sequences, in the working precision.
-        rng: Source of the uniform draws.
-    """
-    dtype = spec.mean.dtype
-    revealed = log_p.double() + chance.log()[..., None]
-    choices = torch.cat([revealed, (1 - chance).log()[..., None]], -1).to(dtype)
-    # The uniforms are multiples of 2^-p below 1, as libraries make them; 0 is raised to `tiny`.
-    grid = 2 / torch.finfo(dtype).eps
-    u = (rng.uniform(tuple(choices.shape)) * grid).floor().div(grid).to(dtype)
-    u = u.clamp(min=torch.finfo(dtype).tiny)
-    noisy = choices - (-u.log()).log()
-    return noisy[..., :-1].argmax(-1), noisy.argmax(-1) < spec.dim
 
 
 def _over_sets(

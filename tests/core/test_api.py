@@ -46,7 +46,7 @@ from capcheck.targets import ProductMixture, Target, from_spec
 
 
 def test_diffusion_needs_its_steps(digits: ProductMixture) -> None:
-    result = check("diffusion", digits, steps=[1, 2, 4, 8, 16, 32], lengths=[8])
+    result = check("diffusion", digits, steps=[1, 4, 32], lengths=[8])
     limits = {"wasserstein": 0.01 * digits.spec.spread**2, "mmd": 0.004}
     first, last = (result.cell(Budget(length=8, steps=k)).estimates for k in (1, 32))
     for name, limit in limits.items():
@@ -58,7 +58,7 @@ def test_diffusion_needs_its_steps(digits: ProductMixture) -> None:
     assert mmd.high < limits["mmd"]
     assert w2.low is not None
     assert w2.low < limits["wasserstein"]
-    assert [cell.model_calls for cell in result.cells] == [1, 2, 4, 8, 16, 32]
+    assert [cell.model_calls for cell in result.cells] == [1, 4, 32]
     assert (last["kl"].kind, first["kl"].value) == ("estimate", math.inf)
     assert "inversion" in last["kl"].method
     assert result.axes.steps == "used"
@@ -81,18 +81,18 @@ def test_the_flow_map_in_the_denoisers_place_makes_one_step_exact() -> None:
 def test_same_seed_same_numbers_whatever_the_batch_and_the_order(
     three: ProductMixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(**changes: Any) -> dict[str, Any]:
-        names = ["gpt", "maskgit", "diffusion", "mar", "ar_smoothing", "flow"]
-        return survey(three, names, network="none", samples=300, steps=[1, 3], **changes).to_dict()
+    def run(*names: str, **changes: Any) -> dict[str, Any]:
+        how: dict[str, Any] = {"samples": 200, "lengths": [1, 3], "steps": [1, 3]}
+        return survey(three, names, network="none", **how, **changes).to_dict()
 
-    whole = run()
-    assert run() == whole
-    assert run(seed=1) != whole
+    names = ["gpt", "maskgit", "diffusion", "mar", "ar_smoothing", "flow"]
+    assert run("gpt", seed=1) != run("gpt") == run("gpt")
+    whole = run(*names)
     order = Sweep.runs
     monkeypatch.setattr(Sweep, "runs", lambda *given: order(*given)[::-1])
-    assert run() == whole
+    assert run(*names) == whole
     monkeypatch.undo()
-    split = run(batch=77)
+    split = run(*names, batch=77)
     for one, other in zip(whole["families"], split["families"], strict=True):
         for a, b in zip(one["cells"], other["cells"], strict=True):
             for name, estimate in a["estimates"].items():
@@ -238,7 +238,7 @@ def test_results_of_two_networks_do_not_share_a_folder(
 
 
 def test_in_many_dimensions_transport_is_certified_from_both_sides() -> None:
-    target = from_spec("modes:tokens=512,modes=2,gap=0.1")
+    target = from_spec("modes:tokens=256,modes=2,gap=0.1")
     oracle = DenoiserSignature("cosine").oracle(target)
 
     def shifted(mean: float) -> capcheck.CheckResult:
@@ -246,7 +246,7 @@ def test_in_many_dimensions_transport_is_certified_from_both_sides() -> None:
             "diffusion",
             target,
             network=lambda x_t, t: oracle(x_t, t) + mean,
-            lengths=[512],
+            lengths=[256],
             steps=[32],
             divergences=["wasserstein"],
             samples=600,
@@ -392,22 +392,22 @@ def test_given_tokens_work_with_a_network_that_is_not_the_oracle() -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_tokens_stay_small() -> None:
-    code = (
-        "import resource, torch, capcheck\n"
-        "from capcheck.procedures.procedure import Procedure\n"
-        "from capcheck.procedures.registry import build_probe\n"
-        "from capcheck.targets import MarkovChain\n"
-        "from capcheck.runs.sweep import Sweep\n"
-        "T = torch.full((4, 4), 0.1).double() + 0.6 * torch.eye(4).double()\n"
-        "first = torch.full((4,), 0.25).double()\n"
-        "target = MarkovChain([first, T], tokens=1024)\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        "capcheck.check('gpt', capcheck.targets.from_spec('parity:4'), samples=200)\n"
-        "before = peak()\n"
-        "capcheck.check('gpt', target, samples=256, lengths=[1024], steps=[1],\n"
-        "               divergences=['kl'])\n"
-        "print(peak() - before)\n"
-    )
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+def test_hundreds_of_tokens_stay_small() -> None:
+    # 200 numbers for every pair of 512 tokens would take 400 MiB more.
+    code = """
+import re, torch, capcheck
+from capcheck.targets import MarkovChain
+
+def peak():  # in KiB; getrusage would start at the parent's
+    return int(re.findall(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[0])
+
+T = torch.full((4, 4), 0.1).double() + 0.6 * torch.eye(4).double()
+target = MarkovChain([torch.full((4,), 0.25).double(), T], tokens=512)
+capcheck.check("gpt", capcheck.targets.from_spec("parity:4"), samples=200)
+before = peak()
+capcheck.check("gpt", target, samples=200, lengths=[512], steps=[1], divergences=["kl"])
+print(peak() - before)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 200, done.stdout  # MiB beyond the start
+    assert int(done.stdout) / 1024 < 300, done.stdout

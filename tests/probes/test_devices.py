@@ -57,11 +57,11 @@ def test_no_tensor_is_made_on_the_wrong_device(
 ) -> None:
     target = from_spec(spec)
     procedure = Procedure.of(build_probe(family, options), target, given=given)
-    x, rng = target.sample(4, CounterRandomness(0)), CounterRandomness(0)
+    x, rng = target.sample(2, CounterRandomness(0)), CounterRandomness(0)
     _ = procedure.oracle, procedure.completion
     with TwoDevices():
         procedure.sample(Budget(length=2, steps=3), 4, rng)
-        procedure.log_density(Budget(length=1, steps=3), x, rng)
+        procedure.log_density(Budget(length=1, steps=2), x, rng)
         procedure.limit(2, rng)
 
 

@@ -53,13 +53,13 @@ def test_kl_is_the_conditional_total_correlation_of_what_was_not_placed(
     digits: ProductMixture,
 ) -> None:
     result = check(
-        "gpt", digits, lengths=[0, 2, 4, 6, 8], steps=[1, 3], samples=400, divergences=["kl"]
+        "gpt", digits, lengths=[0, 2, 5, 8], steps=[1, 3], samples=200, divergences=["kl"]
     )
-    rows = digits.sample(400, CounterRandomness(0, name="target"))[..., 0].numpy()
+    rows = digits.sample(200, CounterRandomness(0, name="target"))[..., 0].numpy()
     K = len(digits.means)
     reference = Mixture(digits.means[..., 0].numpy(), digits.scales[:, 0].numpy(), np.ones(K))
     moments = mixture_moments(digits.means[..., 0].numpy(), digits.scales[:, 0].numpy())
-    for length in (0, 2, 4, 6, 8):
+    for length in (0, 2, 5, 8):
         found = result.cell(Budget(length=length, steps=3)).estimates["kl"].value
         each = conditional_total_correlations(reference, rows, length)
         expected = steadied_mean(each, rows, moments)

@@ -24,6 +24,7 @@ from capcheck.exact.enumeration import Route
 from capcheck.networks.signatures import TokenPredictorSignature
 from capcheck.probes.steps import masked_diffusion as module
 from capcheck.probes.steps.masked_diffusion import MaskedDiffusion
+from capcheck.procedures.gumbel import revealed_by_gumbel
 from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import Procedure
 from capcheck.procedures.trace import Recorder
@@ -296,7 +297,7 @@ def test_gumbel_noise_of_few_bits_hardly_draws_what_is_rare() -> None:
         spec = from_table(torch.tensor([0.5, 0.5])).spec
         spec = dataclasses.replace(spec, mean=spec.mean.to(dtype))
         chance = torch.ones(n, 1).double()
-        values, revealed = module._by_gumbel(log_p, chance, spec, CounterRandomness(0))
+        values, revealed = revealed_by_gumbel(log_p, chance, spec, CounterRandomness(0))
         assert bool(revealed.all())
         drawn[dtype] = int(values.sum())
     assert abs(drawn[torch.float64] - n * e) < 4 * math.sqrt(n * e)

@@ -76,8 +76,8 @@ def test_the_cosine_schedule_is_that_of_the_paper() -> None:
 
 def test_fixed_order_costs_the_total_correlation_of_its_rounds(digits: ProductMixture) -> None:
     options = {"order": "fixed", "tokens_per_round": 4}
-    result = check("maskgit", digits, options=options, samples=300, lengths=[8], steps=[1])
-    rows = digits.sample(300, CounterRandomness(0, name="target"))[..., 0].numpy()
+    result = check("maskgit", digits, options=options, samples=200, lengths=[8], steps=[1])
+    rows = digits.sample(200, CounterRandomness(0, name="target"))[..., 0].numpy()
     reference = reference_of(digits, np.ones(len(digits.means)))
     rounds: list[list[float]] = [[], []]
     for x in rows:
@@ -97,7 +97,7 @@ def test_fixed_order_costs_the_total_correlation_of_its_rounds(digits: ProductMi
         "maskgit",
         digits,
         options={"order": "fixed", "tokens_per_round": 1},
-        samples=300,
+        samples=200,
         lengths=[8],
         steps=[1],
     )

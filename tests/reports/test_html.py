@@ -26,7 +26,7 @@ HOSTILE = "<script>alert('x')</script>&\"'.npy"
 
 @pytest.fixture(scope="module")
 def result(digits: ProductMixture) -> SurveyResult:
-    return survey(digits, FEW, samples=400, lengths=[0, 8], steps=[1, 8])
+    return survey(digits, FEW, samples=200, lengths=[0, 8], steps=[1, 8])
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ SCRIPT = "<script>alert('x')</script> & \"quoted\" </pre></body>\n"
 def test_a_text_that_is_markup_is_shown_and_not_run(tmp_path: Path) -> None:
     path = tmp_path / "tale.txt"
     path.write_text(60 * SCRIPT)
-    target = load_target(str(path), Layout(tokens=16), law="markov:2")
-    result = survey(target, ["gpt", "diffusion"], samples=200, lengths=[0, 16], steps=[1])
+    target = load_target(str(path), Layout(tokens=8), law="markov:2")
+    result = survey(target, ["gpt", "diffusion"], samples=200, lengths=[0, 8], steps=[1])
     page = outside_library(report_writer()(result))
     words = target.provenance.vocabulary
     assert words is not None
@@ -159,7 +159,7 @@ def test_grids_of_tokens_are_shown_as_images(spec: str, height: int, width: int)
     assert rows.shape[1] == N
 
 
-@pytest.mark.parametrize("spec", ["parity:512", "ising:rows=64,columns=4", "copy:tokens=256"])
+@pytest.mark.parametrize("spec", ["parity:256", "ising:rows=32,columns=4", "copy:tokens=256"])
 def test_long_sequences_do_not_make_large_pages(spec: str) -> None:
     N = from_spec(spec).spec.tokens
     result = survey(from_spec(spec), ["gpt"], samples=200, lengths=[0, 1], steps=[1])

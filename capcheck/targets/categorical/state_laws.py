@@ -19,6 +19,7 @@ from capcheck.core.randomness import Randomness
 from capcheck.core.tiles import slices, tile_size
 from capcheck.laws import Categorical, DeferredCategorical
 from capcheck.targets.categorical.emissions import MANY, Emissions
+from capcheck.targets.categorical.peaks_between_bounds import peaks_between_bounds
 
 __all__ = [
     "NEAR",
@@ -159,26 +160,18 @@ class StateEntries:
             return found
         low, high = torch.zeros_like(found), torch.zeros_like(found)
         low[chosen], high[chosen] = self._bounds(rows, token)
-        near = max(NEAR, NEAR_DIGITS * torch.finfo(found.dtype).eps)
-        count = min(most, len(tokens))
         place = torch.zeros_like(found, dtype=torch.int64)
         place[chosen] = torch.arange(len(rows), device=rows.device)
-
-        def settle(asked: Tensor) -> None:
-            low[asked] = high[asked] = self._exact_peaks(rows[place[asked]], token[place[asked]])
-
-        if ordered:
-            first = chosen & (high >= _largest(high, count))
-            settle(first)
-            last = _largest(torch.where(first, low, 0), count)
-            settle(chosen & ~first & (high >= last.clamp(max=least) - near))
-            return high
-        passes, fails = low >= least + near, high < least - near
-        inside = low > _largest(high, count + 1) + near
-        outside = high < _largest(low, count) - near
-        ranks = chosen & ~inside & ~outside & ~passes.any(1, keepdim=True)
-        settle(chosen & ~passes & ~fails | ranks)
-        return torch.where(passes | inside, low, high)
+        return peaks_between_bounds(
+            low,
+            high,
+            chosen,
+            lambda asked: self._exact_peaks(rows[place[asked]], token[place[asked]]),
+            most=most,
+            least=least,
+            ordered=ordered,
+            near=max(NEAR, NEAR_DIGITS * torch.finfo(found.dtype).eps),
+        )
 
     def _bounds(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds on the largest probability of some entries, both (m,); 0 and 1 where certain."""
@@ -221,13 +214,6 @@ class StateEntries:
         found = torch.where(possible > 0, found / possible, self._mean[tokens, x]).log()
         certain = torch.where(x == self.x[rows, tokens], 0.0, -torch.inf).to(found)
         return torch.where(self.known[rows, tokens], certain, found)
-
-
-def _largest(values: Tensor, count: int) -> Tensor:
-    """The value of rank `count` in each row (n, N), and 0 where there are fewer: (n, 1)."""
-    if count > values.shape[1]:
-        return torch.zeros_like(values[:, :1])
-    return values.topk(count, dim=1).values[:, -1:]
 
 
 def places(tokens: list[int], chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,14 +15,14 @@ x = torch.ones(10_000_000)
 for _ in range(3):
     x + 1
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(100):
+for _ in range(40):
     x + 1
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def page_faults(set_up: str) -> int:
-    """Pages that the system cleared for a hundred sums of 40 MB."""
+    """Pages that the system cleared for forty sums of 40 MB."""
     command = [sys.executable, "-c", COUNTED.format(set_up=set_up)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -32,4 +32,4 @@ def test_memory_of_freed_arrays_serves_the_next_ones() -> None:
     plain = page_faults("")
     kept = page_faults("from capcheck.core.memory import keep_freed_memory; keep_freed_memory()")
     assert kept < plain / 10
-    assert plain > 500
+    assert plain > 200

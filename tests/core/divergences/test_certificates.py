@@ -139,12 +139,13 @@ def misses_at_equal_laws(law: Law, n: int, D: int, runs: int) -> list[int]:
 @pytest.mark.parametrize("name", LAWS)
 @pytest.mark.parametrize(("n", "D"), [(200, 2), (200, 64), (2000, 64)])
 def test_no_certificate_from_below_exceeds_its_level(name: str, n: int, D: int) -> None:
-    assert max(misses_at_equal_laws(LAWS[name], n, D, 200)) <= at_most(200)
+    runs = 200 if n == 200 else 80  # at a level of 0.15 more than 7 of 80 miss in 93% of cases
+    assert max(misses_at_equal_laws(LAWS[name], n, D, runs)) <= at_most(runs)
 
 
 @pytest.mark.slow
 def test_equal_laws_in_768_dimensions() -> None:
-    assert max(misses_at_equal_laws(LAWS["normal"], 2000, 768, 8)) <= at_most(8)
+    assert max(misses_at_equal_laws(LAWS["normal"], 2000, 768, 5)) <= at_most(5)
 
 
 def test_the_plug_in_gelbrich_bound_exceeds_its_level() -> None:
@@ -212,7 +213,7 @@ def verdict(model: Array, target: Array, exact: Array, mean: Array, variance: Ar
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("D", "runs"), [(64, 20), (768, 2)])
+@pytest.mark.parametrize(("D", "runs"), [(64, 10), (768, 1)])
 @pytest.mark.parametrize("name", ["shift", "up", "down", "axis"])
 def test_differences_at_half_and_twice_the_tolerance_are_decided(
     D: int, runs: int, name: str

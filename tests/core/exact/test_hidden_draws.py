@@ -90,7 +90,7 @@ def shifted(hidden: float, M: int, seed: int) -> tuple[Reference, ModelEvidence]
 
 def test_kl_lies_between_bounds_from_weights_as_often_as_stated() -> None:
     inside = []
-    for seed in range(200):
+    for seed in range(100):
         reference, model = shifted(0.05, 16, seed)
         kl = reference.estimates(model)["kl"]
         assert kl.kind == "two bounds"
@@ -99,7 +99,9 @@ def test_kl_lies_between_bounds_from_weights_as_often_as_stated() -> None:
         assert kl.high - kl.low < 0.2
         assert "below: the same weights" in kl.method
         inside.append(kl.low <= SHIFT**2 / 2 <= kl.high)
-    assert np.mean(inside) >= 0.93  # 95% is stated, and the bounds lie outside of KL
+    # 95% is stated, and the bounds lie outside of KL: fewer than 90 of 100 come about at a level
+    # of 95% once in 90 times, at one of 85% nine times in ten.
+    assert np.mean(inside) >= 0.9
 
 
 def test_weights_that_say_little_leave_the_bound_to_the_draws() -> None:

@@ -63,7 +63,7 @@ def test_a_linear_denoiser_reaches_the_oracle_of_a_gaussian() -> None:
     probe, target = Diffusion(), gaussian()
     module = build(probe.signature, target.spec, "mlp:depth=0")
     budgets = [Budget(length=0, steps=k) for k in (1, 4)]
-    fitted = fit(probe, target, module, budgets=budgets, steps=1500, batch=128, learning_rate=2e-2)
+    fitted = fit(probe, target, module, budgets=budgets, steps=500, batch=128, learning_rate=2e-2)
     C, x = ar1(2, 0.8), np.random.default_rng(0).normal(size=(500, 2))
 
     def error(network: Any) -> float:
@@ -166,9 +166,9 @@ def test_a_softmax_of_rank_one_keeps_the_optimum_of_such_tables() -> None:
 def test_an_affine_flow_reaches_a_gaussian() -> None:
     probe, target = Flow(layer="affine"), gaussian()
     module = build(probe.signature, target.spec, "mlp")
-    fitted = fit(probe, target, module, budgets=ONE, steps=1500, batch=256)
+    fitted = fit(probe, target, module, budgets=ONE, steps=500, batch=256)
     m, R = moments(fitted.network, 2, 2)
-    assert kl_of_gaussians(m, R @ R.T, ar1(2, 0.8)) < 1e-4
+    assert kl_of_gaussians(m, R @ R.T, ar1(2, 0.8)) < 1e-3
     m, R = moments(untrained(module), 2, 2)
     assert kl_of_gaussians(m, R @ R.T, ar1(2, 0.8)) > 0.1
 
@@ -198,7 +198,7 @@ def test_an_affine_flow_keeps_the_negentropy_of_two_modes() -> None:
 def test_a_linear_vae_keeps_the_floor_of_probabilistic_pca() -> None:
     probe, target = VAE(latent=1, noise="shared"), gaussian(3, 0.9)
     module = build(probe.signature, target.spec, "mlp")
-    fitted = fit(probe, target, module, budgets=ONE, steps=400, batch=256, learning_rate=2e-2)
+    fitted = fit(probe, target, module, budgets=ONE, steps=200, batch=256, learning_rate=2e-2)
     # 1/2 [(D - q) ln(mean of the last eigenvalues) - sum of their logarithms]
     values = np.sort(np.linalg.eigvalsh(ar1(3, 0.9)))
     floor = 0.5 * (2 * math.log(values[:2].mean()) - np.log(values[:2]).sum())

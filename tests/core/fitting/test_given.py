@@ -45,7 +45,7 @@ def kl(procedure: AnyProcedure, n: int = 4000) -> float:
 
 def test_a_predictor_is_fitted_to_what_it_is_shown_with_given_tokens() -> None:
     procedure = Procedure.of(GPT(), CHAIN, given=(0,))
-    found = fitted(procedure, "mlp:width=32,depth=1", 400)
+    found = fitted(procedure, "mlp:width=32,depth=1", 200)
     network: Any = found.network
     x = CHAIN.sample(200, CounterRandomness(0))
     one = torch.tensor([[True, False, False]]).expand(200, 3)
@@ -58,7 +58,7 @@ def test_a_predictor_is_fitted_to_what_it_is_shown_with_given_tokens() -> None:
 
 def test_a_denoiser_is_fitted_at_the_levels_that_given_tokens_have() -> None:
     procedure = Procedure.of(Diffusion(), CHAIN, given=(0,))
-    found = fitted(procedure, "mlp:width=32,depth=1", 600)
+    found = fitted(procedure, "mlp:width=32,depth=1", 300)
     assert found.validation < 0.02 < found.start
     x = CHAIN.sample(300, CounterRandomness(0))
     level = torch.tensor([[0.0, 1.0, 1.0]]).double().expand(300, 3)
@@ -77,7 +77,7 @@ def test_a_flow_is_fitted_to_the_others_given_some(text: str) -> None:
     if text != "mlp:depth=0":
         pytest.importorskip("zuko")
     procedure: AnyProcedure = Procedure.of(Flow(), CHAIN, given=(1,))
-    found = fitted(procedure, text, 500)
+    found = fitted(procedure, text, 200)
     assert found.validation < 0.05
     assert kl(procedure.with_network(found.network)) < 0.05
     untrained = build(procedure.probe.signature, procedure.spec, text)
@@ -87,7 +87,7 @@ def test_a_flow_is_fitted_to_the_others_given_some(text: str) -> None:
 def test_a_decoder_is_fitted_to_the_others_given_some() -> None:
     # Given the middle token the ends are independent: a decoder needs no latent for them.
     procedure = Procedure.of(VAE(), CHAIN, given=(1,))
-    found = fitted(procedure, "mlp:width=16,depth=1", 400)
+    found = fitted(procedure, "mlp:width=16,depth=1", 200)
     after = kl(procedure.with_network(found.network), 500)
     assert -0.02 < after < 0.1
     assert found.start > 0.2
@@ -95,11 +95,11 @@ def test_a_decoder_is_fitted_to_the_others_given_some() -> None:
 
 def test_a_generator_is_fitted_to_the_joint_law_of_given_and_made_tokens() -> None:
     procedure = Procedure.of(GAN(), CHAIN, given=(0,))
-    found = fitted(procedure, "mlp:width=32,depth=1", 300)
+    found = fitted(procedure, "mlp:width=32,depth=1", 150)
     x = procedure.with_network(found.network).sample(FULL, 4000, CounterRandomness(3))[..., 0]
     assert np.cov(x.numpy().T) == pytest.approx(C, abs=0.15)
     ids = Procedure.of(GAN(), from_spec("copy:tokens=2,symbols=2"), given=(0,))
-    found = fitted(ids, "mlp:width=16,depth=1", 150, batch=256)
+    found = fitted(ids, "mlp:width=16,depth=1", 80, batch=256)
     made = ids.with_network(found.network).sample(
         Budget(length=1, steps=1), 2000, CounterRandomness(3)
     )

@@ -179,8 +179,8 @@ def gumbel_unmasking(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("gumbel_unmasking")
 def test_float32_gumbel_noise_at_many_small_steps_is_blamed_on_numerics() -> None:
-    target = rare_symbols(1024)
-    steps = 4 * int((1 - COMMON) / 1024 * 2**24)  # in a quarter of them a rare one can be drawn
+    target = rare_symbols(4096)
+    steps = 4 * int((1 - COMMON) / 4096 * 2**24)  # in a quarter of them a rare one can be drawn
     found = check(
         "gumbel_unmasking",
         target,

@@ -17,6 +17,7 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from capcheck import CapcheckError, InputError, NetworkError, ProbeError, check, survey
+from capcheck.cli.app import main
 from capcheck.core.budget import Axis, Budget
 from capcheck.core.errors import UnfitError
 from capcheck.core.randomness import Randomness
@@ -200,43 +201,50 @@ def test_seeds_that_torch_does_not_take_are_refused() -> None:
     assert found.found.facts is not None
 
 
-def capcheck(*words: str, **how: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "capcheck", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **how)
-
-
 @pytest.mark.slow
-def test_a_reader_that_goes_away_does_not_change_the_exit_code() -> None:
-    words = "check --family gpt --target modes:tokens=3,gap=6 --samples 200 --json"
-    shell = f"{sys.executable} -m capcheck {words} | head -n 1; echo ${{PIPESTATUS[0]}}"
+def test_a_reader_that_goes_away_does_not_change_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = "check --family gpt --target modes:tokens=3,gap=6 --samples 200"
+    shell = f"{sys.executable} -m capcheck {words} --json | head -n 1; echo ${{PIPESTATUS[0]}}"
     piped = subprocess.run(
         ["bash", "-c", shell], capture_output=True, text=True, check=True, env=os.environ
     )
     assert piped.stdout.splitlines()[-1] == "0"
     assert "Traceback" not in piped.stderr
-    refused = words.replace("gpt", "multi_token")
-    shell = (
-        f"{sys.executable} -m capcheck {refused} --length 3 | head -n 1; echo ${{PIPESTATUS[0]}}"
-    )
-    piped = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
-    assert piped.stdout.splitlines()[-1] == "1"
+    refused = [*words.replace("gpt", "multi_token").split(), "--length", "3"]
+    monkeypatch.setattr(sys, "argv", ["capcheck", *refused])
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit, match="1"):
+            main()
 
 
-@pytest.mark.slow
-def test_debug_shows_the_traceback_and_json_has_no_bare_infinity() -> None:
-    wrong = ("check", "--family", "gpt", "--target", "parity:0")
-    plain, debug = capcheck(*wrong), capcheck(*wrong, "--debug")
-    assert (plain.returncode, debug.returncode) == (2, 2)
-    assert "Traceback" not in plain.stderr
-    assert "Traceback" in debug.stderr
-    assert plain.stderr.splitlines()[-1] == debug.stderr.splitlines()[-1]
+def test_debug_shows_the_traceback_and_json_has_no_bare_infinity(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def capcheck(words: str) -> tuple[object, str, str]:
+        """Exit code, standard output and standard error of a command."""
+        monkeypatch.setattr(sys, "argv", ["capcheck", *words.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    wrong = "check --family gpt --target parity:0"
+    (plain, _, sentence), (debug, _, traceback) = capcheck(wrong), capcheck(f"{wrong} --debug")
+    assert (plain, debug) == (2, 2)
+    assert "Traceback" not in sentence
+    assert "Traceback" in traceback
+    assert sentence.splitlines()[-1] == traceback.splitlines()[-1]
     words = "check --family diffusion --target gaussian:tokens=2 --steps 1 --samples 200 --json"
-    found = capcheck(*words.split())
+    _, found, _ = capcheck(words)
 
     def refuse(word: str) -> None:
         raise AssertionError(word)
 
-    data = json.loads(found.stdout, parse_constant=refuse)
+    data = json.loads(found, parse_constant=refuse)
     assert data["cells"][0]["estimates"]["kl"]["value"] == "Infinity"
 
 

@@ -33,8 +33,9 @@ def require_the_same_findings(single: SurveyResult, double: SurveyResult) -> Non
 def test_float32_gives_the_same_findings(
     digits: ProductMixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how: dict[str, Any] = {"network": "none", "samples": 300, "lengths": [8], "steps": [1, 4]}
+    how: dict[str, Any] = {"network": "none", "samples": 200, "lengths": [5], "steps": [1, 4]}
     how["seconds_per_cell"] = 0.2
-    double = survey(digits, **how)
+    some = ProductMixture(digits.means[::10, :5], digits.scales[:5])
+    double = survey(some, **how)
     monkeypatch.setattr(engine, "placement", lambda _: (torch.device("cpu"), torch.float32))
-    require_the_same_findings(survey(digits, **how), double)
+    require_the_same_findings(survey(some, **how), double)

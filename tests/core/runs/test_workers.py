@@ -249,7 +249,7 @@ def test_a_signal_between_processes_is_nobodys_mistake() -> None:
 # Processes that are killed
 
 
-COMMAND = ["survey", "--target", "modes:tokens=6,modes=3", "--samples", "600"]
+COMMAND = ["survey", "--target", "modes:tokens=6,modes=3", "--samples", "2000"]
 COMMAND += ["--family", "gpt,maskgit,diffusion,ar_diffusion", "--length", "0,3,6", "--out"]
 
 
