@@ -14,9 +14,9 @@ With `confidence` every round draws all masked tokens and keeps those whose valu
 log-probability plus temperature (1 - r/R) times Gumbel noise; a random draw decides between equal
 values, so that rounding errors do not.
 Given tokens: known in every round.
-KL: exact in fixed order, by the chain rule over rounds, and in random order as the mixture over
-orders where at most 512 sets of known tokens enter; otherwise bounded from above by the mean over
-orders, and from below by the draws. In confidence order bounded from below only.
+KL: exact in fixed order and in one round, by the chain rule over rounds, and in random order as the
+mixture over orders where at most 512 sets of known tokens enter; otherwise bounded from above by
+the mean over orders, and from below by the draws. In confidence order bounded from below only.
 Known: in fixed order KL is the sum over rounds of the round's total correlation given the known
 tokens. In random order the sampled law is the mixture over all orders, whose KL is smaller than the
 mean of KL over orders. With one token per round both are exact. Confidence order is biased even for
@@ -165,7 +165,7 @@ class MaskGIT(Probe[TokenPredictor]):
             rank = self._ranks(len(x), spec, rng)
             return self._along_order(network, completion, [*sizes, F], x, rank)
 
-        if self.order == "fixed":
+        if self.order == "fixed" or len({*sizes, F}) == 2:  # in one round no order matters
             return LogDensity(values=along_order(x, rng), method="chain rule over rounds")
         return over_hidden_draws(along_order, x, rng, "orders")
 

@@ -17,11 +17,11 @@ the schedule, `tokens_per_step`, `threshold`, `factor` or `entropy_bound`), and 
 decoded in blocks of so many, from the left, each to its end. Of equal scores the left token comes
 first.
 Given tokens: known in every step; blocks consist of the other tokens.
-KL: exact where the order follows from the known tokens (fixed, top_probability, margin, entropy):
-the steps that lead to a sequence are then known. In random order and by sampled confidence exact
-for few tokens, by the probabilities of all partly masked sequences. Otherwise random order is
-bounded from above by the mean over orders, and from below by the draws, and sampled confidence from
-below only.
+KL: exact where the order follows from the known tokens (fixed, top_probability, margin, entropy),
+as the steps that lead to a sequence are then known, and where one step places all tokens. In random
+order and by sampled confidence exact for few tokens, by the probabilities of all partly masked
+sequences. Otherwise random order is bounded from above by the mean over orders, and from below by
+the draws, and sampled confidence from below only.
 Known: in an order that follows from the known tokens, one token per step is exact, by the chain
 rule. By sampled confidence it is not, since likely values are placed first. A greedy decoder
 returns one sequence, or one for each order, so that KL is infinite on most targets; so is it where
@@ -193,6 +193,10 @@ class ParallelDecoder(Probe[TokenPredictor]):
 
         if self.order not in ("random", "sampled_confidence"):
             method = "chain rule over steps, which the values decide"
+            return LogDensity(values=along_order(x, rng), method=method)
+        F, counts = len(spec.free), [step.count for step in self._plan(spec, budget)]
+        if not counts or (counts == [F] and budget.length >= F):
+            method = "independent tokens of one step"  # in which no order matters
             return LogDensity(values=along_order(x, rng), method=method)
         if not spec.given and states_of(spec, ordered=self._picking.by_laws) <= STATES:
             law = law_by_steps(

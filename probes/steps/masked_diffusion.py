@@ -23,9 +23,9 @@ probability (t - s) / t and a known token stays known, so that each token is wri
 `draw=gumbel` one draw decides the value of a token and whether it is masked, as published: the
 largest of the log-probabilities plus Gumbel noise, which is made in the working precision.
 Given tokens: known in every step and never masked; N counts the others.
-KL: exact for few tokens, by the sum over all sets revealed, or with remasking by the probabilities
-of all partly masked sequences. Of more tokens it is bounded from below by the draws, and without
-remasking also from above, by the mean over orders.
+KL: exact in one step, and for few tokens by the sum over all sets revealed, or with remasking by
+the probabilities of all partly masked sequences. Of more tokens it is bounded from below by the
+draws, and without remasking also from above, by the mean over orders.
 Known: one step is the product of the marginals. Without remasking the law is a sum over the sets of
 revealed tokens, q_j(S) = sum_{S' in S} q_{j-1}(S') c^|S-S'| (1-c)^(N-|S|) prod p(x_i | x_S') with
 c = (t - s) / t, and its distance from the target falls as 1/k. With exact marginals remasking has
@@ -192,6 +192,10 @@ class MaskedDiffusion(Probe[TokenPredictor]):
         N = len(spec.free)
         if self.draw == "gumbel" and spec.mean.dtype != torch.float64:
             return Unavailable(reason=f"the grid of Gumbel noise in {spec.mean.dtype} is coarse")
+        if self.reveal == "independent" and budget.steps == 1:
+            at_once = ranks_among_all(torch.zeros(len(x), N, dtype=torch.int64), spec)
+            method = "independent tokens of one step"
+            return LogDensity(values=_along(network, x, at_once, 1), method=method)
         if self.reveal == "independent" and self.remask:
             return density_by_remasking(self._chances(budget.steps), network, spec, x)
         if N <= MAX_TOKENS:

@@ -230,7 +230,7 @@ def test_the_mean_over_orders_is_a_sum_of_mean_informations(
     x = torch.tensor(places).repeat_interleave(len(ORDERS), 0)
     bound = procedure.log_density(Budget(length=4, steps=1), x, EveryOrder(0))
     assert isinstance(bound, LogDensity)
-    assert bound.bound
+    assert bound.bound == (per_round < 4)  # in one round no order matters
     log_q = bound.values.reshape(2, 2, 2, 2, len(ORDERS)).mean(-1).numpy()
     H = of_table(p)
     Z = [mean_information(H, j, 4) for j in range(1, 5)]

@@ -610,3 +610,31 @@ def test_long_sequences_have_a_density_or_a_reason(order: str) -> None:
     else:
         assert isinstance(found, LogDensity)
         np.testing.assert_allclose(found.values.numpy(), -1024 * math.log(27))
+
+
+@pytest.mark.parametrize("order", ["random", "sampled_confidence"])
+def test_one_step_of_all_tokens_is_exact_at_any_length(order: str) -> None:
+    N = 40
+    law = torch.tensor([0.2, 0.3, 0.5]).double()
+    transition = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.1, 0.0, 0.9]]).double()
+    target = MarkovChain([law, transition], tokens=N)
+    x, rng = target.sample(20, CounterRandomness(0)), CounterRandomness(1)
+    marginal = target.spec.mean.log()
+    expected = marginal[torch.arange(N), x].sum(1)
+    for family, options in (
+        ("parallel_decoder", {"order": order}),
+        ("maskgit", {"order": "random", "rounds": 1}),
+        ("masked_diffusion", {"remask": order == "random"}),
+    ):
+        procedure = Procedure.of(build_probe(family, options), target)
+        found = procedure.log_density(Budget(length=N, steps=1), x, rng)
+        assert isinstance(found, LogDensity)
+        assert not found.bound
+        torch.testing.assert_close(found.values, expected)
+        others = Budget(length=N // 2, steps=1)
+        if family != "masked_diffusion":  # which tokens are placed by then does matter
+            found = procedure.log_density(others, x, rng)
+            assert isinstance(found, Unavailable) or found.bound
+        nothing = procedure.log_density(Budget(length=0, steps=1), x, rng)
+        assert isinstance(nothing, LogDensity)
+        torch.testing.assert_close(nothing.values, expected)
