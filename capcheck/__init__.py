@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from capcheck.runs.decoding import decoding_plan
     from capcheck.runs.options import Progress
     from capcheck.runs.store import save
+    from capcheck.samplers.check_sampler import check_sampler
+    from capcheck.samplers.findings import SamplerResult
 
 __all__ = [
     "Budget",
@@ -35,10 +37,12 @@ __all__ = [
     "Outcome",
     "ProbeError",
     "Progress",
+    "SamplerResult",
     "SurveyResult",
     "__version__",
     "authoring",
     "check",
+    "check_sampler",
     "decoding_plan",
     "fit",
     "report",
@@ -61,6 +65,8 @@ _HOMES = {
     "runs.decoding": ("decoding_plan",),
     "runs.options": ("Progress",),
     "runs.store": ("save",),
+    "samplers.check_sampler": ("check_sampler",),
+    "samplers.findings": ("SamplerResult",),
 }
 """Modules of the public names. They are loaded when they are first used, since torch takes long."""
 

@@ -53,7 +53,9 @@ AFFINE = 1e-9  # largest deviation of a check row, as a share of |A| |z|
 LEAST_SPREAD = 100  # least standard deviation of a coordinate, in units of the rounding error
 
 
-def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLaw | Unavailable:
+def replayed_law(
+    sample: Sampler, spec: SequenceSpec, *, rounding: float = 0.0
+) -> GaussianLaw | MixtureLaw | Unavailable:
     """Finds the law that a procedure samples, if it is Gaussian for every order it may draw.
 
     A check row may deviate from b + A z by 1e-9 |A| |z|, coordinate by coordinate, or by 64
@@ -64,6 +66,8 @@ def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLa
     Args:
         sample: The procedure at one budget: (n, rng) -> (n, N, d) sequences.
         spec: Specification of the sequences, whose tokens are continuous.
+        rounding: Relative rounding error of the arithmetic inside the procedure, if it is coarser
+            than that of the tokens: it takes the place of the floating-point type's.
 
     Returns:
         The law, a mixture if orders are drawn and their laws differ; or the reason why the law is
@@ -74,7 +78,8 @@ def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLa
     D = spec.tokens * spec.dim
     if D > DIMENSIONS:
         return Unavailable(reason=f"{D} dimensions are more than the {DIMENSIONS} of a replay")
-    procedure = _Replayed(sample=sample, spec=spec)
+    eps = max(torch.finfo(spec.mean.dtype).eps, rounding)
+    procedure = _Replayed(sample=sample, spec=spec, eps=eps)
     try:
         procedure.record()
         _require_affordable(procedure.tape, D)
@@ -87,7 +92,7 @@ def replayed_law(sample: Sampler, spec: SequenceSpec) -> GaussianLaw | MixtureLa
         laws = _laws_given_orders(procedure, orders, active)
     except RefusedError as refusal:
         return Unavailable(reason=str(refusal))
-    return _merged(laws, spec)
+    return _merged(laws, spec, eps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +101,7 @@ class _Replayed:
 
     sample: Sampler
     spec: SequenceSpec
+    eps: float
     tape: Tape = field(default_factory=Tape)
 
     def record(self) -> None:
@@ -172,10 +178,10 @@ class _Sums:
         self.reach += z.abs() @ columns.abs()
         self.found.append(x[max(0, 1 + A - start) :])
 
-    def law(self, spec: SequenceSpec, plan: ReplayPlan) -> GaussianLaw:
+    def law(self, spec: SequenceSpec, plan: ReplayPlan, eps: float) -> GaussianLaw:
         """The law N(b, A A^T), if all check rows return b + A z."""
         miss = torch.cat(self.found) - self.b - self.linear
-        noise = _require_affine(spec, plan, self.b, miss, self.reach)
+        noise = _require_affine(spec, plan, self.b, miss, self.reach, eps)
         still = self.covariance.diagonal() <= noise**2  # these coordinates vary by rounding only
         self.covariance[still], self.covariance[:, still] = 0, 0
         return GaussianLaw(mean=self.b, covariance=self.covariance)
@@ -200,12 +206,12 @@ def _laws_given_orders(
             x = procedure.result(z.repeat(m, 1), u.repeat(m, 1), some.repeat_interleave(r, 0))
             for one, part in zip(sums, x.split(r), strict=True):
                 one.add(part, start, plan)
-        laws += [one.law(spec, plan) for one in sums]
+        laws += [one.law(spec, plan, procedure.eps) for one in sums]
     return laws
 
 
 def _require_affine(
-    spec: SequenceSpec, plan: ReplayPlan, b: Tensor, miss: Tensor, reach: Tensor
+    spec: SequenceSpec, plan: ReplayPlan, b: Tensor, miss: Tensor, reach: Tensor, eps: float
 ) -> float:
     """Refuses unless all check rows return b + A z; returns the rounding error of results.
 
@@ -215,8 +221,8 @@ def _require_affine(
         b: (D,) result at z = 0.
         miss: (C, D) results of the check rows minus b + A z.
         reach: (C, D) |A| |z| of the check rows.
+        eps: Relative rounding error of the arithmetic.
     """
-    eps = torch.finfo(spec.mean.dtype).eps
     mean, spread = spec.mean.flatten().double().cpu(), spec.variance.flatten().double().cpu().sqrt()
     level = torch.maximum(b.abs(), mean.abs())
     noise = ROUNDINGS * eps * float((level + spread).max())
@@ -243,9 +249,10 @@ def _require_affine(
     return noise
 
 
-def _merged(laws: Sequence[GaussianLaw], spec: SequenceSpec) -> GaussianLaw | MixtureLaw:
+def _merged(
+    laws: Sequence[GaussianLaw], spec: SequenceSpec, eps: float
+) -> GaussianLaw | MixtureLaw:
     """The mixture of equally likely laws, with laws that are equal up to rounding merged."""
-    eps = torch.finfo(spec.mean.dtype).eps
     same, rounding = max(AFFINE, ROUNDINGS * eps), ROUNDINGS * eps
     distinct: list[GaussianLaw] = []
     counts: list[int] = []

@@ -6,7 +6,8 @@ The origin m is the mean of every coordinate, the unit u is one number that make
 1, and H is an orthonormal basis if the probe names one.
 
 Procedures that add noise of a fixed size use these coordinates, so that noise of size 1 is as large
-as the data in any unit of measurement. Other procedures work on the tokens themselves. Draws, laws
+as the data in any unit of measurement. Other procedures work on the tokens themselves, as do those
+that ask for it (`Probe.raw_tokens`). Draws, laws
 and densities are transformed back to x. KL is invariant under the transform; distances are computed
 between tokens.
 """
@@ -102,7 +103,7 @@ def coordinates_of(probe: Probe[Any], target: Target, given: Sequence[int] = ())
         if basis is not None:
             raise UnfitError(f"{probe.family} needs a basis, which categorical tokens do not have.")
         return Coordinates(target=target)
-    if basis is None and not probe.signature.noisy:
+    if basis is None and (probe.raw_tokens or not probe.signature.noisy):
         return Coordinates(target=target)
     inside, origin, units = target.standardised
     if basis is None:

@@ -141,6 +141,11 @@ class Probe(ABC, Generic[NetworkT]):
             steps end with the k-th iteration.
         two_sided: Whether the network is shown known tokens on both sides of those that it predicts
             in every iteration, which takes a whole recursion on chains.
+        rounding: Relative rounding error of arithmetic in `run` that is coarser than the tokens'
+            type, as of code that computes in float32; 0 if there is none. A law that is found by
+            replay is then as coarse.
+        raw_tokens: Whether the procedure is given the tokens in their own unit, as other people's
+            code expects, where one that adds noise has them at mean 0 and variance 1.
         near_oracle: Whether a survey also measures the family with a fitted network. It is set
             where the oracle is a map of the whole sequence, which may be far from trainable.
     """
@@ -152,6 +157,8 @@ class Probe(ABC, Generic[NetworkT]):
     reads: ClassVar[frozenset[Axis]] = frozenset(AXES)
     anytime: ClassVar[frozenset[Axis]] = frozenset()
     two_sided: ClassVar[bool] = False
+    rounding: ClassVar[float] = 0.0
+    raw_tokens: ClassVar[bool] = False
     near_oracle: ClassVar[bool] = False
 
     @property

@@ -287,7 +287,10 @@ class Procedure(Generic[NetworkT]):
             return ROUNDED_LAW
         sampler = functools.partial(self._sample_inside, budget)
         if self.spec.kind == "continuous":
-            return self.coordinates.law_of_tokens(replayed_law(sampler, self.spec))
+            law = replayed_law(sampler, self.spec)
+            if isinstance(law, Unavailable) and self.probe.rounding:
+                law = replayed_law(sampler, self.spec, rounding=self.probe.rounding)
+            return self.coordinates.law_of_tokens(law)
         density = functools.partial(self._density_inside, budget)
         return enumerated_law(sampler, density, self.spec, name=self.probe.family, routes=routes)
 

@@ -1,0 +1,139 @@
+"""`capcheck sampler`: checks a sampler of another library, or a user's own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+
+from capcheck.cli.console import output
+from capcheck.cli.parameters import GroupedCommand, WholeNumbers, grouped
+from capcheck.cli.progress import live_progress
+from capcheck.cli.tables import folding
+from capcheck.core.errors import CapcheckError, InputError
+from capcheck.samplers.check_sampler import SAMPLES, STEPS, check_sampler
+from capcheck.samplers.findings import Cell, SamplerResult
+from capcheck.samplers.from_diffusers import schedulers
+
+__all__ = ["sampler"]
+
+ALL = "diffusers:all"
+MARKS = {"representable": "✓", "not_representable": "✗", "inconclusive": "?", "raises": "!"}
+
+
+@click.command(name="sampler", cls=GroupedCommand)
+@click.argument("name")
+@grouped(
+    "sampler",
+    "--config",
+    metavar="KEY=VALUE,...",
+    help="Set the sampler's own settings, as in timestep_spacing=trailing.",
+)
+@grouped(
+    "sampler",
+    "--steps",
+    type=WholeNumbers(),
+    help=f"Ask for these numbers of steps.  [default: {','.join(map(str, STEPS))}]",
+)
+@grouped("sampler", "--lint", is_flag=True, help="Look at the structure only, and draw nothing.")
+@grouped(
+    "sampler",
+    "--samples",
+    type=int,
+    default=SAMPLES,
+    show_default=True,
+    help="Draw this many samples where their law is not known.",
+)
+@grouped("sampler", "--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@grouped("output", "--json", "as_json", is_flag=True, help="Print only the results, as JSON.")
+def sampler(
+    name: str,
+    config: str | None,
+    steps: Sequence[int] | None,
+    lint: bool,
+    samples: int,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Check a sampler of another library, or your own, with the oracle as its network.
+
+    NAME is diffusers:DDIMScheduler, azula:DDIMSampler, package.module:function, or diffusers:all. A
+    function is called as sampler(network, noise, steps, generator) and returns samples; network(x,
+    t) is the mean of the clean tokens. The code runs unchanged. Exit code 1 tells that something
+    was found.
+    """
+    names = [f"diffusers:{one}" for one in schedulers()] if name == ALL else [name]
+    found: list[SamplerResult] = []
+    with live_progress() as progress:
+        for one in names:
+            try:
+                result = check_sampler(
+                    one,
+                    config=_config(config),
+                    steps=steps or STEPS,
+                    lint_only=lint,
+                    samples=samples,
+                    seed=seed,
+                    progress=progress,
+                )
+            except CapcheckError as error:
+                if name != ALL:
+                    raise
+                click.echo(f"{one}: not checked: {error}", err=as_json)
+                continue
+            found.append(result)
+            if not as_json:
+                _print(output(), result)
+    if as_json:
+        data = [result.to_json() for result in found]
+        click.echo(json.dumps(data if name == ALL else data[0], indent=2))
+    return int(any(not result.silent for result in found))
+
+
+def _config(text: str | None) -> dict[str, Any]:
+    """Settings from `key=value,...`; values are JSON where they can be, and texts otherwise."""
+    settings: dict[str, Any] = {}
+    for part in filter(None, (text or "").split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise InputError(f"--config takes KEY=VALUE,..., got {part!r}.")
+        words = {"yes": True, "true": True, "no": False, "false": False, "none": None}
+        try:
+            settings[key] = words[value.lower()] if value.lower() in words else json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
+def _print(console: Console, result: SamplerResult) -> None:
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    settings = ", ".join(f"{key}={value}" for key, value in result.config.items())
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    say(f"{result.name}{f' ({settings})' if settings else ''}; {versions}")
+    if result.cells:
+        steps = sorted({cell.steps for cell in result.cells})
+        table = folding("target", *(str(k) for k in steps))
+        table.title = "error in multiples of the tolerance, by steps"
+        table.title_justify = "left"
+        for name, cells in itertools.groupby(result.cells, key=lambda cell: cell.target):
+            table.add_row(name, *map(_shown, cells))
+        console.print(table)
+        say("✓ within tolerance, ✗ not, ? undecided, ! raises; * estimated from draws")
+    for finding in result.findings:
+        where = f" on target {finding.target}" if finding.target else ""
+        steps_text = ", ".join(map(str, finding.steps))
+        say(f"{finding.kind}{where}, at {steps_text} steps: {finding.sentence}")
+    if result.silent:
+        say("nothing was found")
+
+
+def _shown(cell: Cell) -> str:
+    values = [value for value, _, _ in cell.divergences.values() if value is not None]
+    number = f" {max(values):.2g}" if values else ""
+    return f"{MARKS[cell.outcome]}{number}{'' if cell.exact or not values else '*'}"

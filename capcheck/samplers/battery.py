@@ -1,0 +1,168 @@
+"""Targets that expose samplers, the law of the samples beside each, and what follows from it.
+
+All targets lie in [-1, 1] but for rare draws, as most code expects, so that clipping is no defect.
+On Gaussian targets the law of the samples is exact, by replay of the normal draws, wherever the
+sampler is affine in them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from capcheck import api
+from capcheck.core.budget import Budget
+from capcheck.core.errors import CapcheckError, ProbeError
+from capcheck.core.unavailable import Unavailable
+from capcheck.judging.resolution import tolerance_in_unit
+from capcheck.procedures.procedure import Procedure
+from capcheck.results.measurement import Outcome
+from capcheck.results.survey import CheckResult
+from capcheck.samplers.findings import Cell, Finding, FindingKind, Interval
+from capcheck.samplers.sampler import Sampler, probe_of
+from capcheck.targets import GaussianMixture, Target
+
+__all__ = ["FALLS", "GROWS", "TARGETS", "WORSE", "cells_of", "judged"]
+
+FALLS = 0.25  # least order at which an error falls; that of a rule of order p is p, or 2 p in KL
+GROWS = 1.25  # factor by which an error grows that has grown
+WORSE = 2.0  # least error, in tolerances, that is worse than a sufficient one and no near miss
+
+
+def _gaussian(mean: float, deviation: float, correlation: float, tokens: int) -> GaussianMixture:
+    same = torch.eye(tokens, dtype=torch.float64)
+    cov = deviation**2 * ((1 - correlation) * same + correlation)
+    means = torch.full((1, tokens, 1), mean, dtype=torch.float64)
+    return GaussianMixture(means, cov[None])
+
+
+def _modes(gap: float, deviation: float) -> GaussianMixture:
+    means = torch.tensor([[-gap, -gap], [gap, gap], [gap, -gap]], dtype=torch.float64)[..., None]
+    cov = deviation**2 * torch.eye(2, dtype=torch.float64).expand(3, 2, 2)
+    return GaussianMixture(means, cov, torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "off-centre": lambda: _gaussian(0.5, 0.1, 0.0, 2),
+    "wide": lambda: _gaussian(0.0, 0.2, 0.0, 2),
+    "narrow": lambda: _gaussian(0.3, 0.05, 0.0, 2),
+    "correlated": lambda: _gaussian(-0.2, 0.15, 0.9, 4),
+    "modes": lambda: _modes(0.6, 0.05),
+}
+"""The targets by name: all Gaussian but the last, which has three modes of unequal weight."""
+
+
+def cells_of(
+    sampler: Sampler, name: str, steps: Sequence[int], *, samples: int, seed: int
+) -> Iterator[Cell]:
+    """The law of a sampler's samples beside a target, at each number of steps."""
+    probe, target = probe_of(sampler), TARGETS[name]()
+    for k in steps:
+        try:
+            exact = not isinstance(
+                Procedure.of(probe, target).exact_law(Budget(length=0, steps=k)), Unavailable
+            )
+            # Without the law, W2 takes many draws, and KL a classifier of them.
+            divergences = ["kl", "wasserstein", "mmd"] if exact else ["mmd"]
+            result = api.check(
+                probe, target, lengths=[0], steps=[k], samples=samples, seed=seed,
+                divergences=divergences,
+            )  # fmt: skip
+        except ProbeError as error:
+            cause = error.__cause__ or error
+            reason = f"{type(cause).__name__}: {cause}".split("\n")[0]
+            yield Cell(target=name, steps=k, calls=None, outcome="raises", reason=reason)
+        except CapcheckError as error:
+            yield Cell(target=name, steps=k, calls=None, outcome="raises", reason=str(error))
+        else:
+            yield _cell(name, k, result, exact)
+
+
+def _cell(name: str, steps: int, result: CheckResult, exact: bool) -> Cell:
+    (cell,), divergences = result.cells, dict[str, Interval]()
+    for divergence, tolerance in result.settings.tolerances.items():
+        estimate = cell.estimates[divergence]
+        unit = tolerance_in_unit(estimate, tolerance)
+        value, low, high = (
+            None if number is None else number / unit
+            for number in (estimate.value, estimate.low, estimate.high)
+        )
+        divergences[divergence] = value, low, high
+    return Cell(
+        target=name,
+        steps=steps,
+        calls=cell.model_calls,
+        outcome=str(cell.outcome.value),
+        reason=cell.reason,
+        divergences=divergences,
+        exact=exact,
+    )
+
+
+def judged(cells: Sequence[Cell]) -> list[Finding]:
+    """What follows from the cells of one target, in rising numbers of steps."""
+    ran = [cell for cell in cells if cell.outcome != "raises"]
+    found = []
+    raising = [cell for cell in cells if cell.outcome == "raises"]
+    for reason in dict.fromkeys(cell.reason for cell in raising):
+        steps = tuple(cell.steps for cell in raising if cell.reason == reason)
+        found.append(Finding(kind="raises", sentence=reason, steps=steps, target=raising[0].target))
+    enough = [cell for cell in ran if cell.outcome == Outcome.REPRESENTABLE.value]
+    refused = [cell for cell in ran if cell.outcome == Outcome.NOT_REPRESENTABLE.value]
+    worse = [
+        cell for cell in refused if enough and cell.steps > enough[0].steps and _error(cell) > WORSE
+    ]
+    if worse:
+        found.append(
+            _of_errors(
+                "worse_with_more_steps",
+                f"{enough[0].steps} steps suffice, and {worse[-1].steps} do not: "
+                f"{worse[-1].reason}",
+                ran,
+                worse,
+            )
+        )
+    elif len(ran) > 1 and ran[-1] in refused:
+        before, last = ran[-2:]
+        most, least = _errors(before, last)
+        if math.log(most / least) < FALLS * math.log(last.steps / before.steps):
+            grows = least > GROWS * most
+            found.append(
+                _of_errors(
+                    "no_convergence" if grows else "biased_rule",
+                    f"{last.steps} steps have at least {least:.3g} times the tolerance, and "
+                    f"{before.steps} have at most {most:.3g} times: the error "
+                    f"{'grows' if grows else 'does not fall'}",
+                    ran,
+                    [before, last],
+                )
+            )
+    return found
+
+
+def _of_errors(
+    kind: FindingKind, sentence: str, ran: Sequence[Cell], at: Sequence[Cell]
+) -> Finding:
+    return Finding(
+        kind=kind,
+        sentence=sentence,
+        steps=tuple(cell.steps for cell in at),
+        target=at[0].target,
+        evidence={"steps": [c.steps for c in ran], "error": [_error(c) for c in ran]},
+    )
+
+
+def _errors(before: Cell, last: Cell) -> tuple[float, float]:
+    """The largest error before, at most, and the last one, at least, by the same divergences."""
+    common = [name for name in before.divergences if name in last.divergences]
+    most = max((before.divergences[name][2] or 0.0 for name in common), default=0.0)
+    least = max((last.divergences[name][1] or 0.0 for name in common), default=0.0)
+    return max(most, 1e-300), max(least, 1e-300)
+
+
+def _error(cell: Cell) -> float:
+    """The largest divergence in multiples of its tolerance; its lower end if it is estimated."""
+    ends = (value if cell.exact else low for value, low, _ in cell.divergences.values())
+    return max((end for end in ends if end is not None), default=0.0)

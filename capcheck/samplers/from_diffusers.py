@@ -1,0 +1,172 @@
+"""Schedulers of `diffusers` (extra `diffusers`), told the noise that a model is trained at.
+
+A scheduler shows its model an input m at a timestep t, and the training says what m is:
+
+| convention | m | level |
+|---|---|---|
+| `alphas_cumprod` | a x_0 + s e | a^2 = alphas_cumprod[t]; s / a is linear between timesteps |
+| flow matching | (1 - u) x_0 + u e | u = t / num_train_timesteps |
+| EDM | (x_0 + u e) / sqrt(u^2 + sigma_data^2) | u = exp(4 t) |
+
+The answer follows `prediction_type`: e, x_0, v = a e - s x_0, the flow e - x_0, or EDM's F.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError, UnfitError
+from capcheck.samplers.sampler import Denoise, Sampler, level_of
+
+__all__ = ["OTHER_NETWORKS", "DiffusersSampler", "schedulers"]
+
+OTHER_NETWORKS = {
+    "LCM": "a consistency function",
+    "TCD": "a consistency function",
+    "FlowMatchLCM": "a consistency function",
+    "CMStochasticIterative": "a consistency function",
+    "ConsistencyDecoder": "a consistency function",
+    "SCM": "a consistency function",
+    "FlowMap": "a flow map",
+    "PiFlow": "a policy",
+    "Inverse": "a denoiser, from data to noise",
+    "RePaint": "a denoiser beside known pixels",
+    "UnCLIP": "a prior with a learned variance",
+    "Helios": "a distilled flow",
+}
+"""What a scheduler runs, by a part of its name, where that is no denoiser from noise to data."""
+
+
+class DiffusersSampler(Sampler):
+    """A scheduler of `diffusers`.
+
+    Args:
+        scheduler: Name of the scheduler's class.
+        config: Settings of its own config.
+
+    Raises:
+        InputError: The package or the scheduler is not there.
+        UnfitError: Its network is no denoiser of continuous tokens.
+    """
+
+    def __init__(self, scheduler: str, config: dict[str, Any]) -> None:
+        self._class: Any = getattr(_library(), scheduler, None)
+        try:
+            steps = hasattr(self._class, "set_timesteps")
+        except ImportError as error:  # what stands in for a class whose package is missing
+            raise UnfitError(" ".join(str(error).split())) from error
+        if not steps:
+            raise InputError(
+                f"diffusers has no scheduler {scheduler!r}; see `capcheck sampler diffusers:all`."
+            )
+        for part, network in OTHER_NETWORKS.items():
+            if part in scheduler:
+                raise UnfitError(f"{scheduler} runs {network}, not a denoiser from noise to data.")
+        self.name, self.config = f"diffusers:{scheduler}", config
+        self.versions = {"diffusers": importlib.metadata.version("diffusers")}
+        made = self._made()
+        if not (hasattr(made, "alphas_cumprod") or _is_flow(made) or _is_edm(made)):
+            raise UnfitError(f"{scheduler} has no alphas_cumprod, flow or EDM levels to train at.")
+
+    def run(
+        self, denoise: Denoise, noise: Tensor, steps: int, generator: torch.Generator
+    ) -> Tensor:
+        """The samples that the scheduler makes, as a pipeline runs it; see `Sampler`."""
+        scheduler = self._made()
+        scheduler.set_timesteps(steps)
+        x = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
+        taken = inspect.signature(scheduler.step).parameters
+        how: dict[str, Any] = {"return_dict": False} if "return_dict" in taken else {}
+        if "generator" in taken:
+            how["generator"] = generator
+        for t in scheduler.timesteps:
+            scales = hasattr(scheduler, "scale_model_input")
+            m = scheduler.scale_model_input(x, t) if scales else x
+            answer = _answer(scheduler, m, float(t), denoise)
+            made = scheduler.step(answer, t, x, **how)
+            x = made[0] if isinstance(made, tuple) else made.prev_sample
+        samples: Tensor = x
+        return samples
+
+    def _made(self) -> Any:
+        unknown = set(self.config) - set(inspect.signature(self._class).parameters)
+        if unknown:
+            raise InputError(
+                f"{self._class.__name__} has no setting {min(unknown)!r}; see its documentation."
+            )
+        return self._class(**self.config)
+
+
+def schedulers() -> list[str]:
+    """The names of all schedulers of the installed `diffusers` that pipelines step through."""
+    library, found = _library(), []
+    for name in dir(library):
+        if name.endswith("Scheduler") and "Flax" not in name:
+            try:
+                steps = hasattr(getattr(library, name), "set_timesteps")
+            except ImportError:
+                steps = True  # it is refused with the package that it needs
+            found += [name] if steps else []
+    return found
+
+
+def _answer(scheduler: Any, m: Tensor, t: float, denoise: Denoise) -> Tensor:
+    """The answer of the network that the training converges to, for the input m at timestep t."""
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if _is_edm(scheduler):
+        u, deviation = math.exp(4 * t), scheduler.config.sigma_data
+        total = math.hypot(u, deviation)
+        x = m * total
+        x_0 = denoise(x / math.hypot(1, u), level_of(1, u))
+        signed = -1 if kind == "v_prediction" else 1
+        answer: Tensor = (x_0 - (deviation / total) ** 2 * x) * total / (signed * u * deviation)
+        return answer
+    if _is_flow(scheduler):
+        s = t / scheduler.config.num_train_timesteps
+        a = 1 - s
+    else:
+        a, s = _amplitudes(scheduler.alphas_cumprod, t)
+    x_0 = denoise(m / math.hypot(a, s), level_of(a, s))
+    if kind == "sample":
+        return x_0
+    noise: Tensor = (m - a * x_0) / s
+    if _is_flow(scheduler):
+        noise = noise - x_0
+    return a * noise - s * x_0 if kind == "v_prediction" else noise
+
+
+def _amplitudes(alphas_cumprod: Tensor, t: float) -> tuple[float, float]:
+    """The amplitudes of signal and noise at a timestep, which may lie between two."""
+    squares = alphas_cumprod.double().cpu().numpy()
+    if t == int(t):
+        square = float(squares[int(t)])
+    else:
+        at = float(np.interp(t, np.arange(len(squares)), np.sqrt((1 - squares) / squares)))
+        square = 1 / (1 + at * at)
+    return math.sqrt(square), math.sqrt(1 - square)
+
+
+def _is_flow(scheduler: Any) -> bool:
+    kind = scheduler.config.get("prediction_type")
+    return kind == "flow_prediction" or "FlowMatch" in type(scheduler).__name__
+
+
+def _is_edm(scheduler: Any) -> bool:
+    return hasattr(scheduler, "precondition_outputs") and "sigma_data" in scheduler.config
+
+
+def _library() -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise InputError(
+            "schedulers of diffusers need the package; run pip install 'capcheck[diffusers]'."
+        ) from error
+    return diffusers

@@ -1,0 +1,83 @@
+"""A user's own sampler: `sampler(network, noise, steps, generator) -> samples`.
+
+The network is called as `network(x_t, t)`, with t a number or a tensor of any shape that holds one,
+from 1 (noise) to 0 (data), and returns the mean of the clean tokens. x_t is alpha x_0 + sigma e
+with alpha = cos(pi t / 2) and sigma = sin(pi t / 2), or with `path=linear` 1 - t and t.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from capcheck.core.errors import InputError
+from capcheck.samplers.sampler import Denoise, Sampler, level_of
+
+__all__ = ["FunctionSampler", "function_named"]
+
+
+class FunctionSampler(Sampler):
+    """A Python function as a sampler.
+
+    Args:
+        function: The function, see the module's docstring; further settings are keywords of it.
+        name: Its name.
+        config: `path`, `cosine` (default) or `linear`, and keywords of the function.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], name: str, config: dict[str, Any]) -> None:
+        self._function, self.name, self.config = function, name, config
+        self._path = config.get("path", "cosine")
+        if self._path not in ("cosine", "linear"):
+            raise InputError(f"path must be cosine or linear, got {self._path!r}.")
+        self.versions = {"torch": torch.__version__}
+
+    def run(
+        self, denoise: Denoise, noise: Tensor, steps: int, generator: torch.Generator
+    ) -> Tensor:
+        """The samples that the function returns; see `Sampler`."""
+
+        def network(x_t: Tensor, t: float | Tensor) -> Tensor:
+            level = float(t if isinstance(t, (int, float)) else t.flatten()[0])
+            if self._path == "cosine":
+                return denoise(x_t, level)
+            return denoise(x_t / math.hypot(1 - level, level), level_of(1 - level, level))
+
+        further = {key: value for key, value in self.config.items() if key != "path"}
+        found = self._function(network, noise, steps, generator, **further)
+        if not isinstance(found, Tensor) or found.shape != noise.shape:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(
+                f"{self.name} must return samples of shape {tuple(noise.shape)}, got {shape}."
+            )
+        return found
+
+
+def function_named(name: str) -> Callable[..., Tensor]:
+    """The function `package.module:function`, of the working directory too.
+
+    Raises:
+        InputError: There is no such module or function.
+    """
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"there is no sampler {name!r} ({error}); name one as diffusers:DDIMScheduler, "
+            "azula:DDIMSampler or package.module:function."
+        ) from error
+    if not callable(found):
+        raise InputError(f"{name} must be a function, got {type(found).__name__}.")
+    made: Callable[..., Tensor] = found
+    return made

@@ -1,0 +1,112 @@
+"""A sampler that others wrote, and the probe that runs it with the oracle as its network."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from capcheck.core.budget import Axis, Budget
+from capcheck.core.randomness import Randomness
+from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.networks.signatures import Denoiser, DenoiserSignature
+from capcheck.procedures.probe import OPTIONS, Probe, State
+from capcheck.procedures.rows import Row
+from capcheck.samplers.drawing import Drawing
+
+__all__ = ["ROUNDING", "Denoise", "Sampler", "SamplerProbe", "level_of", "probe_of"]
+
+ROUNDING = 2.0**-19  # relative rounding of code that computes in float32, over some hundred steps
+
+Denoise = Callable[[Tensor, float], Tensor]
+"""The function (x_t, t) -> E[x_0 | x_t] of x_t = cos(pi t / 2) x_0 + sin(pi t / 2) e, (n, N, d)."""
+
+
+class Sampler(ABC):
+    """A sampler of continuous tokens that others wrote.
+
+    Attributes:
+        name: The name by which it was asked for.
+        config: Its settings, as far as they were given.
+        versions: Versions of the packages that it comes from.
+    """
+
+    name: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+    @abstractmethod
+    def run(
+        self, denoise: Denoise, noise: Tensor, steps: int, generator: torch.Generator
+    ) -> Tensor:
+        """The samples (n, N, d) that start from noise.
+
+        Args:
+            denoise: The network, on the cosine path.
+            noise: Standard normal numbers, (n, N, d) float64.
+            steps: Number of steps that are asked for.
+            generator: The generator to draw from. Draws come from the caller's randomness
+                whether it is used or not; that it was passed on is noted.
+
+        Raises:
+            Exception: Whatever the third party's code raises.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class SamplerProbe(Probe[Denoiser]):
+    """The inference procedure that a sampler of others is; made by `probe_of`.
+
+    Attributes:
+        name: Name of the sampler.
+        config: Its settings.
+    """
+
+    family: ClassVar[str] = "sampler"
+    row: ClassVar[Row] = "steps"
+    in_paper: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
+    reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
+    rounding: ClassVar[float] = ROUNDING
+    raw_tokens: ClassVar[bool] = True
+    sampler: ClassVar[Sampler]
+
+    name: str
+    config: dict[str, Any]
+
+    @property
+    def signature(self) -> DenoiserSignature:
+        """The denoiser (x_t, t) -> E[x_0 | x_t]."""
+        return DenoiserSignature("cosine")
+
+    def run(
+        self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
+    ) -> Iterator[State]:
+        """Yield the start and the samples."""
+        yield start
+
+        def denoise(x_t: Tensor, t: float) -> Tensor:
+            level = spec.mean.new_full(tuple(x_t.shape[:2]), t)
+            return network(x_t.to(spec.mean), level).to(x_t)
+
+        noise = rng.normal(tuple(start.tokens.shape)).to(spec.mean)
+        with Drawing(rng.stream("fresh noise")):
+            samples = self.sampler.run(denoise, noise, budget.steps, torch.Generator())
+        yield start.write(samples.to(spec.mean))
+
+
+def probe_of(sampler: Sampler) -> SamplerProbe:
+    """The probe of a sampler, whose options name it."""
+    kind = type("SamplerProbe", (SamplerProbe,), {"sampler": sampler, "__doc__": sampler.name})
+    probe: SamplerProbe = kind(name=sampler.name, config=sampler.config)
+    return probe
+
+
+def level_of(alpha: float, sigma: float) -> float:
+    """The level t in [0, 1] of the cosine path with this ratio of signal and noise."""
+    return math.atan2(sigma, alpha) * 2 / math.pi
