@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,12 @@ class DiffusersSampler(Sampler):
                 raise UnfitError(f"{scheduler} runs {network}, not a denoiser from noise to data.")
         self.name, self.config = f"diffusers:{scheduler}", config
         self.versions = {"diffusers": importlib.metadata.version("diffusers")}
-        made = self._made()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made = self._made()
+        except TypeError as error:
+            raise UnfitError(f"{scheduler} needs further settings: {error}.") from error
         if not (hasattr(made, "alphas_cumprod") or _is_flow(made) or _is_edm(made)):
             raise UnfitError(f"{scheduler} has no alphas_cumprod, flow or EDM levels to train at.")
 

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from capcheck.core.randomness import CounterRandomness
-from capcheck.samplers.drawing import Drawing
 from capcheck.samplers.findings import Finding, FindingKind
-from capcheck.samplers.sampler import Sampler
+from capcheck.samplers.sampler import Sampler, sampled
 
 __all__ = ["POINT", "PRIOR", "ROWS", "SCALE", "SCATTER", "Seen", "lint", "look"]
 
@@ -75,10 +74,9 @@ def look(sampler: Sampler, steps: int, seed: int = 0) -> Seen:
 
     rng = CounterRandomness(seed, name="lint")
     noise = rng.normal((ROWS, 2, 1))
-    drawing = Drawing(rng.stream("fresh noise"))
     try:
-        with torch.no_grad(), drawing:
-            x = sampler.run(denoise, noise, steps, torch.Generator()).double()
+        samples, drawing = sampled(sampler, denoise, noise, steps, rng)
+        x = samples.double()
     except Exception as error:  # whatever other people's code raises is the result
         return Seen(asked=steps, error=f"{type(error).__name__}: {error}".split("\n")[0])
     if not bool(x.isfinite().all()):

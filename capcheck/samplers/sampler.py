@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from capcheck.procedures.probe import OPTIONS, Probe, State
 from capcheck.procedures.rows import Row
 from capcheck.samplers.drawing import Drawing
 
-__all__ = ["ROUNDING", "Denoise", "Sampler", "SamplerProbe", "level_of", "probe_of"]
+__all__ = ["ROUNDING", "Denoise", "Sampler", "SamplerProbe", "level_of", "probe_of", "sampled"]
 
 ROUNDING = 2.0**-19  # relative rounding of code that computes in float32, over some hundred steps
 
@@ -95,9 +96,20 @@ class SamplerProbe(Probe[Denoiser]):
             return network(x_t.to(spec.mean), level).to(x_t)
 
         noise = rng.normal(tuple(start.tokens.shape)).to(spec.mean)
-        with Drawing(rng.stream("fresh noise")):
-            samples = self.sampler.run(denoise, noise, budget.steps, torch.Generator())
+        samples, _ = sampled(self.sampler, denoise, noise, budget.steps, rng)
         yield start.write(samples.to(spec.mean))
+
+
+def sampled(
+    sampler: Sampler, denoise: Denoise, noise: Tensor, steps: int, rng: Randomness
+) -> tuple[Tensor, Drawing]:
+    """The samples of a sampler, whose fresh noise comes from a source, and what it drew.
+
+    Its warnings are not shown: they are its own business, and many come once a step.
+    """
+    with warnings.catch_warnings(), torch.no_grad(), Drawing(rng.stream("fresh noise")) as drawing:
+        warnings.simplefilter("ignore")
+        return sampler.run(denoise, noise, steps, torch.Generator()), drawing
 
 
 def probe_of(sampler: Sampler) -> SamplerProbe:
