@@ -33,7 +33,7 @@ def test_the_readmes_python_runs(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _ = blocks("README.md", "python")
+    code, *_ = blocks("README.md", "python")
     exec(compile(code, "README.md", "exec"), {})
     assert "representable" in capsys.readouterr().out
     assert (tmp_path / "maskgit.html").is_file()
@@ -43,7 +43,7 @@ def test_the_readmes_python_runs(
 def test_the_readmes_network_works(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, code = blocks("README.md", "python")
+    *_, code = blocks("README.md", "python")
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "models.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -56,6 +56,19 @@ def test_the_readmes_network_works(
         )
     for name in ("my_package", "my_package.models"):
         sys.modules.pop(name, None)
+
+
+def test_the_readmes_sampler_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, code, _ = blocks("README.md", "python")
+    (tmp_path / "my_sampler.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"\$ capcheck (sampler my_sampler.*)", text)
+    assert cli.main(command.split(), standalone_mode=False) == 0
+    assert "nothing was found" in capsys.readouterr().out
+    sys.modules.pop("my_sampler", None)
 
 
 def test_the_readme_lists_every_family_and_only_options_that_exist() -> None:

@@ -25,7 +25,7 @@ COMMANDS = {
     "check": "Check whether one family can produce a target, and at which budget.",
     "survey": "Measure every family on one target, and write the report.",
     "plan": "Tell what a survey would cost, family by family, before it is made.",
-    "sampler": "Check a scheduler of diffusers, a sampler of azula, or your own function.",
+    "sampler": "Check a sampler of another library, or your own, with the oracle as its network.",
     "plan-decoding": "Tell how many tokens a parallel decoder may place per step.",
     "work": "Measure cells of a run beside any number of other such commands.",
     "report": "Write the HTML report of a saved run.",
