@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from capcheck.runs.decoding import decoding_plan
     from capcheck.runs.options import Progress
     from capcheck.runs.store import save
+    from capcheck.samplers.acceptance import AcceptanceResult, check_acceptance
     from capcheck.samplers.check_sampler import check_sampler
     from capcheck.samplers.findings import SamplerResult
 
 __all__ = [
+    "AcceptanceResult",
     "Budget",
     "CapacityError",
     "CapcheckError",
@@ -42,6 +44,7 @@ __all__ = [
     "__version__",
     "authoring",
     "check",
+    "check_acceptance",
     "check_sampler",
     "decoding_plan",
     "fit",
@@ -65,6 +68,7 @@ _HOMES = {
     "runs.decoding": ("decoding_plan",),
     "runs.options": ("Progress",),
     "runs.store": ("save",),
+    "samplers.acceptance": ("AcceptanceResult", "check_acceptance"),
     "samplers.check_sampler": ("check_sampler",),
     "samplers.findings": ("SamplerResult",),
 }

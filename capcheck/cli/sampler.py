@@ -15,9 +15,11 @@ from capcheck.cli.parameters import GroupedCommand, WholeNumbers, grouped
 from capcheck.cli.progress import live_progress
 from capcheck.cli.tables import folding
 from capcheck.core.errors import CapcheckError, InputError
+from capcheck.samplers.acceptance import check_acceptance
 from capcheck.samplers.check_sampler import SAMPLES, STEPS, check_sampler
 from capcheck.samplers.findings import Cell, SamplerResult
 from capcheck.samplers.from_diffusers import schedulers
+from capcheck.samplers.from_function import function_named
 
 __all__ = ["sampler"]
 
@@ -39,6 +41,12 @@ MARKS = {"representable": "✓", "not_representable": "✗", "inconclusive": "?"
     type=WholeNumbers(),
     help=f"Ask for these numbers of steps.  [default: {','.join(map(str, STEPS))}]",
 )
+@grouped(
+    "sampler",
+    "--acceptance",
+    is_flag=True,
+    help="NAME is an acceptance rule of speculative decoding: is it lossless?",
+)
 @grouped("sampler", "--lint", is_flag=True, help="Look at the structure only, and draw nothing.")
 @grouped(
     "sampler",
@@ -54,6 +62,7 @@ def sampler(
     name: str,
     config: str | None,
     steps: Sequence[int] | None,
+    acceptance: bool,
     lint: bool,
     samples: int,
     seed: int,
@@ -63,9 +72,12 @@ def sampler(
 
     NAME is diffusers:DDIMScheduler, azula:DDIMSampler, package.module:function, or diffusers:all. A
     function is called as sampler(network, noise, steps, generator) and returns samples; network(x,
-    t) is the mean of the clean tokens. The code runs unchanged. Exit code 1 tells that something
-    was found.
+    t) is the mean of the clean tokens. The code runs unchanged. With --acceptance the function is
+    called as rule(target, draft, token, generator) with the laws (n, V) of two models and drafted
+    tokens (n,), and returns tokens. Exit code 1 tells that something was found.
     """
+    if acceptance:
+        return _acceptance(name, seed, as_json)
     names = [f"diffusers:{one}" for one in schedulers()] if name == ALL else [name]
     found: list[SamplerResult] = []
     with live_progress() as progress:
@@ -92,6 +104,21 @@ def sampler(
         data = [result.to_json() for result in found]
         click.echo(json.dumps(data if name == ALL else data[0], indent=2))
     return int(any(not result.silent for result in found))
+
+
+def _acceptance(name: str, seed: int, as_json: bool) -> int:
+    found = check_acceptance(function_named(name), seed=seed)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+        return int(not found.lossless)
+    table = folding("tokens", "laws", "drafts kept", "distance, at least", "impossible tokens")
+    for cell in found.cells:
+        distance = f"{cell.distance:.3g}" if cell.distance else "-"
+        impossible = str(cell.impossible or "-")
+        table.add_row(str(cell.vocabulary), cell.laws, f"{cell.accepted:.3f}", distance, impossible)
+    output().print(table)
+    output().print(f"{name} is {found.sentence}", markup=False, highlight=False)
+    return int(not found.lossless)
 
 
 def _config(text: str | None) -> dict[str, Any]:

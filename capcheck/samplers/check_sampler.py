@@ -21,7 +21,7 @@ from capcheck.samplers.sampler import Sampler
 __all__ = ["SAMPLES", "STEPS", "check_sampler", "sampler_of"]
 
 STEPS = (1, 2, 3, 5, 10, 20, 50, 100)
-SAMPLES = 2000  # draws on targets beside which the law of the samples is not known exactly
+SAMPLES = 4000  # draws on targets beside which the law of the samples is not known exactly
 
 
 def check_sampler(

@@ -11,11 +11,21 @@ from torch.overrides import TorchFunctionMode
 
 from capcheck.core.randomness import Randomness
 
-__all__ = ["Drawing"]
+__all__ = ["IN_PLACE", "Drawing"]
+
+
+IN_PLACE: dict[Callable[..., Any], tuple[tuple[str, float], tuple[str, float]]] = {
+    torch.Tensor.normal_: (("mean", 0.0), ("std", 1.0)),
+    torch.Tensor.uniform_: (("from", 0.0), ("to", 1.0)),
+    torch.Tensor.exponential_: (("lambd", 1.0), ("unused", 0.0)),
+}
+"""Methods that overwrite a tensor with draws, with their arguments and defaults."""
 
 
 class Drawing(TorchFunctionMode):
-    """A context in which `randn`, `rand` and their like draw from a source, row by row.
+    """A context in which torch's functions that draw do so from a source, row by row.
+
+    These are `randn`, `rand`, their like, `multinomial`, and `normal_`, `uniform_`, `exponential_`.
 
     Code that is run inside needs no change, and its draws can be replayed.
 
@@ -48,7 +58,41 @@ class Drawing(TorchFunctionMode):
             return self._drawn(func is torch.randn, tuple(shape), torch.get_default_dtype(), given)
         if func in (torch.randn_like, torch.rand_like):
             return self._drawn(func is torch.randn_like, tuple(args[0].shape), args[0].dtype, given)
+        if func in (torch.multinomial, torch.Tensor.multinomial):
+            return self._chosen(*args, **given)
+        if func in IN_PLACE:
+            return self._filled(func, *args, **given)
         return func(*args, **given)
+
+    def _chosen(
+        self, weights: Tensor, count: int, replacement: bool = False, **given: Any
+    ) -> Tensor:
+        """Draws of `multinomial`, (n, count); without replacement one after the other."""
+        self.draws += 1
+        self.unguided += given.get("generator") is None
+        left, chosen = weights.double(), []
+        for _ in range(count):
+            chosen.append(self._rng.categorical(left, (*weights.shape[:-1], 1)))
+            if not replacement:
+                left = left.scatter(-1, chosen[-1].to(left.device), 0)
+        return torch.cat(chosen, -1).to(weights.device)
+
+    def _filled(self, func: Callable[..., Any], tensor: Tensor, *args: Any, **given: Any) -> Tensor:
+        """A tensor that is overwritten by draws, with the scale and the place that are given."""
+        generator = given.pop("generator", None)
+        self.draws += 1
+        self.unguided += generator is None
+        u = self._rng.uniform(tuple(tensor.shape)).to(tensor)
+        names = IN_PLACE[func]
+        first, second = (
+            float(args[i] if len(args) > i else given.get(name, default))
+            for i, (name, default) in enumerate(names)
+        )
+        if func is torch.Tensor.normal_:
+            return tensor.copy_(first + second * torch.special.ndtri(u))
+        if func is torch.Tensor.uniform_:
+            return tensor.copy_(first + (second - first) * u)
+        return tensor.copy_(-u.log() / first)
 
     def _drawn(
         self, normal: bool, shape: tuple[int, ...], dtype: torch.dtype, given: dict[str, Any]
