@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import textwrap
@@ -61,14 +62,21 @@ def test_the_readmes_network_works(
 def test_the_readmes_sampler_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, code, _ = blocks("README.md", "python")
+    _, code, decoder, _ = blocks("README.md", "python")
     (tmp_path / "my_sampler.py").write_text(code, encoding="utf-8")
+    (tmp_path / "my_decoder.py").write_text(decoder, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"\$ capcheck (sampler my_sampler.*)", text)
     assert cli.main(command.split(), standalone_mode=False) == 0
     assert "nothing was found" in capsys.readouterr().out
-    sys.modules.pop("my_sampler", None)
+    (command,) = re.findall(r"\$ capcheck (sampler my_decoder\S* --config \S*)", text)
+    cli.main([*command.split(), "--steps", "4", "--json"], standalone_mode=False)
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    # Of a parity constraint all tokens are equally likely until the last one.
+    assert {c["target"]: c["outcome"] for c in cells}["parity"] == "not_representable"
+    for name in ("my_sampler", "my_decoder"):
+        sys.modules.pop(name, None)
 
 
 def test_the_readme_lists_every_family_and_only_options_that_exist() -> None:

@@ -16,7 +16,7 @@ from capcheck.cli.progress import live_progress
 from capcheck.cli.tables import folding
 from capcheck.core.errors import CapcheckError, InputError
 from capcheck.samplers.acceptance import check_acceptance
-from capcheck.samplers.check_sampler import SAMPLES, STEPS, check_sampler
+from capcheck.samplers.check_sampler import SAMPLES, STEPS, TOKEN_STEPS, check_sampler
 from capcheck.samplers.findings import Cell, SamplerResult
 from capcheck.samplers.from_diffusers import schedulers
 from capcheck.samplers.from_function import function_named
@@ -39,7 +39,8 @@ MARKS = {"representable": "✓", "not_representable": "✗", "inconclusive": "?"
     "sampler",
     "--steps",
     type=WholeNumbers(),
-    help=f"Ask for these numbers of steps.  [default: {','.join(map(str, STEPS))}]",
+    help="Ask for these numbers of steps.  [default: "
+    f"{','.join(map(str, STEPS))}; of token ids {','.join(map(str, TOKEN_STEPS))}]",
 )
 @grouped(
     "sampler",
@@ -86,7 +87,7 @@ def sampler(
                 result = check_sampler(
                     one,
                     config=_config(config),
-                    steps=steps or STEPS,
+                    steps=steps,
                     lint_only=lint,
                     samples=samples,
                     seed=seed,

@@ -161,7 +161,7 @@ def _tokens(rule: Rule, p: Tensor, q: Tensor, token: Tensor, rng: Randomness) ->
     Raises:
         InputError: They are no tokens.
     """
-    with warnings.catch_warnings(), torch.no_grad(), Drawing(rng):
+    with warnings.catch_warnings(), torch.no_grad(), Drawing(rng, len(token)):
         warnings.simplefilter("ignore")
         tokens = rule(p.clone(), q.clone(), token.clone(), torch.Generator())
     good = isinstance(tokens, Tensor) and tokens.shape == token.shape

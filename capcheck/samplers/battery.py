@@ -17,14 +17,14 @@ from capcheck.core.budget import Budget
 from capcheck.core.errors import CapcheckError, ProbeError
 from capcheck.core.unavailable import Unavailable
 from capcheck.judging.resolution import tolerance_in_unit
+from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import Procedure
 from capcheck.results.measurement import Outcome
 from capcheck.results.survey import CheckResult
 from capcheck.samplers.findings import Cell, Finding, FindingKind, Interval
-from capcheck.samplers.sampler import Sampler, probe_of
-from capcheck.targets import GaussianMixture, Target
+from capcheck.targets import GaussianMixture, MarkovChain, Target, from_spec, from_table
 
-__all__ = ["FALLS", "GROWS", "TARGETS", "WORSE", "cells_of", "judged"]
+__all__ = ["FALLS", "GROWS", "TARGETS", "TOKEN_TARGETS", "WORSE", "cells_of", "judged"]
 
 FALLS = 0.25  # least order at which an error falls; that of a rule of order p is p, or 2 p in KL
 GROWS = 1.25  # factor by which an error grows that has grown
@@ -54,11 +54,29 @@ TARGETS: dict[str, Callable[[], Target]] = {
 """The targets by name: all Gaussian but the last, which has three modes of unequal weight."""
 
 
+TOKEN_TARGETS: dict[str, Callable[[], Target]] = {
+    "independent": lambda: from_table(
+        torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)[:, None, None]
+        * torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)[:, None]
+        * torch.tensor([0.05, 0.15, 0.8], dtype=torch.float64)
+    ),
+    "sticky": lambda: MarkovChain(
+        [
+            torch.tensor([0.7, 0.3], dtype=torch.float64),
+            torch.tensor([[0.9, 0.1], [0.2, 0.8]], dtype=torch.float64),
+        ],
+        tokens=4,
+    ),
+    "parity": lambda: from_spec("parity:4"),
+}
+"""Targets of token ids: unequal independent tokens, a sticky chain, and a constraint on all."""
+
+
 def cells_of(
-    sampler: Sampler, name: str, steps: Sequence[int], *, samples: int, seed: int
+    probe: AnyProbe, name: str, steps: Sequence[int], *, samples: int, seed: int
 ) -> Iterator[Cell]:
     """The law of a sampler's samples beside a target, at each number of steps."""
-    probe, target = probe_of(sampler), TARGETS[name]()
+    target = (TARGETS | TOKEN_TARGETS)[name]()
     for k in steps:
         try:
             exact = not isinstance(
@@ -66,6 +84,8 @@ def cells_of(
             )
             # Without the law, W2 takes many draws, and KL a classifier of them.
             divergences = ["kl", "wasserstein", "mmd"] if exact else ["mmd"]
+            if name in TOKEN_TARGETS:
+                divergences = ["kl", "wasserstein", "mmd"] if exact else ["wasserstein", "mmd"]
             result = api.check(
                 probe, target, lengths=[0], steps=[k], samples=samples, seed=seed,
                 divergences=divergences,

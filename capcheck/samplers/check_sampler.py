@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,18 +10,21 @@ import torch
 
 from capcheck.core.errors import InputError
 from capcheck.core.version import __version__
+from capcheck.procedures.probe import AnyProbe
 from capcheck.runs.options import Progress
-from capcheck.samplers.battery import TARGETS, cells_of, judged
+from capcheck.samplers.battery import TARGETS, TOKEN_TARGETS, cells_of, judged
 from capcheck.samplers.findings import Cell, SamplerResult
 from capcheck.samplers.from_azula import AzulaSampler
+from capcheck.samplers.from_decoder import Decode, decoder_probe
 from capcheck.samplers.from_diffusers import DiffusersSampler
 from capcheck.samplers.from_function import FunctionSampler, function_named
-from capcheck.samplers.lint import lint, look
-from capcheck.samplers.sampler import Sampler
+from capcheck.samplers.lint import lint, lint_decoder, look, look_at_decoder
+from capcheck.samplers.sampler import Sampler, probe_of
 
-__all__ = ["SAMPLES", "STEPS", "check_sampler", "sampler_of"]
+__all__ = ["SAMPLES", "STEPS", "TOKEN_STEPS", "check_sampler", "sampler_of"]
 
 STEPS = (1, 2, 3, 5, 10, 20, 50, 100)
+TOKEN_STEPS = (1, 2, 4)  # the targets of token ids have up to four tokens
 SAMPLES = 4000  # draws on targets beside which the law of the samples is not known exactly
 
 
@@ -28,7 +32,7 @@ def check_sampler(
     sampler: str | Callable[..., torch.Tensor],
     *,
     config: dict[str, Any] | None = None,
-    steps: Sequence[int] = STEPS,
+    steps: Sequence[int] | None = None,
     lint_only: bool = False,
     samples: int = SAMPLES,
     seed: int = 0,
@@ -38,11 +42,12 @@ def check_sampler(
 
     Args:
         sampler: `diffusers:DDIMScheduler`, `azula:DDIMSampler`, `package.module:function`, or a
-            function `sampler(network, noise, steps, generator) -> samples`; see
-            `capcheck.samplers.from_function`.
+            function: `sampler(network, noise, steps, generator) -> samples`, see
+            `capcheck.samplers.from_function`, or, for token ids, `decode(model, tokens, steps) ->
+            tokens`, whose first argument is named `model`; see `capcheck.samplers.from_decoder`.
         config: Settings of the scheduler's or the sampler's own config, or keywords of the
             function and its `path`, `cosine` or `linear`.
-        steps: Numbers of steps, each at least 1.
+        steps: Numbers of steps, each at least 1; `STEPS`, or `TOKEN_STEPS`, by default.
         lint_only: Whether to look at the structure only, which takes milliseconds.
         samples: Number of draws, at least 200, where the law of the samples is not known exactly.
         seed: Seed of all draws.
@@ -67,30 +72,39 @@ def check_sampler(
         >>> found.silent, found.cells[0].outcome
         (True, 'not_representable')
     """
-    chosen = _required(steps)
-    made = sampler_of(sampler, dict(config or {}))
-    seen = [look(made, k, seed) for k in chosen]
-    findings, broken = lint(seen), {run.asked: run.error for run in seen if run.error}
+    given = dict(config or {})
+    decode = _decoder(sampler)
+    if decode is not None:
+        name = sampler if isinstance(sampler, str) else _name(decode)
+        chosen = _required(steps or TOKEN_STEPS)
+        looks = [look_at_decoder(decode, k, given, seed) for k in chosen]
+        seen, findings = [run for run, _ in looks], lint_decoder(looks)
+        versions: dict[str, str] = {}
+        probe: AnyProbe = decoder_probe(decode, name, given)
+        targets = tuple(TOKEN_TARGETS)
+    else:
+        made = sampler_of(sampler, given)
+        name, versions, chosen = made.name, made.versions, _required(steps or STEPS)
+        seen = [look(made, k, seed) for k in chosen]
+        findings, probe, targets = lint(seen), probe_of(made), tuple(TARGETS)
+    broken = {run.asked: run.error for run in seen if run.error}
     cells: list[Cell] = []
-    if not lint_only:
-        for done, name in enumerate(TARGETS):
-            if progress is not None:
-                progress(
-                    Progress(done=done, total=len(TARGETS), running=f"{made.name}, target {name}")
-                )
-            of_target = [
-                Cell(target=name, steps=k, calls=None, outcome="raises", reason=broken[k])
-                for k in chosen if k in broken
-            ]  # fmt: skip
-            working = [k for k in chosen if k not in broken]
-            of_target += cells_of(made, name, working, samples=samples, seed=seed)
-            cells += sorted(of_target, key=lambda cell: cell.steps)
-            findings += judged([cell for cell in of_target if cell.steps in working])
-    versions = {"capcheck": __version__, "torch": torch.__version__, **made.versions}
+    for done, target in enumerate(() if lint_only else targets):
+        if progress is not None:
+            progress(Progress(done=done, total=len(targets), running=f"{name}, target {target}"))
+        raised = [
+            Cell(target=target, steps=k, calls=None, outcome="raises", reason=broken[k])
+            for k in chosen
+            if k in broken
+        ]
+        working = [k for k in chosen if k not in broken]
+        ran = list(cells_of(probe, target, working, samples=samples, seed=seed))
+        cells += sorted([*raised, *ran], key=lambda cell: cell.steps)
+        findings += judged(ran)
     return SamplerResult(
-        name=made.name,
-        config=made.config,
-        versions=versions,
+        name=name,
+        config=given,
+        versions={"capcheck": __version__, "torch": torch.__version__, **versions},
         findings=tuple(findings),
         cells=tuple(cells),
         seed=seed,
@@ -100,14 +114,26 @@ def check_sampler(
 def sampler_of(sampler: str | Callable[..., torch.Tensor], config: dict[str, Any]) -> Sampler:
     """The sampler of a name or function, see `check_sampler`."""
     if callable(sampler):
-        name = f"{sampler.__module__}:{getattr(sampler, '__qualname__', 'sampler')}"
-        return FunctionSampler(sampler, name, config)
+        return FunctionSampler(sampler, _name(sampler), config)
     library, _, name = sampler.partition(":")
     if library == "diffusers" and name:
         return DiffusersSampler(name, config)
     if library == "azula" and name:
         return AzulaSampler(name, config)
     return FunctionSampler(function_named(sampler), sampler, config)
+
+
+def _decoder(sampler: str | Callable[..., torch.Tensor]) -> Decode | None:
+    """The function, if it is a decoder of token ids."""
+    if isinstance(sampler, str):
+        if sampler.partition(":")[0] in ("diffusers", "azula"):
+            return None
+        sampler = function_named(sampler)
+    return sampler if next(iter(inspect.signature(sampler).parameters), "") == "model" else None
+
+
+def _name(function: Callable[..., torch.Tensor]) -> str:
+    return f"{function.__module__}:{getattr(function, '__qualname__', 'function')}"
 
 
 def _required(steps: Sequence[int]) -> tuple[int, ...]:

@@ -30,16 +30,18 @@ class Drawing(TorchFunctionMode):
     Code that is run inside needs no change, and its draws can be replayed.
 
     Args:
-        rng: The source; the first dimension of every draw counts sample rows.
+        rng: The source.
+        rows: Number of sample rows. The first dimension of a draw counts them, or is a multiple of
+            them if the code has merged it with others.
 
     Attributes:
         draws: Number of draws.
         unguided: Number of those that were made without a generator.
     """
 
-    def __init__(self, rng: Randomness) -> None:
+    def __init__(self, rng: Randomness, rows: int) -> None:
         super().__init__()
-        self._rng = rng
+        self._rng, self._rows = rng, rows
         self.draws, self.unguided = 0, 0
 
     def __torch_function__(
@@ -64,15 +66,22 @@ class Drawing(TorchFunctionMode):
             return self._filled(func, *args, **given)
         return func(*args, **given)
 
+    def _by_rows(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with a first dimension that counts rows, if it is a multiple of them."""
+        several, rest = divmod(shape[0], self._rows) if shape else (0, 1)
+        return shape if rest or several < 2 else (self._rows, several, *shape[1:])
+
     def _chosen(
         self, weights: Tensor, count: int, replacement: bool = False, **given: Any
     ) -> Tensor:
         """Draws of `multinomial`, (n, count); without replacement one after the other."""
         self.draws += 1
         self.unguided += given.get("generator") is None
-        left, chosen = weights.double(), []
+        left, chosen = weights.double(), list[Tensor]()
+        shape = self._by_rows((*weights.shape[:-1], 1))
         for _ in range(count):
-            chosen.append(self._rng.categorical(left, (*weights.shape[:-1], 1)))
+            drawn = self._rng.categorical(left.reshape(*shape[:-1], -1), shape)
+            chosen.append(drawn.reshape(*weights.shape[:-1], 1))
             if not replacement:
                 left = left.scatter(-1, chosen[-1].to(left.device), 0)
         return torch.cat(chosen, -1).to(weights.device)
@@ -82,7 +91,7 @@ class Drawing(TorchFunctionMode):
         generator = given.pop("generator", None)
         self.draws += 1
         self.unguided += generator is None
-        u = self._rng.uniform(tuple(tensor.shape)).to(tensor)
+        u = self._rng.uniform(self._by_rows(tuple(tensor.shape))).reshape(tensor.shape).to(tensor)
         names = IN_PLACE[func]
         first, second = (
             float(args[i] if len(args) > i else given.get(name, default))
@@ -99,5 +108,8 @@ class Drawing(TorchFunctionMode):
     ) -> Tensor:
         self.draws += 1
         self.unguided += given.get("generator") is None
-        draws = self._rng.normal(shape) if normal else self._rng.uniform(shape)
-        return draws.to(device=given.get("device"), dtype=given.get("dtype") or dtype)
+        by_rows = self._by_rows(shape)
+        draws = self._rng.normal(by_rows) if normal else self._rng.uniform(by_rows)
+        return draws.reshape(shape).to(
+            device=given.get("device"), dtype=given.get("dtype") or dtype
+        )

@@ -107,7 +107,8 @@ def sampled(
 
     Its warnings are not shown: they are its own business, and many come once a step.
     """
-    with warnings.catch_warnings(), torch.no_grad(), Drawing(rng.stream("fresh noise")) as drawing:
+    source = Drawing(rng.stream("fresh noise"), len(noise))
+    with warnings.catch_warnings(), torch.no_grad(), source as drawing:
         warnings.simplefilter("ignore")
         return sampler.run(denoise, noise, steps, torch.Generator()), drawing
 

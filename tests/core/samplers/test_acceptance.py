@@ -143,7 +143,7 @@ def test_the_command_says_whether_a_rule_is_lossless(
 def test_draws_in_place_and_by_weights_come_from_the_source() -> None:
     rng, again = (CounterRandomness(3) for _ in range(2))
     weights = torch.tensor([[0.0, 0.3, 0.7]]).expand(500, 3)
-    with Drawing(rng) as drawing:
+    with Drawing(rng, 500) as drawing:
         chosen = torch.multinomial(weights, 2)
         wide = torch.empty(500, 2).double().uniform_(-1, 3)
         normal = torch.empty(500, 2).double().normal_(mean=1, std=2)

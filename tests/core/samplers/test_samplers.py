@@ -163,7 +163,7 @@ def test_wrong_arguments_are_refused() -> None:
 def test_draws_come_from_the_source_whatever_the_call() -> None:
     rng, again = (CounterRandomness(3) for _ in range(2))
     like = torch.zeros(4, 2)
-    with Drawing(rng) as drawing:
+    with Drawing(rng, 4) as drawing:
         found = [
             torch.randn(4, 2), torch.randn((4, 2), dtype=torch.float64), torch.randn(size=(4, 2)),
             torch.randn_like(like), torch.rand(4, 2, generator=torch.Generator()),
