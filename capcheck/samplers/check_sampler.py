@@ -18,7 +18,8 @@ from capcheck.samplers.from_azula import AzulaSampler
 from capcheck.samplers.from_decoder import Decode, decoder_probe
 from capcheck.samplers.from_diffusers import DiffusersSampler
 from capcheck.samplers.from_function import FunctionSampler, function_named
-from capcheck.samplers.lint import lint, lint_decoder, look, look_at_decoder
+from capcheck.samplers.lint import lint, look
+from capcheck.samplers.lint_decoder import lint_decoder, look_at_decoder
 from capcheck.samplers.sampler import Sampler, probe_of
 
 __all__ = ["SAMPLES", "STEPS", "TOKEN_STEPS", "check_sampler", "sampler_of"]

@@ -76,8 +76,13 @@ class DiffusersSampler(Sampler):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 made = self._made()
-        except TypeError as error:
-            raise UnfitError(f"{scheduler} needs further settings: {error}.") from error
+        except InputError:
+            raise
+        except Exception as error:  # its constructor may raise anything
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise InputError(
+                f"{scheduler} cannot be made with these settings ({reason}); change --config."
+            ) from error
         if not (hasattr(made, "alphas_cumprod") or _is_flow(made) or _is_edm(made)):
             raise UnfitError(f"{scheduler} has no alphas_cumprod, flow or EDM levels to train at.")
 
@@ -92,7 +97,9 @@ class DiffusersSampler(Sampler):
         how: dict[str, Any] = {"return_dict": False} if "return_dict" in taken else {}
         if "generator" in taken:
             how["generator"] = generator
-        for t in scheduler.timesteps:
+        self.mismatch = 0.0
+        for i, t in enumerate(scheduler.timesteps):
+            self.mismatch = max(self.mismatch, _mismatch(scheduler, i, float(t)))
             scales = hasattr(scheduler, "scale_model_input")
             m = scheduler.scale_model_input(x, t) if scales else x
             answer = _answer(scheduler, m, float(t), denoise)
@@ -157,6 +164,22 @@ def _amplitudes(alphas_cumprod: Tensor, t: float) -> tuple[float, float]:
         at = float(np.interp(t, np.arange(len(squares)), np.sqrt((1 - squares) / squares)))
         square = 1 / (1 + at * at)
     return math.sqrt(square), math.sqrt(1 - square)
+
+
+def _mismatch(scheduler: Any, i: int, t: float) -> float:
+    """The logarithm of the scheduler's own noise at step i over that of its timestep."""
+    own = getattr(scheduler, "sigmas", None)
+    if own is None or i >= len(own) or hasattr(scheduler, "sigmas_interpol"):
+        return 0.0  # the latter has two noises a step
+    if _is_edm(scheduler):
+        told = math.exp(4 * t)
+    elif _is_flow(scheduler):
+        told = t / scheduler.config.num_train_timesteps
+    else:
+        a, s = _amplitudes(scheduler.alphas_cumprod, t)
+        told = s / max(a, math.ulp(1))
+    seen = float(own[i])
+    return abs(math.log(seen / told)) if seen > 0 and told > 0 else 0.0
 
 
 def _is_flow(scheduler: Any) -> bool:

@@ -72,9 +72,10 @@ def function_named(name: str) -> Callable[..., Tensor]:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module may raise anything when it is imported
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise InputError(
-            f"there is no sampler {name!r} ({error}); name one as diffusers:DDIMScheduler, "
+            f"there is no sampler {name!r} ({reason}); name one as diffusers:DDIMScheduler, "
             "azula:DDIMSampler or package.module:function."
         ) from error
     if not callable(found):

@@ -12,18 +12,16 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from capcheck.core.randomness import CounterRandomness
 from capcheck.samplers.findings import Finding, FindingKind
-from capcheck.samplers.from_decoder import Decode, decoded
 from capcheck.samplers.sampler import Sampler, sampled
 
 __all__ = [
+    "MISMATCH",
     "POINT",
     "PRIOR",
     "ROWS",
@@ -31,9 +29,8 @@ __all__ = [
     "SCATTER",
     "Seen",
     "lint",
-    "lint_decoder",
     "look",
-    "look_at_decoder",
+    "told",
 ]
 
 ROWS = 256
@@ -42,6 +39,7 @@ POINT = 0.5
 
 SCATTER = 0.005  # largest deviation, and largest bias, of data of the order of 1
 PRIOR = 1e-3  # largest power of the signal in units of the noise's at the first level
+MISMATCH = 0.1  # largest logarithm of the own noise over that which the network is told
 SCALE = 0.02  # largest relative error of the starting noise's deviation
 
 
@@ -58,6 +56,7 @@ class Seen:
         draws: Number of draws of random numbers.
         unguided: Number of draws without the generator.
         calls: Number of calls of a decoder's model.
+        mismatch: See `Sampler`.
         error: The exception, or None.
     """
 
@@ -69,6 +68,7 @@ class Seen:
     draws: int = 0
     unguided: int = 0
     calls: int = 0
+    mismatch: float = 0.0
     error: str | None = None
 
     @property
@@ -108,83 +108,8 @@ def look(sampler: Sampler, steps: int, seed: int = 0) -> Seen:
         bias=float((x.mean() - POINT).abs()),
         draws=drawing.draws,
         unguided=drawing.unguided,
+        mismatch=sampler.mismatch,
     )
-
-
-def look_at_decoder(
-    decode: Decode, steps: int, config: dict[str, Any], seed: int = 0
-) -> tuple[Seen, int]:
-    """Run a decoder on a single sequence; also returns the number of tokens left masked.
-
-    The share of tokens that differ from the sequence is the bias. Calls are counted with a model
-    that is unsure of every token, since a decoder may end early where all is certain.
-    """
-    rng, calls = CounterRandomness(seed, name="lint"), 0
-    certain = torch.tensor([2, 0, 1, 2, 1, 0, 0, 1])
-    mask = 3
-    sure = torch.full((len(certain), mask), -torch.inf, dtype=torch.float64)
-    sure[torch.arange(len(certain)), certain] = 0
-    unsure = rng.stream("unsure").normal((len(certain), mask)).log_softmax(-1)
-
-    def answering(log_p: Tensor) -> Callable[..., SimpleNamespace]:
-        never = torch.full((len(certain), 1), -torch.inf, dtype=torch.float64)
-        logits = torch.cat([log_p, never], 1)
-
-        def model(x: Tensor, *_: Any, **__: Any) -> SimpleNamespace:
-            nonlocal calls
-            calls += 1
-            return SimpleNamespace(logits=logits.repeat(len(x), 1, 1))
-
-        return model
-
-    start = torch.full((ROWS, len(certain)), mask)
-    try:
-        x, drawing = decoded(decode, answering(sure), start, steps, config, rng)
-        calls = 0
-        decoded(decode, answering(unsure), start, steps, config, rng)
-    except Exception as error:  # whatever other people's code raises is the result
-        return Seen(asked=steps, error=f"{type(error).__name__}: {error}".split("\n")[0]), 0
-    placed = x != mask
-    wrong = float((x != certain)[placed].double().mean()) if bool(placed.any()) else 0.0
-    seen = Seen(asked=steps, calls=calls, bias=wrong, draws=drawing.draws)
-    return seen, int((~placed).sum()) // ROWS
-
-
-def lint_decoder(seen: Iterable[tuple[Seen, int]]) -> list[Finding]:
-    """The findings of a decoder's runs at several numbers of steps."""
-    runs = list(seen)
-    left = {run.asked: count for run, count in runs}
-    good = [run for run, _ in runs if run.error is None]
-    found: list[Finding | None] = []
-    for error in dict.fromkeys(run.error for run, _ in runs if run.error):
-        same = [run for run, _ in runs if run.error == error]
-        found.append(_told("raises", same, lambda run: str(run.error)))
-    found += [
-        _told(
-            "fewer_steps",
-            [run for run in good if run.calls < run.asked],
-            lambda run: (
-                f"{run.asked} steps were asked for, and the model was called {run.calls} times"
-            ),
-            calls=lambda run: run.calls,
-        ),
-        _told(
-            "leftover_noise",
-            [run for run in good if left[run.asked]],
-            lambda run: f"{left[run.asked]} of 8 tokens are still masked at the end",
-            masked=lambda run: left[run.asked],
-        ),
-        _told(
-            "biased_rule",
-            [run for run in good if run.bias > 0],
-            lambda run: (
-                f"where the model is certain of one sequence, {run.bias:.2g} of the tokens "
-                "differ from it"
-            ),
-            share=lambda run: run.bias,
-        ),
-    ]
-    return [finding for finding in found if finding is not None]
 
 
 def lint(seen: Iterable[Seen]) -> list[Finding]:
@@ -194,9 +119,9 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
     found: list[Finding | None] = []
     for error in dict.fromkeys(run.error for run in runs if run.error):
         same = [run for run in runs if run.error == error]
-        found.append(_told("raises", same, lambda run: str(run.error)))
+        found.append(told("raises", same, lambda run: str(run.error)))
     found.append(
-        _told(
+        told(
             "fewer_steps",
             [run for run in good if len(set(run.levels)) < run.asked],
             lambda run: (
@@ -207,7 +132,7 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
         )
     )
     found.append(
-        _told(
+        told(
             "repeated_level",
             [run for run in good if len(run.levels) == run.asked and _repeats(run)],
             lambda run: (
@@ -217,7 +142,7 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
         )
     )
     found.append(
-        _told(
+        told(
             "prior_mismatch",
             [run for run in good if run.signal > PRIOR or abs(run.scale - 1) > SCALE],
             _of_prior,
@@ -226,7 +151,7 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
         )
     )
     found.append(
-        _told(
+        told(
             "leftover_noise",
             [run for run in good if run.deviation > SCATTER],
             lambda run: f"samples of a single data point scatter by {run.deviation:.2g}",
@@ -234,7 +159,7 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
         )
     )
     found.append(
-        _told(
+        told(
             "biased_rule",
             [run for run in good if run.bias > SCATTER],
             lambda run: f"samples of a single data point at {POINT} miss it by {run.bias:.2g}",
@@ -242,7 +167,18 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
         )
     )
     found.append(
-        _told(
+        told(
+            "biased_rule",
+            [run for run in good if run.mismatch > MISMATCH],
+            lambda run: (
+                f"the noise by its own numbers differs by up to {run.mismatch:.1%} from "
+                "that of the timestep which the network is told"
+            ),
+            mismatch=lambda run: run.mismatch,
+        )
+    )
+    found.append(
+        told(
             "ignores_generator",
             [run for run in good if run.unguided],
             lambda run: f"{run.unguided} of {run.draws} draws are made without the generator",
@@ -268,7 +204,7 @@ def _repeats(run: Seen) -> int:
     return sum(a == b for a, b in itertools.pairwise(run.levels))
 
 
-def _told(
+def told(
     kind: FindingKind,
     runs: Sequence[Seen],
     sentence: Callable[[Seen], str],

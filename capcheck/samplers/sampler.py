@@ -35,8 +35,11 @@ class Sampler(ABC):
         name: The name by which it was asked for.
         config: Its settings, as far as they were given.
         versions: Versions of the packages that it comes from.
+        mismatch: Largest logarithm, in the last run, of the noise by the sampler's own numbers over
+            that of the level which its network is told.
     """
 
+    mismatch: float = 0.0
     name: str
     config: dict[str, Any]
     versions: dict[str, str]

@@ -149,6 +149,10 @@ def test_defects_and_traps_of_released_schedulers_are_found() -> None:
     assert kinds("DPMSolverMultistepScheduler", [20, 100], use_karras_sigmas=True)[
         "repeated_level"
     ].steps == (100,)
+    # Timesteps are rounded to whole numbers, and Karras sigmas are not.
+    told = kinds("DPMSolverMultistepScheduler", [20, 100], use_karras_sigmas=True)["biased_rule"]
+    assert told.steps == (100,)
+    assert told.evidence["mismatch"] == [pytest.approx(0.187, abs=0.005)]
     # With `leading` spacing the first level is far from pure noise at few steps.
     assert kinds("DDIMScheduler", [2, 5, 100])["prior_mismatch"].steps == (2, 5)
     assert "leftover_noise" in kinds("DEISMultistepScheduler", [20])
@@ -156,6 +160,40 @@ def test_defects_and_traps_of_released_schedulers_are_found() -> None:
     mismatch = kinds("DDIMScheduler", [50], **stable, timestep_spacing="trailing")
     ratio = mismatch["prior_mismatch"].evidence["signal_to_noise"][0]
     assert ratio == pytest.approx(0.0047, abs=1e-4)  # Lin et al. 2023, table 1: SNR of 0.004682
+
+
+# Every alarm, by the third party's code and a closed form alone.
+
+
+def of_a_point(scheduler: Any, steps: int) -> torch.Tensor:
+    """Samples with the exact network of a single data point at 1/2."""
+    scheduler.set_timesteps(steps)
+    x = torch.randn(2048, 1, 1, 1, generator=torch.Generator().manual_seed(0)).double()
+    for t in scheduler.timesteps:
+        a = scheduler.alphas_cumprod[int(t)].double()
+        x = scheduler.step((x - a.sqrt() * 0.5) / (1 - a).sqrt(), t, x, return_dict=False)[0]
+    return x
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_alarms_are_seen_without_capcheck() -> None:
+    zero = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    assert not bool(of_a_point(zero, 10).isfinite().all())
+    with pytest.raises(ValueError, match="broadcast"):
+        diffusers.PNDMScheduler().set_timesteps(2)
+    karras = diffusers.DPMSolverMultistepScheduler(use_karras_sigmas=True)
+    karras.set_timesteps(100)
+    assert len(set(karras.timesteps.tolist())) == 99
+    ratio = (1 / karras.alphas_cumprod - 1).sqrt()[karras.timesteps]
+    assert float((karras.sigmas[:-1] / ratio).log().abs().max()) == pytest.approx(0.187, abs=0.005)
+    leading = diffusers.DDIMScheduler()
+    leading.set_timesteps(5)
+    a = float(leading.alphas_cumprod[leading.timesteps[0]])
+    assert a / (1 - a) > 1e-3
+    for name, more in (("DEISMultistep", {}), ("SASolver", {}), ("PNDM", {"skip_prk_steps": True})):
+        scattered = of_a_point(getattr(diffusers, f"{name}Scheduler")(**more), 20)
+        assert float(scattered.std()) > 0.005
+    assert float(of_a_point(diffusers.DDIMScheduler(), 20).std()) < 1e-4
 
 
 def test_every_scheduler_runs_or_is_refused_with_the_reason() -> None:
@@ -178,5 +216,8 @@ def test_what_is_no_scheduler_or_setting_is_refused() -> None:
         check_sampler("diffusers:Nothing")
     with pytest.raises(InputError, match="no setting 'spacing'"):
         check_sampler("diffusers:DDIMScheduler", config={"spacing": "trailing"})
+    for name, config in (("AmusedScheduler", {}), ("DDIMScheduler", {"beta_schedule": "none"})):
+        with pytest.raises(InputError, match="cannot be made with these settings"):
+            check_sampler(f"diffusers:{name}", config=config)
     with pytest.raises(UnfitError, match="consistency function"):
         check_sampler("diffusers:LCMScheduler")

@@ -160,6 +160,28 @@ def test_wrong_arguments_are_refused() -> None:
         check_sampler("no_such_module:f")
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("..:f", "TypeError"),
+        ("", "ValueError"),
+        ("math", "AttributeError"),
+        ("broken:f", "SyntaxError"),
+        ("raising:f", "RuntimeError: no licence"),
+    ],
+)
+def test_names_of_nothing_get_one_sentence(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    (tmp_path / "raising.py").write_text("raise RuntimeError('no licence\\nat all')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=f"there is no sampler .*{reason}") as found:
+        check_sampler(name)
+    assert "\n" not in str(found.value)
+
+
 def test_draws_come_from_the_source_whatever_the_call() -> None:
     rng, again = (CounterRandomness(3) for _ in range(2))
     like = torch.zeros(4, 2)
