@@ -83,6 +83,8 @@ class DiffusersSampler(Sampler):
             raise InputError(
                 f"{scheduler} cannot be made with these settings ({reason}); change --config."
             ) from error
+        if not hasattr(made, "config"):  # it stands in for one whose packages are missing
+            raise UnfitError(f"{scheduler} is not there in this installation of diffusers.")
         if not (hasattr(made, "alphas_cumprod") or _is_flow(made) or _is_edm(made)):
             raise UnfitError(f"{scheduler} has no alphas_cumprod, flow or EDM levels to train at.")
 
