@@ -11,7 +11,8 @@ import torch
 from capcheck.core.errors import InputError
 from capcheck.core.version import __version__
 from capcheck.procedures.probe import AnyProbe
-from capcheck.runs.options import Progress
+from capcheck.results.settings import MIN_SAMPLES
+from capcheck.runs.options import MAX_SAMPLES, MAX_SEED, Progress, whole_number
 from capcheck.samplers.battery import TARGETS, TOKEN_TARGETS, cells_of, judged
 from capcheck.samplers.findings import Cell, SamplerResult
 from capcheck.samplers.from_azula import AzulaSampler
@@ -73,6 +74,8 @@ def check_sampler(
         >>> found.silent, found.cells[0].outcome
         (True, 'not_representable')
     """
+    whole_number("samples", samples, MIN_SAMPLES, MAX_SAMPLES)
+    whole_number("seed", seed, 0, MAX_SEED)
     given = dict(config or {})
     decode = _decoder(sampler)
     if decode is not None:
@@ -130,7 +133,11 @@ def _decoder(sampler: str | Callable[..., torch.Tensor]) -> Decode | None:
         if sampler.partition(":")[0] in ("diffusers", "azula"):
             return None
         sampler = function_named(sampler)
-    return sampler if next(iter(inspect.signature(sampler).parameters), "") == "model" else None
+    try:
+        names = list(inspect.signature(sampler).parameters)
+    except ValueError:  # some functions of C do not tell
+        names = []
+    return sampler if names[:1] == ["model"] else None
 
 
 def _name(function: Callable[..., torch.Tensor]) -> str:

@@ -154,6 +154,10 @@ def test_what_a_sampler_raises_is_the_result_of_its_cells() -> None:
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="steps must be whole numbers of at least 1"):
         check_sampler(euler, steps=[0])
+    with pytest.raises(InputError, match="samples must be a whole number of at least 200"):
+        check_sampler(euler, config=LINEAR, samples=10)
+    with pytest.raises(InputError, match="seed must be a whole number"):
+        check_sampler(euler, config=LINEAR, seed=-1)
     with pytest.raises(InputError, match="path must be cosine or linear"):
         check_sampler(euler, config={"path": "straight"})
     with pytest.raises(InputError, match="there is no sampler 'no_such_module:f'"):
