@@ -26,7 +26,7 @@ from torch import Tensor
 from capcheck.core.errors import InputError, UnfitError
 from capcheck.samplers.sampler import Denoise, Sampler, level_of
 
-__all__ = ["OTHER_NETWORKS", "DiffusersSampler", "schedulers"]
+__all__ = ["OTHER_NETWORKS", "STEP", "DiffusersSampler", "schedulers"]
 
 OTHER_NETWORKS = {
     "LCM": "a consistency function",
@@ -43,6 +43,10 @@ OTHER_NETWORKS = {
     "Helios": "a distilled flow",
 }
 """What a scheduler runs, by a part of its name, where that is no denoiser from noise to data."""
+
+
+STEP = ("model_output", "timestep", "sample")
+"""What a pipeline gives to the step of a scheduler."""
 
 
 class DiffusersSampler(Sampler):
@@ -87,6 +91,13 @@ class DiffusersSampler(Sampler):
             raise UnfitError(f"{scheduler} is not there in this installation of diffusers.")
         if not (hasattr(made, "alphas_cumprod") or _is_flow(made) or _is_edm(made)):
             raise UnfitError(f"{scheduler} has no alphas_cumprod, flow or EDM levels to train at.")
+        needed = [
+            name
+            for name, parameter in inspect.signature(made.step).parameters.items()
+            if parameter.default is parameter.empty and name not in STEP
+        ]
+        if needed:
+            raise UnfitError(f"{scheduler}.step needs {needed[0]}, which its own pipeline has.")
 
     def run(
         self, denoise: Denoise, noise: Tensor, steps: int, generator: torch.Generator

@@ -219,5 +219,7 @@ def test_what_is_no_scheduler_or_setting_is_refused() -> None:
     for name, config in (("AmusedScheduler", {}), ("DDIMScheduler", {"beta_schedule": "none"})):
         with pytest.raises(InputError, match="cannot be made with these settings"):
             check_sampler(f"diffusers:{name}", config=config)
+    with pytest.raises(UnfitError, match="step needs old_pred_original_sample"):
+        check_sampler("diffusers:CogVideoXDPMScheduler")
     with pytest.raises(UnfitError, match="consistency function"):
         check_sampler("diffusers:LCMScheduler")
