@@ -11,10 +11,11 @@ import click
 from rich.console import Console
 
 from capcheck.cli.console import output
-from capcheck.cli.parameters import GroupedCommand, WholeNumbers, grouped
+from capcheck.cli.parameters import GroupedCommand, Pairs, WholeNumbers, grouped
 from capcheck.cli.progress import live_progress
 from capcheck.cli.tables import folding
-from capcheck.core.errors import CapcheckError, InputError
+from capcheck.cli.values import merged
+from capcheck.core.errors import CapcheckError
 from capcheck.samplers.acceptance import check_acceptance
 from capcheck.samplers.check_sampler import SAMPLES, STEPS, TOKEN_STEPS, check_sampler
 from capcheck.samplers.findings import Cell, SamplerResult
@@ -32,6 +33,8 @@ MARKS = {"representable": "✓", "not_representable": "✗", "inconclusive": "?"
 @grouped(
     "sampler",
     "--config",
+    type=Pairs(),
+    multiple=True,
     metavar="KEY=VALUE,...",
     help="Set the sampler's own settings, as in timestep_spacing=trailing.",
 )
@@ -61,7 +64,7 @@ MARKS = {"representable": "✓", "not_representable": "✗", "inconclusive": "?"
 @grouped("output", "--json", "as_json", is_flag=True, help="Print only the results, as JSON.")
 def sampler(
     name: str,
-    config: str | None,
+    config: Sequence[dict[str, str]],
     steps: Sequence[int] | None,
     acceptance: bool,
     lint: bool,
@@ -80,13 +83,14 @@ def sampler(
     if acceptance:
         return _acceptance(name, seed, as_json)
     names = [f"diffusers:{one}" for one in schedulers()] if name == ALL else [name]
+    settings = {key: _value(text) for key, text in merged("--config", config).items()}
     found: list[SamplerResult] = []
     with live_progress() as progress:
         for one in names:
             try:
                 result = check_sampler(
                     one,
-                    config=_config(config),
+                    config=settings,
                     steps=steps,
                     lint_only=lint,
                     samples=samples,
@@ -122,19 +126,15 @@ def _acceptance(name: str, seed: int, as_json: bool) -> int:
     return int(not found.lossless)
 
 
-def _config(text: str | None) -> dict[str, Any]:
-    """Settings from `key=value,...`; values are JSON where they can be, and texts otherwise."""
-    settings: dict[str, Any] = {}
-    for part in filter(None, (text or "").split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or not key:
-            raise InputError(f"--config takes KEY=VALUE,..., got {part!r}.")
-        words = {"yes": True, "true": True, "no": False, "false": False, "none": None}
-        try:
-            settings[key] = words[value.lower()] if value.lower() in words else json.loads(value)
-        except json.JSONDecodeError:
-            settings[key] = value
-    return settings
+def _value(text: str) -> Any:
+    """A setting: yes, no or none, JSON, or the text itself."""
+    words = {"yes": True, "true": True, "no": False, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _print(console: Console, result: SamplerResult) -> None:

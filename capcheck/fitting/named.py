@@ -7,19 +7,16 @@ the caller names are imported, and a name is never read from a data file.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from capcheck.core.errors import InputError
+from capcheck.core.imports import current_folder_importable, imported
 from capcheck.core.randomness import torch_generators
 from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting import Architecture, as_network, build
@@ -58,8 +55,8 @@ def require_named(network: Named) -> Named:
         )
     if not _is_factory(network):
         return str(Architecture.parse(network))
-    with _current_folder_importable():
-        _imported(network)
+    with current_folder_importable():
+        imported("network", network)
     return network
 
 
@@ -85,8 +82,8 @@ def make(network: Named, procedure: AnyProcedure, *, seed: int) -> Callable[...,
     signature, spec = procedure.probe.signature, procedure.spec
     if not _is_factory(network):
         return build(signature, spec, network, seed=seed)
-    with _current_folder_importable(), torch_generators():
-        factory = _imported(network)
+    with current_folder_importable(), torch_generators():
+        factory = imported("network", network)
         torch.manual_seed(seed)
         try:
             made = factory(signature, spec)
@@ -147,34 +144,3 @@ def require_fittable(network: object, *, name: str) -> None:
 def _is_factory(network: str) -> bool:
     trunk = network.partition(":")[0]
     return FACTORY.fullmatch(network) is not None and trunk not in get_args(Trunk)
-
-
-@contextlib.contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """Make modules in the current folder importable, which a console script does not."""
-    here = os.getcwd()
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
-def _imported(network: str) -> Callable[..., Any]:
-    path, _, attributes = network.partition(":")
-    try:
-        found: Any = importlib.import_module(path)
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"network {network} names a module that cannot be imported ({type(error).__name__}: "
-            f"{error}); install it, or run in the folder that holds it."
-        ) from error
-    for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
-            raise InputError(
-                f"network {network} must name a function, and {path} has no {attributes!r}."
-            )
-        found = getattr(found, attribute)
-    if not callable(found):
-        raise InputError(f"network {network} must name a function, got {type(found).__name__}.")
-    return found  # type: ignore[no-any-return]

@@ -14,7 +14,6 @@ Decoding", appendix A.1, https://arxiv.org/abs/2211.17192
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.core.record import Record
-from capcheck.samplers.drawing import Drawing
+from capcheck.samplers.drawing import others_code
 
 __all__ = ["LAWS", "LEVEL", "ROWS", "VOCABULARIES", "AcceptanceResult", "Bias", "check_acceptance"]
 
@@ -161,8 +160,7 @@ def _tokens(rule: Rule, p: Tensor, q: Tensor, token: Tensor, rng: Randomness) ->
     Raises:
         InputError: They are no tokens.
     """
-    with warnings.catch_warnings(), torch.no_grad(), Drawing(rng, len(token)):
-        warnings.simplefilter("ignore")
+    with others_code(rng, len(token)):
         tokens = rule(p.clone(), q.clone(), token.clone(), torch.Generator())
     good = isinstance(tokens, Tensor) and tokens.shape == token.shape
     if (

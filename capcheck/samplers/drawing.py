@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from capcheck.core.randomness import Randomness
 
-__all__ = ["IN_PLACE", "Drawing"]
+__all__ = ["IN_PLACE", "Drawing", "others_code"]
 
 
 IN_PLACE: dict[Callable[..., Any], tuple[tuple[str, float], tuple[str, float]]] = {
@@ -113,3 +115,18 @@ class Drawing(TorchFunctionMode):
         return draws.reshape(shape).to(
             device=given.get("device"), dtype=given.get("dtype") or dtype
         )
+
+
+@contextlib.contextmanager
+def others_code(rng: Randomness, rows: int) -> Iterator[Drawing]:
+    """A context in which other people's code is run: it draws from a source, without gradients.
+
+    Its warnings are not shown: they are its own business, and many come once a step.
+
+    Args:
+        rng: The source.
+        rows: Number of sample rows, as for `Drawing`.
+    """
+    with warnings.catch_warnings(), torch.no_grad(), Drawing(rng, rows) as drawing:
+        warnings.simplefilter("ignore")
+        yield drawing

@@ -7,7 +7,6 @@ mask is -inf. This is how published generation functions of masked diffusion mod
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -24,7 +23,7 @@ from capcheck.laws import log_table
 from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.probe import OPTIONS, Probe, State
 from capcheck.procedures.rows import Row
-from capcheck.samplers.drawing import Drawing
+from capcheck.samplers.drawing import Drawing, others_code
 
 __all__ = ["Decode", "DecoderProbe", "decoded", "decoder_probe"]
 
@@ -98,9 +97,7 @@ def decoded(
         InputError: They are no tokens of the shape that it was given.
         Exception: Whatever the decoder raises.
     """
-    source = Drawing(rng.stream("decoder"), len(tokens))
-    with warnings.catch_warnings(), torch.no_grad(), source as drawing:
-        warnings.simplefilter("ignore")
+    with others_code(rng.stream("decoder"), len(tokens)) as drawing:
         found = decode(model, tokens.clone(), steps, **config)
     if not isinstance(found, Tensor) or found.shape != tokens.shape or found.is_floating_point():
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

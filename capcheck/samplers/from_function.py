@@ -7,17 +7,15 @@ with alpha = cos(pi t / 2) and sigma = sin(pi t / 2), or with `path=linear` 1 - 
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
+from capcheck.core.imports import current_folder_importable, imported
 from capcheck.samplers.sampler import Denoise, Sampler, level_of
 
 __all__ = ["FunctionSampler", "function_named"]
@@ -66,19 +64,5 @@ def function_named(name: str) -> Callable[..., Tensor]:
     Raises:
         InputError: There is no such module or function.
     """
-    module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module may raise anything when it is imported
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise InputError(
-            f"there is no sampler {name!r} ({reason}); name one as diffusers:DDIMScheduler, "
-            "azula:DDIMSampler or package.module:function."
-        ) from error
-    if not callable(found):
-        raise InputError(f"{name} must be a function, got {type(found).__name__}.")
-    made: Callable[..., Tensor] = found
-    return made
+    with current_folder_importable():
+        return imported("sampler", name)

@@ -28,9 +28,10 @@ __all__ = [
     "SCALE",
     "SCATTER",
     "Seen",
+    "finding_of",
     "lint",
     "look",
-    "told",
+    "of_errors",
 ]
 
 ROWS = 256
@@ -116,12 +117,8 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
     """The findings of runs at several numbers of steps."""
     runs = list(seen)
     good = [run for run in runs if run.error is None]
-    found: list[Finding | None] = []
-    for error in dict.fromkeys(run.error for run in runs if run.error):
-        same = [run for run in runs if run.error == error]
-        found.append(told("raises", same, lambda run: str(run.error)))
-    found.append(
-        told(
+    found = [
+        finding_of(
             "fewer_steps",
             [run for run in good if len(set(run.levels)) < run.asked],
             lambda run: (
@@ -129,45 +126,35 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
                 f"{len(set(run.levels))} levels"
             ),
             levels=lambda run: len(set(run.levels)),
-        )
-    )
-    found.append(
-        told(
+        ),
+        finding_of(
             "repeated_level",
             [run for run in good if len(run.levels) == run.asked and _repeats(run)],
             lambda run: (
                 f"of {run.asked} steps, {_repeats(run)} ask at the level of the step before"
             ),
             repeated=_repeats,
-        )
-    )
-    found.append(
-        told(
+        ),
+        finding_of(
             "prior_mismatch",
             [run for run in good if run.signal > PRIOR or abs(run.scale - 1) > SCALE],
             _of_prior,
             signal_to_noise=lambda run: run.signal,
             noise_scale=lambda run: run.scale,
-        )
-    )
-    found.append(
-        told(
+        ),
+        finding_of(
             "leftover_noise",
             [run for run in good if run.deviation > SCATTER],
             lambda run: f"samples of a single data point scatter by {run.deviation:.2g}",
             deviation=lambda run: run.deviation,
-        )
-    )
-    found.append(
-        told(
+        ),
+        finding_of(
             "biased_rule",
             [run for run in good if run.bias > SCATTER],
             lambda run: f"samples of a single data point at {POINT} miss it by {run.bias:.2g}",
             bias=lambda run: run.bias,
-        )
-    )
-    found.append(
-        told(
+        ),
+        finding_of(
             "biased_rule",
             [run for run in good if run.mismatch > MISMATCH],
             lambda run: (
@@ -175,17 +162,24 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
                 "that of the timestep which the network is told"
             ),
             mismatch=lambda run: run.mismatch,
-        )
-    )
-    found.append(
-        told(
+        ),
+        finding_of(
             "ignores_generator",
             [run for run in good if run.unguided],
             lambda run: f"{run.unguided} of {run.draws} draws are made without the generator",
             unguided=lambda run: run.unguided,
-        )
-    )
-    return [finding for finding in found if finding is not None]
+        ),
+    ]
+    return [*of_errors(runs), *(finding for finding in found if finding is not None)]
+
+
+def of_errors(runs: Sequence[Seen]) -> list[Finding]:
+    """A finding for each exception."""
+    found = []
+    for error in dict.fromkeys(run.error for run in runs if run.error):
+        steps = tuple(run.asked for run in runs if run.error == error)
+        found.append(Finding(kind="raises", sentence=error, steps=steps))
+    return found
 
 
 def _of_prior(run: Seen) -> str:
@@ -204,13 +198,20 @@ def _repeats(run: Seen) -> int:
     return sum(a == b for a, b in itertools.pairwise(run.levels))
 
 
-def told(
+def finding_of(
     kind: FindingKind,
     runs: Sequence[Seen],
     sentence: Callable[[Seen], str],
     **evidence: Callable[[Seen], float],
 ) -> Finding | None:
-    """A finding of several runs, told by the one of most steps; None if there are no runs."""
+    """A finding of several runs, told by the one of most steps; None if there are no runs.
+
+    Args:
+        kind: Kind of the finding.
+        runs: The runs at which it was seen.
+        sentence: Function that tells it of a run.
+        **evidence: Functions that return the numbers behind it.
+    """
     if not runs:
         return None
     worst = max(runs, key=lambda run: run.asked)

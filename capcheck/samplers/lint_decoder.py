@@ -12,7 +12,7 @@ from torch import Tensor
 from capcheck.core.randomness import CounterRandomness
 from capcheck.samplers.findings import Finding
 from capcheck.samplers.from_decoder import Decode, decoded
-from capcheck.samplers.lint import ROWS, Seen, told
+from capcheck.samplers.lint import ROWS, Seen, finding_of, of_errors
 
 __all__ = ["lint_decoder", "look_at_decoder"]
 
@@ -61,12 +61,8 @@ def lint_decoder(seen: Iterable[tuple[Seen, int]]) -> list[Finding]:
     runs = list(seen)
     left = {run.asked: count for run, count in runs}
     good = [run for run, _ in runs if run.error is None]
-    found: list[Finding | None] = []
-    for error in dict.fromkeys(run.error for run, _ in runs if run.error):
-        same = [run for run, _ in runs if run.error == error]
-        found.append(told("raises", same, lambda run: str(run.error)))
-    found += [
-        told(
+    found = [
+        finding_of(
             "fewer_steps",
             [run for run in good if run.calls < run.asked],
             lambda run: (
@@ -74,13 +70,13 @@ def lint_decoder(seen: Iterable[tuple[Seen, int]]) -> list[Finding]:
             ),
             calls=lambda run: run.calls,
         ),
-        told(
+        finding_of(
             "leftover_noise",
             [run for run in good if left[run.asked]],
             lambda run: f"{left[run.asked]} of 8 tokens are still masked at the end",
             masked=lambda run: left[run.asked],
         ),
-        told(
+        finding_of(
             "biased_rule",
             [run for run in good if run.bias > 0],
             lambda run: (
@@ -90,4 +86,5 @@ def lint_decoder(seen: Iterable[tuple[Seen, int]]) -> list[Finding]:
             share=lambda run: run.bias,
         ),
     ]
-    return [finding for finding in found if finding is not None]
+    errors = of_errors([run for run, _ in runs])
+    return [*errors, *(finding for finding in found if finding is not None)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -18,7 +17,7 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.networks.signatures import Denoiser, DenoiserSignature
 from capcheck.procedures.probe import OPTIONS, Probe, State
 from capcheck.procedures.rows import Row
-from capcheck.samplers.drawing import Drawing
+from capcheck.samplers.drawing import Drawing, others_code
 
 __all__ = ["ROUNDING", "Denoise", "Sampler", "SamplerProbe", "level_of", "probe_of", "sampled"]
 
@@ -106,13 +105,19 @@ class SamplerProbe(Probe[Denoiser]):
 def sampled(
     sampler: Sampler, denoise: Denoise, noise: Tensor, steps: int, rng: Randomness
 ) -> tuple[Tensor, Drawing]:
-    """The samples of a sampler, whose fresh noise comes from a source, and what it drew.
+    """The samples (n, N, d) of a sampler, whose fresh noise comes from a source, and what it drew.
 
-    Its warnings are not shown: they are its own business, and many come once a step.
+    Args:
+        sampler: The sampler.
+        denoise: The network, on the cosine path.
+        noise: Standard normal numbers, (n, N, d).
+        steps: Number of steps that are asked for.
+        rng: Source of the fresh noise.
+
+    Raises:
+        Exception: Whatever the sampler raises.
     """
-    source = Drawing(rng.stream("fresh noise"), len(noise))
-    with warnings.catch_warnings(), torch.no_grad(), source as drawing:
-        warnings.simplefilter("ignore")
+    with others_code(rng.stream("fresh noise"), len(noise)) as drawing:
         return sampler.run(denoise, noise, steps, torch.Generator()), drawing
 
 
