@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from capcheck.core.randomness import Randomness
+from capcheck.core.randomness import Randomness, torch_generators
 
 __all__ = ["IN_PLACE", "Drawing", "others_code"]
 
@@ -27,7 +27,8 @@ IN_PLACE: dict[Callable[..., Any], tuple[tuple[str, float], tuple[str, float]]] 
 class Drawing(TorchFunctionMode):
     """A context in which torch's functions that draw do so from a source, row by row.
 
-    These are `randn`, `rand`, their like, `multinomial`, and `normal_`, `uniform_`, `exponential_`.
+    These are `randn`, `rand`, their like, `normal`, `bernoulli`, `multinomial`, and the methods
+    `normal_`, `uniform_` and `exponential_`.
 
     Code that is run inside needs no change, and its draws can be replayed.
 
@@ -62,6 +63,12 @@ class Drawing(TorchFunctionMode):
             return self._drawn(func is torch.randn, tuple(shape), torch.get_default_dtype(), given)
         if func in (torch.randn_like, torch.rand_like):
             return self._drawn(func is torch.randn_like, tuple(args[0].shape), args[0].dtype, given)
+        if func in (torch.bernoulli, torch.Tensor.bernoulli):
+            return (self._unit(False, tuple(args[0].shape), given) < args[0].double().cpu()).to(
+                args[0]
+            )
+        if func is torch.normal:
+            return self._normal(*args, **given)
         if func in (torch.multinomial, torch.Tensor.multinomial):
             return self._chosen(*args, **given)
         if func in IN_PLACE:
@@ -72,6 +79,25 @@ class Drawing(TorchFunctionMode):
         """The shape with a first dimension that counts rows, if it is a multiple of them."""
         several, rest = divmod(shape[0], self._rows) if shape else (0, 1)
         return shape if rest or several < 2 else (self._rows, several, *shape[1:])
+
+    def _unit(self, normal: bool, shape: tuple[int, ...], given: dict[str, Any]) -> Tensor:
+        """Standard normal numbers, or uniform ones in (0, 1), of this shape, in float64."""
+        self.draws += 1
+        self.unguided += given.get("generator") is None
+        draw = self._rng.normal if normal else self._rng.uniform
+        return draw(self._by_rows(shape)).reshape(shape)
+
+    def _normal(
+        self, mean: Tensor | float, std: Tensor | float = 1.0, size: Any = None, **given: Any
+    ) -> Tensor:
+        """Draws of `normal`, in the shape of its tensors or of `size`."""
+        like = next((each for each in (mean, std) if isinstance(each, Tensor)), None)
+        shapes = [tuple(each.shape) for each in (mean, std) if isinstance(each, Tensor)]
+        shape = torch.broadcast_shapes(*shapes) if shapes else tuple(size)
+        z = self._unit(True, tuple(shape), given)
+        dtype = torch.get_default_dtype() if like is None else like.dtype
+        draws: Tensor = mean + std * z.to(dtype)
+        return draws
 
     def _chosen(
         self, weights: Tensor, count: int, replacement: bool = False, **given: Any
@@ -90,43 +116,49 @@ class Drawing(TorchFunctionMode):
 
     def _filled(self, func: Callable[..., Any], tensor: Tensor, *args: Any, **given: Any) -> Tensor:
         """A tensor that is overwritten by draws, with the scale and the place that are given."""
-        generator = given.pop("generator", None)
-        self.draws += 1
-        self.unguided += generator is None
-        u = self._rng.uniform(self._by_rows(tuple(tensor.shape))).reshape(tensor.shape).to(tensor)
+        normal = func is torch.Tensor.normal_
+        unit = self._unit(normal, tuple(tensor.shape), given)
         names = IN_PLACE[func]
         first, second = (
             float(args[i] if len(args) > i else given.get(name, default))
             for i, (name, default) in enumerate(names)
         )
-        if func is torch.Tensor.normal_:
-            return tensor.copy_(first + second * torch.special.ndtri(u))
+        if normal:
+            return tensor.copy_(first + second * unit)
         if func is torch.Tensor.uniform_:
-            return tensor.copy_(first + (second - first) * u)
-        return tensor.copy_(-u.log() / first)
+            return tensor.copy_(first + (second - first) * _below_one(unit, tensor.dtype))
+        return tensor.copy_(-unit.log() / first)
 
     def _drawn(
         self, normal: bool, shape: tuple[int, ...], dtype: torch.dtype, given: dict[str, Any]
     ) -> Tensor:
-        self.draws += 1
-        self.unguided += given.get("generator") is None
-        by_rows = self._by_rows(shape)
-        draws = self._rng.normal(by_rows) if normal else self._rng.uniform(by_rows)
-        return draws.reshape(shape).to(
-            device=given.get("device"), dtype=given.get("dtype") or dtype
-        )
+        unit, made = self._unit(normal, shape, given), given.get("dtype") or dtype
+        draws = unit if normal else _below_one(unit, made)
+        return draws.to(device=given.get("device"), dtype=made)
+
+
+def _below_one(u: Tensor, dtype: torch.dtype) -> Tensor:
+    """Uniform numbers in float64 that stay below 1 in a coarser type, as torch's do."""
+    return u.clamp(max=1 - torch.finfo(dtype).eps)
 
 
 @contextlib.contextmanager
 def others_code(rng: Randomness, rows: int) -> Iterator[Drawing]:
     """A context in which other people's code is run: it draws from a source, without gradients.
 
-    Its warnings are not shown: they are its own business, and many come once a step.
+    What it draws by other means is seeded, and the caller's generators stay as they are. Its
+    warnings are not shown: they are its own business, and many come once a step.
 
     Args:
         rng: The source.
         rows: Number of sample rows, as for `Drawing`.
     """
-    with warnings.catch_warnings(), torch.no_grad(), Drawing(rng, rows) as drawing:
+    with (
+        torch_generators(),
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        Drawing(rng, rows) as drawing,
+    ):
+        torch.manual_seed(0)
         warnings.simplefilter("ignore")
         yield drawing

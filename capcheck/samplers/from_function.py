@@ -43,7 +43,10 @@ class FunctionSampler(Sampler):
         """The samples that the function returns; see `Sampler`."""
 
         def network(x_t: Tensor, t: float | Tensor) -> Tensor:
-            level = float(t if isinstance(t, (int, float)) else t.flatten()[0])
+            levels = torch.as_tensor(t).flatten()
+            if bool((levels != levels[0]).any()):
+                raise InputError(f"{self.name} must ask at one level at a time, got several.")
+            level = float(levels[0])
             if self._path == "cosine":
                 return denoise(x_t, level)
             return denoise(x_t / math.hypot(1 - level, level), level_of(1 - level, level))

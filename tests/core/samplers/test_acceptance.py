@@ -16,7 +16,7 @@ from capcheck.cli.app import cli
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.samplers import acceptance
-from capcheck.samplers.drawing import Drawing
+from capcheck.samplers.drawing import Drawing, others_code
 
 Generator = torch.Generator
 
@@ -156,3 +156,36 @@ def test_draws_in_place_and_by_weights_come_from_the_source() -> None:
     torch.testing.assert_close(normal, 1 + 2 * torch.special.ndtri(v))
     torch.testing.assert_close(race, -w.log() / 2)
     assert (drawing.draws, drawing.unguided) == (4, 4)
+
+
+def test_other_draws_come_from_the_source_and_the_callers_generator_is_left_alone() -> None:
+    rng, again = (CounterRandomness(4) for _ in range(2))
+    p = torch.full((500, 2), 0.3)
+    before = torch.get_rng_state()
+    with others_code(rng, 500) as drawing:
+        coins = torch.bernoulli(p)
+        shaped = torch.normal(torch.full((500, 2), 1.0).double(), 2.0)
+        sized = torch.normal(1.0, 2.0, size=(500, 2), generator=torch.Generator())
+        other = torch.randperm(50)
+    u, v, w = (again.uniform((500, 2)) for _ in range(3))
+    torch.testing.assert_close(coins.double(), (u < 0.3).double())
+    torch.testing.assert_close(shaped, 1 + 2 * torch.special.ndtri(v))
+    torch.testing.assert_close(sized.double(), 1 + 2 * torch.special.ndtri(w), atol=1e-5, rtol=0)
+    assert (drawing.draws, drawing.unguided) == (3, 2)
+    with others_code(rng, 500):
+        assert torch.equal(torch.randperm(50), other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_single_precision_never_draws_1() -> None:
+    class Largest(CounterRandomness):
+        def uniform(self, shape: tuple[int, ...]) -> Tensor:
+            return torch.full(shape, 1 - 2.0**-53, dtype=torch.float64)
+
+    with Drawing(Largest(0), 3):
+        drawn = [torch.rand(3), torch.randn(3), torch.empty(3).uniform_()]
+        drawn += [torch.empty(3).exponential_(), torch.empty(3).normal_()]
+    assert all(bool(each.isfinite().all()) for each in drawn)
+    assert bool((drawn[0] < 1).all())
+    assert bool((drawn[2] < 1).all())
+    assert bool((drawn[3] > 0).all())
