@@ -108,17 +108,24 @@ class TiledMixture(TokenLaw):
 
         The laws of all rows are kept for the next call, if they are no more than `HELD` numbers.
         """
-        picked = [law.pick(index[rows]) for rows, law in self._kept or self._laws()]
+        parts = self._kept or self._laws()
+        return _joined([law.pick(index[rows]) for rows, law in parts])
 
-        def joined(parts: Sequence[Tensor]) -> Tensor:
-            sizes = (len(law.means) for law in picked)
-            return torch.cat([x.expand(n, *x.shape[1:]) for n, x in zip(sizes, parts, strict=True)])
+    def entries(self, rows: Tensor, tokens: Tensor) -> MixtureOfGaussians | None:
+        """The laws of m entries, by their rows in rising order and tokens (m,), as an (m, 1) law.
 
-        return MixtureOfGaussians(
-            joined([law.log_weights for law in picked]),
-            joined([law.means for law in picked]),
-            joined([law.variances for law in picked]),
-        )
+        Returns:
+            The laws with their parameters stored, or None if those of all rows are more than `HELD`
+            numbers.
+        """
+        if not self._kept:
+            for _ in self._laws():
+                pass
+        own = []
+        for tile, law in self._kept:
+            inside = (rows >= tile.start) & (rows < tile.stop)
+            own.append(law.entries(rows[inside] - tile.start, tokens[inside]))
+        return _joined(own) if own else None
 
     def _laws(self) -> Iterator[tuple[slice, MixtureOfGaussians]]:
         """The laws of each tile of rows, which are kept if they are few."""
@@ -144,3 +151,17 @@ class TiledMixture(TokenLaw):
     def _each(self, of: Callable[[MixtureOfGaussians, slice], Tensor]) -> Tensor:
         tiles = slices(self._n, self._size)
         return torch.cat([of(self._tile(rows, self._tokens), rows) for rows in tiles])
+
+
+def _joined(laws: Sequence[MixtureOfGaussians]) -> MixtureOfGaussians:
+    """The laws one below the other."""
+
+    def below(parts: Sequence[Tensor]) -> Tensor:
+        sizes = (len(law.means) for law in laws)
+        return torch.cat([x.expand(n, *x.shape[1:]) for n, x in zip(sizes, parts, strict=True)])
+
+    return MixtureOfGaussians(
+        below([law.log_weights for law in laws]),
+        below([law.means for law in laws]),
+        below([law.variances for law in laws]),
+    )

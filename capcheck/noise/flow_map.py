@@ -155,7 +155,11 @@ def gaussian_flow_map(
     across = C[known][:, moving]  # (g, D)
     gain = torch.linalg.solve(C[known][:, known], across)
     rest = C[moving][:, moving] - across.T @ gain
-    values, axes = torch.linalg.eigh(0.5 * (rest + rest.T))
+    independent = int(rest.count_nonzero()) == int(rest.diagonal().count_nonzero())
+    if independent:
+        values, axes = rest.diagonal(), None
+    else:
+        values, axes = torch.linalg.eigh(0.5 * (rest + rest.T))
     values = values.clamp(min=0)
 
     def carry(x_t: Tensor, t: float, s: float) -> Tensor:
@@ -166,8 +170,11 @@ def gaussian_flow_map(
         factor = torch.where(V_t > 0, V_s / V_t.clamp(min=torch.finfo(V_t.dtype).tiny), 1).sqrt()
         x_s = x_t.double().flatten(1).clone()
         centre = m[moving] + (x_s[:, known] - m[known]) @ gain  # (n, D)
-        residual = (x_s[:, moving] - alpha_t * centre) @ axes
-        x_s[:, moving] = alpha_s * centre + (residual * factor) @ axes.T
+        residual = x_s[:, moving] - alpha_t * centre
+        if axes is None:
+            x_s[:, moving] = alpha_s * centre + residual * factor
+        else:
+            x_s[:, moving] = alpha_s * centre + (residual @ axes * factor) @ axes.T
         return x_s.reshape(x_t.shape).to(x_t)
 
     return carry

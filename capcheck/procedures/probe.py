@@ -146,6 +146,9 @@ class Probe(ABC, Generic[NetworkT]):
             replay is then as coarse.
         raw_tokens: Whether the procedure is given the tokens in their own unit, as other people's
             code expects, where one that adds noise has them at mean 0 and variance 1.
+        rotates: Whether the procedure commutes with rotations of whole sequences where no tokens
+            are given: it treats all numbers alike, at one noise level, and all its draws are normal
+            numbers of whole sequences.
         near_oracle: Whether a survey also measures the family with a fitted network. It is set
             where the oracle is a map of the whole sequence, which may be far from trainable.
     """
@@ -159,6 +162,7 @@ class Probe(ABC, Generic[NetworkT]):
     two_sided: ClassVar[bool] = False
     rounding: ClassVar[float] = 0.0
     raw_tokens: ClassVar[bool] = False
+    rotates: ClassVar[bool] = False
     near_oracle: ClassVar[bool] = False
 
     @property

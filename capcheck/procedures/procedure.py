@@ -37,6 +37,7 @@ from capcheck.networks.signatures import (
 )
 from capcheck.procedures.coordinates import Coordinates, ExactLaw, coordinates_of
 from capcheck.procedures.errors import named_errors, wrong_kind
+from capcheck.procedures.principal_axes import RotatedNoise, in_principal_axes
 from capcheck.procedures.probe import Probe, State
 from capcheck.procedures.speculation import Acceptances
 from capcheck.targets.conditional import log_prob_of
@@ -61,6 +62,7 @@ class Procedure(Generic[NetworkT]):
         substitute: The network that replaces the oracle, or None for the oracle.
         wrappers: Wrappers around the network, the innermost first.
         precision: Precision of the run, or None for that of the target.
+        rotated: Whether the coordinates are rotated, and the noise with them.
     """
 
     probe: Probe[NetworkT]
@@ -71,6 +73,7 @@ class Procedure(Generic[NetworkT]):
     substitute: NetworkT | None = None
     wrappers: tuple[Wrapper, ...] = ()
     precision: Precision | None = None
+    rotated: bool = False
 
     @classmethod
     def of(
@@ -92,22 +95,34 @@ class Procedure(Generic[NetworkT]):
             raise UnfitError(wrong_kind(probe, target))
         with named_errors(probe):
             coordinates = coordinates_of(probe, target, given)
-        inside = coordinates.target
-
-        def make() -> NetworkT:
-            with named_errors(probe):
-                try:
-                    return probe.signature.oracle(inside)
-                except InputError as error:
-                    raise UnfitError(str(error)) from error
-
         return cls(
             probe=probe,
             target=target,
             coordinates=coordinates,
-            spec=replace(inside.spec, given=tuple(given)),
-            make_oracle=functools.cache(make),
+            spec=replace(coordinates.target.spec, given=tuple(given)),
+            make_oracle=_oracle_of(probe, coordinates.target),
         )
+
+    @functools.cached_property
+    def in_quickest_coordinates(self) -> Procedure[NetworkT]:
+        """The same procedure, with the same draws, in principal axes where these save time.
+
+        It is this procedure itself if its probe treats numbers differently, if tokens are given, or
+        if its network is not the oracle, as networks answer in the coordinates they were made for.
+        """
+        plain = self.substitute is None and not self.wrappers and self.precision is None
+        if not (plain and self.probe.rotates) or self.spec.given or self.rotated:
+            return self
+        coordinates = in_principal_axes(self.coordinates)
+        if coordinates is None:
+            return self
+        oracle = _oracle_of(self.probe, coordinates.target)
+        return replace(self, coordinates=coordinates, make_oracle=oracle, rotated=True)
+
+    @property
+    def rows_at_once(self) -> int | None:
+        """The most rows of a run whose conditionals are held at once, or None for any number."""
+        return (self.coordinates.target if self.rotated else self.target).rows_at_once
 
     def with_network(self, network: NetworkT) -> Procedure[NetworkT]:
         """The same procedure with another network, blinded to all that its signature hides.
@@ -212,7 +227,7 @@ class Procedure(Generic[NetworkT]):
         network = counted(self.network, self.probe.signature, calls or Calls())
         start = self.start(n, rng)
         with named_errors(self.probe):
-            yield from self.probe.run(network, self.spec, budget, start, rng)
+            yield from self.probe.run(network, self.spec, budget, start, self._noise(rng))
 
     def run_for_gradient(self, budget: Budget, n: int, rng: Randomness) -> Iterator[State]:
         """Runs the probe as `run` does, without counting calls, so that gradients can flow."""
@@ -287,9 +302,10 @@ class Procedure(Generic[NetworkT]):
             return ROUNDED_LAW
         sampler = functools.partial(self._sample_inside, budget)
         if self.spec.kind == "continuous":
-            law = replayed_law(sampler, self.spec)
+            inside = replace(self.coordinates.target.spec, given=self.spec.given)
+            law = replayed_law(sampler, inside)
             if isinstance(law, Unavailable) and self.probe.rounding:
-                law = replayed_law(sampler, self.spec, rounding=self.probe.rounding)
+                law = replayed_law(sampler, inside, rounding=self.probe.rounding)
             return self.coordinates.law_of_tokens(law)
         density = functools.partial(self._density_inside, budget)
         return enumerated_law(sampler, density, self.spec, name=self.probe.family, routes=routes)
@@ -330,8 +346,13 @@ class Procedure(Generic[NetworkT]):
             return None  # the procedure runs with another network, as there is no oracle
         start = self.start(n, rng)
         with named_errors(self.probe):
-            found = self.probe.limit(oracle, self.spec, start, rng)
+            found = self.probe.limit(oracle, self.spec, start, self._noise(rng))
         return None if found is None else self.coordinates.tokens(found)
+
+    def _noise(self, rng: Randomness) -> Randomness:
+        """The source of a run's random numbers, in the coordinates of the probe."""
+        basis = self.coordinates.basis if self.rotated else None
+        return rng if basis is None else RotatedNoise(rng, basis)
 
     def _sample_inside(self, budget: Budget, n: int, rng: Randomness) -> Tensor:
         calls, state = Calls(), None
@@ -364,6 +385,20 @@ class Procedure(Generic[NetworkT]):
             return found
         of_given = log_prob_of(self.coordinates.target, given, x[:, given])
         return found.plus(of_given)
+
+
+def _oracle_of(probe: Probe[NetworkT], law: Target) -> Callable[[], NetworkT]:
+    """A function that returns the oracle of a law of coordinates, the same object at every call."""
+
+    @functools.cache
+    def make() -> NetworkT:
+        with named_errors(probe):
+            try:
+                return probe.signature.oracle(law)
+            except InputError as error:
+                raise UnfitError(str(error)) from error
+
+    return make
 
 
 AnyProcedure = Procedure[Any]

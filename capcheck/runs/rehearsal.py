@@ -110,7 +110,7 @@ class Rehearsal:
         self, target: Target, settings: Settings, maker: Maker, *, batch: int, growth: float = 1.0
     ) -> None:
         self._target, self._settings, self._maker = target, settings, maker
-        self._batch = min(batch, target.rows_at_once or batch, settings.samples)
+        self._most = min(batch, settings.samples)  # rows of a batch
         self._growth = growth
 
     def cost(
@@ -167,9 +167,11 @@ class Rehearsal:
                 budgets, seed = self._settings.grid.budgets(), self._settings.seed
                 fit = seconds_of_fit(procedure, checked.module, kind, budgets, seed=seed)
             procedure = procedure.with_network(checked.network)
+        procedure = procedure.in_quickest_coordinates
         largest, samples = self._settings.grid.largest, self._settings.samples
         turn, work = self._turn(procedure, largest)
-        batches = [min(self._batch, samples - at) for at in range(0, samples, self._batch)]
+        batch = self._batch(procedure)
+        batches = [min(batch, samples - at) for at in range(0, samples, batch)]
         runs = {
             budget: probe.iterations(procedure.spec, budget) * sum(map(turn.of, batches))
             for budget in self._runs(procedure)
@@ -195,6 +197,10 @@ class Rehearsal:
             launches=whole.launches * len(batches),
         )
 
+    def _batch(self, procedure: AnyProcedure) -> int:
+        """Number of sample rows in a batch."""
+        return min(self._most, procedure.rows_at_once or self._most)
+
     def _runs(self, procedure: AnyProcedure) -> list[Budget]:
         """The largest budget of each run of a procedure, the largest first."""
         probe = procedure.probe
@@ -218,7 +224,10 @@ class Rehearsal:
                 spent.append(time.perf_counter() - began)
             return min(spent, default=0.0)
 
-        rate, counter = rate_of(timed, most=self._batch, growth=self._growth), WorkCounter()
+        rate, counter = (
+            rate_of(timed, most=self._batch(procedure), growth=self._growth),
+            WorkCounter(),
+        )
         rows = FEW if rate.of(FEW) < MOMENT else 1
         with counter:
             states = procedure.run(budget, rows, self._rng("run"))
@@ -265,7 +274,7 @@ class Rehearsal:
             procedure.log_density(budget, x, self._rng("density"))
             return time.perf_counter() - began
 
-        return rate_of(timed, most=self._batch, growth=self._growth)
+        return rate_of(timed, most=self._batch(procedure), growth=self._growth)
 
     def _rng(self, name: str) -> CounterRandomness:
         return CounterRandomness(self._settings.seed, name=name, device=self._target.device)

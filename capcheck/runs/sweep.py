@@ -65,13 +65,13 @@ class Sweep:
         batch: int,
         diagnose: Sequence[str] = (),
     ) -> None:
-        self._procedure = procedure
+        self._procedure = procedure = procedure.in_quickest_coordinates
         self._probe, self._target = procedure.probe, procedure.target
         self._reference, self._observer, self._quality_of = reference, observer, qualities
         self._settings = settings
         # A map of the whole sequence takes tokens one by one, and holds no conditionals.
         maps = self._probe.row == "neither" and not settings.given
-        self._batch = batch if maps else min(batch, self._target.rows_at_once or batch)
+        self._batch = batch if maps else min(batch, procedure.rows_at_once or batch)
         self._diagnose = diagnose
         self._snapshots = Snapshots(procedure, settings, batch=self._batch)
         self._rng = functools.partial(rows_randomness, settings, self._target.device)

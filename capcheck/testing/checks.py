@@ -11,13 +11,16 @@ from torch import Tensor
 from capcheck.core.budget import AXES, Budget
 from capcheck.core.errors import ProbeError, UnfitError
 from capcheck.core.log_density import LogDensity
+from capcheck.core.randomness import CounterRandomness
 from capcheck.divergences.evidence import ModelEvidence
 from capcheck.divergences.reference import Reference
 from capcheck.networks.signatures import Calls
+from capcheck.procedures.principal_axes import LEAST
 from capcheck.procedures.probe import AnyProbe, State
-from capcheck.procedures.procedure import AnyProcedure
+from capcheck.procedures.procedure import AnyProcedure, Procedure
 from capcheck.procedures.rows import ROWS
 from capcheck.procedures.trace import Recorder
+from capcheck.targets import GaussianMixture
 from capcheck.testing.cases import TARGETS, Case
 from capcheck.testing.intervention import require_honest
 
@@ -47,6 +50,8 @@ def check_declaration(probe: AnyProbe) -> None:
             suspect.cure.rstrip(".") == suspect.cure != "",
             f'{name}: a cure must follow "with" in a sentence, got {suspect.cure!r}',
         )
+    if probe.rotates:
+        _require(_rotates(probe), f"{name}: it does not commute with rotations, so drop `rotates`")
 
 
 def check_states(case: Case) -> None:
@@ -261,6 +266,17 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     check_divergence,
 )
 """All checks of a case."""
+
+
+def _rotates(probe: AnyProbe) -> bool:
+    """Whether draws in the principal axes of a Gaussian are those in its own coordinates."""
+    factors = torch.arange(1.0, 2 * LEAST + 1, dtype=torch.float64).sin().reshape(LEAST, 2)
+    covariance = factors @ factors.T + 0.2 * torch.eye(LEAST, dtype=torch.float64)
+    law = GaussianMixture(covariance.new_ones(1, LEAST // 2, 2), covariance[None])
+    plain = Procedure.of(probe, law)
+    rotated, budget = plain.in_quickest_coordinates, Budget(length=LEAST // 2, steps=3)
+    x, y = (one.sample(budget, N_ROWS, CounterRandomness(0)) for one in (plain, rotated))
+    return torch.allclose(x, y, rtol=1e-7, atol=1e-7)
 
 
 def _some_budgets(tokens: int) -> list[Budget]:

@@ -65,6 +65,7 @@ class Consistency(Probe[ConsistencyFunction]):
     row: ClassVar[Row] = "steps"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
+    rotates: ClassVar[bool] = True
     near_oracle: ClassVar[bool] = True
 
     solver_steps: Annotated[

@@ -89,6 +89,7 @@ class Diffusion(Probe[Denoiser]):
     row: ClassVar[Row] = "steps"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
+    rotates: ClassVar[bool] = True
 
     solver: Annotated[
         Literal["ddim", "ddpm_small", "ddpm_large", "ddpm_large_noisy", "heun", "dpm_solver"],

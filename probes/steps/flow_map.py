@@ -46,6 +46,7 @@ class FlowMapSampler(Probe[FlowMap]):
     in_paper: ClassVar[bool] = False
     kinds: ClassVar[frozenset[Kind]] = frozenset({"continuous"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
+    rotates: ClassVar[bool] = True
 
     path: Annotated[PathName, Field(description="noise path")] = "cosine"
 

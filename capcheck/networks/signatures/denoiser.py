@@ -17,7 +17,7 @@ from torch import Tensor
 
 from capcheck.core.errors import UnfitError
 from capcheck.core.slopes import DenseSlope, Slope
-from capcheck.laws import TokenLaw
+from capcheck.laws import TiledMixture, TokenLaw
 from capcheck.networks.signatures.signature import Signature, require_like
 from capcheck.noise.paths import PATHS, NoisePath, PathName
 from capcheck.targets.target import ContinuousTarget, Target
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 View = Literal["all", "causal", "own"]
+_Part = tuple[Tensor, Tensor, TokenLaw]
 
 
 class Denoiser(Protocol):
@@ -129,7 +130,7 @@ class _GivenClean:
     noisy: Tensor
     law: TokenLaw
     _seen: Tensor | None = None
-    _laws: list[tuple[Tensor, Tensor, TokenLaw]] = field(default_factory=list)
+    _laws: list[_Part] = field(default_factory=list)
 
     def holds(self, clean: Tensor, noisy: Tensor) -> bool:
         """Whether the clean tokens are these."""
@@ -140,20 +141,31 @@ class _GivenClean:
         """The mean of every token, (n, N, d)."""
         return self.law.mean()
 
-    def laws(self, seen: Tensor) -> list[tuple[Tensor, Tensor, TokenLaw]]:
+    def laws(self, seen: Tensor) -> list[_Part]:
         """The laws of the tokens that are seen (n, N): their rows, their indices and an (m, 1) law.
 
-        Each part holds at most one token of every row.
+        They come in one part where the laws of all tokens can be held, and otherwise in parts of at
+        most one token of every row.
         """
         if self._seen is None or not torch.equal(seen, self._seen):
-            place, self._laws = torch.where(seen, seen.cumsum(1), 0), []
-            for i in range(1, int(place.max()) + 1):
-                rows, token = (place == i).nonzero(as_tuple=True)
-                law = self.law.pick((place == i).int().argmax(1))
-                whole = len(rows) == len(seen)
-                self._laws.append((rows, token, law if whole else law.rows(rows)))
+            self._laws = self._whole(seen) or self._by_place(seen)
             self._seen = seen
         return self._laws
+
+    def _whole(self, seen: Tensor) -> list[_Part]:
+        rows, tokens = seen.nonzero(as_tuple=True)
+        if len(rows) == 0 or not isinstance(self.law, TiledMixture):
+            return []
+        law = self.law.entries(rows, tokens)
+        return [] if law is None else [(rows, tokens, law)]
+
+    def _by_place(self, seen: Tensor) -> list[_Part]:
+        place, parts = torch.where(seen, seen.cumsum(1), 0), list[_Part]()
+        for i in range(1, int(place.max()) + 1):
+            rows, token = (place == i).nonzero(as_tuple=True)
+            law = self.law.pick((place == i).int().argmax(1))
+            parts.append((rows, token, law if len(rows) == len(seen) else law.rows(rows)))
+        return parts
 
 
 def with_slope(
