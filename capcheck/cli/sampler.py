@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,16 +17,19 @@ from capcheck.cli.progress import live_progress
 from capcheck.cli.tables import folding
 from capcheck.cli.values import merged
 from capcheck.core.errors import CapcheckError
+from capcheck.procedures.registry import report_writer
+from capcheck.runs.atomic import write_atomically
 from capcheck.samplers.acceptance import check_acceptance
 from capcheck.samplers.check_sampler import SAMPLES, STEPS, TOKEN_STEPS, check_sampler
-from capcheck.samplers.findings import Cell, SamplerResult
+from capcheck.samplers.findings import MARKS, Cell, SamplerResult
 from capcheck.samplers.from_diffusers import schedulers
 from capcheck.samplers.from_function import function_named
+from capcheck.samplers.survey import SamplerSurvey
 
 __all__ = ["sampler"]
 
 ALL = "diffusers:all"
-MARKS = {"representable": "✓", "not_representable": "✗", "inconclusive": "?", "raises": "!"}
+PAGE = "samplers.html"
 
 
 @click.command(name="sampler", cls=GroupedCommand)
@@ -62,6 +66,12 @@ MARKS = {"representable": "✓", "not_representable": "✗", "inconclusive": "?"
 )
 @grouped("sampler", "--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 @grouped("output", "--json", "as_json", is_flag=True, help="Print only the results, as JSON.")
+@grouped(
+    "output",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Keep the results, and a page of them, in this folder.",
+)
 def sampler(
     name: str,
     config: Sequence[dict[str, str]],
@@ -71,6 +81,7 @@ def sampler(
     samples: int,
     seed: int,
     as_json: bool,
+    out: Path | None,
 ) -> int:
     """Check a sampler of another library, or your own, with the oracle as its network.
 
@@ -81,10 +92,14 @@ def sampler(
     tokens (n,), and returns tokens. Exit code 1 tells that something was found.
     """
     if acceptance:
+        if out is not None:
+            raise click.UsageError("--out keeps results of samplers; leave out --acceptance.")
         return _acceptance(name, seed, as_json)
+    refused: dict[str, str] = {}
     names = [f"diffusers:{one}" for one in schedulers()] if name == ALL else [name]
     settings = {key: _value(text) for key, text in merged("--config", config).items()}
     found: list[SamplerResult] = []
+    _keep(out, SamplerSurvey(samplers=(), samples=samples))  # fails here, before anything is run
     with live_progress() as progress:
         for one in names:
             try:
@@ -101,14 +116,26 @@ def sampler(
                 if name != ALL:
                     raise
                 click.echo(f"{one}: not checked: {error}", err=as_json)
-                continue
-            found.append(result)
-            if not as_json:
-                _print(output(), result)
+                refused[one] = str(error)
+            else:
+                found.append(result)
+                if not as_json:
+                    _print(output(), result)
+            _keep(out, SamplerSurvey(samplers=tuple(found), refused=refused, samples=samples))
+    if out is not None and not as_json:
+        output().print(f"page: {out / PAGE}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         data = [result.to_json() for result in found]
         click.echo(json.dumps(data if name == ALL else data[0], indent=2))
     return int(any(not result.silent for result in found))
+
+
+def _keep(folder: Path | None, survey: SamplerSurvey) -> None:
+    """Write what was found so far, so that it stays if the command is interrupted."""
+    if folder is not None:
+        write_atomically(folder / "samplers.json", json.dumps(survey.to_json(), indent=2))
+        if survey.samplers or survey.refused:
+            write_atomically(folder / PAGE, report_writer("samplers")(survey))
 
 
 def _acceptance(name: str, seed: int, as_json: bool) -> int:

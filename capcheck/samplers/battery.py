@@ -24,7 +24,7 @@ from capcheck.results.survey import CheckResult
 from capcheck.samplers.findings import Cell, Finding, FindingKind, Interval
 from capcheck.targets import GaussianMixture, MarkovChain, Target, from_spec, from_table
 
-__all__ = ["FALLS", "GROWS", "TARGETS", "TOKEN_TARGETS", "WORSE", "cells_of", "judged"]
+__all__ = ["FALLS", "GROWS", "OTHERS", "TARGETS", "TOKEN_TARGETS", "WORSE", "cells_of", "judged"]
 
 FALLS = 0.25  # least order at which an error falls; that of a rule of order p is p, or 2 p in KL
 GROWS = 1.25  # factor by which an error grows that has grown
@@ -72,11 +72,49 @@ TOKEN_TARGETS: dict[str, Callable[[], Target]] = {
 """Targets of token ids: unequal independent tokens, a sticky chain, and a constraint on all."""
 
 
+OTHERS: dict[str, Callable[[], Target]] = {
+    "off-centre": lambda: _gaussian(-0.4, 0.12, 0.0, 3),
+    "wide": lambda: _gaussian(0.1, 0.25, 0.0, 3),
+    "narrow": lambda: _gaussian(-0.2, 0.06, 0.0, 3),
+    "correlated": lambda: _gaussian(0.3, 0.12, 0.8, 3),
+    "modes": lambda: _modes(0.5, 0.06),
+    "independent": lambda: from_table(
+        torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64)[:, None, None]
+        * torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)[:, None]
+        * torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    ),
+    "sticky": lambda: MarkovChain(
+        [
+            torch.tensor([0.4, 0.6], dtype=torch.float64),
+            torch.tensor([[0.8, 0.2], [0.05, 0.95]], dtype=torch.float64),
+        ],
+        tokens=4,
+    ),
+    "parity": lambda: from_spec("parity:3"),
+}
+"""Beside each target another of its kind, on which what was found is looked for again."""
+
+
 def cells_of(
-    probe: AnyProbe, name: str, steps: Sequence[int], *, samples: int, seed: int
+    probe: AnyProbe,
+    name: str,
+    steps: Sequence[int],
+    *,
+    samples: int,
+    seed: int,
+    other: bool = False,
 ) -> Iterator[Cell]:
-    """The law of a sampler's samples beside a target, at each number of steps."""
-    target = (TARGETS | TOKEN_TARGETS)[name]()
+    """The law of a sampler's samples beside a target, at each number of steps.
+
+    Args:
+        probe: The probe of the sampler.
+        name: Name of the target.
+        steps: Numbers of steps.
+        samples: Number of draws, where the law is not known exactly.
+        seed: Seed of the draws.
+        other: Whether to take the other target of the same kind.
+    """
+    target = (OTHERS if other else TARGETS | TOKEN_TARGETS)[name]()
     for k in steps:
         try:
             exact = not isinstance(

@@ -8,7 +8,10 @@ from pydantic import Field
 
 from capcheck.core.record import Record
 
-__all__ = ["Cell", "Finding", "FindingKind", "Interval", "SamplerResult"]
+__all__ = ["MARKS", "Cell", "Finding", "FindingKind", "Interval", "SamplerResult"]
+
+MARKS = {"representable": "✓", "not_representable": "✗", "inconclusive": "?", "raises": "!"}
+"""The mark of each outcome of a cell."""
 
 Interval = tuple[float | None, float | None, float | None]
 """A value with the lower and the upper end of its interval; None where it is unavailable."""
@@ -48,6 +51,8 @@ class Finding(Record):
         sentence: What was seen, in one sentence.
         steps: Numbers of steps at which it was seen.
         target: Target on which it was seen, or None if no target is needed.
+        confirmed: Whether it was seen again with another seed, and on another data point or target;
+            None where it was not looked for again.
         evidence: The numbers behind the sentence, by name.
     """
 
@@ -55,6 +60,7 @@ class Finding(Record):
     sentence: str
     steps: tuple[int, ...]
     target: str | None = None
+    confirmed: bool | None = None
     evidence: dict[str, Any] = Field(default_factory=dict)
 
 
