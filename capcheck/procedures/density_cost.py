@@ -181,7 +181,7 @@ def affordable_sequences(procedure: AnyProcedure, calls: int, samples: int, seco
 
 
 def affordable_draws(procedure: AnyProcedure, budget: Budget, samples: int, seconds: float) -> int:
-    """The number of draws of token ids that a run makes in some seconds, at most `samples`.
+    """The number of draws that a run makes in some seconds, at most `samples`.
 
     As for `affordable_rows` it is computed and not measured.
 
@@ -192,7 +192,10 @@ def affordable_draws(procedure: AnyProcedure, budget: Budget, samples: int, seco
         seconds: Most time that the run of a cell may take.
     """
     target, probe = procedure.target, procedure.probe
-    if not isinstance(target, CategoricalTarget) or procedure.substitute is not None:
+    if procedure.substitute is not None:
         return samples
-    work = probe.conditional_calls(procedure.spec, budget) * probe.signature.cost(target)
+    if isinstance(target, CategoricalTarget):
+        work = probe.conditional_calls(procedure.spec, budget) * probe.signature.cost(target)
+    else:
+        work = target.own_order_cost(budget.length) if probe.own_orders else 0.0
     return min(samples, int(seconds * WORK / work)) if work else samples

@@ -246,6 +246,11 @@ class Probe(ABC, Generic[NetworkT]):
         """
         return 0.0
 
+    @property
+    def own_orders(self) -> bool:
+        """Whether each row of a run knows tokens of its own, as in a random order."""
+        return False
+
     def conditional_calls(self, spec: SequenceSpec, budget: Budget) -> float:
         """How often `run` asks for laws of categorical tokens between known ones; 0 if seldom.
 

@@ -157,6 +157,22 @@ class Target(ABC):
         """Number of rows if each row of a batch has a law of its own, else None."""
         return None
 
+    @property
+    def left_to_right(self) -> bool:
+        """Whether `marginals` has laws given the first tokens only; not so by default.
+
+        Reading any other law then raises `UnfitError`.
+        """
+        return False
+
+    def own_order_cost(self, tokens: int) -> float:
+        """Multiply-adds of one row's conditionals in an order that no other row shares; 0 if few.
+
+        Args:
+            tokens: Number of tokens that become known one after the other.
+        """
+        return 0.0
+
     def products(self) -> Products | None:
         """The law as a mixture of products of token laws, or None if it has no such form."""
         return None

@@ -133,6 +133,11 @@ class MaskGIT(Probe[TokenPredictor]):
         """One for each round."""
         return len(self._sizes(len(spec.free), budget)) - 1
 
+    @property
+    def own_orders(self) -> bool:
+        """In every order but from left to right."""
+        return self.order != "fixed"
+
     def suspects(self) -> tuple[Suspect, ...]:
         """Independent draws within a round, and an order that depends on the drawn values."""
         one_by_one = dataclasses.replace(self, tokens_per_round=1, order="random")

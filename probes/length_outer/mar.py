@@ -123,6 +123,11 @@ class MAR(Probe[Denoiser]):
         """Every step for each group."""
         return budget.steps * (len(self._sizes(spec, budget)) - 1)
 
+    @property
+    def own_orders(self) -> bool:
+        """In every order but from left to right."""
+        return self.order != "fixed"
+
     def suspects(self) -> tuple[Suspect, ...]:
         """Independent draws within a group."""
         one_by_one = dataclasses.replace(self, tokens_per_round=1)

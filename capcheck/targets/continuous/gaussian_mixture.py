@@ -39,8 +39,9 @@ from capcheck.targets.parameters import (
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.tokens import require_tokens
 
-__all__ = ["ROUNDINGS", "TILE", "GaussianMixture"]
+__all__ = ["GROWING", "ROUNDINGS", "TILE", "GaussianMixture"]
 
+GROWING = 4.0  # time of a multiply-add of a row's own factorisation, in those of a large product
 TILE = 1 << 18  # numbers held at once per intermediate result
 ROUNDINGS = 4  # machine epsilons of a correlation that must leave a matrix positive definite
 
@@ -208,6 +209,11 @@ class GaussianMixture(GaussianComponents):
     def rows_at_once(self) -> int:
         """As many rows as `KnownGaussians` holds."""
         return max(1, HELD // self._covariances.numel())
+
+    def own_order_cost(self, tokens: int) -> float:
+        """That of a factorisation of every row's own covariances; see `Target`."""
+        known = tokens * self._spec.dim
+        return GROWING * 0.5 * known**2 * self._means.numel()
 
     def _given_known(self, x: Tensor, levels: Tensor, causal: bool) -> Laws | None:
         """The laws of all tokens if each is known or unseen, unless they are too many."""

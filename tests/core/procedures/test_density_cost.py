@@ -27,7 +27,7 @@ from capcheck.procedures.density_cost import (
 )
 from capcheck.procedures.procedure import AnyProcedure, Procedure
 from capcheck.procedures.registry import build_probe
-from capcheck.targets import MarkovChain, ProductMixture, from_spec
+from capcheck.targets import GaussianMixture, MarkovChain, ProductMixture, from_spec
 
 BUDGET = Budget(length=4, steps=16)
 
@@ -157,6 +157,21 @@ def test_a_costly_decoder_makes_the_draws_that_fit_into_the_time() -> None:
     assert affordable_draws(of_text(1), budget, 2_000, 5.0) == 2_000
     assert affordable_draws(of_data(2), BUDGET, 2_000, 1e-9) == 2_000  # numbers
     assert affordable_draws(slow.with_network(slow.oracle), budget, 2_000, 1e-9) == 2_000
+
+
+def test_rows_that_know_tokens_of_their_own_are_as_many_as_fit_into_the_time() -> None:
+    means = torch.zeros(1, 48, 8, dtype=torch.float64)
+    law = GaussianMixture(means, torch.eye(384, dtype=torch.float64)[None])
+    own = Procedure.of(build_probe("mar"), law)
+
+    whole = Budget(length=48, steps=4)
+    assert 0 < affordable_draws(own, whole, 9_000, 0.1) < 9_000
+
+    assert affordable_draws(own, whole, 9_000, 0.4) == pytest.approx(
+        4 * affordable_draws(own, whole, 9_000, 0.1), abs=4
+    )
+    one_order = Procedure.of(build_probe("mar", {"order": "fixed"}), law)
+    assert affordable_draws(one_order, whole, 9_000, 1e-9) == 9_000
 
 
 def test_a_pilot_saves_rows_and_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
