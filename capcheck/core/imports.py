@@ -1,4 +1,4 @@
-"""Functions of a caller's own modules, by the names that the caller gives.
+"""Functions of a caller's own modules, by the names that the caller gives, and `transformers`.
 
 Only modules that the caller names are imported, and a name is never read from a data file.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 from capcheck.core.errors import InputError
 
-__all__ = ["current_folder_importable", "imported"]
+__all__ = ["current_folder_importable", "imported", "transformers_library"]
 
 
 @contextlib.contextmanager
@@ -56,3 +57,41 @@ def imported(what: str, name: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"{what} {name} must name a function, got {type(found).__name__}.")
     return found  # type: ignore[no-any-return]
+
+
+def transformers_library(what: str) -> Any:
+    """The package `transformers`, imported when it is first needed.
+
+    Args:
+        what: What needs it, in the plural, for messages.
+
+    Raises:
+        InputError: It is not installed, or cannot be imported.
+    """
+    _hide_unless_importable("torchvision")
+    try:
+        package = importlib.import_module("transformers")
+        package.AutoModelForCausalLM  # noqa: B018 (imported when it is first asked for)
+    except Exception as error:  # its parts raise other errors than those of an import
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise InputError(
+            f"{what} need transformers, which cannot be imported ({reason}); run "
+            "pip install 'capcheck[transformers]'."
+        ) from error
+    return package
+
+
+def _hide_unless_importable(name: str) -> None:
+    """Let a package count as missing that is installed and cannot be imported.
+
+    A build of torchvision for another torch raises when it is imported, and transformers imports
+    it wherever it is installed, also for models of text, which do not need it.
+    """
+    if name in sys.modules or importlib.util.find_spec(name) is None:
+        return
+    try:
+        importlib.import_module(name)
+    except Exception:
+        for part in [part for part in sys.modules if part.split(".")[0] == name]:
+            del sys.modules[part]
+        sys.modules[name] = None  # type: ignore[assignment]

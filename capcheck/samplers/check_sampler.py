@@ -18,14 +18,16 @@ from capcheck.samplers.findings import Cell, SamplerResult
 from capcheck.samplers.from_azula import AzulaSampler
 from capcheck.samplers.from_decoder import Decode, decoder_probe
 from capcheck.samplers.from_diffusers import DiffusersSampler
+from capcheck.samplers.from_diffusers_tokens import TOKEN_SCHEDULERS, TokenScheduler
 from capcheck.samplers.from_function import FunctionSampler, function_named
 from capcheck.samplers.lint import lint, look
 from capcheck.samplers.lint_decoder import lint_decoder, look_at_decoder
 from capcheck.samplers.sampler import Sampler, probe_of
 
-__all__ = ["SAMPLES", "STEPS", "TOKEN_STEPS", "check_sampler", "sampler_of"]
+__all__ = ["FEW_STEPS", "SAMPLES", "STEPS", "TOKEN_STEPS", "check_sampler", "sampler_of"]
 
 STEPS = (1, 2, 3, 5, 10, 20, 50, 100)
+FEW_STEPS = (1, 2, 4, 8)  # of distilled networks, whose oracle is slow
 TOKEN_STEPS = (1, 2, 4)  # the targets of token ids have up to four tokens
 SAMPLES = 4000  # draws on targets beside which the law of the samples is not known exactly
 
@@ -49,7 +51,8 @@ def check_sampler(
             tokens`, whose first argument is named `model`; see `capcheck.samplers.from_decoder`.
         config: Settings of the scheduler's or the sampler's own config, or keywords of the
             function and its `path`, `cosine` or `linear`.
-        steps: Numbers of steps, each at least 1; `STEPS`, or `TOKEN_STEPS`, by default.
+        steps: Numbers of steps, each at least 1; by default `STEPS`, `TOKEN_STEPS` of
+            token ids, or `FEW_STEPS` of distilled networks.
         lint_only: Whether to look at the structure only, which takes milliseconds.
         samples: Number of draws, at least 200, where the law of the samples is not known exactly.
         seed: Seed of all draws.
@@ -60,7 +63,7 @@ def check_sampler(
 
     Raises:
         InputError: There is no such sampler or setting, or an argument is not possible.
-        UnfitError: The sampler's network is no denoiser of continuous tokens.
+        UnfitError: There is no oracle for the sampler's network.
 
     Example:
         >>> import capcheck
@@ -77,7 +80,7 @@ def check_sampler(
     whole_number("samples", samples, MIN_SAMPLES, MAX_SAMPLES)
     whole_number("seed", seed, 0, MAX_SEED)
     given = dict(config or {})
-    decode = _decoder(sampler)
+    decode = _decoder(sampler, given)
     if decode is not None:
         name = sampler if isinstance(sampler, str) else _name(decode)
         chosen = _required(steps or TOKEN_STEPS)
@@ -85,10 +88,13 @@ def check_sampler(
         seen, findings = [run for run, _ in looks], lint_decoder(looks)
         versions: dict[str, str] = {}
         probe: AnyProbe = decoder_probe(decode, name, given)
+        if isinstance(decode, TokenScheduler):
+            versions, probe = decode.versions, decode.probe()
         targets = tuple(TOKEN_TARGETS)
     else:
         made = sampler_of(sampler, given)
-        name, versions, chosen = made.name, made.versions, _required(steps or STEPS)
+        usual = STEPS if made.network == "denoiser" else FEW_STEPS
+        name, versions, chosen = made.name, made.versions, _required(steps or usual)
         seen = [look(made, k, seed) for k in chosen]
         findings, probe, targets = lint(seen), probe_of(made), tuple(TARGETS)
     broken = {run.asked: run.error for run in seen if run.error}
@@ -127,10 +133,13 @@ def sampler_of(sampler: str | Callable[..., torch.Tensor], config: dict[str, Any
     return FunctionSampler(function_named(sampler), sampler, config)
 
 
-def _decoder(sampler: str | Callable[..., torch.Tensor]) -> Decode | None:
-    """The function, if it is a decoder of token ids."""
+def _decoder(sampler: str | Callable[..., torch.Tensor], config: dict[str, Any]) -> Decode | None:
+    """The function or the scheduler, if it is a decoder of token ids."""
     if isinstance(sampler, str):
-        if sampler.partition(":")[0] in ("diffusers", "azula"):
+        library, _, scheduler = sampler.partition(":")
+        if library == "diffusers" and scheduler in TOKEN_SCHEDULERS:
+            return TokenScheduler(scheduler, config)
+        if library in ("diffusers", "azula"):
             return None
         sampler = function_named(sampler)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from capcheck.core.randomness import Randomness, torch_generators
+from capcheck.core.randomness import FOLLOWED, Randomness, torch_generators
 
 __all__ = ["IN_PLACE", "Drawing", "others_code"]
 
@@ -27,8 +28,8 @@ IN_PLACE: dict[Callable[..., Any], tuple[tuple[str, float], tuple[str, float]]] 
 class Drawing(TorchFunctionMode):
     """A context in which torch's functions that draw do so from a source, row by row.
 
-    These are `randn`, `rand`, their like, `normal`, `bernoulli`, `multinomial`, and the methods
-    `normal_`, `uniform_` and `exponential_`.
+    These are `randn`, `rand`, `randint`, their like, `randperm`, `normal`, `bernoulli`,
+    `multinomial`, and the methods `normal_`, `uniform_` and `exponential_`.
 
     Code that is run inside needs no change, and its draws can be replayed.
 
@@ -67,6 +68,10 @@ class Drawing(TorchFunctionMode):
             return (self._unit(False, tuple(args[0].shape), given) < args[0].double().cpu()).to(
                 args[0]
             )
+        if func in (torch.randint, torch.randint_like):
+            return self._integers(func is torch.randint_like, *args, **given)
+        if func is torch.randperm:
+            return self._order(*args, **given)
         if func is torch.normal:
             return self._normal(*args, **given)
         if func in (torch.multinomial, torch.Tensor.multinomial):
@@ -80,10 +85,13 @@ class Drawing(TorchFunctionMode):
         several, rest = divmod(shape[0], self._rows) if shape else (0, 1)
         return shape if rest or several < 2 else (self._rows, several, *shape[1:])
 
-    def _unit(self, normal: bool, shape: tuple[int, ...], given: dict[str, Any]) -> Tensor:
-        """Standard normal numbers, or uniform ones in (0, 1), of this shape, in float64."""
+    def _count(self, given: Mapping[str, Any]) -> None:
         self.draws += 1
         self.unguided += given.get("generator") is None
+
+    def _unit(self, normal: bool, shape: tuple[int, ...], given: dict[str, Any]) -> Tensor:
+        """Standard normal numbers, or uniform ones in (0, 1), of this shape, in float64."""
+        self._count(given)
         draw = self._rng.normal if normal else self._rng.uniform
         return draw(self._by_rows(shape)).reshape(shape)
 
@@ -99,15 +107,39 @@ class Drawing(TorchFunctionMode):
         draws: Tensor = mean + std * z.to(dtype)
         return draws
 
+    def _integers(self, like: bool, *args: Any, **given: Any) -> Tensor:
+        """Draws of `randint` and its like, whose arguments are [low,] high and a shape."""
+        places = list(args)
+        model = places.pop(0) if like else torch.empty(0, dtype=torch.int64)
+        shape = tuple(model.shape) if like else tuple(given.get("size") or places.pop())
+        high = given["high"] if "high" in given else places.pop()
+        low = given.get("low", places.pop() if places else 0)
+        count, rows = high - low, self._by_rows(shape)
+        if math.prod(shape) * count > FOLLOWED:
+            drawn = (self._unit(False, shape, given) * count).long()
+        else:
+            self._count(given)
+            equal = torch.ones(1, dtype=torch.float64).expand(*rows, count)
+            drawn = self._rng.categorical(equal, (*rows, 1)).reshape(shape)
+        dtype, device = given.get("dtype") or model.dtype, given.get("device") or model.device
+        integers: Tensor = (low + drawn).to(device=device, dtype=dtype)
+        return integers
+
+    def _order(self, n: int, **given: Any) -> Tensor:
+        """A draw of `randperm`, (n,), of the row whose turn it is: code orders row after row."""
+        row = self.draws % self._rows
+        u = self._unit(False, (self._rows, n), given)[row]
+        return u.argsort().to(device=given.get("device"), dtype=given.get("dtype") or torch.int64)
+
     def _chosen(
-        self, weights: Tensor, count: int, replacement: bool = False, **given: Any
+        self, input: Tensor, num_samples: int, replacement: bool = False, **given: Any
     ) -> Tensor:
-        """Draws of `multinomial`, (n, count); without replacement one after the other."""
-        self.draws += 1
-        self.unguided += given.get("generator") is None
+        """Draws of `multinomial`, (n, num_samples); without replacement one after the other."""
+        self._count(given)
+        weights = input
         left, chosen = weights.double(), list[Tensor]()
         shape = self._by_rows((*weights.shape[:-1], 1))
-        for _ in range(count):
+        for _ in range(num_samples):
             drawn = self._rng.categorical(left.reshape(*shape[:-1], -1), shape)
             chosen.append(drawn.reshape(*weights.shape[:-1], 1))
             if not replacement:

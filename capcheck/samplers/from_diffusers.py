@@ -8,7 +8,8 @@ A scheduler shows its model an input m at a timestep t, and the training says wh
 | flow matching | (1 - u) x_0 + u e | u = t / num_train_timesteps |
 | EDM | (x_0 + u e) / sqrt(u^2 + sigma_data^2) | u = exp(4 t) |
 
-The answer follows `prediction_type`: e, x_0, v = a e - s x_0, the flow e - x_0, or EDM's F.
+The answer follows `prediction_type`: e, x_0, v = a e - s x_0, the flow e - x_0, or EDM's F. What
+distilled networks answer is in `diffusers_networks`, and token ids are in `from_diffusers_tokens`.
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError, UnfitError
+from capcheck.samplers.diffusers_networks import FLOW_MAPS, answer_of, timesteps_of, unit_of
 from capcheck.samplers.sampler import Denoise, Sampler, level_of
 
-__all__ = ["OTHER_NETWORKS", "STEP", "DiffusersSampler", "schedulers"]
+__all__ = ["OTHER_NETWORKS", "STEP", "DiffusersSampler", "library", "schedulers"]
 
 OTHER_NETWORKS = {
-    "LCM": "a consistency function",
-    "TCD": "a consistency function",
-    "FlowMatchLCM": "a consistency function",
-    "CMStochasticIterative": "a consistency function",
-    "ConsistencyDecoder": "a consistency function",
-    "SCM": "a consistency function",
-    "FlowMap": "a flow map",
-    "PiFlow": "a policy",
+    "PiFlow": "a policy: the x_0 at several levels ahead of one call",
     "Inverse": "a denoiser, from data to noise",
     "RePaint": "a denoiser beside known pixels",
     "UnCLIP": "a prior with a learned variance",
-    "Helios": "a distilled flow",
+    "HeliosDMD": "a distilled flow over several resolutions, with noise from its own pipeline",
+    "Helios": "a flow over several resolutions, in stages of its own pipeline",
+    "Amused": "a predictor of token ids",
+    "BlockRefinement": "a predictor of token ids",
+    "DiscreteDDIM": "a predictor of token ids",
+    "EntropyBound": "a predictor of token ids",
+    "VQDiffusion": "a predictor of token ids",
 }
-"""What a scheduler runs, by a part of its name, where that is no denoiser from noise to data."""
+"""What a scheduler runs, by a part of its name, where that maps no noisy numbers to data."""
 
 
 STEP = ("model_output", "timestep", "sample")
@@ -58,11 +59,11 @@ class DiffusersSampler(Sampler):
 
     Raises:
         InputError: The package or the scheduler is not there.
-        UnfitError: Its network is no denoiser of continuous tokens.
+        UnfitError: Its network is neither a denoiser nor a flow map of continuous tokens.
     """
 
     def __init__(self, scheduler: str, config: dict[str, Any]) -> None:
-        self._class: Any = getattr(_library(), scheduler, None)
+        self._class: Any = getattr(library(), scheduler, None)
         try:
             steps = hasattr(self._class, "set_timesteps")
         except ImportError as error:  # what stands in for a class whose package is missing
@@ -72,8 +73,10 @@ class DiffusersSampler(Sampler):
                 f"diffusers has no scheduler {scheduler!r}; see `capcheck sampler diffusers:all`."
             )
         for part, network in OTHER_NETWORKS.items():
-            if part in scheduler:
+            if part.lower() in scheduler.lower():
                 raise UnfitError(f"{scheduler} runs {network}, not a denoiser from noise to data.")
+        if scheduler in FLOW_MAPS:
+            self.network = "flow_map"
         self.name, self.config = f"diffusers:{scheduler}", config
         self.versions = {"diffusers": importlib.metadata.version("diffusers")}
         try:
@@ -89,7 +92,8 @@ class DiffusersSampler(Sampler):
             ) from error
         if not hasattr(made, "config"):  # it stands in for one whose packages are missing
             raise UnfitError(f"{scheduler} is not there in this installation of diffusers.")
-        if not (hasattr(made, "alphas_cumprod") or _is_flow(made) or _is_edm(made)):
+        levels = hasattr(made, "alphas_cumprod") or _is_flow(made) or _is_edm(made)
+        if not (levels or self.network == "flow_map"):
             raise UnfitError(f"{scheduler} has no alphas_cumprod, flow or EDM levels to train at.")
         needed = [
             name
@@ -104,21 +108,23 @@ class DiffusersSampler(Sampler):
     ) -> Tensor:
         """The samples that the scheduler makes, as a pipeline runs it; see `Sampler`."""
         scheduler = self._made()
-        scheduler.set_timesteps(steps)
-        x = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
+        timesteps, unit = timesteps_of(scheduler, steps), unit_of(scheduler)
+        x = noise * float(getattr(scheduler, "init_noise_sigma", 1.0)) * unit
         taken = inspect.signature(scheduler.step).parameters
         how: dict[str, Any] = {"return_dict": False} if "return_dict" in taken else {}
         if "generator" in taken:
             how["generator"] = generator
         self.mismatch = 0.0
-        for i, t in enumerate(scheduler.timesteps):
-            self.mismatch = max(self.mismatch, _mismatch(scheduler, i, float(t)))
-            scales = hasattr(scheduler, "scale_model_input")
-            m = scheduler.scale_model_input(x, t) if scales else x
-            answer = _answer(scheduler, m, float(t), denoise)
+        for i, t in enumerate(timesteps):
+            m = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            if self.network == "flow_map":
+                answer = answer_of(scheduler, i, x, denoise)
+            else:
+                self.mismatch = max(self.mismatch, _mismatch(scheduler, i, float(t)))
+                answer = _answer(scheduler, m, float(t), denoise)
             made = scheduler.step(answer, t, x, **how)
             x = made[0] if isinstance(made, tuple) else made.prev_sample
-        samples: Tensor = x
+        samples: Tensor = x / unit
         return samples
 
     def _made(self) -> Any:
@@ -132,11 +138,11 @@ class DiffusersSampler(Sampler):
 
 def schedulers() -> list[str]:
     """The names of all schedulers of the installed `diffusers` that pipelines step through."""
-    library, found = _library(), []
-    for name in dir(library):
+    package, found = library(), []
+    for name in dir(package):
         if name.endswith("Scheduler") and "Flax" not in name:
             try:
-                steps = hasattr(getattr(library, name), "set_timesteps")
+                steps = hasattr(getattr(package, name), "set_timesteps")
             except ImportError:
                 steps = True  # it is refused with the package that it needs
             found += [name] if steps else []
@@ -204,7 +210,12 @@ def _is_edm(scheduler: Any) -> bool:
     return hasattr(scheduler, "precondition_outputs") and "sigma_data" in scheduler.config
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The package.
+
+    Raises:
+        InputError: It is not installed.
+    """
     try:
         import diffusers
     except ImportError as error:

@@ -83,11 +83,15 @@ def look(sampler: Sampler, steps: int, seed: int = 0) -> Seen:
     levels: list[float] = []
     first: list[Tensor] = []
 
-    def denoise(x_t: Tensor, t: float) -> Tensor:
+    def denoise(x_t: Tensor, t: float, s: float = 0.0) -> Tensor:
         levels.append(t)
         if not first:
             first.append(x_t)
-        return torch.full_like(x_t, POINT)
+        point = torch.full_like(x_t, POINT)
+        if s == 0:
+            return point
+        (a, b), (c, r) = ((math.cos(math.pi * u / 2), math.sin(math.pi * u / 2)) for u in (t, s))
+        return c * point + r / b * (x_t - a * point)  # the flow of a single point is a line
 
     rng = CounterRandomness(seed, name="lint")
     noise = rng.normal((ROWS, 2, 1))

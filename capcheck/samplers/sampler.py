@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 from capcheck.core.budget import Axis, Budget
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
-from capcheck.networks.signatures import Denoiser, DenoiserSignature
+from capcheck.networks.signatures import DenoiserSignature, FlowMapSignature
 from capcheck.procedures.probe import OPTIONS, Probe, State
 from capcheck.procedures.rows import Row
 from capcheck.samplers.drawing import Drawing, others_code
@@ -23,8 +23,18 @@ __all__ = ["ROUNDING", "Denoise", "Sampler", "SamplerProbe", "level_of", "probe_
 
 ROUNDING = 2.0**-19  # relative rounding of code that computes in float32, over some hundred steps
 
-Denoise = Callable[[Tensor, float], Tensor]
-"""The function (x_t, t) -> E[x_0 | x_t] of x_t = cos(pi t / 2) x_0 + sin(pi t / 2) e, (n, N, d)."""
+
+class Denoise(Protocol):
+    """The network of a sampler, on the path x_t = cos(pi t / 2) x_0 + sin(pi t / 2) e."""
+
+    def __call__(self, x_t: Tensor, t: float, s: float = 0.0, /) -> Tensor:
+        """E[x_0 | x_t] (n, N, d), or with `Sampler.network` a flow map the tokens x_s of level s.
+
+        Args:
+            x_t: Noisy tokens, (n, N, d).
+            t: Their level, in [0, 1].
+            s: Level in [0, t] that a flow map lands at; a denoiser ignores it.
+        """
 
 
 class Sampler(ABC):
@@ -36,9 +46,12 @@ class Sampler(ABC):
         versions: Versions of the packages that it comes from.
         mismatch: Largest logarithm, in the last run, of the noise by the sampler's own numbers over
             that of the level which its network is told.
+        network: The network that it runs: a denoiser, or the flow map (x_t, t, s) -> x_s, of which
+            a consistency function is the part s = 0.
     """
 
     mismatch: float = 0.0
+    network: Literal["denoiser", "flow_map"] = "denoiser"
     name: str
     config: dict[str, Any]
     versions: dict[str, str]
@@ -62,7 +75,7 @@ class Sampler(ABC):
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class SamplerProbe(Probe[Denoiser]):
+class SamplerProbe(Probe[Any]):
     """The inference procedure that a sampler of others is; made by `probe_of`.
 
     Attributes:
@@ -83,19 +96,23 @@ class SamplerProbe(Probe[Denoiser]):
     config: dict[str, Any]
 
     @property
-    def signature(self) -> DenoiserSignature:
-        """The denoiser (x_t, t) -> E[x_0 | x_t]."""
+    def signature(self) -> DenoiserSignature | FlowMapSignature:
+        """The denoiser (x_t, t) -> E[x_0 | x_t], or the flow map (x_t, t, s) -> x_s."""
+        if self.sampler.network == "flow_map":
+            return FlowMapSignature("cosine")
         return DenoiserSignature("cosine")
 
     def run(
-        self, network: Denoiser, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
+        self, network: Any, spec: SequenceSpec, budget: Budget, start: State, rng: Randomness
     ) -> Iterator[State]:
         """Yield the start and the samples."""
         yield start
 
-        def denoise(x_t: Tensor, t: float) -> Tensor:
-            level = spec.mean.new_full(tuple(x_t.shape[:2]), t)
-            return network(x_t.to(spec.mean), level).to(x_t)
+        def denoise(x_t: Tensor, t: float, s: float = 0.0) -> Tensor:
+            told = (t, s) if self.sampler.network == "flow_map" else (t,)
+            levels = (spec.mean.new_full(tuple(x_t.shape[:2]), level) for level in told)
+            answer: Tensor = network(x_t.to(spec.mean), *levels)
+            return answer.to(x_t)
 
         noise = rng.normal(tuple(start.tokens.shape)).to(spec.mean)
         samples, _ = sampled(self.sampler, denoise, noise, budget.steps, rng)
