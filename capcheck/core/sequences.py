@@ -35,6 +35,8 @@ class SequenceSpec:
         places: (row, column) of each token if the tokens are a part of a larger grid, or None.
         given: Indices of the tokens that are known from the start, in rising order; a procedure
             draws the others.
+        estimated_from: Number of draws over which `mean` and `variance` are means, or None if they
+            are exact.
     """
 
     tokens: int
@@ -47,6 +49,7 @@ class SequenceSpec:
     narrowest: float | None = None
     places: tuple[tuple[int, int], ...] | None = None
     given: tuple[int, ...] = ()
+    estimated_from: int | None = None
 
     @property
     def free(self) -> tuple[int, ...]:

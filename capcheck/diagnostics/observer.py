@@ -81,11 +81,13 @@ class Observer:
         n, N = len(samples), self._spec.tokens
         if self._spec.kind == "categorical":
             shares = _shares(samples, self._spec.dim)  # (N, V)
-            exact = self._spec.mean.double().cpu().numpy()
+            exact, share = self._spec.mean.double().cpu().numpy(), 1 / n
+            if self._spec.estimated_from is not None:  # then the noise is that of two sets of draws
+                exact, share = _shares(self._draws, self._spec.dim), 1 / n + 1 / len(self._draws)
             # Mean total variation of n draws of one law, then a bound on its fluctuation.
             errors = 0.5 * np.abs(shares - exact).sum(1)
             spread = np.clip(exact * (1 - exact), 0, None)
-            noise = 0.5 * np.sqrt(2 / math.pi * spread / n).sum(1) + 4.5 * np.sqrt(0.25 / n)
+            noise = 0.5 * np.sqrt(2 / math.pi * spread * share).sum(1) + 4.5 * np.sqrt(0.25 * share)
             off = [(errors[i], i) for i in range(N) if errors[i] > noise[i]]
         else:
             off = []

@@ -48,6 +48,7 @@ TABLES = 1 << 22  # the same of other laws, which write all of them down
 WORK = 5e9  # most multiply-adds of their conditionals: some tenths of a second
 ENTRY = 23.0  # time of an entry of a component's table, in those of a large matrix product
 FEWEST = 8  # rows below which nothing is computed from conditionals
+ONE_SIDED = Figure(method="the target has left-to-right conditionals only")
 
 
 class Qualities:
@@ -157,8 +158,8 @@ class Qualities:
 
     def _dependence(self, samples: Tensor) -> tuple[Dependence, ...]:
         shown, tokens = self._rows(SHOWN), self._target.spec.tokens
-        if not shown:
-            missing = self._costly
+        if not shown or self._target.left_to_right:
+            missing = self._costly if not shown else ONE_SIDED
             return tuple(
                 Dependence(distance=d, information=missing, kept=missing) for d in distances(tokens)
             )
@@ -180,6 +181,8 @@ class Qualities:
         rows = self._rows(ROWS)
         if not self._given:
             missing = Figure(method="no tokens are given")
+        elif self._target.left_to_right:
+            missing = ONE_SIDED
         elif not rows:
             missing = self._costly
         elif self._decided and (right := self._right(samples)) is not None:

@@ -2,7 +2,8 @@
 
 The name `mlp:width=128,depth=3` stands for a default module (see `Architecture`), and the name
 `package.module:factory` for a function of the caller's that returns a network. Only modules that
-the caller names are imported, and a name is never read from a data file.
+the caller names are imported, and a name is never read from a data file. The name
+`causal-lm:folder=PATH` stands for a language model (see `causal_lm`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from capcheck.core.randomness import torch_generators
 from capcheck.core.sequences import SequenceSpec
 from capcheck.fitting import Architecture, as_network, build
 from capcheck.fitting.architecture import Trunk
+from capcheck.fitting.causal_lm import is_causal_lm, network_of, require_spec
 from capcheck.procedures.procedure import AnyProcedure
 
 __all__ = [
@@ -53,6 +55,9 @@ def require_named(network: Named) -> Named:
             "network must be callable, or the name of an architecture or a factory, got "
             f"{type(network).__name__}; write mlp:width=128,depth=3 or package.module:function."
         )
+    if is_causal_lm(network):
+        require_spec(network)
+        return network
     if not _is_factory(network):
         return str(Architecture.parse(network))
     with current_folder_importable():
@@ -62,7 +67,7 @@ def require_named(network: Named) -> Named:
 
 def is_architecture(network: Named) -> bool:
     """Whether a network, as returned by `require_named`, is the name of a default module."""
-    return isinstance(network, str) and not _is_factory(network)
+    return isinstance(network, str) and not (_is_factory(network) or is_causal_lm(network))
 
 
 def make(network: Named, procedure: AnyProcedure, *, seed: int) -> Callable[..., Any]:
@@ -80,6 +85,8 @@ def make(network: Named, procedure: AnyProcedure, *, seed: int) -> Callable[...,
     if not isinstance(network, str):
         return network
     signature, spec = procedure.probe.signature, procedure.spec
+    if is_causal_lm(network):
+        return network_of(network, signature, spec)
     if not _is_factory(network):
         return build(signature, spec, network, seed=seed)
     with current_folder_importable(), torch_generators():

@@ -118,7 +118,9 @@ def keep_plan(target: Target, settings: Settings, cells: Cells) -> None:
             cell.
         cells: Cells of the survey.
     """
-    if not isinstance(target, CategoricalTarget) or settings.given or cells.decoding is not None:
+    if not isinstance(target, CategoricalTarget) or target.left_to_right:
+        return
+    if settings.given or cells.decoding is not None:
         return
     rows = max(USUAL, DRAWN_TOKENS // target.spec.tokens)
     work = 2 * min(target.spec.tokens, ALL_SIZES) * target.conditional_cost  # of a row

@@ -34,7 +34,7 @@ from capcheck.runs.environment import environment, full_precision, one_thread
 from capcheck.runs.excerpts import summary_of
 from capcheck.runs.log import logged_to, logger
 from capcheck.runs.looks import Looks
-from capcheck.runs.making import Maker
+from capcheck.runs.making import Maker, require_conditionals
 from capcheck.runs.manifest import Manifest, require_same
 from capcheck.runs.options import (
     CallersError,
@@ -240,6 +240,7 @@ class Engine:
                 candidate, cells=self._cells, claims=self._claims, folder=folder
             )
             procedure = procedure.with_network(network)
+        require_conditionals(procedure, self._settings.grid)
         following: int | None = 0
         while following is not None:
             look = following

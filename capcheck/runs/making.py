@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from capcheck.core.budget import Grid
+from capcheck.core.randomness import CounterRandomness
 from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import AnyProcedure, Procedure
 from capcheck.results.plan import plan_of
@@ -17,7 +19,7 @@ from capcheck.runs.claims import Busy, Claims, claim_name
 from capcheck.runs.progress import ProgressCounter
 from capcheck.targets.target import Target
 
-__all__ = ["Maker"]
+__all__ = ["Maker", "require_conditionals"]
 
 
 class Maker:
@@ -88,3 +90,19 @@ class Maker:
             )
             cells.keep_network(candidate.plan, facts)
         return network
+
+
+def require_conditionals(procedure: AnyProcedure, grid: Grid) -> None:
+    """Draw one sequence before a run, from a target that does not have all conditionals.
+
+    Args:
+        procedure: Procedure with the network that is measured.
+        grid: Budgets of the run, of which the smallest and the largest are tried.
+
+    Raises:
+        UnfitError: The procedure asks the target for a conditional that it does not have.
+    """
+    target = procedure.target
+    if target.left_to_right:
+        for budget in (grid.budgets()[0], grid.largest):
+            procedure.sample(budget, 1, CounterRandomness(0, name="try", device=target.device))

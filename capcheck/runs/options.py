@@ -182,8 +182,10 @@ def settings_of(
         raise InputError(f"level must be at least 0.5 and below 1, got {level!r}.")
     given = require_given(options.get("given", ()), target.spec.tokens)
     free = target.spec.tokens - len(given)
+    asked = options.get("lengths")
+    usual = (free,) if target.left_to_right else None  # others skip tokens
     return Settings(
-        grid=Grid.over(free, options.get("lengths"), options.get("steps")),
+        grid=Grid.over(free, usual if asked is None else asked, options.get("steps")),
         given=given,
         samples=whole_number("samples", options.get("samples", SAMPLES), MIN_SAMPLES, MAX_SAMPLES),
         looks=whole_number("looks", options.get("looks", 1), 1, MAX_LOOKS),

@@ -1,6 +1,7 @@
 """Targets: known laws of sequences, with exact samplers, log-densities and conditionals."""
 
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.categorical.causal_lm import CausalLM, from_causal_lm
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.categorical.markov_chain import MarkovChain
 from capcheck.targets.categorical.tables import from_table, uniform_over
@@ -16,6 +17,7 @@ from capcheck.targets.target import CategoricalTarget, ContinuousTarget, Target
 __all__ = [
     "CategoricalMixture",
     "CategoricalTarget",
+    "CausalLM",
     "ContinuousTarget",
     "DiagonalMixture",
     "GaussianMixture",
@@ -26,6 +28,7 @@ __all__ = [
     "ProductMixture",
     "Provenance",
     "Target",
+    "from_causal_lm",
     "from_samples",
     "from_sklearn",
     "from_spec",

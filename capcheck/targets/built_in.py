@@ -21,6 +21,7 @@ from capcheck.targets.categorical.tables import latin_squares, small_sudokus, un
 from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
 from capcheck.targets.continuous.product_mixture import ProductMixture
 from capcheck.targets.corpora import dna, letters, names, words
+from capcheck.targets.language_models import causal_lm
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import Target
 
@@ -246,5 +247,6 @@ BUILT_IN: dict[str, Callable[..., Target]] = {
         words,
         names,
         dna,
+        causal_lm,
     )
 }

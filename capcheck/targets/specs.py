@@ -86,6 +86,8 @@ def _range(kind: Any, rules: list[Any]) -> str:
         return " or ".join(", ".join(get_args(kind)).rsplit(", ", 1))
     if kind is bool:
         return "yes or no"
+    if str in get_args(kind):
+        return "text without commas"
     low = next(rule.ge for rule in rules if isinstance(rule, Ge))
     high = next(rule.le for rule in rules if isinstance(rule, Le))
     even = ", even" if MultipleOf(2) in rules else ""
