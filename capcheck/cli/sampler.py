@@ -20,10 +20,11 @@ from capcheck.core.errors import CapcheckError
 from capcheck.procedures.registry import report_writer
 from capcheck.runs.atomic import write_atomically
 from capcheck.samplers.acceptance import check_acceptance
-from capcheck.samplers.check_sampler import SAMPLES, STEPS, TOKEN_STEPS, check_sampler
-from capcheck.samplers.findings import MARKS, Cell, SamplerResult
+from capcheck.samplers.check_sampler import SAMPLES, check_sampler
+from capcheck.samplers.findings import MARKS, Cell, Finding, SamplerResult
 from capcheck.samplers.from_diffusers import schedulers
 from capcheck.samplers.from_function import function_named
+from capcheck.samplers.subject import FEW_STEPS, STEPS, TOKEN_STEPS
 from capcheck.samplers.survey import SamplerSurvey
 
 __all__ = ["sampler"]
@@ -47,7 +48,8 @@ PAGE = "samplers.html"
     "--steps",
     type=WholeNumbers(),
     help="Ask for these numbers of steps.  [default: "
-    f"{','.join(map(str, STEPS))}; of token ids {','.join(map(str, TOKEN_STEPS))}]",
+    f"{','.join(map(str, STEPS))}; of token ids {','.join(map(str, TOKEN_STEPS))}; of distilled "
+    f"networks {','.join(map(str, FEW_STEPS))}]",
 )
 @grouped(
     "sampler",
@@ -85,11 +87,13 @@ def sampler(
 ) -> int:
     """Check a sampler of another library, or your own, with the oracle as its network.
 
-    NAME is diffusers:DDIMScheduler, azula:DDIMSampler, package.module:function, or diffusers:all. A
-    function is called as sampler(network, noise, steps, generator) and returns samples; network(x,
-    t) is the mean of the clean tokens. The code runs unchanged. With --acceptance the function is
-    called as rule(target, draft, token, generator) with the laws (n, V) of two models and drafted
-    tokens (n,), and returns tokens. Exit code 1 tells that something was found.
+    NAME is diffusers:DDIMScheduler, azula:DDIMSampler, transformers:assisted,
+    package.module:function, or diffusers:all. A function is called as sampler(network, noise,
+    steps, generator) and returns samples; network(x, t) is the mean of the clean tokens. A decoder
+    of token ids is called as decode(model, tokens, steps). The code runs unchanged. With
+    --acceptance the function is called as rule(target, draft, token, generator) with the laws
+    (n, V) of two models and drafted tokens (n,), and returns tokens. Exit code 1 tells that
+    something was found.
     """
     if acceptance:
         if out is not None:
@@ -183,9 +187,16 @@ def _print(console: Console, result: SamplerResult) -> None:
     for finding in result.findings:
         where = f" on target {finding.target}" if finding.target else ""
         steps_text = ", ".join(map(str, finding.steps))
-        say(f"{finding.kind}{where}, at {steps_text} steps: {finding.sentence}")
+        say(f"{finding.kind}{where}, at {steps_text} steps: {finding.sentence}{_again(finding)}")
     if result.silent:
         say("nothing was found")
+
+
+def _again(finding: Finding) -> str:
+    if finding.confirmed is None:
+        return ""
+    other = "target" if finding.target else "data point"
+    return f" ({'' if finding.confirmed else 'not '}seen again with another seed and {other})"
 
 
 def _shown(cell: Cell) -> str:

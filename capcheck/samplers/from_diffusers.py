@@ -114,7 +114,7 @@ class DiffusersSampler(Sampler):
         how: dict[str, Any] = {"return_dict": False} if "return_dict" in taken else {}
         if "generator" in taken:
             how["generator"] = generator
-        self.mismatch = 0.0
+        self.mismatch, self.told = 0.0, tuple(float(t) for t in timesteps)
         for i, t in enumerate(timesteps):
             m = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             if self.network == "flow_map":

@@ -22,6 +22,7 @@ from capcheck.samplers.sampler import Sampler, sampled
 
 __all__ = [
     "MISMATCH",
+    "OTHER_POINT",
     "POINT",
     "PRIOR",
     "ROWS",
@@ -37,6 +38,9 @@ __all__ = [
 ROWS = 256
 POINT = 0.5
 """The data point, inside of [-1, 1], to which some samplers clip."""
+
+OTHER_POINT = -0.3
+"""The data point of a second look."""
 
 SCATTER = 0.005  # largest deviation, and largest bias, of data of the order of 1
 PRIOR = 1e-3  # largest power of the signal in units of the noise's at the first level
@@ -58,6 +62,7 @@ class Seen:
         unguided: Number of draws without the generator.
         calls: Number of calls of a decoder's model.
         mismatch: See `Sampler`.
+        told: See `Sampler`.
         error: The exception, or None.
     """
 
@@ -70,6 +75,7 @@ class Seen:
     unguided: int = 0
     calls: int = 0
     mismatch: float = 0.0
+    told: tuple[float, ...] = ()
     error: str | None = None
 
     @property
@@ -78,8 +84,8 @@ class Seen:
         return 1 / math.tan(math.pi * self.levels[0] / 2) ** 2 if self.levels else 0.0
 
 
-def look(sampler: Sampler, steps: int, seed: int = 0) -> Seen:
-    """Run a sampler on a single data point."""
+def look(sampler: Sampler, steps: int, seed: int = 0, point: float = POINT) -> Seen:
+    """Run a sampler on a single data point, all of whose numbers are `point`."""
     levels: list[float] = []
     first: list[Tensor] = []
 
@@ -87,11 +93,11 @@ def look(sampler: Sampler, steps: int, seed: int = 0) -> Seen:
         levels.append(t)
         if not first:
             first.append(x_t)
-        point = torch.full_like(x_t, POINT)
+        x_0 = torch.full_like(x_t, point)
         if s == 0:
-            return point
+            return x_0
         (a, b), (c, r) = ((math.cos(math.pi * u / 2), math.sin(math.pi * u / 2)) for u in (t, s))
-        return c * point + r / b * (x_t - a * point)  # the flow of a single point is a line
+        return c * x_0 + r / b * (x_t - a * x_0)  # the flow of a single point is a line
 
     rng = CounterRandomness(seed, name="lint")
     noise = rng.normal((ROWS, 2, 1))
@@ -110,10 +116,11 @@ def look(sampler: Sampler, steps: int, seed: int = 0) -> Seen:
         levels=tuple(levels),
         scale=along / sigma,
         deviation=float(x.std()),
-        bias=float((x.mean() - POINT).abs()),
+        bias=float((x.mean() - point).abs()),
         draws=drawing.draws,
         unguided=drawing.unguided,
         mismatch=sampler.mismatch,
+        told=sampler.told,
     )
 
 
@@ -140,6 +147,15 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
             repeated=_repeats,
         ),
         finding_of(
+            "repeated_level",
+            [run for run in good if len(run.levels) == run.asked and _collisions(run)],
+            lambda run: (
+                f"rounded to bfloat16, {_collisions(run)} of the {run.asked} timesteps equal the "
+                "one before, and a network that is told them so cannot tell these steps apart"
+            ),
+            collisions=_collisions,
+        ),
+        finding_of(
             "prior_mismatch",
             [run for run in good if run.signal > PRIOR or abs(run.scale - 1) > SCALE],
             _of_prior,
@@ -155,7 +171,7 @@ def lint(seen: Iterable[Seen]) -> list[Finding]:
         finding_of(
             "biased_rule",
             [run for run in good if run.bias > SCATTER],
-            lambda run: f"samples of a single data point at {POINT} miss it by {run.bias:.2g}",
+            lambda run: f"samples of a single data point miss it by {run.bias:.2g}",
             bias=lambda run: run.bias,
         ),
         finding_of(
@@ -200,6 +216,13 @@ def _of_prior(run: Seen) -> str:
 
 def _repeats(run: Seen) -> int:
     return sum(a == b for a, b in itertools.pairwise(run.levels))
+
+
+def _collisions(run: Seen) -> int:
+    """Number of timesteps that differ from the one before, and do not in bfloat16."""
+    told = torch.tensor(run.told, dtype=torch.float64)
+    rounded = told.bfloat16()
+    return int(((rounded[1:] == rounded[:-1]) & (told[1:] != told[:-1])).sum())
 
 
 def finding_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +14,19 @@ from capcheck.samplers.findings import Finding
 from capcheck.samplers.from_decoder import Decode, decoded
 from capcheck.samplers.lint import ROWS, Seen, finding_of, of_errors
 
-__all__ = ["lint_decoder", "look_at_decoder"]
+__all__ = ["CERTAIN", "lint_decoder", "look_at_decoder"]
+
+
+CERTAIN = (2, 0, 1, 2, 1, 0, 0, 1)
+"""The sequence of which the model is certain."""
 
 
 def look_at_decoder(
-    decode: Decode, steps: int, config: dict[str, Any], seed: int = 0
+    decode: Decode,
+    steps: int,
+    config: dict[str, Any],
+    seed: int = 0,
+    sequence: Sequence[int] = CERTAIN,
 ) -> tuple[Seen, int]:
     """Run a decoder on a single sequence; also returns the number of tokens left masked.
 
@@ -26,7 +34,7 @@ def look_at_decoder(
     that is unsure of every token, since a decoder may end early where all is certain.
     """
     rng, calls = CounterRandomness(seed, name="lint"), 0
-    certain = torch.tensor([2, 0, 1, 2, 1, 0, 0, 1])
+    certain = torch.tensor(sequence)
     mask = 3
     sure = torch.full((len(certain), mask), -torch.inf, dtype=torch.float64)
     sure[torch.arange(len(certain)), certain] = 0

@@ -46,11 +46,13 @@ class Sampler(ABC):
         versions: Versions of the packages that it comes from.
         mismatch: Largest logarithm, in the last run, of the noise by the sampler's own numbers over
             that of the level which its network is told.
+        told: The times that its network was told in the last run, if others than levels.
         network: The network that it runs: a denoiser, or the flow map (x_t, t, s) -> x_s, of which
             a consistency function is the part s = 0.
     """
 
     mismatch: float = 0.0
+    told: tuple[float, ...] = ()
     network: Literal["denoiser", "flow_map"] = "denoiser"
     name: str
     config: dict[str, Any]
