@@ -18,10 +18,12 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.core.unavailable import Unavailable
 from capcheck.laws import LOG_2PI
+from capcheck.laws.kernel_means import kernel_means_along, mmd_of_mixture, squares
 
-__all__ = ["ROUNDINGS", "GaussianLaw", "MixtureLaw"]
+__all__ = ["ROUNDINGS", "SHARED", "GaussianLaw", "MixtureLaw", "diagonal"]
 
 ROUNDINGS = 64  # distance from an atom, in machine epsilons of its position, that counts as 0
+SHARED = 1e-8  # largest correlation along axes that two covariances share: KL moves by its square
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,14 +36,20 @@ class GaussianLaw:
     Attributes:
         mean: Mean m, (D,), in units of the tokens.
         covariance: Covariance C, (D, D), in squared units of the tokens.
+        axes: Orthonormal eigenvectors of C, the columns of (D, D), if they are known. Divergences
+            from a law with the same axes then take two matrix products.
     """
 
     mean: Tensor
     covariance: Tensor
+    axes: Tensor | None = None
 
-    @property
+    @functools.cached_property
     def rank(self) -> int:
         """Dimension of the support."""
+        if self._variances is not None:
+            least = 16 * len(self.mean) * torch.finfo(torch.float64).eps * self._variances.max()
+            return int((self._variances > least).sum())
         return int((self._spectrum[2] > 0).sum())
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -111,6 +119,9 @@ class GaussianLaw:
             covariance: Covariance S of the target, (D, D), positive semi-definite.
         """
         mean, S = self._like(mean, covariance)
+        if (pair := self._pair(S)) is not None:
+            c, s = (variances.sqrt() for variances in pair)
+            return float((self.mean - mean).square().sum() + (c - s).square().sum())
         F, G = _root(self._spectrum), _root(_spectrum(S))
         U, _, Vh = torch.linalg.svd(F.T @ G)
         return float((self.mean - mean).square().sum() + (F @ U - G @ Vh.T).square().sum())
@@ -128,12 +139,39 @@ class GaussianLaw:
             bandwidths: B bandwidths h, in units of the tokens.
         """
         mean, S = self._like(mean, covariance)
+        if (pair := self._pair(S)) is not None:
+            h2, (c, s) = squares(bandwidths), pair
+            still, shift = torch.zeros_like(mean)[None], self._along(self.mean - mean)[None]
+            within, across, own = (
+                kernel_means_along(d, V[None], h2)[0]
+                for d, V in ((still, 2 * c), (shift, c + s), (still, 2 * s))
+            )
+            return within - 2 * across + own
         one = torch.ones(1, dtype=torch.float64)
-        return _mmd_squared(one, self.mean[None], self.covariance[None], mean, S, bandwidths)
+        return mmd_of_mixture(one, self.mean[None], self.covariance[None], mean, S, bandwidths)
 
     @functools.cached_property
     def _spectrum(self) -> tuple[Tensor, Tensor, Tensor]:
         return _spectrum(self.covariance)
+
+    @functools.cached_property
+    def _variances(self) -> Tensor | None:
+        """The variances along the axes, (D,), or None if there are no axes."""
+        if self.axes is None:
+            return None
+        return (self.axes * (self.covariance @ self.axes)).sum(0).clamp(min=0)
+
+    def _along(self, shift: Tensor) -> Tensor:
+        """A vector (D,) along the axes."""
+        assert self.axes is not None
+        return shift @ self.axes
+
+    def _pair(self, S: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The variances of this law and of S along the axes, (D,), or None if S has other axes."""
+        if self._variances is None or self.axes is None:
+            return None
+        s = diagonal(self.axes.T @ S @ self.axes)
+        return None if s is None else (self._variances, s)
 
     def _like(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """The mean, (D,), and covariance, (D, D), of a target in float64 on the CPU."""
@@ -148,6 +186,10 @@ class GaussianLaw:
     def _against(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Eigenvalues (D,) of L^-1 C L^-T for S = L L^T, and L^-1 (m - mean) along them (D,)."""
         mean, S = self._like(mean, covariance)
+        if (pair := self._pair(S)) is not None:
+            c, s = pair
+            v = (c / s).clamp(min=torch.finfo(c.dtype).tiny)
+            return v, self._along(self.mean - mean) / s.sqrt()
         L, failed = torch.linalg.cholesky_ex(S)
         if bool(failed):
             raise InputError("covariance must be positive definite, got one that is not.")
@@ -218,7 +260,7 @@ class MixtureLaw:
         """Squared MMD in closed form, (B,); see `GaussianLaw.mmd_squared`."""
         mean, S = self.laws[0]._like(mean, covariance)
         covariances = torch.stack([law.covariance for law in self.laws])  # (P, D, D)
-        return _mmd_squared(self.weights, self._means, covariances, mean, S, bandwidths)
+        return mmd_of_mixture(self.weights, self._means, covariances, mean, S, bandwidths)
 
     @functools.cached_property
     def _means(self) -> Tensor:
@@ -228,6 +270,16 @@ class MixtureLaw:
         return Unavailable(
             reason=f"{what} of a mixture over {len(self.laws)} orders has no closed form"
         )
+
+
+def diagonal(C: Tensor) -> Tensor | None:
+    """The diagonal (D,) of a covariance (D, D), or None if some correlation is above `SHARED`."""
+    variances = C.diagonal()
+    if not bool((variances > 0).all()):
+        return None
+    scale = variances.sqrt()
+    correlations = (C / scale / scale[:, None]).abs_().fill_diagonal_(0)
+    return variances if float(correlations.max()) <= SHARED else None
 
 
 def _spectrum(C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,48 +298,3 @@ def _root(spectrum: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """A root F (D, D) of C, with F F^T = C, from the spectrum of C."""
     scale, axes, along = spectrum
     return scale[:, None] * axes * along.sqrt()
-
-
-def _mmd_squared(
-    weights: Tensor,
-    means: Tensor,
-    covariances: Tensor,
-    mean: Tensor,
-    covariance: Tensor,
-    bandwidths: Sequence[float],
-) -> Tensor:
-    """E k(X, X') - 2 E k(X, Y) + E k(Y, Y') for a mixture X of P Gaussians and a Gaussian Y: (B,).
-
-    Args:
-        weights: Weights of X, (P,).
-        means: Means of X, (P, D).
-        covariances: Covariances of X, (P, D, D).
-        mean: Mean of Y, (D,).
-        covariance: Covariance of Y, (D, D).
-        bandwidths: B bandwidths h, in units of the tokens.
-    """
-    if not all(0 < h < math.inf for h in bandwidths):
-        raise InputError(f"bandwidths must be positive and finite, got {list(bandwidths)}.")
-    h2 = torch.tensor(list(bandwidths), dtype=torch.float64).square()
-    within = torch.zeros(len(h2), dtype=torch.float64)
-    for i in range(len(weights)):
-        pair = weights[i] * weights[i:] * 2
-        pair[0] /= 2
-        kernels = _kernel_means(means[i:] - means[i], covariances[i:] + covariances[i], h2)
-        within += pair @ kernels
-    across = weights @ _kernel_means(means - mean, covariances + covariance, h2)
-    own = _kernel_means(torch.zeros_like(mean)[None], 2 * covariance[None], h2)[0]
-    return within - 2 * across + own
-
-
-def _kernel_means(shift: Tensor, covariance: Tensor, h2: Tensor) -> Tensor:
-    """The mean of exp(-|d|^2 / (2 h^2)) for P laws d ~ N(shift, V) and B bandwidths h: (P, B).
-
-    The mean is |1 + V / h^2|^-1/2 exp(-1/2 shift^T (V + h^2)^-1 shift).
-    """
-    along, axes = torch.linalg.eigh(covariance)
-    V = along.clamp(min=0)[:, None]  # (P, 1, D)
-    square = (shift[:, None] @ axes).square()  # (P, 1, D)
-    h2 = h2[:, None]  # (B, 1)
-    exponent: Tensor = -0.5 * (square / (V + h2) + (V / h2).log1p()).sum(2)
-    return exponent.exp()

@@ -23,7 +23,7 @@ from torch import Tensor
 from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.unavailable import Unavailable
-from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
+from capcheck.laws.gaussian import GaussianLaw, MixtureLaw, diagonal
 from capcheck.procedures.probe import Probe
 from capcheck.targets.categorical.sequence_law import SequenceLaw
 from capcheck.targets.target import ContinuousTarget, Target
@@ -80,11 +80,15 @@ class Coordinates:
             return law
         origin, units = (x.flatten().double().cpu() for x in (self.origin, self.units))
         mean, covariance = law.mean, law.covariance
+        axes = None
         if self.basis is not None:
             basis = self.basis.double().cpu()
+            even = bool((units == units[0]).all())
+            axes = basis.T if even and diagonal(covariance) is not None else None
             mean, covariance = basis.T @ mean, basis.T @ covariance @ basis
         covariance = units[:, None] * covariance * units
-        return GaussianLaw(mean=origin + units * mean, covariance=0.5 * (covariance + covariance.T))
+        covariance = 0.5 * (covariance + covariance.T)
+        return GaussianLaw(mean=origin + units * mean, covariance=covariance, axes=axes)
 
 
 def coordinates_of(probe: Probe[Any], target: Target, given: Sequence[int] = ()) -> Coordinates:
