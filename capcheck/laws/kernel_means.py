@@ -1,4 +1,4 @@
-"""Means of Gaussian kernels over differences of Gaussian laws, and MMD from them, in closed form."""
+"""Means of Gaussian kernels over differences of Gaussians, and MMD from them, in closed form."""
 
 from __future__ import annotations
 
