@@ -20,6 +20,7 @@ from capcheck.samplers.from_azula import AzulaSampler
 from capcheck.samplers.from_decoder import Decode, decoder_probe
 from capcheck.samplers.from_diffusers import DiffusersSampler
 from capcheck.samplers.from_diffusers_tokens import TOKEN_SCHEDULERS, TokenScheduler
+from capcheck.samplers.from_flow_matching import FlowMatchingSolver
 from capcheck.samplers.from_function import FunctionSampler, function_named
 from capcheck.samplers.from_transformers import Generation
 from capcheck.samplers.generation_probe import generation_probe
@@ -134,6 +135,8 @@ def subject_of(sampler: str | Callable[..., Tensor], config: dict[str, Any]) -> 
         return _OfGeneration(Generation(name, config))
     if library == "azula" and name:
         return _OfNumbers(AzulaSampler(name, config))
+    if library == "flow_matching" and name:
+        return _OfNumbers(FlowMatchingSolver(name, config))
     if library == "diffusers" and name:
         if name in TOKEN_SCHEDULERS:
             return _OfTokens(TokenScheduler(name, config), sampler, config)
