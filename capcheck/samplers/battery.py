@@ -14,7 +14,7 @@ import torch
 
 from capcheck import api
 from capcheck.core.budget import Budget
-from capcheck.core.errors import CapcheckError, ProbeError
+from capcheck.core.errors import CapcheckError, ProbeError, UnfitError
 from capcheck.core.unavailable import Unavailable
 from capcheck.judging.resolution import tolerance_in_unit
 from capcheck.procedures.probe import AnyProbe
@@ -140,6 +140,8 @@ def cells_of(
             cause = error.__cause__ or error
             reason = f"{type(cause).__name__}: {cause}".split("\n")[0]
             yield Cell(target=name, steps=k, calls=None, outcome="raises", reason=reason)
+        except UnfitError as error:  # ours: it would take too long, or more than can be followed
+            yield Cell(target=name, steps=k, calls=None, outcome="inconclusive", reason=str(error))
         except CapcheckError as error:
             yield Cell(target=name, steps=k, calls=None, outcome="raises", reason=str(error))
         else:
@@ -169,7 +171,7 @@ def _cell(name: str, steps: int, result: CheckResult, exact: bool) -> Cell:
 
 def judged(cells: Sequence[Cell]) -> list[Finding]:
     """What follows from the cells of one target, in rising numbers of steps."""
-    ran = [cell for cell in cells if cell.outcome != "raises"]
+    ran = [cell for cell in cells if cell.divergences]
     found = []
     raising = [cell for cell in cells if cell.outcome == "raises"]
     for reason in dict.fromkeys(cell.reason for cell in raising):
@@ -193,7 +195,7 @@ def judged(cells: Sequence[Cell]) -> list[Finding]:
     elif len(ran) > 1 and ran[-1] in refused:
         before, last = ran[-2:]
         most, least = _errors(before, last)
-        if math.log(most / least) < FALLS * math.log(last.steps / before.steps):
+        if not least < most * (before.steps / last.steps) ** FALLS:
             grows = least > GROWS * most
             found.append(
                 _of_errors(
@@ -223,6 +225,9 @@ def _of_errors(
 def _errors(before: Cell, last: Cell) -> tuple[float, float]:
     """The largest error before, at most, and the last one, at least, by the same divergences."""
     common = [name for name in before.divergences if name in last.divergences]
+    ends = {name: (before.divergences[name][2], last.divergences[name][1]) for name in common}
+    finite = [name for name, end in ends.items() if math.inf not in end]
+    common = finite or common  # what is infinite twice tells nothing of a trend
     most = max((before.divergences[name][2] or 0.0 for name in common), default=0.0)
     least = max((last.divergences[name][1] or 0.0 for name in common), default=0.0)
     return max(most, 1e-300), max(least, 1e-300)

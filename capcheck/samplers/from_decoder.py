@@ -79,8 +79,12 @@ class DecoderProbe(Probe[TokenPredictor]):
         yield start.write(torch.where(found == mask, 0, found), written)
 
     def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
-        """One for each step."""
-        return budget.steps
+        """One, whatever the number of steps inside."""
+        return 1
+
+    def conditional_calls(self, spec: SequenceSpec, budget: Budget) -> float:
+        """One for each step, about."""
+        return float(budget.steps)
 
 
 def decoded(

@@ -120,6 +120,10 @@ class SamplerProbe(Probe[Any]):
         samples, _ = sampled(self.sampler, denoise, noise, budget.steps, rng)
         yield start.write(samples.to(spec.mean))
 
+    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
+        """One, whatever the number of steps inside."""
+        return 1
+
 
 def sampled(
     sampler: Sampler, denoise: Denoise, noise: Tensor, steps: int, rng: Randomness

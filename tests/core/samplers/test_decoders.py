@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from capcheck import SamplerResult, check_sampler
+from capcheck.core.errors import UnfitError
+from capcheck.samplers.battery import cells_of, judged
+from capcheck.samplers.from_decoder import decoder_probe
 
 Model = Callable[[Tensor], SimpleNamespace]
 
@@ -124,3 +127,27 @@ def test_planted_mistakes_have_their_names(decode: Any, kind: str, sentence: str
     told = {str(finding.kind): finding.sentence for finding in found.findings}
     assert sentence in told[kind]
     assert check_sampler(left_to_right, steps=[2, 4], lint_only=True).silent
+
+
+def greedy(model: Any, tokens: Tensor, steps: int) -> Tensor:
+    likeliest: Tensor = model(tokens).logits.argmax(-1)
+    return likeliest
+
+
+def test_a_decoder_that_always_writes_the_same_has_a_biased_rule() -> None:
+    found = check_sampler(greedy, steps=[1, 2, 4])
+    biased = {one.target for one in found.findings if one.kind == "biased_rule"}
+    assert biased >= {"independent", "sticky"}
+    assert all(one.confirmed for one in found.findings if one.target in ("independent", "sticky"))
+
+
+def test_what_takes_us_too_long_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_long(*_: Any, **__: Any) -> None:
+        raise UnfitError("a run would take 29 min.")
+
+    monkeypatch.setattr("capcheck.samplers.battery.api.check", too_long)
+    cells = list(
+        cells_of(decoder_probe(greedy, "greedy", {}), "sticky", [1, 2], samples=200, seed=0)
+    )
+    assert [cell.outcome for cell in cells] == ["inconclusive"] * 2
+    assert judged(cells) == []
