@@ -1,8 +1,9 @@
 """A finding is repeated by a command of capcheck, and by a script without capcheck.
 
 The script runs a scheduler of `diffusers` with the network that is best where all data are
-`capcheck.samplers.lint.POINT`, which has a closed form in the scheduler's own convention. It exists
-for findings that need no target, on the denoising schedulers with `alphas_cumprod` or flow time.
+`capcheck.samplers.lint.POINT`, or independent Gaussian numbers, which has a closed form in the
+scheduler's own convention. It exists for findings that need no target, and beside the targets in
+`capcheck.samplers.battery.SCALARS`, on the denoising schedulers with `alphas_cumprod` or flow time.
 
 | prediction | answer for the input m = a x_0 + s e |
 |---|---|
@@ -21,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from capcheck.results.measurement import Outcome
+from capcheck.samplers.battery import SCALARS
 from capcheck.samplers.check_sampler import SAMPLES
 from capcheck.samplers.findings import Finding, SamplerResult
 from capcheck.samplers.lint import POINT
@@ -30,7 +32,7 @@ __all__ = ["ANSWERS", "SCRIPTED", "command", "script"]
 ANSWERS = {
     "epsilon": "(m - a * x_0) / s",
     "v_prediction": "a * (m - a * x_0) / s - s * x_0",
-    "sample": "torch.full_like(m, x_0)",
+    "sample": "x_0",
     "flow": "(m - a * x_0) / s - x_0",
 }
 """The answer of the best network, by the scheduler's prediction."""
@@ -86,7 +88,7 @@ def script(result: SamplerResult, finding: Finding) -> str | None:
     library, _, scheduler = result.name.partition(":")
     if (
         library != "diffusers"
-        or finding.target is not None
+        or finding.target not in (None, *SCALARS)
         or scheduler not in {f"{name}Scheduler" for name in SCRIPTED}
         or not _literal(result.config)
     ):
@@ -107,8 +109,7 @@ def script(result: SamplerResult, finding: Finding) -> str | None:
         f"scheduler = diffusers.{scheduler}({settings})",
         f"scheduler.set_timesteps({steps})",
         *_levels(flow),
-        *(_loop(answer, flow) if finding.kind in ("raises", "leftover_noise") else []),
-        *(_loop(answer, flow) if "bias" in finding.evidence else []),
+        *(_loop(answer, flow, finding.target) if _samples(finding) else []),
         *told,
     ]
     text = "\n".join(lines) + "\n"
@@ -188,27 +189,46 @@ def _levels(flow: bool) -> list[str]:
     ]
 
 
-def _loop(answer: str, flow: bool) -> list[str]:
-    """Lines that make samples x where all data are `POINT`."""
+def _samples(finding: Finding) -> bool:
+    """Whether samples are needed to show a finding."""
+    drawn = finding.kind in ("raises", "leftover_noise") or "bias" in finding.evidence
+    return drawn or finding.target is not None
+
+
+def _loop(answer: str, flow: bool, target: str | None) -> list[str]:
+    """Lines that make samples x where all data are `POINT`, or those of a target."""
     scale = "" if flow else " * scheduler.init_noise_sigma"
     scaled = "x" if flow else "scheduler.scale_model_input(x, t)"
+    mean, deviation = (POINT, 0.0) if target is None else SCALARS[target]
     return [
-        f"x_0 = {POINT}  # every number of every image, and so the best network's x_0",
+        f"mean, variance = {mean}, {deviation} ** 2  # of every number of every image",
         "torch.manual_seed(0)",
-        f"x = torch.randn(1000, 1, 2, 2, dtype=torch.float64){scale}",
+        f"x = torch.randn(10000, 1, 2, 2, dtype=torch.float64){scale}",
         "for t in scheduler.timesteps:",
         "    a, s = level(t)",
         f"    m = {scaled}",
+        "    x_0 = mean + a * variance / (a**2 * variance + s**2) * (m - a * mean)",
         f"    x = scheduler.step({answer}, t, x).prev_sample",
     ]
 
 
 def _told(finding: Finding, flow: bool) -> list[str] | None:
     """The last lines, which print the numbers of a finding; None if no script shows it."""
+    if finding.target is not None and finding.kind != "raises":
+        return [
+            'print("mean of the samples:", float(x.mean()), "of the data:", mean)',
+            'print("deviation of the samples:", float(x.std()), "of the data:", variance**0.5)',
+        ]
     if finding.kind == "raises":
         return ['print("all samples are finite:", bool(x.isfinite().all()))']
     if finding.kind == "fewer_steps":
         return ['print("levels:", len(set(scheduler.timesteps.tolist())))']
+    if "collisions" in finding.evidence:
+        return [
+            "t = scheduler.timesteps",
+            "told = t.bfloat16()",
+            'print("equal in bfloat16:", int(((told[1:] == told[:-1]) & (t[1:] != t[:-1])).sum()))',
+        ]
     if finding.kind == "repeated_level":
         return [
             "t = scheduler.timesteps.tolist()",
@@ -227,7 +247,7 @@ def _told(finding: Finding, flow: bool) -> list[str] | None:
             'print("width of the starting noise, which should be 1:", float(noise.mean() / s))',
         ]
     if "bias" in finding.evidence:
-        return ['print("bias of the samples:", abs(float(x.mean()) - x_0))']
+        return ['print("bias of the samples:", abs(float(x.mean()) - mean))']
     if "mismatch" in finding.evidence:
         return [
             "own = scheduler.sigmas[: len(scheduler.timesteps)].double()",

@@ -7,18 +7,16 @@ sampler is affine in them.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from capcheck import api
-from capcheck.core.budget import Budget
 from capcheck.core.errors import CapcheckError, ProbeError, UnfitError
-from capcheck.core.unavailable import Unavailable
 from capcheck.judging.resolution import tolerance_in_unit
 from capcheck.procedures.probe import AnyProbe
-from capcheck.procedures.procedure import Procedure
 from capcheck.results.measurement import Outcome
 from capcheck.results.survey import CheckResult
 from capcheck.samplers.findings import Cell, Finding, FindingKind, Interval
@@ -31,7 +29,17 @@ from capcheck.targets import (
     from_table,
 )
 
-__all__ = ["FALLS", "GROWS", "OTHERS", "TARGETS", "TOKEN_TARGETS", "WORSE", "cells_of", "judged"]
+__all__ = [
+    "FALLS",
+    "GROWS",
+    "OTHERS",
+    "SCALARS",
+    "TARGETS",
+    "TOKEN_TARGETS",
+    "WORSE",
+    "cells_of",
+    "judged",
+]
 
 FALLS = 0.25  # least order at which an error falls; that of a rule of order p is p, or 2 p in KL
 GROWS = 1.25  # factor by which an error grows that has grown
@@ -51,10 +59,13 @@ def _modes(gap: float, deviation: float) -> GaussianMixture:
     return GaussianMixture(means, cov, torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
 
 
+SCALARS = {"off-centre": (0.5, 0.1), "wide": (0.0, 0.2), "narrow": (0.3, 0.05)}
+"""Mean and deviation of the targets whose tokens are independent and alike."""
+
 TARGETS: dict[str, Callable[[], Target]] = {
-    "off-centre": lambda: _gaussian(0.5, 0.1, 0.0, 2),
-    "wide": lambda: _gaussian(0.0, 0.2, 0.0, 2),
-    "narrow": lambda: _gaussian(0.3, 0.05, 0.0, 2),
+    "off-centre": lambda: _gaussian(*SCALARS["off-centre"], 0.0, 2),
+    "wide": lambda: _gaussian(*SCALARS["wide"], 0.0, 2),
+    "narrow": lambda: _gaussian(*SCALARS["narrow"], 0.0, 2),
     "correlated": lambda: _gaussian(-0.2, 0.15, 0.9, 4),
     "modes": lambda: _modes(0.6, 0.05),
 }
@@ -122,20 +133,18 @@ def cells_of(
         other: Whether to take the other target of the same kind.
     """
     target = (OTHERS if other else TARGETS | TOKEN_TARGETS)[name]()
-    affine = not isinstance(target, ContinuousTarget) or target.gaussian() is not None  # perhaps
+    affine = not isinstance(target, ContinuousTarget) or target.gaussian() is not None
+    check = functools.partial(api.check, probe, target, lengths=[0], samples=samples, seed=seed)
     for k in steps:
         try:
-            exact = affine and not isinstance(
-                Procedure.of(probe, target).exact_law(Budget(length=0, steps=k)), Unavailable
-            )
-            # Without the law, KL takes a classifier of the draws, and W2 of numbers many of them.
-            divergences = ["kl"] if exact else []
-            divergences += ["wasserstein"] if exact or name in TOKEN_TARGETS else []
-            divergences += ["mmd"]
-            result = api.check(
-                probe, target, lengths=[0], steps=[k], samples=samples, seed=seed,
-                divergences=divergences,
-            )  # fmt: skip
+            exact = False
+            if affine:
+                result = check(steps=[k], divergences=["kl", "wasserstein", "mmd"])
+                exact = result.cells[0].estimates["kl"].kind == "exact"
+            if not exact:
+                # Without the law, KL takes a classifier of the draws, and W2 of numbers many.
+                few = ["wasserstein", "mmd"] if name in TOKEN_TARGETS else ["mmd"]
+                result = check(steps=[k], divergences=few)
         except ProbeError as error:
             cause = error.__cause__ or error
             reason = f"{type(cause).__name__}: {cause}".split("\n")[0]

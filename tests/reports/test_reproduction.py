@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -41,14 +42,14 @@ def test_the_command_shows_the_finding_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "bent.py").write_text(BENT)
+    (tmp_path / "tilted.py").write_text(BENT)
     config = {"path": "linear", "factor": 1.1, "mode": "1", "flags": {"a": 1}}
-    found = check_sampler("bent:sampler", config=config, steps=[4, 7], lint_only=True, seed=5)
+    found = check_sampler("tilted:sampler", config=config, steps=[4, 7], lint_only=True, seed=5)
     (finding,) = found.findings
     line = command(found, finding)
     assert line is not None
     words = shlex.split(line)
-    assert words[:3] == ["capcheck", "sampler", "bent:sampler"]
+    assert words[:3] == ["capcheck", "sampler", "tilted:sampler"]
     again = CliRunner().invoke(cli, [*words[1:], "--json"], standalone_mode=False)
     data = json.loads(again.output)
     assert (data["config"], data["seed"]) == (config, 5)
@@ -102,6 +103,23 @@ def test_a_command_asks_for_what_the_finding_needs() -> None:
     line = command(of, worse, samples=900)
     assert line == "capcheck sampler diffusers:DDIMScheduler --steps 5,50 --samples 900"
     assert command(of, NOISE) == "capcheck sampler diffusers:DDIMScheduler --steps 5,10 --lint"
+
+
+@pytest.mark.slow
+def test_scripts_beside_a_target_show_its_moments_and_those_of_the_samples() -> None:
+    found = [
+        Finding(kind="biased_rule", sentence="", steps=(50, 100), target="narrow"),
+        Finding(kind="biased_rule", sentence="", steps=(100,), target="wide"),
+    ]
+    of = [result("diffusers:DEISMultistepScheduler"), result("diffusers:DDIMScheduler")]
+    told = run([script(*pair) for pair in zip(of, found, strict=True)])
+    (mean, deviation), (_, wide) = (
+        [tuple(map(float, line.split(" of the data: "))) for line in lines] for lines in told
+    )
+    assert mean == pytest.approx((0.3, 0.3), abs=2e-3)
+    # What is left of the noise is 0.01 beside a deviation of 0.05.
+    assert deviation == pytest.approx((math.hypot(0.05, 0.0098), 0.05), rel=0.01)
+    assert wide == pytest.approx((0.2, 0.2), rel=0.02)
 
 
 DRIVER = """
@@ -215,7 +233,7 @@ def test_scripts_of_right_schedulers_show_nothing() -> None:
         ("diffusers:DDIMScheduler", {"key": object()}, NOISE),
         ("diffusers:DDIMScheduler", {"key": float("inf")}, NOISE),
         ("diffusers:DDIMScheduler", {"prediction_type": "trigflow"}, NOISE),
-        ("diffusers:DDIMScheduler", {}, NOISE.model_copy(update={"target": "wide"})),
+        ("diffusers:DDIMScheduler", {}, NOISE.model_copy(update={"target": "modes"})),
         ("diffusers:DDIMScheduler", {}, NOISE.model_copy(update={"kind": "ignores_generator"})),
     ],
 )
