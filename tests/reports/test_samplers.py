@@ -146,7 +146,7 @@ def test_the_details_show_evidence_commands_and_scripts(page: str) -> None:
                 assert shown is None or f"<pre>{html.escape(shown, quote=False)}" in (
                     page.replace("&#34;", '"').replace("&#39;", "'")
                 )
-    assert page.count("a script without capcheck") == 2
+    assert page.count("a script without capcheck") == 3
     assert "<dd>it runs a consistency function</dd>" in page
 
 
