@@ -92,10 +92,12 @@ def grid(cells: Sequence[Cell]) -> tuple[list[int], list[tuple[str, list[Entry |
 
 
 def enough(cells: Sequence[Cell], target: str) -> str:
-    """The smallest number of steps within the tolerance on a target, as text."""
+    """The smallest number of steps within the tolerance on a target, as text; ? if undecided."""
     own = [cell for cell in cells if cell.target == target]
     within = [cell.steps for cell in own if cell.outcome == "representable"]
-    return str(min(within)) if within else "none" if own else "–"
+    if within or not own:
+        return str(min(within)) if within else "–"
+    return "?" if any(cell.outcome == "inconclusive" for cell in own) else "none"
 
 
 def last_entry(cells: Sequence[Cell]) -> Entry | None:

@@ -13,7 +13,7 @@ import pytest
 from capcheck import check_sampler
 from capcheck.reports.reproduction import command, script
 from capcheck.reports.sampler_chart import BOX, panels
-from capcheck.reports.sampler_grid import error_of, number
+from capcheck.reports.sampler_grid import enough, error_of, number
 from capcheck.reports.samplers import KINDS, render, render_samplers
 from capcheck.samplers.findings import Cell, Finding, FindingKind, Interval, SamplerResult
 from capcheck.samplers.survey import SamplerSurvey
@@ -254,3 +254,20 @@ def test_the_page_of_a_real_sampler_says_what_its_result_says() -> None:
     for one in found.findings:
         assert html.escape(one.sentence, quote=False) in page
     assert "No command line can name this sampler" in page
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "told"),
+    [
+        (("not_representable", "representable"), "2"),
+        (("not_representable", "inconclusive"), "?"),
+        (("not_representable", "raises"), "none"),
+        ((), "–"),
+    ],
+)
+def test_what_is_undecided_does_not_look_like_none(outcomes: tuple[str, ...], told: str) -> None:
+    cells = [
+        Cell(target="wide", steps=k, calls=k, outcome=outcome, reason="")
+        for k, outcome in enumerate(outcomes, 1)
+    ]
+    assert enough(cells, "wide") == told
