@@ -30,7 +30,7 @@ from capcheck.samplers.survey import SamplerSurvey
 __all__ = ["sampler"]
 
 ALL = "diffusers:all"
-PAGE = "samplers.html"
+RESULTS, PAGE = "samplers.json", "samplers.html"
 
 
 @click.command(name="sampler", cls=GroupedCommand)
@@ -103,7 +103,8 @@ def sampler(
     names = [f"diffusers:{one}" for one in schedulers()] if name == ALL else [name]
     settings = {key: _value(text) for key, text in merged("--config", config).items()}
     found: list[SamplerResult] = []
-    _keep(out, SamplerSurvey(samplers=(), samples=samples))  # fails here, before anything is run
+    if out is not None and not (out / RESULTS).exists():
+        _keep(out, SamplerSurvey(samplers=(), samples=samples))  # fails before anything is run
     with live_progress() as progress:
         for one in names:
             try:
@@ -137,7 +138,7 @@ def sampler(
 def _keep(folder: Path | None, survey: SamplerSurvey) -> None:
     """Write what was found so far, so that it stays if the command is interrupted."""
     if folder is not None:
-        write_atomically(folder / "samplers.json", json.dumps(survey.to_json(), indent=2))
+        write_atomically(folder / RESULTS, json.dumps(survey.to_json(), indent=2))
         if survey.samplers or survey.refused:
             write_atomically(folder / PAGE, report_writer("samplers")(survey))
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class GaussianLaw:
     mean: Tensor
     covariance: Tensor
     axes: Tensor | None = None
+    _told: list[Any] = field(default_factory=list, init=False, repr=False)
 
     @functools.cached_property
     def rank(self) -> int:
@@ -167,10 +169,16 @@ class GaussianLaw:
         return shift @ self.axes
 
     def _pair(self, S: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The variances of this law and of S along the axes, (D,), or None if S has other axes."""
+        """The variances of this law and of S along the axes, (D,), or None if S has other axes.
+
+        They are kept, as several divergences are asked for with the same S.
+        """
         if self._variances is None or self.axes is None:
             return None
-        s = diagonal(self.axes.T @ S @ self.axes)
+        if not (self._told and self._told[0] is S):
+            s = diagonal(self.axes.T @ S @ self.axes)
+            self._told[:] = [S, None if s is None or float(s.min()) <= 0 else s]
+        s = self._told[1]
         return None if s is None else (self._variances, s)
 
     def _like(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,10 +282,9 @@ class MixtureLaw:
 
 def diagonal(C: Tensor) -> Tensor | None:
     """The diagonal (D,) of a covariance (D, D), or None if some correlation is above `SHARED`."""
-    variances = C.diagonal()
-    if not bool((variances > 0).all()):
-        return None
-    scale = variances.sqrt()
+    variances = C.diagonal().clamp(min=0)
+    deviation = variances.sqrt()
+    scale = torch.where(deviation > 0, deviation, 1)
     correlations = (C / scale / scale[:, None]).abs_().fill_diagonal_(0)
     return variances if float(correlations.max()) <= SHARED else None
 

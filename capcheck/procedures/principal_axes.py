@@ -8,10 +8,8 @@ independent numbers. A step of n rows of D numbers then costs n D operations in 
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from capcheck.core.randomness import Randomness
@@ -37,18 +35,13 @@ def in_principal_axes(plain: Coordinates) -> Coordinates | None:
     law = plain.target
     if plain.basis is not None or not isinstance(law, GaussianMixture):
         return None
-    moments = law.gaussian()
-    if moments is None or len(moments[0]) < LEAST:
+    if law.spec.mean.numel() < LEAST or (principal := law.principal_axes()) is None:
         return None
-    mean, covariance = (moment.double() for moment in moments)
-    values, axes = torch.linalg.eigh(covariance)  # (D,), (D, D)
-    if float(values[0]) <= math.sqrt(torch.finfo(law.dtype).eps) * float(values[-1]):
-        return None
+    variances, axes = principal
     shape = (1, law.spec.tokens, law.spec.dim)
-    inside = DiagonalMixture(
-        (mean @ axes).reshape(shape).to(law.dtype), values.sqrt().reshape(shape).to(law.dtype)
-    )
-    return replace(plain, target=inside, basis=axes.T.to(law.dtype).contiguous())
+    mean = law.spec.mean.flatten() @ axes
+    inside = DiagonalMixture(mean.reshape(shape), variances.sqrt().reshape(shape))
+    return replace(plain, target=inside, basis=axes.T.contiguous())
 
 
 class RotatedNoise(Randomness):

@@ -20,21 +20,22 @@ from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.laws import log_table
-from capcheck.networks.signatures import TokenPredictor, TokenPredictorSignature
+from capcheck.networks.signatures import NetworkT, TokenPredictor, TokenPredictorSignature
 from capcheck.procedures.probe import OPTIONS, Probe, State
 from capcheck.procedures.rows import Row
 from capcheck.samplers.drawing import Drawing, others_code
 
-__all__ = ["Decode", "DecoderProbe", "decoded", "decoder_probe"]
+__all__ = ["Decode", "DecoderProbe", "Decoding", "decoded", "decoder_probe"]
 
 Decode = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class DecoderProbe(Probe[TokenPredictor]):
-    """The inference procedure that a user's decoder is; made by `decoder_probe`.
+class Decoding(Probe[NetworkT]):
+    """The inference procedure that a decoder of others is; made by `decoder_probe`.
 
     Attributes:
+        decode: The decoder, in a list of its own.
         name: Name of the decoder.
         config: Keywords that it is called with.
     """
@@ -44,11 +45,21 @@ class DecoderProbe(Probe[TokenPredictor]):
     in_paper: ClassVar[bool] = False
     kinds: ClassVar[frozenset[Kind]] = frozenset({"categorical"})
     reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
-    two_sided: ClassVar[bool] = True
     decode: ClassVar[list[Decode]]
 
     name: str
     config: dict[str, Any]
+
+    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
+        """One, whatever the number of steps inside."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class DecoderProbe(Decoding[TokenPredictor]):
+    """A decoder whose network is shown the known tokens; see `Decoding`."""
+
+    two_sided: ClassVar[bool] = True
 
     @property
     def signature(self) -> TokenPredictorSignature:
@@ -78,10 +89,6 @@ class DecoderProbe(Probe[TokenPredictor]):
         written = (found != mask) & ~start.placed
         yield start.write(torch.where(found == mask, 0, found), written)
 
-    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
-        """One, whatever the number of steps inside."""
-        return 1
-
     def conditional_calls(self, spec: SequenceSpec, budget: Budget) -> float:
         """One for each step, about."""
         return float(budget.steps)
@@ -109,8 +116,20 @@ def decoded(
     return found, drawing
 
 
-def decoder_probe(decode: Decode, name: str, config: dict[str, Any]) -> DecoderProbe:
-    """The probe of a decoder, whose options name it."""
-    kind = type("DecoderProbe", (DecoderProbe,), {"decode": [decode], "__doc__": name})
-    probe: DecoderProbe = kind(name=name, config=config)
+def decoder_probe(
+    decode: Decode,
+    name: str,
+    config: dict[str, Any],
+    of: type[Decoding[Any]] = DecoderProbe,
+) -> Decoding[Any]:
+    """The probe of a decoder, whose options name it.
+
+    Args:
+        decode: The decoder.
+        name: Its name.
+        config: Keywords that it is called with.
+        of: What runs it, by the network that it needs.
+    """
+    kind = type(of.__name__, (of,), {"decode": [decode], "__doc__": name})
+    probe: Decoding[Any] = kind(name=name, config=config)
     return probe

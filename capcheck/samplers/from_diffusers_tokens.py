@@ -31,9 +31,9 @@ from torch import Tensor
 
 from capcheck.core.errors import InputError, near
 from capcheck.procedures.probe import AnyProbe
-from capcheck.samplers.from_decoder import decoder_probe
+from capcheck.samplers.from_decoder import DecoderProbe, decoder_probe
 from capcheck.samplers.from_diffusers import library
-from capcheck.samplers.noisy_decoder import noisy_decoder_probe
+from capcheck.samplers.noisy_decoder import NoisyDecoderProbe
 
 __all__ = ["CALLS", "NOISY", "TOKEN_SCHEDULERS", "TokenScheduler"]
 
@@ -107,8 +107,8 @@ class TokenScheduler:
 
     def probe(self) -> AnyProbe:
         """The probe that runs the decoder with the network that it needs."""
-        of = noisy_decoder_probe if self.scheduler.__name__ in NOISY else decoder_probe
-        return of(self, self.name, self.config)
+        of = NoisyDecoderProbe if self.scheduler.__name__ in NOISY else DecoderProbe
+        return decoder_probe(self, self.name, self.config, of)
 
 
 class Run:

@@ -9,42 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, ClassVar
 
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from capcheck.core.budget import Axis, Budget
+from capcheck.core.budget import Budget
 from capcheck.core.randomness import Randomness
-from capcheck.core.sequences import Kind, SequenceSpec
+from capcheck.core.sequences import SequenceSpec
 from capcheck.laws import log_table
 from capcheck.networks.signatures import NoisyPredictor, NoisyPredictorSignature
-from capcheck.procedures.probe import OPTIONS, Probe, State
-from capcheck.procedures.rows import Row
-from capcheck.samplers.from_decoder import Decode, decoded
+from capcheck.procedures.probe import OPTIONS, State
+from capcheck.samplers.from_decoder import Decoding, decoded
 
-__all__ = ["NoisyDecoderProbe", "noisy_decoder_probe"]
+__all__ = ["NoisyDecoderProbe"]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class NoisyDecoderProbe(Probe[NoisyPredictor]):
-    """The inference procedure of a decoder of noisy tokens; made by `noisy_decoder_probe`.
-
-    Attributes:
-        name: Name of the decoder.
-        config: Keywords that it is called with.
-    """
-
-    family: ClassVar[str] = "decoder"
-    row: ClassVar[Row] = "length"
-    in_paper: ClassVar[bool] = False
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"categorical"})
-    reads: ClassVar[frozenset[Axis]] = frozenset({"steps"})
-    decode: ClassVar[list[Decode]]
-
-    name: str
-    config: dict[str, Any]
+class NoisyDecoderProbe(Decoding[NoisyPredictor]):
+    """A decoder whose network is shown noisy tokens; see `Decoding`."""
 
     @property
     def signature(self) -> NoisyPredictorSignature:
@@ -69,14 +52,3 @@ class NoisyDecoderProbe(Probe[NoisyPredictor]):
         shown = torch.where(start.placed, start.tokens, spec.dim)
         found, _ = decoded(decode, model, shown, budget.steps, self.config, rng)
         yield start.write(found, ~start.placed)
-
-    def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
-        """One, whatever the number of steps inside."""
-        return 1
-
-
-def noisy_decoder_probe(decode: Decode, name: str, config: dict[str, Any]) -> NoisyDecoderProbe:
-    """The probe of a decoder, whose options name it."""
-    kind = type("NoisyDecoderProbe", (NoisyDecoderProbe,), {"decode": [decode], "__doc__": name})
-    probe: NoisyDecoderProbe = kind(name=name, config=config)
-    return probe

@@ -47,6 +47,11 @@ class Eigenbasis:
         least = math.sqrt(torch.finfo(self._values.dtype).eps)
         return bool((self._values.amin(1) > least * self._values.amax(1)).all())
 
+    @property
+    def principal(self) -> tuple[Tensor, Tensor]:
+        """Variances (D,) and eigenvectors, the columns of (D, D), of a single component."""
+        return self._values[0], self._basis
+
     def denoise(self, x: Tensor, levels: Tensor, path: NoisePath) -> Tensor:
         """The posterior mean E[x_0 | x] if all tokens of a row have the same level, below 1.
 

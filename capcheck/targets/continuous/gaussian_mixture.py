@@ -282,6 +282,16 @@ class GaussianMixture(GaussianComponents):
             total += float(self._weights[c] * (self._weights @ kernel))
         return total
 
+    def principal_axes(self) -> tuple[Tensor, Tensor] | None:
+        """Variances (D,) and eigenvectors, the columns of (D, D), of D = N d numbers.
+
+        None if there are several components, or if eigenvectors lose half of the digits of some
+        variance.
+        """
+        if len(self._means) > 1 or not self._eigenbasis.well_scaled:
+            return None
+        return self._eigenbasis.principal
+
     @functools.cached_property
     def _eigenbasis(self) -> Eigenbasis:
         return Eigenbasis(self._means, self._covariances, self._weights)

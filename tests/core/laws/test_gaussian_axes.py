@@ -61,4 +61,7 @@ def test_a_diagonal_is_told_from_correlations_and_from_lost_directions() -> None
     assert diagonal(C) is not None
     C[0, 1] = C[1, 0] = 1e-6
     assert diagonal(C) is None
-    assert diagonal(torch.zeros(2, 2)) is None
+    lost = torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    assert diagonal(lost) is not None
+    lost[0, 1] = lost[1, 0] = 1e-6
+    assert diagonal(lost) is None

@@ -234,5 +234,15 @@ def test_the_command_names_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mon
     assert [finding["kind"] for finding in data["findings"]] == ["biased_rule"]
     assert data["versions"]["capcheck"]
     assert data["cells"] == []
+    kept = tmp_path / "kept"
+    again = run(
+        "bent:sampler", "--config", "path=linear", "--steps", "4", "--lint", "--out", str(kept)
+    )
+    assert again.exception is None
+    before = (kept / "samplers.json").read_text()
+    assert json.loads(before)["samplers"] == [data]
+    assert "bent:sampler" in (kept / "samplers.html").read_text()
+    run("diffusers:Nothing", "--out", str(kept))
+    assert (kept / "samplers.json").read_text() == before
     refused = run("straight:sampler", "--config", "path")
     assert isinstance(refused.exception, InputError)
