@@ -26,7 +26,7 @@ from capcheck.divergences.known_draws import KnownDraws
 from capcheck.divergences.lost import lost_clause, lost_count, lost_rows
 from capcheck.divergences.measured import Measured
 from capcheck.divergences.variational import kl_from_below
-from capcheck.laws.gaussian import MixtureLaw
+from capcheck.laws.gaussian_orders import MixtureLaw
 from capcheck.procedures.coordinates import ExactLaw
 from capcheck.procedures.procedure import ROUNDED_LAW
 from capcheck.targets.target import Target

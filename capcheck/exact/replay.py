@@ -31,7 +31,8 @@ from capcheck.exact.normals_that_matter import BLOCK, normals_that_matter
 from capcheck.exact.replay_plan import ReplayPlan
 from capcheck.exact.sampler import RefusedError, Sampler
 from capcheck.exact.tape import DRAWS, DrawKind, Replay, Rows, Tape
-from capcheck.laws.gaussian import ROUNDINGS, GaussianLaw, MixtureLaw
+from capcheck.laws.gaussian import ROUNDINGS, GaussianLaw
+from capcheck.laws.gaussian_orders import MixtureLaw
 
 __all__ = [
     "AFFINE",

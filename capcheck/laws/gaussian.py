@@ -1,7 +1,7 @@
-"""Gaussian laws of whole sequences, their finite mixtures, and their divergences from a Gaussian.
+"""Gaussian laws of whole sequences, and their divergences from a Gaussian.
 
-Procedures whose steps are affine sample such laws. KL and W2 between Gaussians, and MMD between
-mixtures of Gaussians, have closed forms. A covariance may be singular, for instance if a sampler
+Procedures whose steps are affine sample such laws. KL, W2 and MMD between Gaussians have closed
+forms. A covariance may be singular, for instance if a sampler
 has lost a direction.
 """
 
@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
-from capcheck.core.unavailable import Unavailable
 from capcheck.laws import LOG_2PI
 from capcheck.laws.kernel_means import kernel_means_along, mmd_of_mixture, squares
 
-__all__ = ["ROUNDINGS", "SHARED", "GaussianLaw", "MixtureLaw", "diagonal"]
+__all__ = ["ROUNDINGS", "SHARED", "GaussianLaw", "diagonal"]
 
 ROUNDINGS = 64  # distance from an atom, in machine epsilons of its position, that counts as 0
 SHARED = 1e-8  # largest correlation along axes that two covariances share: KL moves by its square
@@ -120,7 +119,7 @@ class GaussianLaw:
             mean: Mean of the target, D numbers of any shape.
             covariance: Covariance S of the target, (D, D), positive semi-definite.
         """
-        mean, S = self._like(mean, covariance)
+        mean, S = self.checked(mean, covariance)
         if (pair := self._pair(S)) is not None:
             c, s = (variances.sqrt() for variances in pair)
             return float((self.mean - mean).square().sum() + (c - s).square().sum())
@@ -140,7 +139,7 @@ class GaussianLaw:
             covariance: Covariance of the target, (D, D), positive semi-definite.
             bandwidths: B bandwidths h, in units of the tokens.
         """
-        mean, S = self._like(mean, covariance)
+        mean, S = self.checked(mean, covariance)
         if (pair := self._pair(S)) is not None:
             h2, (c, s) = squares(bandwidths), pair
             still, shift = torch.zeros_like(mean)[None], self._along(self.mean - mean)[None]
@@ -181,8 +180,12 @@ class GaussianLaw:
         s = self._told[1]
         return None if s is None else (self._variances, s)
 
-    def _like(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean, (D,), and covariance, (D, D), of a target in float64 on the CPU."""
+    def checked(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean, (D,), and covariance, (D, D), of a target in float64 on the CPU.
+
+        Raises:
+            InputError: They do not have the shapes of this law.
+        """
         D = len(self.mean)
         if mean.numel() != D or tuple(covariance.shape) != (D, D):
             raise InputError(
@@ -193,7 +196,7 @@ class GaussianLaw:
 
     def _against(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Eigenvalues (D,) of L^-1 C L^-T for S = L L^T, and L^-1 (m - mean) along them (D,)."""
-        mean, S = self._like(mean, covariance)
+        mean, S = self.checked(mean, covariance)
         if (pair := self._pair(S)) is not None:
             c, s = pair
             v = (c / s).clamp(min=torch.finfo(c.dtype).tiny)
@@ -206,78 +209,6 @@ class GaussianLaw:
         v, axes = torch.linalg.eigh(0.5 * (whitened + whitened.T))
         shift = torch.linalg.solve_triangular(L, (self.mean - mean)[:, None], upper=False)
         return v.clamp(min=torch.finfo(v.dtype).tiny), (axes.T @ shift)[:, 0]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MixtureLaw:
-    """The mixture sum_o w_o N(m_o, C_o): the law of a procedure that first draws an order o.
-
-    KL and W2 of a mixture have no closed form; the mean of `log_prob` over draws of the target
-    estimates the cross-entropy in KL(target || this law).
-
-    Attributes:
-        weights: Probabilities w_o of the orders, (P,), positive, with sum 1.
-        laws: P different Gaussian laws.
-    """
-
-    weights: Tensor
-    laws: tuple[GaussianLaw, ...]
-
-    @functools.cached_property
-    def mean(self) -> Tensor:
-        """Mean of the mixture, (D,)."""
-        return self.weights @ self._means
-
-    @functools.cached_property
-    def covariance(self) -> Tensor:
-        """Covariance of the mixture, (D, D): mean of the C_o plus covariance of the m_o."""
-        deviation = self._means - self.mean
-        return sum(
-            (w * law.covariance for w, law in zip(self.weights, self.laws, strict=True)),
-            (self.weights[:, None] * deviation).T @ deviation,
-        )
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density (nats) at x (n, ...): (n,)."""
-        total = torch.full((len(x),), -torch.inf, dtype=torch.float64)
-        for w, law in zip(self.weights.log(), self.laws, strict=True):
-            total = torch.logaddexp(total, w + law.log_prob(x))
-        return total
-
-    def kl_from(self, mean: Tensor, covariance: Tensor) -> float | Unavailable:
-        """KL(target || this law): infinite if every order's law is singular, else unavailable."""
-        self.laws[0]._like(mean, covariance)
-        if all(law.rank < len(law.mean) for law in self.laws):
-            return math.inf
-        return self._no_closed_form("KL")
-
-    def kl_to(self, mean: Tensor, covariance: Tensor) -> float | Unavailable:
-        """KL(this law || target): infinite if some order's law is singular, else unavailable."""
-        self.laws[0]._like(mean, covariance)
-        if any(law.rank < len(law.mean) for law in self.laws):
-            return math.inf
-        return self._no_closed_form("KL")
-
-    def w2_squared(self, mean: Tensor, covariance: Tensor) -> Unavailable:
-        """Unavailable; Gelbrich's formula with this law's moments is a lower bound."""
-        return self._no_closed_form("W2")
-
-    def mmd_squared(
-        self, mean: Tensor, covariance: Tensor, *, bandwidths: Sequence[float]
-    ) -> Tensor:
-        """Squared MMD in closed form, (B,); see `GaussianLaw.mmd_squared`."""
-        mean, S = self.laws[0]._like(mean, covariance)
-        covariances = torch.stack([law.covariance for law in self.laws])  # (P, D, D)
-        return mmd_of_mixture(self.weights, self._means, covariances, mean, S, bandwidths)
-
-    @functools.cached_property
-    def _means(self) -> Tensor:
-        return torch.stack([law.mean for law in self.laws])  # (P, D)
-
-    def _no_closed_form(self, what: str) -> Unavailable:
-        return Unavailable(
-            reason=f"{what} of a mixture over {len(self.laws)} orders has no closed form"
-        )
 
 
 def diagonal(C: Tensor) -> Tensor | None:

@@ -23,7 +23,8 @@ from torch import Tensor
 from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.unavailable import Unavailable
-from capcheck.laws.gaussian import GaussianLaw, MixtureLaw, diagonal
+from capcheck.laws.gaussian import GaussianLaw, diagonal
+from capcheck.laws.gaussian_orders import MixtureLaw
 from capcheck.procedures.probe import Probe
 from capcheck.targets.categorical.sequence_law import SequenceLaw
 from capcheck.targets.target import ContinuousTarget, Target

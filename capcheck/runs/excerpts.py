@@ -9,7 +9,7 @@ from torch import Tensor
 
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
-from capcheck.laws.gaussian import MixtureLaw
+from capcheck.laws.gaussian_orders import MixtureLaw
 from capcheck.procedures.coordinates import ExactLaw
 from capcheck.results.measurement import SampledLaw
 from capcheck.results.settings import TargetSummary

@@ -19,7 +19,8 @@ from capcheck.core.budget import Budget
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
-from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.laws.gaussian_orders import MixtureLaw
 from capcheck.networks.signatures import OwnDenoiser, Wrapper
 from capcheck.probes.length_outer.mar import MAR
 from capcheck.procedures.density_cost import affordable

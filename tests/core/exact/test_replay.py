@@ -24,7 +24,8 @@ from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.core.unavailable import Unavailable
 from capcheck.exact import replay as module
 from capcheck.exact.replay import replayed_law
-from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.laws.gaussian_orders import MixtureLaw
 from capcheck.networks.signatures import Denoiser, DenoiserSignature
 from capcheck.procedures.probe import Probe, State
 from capcheck.procedures.procedure import Procedure

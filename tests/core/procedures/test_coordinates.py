@@ -15,7 +15,8 @@ from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.unavailable import Unavailable
-from capcheck.laws.gaussian import GaussianLaw, MixtureLaw
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.laws.gaussian_orders import MixtureLaw
 from capcheck.probes.length.gpt import GPT
 from capcheck.procedures.coordinates import Coordinates, coordinates_of
 from capcheck.procedures.probe import OPTIONS
