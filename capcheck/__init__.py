@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from capcheck.core.budget import Budget
     from capcheck.core.errors import CapcheckError, InputError, NetworkError, ProbeError
     from capcheck.fitting import Fitted, fit
+    from capcheck.pipeline.gate import CapacityWarning, GateResult, gate
     from capcheck.results.decoding import DecodingPlan
     from capcheck.results.measurement import Outcome
     from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
@@ -30,10 +31,12 @@ __all__ = [
     "AcceptanceResult",
     "Budget",
     "CapacityError",
+    "CapacityWarning",
     "CapcheckError",
     "CheckResult",
     "DecodingPlan",
     "Fitted",
+    "GateResult",
     "InputError",
     "NetworkError",
     "Outcome",
@@ -48,6 +51,7 @@ __all__ = [
     "check_sampler",
     "decoding_plan",
     "fit",
+    "gate",
     "report",
     "require",
     "save",
@@ -62,6 +66,7 @@ _HOMES = {
     "core.budget": ("Budget",),
     "core.errors": ("CapcheckError", "InputError", "NetworkError", "ProbeError"),
     "fitting": ("Fitted", "fit"),
+    "pipeline.gate": ("CapacityWarning", "GateResult", "gate"),
     "results.decoding": ("DecodingPlan",),
     "results.measurement": ("Outcome",),
     "results.survey": ("CapacityError", "CheckResult", "SurveyResult"),

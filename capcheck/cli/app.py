@@ -24,11 +24,17 @@ COMMANDS = {
     "targets": "List the built-in targets and their parameters.",
     "check": "Check whether one family can produce a target, and at which budget.",
     "survey": "Measure every family on one target, and write the report.",
+    "init": "Write a commented spec of checks for your data.",
+    "run": "Make the checks of a spec, and say which are as expected.",
     "plan": "Tell what a survey would cost, family by family, before it is made.",
     "sampler": "Check a sampler of another library, or your own, with the oracle as its network.",
     "plan-decoding": "Tell how many tokens a parallel decoder may place per step.",
     "work": "Measure cells of a run beside any number of other such commands.",
+    "show": "Print a saved run.",
+    "compare": "Compare two saved runs, and say what got worse.",
     "report": "Write the HTML report of a saved run.",
+    "schema": "Print the JSON Schema of a spec.",
+    "selftest": "Test capcheck on this machine against closed forms and planted defects.",
 }
 """The subcommands, each in the module of its name, which is loaded when it is used."""
 

@@ -23,6 +23,7 @@ from capcheck.judging.sentences import (
     precision_lines,
     sensitivity_sentence,
     speculation_sentences,
+    target_sentences,
 )
 from capcheck.results.family import FamilyResult
 from capcheck.results.survey import CheckResult, SurveyResult
@@ -168,23 +169,6 @@ def _print_line(console: Console, line: str) -> None:
 
 
 def _print_target(console: Console, result: SurveyResult) -> None:
-    target, provenance = result.target, result.target.provenance
-    lines = [f"target: {target.name}, {target.size}"]
-    if provenance.source:
-        lines.append(f"        {provenance.preparation}; {provenance.description}")
-    held = provenance.held_out
-    if held is not None:
-        lines.append(
-            f"        held-out log-likelihood of your rows {held.log_likelihood:.2f} nats "
-            f"({held.baseline_name} {held.baseline:.2f}, "
-            f"rows it was built from {held.in_sample:.2f})"
-        )
-        if held.dependence is not None:
-            lines += [f"        {part}" for part in held.dependence.sentence.split(": ", 1)]
-        if held.memorises:
-            lines.append(
-                "        warning: one Gaussian predicts your unseen rows better than this target, "
-                "which memorises its rows"
-            )
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    first, *others = target_sentences(result.target)
+    for line in [f"target: {first}", *(f"        {other}" for other in others)]:
+        _print_line(console, line)

@@ -7,7 +7,7 @@ tokens (`layout`), and a law is built from, or fitted to, the tokens (`laws`). T
 
 from capcheck.data.laws import LAWS
 from capcheck.data.layout import Layout
-from capcheck.data.loading import NAMED, load_target
+from capcheck.data.loading import NAMED, load_target, target_of_rows
 from capcheck.data.text import Windows, windows
 
-__all__ = ["LAWS", "NAMED", "Layout", "Windows", "load_target", "windows"]
+__all__ = ["LAWS", "NAMED", "Layout", "Windows", "load_target", "target_of_rows", "windows"]

@@ -23,7 +23,7 @@ from capcheck.data.text import (
 from capcheck.targets.from_data.empirical import require_finite
 from capcheck.targets.target import Target
 
-__all__ = ["NAMED", "WINDOW", "load_target"]
+__all__ = ["NAMED", "WINDOW", "load_target", "target_of_rows"]
 
 NAMED = ("digits", "patches", "text")
 WINDOW = 16  # default number of tokens of a window of text
@@ -60,9 +60,29 @@ def _loaded(data: str, layout: Layout, law: str, bandwidth: float | None) -> Tar
         return _of_text(data, layout, law, bandwidth)
     _refuse(layout, data, "text", unit="characters", split="file")
     array = _named(data) if data in NAMED else _array(data)
+    return target_of_rows(array, data, layout, law=law, bandwidth=bandwidth)
+
+
+def target_of_rows(
+    array: np.ndarray, name: str, layout: Layout, *, law: str, bandwidth: float | None
+) -> Target:
+    """Build a target from rows of numbers or token ids.
+
+    Args:
+        array: The rows, (n, ...): (n, tokens), (n, tokens, dim) or images (n, height, width,
+            channels) of numbers, (n, tokens) or a grid (n, rows, columns) of token ids, or one
+            long row of token ids, which is cut into windows.
+        name: Name of the data, for the provenance and for errors.
+        layout: See `load_target`.
+        law: See `load_target`.
+        bandwidth: See `load_target`.
+
+    Raises:
+        InputError: The rows are not finite, or the layout or law does not fit them.
+    """
     if layout.kind == "categorical" or (layout.kind is None and array.dtype.kind in "iu"):
-        return _of_token_ids(array, data, layout, law, bandwidth)
-    return _of_numbers(array, data, layout, law, bandwidth)
+        return _of_token_ids(array, name, layout, law, bandwidth)
+    return _of_numbers(array, name, layout, law, bandwidth)
 
 
 def _of_text(data: str, layout: Layout, law: str, bandwidth: float | None) -> Target:

@@ -9,6 +9,7 @@ from capcheck.results.family import FamilyResult, PrecisionResult, Sensitivity
 from capcheck.results.gap import Gap, PartName
 from capcheck.results.measurement import Outcome
 from capcheck.results.plan import NetworkFacts
+from capcheck.results.settings import TargetSummary
 from capcheck.results.speculation import Speculation
 
 __all__ = [
@@ -23,9 +24,34 @@ __all__ = [
     "precision_lines",
     "sensitivity_sentence",
     "speculation_sentences",
+    "target_sentences",
 ]
 
 PARTS: tuple[PartName, ...] = ("structural", "network", "objective", "numerics", "total")
+
+
+def target_sentences(target: TargetSummary) -> list[str]:
+    """What a target is, which law stands for the data, and how well it predicts unseen rows."""
+    provenance = target.provenance
+    lines = [f"{target.name}, {target.size}"]
+    if provenance.source:
+        lines.append(f"{provenance.preparation}; {provenance.description}")
+    held = provenance.held_out
+    if held is None:
+        return lines
+    lines.append(
+        f"held-out log-likelihood of your rows {held.log_likelihood:.2f} nats "
+        f"({held.baseline_name} {held.baseline:.2f}, "
+        f"rows it was built from {held.in_sample:.2f})"
+    )
+    if held.dependence is not None:
+        lines += held.dependence.sentence.split(": ", 1)
+    if held.memorises:
+        lines.append(
+            "warning: one Gaussian predicts your unseen rows better than this target, "
+            "which memorises its rows"
+        )
+    return lines
 
 
 def network_sentence(facts: NetworkFacts) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, computed_field
+from pydantic import Field, computed_field, model_validator
 
 from capcheck.core.budget import Axis, Budget
 from capcheck.core.record import Record
@@ -192,6 +192,14 @@ class FamilyResult(Record):
     gaps: tuple[Gap, ...] = ()
     precisions: tuple[PrecisionResult, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_blame(cls, data: Any) -> Any:
+        """The fields of saved data, without the blame, which follows from them."""
+        if isinstance(data, dict):
+            return {name: value for name, value in data.items() if name != "blame"}
+        return data
 
     @property
     def family(self) -> str:

@@ -216,16 +216,16 @@ class CheckResult(Record):
 
 
 class CapacityError(CapcheckError):
-    """Raised by `capcheck.require` if a capacity is refused (exit code 1) or undecided (3).
+    """Raised by `require` and `gate` if a capacity is refused (exit code 1) or undecided (3).
 
     Attributes:
-        result: The check that failed.
+        result: The check that failed, or None if a gate had no time for any verdict.
     """
 
-    def __init__(self, message: str, result: CheckResult) -> None:
+    def __init__(self, message: str, result: CheckResult | None) -> None:
         super().__init__(message)
         self.result = result
-        self.exit_code = result.exit_code
+        self.exit_code = Outcome.INCONCLUSIVE.exit_code if result is None else result.exit_code
 
 
 # Fields that runs store for reports and later comparisons, and that the result schema leaves out.

@@ -16,7 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from capcheck.core.errors import CapcheckError, InputError, NetworkError, UnfitError, reason_of
+from capcheck.core.errors import (
+    CapcheckError,
+    ControlFlow,
+    InputError,
+    NetworkError,
+    UnfitError,
+    reason_of,
+)
 from capcheck.core.memory import keep_freed_memory
 from capcheck.core.pace import time_limit
 from capcheck.core.version import __version__, class_digest, code_digest
@@ -28,7 +35,7 @@ from capcheck.runs.assembly import Assembly, survey_result
 from capcheck.runs.beside import Beside
 from capcheck.runs.candidates import Candidate
 from capcheck.runs.cells import Cells
-from capcheck.runs.claims import Busy, Claims, SharedClaims
+from capcheck.runs.claims import Claims, SharedClaims
 from capcheck.runs.decoding import keep_plan
 from capcheck.runs.environment import environment, full_precision, one_thread
 from capcheck.runs.excerpts import summary_of
@@ -64,13 +71,20 @@ class Engine:
         candidates: The families' procedures with their networks. A candidate with a network comes
             after the candidate of the same procedure with the oracle.
         options: Options of the run.
+        known: Cells of an earlier run on the same target, which are not measured again and to which
+            this run's are added. Only of runs that are not kept in a folder.
 
     Raises:
         InputError: An option is not possible on this target.
     """
 
     def __init__(
-        self, target: Target, candidates: Sequence[Candidate], options: RunOptions
+        self,
+        target: Target,
+        candidates: Sequence[Candidate],
+        options: RunOptions,
+        *,
+        known: Cells | None = None,
     ) -> None:
         require_known(options)
         device, dtype = placement(options.get("device", "auto"))
@@ -78,7 +92,7 @@ class Engine:
         self._target = target.to(device=device, dtype=dtype)
         self._settings = settings_of(target, options, device, dtype)
         self._summary = summary_of(target, self._settings.seed)
-        self._candidates = candidates
+        self._candidates, self._known = candidates, known
         self._batch = batch_of(options)
         fit = [one for one in candidates if target.spec.kind in one.probe.kinds]
         work = expected_work(fit, self._settings, target.spec.kind)
@@ -121,6 +135,11 @@ class Engine:
                 self._progress.advance((), "the information curve")
                 keep_plan(self._target, self._settings, self._cells)
         return survey_result(found, self._manifest(measured_by), self._cells.decoding)
+
+    @property
+    def cells(self) -> Cells:
+        """The cells of the run, after it was made."""
+        return self._cells
 
     def start(self) -> None:
         """Start the run in its folder, and measure nothing."""
@@ -193,7 +212,9 @@ class Engine:
         entry = candidate.entry
         try:
             return self._family(candidate)
-        except Busy:
+        except CallersError as error:
+            raise InputError(str(error)) from error
+        except ControlFlow:
             raise
         except (UnfitError, NetworkError) as error:
             if isinstance(error, NetworkError) and candidate.network is None:
@@ -204,8 +225,6 @@ class Engine:
             self._cells.note(entry.plan, str(error))
             self._skip(entry.plan, range(self._settings.looks), "cannot be measured")
             return unsupported_result(entry, str(error))
-        except CallersError as error:
-            raise InputError(str(error)) from error
         except Exception as error:
             logger.exception("%s failed", entry.plan.title)
             if errors_are_results:
@@ -257,7 +276,7 @@ class Engine:
 
     def _open(self, measured_by: MeasuredBy) -> Cells:
         if self._folder is None:
-            return Cells(measured_by)
+            return Cells(measured_by) if self._known is None else self._known
         store = Store.create(self._folder, self._manifest(measured_by))
         write_recipe(self._folder, self._given_target)
         return store

@@ -17,6 +17,7 @@ from capcheck.procedures.registry import families as registered
 from capcheck.results.cost import RunCost
 from capcheck.results.plan import FamilyEntry
 from capcheck.runs.candidates import Candidate
+from capcheck.runs.cells import Cells
 from capcheck.runs.engine import Engine
 from capcheck.runs.options import RunOptions
 from capcheck.runs.rehearsal import rehearse
@@ -85,13 +86,17 @@ class SurveyOptions(RunOptions, total=False):
 
 
 def engine_of_check(
-    family: str | AnyProbe, target: Target, **keywords: Unpack[CheckOptions]
+    family: str | AnyProbe,
+    target: Target,
+    known: Cells | None = None,
+    **keywords: Unpack[CheckOptions],
 ) -> Engine:
     """The engine of a check.
 
     Args:
         family: Name of a registered family, or a `Probe`.
         target: The law that the family should produce.
+        known: See `Engine`.
         **keywords: See `CheckOptions`.
 
     Raises:
@@ -122,7 +127,7 @@ def engine_of_check(
         )
     fits = _fit_limits(FIT_STEPS, fit_seconds, fit_steps)
     candidates = _candidates(probe, networks, objective, fits)
-    return Engine(target, candidates, run)
+    return Engine(target, candidates, run, known=known)
 
 
 def engine_of_survey(

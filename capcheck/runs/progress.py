@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from capcheck.core.budget import Budget
+from capcheck.core.errors import ControlFlow
 from capcheck.core.sequences import Kind
 from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.rows import Row
@@ -135,6 +136,8 @@ class ProgressCounter:
         )
         try:
             self._report(progress)
+        except ControlFlow:  # a caller within capcheck stops the run
+            raise
         except Exception as error:
             raise CallersError(
                 f"progress must be a function of a Progress, and raised "

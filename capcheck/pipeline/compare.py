@@ -1,0 +1,289 @@
+"""Two runs side by side: what got worse, what got better, and by how much.
+
+Runs of one seed share their random numbers row by row, so that the difference of two cells has the
+interval of paired differences. Runs of other seeds, targets or sizes are compared all the same: the
+groups of rows are then independent, and the intervals wider.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+from capcheck.core.budget import Budget
+from capcheck.core.errors import InputError
+from capcheck.core.record import Record
+from capcheck.judging.gap import decompose
+from capcheck.judging.resolution import tolerance_in_unit
+from capcheck.results.family import FamilyResult
+from capcheck.results.measurement import Cell, Outcome
+from capcheck.results.survey import SurveyResult
+
+__all__ = ["MARGIN", "CellChange", "Change", "Comparison", "FamilyChange", "compare"]
+
+MARGIN = 0.1  # share by which a divergence may rise, of its tolerance or of what it was if larger
+
+Change = Literal["worse", "better", "same", "open"]
+"""How a part of two runs compares: `open` if the evidence does not decide it."""
+
+
+class CellChange(Record):
+    """One divergence of one family at one budget, before and after.
+
+    Attributes:
+        budget: The budget.
+        before_budget: The same; or, if the runs have no budget in common, the largest budget of the
+            first beside the largest of the second.
+        divergence: Name of the divergence.
+        before: Value before, in `unit`, or None if it is unavailable.
+        after: Value after, or None.
+        unit: Unit of all values.
+        change: After minus before, or None if the two cannot be subtracted.
+        low: Lower end of the change's interval, or None with it.
+        high: Upper end, or None with it.
+        allowed: Rise that counts as none.
+        verdict: Whether the change is a change.
+        reason: Why there is no difference, or empty.
+    """
+
+    budget: Budget
+    before_budget: Budget
+    divergence: str
+    before: float | None
+    after: float | None
+    unit: str
+    change: float | None = None
+    low: float | None = None
+    high: float | None = None
+    allowed: float
+    verdict: Change
+    reason: str = ""
+
+
+class FamilyChange(Record):
+    """One family with one network, before and after.
+
+    Attributes:
+        title: Family and network.
+        outcomes: Verdicts before and after.
+        smallest: Smallest sufficient budgets before and after, each or None.
+        calls: Model calls at these budgets, each or None.
+        cells: Every divergence at every budget that both runs have, or at the largest of each.
+        verdict: Whether it is worse, better or the same.
+        reasons: What is worse, or what is better, a sentence each.
+    """
+
+    title: str
+    outcomes: tuple[Outcome, Outcome]
+    smallest: tuple[Budget | None, Budget | None]
+    calls: tuple[int | None, int | None]
+    cells: tuple[CellChange, ...]
+    verdict: Change
+    reasons: tuple[str, ...]
+
+
+class Comparison(Record):
+    """Two runs side by side.
+
+    Attributes:
+        targets: Names of the two targets, with their laws.
+        same_target: Whether the two targets are one law.
+        paired: Whether both runs share their random numbers.
+        margin: Share by which a divergence may rise, of its tolerance, or of what it was before
+            where that is more.
+        level: Confidence of every interval.
+        families: The families that both runs have.
+        only_before: Titles of families of the first run alone.
+        only_after: Titles of families of the second run alone.
+    """
+
+    targets: tuple[str, str]
+    same_target: bool
+    paired: bool
+    margin: float
+    level: float
+    families: tuple[FamilyChange, ...]
+    only_before: tuple[str, ...]
+    only_after: tuple[str, ...]
+
+    @property
+    def worse(self) -> bool:
+        """Whether anything got worse."""
+        return any(found.verdict == "worse" for found in self.families)
+
+
+def compare(before: SurveyResult, after: SurveyResult, *, margin: float = MARGIN) -> Comparison:
+    """Compare two results, family by family and budget by budget.
+
+    Families are matched by their names and networks, whatever their options: a change of a schedule
+    is what comparisons are made for. Where a run holds a family several times, the options must be
+    equal.
+
+    A divergence is worse if its rise is surely above the margin, and a family if its verdict, its
+    smallest sufficient budget or a divergence is.
+
+    Args:
+        before: Result of the first run.
+        after: Result of the second run.
+        margin: See `Comparison`; at least 0.
+
+    Raises:
+        InputError: The runs have no family in common, or the margin is below 0.
+    """
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not margin >= 0:
+        raise InputError(f"margin must be a number of at least 0, got {margin!r}.")
+    first, second = _by_name(before), _by_name(after)
+    both = [name for name in first if name in second]
+    if not both:
+        raise InputError(
+            f"the runs have no family in common: the first has {', '.join(first)}, the second "
+            f"{', '.join(second)}."
+        )
+    level = min(before.settings.level, after.settings.level)
+    one, other = before.settings, after.settings
+    return Comparison(
+        targets=(before.target.name, after.target.name),
+        same_target=before.target.fingerprint == after.target.fingerprint,
+        paired=(one.seed, one.samples, one.given) == (other.seed, other.samples, other.given),
+        margin=float(margin),
+        level=level,
+        families=tuple(
+            _family(first[name], second[name], after.settings.tolerances, margin, level)
+            for name in both
+        ),
+        only_before=tuple(name for name in first if name not in second),
+        only_after=tuple(name for name in second if name not in first),
+    )
+
+
+def _by_name(result: SurveyResult) -> dict[str, FamilyResult]:
+    """The families by their titles; options are added where a title stands twice."""
+    found: dict[str, FamilyResult] = {}
+    titles = [one.title for one in result.families]
+    for one in result.families:
+        options = ", ".join(f"{k}={v}" for k, v in one.plan.options.items())
+        found[one.title if titles.count(one.title) == 1 else f"{one.title} ({options})"] = one
+    return found
+
+
+def _family(
+    before: FamilyResult,
+    after: FamilyResult,
+    tolerances: dict[str, float],
+    margin: float,
+    level: float,
+) -> FamilyChange:
+    held = {cell.budget: cell for cell in before.cells}
+    pairs = [(held[cell.budget], cell) for cell in after.cells if cell.budget in held]
+    if not pairs and before.cells and after.cells:
+        pairs = [(before.cells[-1], after.cells[-1])]
+    cells = tuple(
+        change
+        for old, new in pairs
+        for change in _changes(old, new, tolerances, margin=margin, level=level)
+    )
+    smallest = (before.smallest_budget, after.smallest_budget)
+    calls = tuple(
+        None if budget is None else found.cell(budget).model_calls
+        for found, budget in zip((before, after), smallest, strict=True)
+    )
+    draft = FamilyChange(
+        title=after.title,
+        outcomes=(before.outcome, after.outcome),
+        smallest=smallest,
+        calls=(calls[0], calls[1]),
+        cells=cells,
+        verdict="same",
+        reasons=(),
+    )
+    found = {kind: list(_reasons(draft, kind)) for kind in ("worse", "better", "open")}
+    verdict = next((kind for kind in ("worse", "better", "open") if found[kind]), "same")
+    said = [*found["worse"], *found["better"]] or found["open"]
+    return draft.model_copy(update={"verdict": verdict, "reasons": tuple(said)})
+
+
+RANK = {Outcome.REPRESENTABLE: 0, Outcome.INCONCLUSIVE: 1, Outcome.NOT_REPRESENTABLE: 2}
+
+
+def _reasons(found: FamilyChange, kind: str) -> Iterator[str]:
+    """The sentences about what is worse, better or open."""
+    old, new = found.outcomes
+    words = f"{old.value.replace('_', ' ')} before, {new.value.replace('_', ' ')} after"
+    if old is not new and Outcome.INCONCLUSIVE not in (old, new):
+        if kind == ("worse" if RANK[new] > RANK[old] else "better"):
+            yield words
+    elif old is not new and kind == "open":
+        yield words
+    a, b = found.calls
+    if a is not None and b is not None and a != b and kind == ("worse" if b > a else "better"):
+        yield f"{a} model calls sufficed, now {b} ({found.smallest[0]}; {found.smallest[1]})"
+    for cell in found.cells:
+        if cell.verdict == kind and kind != "open":
+            was = "" if cell.budget == cell.before_budget else f" ({cell.before_budget} before)"
+            yield (
+                f"{cell.divergence} at {cell.budget}{was}: {_shown(cell.before)} before, "
+                f"{_shown(cell.after)} after {cell.unit}, {_interval(cell)}"
+            )
+
+
+def _interval(cell: CellChange) -> str:
+    if cell.change is None or cell.low is None or cell.high is None:
+        return "infinite on one side"
+    if cell.low == cell.high:
+        return f"a change of {cell.change:+.3g}"
+    return f"a change of {cell.change:+.3g} [{cell.low:+.3g}, {cell.high:+.3g}]"
+
+
+def _shown(value: float | None) -> str:
+    return "unavailable" if value is None else f"{value:.3g}"
+
+
+def _changes(
+    old: Cell, new: Cell, tolerances: dict[str, float], *, margin: float, level: float
+) -> Iterator[CellChange]:
+    """The change of every divergence that both cells have."""
+    for name, after in new.estimates.items():
+        if name not in old.estimates:
+            continue
+        before = old.estimates[name]
+        known_before = abs(before.value or 0.0)
+        size = known_before if math.isfinite(known_before) else 0.0
+        allowed = margin * max(size, tolerance_in_unit(after, tolerances[name]))
+        draft = CellChange(
+            budget=new.budget,
+            before_budget=old.budget,
+            divergence=name,
+            before=before.value,
+            after=after.value,
+            unit=after.unit,
+            allowed=allowed,
+            verdict="open",
+        )
+        stages = [("structural", before), ("network", after)]
+        gap = decompose(name, stages, budget=new.budget, level=level)  # type: ignore[arg-type]
+        part = gap.part("network")
+        infinite = [math.isinf(value or 0.0) for value in (before.value, after.value)]
+        if None in (before.value, after.value):
+            yield draft.model_copy(update={"reason": gap.reason})
+        elif any(infinite):
+            known = "same" if all(infinite) else "worse" if infinite[1] else "better"
+            yield draft.model_copy(update={"verdict": known})
+        elif part is None:
+            yield draft.model_copy(update={"reason": gap.reason})
+        else:
+            verdict: Change = "open"
+            if part.low > allowed:
+                verdict = "worse"
+            elif part.high < -allowed:
+                verdict = "better"
+            elif -allowed <= part.low and part.high <= allowed:
+                verdict = "same"
+            yield draft.model_copy(
+                update={
+                    "change": part.value,
+                    "low": part.low,
+                    "high": part.high,
+                    "verdict": verdict,
+                }
+            )

@@ -1,0 +1,286 @@
+"""Runs the checks of a spec, each of which becomes a report of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from capcheck.core.errors import InputError, near
+from capcheck.core.record import Record
+from capcheck.core.version import __version__, class_digest
+from capcheck.data import NAMED, Layout, load_target
+from capcheck.fitting.named import FACTORY
+from capcheck.pipeline.expectations import Status, met_by_family, met_by_sampler, overall
+from capcheck.pipeline.kept import Kept
+from capcheck.pipeline.source import Source
+from capcheck.pipeline.spec import CapacitySpec, CheckSpec, TargetSpec
+from capcheck.procedures.registry import build_probe
+from capcheck.results.measurement import Outcome
+from capcheck.results.survey import CheckResult, SurveyResult
+from capcheck.runs.options import Progress
+from capcheck.runs.planning import engine_of_check
+from capcheck.samplers.check_sampler import check_sampler
+from capcheck.samplers.findings import SamplerResult
+from capcheck.targets.specs import from_spec
+from capcheck.targets.target import Target
+
+__all__ = ["CheckReport", "FailOn", "SpecReport", "SpecRun"]
+
+FailOn = Literal["not_representable", "inconclusive"]
+
+
+class CheckReport(Record):
+    """What became of a check.
+
+    Attributes:
+        name: Name of the check.
+        subject: What was checked on what, in a few words.
+        status: `passed`, `failed`, `undecided`, or `error` if it could not be made.
+        reasons: A sentence for each expectation, those that are not met first; or the error.
+        why: Why the check matters, by the spec.
+        seconds: Seconds that the measurement took.
+        kept: Whether the result is that of an earlier run.
+        run: Folder of the run, or None without one.
+        survey: The run of a family, or None.
+        sampler: The result of a sampler, or None.
+    """
+
+    name: str
+    subject: str
+    status: Status | Literal["error"]
+    reasons: tuple[str, ...]
+    why: str = ""
+    seconds: float = 0.0
+    kept: bool = False
+    run: str | None = None
+    survey: SurveyResult | None = None
+    sampler: SamplerResult | None = None
+
+    @property
+    def outcome(self) -> str:
+        """Verdict in words, or `-`."""
+        if self.survey is None:
+            return "-"
+        return CheckResult.of(self.survey).outcome.value.replace("_", " ")
+
+    @property
+    def smallest(self) -> str:
+        """The smallest sufficient budget in words, or `-`."""
+        least = None if self.survey is None else CheckResult.of(self.survey).smallest_budget
+        return "-" if least is None else str(least)
+
+
+class SpecReport(Record):
+    """What became of all checks of a spec.
+
+    Attributes:
+        spec: Name of the spec's file.
+        version: Version of capcheck.
+        checks: One report per check, in the order of the spec.
+    """
+
+    spec: str
+    version: str = __version__
+    checks: tuple[CheckReport, ...]
+
+    def exit_code(self, fail_on: Sequence[FailOn]) -> int:
+        """The exit code: 0 all is well, 1 a check failed, 2 one had an error, 3 one is undecided.
+
+        Args:
+            fail_on: What counts: `not_representable` for checks that failed, `inconclusive` for
+                those that are undecided.
+        """
+        found = {check.status for check in self.checks}
+        if "error" in found:
+            return InputError.exit_code
+        if "failed" in found and "not_representable" in fail_on:
+            return Outcome.NOT_REPRESENTABLE.exit_code
+        if "undecided" in found and "inconclusive" in fail_on:
+            return Outcome.INCONCLUSIVE.exit_code
+        return 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, with the result schema of each check in place of its stored form."""
+        checks = []
+        for check in self.checks:
+            own = check.to_json({"survey": True, "sampler": True})
+            if check.survey is not None:
+                own["result"] = CheckResult.of(check.survey).to_dict()
+            if check.sampler is not None:
+                own["result"] = check.sampler.to_json()
+            checks.append(own)
+        return {"spec": self.spec, "version": self.version, "checks": checks}
+
+
+class SpecRun:
+    """The checks of a spec on this machine.
+
+    Args:
+        spec: The spec.
+        folder: Folder that the paths of its data are relative to.
+        out: Folder that runs are kept in, or None to keep none.
+        run: Further keywords of `check`, such as `workers` and `device`.
+    """
+
+    def __init__(
+        self, spec: CapacitySpec, *, folder: Path, out: Path | None, run: dict[str, Any]
+    ) -> None:
+        self._spec, self._folder, self._out, self._run = spec, folder, out, run
+        self._targets: dict[str, Target] = {}
+
+    def chosen(self, names: Sequence[str]) -> list[CheckSpec]:
+        """The checks with these names, or all of them if there are none.
+
+        Raises:
+            InputError: There is no check of a name.
+        """
+        known = [check.name for check in self._spec.checks]
+        for name in names:
+            if name not in known:
+                raise InputError(f"there is no check {name!r}; {near(name, known)}")
+        return [check for check in self._spec.checks if not names or check.name in names]
+
+    def target(self, name: str) -> Target:
+        """A target of the spec, made once.
+
+        Raises:
+            InputError: It cannot be made.
+        """
+        if name not in self._targets:
+            self._targets[name] = _target(self._spec.targets[name], self._folder)
+        return self._targets[name]
+
+    def report(self, check: CheckSpec, progress: Callable[[Progress], None]) -> CheckReport:
+        """Make a check; what goes wrong with its input is its result.
+
+        Args:
+            check: The check.
+            progress: Function that is told the progress.
+        """
+        began = time.monotonic()
+        subject = check.sampler or f"{check.family} on {check.target}"
+        try:
+            found = self._sampler(check) if check.sampler else self._family(check, progress)
+            statuses = self._judged(check, found)
+        except InputError as error:
+            return CheckReport(
+                name=check.name,
+                subject=subject,
+                status="error",
+                reasons=(str(error),),
+                why=check.why,
+            )
+        status = overall(statuses)
+        ordered = sorted(statuses, key=lambda one: one[0] == "passed")
+        return found.model_copy(
+            update={
+                "name": check.name,
+                "subject": subject,
+                "status": status,
+                "reasons": tuple(reason for _, reason in ordered),
+                "why": check.why,
+                "seconds": 0.0 if found.kept else time.monotonic() - began,
+            }
+        )
+
+    def _judged(self, check: CheckSpec, found: CheckReport) -> list[tuple[Status, str]]:
+        if found.sampler is not None:
+            return met_by_sampler(check.expect, found.sampler)
+        assert found.survey is not None
+        family = CheckResult.of(found.survey).found
+        if not family.cells:
+            raise InputError(f"{family.title} was not measured: {family.reason}")
+        return met_by_family(check.expect, family)
+
+    def _family(self, check: CheckSpec, progress: Callable[[Progress], None]) -> CheckReport:
+        assert check.family is not None
+        assert check.target is not None
+        settings = self._spec.settings(check)
+        probe = build_probe(check.family, check.options)
+        facts = [
+            settings,
+            check.model_dump(mode="json", include={"family", "options", "network", "objective"}),
+            check.fit_steps,
+            class_digest(type(probe)),
+            self._run.get("device"),
+            _digest(self._spec.targets[check.target], self._folder),
+        ]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        folder = None if self._out is None else self._out / check.name / digest
+        by_name = [name for name in check.network if FACTORY.fullmatch(name)]  # its code may change
+        kept = Kept(CheckReport, None if by_name or folder is None else folder.parent, facts)
+        if (earlier := kept.read()) is not None:
+            return earlier.model_copy(update={"kept": True})
+        progress(Progress(done=0, total=0, running=f"{check.name}, reading the target"))
+        names = {"length": "lengths"}
+        engine = engine_of_check(
+            probe,
+            self.target(check.target),
+            **{names.get(name, name): value for name, value in settings.items()},
+            network=check.network or None,
+            objective=check.objective,
+            fit_steps=check.fit_steps,
+            out=folder,
+            progress=progress,
+            **self._run,
+        )
+        survey = engine.run(errors_are_results=False)
+        found = CheckReport(
+            name=check.name,
+            subject="",
+            status="passed",
+            reasons=(),
+            run=None if folder is None else str(folder),
+            survey=survey,
+        )
+        kept.write(found)
+        return found
+
+    def _sampler(self, check: CheckSpec) -> CheckReport:
+        assert check.sampler is not None
+        settings = self._spec.settings(check)
+        result = check_sampler(
+            check.sampler,
+            config=check.config or None,
+            **{name: settings[name] for name in ("steps", "seed") if name in settings},
+        )
+        return CheckReport(name=check.name, subject="", status="passed", reasons=(), sampler=result)
+
+
+def _target(spec: TargetSpec, folder: Path) -> Target:
+    if spec.spec is not None:
+        return from_spec(spec.spec)
+    return load_target(_data(spec, folder), _layout(spec), law=spec.law, bandwidth=spec.bandwidth)
+
+
+def _layout(spec: TargetSpec) -> Layout:
+    return Layout(
+        tokens=spec.tokens,
+        token_dim=spec.token_dim,
+        pca=spec.pca,
+        grid=spec.grid,
+        kind=spec.kind,
+        unit=spec.unit,
+        split=spec.split,
+    )
+
+
+def _data(spec: TargetSpec, folder: Path) -> str:
+    """The path of a target's data, relative to the spec's folder, or the name of known data."""
+    assert spec.data is not None
+    return spec.data if spec.data in NAMED else str(folder / spec.data)
+
+
+def _digest(spec: TargetSpec, folder: Path) -> list[Any]:
+    """What a target depends on, without making it."""
+    facts = spec.model_dump(mode="json")
+    if spec.data is None:
+        return [facts]
+    path = Path(_data(spec, folder).partition("#")[0])
+    if spec.data not in NAMED and not path.exists():
+        raise InputError(f"data {spec.data!r} does not exist in {str(folder)!r}.")
+    return [facts, Source(_data(spec, folder), layout=_layout(spec), law=spec.law).digest()]

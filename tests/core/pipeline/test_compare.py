@@ -1,0 +1,153 @@
+"""Two runs side by side: closed forms, paired intervals, and what counts as worse."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import capcheck
+from capcheck import InputError, SurveyResult
+from capcheck.pipeline.compare import CellChange, Comparison, compare
+
+RHO, N = 0.9, 4
+AR1 = torch.tensor([[RHO ** abs(i - j) for j in range(N)] for i in range(N)], dtype=torch.float64)
+GAUSSIAN = capcheck.targets.GaussianMixture(torch.zeros(1, N, 1, dtype=torch.float64), AR1[None])
+TOTAL_CORRELATION = -0.5 * (N - 1) * math.log(1 - RHO**2)  # of an AR(1) process, in nats
+
+
+@functools.cache
+def rounds(number: int) -> SurveyResult:
+    options = {"rounds": number, "order": "fixed"}
+    run = {"lengths": [N], "steps": [1], "samples": 200}
+    return capcheck.check("maskgit", GAUSSIAN, options=options, **run).survey  # type: ignore[arg-type]
+
+
+def diffusion(solver: str, seed: int, steps: int = 3) -> SurveyResult:
+    target = capcheck.targets.from_spec("modes:tokens=2,modes=2,gap=4")
+    run: dict[str, Any] = {"lengths": [0], "divergences": ["mmd"], "samples": 300}
+    options = {"solver": solver}
+    return capcheck.check(
+        "diffusion", target, options=options, steps=[steps], seed=seed, **run
+    ).survey
+
+
+def change(found: Comparison, divergence: str) -> CellChange:
+    [family] = found.families
+    [cell] = [cell for cell in family.cells if cell.divergence == divergence]
+    return cell
+
+
+def test_a_change_is_the_closed_form() -> None:
+    found = compare(rounds(N), rounds(1))
+    kl = change(found, "kl")
+    assert kl.change == pytest.approx(TOTAL_CORRELATION, rel=1e-9)
+    assert kl.low == kl.high == kl.change
+    assert kl.verdict == "worse"
+    assert found.worse
+    assert found.same_target
+    assert found.paired
+    [family] = found.families
+    assert family.reasons[0] == "representable before, not representable after"
+
+
+def test_the_way_back_is_better() -> None:
+    found = compare(rounds(1), rounds(N))
+    assert change(found, "kl").change == pytest.approx(-TOTAL_CORRELATION, rel=1e-9)
+    assert not found.worse
+    assert found.families[0].verdict == "better"
+
+
+def test_a_run_is_the_same_as_itself() -> None:
+    found = compare(rounds(1), rounds(1))
+    assert {cell.change for cell in found.families[0].cells} == {0.0}
+    assert found.families[0].verdict == "same"
+
+
+def test_a_rise_within_the_margin_is_none() -> None:
+    tolerance = 0.01 * N  # of KL, nats per sequence
+    assert change(compare(rounds(N), rounds(1), margin=1e3), "kl").verdict == "same"
+    assert change(compare(rounds(N), rounds(1), margin=1e3), "kl").allowed == 1e3 * tolerance
+
+
+def test_more_calls_are_worse() -> None:
+    target = capcheck.targets.from_spec("parity:4")  # three tokens tell the fourth, two do not
+    run: dict[str, Any] = {"lengths": [2, 3], "steps": [1], "samples": 200, "divergences": ["kl"]}
+    loose = capcheck.check("gpt", target, **run, tolerance={"kl": 1.0}).survey
+    found = compare(loose, capcheck.check("gpt", target, **run).survey)
+    assert found.families[0].calls == (3, 4)  # the other tokens are completed in one more
+    assert "3 model calls sufficed, now 4" in found.families[0].reasons[0]
+    assert found.worse
+
+
+def test_an_infinite_divergence_is_worse_than_any() -> None:
+    target = capcheck.targets.from_spec("parity:3")
+    run: dict[str, Any] = {"lengths": [3], "steps": [1], "samples": 200}
+    fine = capcheck.check("gpt", target, **run).survey
+    odd = capcheck.targets.uniform_over(
+        [[0, 0, 0], [0, 1, 1], [1, 0, 1]], vocabulary=2, description="one sequence is missing"
+    )
+
+    def network(tokens: Any, known: Any) -> Any:
+        return odd.marginals(tokens, (~known.bool()).double())
+
+    broken = capcheck.check("gpt", target, network=network, **run).survey
+    own = broken.model_copy(
+        update={
+            "families": (broken.families[-1].model_copy(update={"plan": fine.families[0].plan}),)
+        }
+    )
+    assert change(compare(fine, own), "kl").verdict == "worse"
+    assert change(compare(own, fine), "kl").verdict == "better"
+    assert change(compare(own, own), "kl").verdict == "same"
+
+
+def test_other_steps_are_compared_at_the_largest_budget_of_each() -> None:
+    found = compare(diffusion("ddim", 0, steps=2), diffusion("ddim", 0, steps=8))
+    cell = change(found, "mmd")
+    assert (cell.budget.steps, cell.before_budget.steps) == (8, 2)
+    assert cell.verdict == "better"
+
+
+def width(found: CellChange) -> float:
+    assert found.low is not None
+    assert found.high is not None
+    return found.high - found.low
+
+
+def test_paired_draws_tell_more_than_independent_ones() -> None:
+    paired = compare(diffusion("ddim", 0), diffusion("heun", 0))
+    apart = compare(diffusion("ddim", 0), diffusion("heun", 1))
+    assert (paired.paired, apart.paired) == (True, False)
+    assert width(change(paired, "mmd")) < width(change(apart, "mmd"))
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_change() -> None:
+    changes = [
+        change(compare(diffusion("ddim", seed), diffusion("heun", seed)), "mmd")
+        for seed in range(40)
+    ]
+    values = [found.change for found in changes if found.change is not None]
+    truth = sum(values) / len(values)  # the estimate is unbiased, its error a sixth of one interval
+    covered = sum(width(found) > 0 and found.low <= truth <= found.high for found in changes)  # type: ignore[operator]
+    assert covered >= 34  # of 40 at 95%: fewer have a probability below 0.01
+
+
+def test_what_only_one_run_has_is_named() -> None:
+    target = capcheck.targets.from_spec("parity:3")
+    run: dict[str, Any] = {"lengths": [3], "steps": [1], "samples": 200, "network": "none"}
+    both = capcheck.survey(target, ["gpt", "maskgit"], **run)
+    one = capcheck.survey(target, ["gpt"], **run)
+    assert compare(both, one).only_before == ("maskgit",)
+    assert compare(one, both).only_after == ("maskgit",)
+
+
+def test_runs_without_anything_in_common_are_one_sentence() -> None:
+    with pytest.raises(InputError, match="no family in common"):
+        compare(rounds(1), diffusion("ddim", 0))
+    with pytest.raises(InputError, match="margin must be"):
+        compare(rounds(1), rounds(1), margin=-1)
