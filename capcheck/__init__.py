@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from capcheck.core.budget import Budget
     from capcheck.core.errors import CapcheckError, InputError, NetworkError, ProbeError
     from capcheck.fitting import Fitted, fit
-    from capcheck.pipeline.gate import CapacityWarning, GateResult, gate
+    from capcheck.pipeline.gate import CapacityWarning, gate
+    from capcheck.pipeline.gate_result import GateResult
     from capcheck.results.decoding import DecodingPlan
     from capcheck.results.measurement import Outcome
     from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
@@ -66,7 +67,8 @@ _HOMES = {
     "core.budget": ("Budget",),
     "core.errors": ("CapcheckError", "InputError", "NetworkError", "ProbeError"),
     "fitting": ("Fitted", "fit"),
-    "pipeline.gate": ("CapacityWarning", "GateResult", "gate"),
+    "pipeline.gate": ("CapacityWarning", "gate"),
+    "pipeline.gate_result": ("GateResult",),
     "results.decoding": ("DecodingPlan",),
     "results.measurement": ("Outcome",),
     "results.survey": ("CapacityError", "CheckResult", "SurveyResult"),

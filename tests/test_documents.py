@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import sys
 import textwrap
 import tomllib
 import types
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import click
 import numpy as np
 import pyarrow
 import pytest
+import torch
 from PIL import Image
 from pyarrow import parquet
 
+import capcheck
 from capcheck import check, targets
 from capcheck.cli.app import cli
 from capcheck.procedures.registry import families
@@ -30,6 +36,12 @@ def blocks(document: str, language: str) -> list[str]:
     return [textwrap.dedent(code) for _, code in found]
 
 
+def block(document: str, language: str, holding: str) -> str:
+    """The code block of a document that holds a text."""
+    (found,) = (code for code in blocks(document, language) if holding in code)
+    return found
+
+
 def test_the_readmes_python_runs(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,11 +52,61 @@ def test_the_readmes_python_runs(
     assert (tmp_path / "maskgit.html").is_file()
 
 
+def test_the_readmes_gate_and_callbacks_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CAPCHECK_CACHE", str(tmp_path))
+    names: dict[str, Any] = {}
+    exec(compile(block("README.md", "python", "capcheck.gate("), "README.md", "exec"), names)
+    added: list[Any] = []
+
+    class Trainer:
+        log = add_callback = added.append
+
+        def __init__(self, callbacks: list[Any]) -> None:
+            added.extend(callbacks)
+
+    def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return 0.5 * x
+
+    names |= {"Trainer": Trainer, "x": torch.randn(400, 3), "model": model, "capcheck": capcheck}
+    names["trainer"] = Trainer([])
+    exec(compile(block("README.md", "python", "LiveCheck("), "README.md", "exec"), names)
+    assert [type(one).__name__ for one in added] == ["CapacityCallback"] * 2
+    assert "capcheck/kl/network" in capsys.readouterr().out
+
+
+def test_the_readmes_spec_and_workflow_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("latents.npy", np.random.default_rng(0).standard_normal((300, 4)).cumsum(1))
+    Path("capacity.toml").write_text(block("README.md", "toml", "[targets.latents]"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    workflow = block("README.md", "yaml", "pull_request")
+    (command,) = re.findall(r"run: capcheck (.*)", workflow)
+    words = shlex.split(os.path.expandvars(command))
+    assert command_exit(words) == 0
+    assert "1 of 1 checks pass" in Path("summary.md").read_text()
+    assert ElementTree.parse("capacity.xml").getroot().find("testsuite/testcase") is not None
+    spec = Path("capacity.toml").read_text()
+    Path("capacity.toml").write_text(spec.replace("[16, 64]", "[2, 4]").replace("= 64", "= 4"))
+    assert command_exit(words) == 1  # the gate in a pull request
+    assert "why it matters: We serve with 64 steps." in Path("summary.md").read_text()
+
+
+def command_exit(words: list[str]) -> int:
+    """The exit code of the command line."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words, standalone_mode=False)
+    return int(str(caught.value.code))
+
+
 @pytest.mark.parametrize("objective", ["oracle", "none"])
 def test_the_readmes_network_works(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    *_, code = blocks("README.md", "python")
+    code = block("README.md", "python", "class Predictor")
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "models.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -62,7 +124,8 @@ def test_the_readmes_network_works(
 def test_the_readmes_sampler_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, code, decoder, _ = blocks("README.md", "python")
+    code = block("README.md", "python", "# my_sampler.py")
+    decoder = block("README.md", "python", "# my_decoder.py")
     (tmp_path / "my_sampler.py").write_text(code, encoding="utf-8")
     (tmp_path / "my_decoder.py").write_text(decoder, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

@@ -16,6 +16,7 @@ LONG = {
     "capcheck/divergences/estimate.py": "a term, and the estimate that is made of terms",
     "capcheck/exact/inversion.py": "one computation: the inverse of passes, by Newton's method",
     "capcheck/laws/mixture.py": "one class: a token law of closed forms",
+    "capcheck/runs/engine.py": "one class: a run from its options to its results",
     "capcheck/procedures/probe.py": "one interface: all that a family can be asked",
     "capcheck/procedures/procedure.py": "one class: all that a bound procedure can be asked",
     "capcheck/targets/components.py": "one engine: sums over components, tile by tile",

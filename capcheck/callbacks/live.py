@@ -78,6 +78,8 @@ class LiveCheck:
         divergences: See `RunOptions`.
         precision: A lower precision in which the run is made again, for the numerics' part; by
             default none.
+        given: See `RunOptions`; a language model that is trained without a token before the first
+            has no law of the first, which [0] gives.
         samples: Draws of each measurement, at least 200.
         seed: See `RunOptions`. Every measurement has the same draws, so that changes are paired.
         select: See `capcheck.gate`.
@@ -110,6 +112,7 @@ class LiveCheck:
         options: Mapping[str, Any] | None = None,
         divergences: Sequence[str] = DEFAULT,
         precision: str | None = None,
+        given: Sequence[int] | None = None,
         samples: int = SAMPLES,
         seed: int = 0,
         select: Callable[[Any], Any] | None = None,
@@ -127,9 +130,10 @@ class LiveCheck:
         self._source = Source(
             data, layout=layout, law=law, select=select, most=whole_number("rows", rows, 3)
         )
-        self._run = {
+        self._run: dict[str, Any] = {
             "divergences": divergences,
             "precision": precision,
+            "given": given,
             "samples": samples,
             "seed": seed,
         }
@@ -151,7 +155,7 @@ class LiveCheck:
             if self._target is None:
                 self._target = self._source.target()
             place = _place(model)
-            budget = budget_on(self._target, self._budget)
+            budget = budget_on(self._target, self._budget, len(self._run["given"] or ()))
             engine = engine_of_check(
                 self._probe,
                 self._target,
@@ -160,7 +164,7 @@ class LiveCheck:
                 lengths=[budget.length],
                 steps=[budget.steps],
                 device=str(place),
-                **self._run,  # type: ignore[arg-type]
+                **self._run,
             )
             found = CheckResult.of(engine.run(errors_are_results=False)).found
             self._known[place.type] = engine.cells

@@ -12,7 +12,7 @@ from capcheck.runs.options import whole_number
 __all__ = ["Training"]
 
 LAYOUT = ("tokens", "token_dim", "pca", "grid", "kind", "law", "rows", "select")
-SHARED = ("family", "budget", "options", "divergences", "seed", *LAYOUT)
+SHARED = ("family", "budget", "options", "divergences", "given", "seed", *LAYOUT)
 """Keywords of a gate that a live check has, too."""
 
 

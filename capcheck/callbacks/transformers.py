@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from capcheck.callbacks.training import Training
 from capcheck.core.imports import transformers_library
+from capcheck.laws import Categorical
 
-__all__ = ["CapacityCallback"]
-
-logger = logging.getLogger("capcheck")
+__all__ = ["CapacityCallback", "causal_lm"]
 
 if TYPE_CHECKING:
     TrainerCallback = object
@@ -31,7 +32,7 @@ class CapacityCallback(TrainerCallback):
         log: Function that takes the parts of the gap, `trainer.log` as a rule; by default they are
             added to the trainer's `log_history` alone.
         network: Function from the model to a callable with the arguments of the family's signature;
-            by default the model is that itself.
+            by default `causal_lm` for a model of token ids, and otherwise the model itself.
         **keywords: Keywords of `capcheck.gate`, and `samples` and `precision` of `LiveCheck`.
 
     Raises:
@@ -45,6 +46,7 @@ class CapacityCallback(TrainerCallback):
         log: Callable[[dict[str, float]], Any] | None = None,
         **keywords: Any,
     ) -> None:
+        keywords.setdefault("network", _network)
         self._training, self._log = Training(data, **keywords), log
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -62,3 +64,34 @@ class CapacityCallback(TrainerCallback):
 
         log = self._log or kept
         self._training.step(state.global_step, given["model"], given.get("train_dataloader"), log)
+
+
+def causal_lm(model: Any, begin: int | None = None) -> Callable[[Tensor, Tensor], Categorical]:
+    """A causal language model as the token predictor of `gpt` and other families.
+
+    Args:
+        model: A model whose `model(input_ids).logits` are those of the next token.
+        begin: Id before the first token; by default the config's `bos_token_id`. Training rows that
+            do not begin with it leave the first token without a law: give it (`given=[0]`).
+
+    Returns:
+        Function of tokens (n, N) and of which are known, a prefix of each row, to an (n, N) law.
+    """
+    start = getattr(model.config, "bos_token_id", None) if begin is None else begin
+
+    def predict(tokens: Tensor, known: Tensor) -> Categorical:
+        shown = torch.where(known.bool(), tokens, 0)
+        first = torch.full_like(shown[:, :1], start or 0)
+        # Rows that begin with the first token are shown as in training, without another before it.
+        rows = shown if start is None else torch.cat([first, shown[:, :-1]], 1)
+        logits = model(input_ids=rows).logits
+        if start is None:
+            logits = torch.cat([torch.zeros_like(logits[:, :1]), logits[:, :-1]], 1)
+        return Categorical(logits.double().log_softmax(-1))
+
+    return predict
+
+
+def _network(model: Any) -> Callable[..., Any]:
+    kept = getattr(getattr(model, "config", None), "vocab_size", None)
+    return model if kept is None else causal_lm(model)

@@ -26,7 +26,7 @@ COMMANDS = {
     "survey": "Measure every family on one target, and write the report.",
     "init": "Write a commented spec of checks for your data.",
     "run": "Make the checks of a spec, and say which are as expected.",
-    "plan": "Tell what a survey would cost, family by family, before it is made.",
+    "plan": "Tell what a survey, or the checks of a spec, would cost before they are made.",
     "sampler": "Check a sampler of another library, or your own, with the oracle as its network.",
     "plan-decoding": "Tell how many tokens a parallel decoder may place per step.",
     "work": "Measure cells of a run beside any number of other such commands.",

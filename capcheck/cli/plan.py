@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +20,9 @@ from capcheck.cli.survey import SURVEYED, asked
 from capcheck.cli.tables import folding
 from capcheck.core.errors import InputError
 from capcheck.core.pace import duration
-from capcheck.results.cost import FamilyCost, RunCost
+from capcheck.pipeline.run_spec import SpecRun
+from capcheck.pipeline.spec import read_spec
+from capcheck.results.cost import UNSEEN, FamilyCost, RunCost
 from capcheck.runs import planning
 
 __all__ = ["H200", "WORKERS", "plan"]
@@ -31,6 +34,7 @@ H200 = (50.6e12, 2 * 4.8e12, 2e5)
 
 
 @click.command(cls=GroupedCommand)
+@click.argument("file", metavar="[SPEC]", type=click.Path(path_type=Path), required=False)
 @with_options(SURVEYED)
 @grouped(
     "data",
@@ -41,6 +45,7 @@ H200 = (50.6e12, 2 * 4.8e12, 2e5)
 @grouped("output", "--json", "as_json", is_flag=True, help="Print only the costs, as JSON.")
 @with_options(MACHINE)
 def plan(
+    file: Path | None,
     names: str | None,
     quick: bool,
     network: Sequence[str],
@@ -50,17 +55,24 @@ def plan(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Tell what a survey would cost, family by family, before it is made.
+    """Tell what a survey, or the checks of a spec, would cost before they are made.
 
-    Takes the options of `capcheck survey`. Every part of the survey is made for a moment on this
-    machine, with few draws, and its time follows from the numbers of turns, rows and steps. Times
-    are right within a factor of about two.
+    Takes a file such as `capcheck init` writes, or the options of `capcheck survey`. Every part is
+    made for a moment on this machine, with few draws, and its time follows from the numbers of
+    turns, rows and steps. Times are right within a factor of about two.
     """
     if rows is not None and (given["data"] is None or given["law"] != "rows"):
         raise InputError(
             f"--rows needs data and --law rows, whose cost grows with the rows, got --rows {rows} "
             f"and --law {given['law'] or 'auto'}; give both, or leave --rows out."
         )
+    if file is not None:
+        costs = _of_spec(file, given)
+        if as_json:
+            click.echo(json.dumps({name: one.to_json() for name, one in costs.items()}, indent=2))
+        else:
+            _print_spec(output(), costs)
+        return
     began = time.perf_counter()
     given["out"] = None
     with live_progress() as progress:
@@ -71,6 +83,47 @@ def plan(
         click.echo(json.dumps(found.to_json(), indent=2))
         return
     _print(output(), found)
+
+
+def _of_spec(spec: Path, given: dict[str, Any]) -> dict[str, RunCost]:
+    """The cost of every check of a spec that has a family, by its name.
+
+    Raises:
+        InputError: Options of a survey are given as well, or a check cannot be made.
+    """
+    if given["data"] is not None or given["spec"] is not None:  # of --target
+        raise InputError("give one of a spec and --data or --target, got both.")
+    machine = {name: given[name] for name in ("device", "batch", "workers")}
+    read = read_spec(spec)
+    job = SpecRun(read, folder=spec.parent, out=None, run=machine)
+    costs = {}
+    for check in read.checks:
+        if check.family is not None:
+            with live_progress() as progress:
+                costs[check.name] = job.cost(check, progress)
+    return costs
+
+
+def _print_spec(console: Console, costs: dict[str, RunCost]) -> None:
+    """Print what every check takes, and all of them together."""
+    table = folding("check", "family", "runs", "turns", "seconds", "with causes")
+    table.title = "seconds of one worker of this machine"
+    table.title_justify = "left"
+    for name, found in costs.items():
+        for one in found.families:
+            seconds = found.start + found.shared + UNSEEN * one.seconds
+            causes = seconds + UNSEEN * one.causes
+            row = (str(one.runs), f"{one.turns:,}", _shown(seconds), _shown(causes))
+            table.add_row(name, one.title, *(row if not one.reason else ("-",) * 4))
+    console.print(table)
+    for name, found in costs.items():
+        for one in found.families:
+            if one.reason:
+                console.print(f"{name}: {one.reason}", markup=False, highlight=False)
+    for workers in (1, 2):
+        word = "worker" if workers == 1 else "workers"
+        whole = sum(found.seconds(workers) for found in costs.values())
+        console.print(f"{workers} {word} of this machine: {duration(whole)}", highlight=False)
 
 
 def _print(console: Console, found: RunCost) -> None:

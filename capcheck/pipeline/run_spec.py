@@ -19,10 +19,11 @@ from capcheck.pipeline.kept import Kept
 from capcheck.pipeline.source import Source
 from capcheck.pipeline.spec import CapacitySpec, CheckSpec, TargetSpec
 from capcheck.procedures.registry import build_probe
+from capcheck.results.cost import RunCost
 from capcheck.results.measurement import Outcome
 from capcheck.results.survey import CheckResult, SurveyResult
 from capcheck.runs.options import Progress
-from capcheck.runs.planning import engine_of_check
+from capcheck.runs.planning import cost_of_survey, engine_of_check
 from capcheck.samplers.check_sampler import check_sampler
 from capcheck.samplers.findings import SamplerResult
 from capcheck.targets.specs import from_spec
@@ -187,6 +188,32 @@ class SpecRun:
             }
         )
 
+    def cost(self, check: CheckSpec, progress: Callable[[Progress], None]) -> RunCost:
+        """What a check of a family would cost on this machine, of which nothing is measured.
+
+        Args:
+            check: The check.
+            progress: Function that is told the progress.
+
+        Raises:
+            InputError: The check cannot be made.
+        """
+        assert check.family is not None
+        assert check.target is not None
+        began = time.monotonic()
+        progress(Progress(done=0, total=0, running=f"{check.name}, reading the target"))
+        target = self.target(check.target)
+        return cost_of_survey(
+            target,
+            [build_probe(check.family, check.options)],
+            start=time.monotonic() - began,
+            network=check.network or "none",
+            fit_steps=check.fit_steps,
+            progress=progress,
+            **_keywords(self._spec.settings(check)),
+            **self._run,
+        )
+
     def _judged(self, check: CheckSpec, found: CheckReport) -> list[tuple[Status, str]]:
         if found.sampler is not None:
             return met_by_sampler(check.expect, found.sampler)
@@ -216,11 +243,10 @@ class SpecRun:
         if (earlier := kept.read()) is not None:
             return earlier.model_copy(update={"kept": True})
         progress(Progress(done=0, total=0, running=f"{check.name}, reading the target"))
-        names = {"length": "lengths"}
         engine = engine_of_check(
             probe,
             self.target(check.target),
-            **{names.get(name, name): value for name, value in settings.items()},
+            **_keywords(settings),
             network=check.network or None,
             objective=check.objective,
             fit_steps=check.fit_steps,
@@ -249,6 +275,12 @@ class SpecRun:
             **{name: settings[name] for name in ("steps", "seed") if name in settings},
         )
         return CheckReport(name=check.name, subject="", status="passed", reasons=(), sampler=result)
+
+
+def _keywords(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a check as keywords of `check`."""
+    names = {"length": "lengths"}
+    return {names.get(name, name): value for name, value in settings.items()}
 
 
 def _target(spec: TargetSpec, folder: Path) -> Target:

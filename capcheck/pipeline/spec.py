@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from capcheck.core.errors import InputError, near
 from capcheck.core.record import Record
 from capcheck.core.sequences import Kind
+from capcheck.pipeline.toml_places import Place, field_of, line_of, lines_of
 
 __all__ = [
     "CapacitySpec",
@@ -215,14 +216,14 @@ def read_spec(path: Path) -> CapacitySpec:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: it is no TOML: {error}.") from None
-    lines = _lines(text)
+    lines = lines_of(text)
     try:
         spec = CapacitySpec.model_validate(data)
     except ValidationError as error:
-        first = min(error.errors(), key=lambda one: _line(lines, one["loc"]))
-        raise InputError(f"{path}:{_line(lines, first['loc'])}: {_sentence(first)}") from None
+        first = min(error.errors(), key=lambda one: line_of(lines, one["loc"]))
+        raise InputError(f"{path}:{line_of(lines, first['loc'])}: {_sentence(first)}") from None
     for place, problem in _problems(spec):
-        raise InputError(f"{path}:{_line(lines, place)}: {_field(place)}: {problem}")
+        raise InputError(f"{path}:{line_of(lines, place)}: {field_of(place)}: {problem}")
     return spec
 
 
@@ -239,7 +240,7 @@ def _text(path: Path) -> str:
         raise InputError(f"spec {str(path)!r} cannot be read: {reason}{hint}.") from None
 
 
-def _problems(spec: CapacitySpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _problems(spec: CapacitySpec) -> Iterator[tuple[Place, str]]:
     """Where fields contradict each other, and how."""
     seen: set[str] = set()
     for i, check in enumerate(spec.checks):
@@ -249,49 +250,6 @@ def _problems(spec: CapacitySpec) -> Iterator[tuple[tuple[str | int, ...], str]]
         if check.target is not None and check.target not in spec.targets:
             hint = near(check.target, spec.targets) if spec.targets else "there are no targets."
             yield ("checks", i, "target"), f"there is no target {check.target!r}; {hint}"
-
-
-HEADER = re.compile(r"\s*\[(\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
-KEY = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
-
-
-def _lines(text: str) -> dict[tuple[str | int, ...], int]:
-    """Line numbers of the tables and keys of a TOML text, by their place in its data."""
-    lines: dict[tuple[str | int, ...], int] = {}
-    counts: dict[tuple[str | int, ...], int] = {}
-    table: tuple[str | int, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := HEADER.match(line):
-            table = ()
-            parts = [part.strip().strip("\"'") for part in header[2].split(".")]
-            for j, part in enumerate(parts):
-                table = (*table, part)
-                if j == len(parts) - 1 and header[1]:
-                    counts[table] = counts.get(table, -1) + 1
-                if table in counts:
-                    table = (*table, counts[table])
-            lines.setdefault(table, number)
-        elif key := KEY.match(line):
-            names = [part.strip().strip("\"'") for part in key[1].split(".")]
-            for j in range(len(names)):
-                lines.setdefault((*table, *names[: j + 1]), number)
-    return lines
-
-
-def _line(lines: dict[tuple[str | int, ...], int], place: tuple[str | int, ...]) -> int:
-    """The line of a place, or of the nearest place around it that has one."""
-    for length in range(len(place), 0, -1):
-        if place[:length] in lines:
-            return lines[place[:length]]
-    return 1
-
-
-def _field(place: tuple[str | int, ...]) -> str:
-    """A place as it is written: checks[0].expect.steps."""
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".") or "the spec"
 
 
 FIELDS: dict[str, type[Record]] = {
@@ -305,7 +263,7 @@ FIELDS: dict[str, type[Record]] = {
 def _sentence(error: ErrorDetails) -> str:
     """What is wrong with a field, in one sentence."""
     place = error["loc"]
-    named = _field(place)
+    named = field_of(place)
     if error["type"] == "extra_forbidden":
         names = [part for part in place[:-1] if isinstance(part, str) and part in FIELDS]
         model = FIELDS[names[-1]] if names else CapacitySpec

@@ -16,6 +16,7 @@ from torch import nn
 
 from capcheck.core.budget import Budget
 from capcheck.core.errors import CapcheckError, ControlFlow, InputError, UnfitError
+from capcheck.core.version import __version__, class_digest, code_digest
 from capcheck.fitting.checkpoint import content_key
 from capcheck.fitting.fit import Fitted, fit_procedure
 from capcheck.fitting.named import (
@@ -34,8 +35,9 @@ from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.procedures.registry import build_probe
 from capcheck.results.plan import FamilyEntry, FamilyPlan, FitFacts, NetworkFacts
+from capcheck.results.survey import MeasuredBy
 
-__all__ = ["Candidate", "CheckedNetwork", "checked_network", "fitted_network"]
+__all__ = ["Candidate", "CheckedNetwork", "checked_network", "fitted_network", "measured_by"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,3 +223,11 @@ def _facts_of(network: Callable[..., Any], fitted: Fitted | None, *, answers: st
         weights=content_key(module, (answers,)),
         fit=fit,
     )
+
+
+def measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:
+    """The version and the digests of the code that measures some candidates."""
+    probes = [one.probe for one in candidates]
+    probes += [suspect.probe for probe in probes for suspect in probe.suspects()]
+    families = {probe.family: class_digest(type(probe)) for probe in probes}
+    return MeasuredBy(version=__version__, code=code_digest(), families=families)

@@ -26,14 +26,13 @@ from capcheck.core.errors import (
 )
 from capcheck.core.memory import keep_freed_memory
 from capcheck.core.pace import time_limit
-from capcheck.core.version import __version__, class_digest, code_digest
 from capcheck.judging.family import failed_result, unsupported_result
 from capcheck.results.family import FamilyResult
 from capcheck.results.plan import FamilyPlan
 from capcheck.results.survey import MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
 from capcheck.runs.beside import Beside
-from capcheck.runs.candidates import Candidate
+from capcheck.runs.candidates import Candidate, measured_by
 from capcheck.runs.cells import Cells
 from capcheck.runs.claims import Claims, SharedClaims
 from capcheck.runs.decoding import keep_plan
@@ -71,12 +70,16 @@ class Engine:
         candidates: The families' procedures with their networks. A candidate with a network comes
             after the candidate of the same procedure with the oracle.
         options: Options of the run.
-        known: Cells of an earlier run on the same target, which are not measured again and to which
-            this run's are added. Only of runs that are not kept in a folder.
+        known: Cells of an earlier run on the target, to which those of this run are added.
+
+    Attributes:
+        cells: The cells of the run, once it has begun.
 
     Raises:
         InputError: An option is not possible on this target.
     """
+
+    cells: Cells
 
     def __init__(
         self,
@@ -120,30 +123,25 @@ class Engine:
             workers = self._workers or 1
             if workers > 1 and self._folder is None:
                 self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            measured_by = _measured_by(self._candidates)
-            self._begin(self._open(measured_by), Claims())
+            code = measured_by(self._candidates)
+            self._begin(self._open(code), Claims())
             stack.enter_context(logged_to(self._folder))
             if self._workers is not None:
                 stack.enter_context(one_thread())
             if workers > 1:
                 assert self._folder is not None
                 SharedClaims(self._folder).forget_failures()
-                self._share_out(self._cells, self._folder, self._candidates)
-                self._begin(self._cells, Claims())  # what failed fails once more, and says why
+                self._share_out(self.cells, self._folder, self._candidates)
+                self._begin(self.cells, Claims())  # what failed fails once more, and says why
             found = [self._result(one, errors_are_results) for one in self._candidates]
             if errors_are_results and any(one.cells for one in found):
                 self._progress.advance((), "the information curve")
-                keep_plan(self._target, self._settings, self._cells)
-        return survey_result(found, self._manifest(measured_by), self._cells.decoding)
-
-    @property
-    def cells(self) -> Cells:
-        """The cells of the run, after it was made."""
-        return self._cells
+                keep_plan(self._target, self._settings, self.cells)
+        return survey_result(found, self._manifest(code), self.cells.decoding)
 
     def start(self) -> None:
         """Start the run in its folder, and measure nothing."""
-        self._open(_measured_by(self._candidates))
+        self._open(measured_by(self._candidates))
 
     def help(self, folder: Path, *, order: Sequence[Candidate] | None = None) -> None:
         """Measure a part of a run that other processes measure as well, until it is whole.
@@ -156,7 +154,7 @@ class Engine:
             InputError: The folder holds another run.
         """
         store = Store.join(folder)
-        require_same(store.manifest, self._manifest(_measured_by(self._candidates)), folder)
+        require_same(store.manifest, self._manifest(measured_by(self._candidates)), folder)
         limit = time_limit(self._settings.seconds_per_run)
         with full_precision(), limit, one_thread(), logged_to(folder):
             self._share_out(store, folder, order or self._candidates)
@@ -187,7 +185,7 @@ class Engine:
             claims.close()
 
     def _begin(self, cells: Cells, claims: Claims) -> None:
-        self._cells, self._claims = cells, claims
+        self.cells, self._claims = cells, claims
         self._assembly = Assembly(cells, self._settings, self._summary)
         self._looks = Looks(
             self._target,
@@ -222,7 +220,7 @@ class Engine:
             if not (errors_are_results or self._has_network_beside(candidate)):
                 raise
             logger.info("%s cannot be measured: %s", entry.plan.title, error)
-            self._cells.note(entry.plan, str(error))
+            self.cells.note(entry.plan, str(error))
             self._skip(entry.plan, range(self._settings.looks), "cannot be measured")
             return unsupported_result(entry, str(error))
         except Exception as error:
@@ -256,7 +254,7 @@ class Engine:
         if candidate.network is not None:
             folder = None if self._folder is None else self._folder / FITS
             network = self._maker.network(
-                candidate, cells=self._cells, claims=self._claims, folder=folder
+                candidate, cells=self.cells, claims=self._claims, folder=folder
             )
             procedure = procedure.with_network(network)
         require_conditionals(procedure, self._settings.grid)
@@ -274,16 +272,16 @@ class Engine:
             self._beside.measure(candidate, procedure, look, found)
         return self._assembly.judged(entry, look)
 
-    def _open(self, measured_by: MeasuredBy) -> Cells:
+    def _open(self, code: MeasuredBy) -> Cells:
         if self._folder is None:
-            return Cells(measured_by) if self._known is None else self._known
-        store = Store.create(self._folder, self._manifest(measured_by))
+            return Cells(code) if self._known is None else self._known
+        store = Store.create(self._folder, self._manifest(code))
         write_recipe(self._folder, self._given_target)
         return store
 
-    def _manifest(self, measured_by: MeasuredBy) -> Manifest:
+    def _manifest(self, code: MeasuredBy) -> Manifest:
         return Manifest(
-            measured_by=measured_by,
+            measured_by=code,
             environment=environment(),
             target=self._summary,
             settings=self._settings,
@@ -309,10 +307,3 @@ def help_out(packed: bytes, place: int) -> None:
     order = job.candidates[::-1] if place % 2 else job.candidates
     first = len(order) * (place // 2) // (place // 2 + 1)
     engine.help(job.folder, order=[*order[first:], *order[:first]])
-
-
-def _measured_by(candidates: Sequence[Candidate]) -> MeasuredBy:
-    probes = [one.probe for one in candidates]
-    probes += [suspect.probe for probe in probes for suspect in probe.suspects()]
-    families = {probe.family: class_digest(type(probe)) for probe in probes}
-    return MeasuredBy(version=__version__, code=code_digest(), families=families)

@@ -116,7 +116,7 @@ def test_the_next_start_measures_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     first = passes(loader, **keep)
     assert told
     assert not first.kept
-    monkeypatch.setattr(module, "_measure", None)
+    monkeypatch.setattr(module, "measure", None)
     second = passes(loader, **keep)
     assert second == first.model_copy(update={"kept": True})
     assert second.check is not None

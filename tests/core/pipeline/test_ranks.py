@@ -16,8 +16,8 @@ from capcheck.pipeline import gate as module
 
 rank, folder, data, budget = int(sys.argv[1]), *sys.argv[2:5]
 dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
-measure, measured = module._measure, []
-module._measure = lambda *a: measured.append(1) or measure(*a)
+measure, measured = module.measure, []
+module.measure = lambda *a: measured.append(1) or measure(*a)
 x = torch.randn(400, 4, generator=torch.Generator().manual_seed(rank))  # every rank has its shard
 said = ""
 try:
