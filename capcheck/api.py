@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
+from capcheck.core.arguments import file_path, shown, texts, whole_number
 from capcheck.core.errors import InputError
 from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.registry import report_writer
@@ -25,11 +26,12 @@ from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
 from capcheck.runs.atomic import write_atomically
 from capcheck.runs.candidates import Candidate
 from capcheck.runs.engine import Engine
+from capcheck.runs.keywords import Families
 from capcheck.runs.manifest import read_manifest
 from capcheck.runs.options import Progress, RunOptions, options_of
 from capcheck.runs.planning import CheckOptions, SurveyOptions, engine_of_check, engine_of_survey
 from capcheck.runs.recipes import target_again
-from capcheck.targets.target import Target
+from capcheck.targets.target import Target, require_target
 
 __all__ = ["check", "report", "require", "survey", "work"]
 
@@ -98,7 +100,7 @@ def check(
 @_with_keywords(SurveyOptions)
 def survey(
     target: Target,
-    families: Iterable[str | AnyProbe] | None = None,
+    families: Families = None,
     **keywords: Unpack[SurveyOptions],
 ) -> SurveyResult:
     """Measure several families on one target.
@@ -109,8 +111,8 @@ def survey(
 
     Args:
         target: The law that the families should produce.
-        families: Names of registered families, or `Probe` objects; all registered families by
-            default.
+        families: Names of registered families, or `Probe` objects, in a list; also one of them, or
+            one text with commas between the names. All registered families by default.
         **keywords: See `SurveyOptions`.
 
     Raises:
@@ -181,12 +183,14 @@ def work(
         InputError: The folder holds no run, or one that cannot be measured here; the message says
             why.
     """
-    folder = Path(folder)
-    i, n = shard
-    if not 1 <= i <= n:
-        raise InputError(f"shard must be i/n with i from 1 to n, got {i}/{n}.")
+    folder = file_path("folder", folder, "the folder of a run")
+    i, n = _shard(shard)
+    if target is not None:
+        require_target(target)
+    names = () if networks is None else networks
+    allowed = texts("networks", names, "names of functions", "write ['package.module:function']")
     manifest = read_manifest(folder)
-    candidates = [Candidate.again(entry, allowed=networks) for entry in manifest.families]
+    candidates = [Candidate.again(entry, allowed=allowed) for entry in manifest.families]
     place = len(candidates) * (i - 1) // n
     here: RunOptions = {"device": device, "batch": batch, "workers": workers, "progress": progress}
     run: RunOptions = {**options_of(manifest.settings), **here}
@@ -208,9 +212,30 @@ def report(
     Raises:
         InputError: There is no report writer of that name, or the file cannot be written.
     """
-    shown = result.survey if isinstance(result, CheckResult) else result
+    whole = result.survey if isinstance(result, CheckResult) else result
+    if not isinstance(whole, (SurveyResult, DecodingPlan)):
+        raise InputError(
+            f"result must be what check, survey, require or decoding_plan returns, got "
+            f"{shown(result)}; measure first."
+        )
+    file = file_path("path", path, "a file")
     own = "decoding" if isinstance(result, DecodingPlan) else "html"
+    kind = own if kind is None else kind
+    writer = report_writer(kind)
     if kind in ("decoding", "html") and kind != own:
         raise InputError(f"kind must be {own!r} for such a result, got {kind!r}; leave it out.")
-    kind = kind or own
-    return write_atomically(Path(path), report_writer(kind)(shown))
+    return write_atomically(file, writer(whole))
+
+
+def _shard(shard: tuple[int, int]) -> tuple[int, int]:
+    """The number of a process and the number of all of them.
+
+    Raises:
+        InputError: They are no whole numbers i and n with 1 <= i <= n.
+    """
+    if not isinstance(shard, (tuple, list)) or len(shard) != 2:
+        raise InputError(f"shard must be two numbers (i, n), got {shown(shard)}; write (1, 1).")
+    i, n = (whole_number("shard", part) for part in shard)
+    if not 1 <= i <= n:
+        raise InputError(f"shard must be i/n with i from 1 to n, got {shown(i)}/{shown(n)}.")
+    return i, n

@@ -64,8 +64,8 @@ class LiveGap(Record):
 class LiveCheck:
     """Measures a network in training beside the oracle of its family.
 
-    The model is neither copied nor moved. It is called without gradients and in evaluation mode,
-    which every part of it leaves as it was before; no random state changes.
+    The model is neither copied nor moved. It is called in evaluation mode and without gradients of
+    its weights; afterwards every part of it is as it was, and so are all random states.
 
     Args:
         data: What the network is trained on, as for `capcheck.gate`.
@@ -151,7 +151,7 @@ class LiveCheck:
             NetworkError: The network raised, or broke its signature.
         """
         began = time.monotonic()
-        with undisturbed(), torch.no_grad(), _evaluating(model):
+        with undisturbed(), _evaluating(model):
             if self._target is None:
                 self._target = self._source.target()
             place = _place(model)
@@ -217,15 +217,21 @@ def _place(model: Any) -> torch.device:
 
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Put every part of a module into evaluation mode, and back into its own afterwards."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = [(part, part.training) for part in model.modules()]
+    """Put every part of a module into evaluation mode, without gradients of its weights.
+
+    Gradients of its inputs stay possible, by which log-densities are computed.
+    """
+    parts = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [(part, part.training) for part in parts]
+    trained = [w for w in _parameters(model) if w.requires_grad]
     try:
-        for part, _ in modes:
+        for part in parts:
             part.training = False
+        for w in trained:
+            w.requires_grad_(False)
         yield
     finally:
         for part, mode in modes:
             part.training = mode
+        for w in trained:
+            w.requires_grad_(True)

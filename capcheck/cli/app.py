@@ -1,8 +1,9 @@
 """The command `capcheck` and its subcommands, which `COMMANDS` lists.
 
 Exit codes are 0 for success, 1 for not representable, 2 for wrong use or bad input, 3 for
-inconclusive, and 4 for an internal failure. With `--json` standard output holds the result schema
-and nothing else.
+inconclusive, 4 for an internal failure, and 5 if a package that capcheck needs cannot be imported.
+They are 128 plus the number of the signal that stopped the command, which is SIGPIPE if the reader
+of its output left early. With `--json` standard output holds the result schema and nothing else.
 """
 
 from __future__ import annotations
@@ -10,10 +11,23 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
-import click
+try:
+    import click
 
-from capcheck.cli.failures import QuietStream, Session, debugging, fail
+    from capcheck.cli.failures import (
+        CLOSED_PIPE,
+        QuietStream,
+        Session,
+        Stopped,
+        debugging,
+        fail,
+        stoppable,
+    )
+except ImportError as error:  # Python would exit with 1, which means "not representable"
+    sys.stderr.write(f"error: {error}; capcheck needs this package, install it.\n")
+    sys.exit(5)
 from capcheck.core.memory import keep_freed_memory
 from capcheck.core.version import __version__
 
@@ -73,24 +87,30 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; a failure prints one sentence and sets the exit code."""
     keep_freed_memory()
-    session, stdout = Session(), sys.stdout
-    sys.stdout = QuietStream(stdout)
+    session, streams = Session(), (sys.stdout, sys.stderr)
+    quiet = QuietStream(sys.stdout)
+    sys.stdout, sys.stderr = quiet, QuietStream(sys.stderr)
     try:
-        code = cli.main(standalone_mode=False, obj=session)
-    except (Exception, KeyboardInterrupt) as error:
+        with stoppable():
+            code = cli.main(standalone_mode=False, obj=session)
+    except SystemExit as ended:
+        code = ended.code
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         fail(error, session)
     finally:
-        sys.stdout = stdout
-        _flush_or_discard()
-    sys.exit(code)
+        sys.stdout, sys.stderr = streams
+        for stream in streams:
+            _flush_or_discard(stream)
+    sys.exit(CLOSED_PIPE if quiet.broken else code)
 
 
-def _flush_or_discard() -> None:
-    """Flush standard output, or redirect it to the null device if its reader has closed it.
+def _flush_or_discard(stream: Any) -> None:
+    """Flush a stream, or redirect it to the null device if it cannot be written.
 
-    The interpreter would otherwise print a warning when it flushes the stream at exit.
+    The interpreter would otherwise print a warning when it flushes the stream at exit, and have an
+    exit code of its own.
     """
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

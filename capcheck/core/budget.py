@@ -8,8 +8,9 @@ and a list of steps.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, SupportsIndex
+from typing import Any, Literal
 
+from capcheck.core.arguments import several, shown, whole_number
 from capcheck.core.errors import InputError
 from capcheck.core.record import Record
 
@@ -17,6 +18,7 @@ __all__ = ["AXES", "Axis", "Budget", "Grid"]
 
 Axis = Literal["length", "steps"]
 AXES: tuple[Axis, Axis] = ("length", "steps")
+MOST_STEPS = 2**31 - 1  # largest number of iterations; runs of fewer would take years
 
 
 class Budget(Record):
@@ -63,7 +65,7 @@ class Grid(Record):
         has = f"the target has {tokens} tokens to be placed"
         return cls(
             lengths=_axis("length", lengths, 0, tokens, has),
-            steps=_axis("steps", steps, 1, None, "one iteration is the least"),
+            steps=_axis("steps", steps, 1, MOST_STEPS, "one iteration is the least"),
         )
 
     def budgets(self) -> list[Budget]:
@@ -77,21 +79,22 @@ class Grid(Record):
 
 
 def _axis(
-    field: str, values: Iterable[int], least: int, most: int | None, because: str
+    field: str, values: Iterable[int], least: int, most: int, because: str
 ) -> tuple[int, ...]:
     """The checked values of one axis, sorted, without repeats."""
-    if not isinstance(values, Iterable):
-        raise InputError(f"Budget.{field} must be a list of whole numbers, got {values!r}.")
-    given = list(values)
+    cure = f"write [{values}]" if isinstance(values, int) else "write [1, 4]"
+    given: list[Any] = several(f"Budget.{field}", values, "whole numbers", cure)
     if not given:
         raise InputError(
             f"Budget.{field} needs at least one value, got none; give some or omit it."
         )
+    found = set()
     for value in given:
-        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-            raise InputError(f"Budget.{field} must be whole numbers, got {value!r}.")
-        if value < least:
-            raise InputError(f"Budget.{field} must be at least {least}, got {value}: {because}.")
-        if most is not None and value > most:
-            raise InputError(f"Budget.{field} must be at most {most}, got {value}: {because}.")
-    return tuple(sorted({int(value) for value in given}))
+        number = whole_number(f"Budget.{field}", value)
+        for rule, holds in ((f"least {least}", number >= least), (f"most {most}", number <= most)):
+            if not holds:
+                raise InputError(
+                    f"Budget.{field} must be at {rule}, got {shown(number)}: {because}."
+                )
+        found.add(number)
+    return tuple(sorted(found))

@@ -5,6 +5,7 @@
 | `InputError` | the caller's, who asked for something impossible | 2 |
 | `UnfitError` | nobody's: a family is not defined for the target | 2; a survey goes on |
 | `NetworkError` | of a network's author: it raised, or broke its signature | 2; a survey goes on |
+| `StoreError` | nobody's: a run's folder cannot be written or read | 2; a survey stops |
 | `ProbeError` | of a family's author: it raised, or broke its contract | 4 |
 | any other | capcheck's own | 4 |
 
@@ -14,7 +15,9 @@ Every message is one sentence with the field, the rule, the value received and t
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = [
     "CapcheckError",
@@ -22,9 +25,12 @@ __all__ = [
     "InputError",
     "NetworkError",
     "ProbeError",
+    "StoreError",
     "UnfitError",
+    "cure_of",
     "near",
     "reason_of",
+    "unwritable",
 ]
 
 
@@ -61,6 +67,32 @@ def near(name: str, known: Iterable[str]) -> str:
 
 class ControlFlow(Exception):  # noqa: N818
     """A signal between two parts of capcheck that crosses a family's code; nobody's mistake."""
+
+
+class StoreError(InputError, ControlFlow):
+    """A run's folder cannot be written or read (exit code 2).
+
+    It crosses a family's code as a signal does, so that it never counts as the family's failure.
+    """
+
+
+_CURES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there",
+    errno.EFBIG: "allow larger files",
+}
+
+
+def cure_of(error: OSError) -> str:
+    """The last clauses of the sentence about a run's folder that cannot be written."""
+    cure = _CURES.get(error.errno or 0, "make it writable")
+    return f"{cure} and run the same command again; finished cells are kept."
+
+
+def unwritable(folder: Path, error: OSError) -> StoreError:
+    """The error that says why a run's folder cannot be written."""
+    reason = error.strerror or type(error).__name__
+    return StoreError(f"folder {str(folder)!r} cannot be written: {reason}; {cure_of(error)}")
 
 
 def reason_of(error: Exception) -> str:

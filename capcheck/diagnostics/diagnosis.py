@@ -20,6 +20,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from capcheck.core.arguments import shown, texts
 from capcheck.core.errors import InputError, near
 from capcheck.core.randomness import Randomness
 from capcheck.core.record import Record
@@ -81,16 +82,19 @@ class Diagnosis(Record):
         return f"{self.value:.3g} {ends}, null {self.null:.3g}, p = {self.p_value:.2g}"
 
 
-def chosen_diagnoses(names: Iterable[str]) -> tuple[str, ...]:
+def chosen_diagnoses(names: str | Iterable[str] | None) -> tuple[str, ...]:
     """Check names of diagnoses and return them in the order of the module's table; may be empty.
 
     Raises:
         InputError: A name is unknown.
     """
-    names = [names] if isinstance(names, str) else list(names)
+    names = () if names is None else names
+    names = texts("diagnose", names, "names of diagnoses", "write ['classifier']")
     for name in names:
         if name not in DIAGNOSES:
-            raise InputError(f"diagnose names {name!r}, which is unknown; {near(name, DIAGNOSES)}")
+            raise InputError(
+                f"diagnose names {shown(name)}, which is unknown; {near(name, DIAGNOSES)}"
+            )
     return tuple(name for name in DIAGNOSES if name in names)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from capcheck.core.arguments import mapping, real_number, shown, texts
 from capcheck.core.errors import InputError, near
 from capcheck.core.sequences import Kind, SequenceSpec
 from capcheck.divergences.wasserstein import LARGEST
@@ -140,19 +141,21 @@ NAMES = tuple(DIVERGENCES["continuous"])
 DEFAULT = ("kl", "wasserstein", "mmd")
 
 
-def chosen(names: str | Iterable[str]) -> tuple[str, ...]:
+def chosen(names: str | Iterable[str] | None) -> tuple[str, ...]:
     """Check names of divergences and return them in the order of the module's table, once each.
 
     Args:
-        names: A sequence of names, or one string of names separated by commas.
+        names: A sequence of names, one string of names separated by commas, or None for
+            `DEFAULT`.
 
     Raises:
         InputError: A name is unknown, or there is no name.
     """
-    names = names.split(",") if isinstance(names, str) else list(names)
+    names = DEFAULT if names is None else names
+    names = texts("divergences", names, "names of divergences", "write ['kl']")
     for name in names:
         if name not in NAMES:
-            raise InputError(f"divergence {name!r} is unknown; {near(name, NAMES)}")
+            raise InputError(f"divergence {shown(name)} is unknown; {near(name, NAMES)}")
     if not names:
         raise InputError(f"divergences needs at least one of {', '.join(NAMES)}, got none.")
     return tuple(name for name in NAMES if name in names)
@@ -167,12 +170,14 @@ def tolerances(
         InputError: A tolerance names a divergence that is not among `names`, or is not positive
             and finite.
     """
-    names, given = tuple(names), dict(given or {})
+    names = tuple(names)
+    cure = "write {'kl': 0.01}"
+    given = mapping("tolerance", given, "numbers by names of divergences", cure)
     for name, value in given.items():
         if name not in names:
             raise InputError(
-                f"tolerance names {name!r}, which is not measured; {near(name, names)}"
+                f"tolerance names {shown(name)}, which is not measured; {near(name, names)}"
             )
-        if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise InputError(f"tolerance of {name} must be positive and finite, got {value!r}.")
+        rule = "positive and finite"
+        real_number(f"tolerance of {name}", value, rule, lambda t: 0 < t < float("inf"))
     return {name: float(given.get(name, DIVERGENCES[kind][name].tolerance)) for name in names}

@@ -68,7 +68,8 @@ def replayed_law(
         sample: The procedure at one budget: (n, rng) -> (n, N, d) sequences.
         spec: Specification of the sequences, whose tokens are continuous.
         rounding: Relative rounding error of the arithmetic inside the procedure, if it is coarser
-            than that of the tokens: it takes the place of the floating-point type's.
+            than that of the tokens: it takes the place of the floating-point type's, where that
+            refuses. Both are judged by the same runs.
 
     Returns:
         The law, a mixture if orders are drawn and their laws differ; or the reason why the law is
@@ -79,8 +80,8 @@ def replayed_law(
     D = spec.tokens * spec.dim
     if D > DIMENSIONS:
         return Unavailable(reason=f"{D} dimensions are more than the {DIMENSIONS} of a replay")
-    eps = max(torch.finfo(spec.mean.dtype).eps, rounding)
-    procedure = _Replayed(sample=sample, spec=spec, eps=eps)
+    eps = torch.finfo(spec.mean.dtype).eps
+    procedure = _Replayed(sample=sample, spec=spec, roundings=sorted({eps, max(eps, rounding)}))
     try:
         procedure.record()
         _require_affordable(procedure.tape, D)
@@ -90,7 +91,7 @@ def replayed_law(
             raise RefusedError(
                 f"{len(active)} normal draws per sample are more than the {DRAWS} of a replay"
             )
-        laws = _laws_given_orders(procedure, orders, active)
+        laws, eps = _laws_given_orders(procedure, orders, active)
     except RefusedError as refusal:
         return Unavailable(reason=str(refusal))
     return _merged(laws, spec, eps)
@@ -102,7 +103,7 @@ class _Replayed:
 
     sample: Sampler
     spec: SequenceSpec
-    eps: float
+    roundings: Sequence[float]
     tape: Tape = field(default_factory=Tape)
 
     def record(self) -> None:
@@ -183,21 +184,25 @@ class _Sums:
         """The law N(b, A A^T), if all check rows return b + A z."""
         miss = torch.cat(self.found) - self.b - self.linear
         noise = _require_affine(spec, plan, self.b, miss, self.reach, eps)
-        still = self.covariance.diagonal() <= noise**2  # these coordinates vary by rounding only
-        self.covariance[still], self.covariance[:, still] = 0, 0
-        return GaussianLaw(mean=self.b, covariance=self.covariance)
+        covariance = self.covariance.clone()
+        still = covariance.diagonal() <= noise**2  # these coordinates vary by rounding only
+        covariance[still], covariance[:, still] = 0, 0
+        return GaussianLaw(mean=self.b, covariance=covariance)
 
 
 def _laws_given_orders(
     procedure: _Replayed, orders: Sequence[Tensor], active: Tensor
-) -> list[GaussianLaw]:
-    """The law for each order (W,); one run replays as many orders as a block holds."""
+) -> tuple[list[GaussianLaw], float]:
+    """The law for each order (W,), and the finest rounding error at which all are affine.
+
+    One run replays as many orders as a block holds.
+    """
     plan, spec = ReplayPlan.of(procedure.tape, active), procedure.spec
     (C, K), D = plan.z.shape, spec.tokens * spec.dim
     size = max(2, BLOCK // max(K, plan.u.shape[1], D))  # rows of one run
     rows = 1 + len(active) + C
     count = max(1, size // rows)
-    laws = []
+    laws: dict[float, list[GaussianLaw]] = {eps: [] for eps in procedure.roundings}
     for first in range(0, len(orders), count):
         some = torch.stack(list(orders[first : first + count]))  # (m, W)
         sums = [_Sums.of(C, D) for _ in some]
@@ -207,8 +212,15 @@ def _laws_given_orders(
             x = procedure.result(z.repeat(m, 1), u.repeat(m, 1), some.repeat_interleave(r, 0))
             for one, part in zip(sums, x.split(r), strict=True):
                 one.add(part, start, plan)
-        laws += [one.law(spec, plan, procedure.eps) for one in sums]
-    return laws
+        for eps in list(laws):
+            try:
+                laws[eps] += [one.law(spec, plan, eps) for one in sums]
+            except RefusedError:
+                del laws[eps]
+                if not laws:
+                    raise
+    finest = min(laws)
+    return laws[finest], finest
 
 
 def _require_affine(

@@ -3,11 +3,13 @@
 It is one safetensors file with the weights, the best weights so far, Adam's moments, and, as text,
 the plan and the step. The file is written under a temporary name and then renamed, so that a killed
 process leaves either the old file or the new one. There is no other state, because batches depend
-on the seed and the step only.
+on the seed and the step only. A SHA-256 of the content tells a file that was altered or half
+written, which is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -17,10 +19,10 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from capcheck.core.errors import InputError
+from capcheck.core.errors import StoreError, unwritable
 
 __all__ = [
     "FORMAT",
@@ -33,7 +35,7 @@ __all__ = [
     "under",
 ]
 
-FORMAT = "capcheck fit 1"
+FORMAT = "capcheck fit 2"
 
 
 class Facts(BaseModel):
@@ -88,22 +90,24 @@ class Checkpoint:
         """Write the checkpoint to a file, and replace the file if it exists.
 
         Raises:
-            InputError: The file cannot be written.
+            StoreError: The file cannot be written.
         """
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         own = {name: x.detach().cpu().contiguous().clone() for name, x in self.tensors.items()}
-        metadata = {"format": FORMAT, "facts": self.facts.model_dump_json()}
+        facts = self.facts.model_dump_json()
+        metadata = {"format": FORMAT, "facts": facts, "sha256": _checksum(own, facts)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(own, partial, metadata=metadata)
-            with partial.open("rb") as file:
+            with partial.open("wb") as file:
+                file.write(save(own, metadata=metadata))
+                file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
         except OSError as error:
-            raise InputError(
-                f"folder must be writable for checkpoints, got {path.parent} ({error}); choose "
-                "another one."
-            ) from None
+            raise unwritable(path.parent, error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
     @classmethod
     def read(cls, path: Path, module: nn.Module) -> Checkpoint | None:
@@ -114,8 +118,8 @@ class Checkpoint:
             module: Module whose weights and moments the file must hold.
 
         Raises:
-            InputError: The file is no checkpoint of this format, or its weights have other names or
-                shapes than the module's.
+            StoreError: The file is no checkpoint of this format, it was altered, or its weights
+                have other names or shapes than the module's.
         """
         if not path.exists():
             return None
@@ -125,13 +129,25 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if metadata.get("format") != FORMAT:
                 raise ValueError("another format")
+            facts = metadata["facts"]
+            if metadata.get("sha256") != _checksum(tensors, facts):
+                raise ValueError("its content is not what was written")
             _require_weights_of(module, tensors)
-            return cls(tensors=tensors, facts=Facts.model_validate_json(metadata["facts"]))
+            return cls(tensors=tensors, facts=Facts.model_validate_json(facts))
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise InputError(
+            raise StoreError(
                 f"folder must hold checkpoints of this version only, got {path} ({error}); delete "
                 "that file."
             ) from None
+
+
+def _checksum(tensors: dict[str, Tensor], facts: str) -> str:
+    """SHA-256 of all tensors and of the text that states the other facts."""
+    digest = hashlib.sha256(facts.encode())
+    for name, x in sorted(tensors.items()):
+        digest.update(repr((name, tuple(x.shape), str(x.dtype))).encode())
+        digest.update(x.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _require_weights_of(module: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -19,12 +19,13 @@ of a network is, and uses no information that the oracle lacks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from capcheck.core.arguments import real_number, several
 from capcheck.core.errors import ControlFlow
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.sequences import SequenceSpec
@@ -32,7 +33,15 @@ from capcheck.laws import Categorical, TokenLaw, log_table
 from capcheck.laws.shifted import Shifted
 from capcheck.networks.signatures import BijectionSignature, Signature, Wrapper
 
-__all__ = ["MEANINGS", "PERTURBATIONS", "SIZES", "NotPerturbed", "Perturbation", "Perturbing"]
+__all__ = [
+    "MEANINGS",
+    "PERTURBATIONS",
+    "SIZES",
+    "NotPerturbed",
+    "Perturbation",
+    "Perturbing",
+    "chosen_sizes",
+]
 
 Perturbation = Literal["noise", "shrinkage", "temperature"]
 # An error of size 1 of each kind, in words.
@@ -43,6 +52,26 @@ MEANINGS: dict[Perturbation, str] = {
 }
 PERTURBATIONS: tuple[Perturbation, ...] = tuple(MEANINGS)
 SIZES = (0.03, 0.1, 0.3)  # default sizes e of the errors
+
+
+def chosen_sizes(given: bool | float | Sequence[float] | None) -> tuple[float, ...]:
+    """The sizes of errors, checked, in rising order, without repeats.
+
+    Args:
+        given: Sizes above 0 and below 1, one or several; True for `SIZES`, False or None for none.
+
+    Raises:
+        InputError: A size is out of this range.
+    """
+    if given is None or isinstance(given, bool):
+        return SIZES if given else ()
+    rule, cure = "sizes above 0 and below 1", "write 0.03,0.1"
+    if isinstance(given, (int, float, str)):
+        given = [given]
+    sizes = several("sensitivity", given, rule, cure)
+    return tuple(
+        sorted({real_number("sensitivity", one, rule, lambda s: 0 < s < 1, cure) for one in sizes})
+    )
 
 
 class NotPerturbed(ControlFlow):

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from capcheck.core.arguments import shown, texts
 from capcheck.core.errors import InputError, near
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
@@ -34,7 +35,8 @@ def chosen_precisions(names: str | Sequence[str] | None) -> tuple[Precision, ...
     Raises:
         InputError: A name is unknown, or is float64.
     """
-    names = [names] if isinstance(names, str) else names or ()
+    names = () if names is None else names
+    names = texts("precision", names, "names of precisions", "write ['bfloat16']")
     for name in names:
         if name == "float64":
             raise InputError(
@@ -42,7 +44,7 @@ def chosen_precisions(names: str | Sequence[str] | None) -> tuple[Precision, ...
                 f"{', '.join(PRECISIONS)}."
             )
         if name not in PRECISIONS:
-            raise InputError(f"precision {name!r} is unknown; {near(str(name), PRECISIONS)}")
+            raise InputError(f"precision {shown(name)} is unknown; {near(name, PRECISIONS)}")
     return tuple(name for name in PRECISIONS if name in names)
 
 

@@ -303,9 +303,7 @@ class Procedure(Generic[NetworkT]):
         sampler = functools.partial(self._sample_inside, budget)
         if self.spec.kind == "continuous":
             inside = replace(self.coordinates.target.spec, given=self.spec.given)
-            law = replayed_law(sampler, inside)
-            if isinstance(law, Unavailable) and self.probe.rounding:
-                law = replayed_law(sampler, inside, rounding=self.probe.rounding)
+            law = replayed_law(sampler, inside, rounding=self.probe.rounding)
             return self.coordinates.law_of_tokens(law)
         density = functools.partial(self._density_inside, budget)
         return enumerated_law(sampler, density, self.spec, name=self.probe.family, routes=routes)

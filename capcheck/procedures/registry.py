@@ -14,15 +14,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from capcheck.core.arguments import mapping, one_of, shown
 from capcheck.core.errors import CapcheckError, InputError, near
 from capcheck.core.plugins import declared
 from capcheck.procedures.probe import AnyProbe, Probe
 from capcheck.procedures.rows import ROWS
 
-__all__ = ["build_probe", "families", "probe_class", "report_writer"]
+__all__ = ["OPTIONS", "build_probe", "families", "probe_class", "probe_given", "report_writer"]
 
 
 LARGEST_OPTION = 2**31 - 1  # largest number that an option of a family may be
+OPTIONS = ("values by names of options", "see `capcheck families FAMILY`")  # for messages
 
 
 def families() -> list[str]:
@@ -57,12 +59,16 @@ def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyPro
         InputError: The family or an option is unknown, or an option does not take the value.
     """
     probe = probe_class(family)
-    options = {name: None if value == "none" else value for name, value in (options or {}).items()}
+    given = mapping("options", options, *OPTIONS)
+    options = {
+        name: None if isinstance(value, str) and value == "none" else value
+        for name, value in given.items()
+    }
     known = [field.name for field in dataclasses.fields(probe)]
     for name in options:
         if name not in known:
             hint = near(name, known) if known else "it has no options."
-            raise InputError(f"{family} has no option {name!r}; {hint}")
+            raise InputError(f"{family} has no option {shown(name)}; {hint}")
     try:
         made = probe(**options)
         _require_sizes(made)
@@ -72,9 +78,34 @@ def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyPro
         field = ".".join(str(part) for part in problem["loc"][:1]) or "options"
         given = options.get(field, options)
         raise InputError(
-            f"{family}.{field}: {problem['msg'].removeprefix('Value error, ')}, got {given!r}; "
+            f"{family}.{field}: {problem['msg'].removeprefix('Value error, ')}, got {shown(given)}; "
             f"see `capcheck families {family}`."
         ) from None
+
+
+def probe_given(family: object, options: Mapping[str, Any] | None = None) -> AnyProbe:
+    """The probe that a caller gives, or the one of the family whose name the caller gives.
+
+    Args:
+        family: Name of a registered family, or a `Probe`.
+        options: Options of a family given by its name; a `Probe` already has its options.
+
+    Raises:
+        InputError: It is neither, the options are wrong, or a `Probe` is given with options.
+    """
+    if isinstance(family, str):
+        return build_probe(family, options)
+    if not isinstance(family, Probe):
+        raise InputError(
+            f"family must be the name of a family or a Probe, got {shown(family)}; make the probe "
+            "first, as in MyProbe()."
+        )
+    if given := mapping("options", options, *OPTIONS):
+        raise InputError(
+            f"options must be left out when family is a Probe, got {shown(given)}; give them to "
+            f"{type(family).__name__}."
+        )
+    return family
 
 
 def _require_sizes(probe: AnyProbe) -> None:
@@ -84,7 +115,7 @@ def _require_sizes(probe: AnyProbe) -> None:
             if isinstance(number, (int, float)) and not abs(number) <= LARGEST_OPTION:
                 raise InputError(
                     f"{probe.family}.{name} must be a number of at most {LARGEST_OPTION:,}, got "
-                    f"{number!r}; see `capcheck families {probe.family}`."
+                    f"{shown(number)}; see `capcheck families {probe.family}`."
                 )
 
 
@@ -95,7 +126,6 @@ def report_writer(name: str = "html") -> Callable[[Any], str]:
         InputError: The kind of report is unknown.
     """
     known = declared("capcheck.reports")
-    if name not in known:
-        raise InputError(f"report {name!r} is not registered; {near(name, known)}")
+    one_of("kind of report", name, known)
     writer: Callable[[Any], str] = known[name].load()
     return writer

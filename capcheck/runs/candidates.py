@@ -198,7 +198,7 @@ def _unfit() -> Iterator[None]:
     """Turn an InputError about a network into an UnfitError, a reason not to measure it."""
     try:
         yield
-    except UnfitError:
+    except (UnfitError, ControlFlow):
         raise
     except InputError as error:
         raise UnfitError(str(error)) from error

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from capcheck.core.errors import ControlFlow, InputError
+from capcheck.core.errors import ControlFlow, unwritable
 
 __all__ = ["BEAT", "CLAIMS", "PATIENCE", "Busy", "Claims", "SharedClaims", "claim_name"]
 
@@ -65,7 +65,7 @@ class SharedClaims(Claims):
         folder: Folder of the run, which all processes see.
 
     Raises:
-        InputError: The folder cannot be written.
+        StoreError: The folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,10 +73,7 @@ class SharedClaims(Claims):
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(
-                f"run {str(folder)!r} must have a folder {CLAIMS} that can be written: "
-                f"{error.strerror}."
-            ) from None
+            raise unwritable(self._folder, error) from error
         self._clock = self._folder / f".clock-{socket.gethostname()}-{os.getpid()}"
         self._held: dict[str, Path] = {}
         self._lock, self._closed = threading.Lock(), threading.Event()
@@ -84,7 +81,11 @@ class SharedClaims(Claims):
         self._thread.start()
 
     def take(self, name: str) -> bool:
-        """Claim a part, and return whether it is this process's now."""
+        """Claim a part, and return whether it is this process's now.
+
+        Raises:
+            StoreError: The folder cannot be written.
+        """
         claims = self._of(name)
         generation = 0
         if claims:
@@ -99,6 +100,9 @@ class SharedClaims(Claims):
                 json.dump(facts, file)
         except FileExistsError:
             return False
+        except OSError as error:
+            _discard(path)  # a full disk takes the file, and not what it should say
+            raise unwritable(self._folder, error) from error
         with self._lock:
             self._held[name] = path
         return True
@@ -109,7 +113,7 @@ class SharedClaims(Claims):
             own = self._held.pop(name)
         for path in sorted(self._of(name), key=_generation):
             if _generation(path) <= _generation(own):
-                path.unlink(missing_ok=True)
+                _discard(path)
 
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator[bool]:
@@ -123,7 +127,8 @@ class SharedClaims(Claims):
 
     def give_up(self, name: str) -> None:
         """See `Claims.give_up`."""
-        (self._folder / f"{name}.{GIVEN_UP}").touch()
+        with self._written():
+            (self._folder / f"{name}.{GIVEN_UP}").touch()
 
     def given_up(self, name: str) -> bool:
         """See `Claims.given_up`."""
@@ -131,8 +136,9 @@ class SharedClaims(Claims):
 
     def forget_failures(self) -> None:
         """Let parts that failed be tried again."""
-        for path in self._folder.glob(f"*.{GIVEN_UP}"):
-            path.unlink(missing_ok=True)
+        with self._written():
+            for path in self._folder.glob(f"*.{GIVEN_UP}"):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """See `Claims.close`."""
@@ -140,7 +146,14 @@ class SharedClaims(Claims):
         self._thread.join()
         for name in list(self._held):
             self.release(name)
-        self._clock.unlink(missing_ok=True)
+        _discard(self._clock)
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise unwritable(self._folder, error) from error
 
     def _of(self, name: str) -> list[Path]:
         return [p for p in self._folder.glob(f"{name}.*") if p.suffix[1:].isdecimal()]
@@ -155,7 +168,8 @@ class SharedClaims(Claims):
             return True  # it was released meanwhile
         except (ValueError, KeyError, TypeError):
             pass  # it is being written, or its owner died while writing it
-        self._clock.touch()  # the file system's clock, which the machines that see it share
+        with self._written():
+            self._clock.touch()  # the file system's clock, which the machines that see it share
         with contextlib.suppress(FileNotFoundError):
             return self._clock.stat().st_mtime - claim.stat().st_mtime > PATIENCE
         return True
@@ -171,6 +185,12 @@ class SharedClaims(Claims):
 
 def _generation(claim: Path) -> int:
     return int(claim.suffix[1:])
+
+
+def _discard(path: Path) -> None:
+    """Remove a file if that is possible; a claim that stays is void when its owner has ended."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _lives(pid: int) -> bool:

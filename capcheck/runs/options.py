@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex, TypedDict
+from typing import Any, TypedDict
 
 import torch
 
+from capcheck.core.arguments import (
+    file_path,
+    function,
+    real_number,
+    several,
+    shown,
+    whole_number,
+)
 from capcheck.core.budget import Grid
 from capcheck.core.errors import ControlFlow, InputError, near
 from capcheck.diagnostics.diagnosis import chosen_diagnoses
-from capcheck.divergences import DEFAULT, chosen, tolerances
-from capcheck.networks.perturbed import SIZES
+from capcheck.divergences import chosen, tolerances
+from capcheck.networks.perturbed import chosen_sizes
 from capcheck.networks.rounded import chosen_precisions
 from capcheck.results.settings import (
     MIN_SAMPLES,
@@ -70,7 +77,7 @@ class Progress:
 
 
 class RunOptions(TypedDict, total=False):
-    """Keywords of `check`, `survey` and `require`.
+    """Keywords of `check`, `survey` and `require`; None stands for the default of each.
 
     Attributes:
         lengths: Length budgets, numbers of tokens in 0..F, with F the number of tokens that are not
@@ -118,11 +125,11 @@ class RunOptions(TypedDict, total=False):
 
     lengths: Iterable[int] | None
     steps: Iterable[int] | None
-    divergences: Sequence[str]
+    divergences: str | Sequence[str] | None
     tolerance: Mapping[str, float] | None
     precision: str | Sequence[str] | None
     sensitivity: bool | float | Sequence[float] | None
-    diagnose: Sequence[str]
+    diagnose: str | Sequence[str] | None
     samples: int
     given: Sequence[int] | None
     looks: int
@@ -130,7 +137,7 @@ class RunOptions(TypedDict, total=False):
     seconds_per_run: float
     seed: int
     level: float
-    device: str
+    device: str | torch.device
     batch: int
     workers: int | None
     executor: Any
@@ -155,10 +162,22 @@ def callers_errors() -> Iterator[None]:
 
 
 def require_known(options: RunOptions) -> None:
-    """Raise InputError unless every keyword is one of `RunOptions`."""
+    """Raise InputError unless every keyword is one of `RunOptions`, and what a run uses as it is.
+
+    These are the folder, the function that is told the progress, and the executor.
+    """
     for name in options:
         if name not in RunOptions.__annotations__:
             raise InputError(f"{name!r} is no keyword; {near(name, RunOptions.__annotations__)}")
+    if options.get("out") is not None:
+        file_path("out", options["out"], "a folder")
+    function("progress", options.get("progress"), "a Progress")
+    executor = options.get("executor")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise InputError(
+            f"executor must have a method submit, as those of concurrent.futures, got "
+            f"{shown(executor)}; leave it out for processes of this machine."
+        )
 
 
 def settings_of(
@@ -176,10 +195,9 @@ def settings_of(
     Raises:
         InputError: A value is out of its range, or a name is unknown; the message says which.
     """
-    names = chosen(options.get("divergences", DEFAULT))
-    level = options.get("level", 0.95)
-    if not isinstance(level, float) or not 0.5 <= level < 1:
-        raise InputError(f"level must be at least 0.5 and below 1, got {level!r}.")
+    names = chosen(options.get("divergences"))
+    rule = "at least 0.5 and below 1"
+    level = real_number("level", options.get("level", 0.95), rule, lambda p: 0.5 <= p < 1)
     given = require_given(options.get("given", ()), target.spec.tokens)
     free = target.spec.tokens - len(given)
     asked = options.get("lengths")
@@ -198,7 +216,7 @@ def settings_of(
         dtype=str(dtype).removeprefix("torch."),
         diagnose=chosen_diagnoses(options.get("diagnose", ())),
         precisions=chosen_precisions(options.get("precision", ())),
-        sensitivity=_sizes(options.get("sensitivity", ())),
+        sensitivity=chosen_sizes(options.get("sensitivity", ())),
     )
 
 
@@ -223,26 +241,9 @@ def options_of(settings: Settings) -> RunOptions:
 
 
 def _seconds(name: str, options: Mapping[str, Any], default: float) -> float:
+    rule, cure = "a number of seconds above 0", f"write {default:g}"
     given = options.get(name, default)
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < math.inf:
-        raise InputError(
-            f"{name} must be a number of seconds above 0, got {given!r}; write {default:g}."
-        )
-    return float(given)
-
-
-def _sizes(given: bool | float | Sequence[float] | None) -> tuple[float, ...]:
-    """The sizes of the oracle's errors, checked, in rising order, without repeats."""
-    if given is None or isinstance(given, bool):
-        return SIZES if given else ()
-    if isinstance(given, (int, float, str)):
-        given = [given]
-    for size in given:
-        if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < 1:
-            raise InputError(
-                f"sensitivity must be sizes above 0 and below 1, got {size!r}; write 0.03,0.1."
-            )
-    return tuple(sorted({float(size) for size in given}))
+    return real_number(name, given, rule, lambda time: 0 < time < float("inf"), cure)
 
 
 def require_given(given: Sequence[Any] | None, tokens: int) -> tuple[int, ...]:
@@ -255,46 +256,40 @@ def require_given(given: Sequence[Any] | None, tokens: int) -> tuple[int, ...]:
     Raises:
         InputError: An index is not one of 0..N - 1, or all tokens are given.
     """
-    for i in given or ():
-        if isinstance(i, bool) or not isinstance(i, SupportsIndex) or not 0 <= int(i) < tokens:
-            raise InputError(f"given must be indices of tokens, 0 to {tokens - 1}, got {i!r}.")
-    chosen = tuple(sorted({int(i) for i in given or ()}))
+    if given is None:
+        return ()
+    listed = several("given", given, "indices of tokens", "write [0] for the first")
+    chosen = tuple(sorted({whole_number("given", i, 0, tokens - 1) for i in listed}))
     if len(chosen) == tokens:
         raise InputError(f"given must leave a token to produce, got all {tokens}.")
     return chosen
 
 
-def whole_number(field: str, value: Any, least: int, most: int | None = None) -> int:
-    """The value as an int; raises InputError unless it is a whole number in [least, most]."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < least:
-        raise InputError(f"{field} must be a whole number of at least {least}, got {value!r}.")
-    if most is not None and int(value) > most:
-        raise InputError(f"{field} must be at most {most}, got {value!r}.")
-    return int(value)
-
-
-def placement(device: str) -> tuple[torch.device, torch.dtype]:
+def placement(device: str | torch.device | None) -> tuple[torch.device, torch.dtype]:
     """The device to run on and its floating-point type: float64 on a CPU, float32 on a GPU.
 
     Args:
-        device: Name of the device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: Name of the device: `auto`, as for None, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         InputError: There is no device of that name, or torch does not see it.
     """
-    if device == "auto":
+    rule = f"device must be auto, cpu or cuda[:N], got {shown(device)}"
+    if device is None or device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not isinstance(device, (str, torch.device)):
+        raise InputError(f"{rule}; write 'auto'.")
     try:
         place = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise InputError(f"device must be auto, cpu or cuda[:N], got {device!r}.") from None
+    except RuntimeError:
+        raise InputError(f"{rule}.") from None
+    if place.type not in ("cpu", "cuda"):
+        raise InputError(f"{rule}.")
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} asks for a GPU, and torch sees none; use cpu.")
+        raise InputError(f"device '{device}' asks for a GPU, and torch sees none; use cpu.")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"device {device!r} asks for a GPU beyond the {torch.cuda.device_count()} that torch "
+            f"device '{device}' asks for a GPU beyond the {torch.cuda.device_count()} that torch "
             "sees; count them from cuda:0."
         )
-    if place.type not in ("cpu", "cuda"):
-        raise InputError(f"device must be auto, cpu or cuda[:N], got {device!r}.")
     return place, torch.float64 if place.type == "cpu" else torch.float32

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack, get_args
 
-from capcheck.core.errors import InputError, near
-from capcheck.fitting.named import Named, is_architecture, require_named
+from capcheck.core.arguments import mapping, one_of, real_number, shown, whole_number
+from capcheck.core.errors import InputError
+from capcheck.fitting.named import Named, is_architecture
 from capcheck.networks.kinds import FittedNetwork, GivenNetwork, NetworkKind, Objective
 from capcheck.procedures.errors import wrong_kind
 from capcheck.procedures.probe import AnyProbe, Probe
-from capcheck.procedures.registry import build_probe
 from capcheck.procedures.registry import families as registered
+from capcheck.procedures.registry import OPTIONS, probe_given
 from capcheck.results.cost import RunCost
 from capcheck.results.plan import FamilyEntry
 from capcheck.runs.candidates import Candidate
 from capcheck.runs.cells import Cells
 from capcheck.runs.engine import Engine
+from capcheck.runs.keywords import (
+    Families,
+    checked_networks,
+    chosen_families,
+    listed_networks,
+    of_run,
+)
 from capcheck.runs.options import RunOptions
 from capcheck.runs.rehearsal import rehearse
-from capcheck.targets.parameters import require_count
 from capcheck.targets.target import Target
 
 __all__ = [
@@ -104,11 +111,11 @@ def engine_of_check(
     """
     options, objective = keywords.get("options"), keywords.get("objective")
     fit_seconds, fit_steps = keywords.get("fit_seconds"), keywords.get("fit_steps")
-    run = _of_run(keywords, CheckOptions)
-    probe = _probe(family, options)
+    run = of_run(keywords, CheckOptions, target)
+    probe = probe_given(family, options)
     if target.spec.kind not in probe.kinds:
         raise InputError(wrong_kind(probe, target))
-    networks = _networks(keywords.get("network"))
+    networks = checked_networks(listed_networks(keywords.get("network")))
     objects = [one for one in networks if not isinstance(one, str)]
     if objects and run.get("out") is not None:
         raise InputError(
@@ -132,14 +139,14 @@ def engine_of_check(
 
 def engine_of_survey(
     target: Target,
-    families: Iterable[str | AnyProbe] | None = None,
+    families: Families = None,
     **keywords: Unpack[SurveyOptions],
 ) -> Engine:
     """The engine of a survey.
 
     Args:
         target: The law that the families should produce.
-        families: Names of registered families, or `Probe` objects; all of them by default.
+        families: See `capcheck.survey`.
         **keywords: See `SurveyOptions`.
 
     Raises:
@@ -150,7 +157,7 @@ def engine_of_survey(
 
 def cost_of_survey(
     target: Target,
-    families: Iterable[str | AnyProbe] | None = None,
+    families: Families = None,
     *,
     start: float = 0.0,
     rows: int | None = None,
@@ -174,30 +181,34 @@ def cost_of_survey(
 
 
 def _survey(
-    target: Target, families: Iterable[str | AnyProbe] | None, keywords: SurveyOptions
+    target: Target, families: Families, keywords: SurveyOptions
 ) -> tuple[list[Candidate], RunOptions]:
     """The candidates of a survey, and the options of its run."""
     network = keywords.get("network")
     fit_seconds, fit_steps = keywords.get("fit_seconds"), keywords.get("fit_steps")
-    run = _of_run(keywords, SurveyOptions)
-    chosen = list(registered() if families is None else families)
+    run = of_run(keywords, SurveyOptions, target)
+    chosen = chosen_families(families)
     names = [one.family if isinstance(one, Probe) else one for one in chosen]
-    options = dict(keywords.get("options") or {})
+    options = mapping("options", keywords.get("options"), *OPTIONS)
     for name in options:
         if name not in names:
-            raise InputError(f"options name {name!r}, which is not one of the families {names}.")
-    if not isinstance(network, str) and "none" in (network or ()):
+            raise InputError(
+                f"options name {shown(name)}, which is not one of the families {shown(names)}."
+            )
+    listed = listed_networks(network)
+    none = any(isinstance(one, str) and one == "none" for one in listed)
+    if none and len(listed) > 1:
         raise InputError(
-            f"network none excludes other networks, got {list(network or ())}; leave it out."
+            f"network none excludes other networks, got {shown(listed)}; leave it out."
         )
     fits = _fit_limits(SURVEY_FIT_STEPS, fit_seconds, fit_steps)
     candidates: dict[str, Candidate] = {}
     for one, name in zip(chosen, names, strict=True):
-        probe = _probe(one, options.get(name))
+        probe = probe_given(one, options.get(name))
         networks: list[Named] = []
-        if target.spec.kind in probe.kinds and network != "none":
-            by_default = NEAR_ORACLE if probe.near_oracle and not run.get("given") else None
-            networks = _networks(by_default if network is None else network)
+        if target.spec.kind in probe.kinds and not none:
+            by_default = [NEAR_ORACLE] if probe.near_oracle and not run.get("given") else []
+            networks = checked_networks(by_default if network is None else listed)
         for candidate in _candidates(probe, networks, None, fits):
             held = candidates.setdefault(candidate.plan.model_dump_json(), candidate)
             if type(held.probe) is not type(probe):
@@ -207,51 +218,14 @@ def _survey(
     return list(candidates.values()), run
 
 
-def _of_run(keywords: Mapping[str, Any], kind: Any) -> Any:
-    """The keywords that are those of a run, or of nothing, which the engine refuses."""
-    own = set(kind.__annotations__) - set(RunOptions.__annotations__)
-    return {name: value for name, value in keywords.items() if name not in own}
-
-
-def _probe(family: str | AnyProbe, options: Mapping[str, Any] | None) -> AnyProbe:
-    """Build the probe of a family given by its name, or return the given probe."""
-    if isinstance(family, str):
-        return build_probe(family, options)
-    if not isinstance(family, Probe):
-        raise InputError(
-            f"family must be the name of a family or a Probe, got {type(family).__name__}; "
-            "make the probe first, as in MyProbe()."
-        )
-    if options:
-        raise InputError(
-            f"options must be left out when family is a Probe, got {dict(options)}; give them "
-            f"to {type(family).__name__}."
-        )
-    return family
-
-
-def _networks(network: Named | Sequence[Named] | None) -> list[Named]:
-    """The networks as a list in which each name stands once."""
-    if network is None:
-        return []
-    if isinstance(network, str) or not isinstance(network, Sequence):
-        network = [network]
-    found: list[Named] = []
-    for one in map(require_named, network):
-        if not isinstance(one, str) or one not in found:
-            found.append(one)
-    return found
-
-
 def _fit_limits(default: int, seconds: float | None, steps: int | None) -> dict[str, Any]:
     """The limit of every fit, as a field of `FittedNetwork`: `steps` or `seconds`."""
     if seconds is None:
-        return {"steps": default if steps is None else require_count("fit_steps", steps)}
+        return {"steps": default if steps is None else whole_number("fit_steps", steps, 1)}
     if steps is not None:
         raise InputError("fit_seconds and fit_steps exclude each other, got both; give one.")
-    if not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
-        raise InputError(f"fit_seconds must be above 0 and finite, got {seconds!r}.")
-    return {"seconds": float(seconds)}
+    rule = "above 0 and finite"
+    return {"seconds": real_number("fit_seconds", seconds, rule, lambda s: 0 < s < math.inf)}
 
 
 def _candidates(
@@ -261,10 +235,8 @@ def _candidates(
     fits: Mapping[str, Any],
 ) -> list[Candidate]:
     """The candidates of one probe: with its oracle, and with each of the networks."""
-    known = (*get_args(Objective), "none", None)
-    if objective not in known:
-        hint = near(str(objective), [str(name) for name in known[:-1]])
-        raise InputError(f"objective {objective!r} is unknown; {hint}")
+    if objective is not None:
+        one_of("objective", objective, (*get_args(Objective), "none"))
     entry = FamilyEntry.of(probe)
     kind_of = functools.partial(_network_kind, objective=objective, fits=fits)
     return [

@@ -15,9 +15,9 @@ import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from capcheck.core.errors import InputError
+from capcheck.core.errors import InputError, StoreError, cure_of, unwritable
 from capcheck.networks.kinds import PerturbedNetwork
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Measurement
@@ -25,7 +25,13 @@ from capcheck.results.plan import FamilyEntry, FamilyPlan, SuspectPlan
 from capcheck.results.settings import Settings
 from capcheck.results.survey import CheckResult, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
-from capcheck.runs.atomic import PARTIAL, require_name, write_atomically
+from capcheck.runs.atomic import (
+    PARTIAL,
+    append_line,
+    create_atomically,
+    require_name,
+    write_atomically,
+)
 from capcheck.runs.cells import CellKey, Cells
 from capcheck.runs.manifest import MANIFEST, Manifest, read_manifest, require_same
 
@@ -65,28 +71,13 @@ class Store(Cells):
         require_name(folder, "out must be a folder that can be written, got")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if (folder / MANIFEST).exists():
-                held = read_manifest(folder)
-                require_same(held, manifest, folder)
-                now = {
-                    "settings": manifest.settings,
-                    "measured_by": manifest.measured_by,
-                    "families": manifest.families,
-                }
-                if any(getattr(held, name) != value for name, value in now.items()):
-                    held = held.model_copy(update=now)
-                    write_atomically(folder / MANIFEST, held.model_dump_json(indent=2) + "\n")
-                return cls(folder, held)
-            if any(not name.match(PARTIAL) for name in folder.iterdir()):
-                raise InputError(
-                    f"out must be a new folder or a run's, got {str(folder)!r}, which holds other "
-                    "files; give another folder."
-                )
-            write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+            if not _begun(folder, manifest):
+                manifest = _continued(folder, manifest)
         except OSError as error:
-            raise InputError(
-                f"out must be a folder that can be written, got {str(folder)!r}: {error.strerror}."
-            ) from None
+            raise StoreError(
+                f"out must be a folder that can be written, got {str(folder)!r}: "
+                f"{error.strerror}; {cure_of(error)}"
+            ) from error
         return cls(folder, manifest)
 
     @classmethod
@@ -132,7 +123,7 @@ class Store(Cells):
         super().take(record)
         now = self._cells.get(str(key))
         if held and now and held.model_dump_json() != now.model_dump_json():
-            raise InputError(
+            raise StoreError(
                 f"run {str(self.folder)!r} holds two different results for {now.budget}: it was "
                 "measured on machines or with libraries that compute differently; give another "
                 "folder."
@@ -146,6 +137,11 @@ class Store(Cells):
                 text = file.read()
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise StoreError(
+                f"run {str(self.folder)!r} must have files that can be read, got {path.name}: "
+                f"{error.strerror}; make it readable."
+            ) from error
         whole = text[: text.rfind(b"\n") + 1]
         self._read[path] = self._read.get(path, 0) + len(whole)
         for line in whole.splitlines():
@@ -158,24 +154,21 @@ class Store(Cells):
         """Add a cell, which is on disk when this method returns.
 
         Raises:
-            InputError: The folder holds other numbers for the cell.
+            StoreError: The folder holds other numbers for the cell, or cannot be written.
         """
         held = self.get(key)  # compared as text, in which NaN equals NaN
         if held is not None and held.model_dump_json() != measurement.model_dump_json():
-            raise InputError(
+            raise StoreError(
                 f"out {str(self.folder)!r} holds other numbers for {measurement.budget}; "
                 "give another folder."
             )
         super().keep(key, measurement)
 
     def _write(self, record: dict[str, Any]) -> None:
-        line = json.dumps(record)
-        with self._file.open("ab+") as file:
-            # A killed process may have left half a line behind.
-            torn = file.tell() > 0 and _last_byte(file) != b"\n"
-            file.write((b"\n" if torn else b"") + line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            append_line(self._file, json.dumps(record).encode())
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
 
     def result(self) -> SurveyResult:
         """The run's result, judged anew from its cells.
@@ -193,6 +186,43 @@ class Store(Cells):
             reasons = "; ".join(found.reason for found in families)
             raise InputError(f"run {str(self.folder)!r} has no complete family: {reasons}")
         return survey_result(families, manifest, self.decoding)
+
+
+def _begun(folder: Path, manifest: Manifest) -> bool:
+    """Start a run in a new folder; whether this process did.
+
+    Of several processes that start a run in one folder at the same time, one does.
+
+    Raises:
+        InputError: The folder holds other files.
+        OSError: The folder cannot be written.
+    """
+    path = folder / MANIFEST
+    if path.exists():
+        return False
+    if any(not name.match(PARTIAL) for name in folder.iterdir()):
+        if path.exists():  # another process has begun meanwhile
+            return False
+        raise InputError(
+            f"out must be a new folder or a run's, got {str(folder)!r}, which holds other files; "
+            "give another folder."
+        )
+    return create_atomically(path, manifest.model_dump_json(indent=2) + "\n")
+
+
+def _continued(folder: Path, asked: Manifest) -> Manifest:
+    """The manifest of the run in a folder, with the added measurements that are asked for.
+
+    Raises:
+        InputError: The folder holds another run.
+    """
+    held = read_manifest(folder)
+    require_same(held, asked, folder)
+    now = {name: getattr(asked, name) for name in ("settings", "measured_by", "families")}
+    if any(getattr(held, name) != value for name, value in now.items()):
+        held = held.model_copy(update=now)
+        write_atomically(folder / MANIFEST, held.model_dump_json(indent=2) + "\n")
+    return held
 
 
 def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:
@@ -274,8 +304,3 @@ def _entry(found: FamilyResult) -> FamilyEntry:
         for cause in found.causes
     )
     return FamilyEntry(plan=found.plan, row=found.row, in_paper=found.in_paper, suspects=suspects)
-
-
-def _last_byte(file: BinaryIO) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1)

@@ -24,6 +24,25 @@ IN_PLACE: dict[Callable[..., Any], tuple[tuple[str, float], tuple[str, float]]] 
 }
 """Methods that overwrite a tensor with draws, with their arguments and defaults."""
 
+DRAW = frozenset(
+    {
+        torch.randn,
+        torch.rand,
+        torch.randn_like,
+        torch.rand_like,
+        torch.bernoulli,
+        torch.Tensor.bernoulli,
+        torch.randint,
+        torch.randint_like,
+        torch.randperm,
+        torch.normal,
+        torch.multinomial,
+        torch.Tensor.multinomial,
+        *IN_PLACE,
+    }
+)
+"""All functions and methods that draw; every other call, of which a run makes many, passes."""
+
 
 class Drawing(TorchFunctionMode):
     """A context in which torch's functions that draw do so from a source, row by row.
@@ -56,6 +75,8 @@ class Drawing(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function of torch, or draw in its place."""
+        if func not in DRAW:
+            return func(*args, **(kwargs or {}))
         given = dict(kwargs or {})
         if func in (torch.randn, torch.rand):
             shape = given.get("size", args)
@@ -76,9 +97,7 @@ class Drawing(TorchFunctionMode):
             return self._normal(*args, **given)
         if func in (torch.multinomial, torch.Tensor.multinomial):
             return self._chosen(*args, **given)
-        if func in IN_PLACE:
-            return self._filled(func, *args, **given)
-        return func(*args, **given)
+        return self._filled(func, *args, **given)
 
     def _by_rows(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape with a first dimension that counts rows, if it is a multiple of them."""

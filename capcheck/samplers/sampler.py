@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from torch._C import DisableTorchFunction
 
 from capcheck.core.budget import Axis, Budget
 from capcheck.core.randomness import Randomness
@@ -112,9 +113,10 @@ class SamplerProbe(Probe[Any]):
 
         def denoise(x_t: Tensor, t: float, s: float = 0.0) -> Tensor:
             told = (t, s) if self.sampler.network == "flow_map" else (t,)
-            levels = (spec.mean.new_full(tuple(x_t.shape[:2]), level) for level in told)
-            answer: Tensor = network(x_t.to(spec.mean), *levels)
-            return answer.to(x_t)
+            with DisableTorchFunction():  # the network is ours: none of its calls is a draw
+                levels = (spec.mean.new_full(tuple(x_t.shape[:2]), level) for level in told)
+                answer: Tensor = network(x_t.to(spec.mean), *levels)
+                return answer.to(x_t)
 
         noise = rng.normal(tuple(start.tokens.shape)).to(spec.mean)
         samples, _ = sampled(self.sampler, denoise, noise, budget.steps, rng)

@@ -18,7 +18,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from capcheck.core.errors import UnfitError
+from capcheck.core.arguments import shown
+from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.randomness import Randomness
 from capcheck.core.sequences import SequenceSpec
 from capcheck.core.slopes import LARGE, DenseSlope, Slope
@@ -34,6 +35,7 @@ __all__ = [
     "ContinuousTarget",
     "Target",
     "require_one_law",
+    "require_target",
     "solution_cost",
 ]
 
@@ -407,6 +409,16 @@ class CategoricalTarget(Target):
 def solution_cost(numbers: int) -> float:
     """Multiply-adds of solving with a matrix that is written out; small ones cost no time."""
     return numbers**3 if numbers > LARGE else 0.0
+
+
+def require_target(target: object) -> None:
+    """Raise InputError unless the value is a target."""
+    if isinstance(target, Target):
+        return
+    cure = "from_spec" if isinstance(target, str) else "from_samples"
+    raise InputError(
+        f"target must be a Target, got {shown(target)}; make one with capcheck.targets.{cure}."
+    )
 
 
 def require_one_law(target: Target, field: str) -> None:
