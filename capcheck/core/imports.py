@@ -15,7 +15,12 @@ from typing import Any
 
 from capcheck.core.errors import InputError
 
-__all__ = ["current_folder_importable", "imported", "transformers_library"]
+__all__ = [
+    "current_folder_importable",
+    "hide_unless_importable",
+    "imported",
+    "transformers_library",
+]
 
 
 @contextlib.contextmanager
@@ -40,6 +45,7 @@ def imported(what: str, name: str) -> Callable[..., Any]:
         InputError: The module cannot be imported, or has no such function.
     """
     path, _, attributes = name.partition(":")
+    name = " ".join(name.split())  # messages have one line
     try:
         found: Any = importlib.import_module(path)
     except (Exception, SystemExit) as error:
@@ -68,7 +74,7 @@ def transformers_library(what: str) -> Any:
     Raises:
         InputError: It is not installed, or cannot be imported.
     """
-    _hide_unless_importable("torchvision")
+    hide_unless_importable("torchvision")
     try:
         package = importlib.import_module("transformers")
         package.AutoModelForCausalLM  # noqa: B018 (imported when it is first asked for)
@@ -81,7 +87,7 @@ def transformers_library(what: str) -> Any:
     return package
 
 
-def _hide_unless_importable(name: str) -> None:
+def hide_unless_importable(name: str) -> None:
     """Let a package count as missing that is installed and cannot be imported.
 
     A build of torchvision for another torch raises when it is imported, and transformers imports
