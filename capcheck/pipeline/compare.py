@@ -14,6 +14,7 @@ from typing import Literal
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
 from capcheck.core.record import Record
+from capcheck.divergences.estimate import Estimate
 from capcheck.judging.gap import decompose
 from capcheck.judging.resolution import tolerance_in_unit
 from capcheck.results.family import FamilyResult
@@ -260,30 +261,37 @@ def _changes(
             allowed=allowed,
             verdict="open",
         )
-        stages = [("structural", before), ("network", after)]
-        gap = decompose(name, stages, budget=new.budget, level=level)  # type: ignore[arg-type]
-        part = gap.part("network")
-        infinite = [math.isinf(value or 0.0) for value in (before.value, after.value)]
-        if None in (before.value, after.value):
-            yield draft.model_copy(update={"reason": gap.reason})
-        elif any(infinite):
-            known = "same" if all(infinite) else "worse" if infinite[1] else "better"
+        if before.value is None or after.value is None:
+            missing = before if before.value is None else after
+            yield draft.model_copy(update={"reason": missing.method})
+        elif math.isinf(before.value) or math.isinf(after.value):
+            equal = before.value == after.value
+            known = "same" if equal else "worse" if math.isinf(after.value) else "better"
             yield draft.model_copy(update={"verdict": known})
-        elif part is None:
-            yield draft.model_copy(update={"reason": gap.reason})
         else:
+            change, low, high = _difference(name, before, after, budget=new.budget, level=level)
             verdict: Change = "open"
-            if part.low > allowed:
+            if low > allowed:
                 verdict = "worse"
-            elif part.high < -allowed:
+            elif high < -allowed:
                 verdict = "better"
-            elif -allowed <= part.low and part.high <= allowed:
+            elif -allowed <= low and high <= allowed:
                 verdict = "same"
-            yield draft.model_copy(
-                update={
-                    "change": part.value,
-                    "low": part.low,
-                    "high": part.high,
-                    "verdict": verdict,
-                }
-            )
+            facts = {"change": change, "low": low, "high": high, "verdict": verdict}
+            yield draft.model_copy(update=facts)
+
+
+def _difference(
+    name: str, before: Estimate, after: Estimate, *, budget: Budget, level: float
+) -> tuple[float, float, float]:
+    """After minus before, with the interval of paired rows, or of both intervals together."""
+    stages = [("structural", before), ("network", after)]
+    gap = decompose(name, stages, budget=budget, level=level)  # type: ignore[arg-type]
+    part = gap.part("network")
+    if part is not None and gap.reason == "":
+        return part.value, part.low, part.high
+    each = 1 - (1 - level) / 2  # both intervals hold at once
+    (a, b), (c, d) = before.interval(each), after.interval(each)
+    assert before.value is not None
+    assert after.value is not None
+    return after.value - before.value, c - b, d - a
