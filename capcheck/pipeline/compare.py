@@ -223,8 +223,8 @@ def _reasons(found: FamilyChange, kind: str) -> Iterator[str]:
         if cell.verdict == kind and kind != "open":
             was = "" if cell.budget == cell.before_budget else f" ({cell.before_budget} before)"
             yield (
-                f"{cell.divergence} at {cell.budget}{was}: {_shown(cell.before)} before, "
-                f"{_shown(cell.after)} after {cell.unit}, {_interval(cell)}"
+                f"{cell.divergence} at {cell.budget}{was}: {_shown(cell.before)} before and "
+                f"{_shown(cell.after)} after ({cell.unit}), {_interval(cell)}"
             )
 
 
