@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from capcheck.core.arguments import whole_number
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError, NetworkError
 from capcheck.core.record import Record
@@ -23,11 +24,10 @@ from capcheck.pipeline.source import Source
 from capcheck.pipeline.training_data import MOST_ROWS
 from capcheck.pipeline.undisturbed import undisturbed
 from capcheck.procedures.probe import AnyProbe
-from capcheck.procedures.registry import build_probe
+from capcheck.procedures.registry import probe_given
 from capcheck.results.gap import Gap
 from capcheck.results.survey import CheckResult
 from capcheck.runs.cells import Cells
-from capcheck.runs.options import whole_number
 from capcheck.runs.planning import engine_of_check
 from capcheck.targets.target import Target
 
@@ -124,7 +124,7 @@ class LiveCheck:
         grid: tuple[int, int] | None = None,
         kind: Literal["continuous", "categorical"] | None = None,
     ) -> None:
-        self._probe = build_probe(family, options) if isinstance(family, str) else family
+        self._probe = probe_given(family, options)
         self._budget, self._adapt = budget, network
         layout = Layout(tokens=tokens, token_dim=token_dim, pca=pca, grid=grid, kind=kind)
         self._source = Source(

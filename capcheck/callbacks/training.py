@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from capcheck.callbacks.live import LiveCheck
+from capcheck.core.arguments import whole_number
 from capcheck.pipeline.gate import GateResult, gate
-from capcheck.runs.options import whole_number
 
 __all__ = ["Training"]
 

@@ -38,17 +38,18 @@ COMMANDS = {
     "targets": "List the built-in targets and their parameters.",
     "check": "Check whether one family can produce a target, and at which budget.",
     "survey": "Measure every family on one target, and write the report.",
-    "init": "Write a commented spec of checks for your data.",
+    "init": "Write a commented spec of checks for DATA, a file or a folder as for --data.",
     "run": "Make the checks of a spec, and say which are as expected.",
     "plan": "Tell what a survey, or the checks of a spec, would cost before they are made.",
     "sampler": "Check a sampler of another library, or your own, with the oracle as its network.",
     "plan-decoding": "Tell how many tokens a parallel decoder may place per step.",
     "work": "Measure cells of a run beside any number of other such commands.",
-    "show": "Print a saved run.",
-    "compare": "Compare two saved runs, and say what got worse.",
+    "show": "Print a saved run, also one that is not whole yet, judged anew from its cells.",
+    "compare": "Compare the saved runs BEFORE and AFTER, and exit with 1 if anything got worse.",
     "report": "Write the HTML report of a saved run.",
-    "schema": "Print the JSON Schema of a spec.",
-    "selftest": "Test capcheck on this machine against closed forms and planted defects.",
+    "schema": "Print the JSON Schema of a spec, by which editors check and complete it.",
+    "selftest": "Test capcheck on this machine against closed forms and planted defects, "
+    "in under a minute.",
 }
 """The subcommands, each in the module of its name, which is loaded when it is used."""
 

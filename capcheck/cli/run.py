@@ -15,8 +15,9 @@ from capcheck.cli.options import MACHINE
 from capcheck.cli.parameters import GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.tables import folding
-from capcheck.pipeline.run_spec import CheckReport, FailOn, SpecReport, SpecRun
+from capcheck.pipeline.run_spec import SpecRun
 from capcheck.pipeline.spec import read_spec
+from capcheck.pipeline.spec_report import CheckReport, FailOn, SpecReport
 from capcheck.pipeline.written import as_junit, as_markdown
 from capcheck.runs.atomic import write_atomically
 

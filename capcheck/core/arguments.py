@@ -99,7 +99,7 @@ def real_number(
         try:
             number = float(value)
         except OverflowError:
-            number = float("inf") if value > 0 else float("-inf")
+            number = float("inf") if operator.gt(value, 0) else float("-inf")
     if number is None or not holds(number):
         end = f"; {cure}." if cure else "."
         raise InputError(f"{field} must be {rule}, got {shown(value)}{end}")

@@ -14,7 +14,7 @@ from capcheck.core.arguments import several, shown, whole_number
 from capcheck.core.errors import InputError
 from capcheck.core.record import Record
 
-__all__ = ["AXES", "Axis", "Budget", "Grid"]
+__all__ = ["AXES", "MOST_STEPS", "Axis", "Budget", "Grid"]
 
 Axis = Literal["length", "steps"]
 AXES: tuple[Axis, Axis] = ("length", "steps")
@@ -82,7 +82,7 @@ def _axis(
     field: str, values: Iterable[int], least: int, most: int, because: str
 ) -> tuple[int, ...]:
     """The checked values of one axis, sorted, without repeats."""
-    cure = f"write [{values}]" if isinstance(values, int) else "write [1, 4]"
+    cure = f"write [{shown(values)}]" if isinstance(values, int) else "write [1, 4]"
     given: list[Any] = several(f"Budget.{field}", values, "whole numbers", cure)
     if not given:
         raise InputError(

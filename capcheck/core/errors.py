@@ -80,19 +80,25 @@ _CURES = {
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "free space there",
     errno.EFBIG: "allow larger files",
+    errno.EISDIR: "give the name of a file",
+    errno.ENOTDIR: "give another folder",
+    errno.EEXIST: "move the file of that name",
 }
 
 
 def cure_of(error: OSError) -> str:
-    """The last clauses of the sentence about a run's folder that cannot be written."""
+    """The last clause of the sentence about a file or folder that cannot be written."""
     cure = _CURES.get(error.errno or 0, "make it writable")
-    return f"{cure} and run the same command again; finished cells are kept."
+    return f"{cure} and run the same command again"
 
 
 def unwritable(folder: Path, error: OSError) -> StoreError:
     """The error that says why a run's folder cannot be written."""
     reason = error.strerror or type(error).__name__
-    return StoreError(f"folder {str(folder)!r} cannot be written: {reason}; {cure_of(error)}")
+    return StoreError(
+        f"folder {str(folder)!r} cannot be written: {reason}; {cure_of(error)}; finished cells are "
+        "kept."
+    )
 
 
 def reason_of(error: Exception) -> str:

@@ -19,8 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FOLLOWED", "CounterRandomness", "Randomness", "inverse_cdf", "torch_generators"]
+__all__ = [
+    "FOLLOWED",
+    "MAX_SEED",
+    "CounterRandomness",
+    "Randomness",
+    "inverse_cdf",
+    "torch_generators",
+]
 
+MAX_SEED = 2**63 - 1  # largest seed that a generator of torch accepts
 FOLLOWED = 1 << 20  # most numbers of laws of which a source is told even those without a draw
 
 

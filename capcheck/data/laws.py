@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from capcheck.core.arguments import shown
 from capcheck.core.errors import InputError, near
 from capcheck.core.sequences import Kind
 from capcheck.data.choice import chosen_law
@@ -76,6 +77,8 @@ def build_law(
             a whole number.
     """
     kind: Kind = "categorical" if vocabulary is not None else "continuous"
+    if not isinstance(law, str):
+        raise InputError(f"law must be the name of a law, got {shown(law)}; write 'auto'.")
     if law == "auto":
         facts: dict[str, Any] = {"grid": grid, "bandwidth": bandwidth, "vocabulary": vocabulary}
         if bandwidth is not None and kind == "continuous":

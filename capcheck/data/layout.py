@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from capcheck.core.arguments import one_of, shown, whole_number
 from capcheck.core.errors import InputError
 from capcheck.core.sequences import Kind
+from capcheck.targets.parameters import MOST
 from capcheck.targets.provenance import Picture
 
 __all__ = [
@@ -54,6 +56,27 @@ class Layout:
     kind: Kind | None = None
     unit: Literal["characters", "bytes", "words"] = "characters"
     split: Literal["file", "lines"] = "file"
+
+    def __post_init__(self) -> None:
+        """Check the types, and keep NumPy integers as ints and a list as a tuple.
+
+        Raises:
+            InputError: A number is no whole number of at least 1, or a name is unknown.
+        """
+        own = object.__setattr__
+        for name in ("tokens", "token_dim", "pca"):
+            if (value := getattr(self, name)) is not None:
+                own(self, name, whole_number(name, value, 1, MOST))
+        if self.grid is not None:
+            if not isinstance(self.grid, (tuple, list)) or len(self.grid) != 2:
+                raise InputError(
+                    f"grid must be whole numbers (rows, columns), got {shown(self.grid)}."
+                )
+            own(self, "grid", tuple(whole_number("grid", side, 1, MOST) for side in self.grid))
+        if self.kind is not None:
+            one_of("kind", self.kind, get_args(Kind))
+        one_of("unit", self.unit, ("characters", "bytes", "words"))
+        one_of("split", self.split, ("file", "lines"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,7 +146,7 @@ def _checksum(tensors: dict[str, Tensor], facts: str) -> str:
     digest = hashlib.sha256(facts.encode())
     for name, x in sorted(tensors.items()):
         digest.update(repr((name, tuple(x.shape), str(x.dtype))).encode())
-        digest.update(x.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(x.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -21,18 +21,27 @@ https://arxiv.org/abs/1711.05101
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
+from capcheck.core.arguments import (
+    file_path,
+    function,
+    one_of,
+    real_number,
+    several,
+    shown,
+    whole_number,
+)
 from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError
-from capcheck.core.randomness import torch_generators
+from capcheck.core.randomness import MAX_SEED, torch_generators
 from capcheck.core.version import class_digest, code_digest
 from capcheck.fitting.batches import BatchSource, rows_of_a_batch
 from capcheck.fitting.checkpoint import (
@@ -47,9 +56,8 @@ from capcheck.fitting.session import FitSession, Progress
 from capcheck.networks.kinds import Objective
 from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import AnyProcedure, Procedure
-from capcheck.procedures.registry import build_probe
-from capcheck.targets.parameters import require_count
-from capcheck.targets.target import Target
+from capcheck.procedures.registry import probe_given
+from capcheck.targets.target import Target, require_target
 
 __all__ = ["LEARNING_RATE", "STEPS", "Fitted", "fit", "fit_procedure"]
 
@@ -134,7 +142,8 @@ def fit(
         InputError: A number is out of its range, the signature has no objective, the module has
             another signature, or the folder cannot be used.
     """
-    probe = build_probe(family) if isinstance(family, str) else family
+    probe = probe_given(family)
+    require_target(target)
     return fit_procedure(
         Procedure.of(probe, target),
         module,
@@ -189,14 +198,19 @@ def fit_procedure(
     if steps is None and seconds is None:
         steps = STEPS
     batch = rows_of_a_batch(procedure.spec) if batch is None else batch
-    _require(budgets, steps, seconds, batch, learning_rate, module)
+    budgets = _budgets(budgets)
+    _require(module, steps, seconds, learning_rate)
+    batch, seed = whole_number("batch", batch, 2), whole_number("seed", seed, 0, MAX_SEED)
+    one_of("objective", objective, get_args(Objective))
+    function("progress", progress, "the step, the number of steps and the validation")
     probe, target, given = procedure.probe, procedure.target, procedure.spec.given
     facts = (
         *(repr(probe), target.fingerprint, str(target.dtype), str(target.device), objective),
         *([str(budget) for budget in budgets], seconds, steps, batch, seed, learning_rate),
         *(distinction, given, code_digest(), class_digest(type(probe))),
     )
-    path = None if folder is None else Path(folder) / f"{content_key(module, facts)}.safetensors"
+    name = f"{content_key(module, facts)}.safetensors"
+    path = None if folder is None else file_path("folder", folder, "a folder") / name
     module = copy.deepcopy(module).to(target.device)
     found = None if path is None else Checkpoint.read(path, module)
     if found is not None and found.facts.reason:
@@ -221,24 +235,35 @@ def _to_oracle(run: RecordedRun) -> Loss:
     return objective_for(run.procedure.probe.signature, run)
 
 
-def _require(
-    budgets: Sequence[Budget],
-    steps: int | None,
-    seconds: float | None,
-    batch: int,
-    learning_rate: float,
-    module: nn.Module,
-) -> None:
-    if not budgets:
+def _budgets(budgets: Sequence[Budget]) -> list[Budget]:
+    """The budgets as a list.
+
+    Raises:
+        InputError: It is empty, or no list of budgets.
+    """
+    cure = "write [Budget(length=4, steps=1)]"
+    found: list[Any] = several("budgets", budgets, "budgets", cure)
+    if not found:
         raise InputError("budgets must hold at least one budget, got none; add one.")
+    for one in found:
+        if not isinstance(one, Budget):
+            raise InputError(f"budgets must be a list of budgets, got {shown(one)} in it; {cure}.")
+    return found
+
+
+def _require(
+    module: nn.Module, steps: int | None, seconds: float | None, learning_rate: float
+) -> None:
+    """Raise InputError unless a module can be fitted for such a time at such a rate."""
     if steps is not None and seconds is not None:
         raise InputError("steps and seconds exclude each other, got both; give one.")
     for name, value in (("seconds", seconds), ("learning_rate", learning_rate)):
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise InputError(f"{name} must be finite and above 0, got {value!r}.")
+        if name == "learning_rate" or value is not None:
+            real_number(name, value, "finite and above 0", lambda x: 0 < x < float("inf"))
     if steps is not None:
-        require_count("steps", steps)
-    require_count("batch", batch, least=2)
+        whole_number("steps", steps, 1)
+    if not isinstance(module, nn.Module):
+        raise InputError(f"module must be an nn.Module, got {shown(module)}; make one first.")
     if not any(p.requires_grad for p in module.parameters()):
         raise InputError(
             "module must have parameters to be fitted, got none; measure it as it is instead."

@@ -16,7 +16,13 @@ from capcheck.results.measurement import Cell, Measurement, Outcome
 from capcheck.results.plan import FamilyEntry
 from capcheck.results.settings import Settings
 
-__all__ = ["failed_result", "judge_family", "unsupported_result", "with_refusals_undecided"]
+__all__ = [
+    "failed_result",
+    "judge_family",
+    "unfinished_result",
+    "unsupported_result",
+    "with_refusals_undecided",
+]
 
 
 def judge_family(
@@ -104,3 +110,29 @@ def failed_result(entry: FamilyEntry, error: str) -> FamilyResult:
         cells=(),
         error=error,
     )
+
+
+def unfinished_result(
+    entry: FamilyEntry, measurements: Sequence[Measurement], settings: Settings
+) -> FamilyResult:
+    """The result of a family that lacks cells of the grid, with those that are measured.
+
+    The verdicts of a family hold together, and need all its cells. Here every cell is undecided.
+
+    Args:
+        entry: The family's plan, its row of the paper's table and its suspects.
+        measurements: The cells that are measured, steps changing fastest.
+        settings: Settings of the run.
+    """
+    total, title = len(settings.grid.budgets()), entry.plan.title
+    lack = f"{title} lacks {total - len(measurements)} of its {total} cells; run the command again."
+    reason = "its family lacks cells, and is judged when it has them all"
+    cells = (
+        Cell(
+            **{name: getattr(cell, name) for name in Measurement.model_fields},
+            outcome=Outcome.INCONCLUSIVE,
+            reason=reason,
+        )
+        for cell in measurements
+    )
+    return failed_result(entry, lack).model_copy(update={"cells": tuple(cells)})

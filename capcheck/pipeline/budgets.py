@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from capcheck.core.arguments import whole_number
 from capcheck.core.budget import AXES, Budget
 from capcheck.core.errors import InputError, near
-from capcheck.runs.options import whole_number
 from capcheck.targets.target import Target
 
 __all__ = ["Asked", "budget_on", "parts_of"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from capcheck.core.errors import InputError, near
+from capcheck.core.arguments import file_path, function, one_of, real_number, whole_number
 from capcheck.core.version import class_digest
 from capcheck.data import Layout
 from capcheck.divergences import DEFAULT
@@ -22,11 +23,11 @@ from capcheck.pipeline.timed import Clock
 from capcheck.pipeline.training_data import MOST_ROWS
 from capcheck.pipeline.undisturbed import undisturbed
 from capcheck.procedures.probe import AnyProbe
-from capcheck.procedures.registry import build_probe
+from capcheck.procedures.registry import probe_given
 from capcheck.results.measurement import Outcome
 from capcheck.results.plan import plan_of
 from capcheck.results.survey import CapacityError
-from capcheck.runs.options import Progress, whole_number
+from capcheck.runs.options import Progress
 
 __all__ = ["SECONDS", "CapacityWarning", "GateResult", "gate"]
 
@@ -115,10 +116,13 @@ def gate(
         >>> capcheck.gate(x, family="gpt", law="gaussian", keep=False).passed
         True
     """
-    _require("on_fail", on_fail, ("raise", "warn"))
-    _require("inconclusive", inconclusive, ("fail", "pass"))
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise InputError(f"seconds must be a number above 0, got {seconds!r}; write 60.")
+    one_of("on_fail", on_fail, ("raise", "warn"))
+    one_of("inconclusive", inconclusive, ("fail", "pass"))
+    least = "a number of seconds above 0"
+    seconds = real_number("seconds", seconds, least, lambda n: 0 < n < math.inf, "write 60")
+    for field, value in (("select", select), ("progress", progress)):
+        if value is not None:
+            function(field, value, "an item" if field == "select" else "a Progress")
     layout = Layout(tokens=tokens, token_dim=token_dim, pca=pca, grid=grid, kind=kind)
     run: dict[str, Any] = {
         "tolerance": tolerance,
@@ -129,15 +133,14 @@ def gate(
         "device": device,
         "network": network,
     }
-    probe = build_probe(family, options) if isinstance(family, str) else family
+    probe = probe_given(family, options)
+    folder = _folder(keep, network)
 
     def measured() -> GateResult:
         most = whole_number("rows", rows, 3)
         source = Source(data, layout=layout, law=law, select=select, most=most)
-        asked = [parts_of(budget), float(seconds), most]
-        kept = Kept(
-            GateResult, _folder(keep, network), [*_facts(probe, run), *asked, source.digest()]
-        )
+        asked = [parts_of(budget), seconds, most]
+        kept = Kept(GateResult, folder, [*_facts(probe, run), *asked, source.digest()])
         if (found := kept.read()) is not None:
             return found.model_copy(update={"kept": True})
         found = measure(probe, source.target(), budget, Clock(seconds, progress), run)
@@ -159,16 +162,11 @@ def gate(
     return found
 
 
-def _require(field: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise InputError(f"{field} {value!r} is unknown; {near(str(value), known)}")
-
-
 def _folder(keep: bool | str | Path, network: Named | None) -> Path | None:
     """The folder of kept verdicts, or None: the code of a caller's network has no digest."""
     if keep is False or not (network is None or is_architecture(network)):
         return None
-    return cache_folder() if keep is True else Path(keep)
+    return cache_folder() if keep is True else file_path("keep", keep, "a folder")
 
 
 def _facts(probe: AnyProbe, run: dict[str, Any]) -> list[Any]:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from capcheck.core.arguments import shown
 from capcheck.core.errors import InputError
 from capcheck.core.record import Record
 from capcheck.core.version import code_digest
@@ -44,7 +45,7 @@ class Kept(Generic[RecordT]):
 
     def __init__(self, kind: type[RecordT], folder: Path | None, facts: Any) -> None:
         whole = [SCHEMA_VERSION, code_digest(), environment(), facts]
-        text = json.dumps(whole, sort_keys=True, allow_nan=True)
+        text = json.dumps(whole, sort_keys=True, default=shown)
         self._kind = kind
         name = f"{kind.__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:40]}.json"
         self._file = None if folder is None else folder / name

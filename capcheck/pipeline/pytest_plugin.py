@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from capcheck import CheckResult, GateResult
+    from capcheck.pipeline.gate_result import GateResult
+    from capcheck.results.survey import CheckResult
 
 __all__ = ["Capacity", "capacity", "pytest_configure"]
 
@@ -66,9 +67,9 @@ class Capacity:
             The result of the check.
         """
         __tracebackhide__ = True
-        import capcheck
+        from capcheck.api import check
 
-        result = capcheck.check(family, target, **{**self.settings, **keywords})
+        result = check(family, target, **{**self.settings, **keywords})
         if result.outcome.value != outcome:
             pytest.fail(_said(result, outcome), pytrace=False)
         return result
@@ -85,11 +86,12 @@ class Capacity:
             The result of the gate.
         """
         __tracebackhide__ = True
-        import capcheck
+        from capcheck.pipeline.gate import gate
+        from capcheck.results.survey import CapacityError
 
         try:
-            return capcheck.gate(data, family=family, **{**self.settings, **keywords})
-        except capcheck.CapacityError as error:
+            return gate(data, family=family, **{**self.settings, **keywords})
+        except CapacityError as error:
             table = "" if error.result is None else "\n" + _table(error.result)
             pytest.fail(f"{error}{table}", pytrace=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from capcheck.pipeline.run_spec import CheckReport, SpecReport
+from capcheck.pipeline.spec_report import CheckReport, SpecReport
 
 __all__ = ["MARKS", "as_junit", "as_markdown"]
 

@@ -69,17 +69,18 @@ def build_probe(family: str, options: Mapping[str, Any] | None = None) -> AnyPro
         if name not in known:
             hint = near(name, known) if known else "it has no options."
             raise InputError(f"{family} has no option {shown(name)}; {hint}")
+    _require_sizes(family, options)
     try:
         made = probe(**options)
-        _require_sizes(made)
+        _require_sizes(family, dataclasses.asdict(made))
         return made
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"][:1]) or "options"
         given = options.get(field, options)
         raise InputError(
-            f"{family}.{field}: {problem['msg'].removeprefix('Value error, ')}, got {shown(given)}; "
-            f"see `capcheck families {family}`."
+            f"{family}.{field}: {problem['msg'].removeprefix('Value error, ')}, got "
+            f"{shown(given)}; see `capcheck families {family}`."
         ) from None
 
 
@@ -108,14 +109,14 @@ def probe_given(family: object, options: Mapping[str, Any] | None = None) -> Any
     return family
 
 
-def _require_sizes(probe: AnyProbe) -> None:
+def _require_sizes(family: str, options: Mapping[str, Any]) -> None:
     """Raise InputError if an option is a number that no computation could hold."""
-    for name, value in dataclasses.asdict(probe).items():
+    for name, value in options.items():
         for number in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(number, (int, float)) and not abs(number) <= LARGEST_OPTION:
                 raise InputError(
-                    f"{probe.family}.{name} must be a number of at most {LARGEST_OPTION:,}, got "
-                    f"{shown(number)}; see `capcheck families {probe.family}`."
+                    f"{family}.{name} must be a number of at most {LARGEST_OPTION:,}, got "
+                    f"{shown(number)}; see `capcheck families {family}`."
                 )
 
 

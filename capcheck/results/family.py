@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, computed_field, model_validator
+from pydantic import Field, computed_field
 
 from capcheck.core.budget import Axis, Budget
 from capcheck.core.record import Record
@@ -171,6 +171,8 @@ class FamilyResult(Record):
         sensitivities: Results with errors of the oracle, if the run asked for any.
     """
 
+    computed: ClassVar[frozenset[str]] = frozenset({"blame"})
+
     plan: FamilyPlan
     row: Row
     in_paper: bool = True
@@ -192,14 +194,6 @@ class FamilyResult(Record):
     gaps: tuple[Gap, ...] = ()
     precisions: tuple[PrecisionResult, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_blame(cls, data: Any) -> Any:
-        """The fields of saved data, without the blame, which follows from them."""
-        if isinstance(data, dict):
-            return {name: value for name, value in data.items() if name != "blame"}
-        return data
 
     @property
     def family(self) -> str:

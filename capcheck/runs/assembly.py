@@ -12,8 +12,8 @@ from capcheck.core.budget import Budget
 from capcheck.core.version import __version__
 from capcheck.judging.causes import cause_of, has_floor, settings_of_suspects
 from capcheck.judging.family import (
-    failed_result,
     judge_family,
+    unfinished_result,
     unsupported_result,
     with_refusals_undecided,
 )
@@ -86,15 +86,13 @@ class Assembly:
         ]
 
     def result(self, entry: FamilyEntry) -> FamilyResult:
-        """The result of a family; a family that lacks cells is listed as not measured."""
+        """The result of a family; one that lacks cells has an error, and cells without verdicts."""
         decided = self._decided(entry)
         if decided is not None:
             return decided
         if (reason := self._cells.unfit(entry.plan)) is not None:
             return unsupported_result(entry, reason)
-        total = len(self._settings.grid.budgets())
-        lack = f"{total - len(self._held(entry.plan, 0))} of its {total} cells"
-        return failed_result(entry, f"{entry.plan.title} lacks {lack}; run the command again.")
+        return unfinished_result(entry, self._held(entry.plan, 0), self._settings)
 
     def _decided(self, entry: FamilyEntry) -> FamilyResult | None:
         """The result of the first look that decides, or of the last look if none does.

@@ -42,7 +42,8 @@ def write_atomically(path: Path, text: str) -> Path:
             partial.replace(path)
     except OSError as error:
         raise InputError(
-            f"{str(path)!r} cannot be written: {error.strerror}; {cure_of(error)}"
+            f"{str(path)!r} cannot be written: {error.strerror}; {cure_of(error)}, or "
+            "write elsewhere."
         ) from error
     return path
 

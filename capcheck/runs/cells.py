@@ -80,6 +80,7 @@ class Cells:
         self._cells: dict[str, Measurement] = {}
         self._unfit: dict[str, str] = {}
         self._networks: dict[str, NetworkFacts] = {}
+        self._made: set[str] = set()  # networks that this process made
         self._decoding: DecodingPlan | None = None
         self._speculations: dict[str, Speculation] = {}
 
@@ -122,6 +123,7 @@ class Cells:
     def keep_network(self, plan: FamilyPlan, facts: NetworkFacts) -> None:
         """Keep facts on the network of a plan; its weights are a part of the keys of its cells."""
         name = _identity(plan)
+        self._made.add(name)
         if self._networks.get(name) != facts:
             self._write({"network": name, "facts": facts.to_json()})
             self._networks[name] = facts
@@ -154,8 +156,11 @@ class Cells:
             if "unfit" in record:
                 self._unfit[str(record["unfit"])] = str(record["reason"])
             elif "network" in record:
-                facts = NetworkFacts.model_validate(record["facts"])
-                self._networks[str(record["network"])] = facts
+                facts, name = NetworkFacts.model_validate(record["facts"]), str(record["network"])
+                # A fit for some seconds ends in other weights elsewhere, which are not measured
+                # here.
+                if name not in self._made:
+                    self._networks[name] = facts
             elif "speculation" in record:
                 drafts = Speculation.model_validate(record["found"])
                 self._speculations[str(record["speculation"])] = drafts

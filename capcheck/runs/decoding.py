@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
+from capcheck.core.arguments import function, real_number, several, shown, whole_number
 from capcheck.core.errors import InputError
 from capcheck.divergences import DIVERGENCES
 from capcheck.exact.information_curve import exact_curve, measured_curve
@@ -12,9 +12,9 @@ from capcheck.procedures.density_cost import WORK
 from capcheck.results.decoding import DecodingPlan
 from capcheck.results.settings import Settings
 from capcheck.runs.cells import Cells
-from capcheck.runs.options import MAX_SEED, Progress, whole_number
+from capcheck.runs.options import MAX_SEED, Progress
 from capcheck.runs.schedule_prices import Pricing, plain_starts
-from capcheck.targets.target import CategoricalTarget, Target, require_one_law
+from capcheck.targets.target import CategoricalTarget, Target, require_one_law, require_target
 
 __all__ = [
     "ALL_SIZES",
@@ -67,7 +67,9 @@ def decoding_plan(
         >>> [(one.rule, one.placed, str(one.kl)) for one in plan.prices][-1]
         ('best', (7, 1), '0')
     """
+    require_target(target)
     require_one_law(target, "decoding_plan")
+    function("progress", progress, "a Progress")
     spec, N = target.spec, target.spec.tokens
     tolerance = DIVERGENCES[spec.kind]["kl"].tolerance if tolerance is None else tolerance
     _require_numbers(tolerance, level, seed)
@@ -153,9 +155,9 @@ def _require_calls(calls: Sequence[int], tokens: int) -> list[int]:
     Raises:
         InputError: One is no whole number from 1 to the number of tokens, or there is none.
     """
-    if not isinstance(calls, Iterable):
-        raise InputError(f"calls must be several whole numbers, got {calls!r}; use [{calls!r}].")
-    found = sorted({whole_number("calls", k, 1, tokens) for k in calls})
+    cure = f"use [{shown(calls)}]" if isinstance(calls, int) else "use [1, 2]"
+    listed = several("calls", calls, "whole numbers", cure)
+    found = sorted({whole_number("calls", k, 1, tokens) for k in listed})
     if not found:
         raise InputError(f"calls needs at least one number from 1 to {tokens}, got none.")
     return found
@@ -163,8 +165,7 @@ def _require_calls(calls: Sequence[int], tokens: int) -> list[int]:
 
 def _require_numbers(tolerance: float, level: float, seed: int) -> None:
     """Raise InputError if a number is out of its range."""
-    if not isinstance(tolerance, (int, float)) or not 0 < tolerance < math.inf:
-        raise InputError(f"tolerance must be positive and finite, got {tolerance!r}.")
-    if not isinstance(level, (int, float)) or not 0 < level < 1:
-        raise InputError(f"level must be between 0 and 1, got {level!r}; use 0.95.")
+    finite = "positive and finite"
+    real_number("tolerance", tolerance, finite, lambda t: 0 < t < float("inf"))
+    real_number("level", level, "between 0 and 1", lambda p: 0 < p < 1, "use 0.95")
     whole_number("seed", seed, 0, MAX_SEED)

@@ -45,9 +45,7 @@ def chosen_families(families: Families) -> list[str | AnyProbe]:
     if isinstance(families, str):
         return list(families.split(","))
     what, cure = "names of families and Probes", "write ['gpt', 'diffusion']"
-    found = (
-        [families] if isinstance(families, Probe) else several("families", families, what, cure)
-    )
+    found = [families] if isinstance(families, Probe) else several("families", families, what, cure)
     for one in found:
         if not isinstance(one, (str, Probe)):
             raise InputError(f"families must be a list of {what}, got {shown(one)} in it; {cure}.")

@@ -20,8 +20,9 @@ from capcheck.networks.kinds import FittedNetwork
 from capcheck.results.plan import FamilyEntry, FamilyPlan
 from capcheck.results.settings import Settings, TargetSummary
 from capcheck.results.survey import SCHEMA_VERSION, MeasuredBy
+from capcheck.runs.atomic import PARTIAL, create_atomically, write_atomically
 
-__all__ = ["MANIFEST", "Manifest", "read_manifest", "require_same"]
+__all__ = ["MANIFEST", "Manifest", "begun", "read_manifest", "require_same"]
 
 MANIFEST = "manifest.json"
 
@@ -44,6 +45,36 @@ class Manifest(Record):
     target: TargetSummary
     settings: Settings
     families: tuple[FamilyEntry, ...]
+
+
+def begun(folder: Path, asked: Manifest) -> Manifest:
+    """Start a run in a folder, or continue the one that is there; its manifest.
+
+    Of several processes that start a run in one folder at the same time one writes the manifest,
+    and the others continue that run, or are refused.
+
+    Raises:
+        InputError: The folder holds another run or other files.
+        OSError: The folder cannot be written.
+    """
+    path = folder / MANIFEST
+    text = asked.model_dump_json(indent=2) + "\n"
+    if not path.exists():
+        others = any(not name.match(PARTIAL) for name in folder.iterdir())
+        if others and not path.exists():  # the manifest of a run that was begun meanwhile counts
+            raise InputError(
+                f"out must be a new folder or a run's, got {str(folder)!r}, which holds other "
+                "files; give another folder."
+            )
+        if create_atomically(path, text):
+            return asked
+    held = read_manifest(folder)
+    require_same(held, asked, folder)
+    now = {name: getattr(asked, name) for name in ("settings", "measured_by", "families")}
+    if any(getattr(held, name) != value for name, value in now.items()):
+        held = held.model_copy(update=now)
+        write_atomically(path, held.model_dump_json(indent=2) + "\n")
+    return held
 
 
 def read_manifest(folder: Path) -> Manifest:

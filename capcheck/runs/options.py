@@ -24,6 +24,7 @@ from capcheck.core.arguments import (
 )
 from capcheck.core.budget import Grid
 from capcheck.core.errors import ControlFlow, InputError, near
+from capcheck.core.randomness import MAX_SEED
 from capcheck.diagnostics.diagnosis import chosen_diagnoses
 from capcheck.divergences import chosen, tolerances
 from capcheck.networks.perturbed import chosen_sizes
@@ -52,7 +53,6 @@ __all__ = [
     "whole_number",
 ]
 
-MAX_SEED = 2**63 - 1  # largest seed that a generator of torch accepts
 MAX_SAMPLES = 10_000_000  # most sequences of a cell, which are all kept in memory
 MAX_LOOKS = 10  # the tenth look has 2^9 times the samples of the first
 
@@ -172,6 +172,8 @@ def require_known(options: RunOptions) -> None:
     if options.get("out") is not None:
         file_path("out", options["out"], "a folder")
     function("progress", options.get("progress"), "a Progress")
+    if (workers := options.get("workers")) is not None:  # see `worker_count`
+        whole_number("workers", workers, 0)
     executor = options.get("executor")
     if executor is not None and not callable(getattr(executor, "submit", None)):
         raise InputError(
@@ -275,10 +277,10 @@ def placement(device: str | torch.device | None) -> tuple[torch.device, torch.dt
         InputError: There is no device of that name, or torch does not see it.
     """
     rule = f"device must be auto, cpu or cuda[:N], got {shown(device)}"
+    if not isinstance(device, (str, torch.device, type(None))):
+        raise InputError(f"{rule}; write 'auto'.")
     if device is None or device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not isinstance(device, (str, torch.device)):
-        raise InputError(f"{rule}; write 'auto'.")
     try:
         place = torch.device(device)
     except RuntimeError:

@@ -13,7 +13,6 @@ from capcheck.fitting.named import Named, is_architecture
 from capcheck.networks.kinds import FittedNetwork, GivenNetwork, NetworkKind, Objective
 from capcheck.procedures.errors import wrong_kind
 from capcheck.procedures.probe import AnyProbe, Probe
-from capcheck.procedures.registry import families as registered
 from capcheck.procedures.registry import OPTIONS, probe_given
 from capcheck.results.cost import RunCost
 from capcheck.results.plan import FamilyEntry
@@ -127,7 +126,8 @@ def engine_of_check(
             f"network may hold one object, got {len(objects)}; measure them one by one, or name "
             "factories."
         )
-    if not networks and (objective, fit_seconds, fit_steps) != (None, None, None):
+    unused = all(value is None for value in (objective, fit_seconds, fit_steps))
+    if not networks and not unused:
         raise InputError(
             "objective, fit_seconds and fit_steps need a network to fit, got none; give one as "
             "network."

@@ -25,15 +25,9 @@ from capcheck.results.plan import FamilyEntry, FamilyPlan, SuspectPlan
 from capcheck.results.settings import Settings
 from capcheck.results.survey import CheckResult, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
-from capcheck.runs.atomic import (
-    PARTIAL,
-    append_line,
-    create_atomically,
-    require_name,
-    write_atomically,
-)
+from capcheck.runs.atomic import append_line, require_name
 from capcheck.runs.cells import CellKey, Cells
-from capcheck.runs.manifest import MANIFEST, Manifest, read_manifest, require_same
+from capcheck.runs.manifest import Manifest, begun, read_manifest
 
 __all__ = ["Store", "save"]
 
@@ -71,12 +65,11 @@ class Store(Cells):
         require_name(folder, "out must be a folder that can be written, got")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not _begun(folder, manifest):
-                manifest = _continued(folder, manifest)
+            manifest = begun(folder, manifest)
         except OSError as error:
             raise StoreError(
                 f"out must be a folder that can be written, got {str(folder)!r}: "
-                f"{error.strerror}; {cure_of(error)}"
+                f"{error.strerror}; {cure_of(error)}."
             ) from error
         return cls(folder, manifest)
 
@@ -173,56 +166,19 @@ class Store(Cells):
     def result(self) -> SurveyResult:
         """The run's result, judged anew from its cells.
 
-        A family without all of its cells, because it failed or was interrupted, is listed as not
-        measured.
+        A family without all of its cells, because it failed or was interrupted, has an error, and
+        its finished cells have no verdicts.
 
         Raises:
-            InputError: No family is complete.
+            InputError: No family has a finished cell.
         """
         manifest = self.manifest
         assembly = Assembly(self, manifest.settings, manifest.target)
         families = [assembly.result(entry) for entry in manifest.families]
         if not any(found.cells for found in families):
             reasons = "; ".join(found.reason for found in families)
-            raise InputError(f"run {str(self.folder)!r} has no complete family: {reasons}")
+            raise InputError(f"run {str(self.folder)!r} has no finished cell: {reasons}")
         return survey_result(families, manifest, self.decoding)
-
-
-def _begun(folder: Path, manifest: Manifest) -> bool:
-    """Start a run in a new folder; whether this process did.
-
-    Of several processes that start a run in one folder at the same time, one does.
-
-    Raises:
-        InputError: The folder holds other files.
-        OSError: The folder cannot be written.
-    """
-    path = folder / MANIFEST
-    if path.exists():
-        return False
-    if any(not name.match(PARTIAL) for name in folder.iterdir()):
-        if path.exists():  # another process has begun meanwhile
-            return False
-        raise InputError(
-            f"out must be a new folder or a run's, got {str(folder)!r}, which holds other files; "
-            "give another folder."
-        )
-    return create_atomically(path, manifest.model_dump_json(indent=2) + "\n")
-
-
-def _continued(folder: Path, asked: Manifest) -> Manifest:
-    """The manifest of the run in a folder, with the added measurements that are asked for.
-
-    Raises:
-        InputError: The folder holds another run.
-    """
-    held = read_manifest(folder)
-    require_same(held, asked, folder)
-    now = {name: getattr(asked, name) for name in ("settings", "measured_by", "families")}
-    if any(getattr(held, name) != value for name, value in now.items()):
-        held = held.model_copy(update=now)
-        write_atomically(folder / MANIFEST, held.model_dump_json(indent=2) + "\n")
-    return held
 
 
 def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:

@@ -20,8 +20,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from capcheck.core.arguments import several, shown, whole_number
 from capcheck.core.errors import InputError
-from capcheck.core.randomness import CounterRandomness, Randomness
+from capcheck.core.randomness import MAX_SEED, CounterRandomness, Randomness
 from capcheck.core.record import Record
 from capcheck.samplers.drawing import others_code
 
@@ -30,6 +31,7 @@ __all__ = ["LAWS", "LEVEL", "ROWS", "VOCABULARIES", "AcceptanceResult", "Bias", 
 Rule = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
 VOCABULARIES = (3, 50, 1000)
 ROWS = 40_000  # draws beside each pair of laws
+MOST_DRAWS = 100_000_000  # draws whose tokens fit into memory
 LEVEL = 1e-3  # probability at which a lossless rule is refused, over all pairs of laws
 TILE = 1 << 22  # numbers of the laws that a rule is shown at once
 LAWS = ("alike", "apart", "sharp draft", "sharp target", "equal")
@@ -98,11 +100,19 @@ def check_acceptance(
         >>> capcheck.check_acceptance(greedy, vocabularies=[3]).lossless
         False
     """
-    if any(not 2 <= V <= 100_000 for V in vocabularies) or not vocabularies:
-        raise InputError(f"vocabularies must be from 2 to 100,000, got {list(vocabularies)}.")
+    if not callable(rule):
+        raise InputError(
+            f"rule must be a function of (target, draft, token, generator), got {shown(rule)}."
+        )
+    listed = several("vocabularies", vocabularies, "whole numbers", "write [50]")
+    sizes = [whole_number("vocabularies", V) for V in listed]
+    if not sizes or not all(2 <= V <= 100_000 for V in sizes):
+        raise InputError(f"vocabularies must be from 2 to 100,000, got {shown(sizes)}.")
+    draws = whole_number("draws", draws, most=MOST_DRAWS)
     if draws < 1000:
-        raise InputError(f"draws must be at least 1000, got {draws}.")
-    cases = [(V, laws) for V in vocabularies for laws in LAWS]
+        raise InputError(f"draws must be at least 1000, got {shown(draws)}.")
+    seed = whole_number("seed", seed, 0, MAX_SEED)
+    cases = [(V, laws) for V in sizes for laws in LAWS]
     level = LEVEL / len(cases)
     cells = [_bias(rule, V, laws, draws, seed, level) for V, laws in cases]
     name = f"{rule.__module__}:{getattr(rule, '__qualname__', 'rule')}"

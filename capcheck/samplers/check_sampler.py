@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from capcheck.core.arguments import flag, function, mapping, several, shown, whole_number
+from capcheck.core.budget import MOST_STEPS
 from capcheck.core.errors import InputError
 from capcheck.core.version import __version__
 from capcheck.results.settings import MIN_SAMPLES
-from capcheck.runs.options import MAX_SAMPLES, MAX_SEED, Progress, whole_number
+from capcheck.runs.options import MAX_SAMPLES, MAX_SEED, Progress
 from capcheck.samplers.battery import cells_of
 from capcheck.samplers.findings import Cell, SamplerResult
 from capcheck.samplers.second_look import beside_another_target, in_structure
@@ -68,10 +70,17 @@ def check_sampler(
         (True, 'not_representable')
     """
     whole_number("samples", samples, MIN_SAMPLES, MAX_SAMPLES)
-    whole_number("seed", seed, 0, MAX_SEED)
-    given = dict(config or {})
+    seed = whole_number("seed", seed, 0, MAX_SEED)
+    lint_only = flag("lint_only", lint_only)
+    function("progress", progress, "a Progress")
+    given = mapping("config", config, "settings by their names", "write {'path': 'linear'}")
+    if not isinstance(sampler, str) and not callable(sampler):
+        raise InputError(
+            f"sampler must be a function or the name of a sampler, got {shown(sampler)}; write "
+            "diffusers:DDIMScheduler or package.module:function."
+        )
     subject, again = subject_of(sampler, given), (seed + 1) % (MAX_SEED + 1)
-    chosen = _required(steps or subject.steps)
+    chosen = _required(subject.steps if steps is None else steps)
     broken, findings = subject.structure(chosen, seed)
     findings = in_structure(findings, subject, chosen, again)
     cells: list[Cell] = []
@@ -101,7 +110,8 @@ def check_sampler(
 
 
 def _required(steps: Sequence[int]) -> tuple[int, ...]:
-    found = tuple(sorted(set(steps)))
-    if not found or any(not isinstance(k, int) or isinstance(k, bool) or k < 1 for k in found):
-        raise InputError(f"steps must be whole numbers of at least 1, got {list(steps)}.")
-    return found
+    listed = several("steps", steps, "whole numbers of at least 1", "write [1, 4]")
+    found = {whole_number("steps", k, most=MOST_STEPS) for k in listed}
+    if not found or min(found) < 1:
+        raise InputError(f"steps must be whole numbers of at least 1, got {shown(listed)}.")
+    return tuple(sorted(found))

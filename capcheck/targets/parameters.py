@@ -7,17 +7,20 @@ numbers of the law's precision (`LIMITS`). Weights are normalised to sum_c w_c =
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from capcheck.core.arguments import real_number, shown, whole_number
 from capcheck.core.errors import InputError
+from capcheck.targets.provenance import Provenance
 
 __all__ = [
     "EVEN",
     "LIMITS",
+    "MOST",
     "Grid",
     "mixture_weights",
     "require_count",
@@ -26,6 +29,7 @@ __all__ = [
     "require_levels",
     "require_orthonormal",
     "require_precision",
+    "require_provenance",
     "require_reals",
     "require_scored",
     "require_share",
@@ -36,6 +40,7 @@ __all__ = [
 ]
 
 LIMITS = {torch.float64: 1e100, torch.float32: 1e15}
+MOST = 2**31 - 1  # largest count, far more than any memory holds
 EVEN = 1e100  # weights whose sum is outside (1/EVEN, EVEN) are first divided by the largest
 
 Grid = tuple[int, int] | None  # (rows, columns) of the tokens, if they have any
@@ -58,8 +63,10 @@ def require_tensor(name: str, value: object) -> Tensor:
 
 def require_precision(name: str, dtype: object) -> None:
     """Raise InputError unless the precision is float32 or float64."""
-    if dtype not in LIMITS:
-        raise InputError(f"{name} must be float32 or float64, got {dtype}; convert to float64.")
+    if not isinstance(dtype, torch.dtype) or dtype not in LIMITS:
+        raise InputError(
+            f"{name} must be float32 or float64, got {shown(dtype)}; convert to float64."
+        )
 
 
 def require_reals(name: str, value: object, axes: str) -> Tensor:
@@ -138,21 +145,16 @@ def require_share(name: str, value: object) -> float:
     Raises:
         InputError: The value is not a real number in [0, 1).
     """
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (number and 0 <= float(value) < 1):  # type: ignore[arg-type]
-        raise InputError(f"{name} must be at least 0 and below 1, got {value!r}.")
-    return float(value)  # type: ignore[arg-type]
+    return real_number(name, value, "at least 0 and below 1", lambda share: 0 <= share < 1)
 
 
-def require_count(name: str, value: object, *, least: int = 1) -> int:
-    """The value as an integer of at least `least`.
+def require_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:
+    """The value as an integer of at least `least` and at most `most`.
 
     Raises:
-        InputError: The value is not an integer, or is smaller.
+        InputError: The value is not an integer, or outside this range.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    return int(value)
+    return whole_number(name, value, least, most)
 
 
 def require_orthonormal(matrix: Tensor, size: int) -> None:
@@ -211,15 +213,31 @@ def require_tables(tables: Mapping[str, Tensor]) -> list[Tensor]:
     return [table.detach() for table in tables.values()]
 
 
-def require_grid(grid: tuple[int, int] | None, tokens: int) -> None:
-    """Raise InputError unless the grid is None, or (rows, columns) of `tokens` places in all."""
+def require_grid(grid: object, tokens: int) -> Grid:
+    """The grid as a tuple, or None.
+
+    Raises:
+        InputError: It is neither None nor (rows, columns) of `tokens` places in all.
+    """
     if grid is None:
-        return
-    whole = len(grid) == 2 and all(isinstance(side, int) and side > 0 for side in grid)
-    if not whole or grid[0] * grid[1] != tokens:
+        return None
+    sides = grid if isinstance(grid, (tuple, list)) else ()
+    if len(sides) == 2 and all(isinstance(side, Integral) for side in sides):
+        rows, columns = int(sides[0]), int(sides[1])
+        if rows > 0 and rows * columns == tokens:
+            return rows, columns
+    raise InputError(
+        f"grid must be whole numbers (rows, columns) that hold the {tokens} tokens, "
+        f"got {shown(grid)}."
+    )
+
+
+def require_provenance(provenance: object) -> None:
+    """Raise InputError unless it is None or a `Provenance`."""
+    if not isinstance(provenance, (Provenance, type(None))):
         raise InputError(
-            f"grid must be whole numbers (rows, columns) that hold the {tokens} tokens, "
-            f"got {grid!r}."
+            f"provenance must be a Provenance, got {shown(provenance)}; write "
+            "Provenance(description='...')."
         )
 
 
@@ -227,10 +245,14 @@ def require_scored(scored: tuple[int, ...] | None, tokens: int) -> None:
     """Raise InputError unless `scored` is None or rising indices of some tokens."""
     if scored is None:
         return
+    if not isinstance(scored, tuple):
+        raise InputError(f"scored must be a tuple of tokens, got {shown(scored)}; write (0,).")
+    for one in scored:
+        whole_number("scored", one, 0, tokens - 1)
     if not scored or not set(scored) <= set(range(tokens)) or sorted({*scored}) != list(scored):
         raise InputError(
             f"scored must list some of the tokens 0 to {tokens - 1} in rising order, "
-            f"got {scored!r}."
+            f"got {shown(scored)}."
         )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import computed_field, model_validator
+from pydantic import computed_field
 
 from capcheck.core.record import Record
 
@@ -32,6 +32,8 @@ class Dependence(Record):
         fitted: Number of rows that the law was fitted to.
     """
 
+    computed: ClassVar[frozenset[str]] = frozenset({"sentence"})
+
     rows: int
     independent: float
     law: float
@@ -43,14 +45,6 @@ class Dependence(Record):
     level: float
     counted: int
     fitted: int
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_sentence(cls, data: Any) -> Any:
-        """The fields of saved data, without the sentence, which follows from them."""
-        if isinstance(data, dict):
-            return {name: value for name, value in data.items() if name != "sentence"}
-        return data
 
     @property
     def perplexity(self) -> float:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from annotated_types import Ge, Le, MultipleOf
 from pydantic import ValidationError, validate_call
 
+from capcheck.core.arguments import shown
 from capcheck.core.errors import InputError, near
 from capcheck.targets.built_in import BUILT_IN
 from capcheck.targets.target import Target
@@ -33,6 +34,8 @@ def from_spec(spec: str) -> Target:
         >>> from_spec("gaussian:ar1,tokens=3,rho=0.5").spec.tokens
         3
     """
+    if not isinstance(spec, str):
+        raise InputError(f"target must be named by text, got {shown(spec)}; write 'parity:6'.")
     name, _, rest = spec.partition(":")
     if name not in BUILT_IN:
         raise InputError(f"target has no built-in named {name!r}; {near(name, BUILT_IN)}")

@@ -154,7 +154,7 @@ def verdicts(
         target = GaussianMixture(torch.zeros(1, D, 1).double(), torch.eye(D).double()[None])
         references = {
             asked: Reference(target, divergences=asked, samples=samples, seed=0)
-            for asked in set(ROUTES.values())
+            for asked in {ROUTES[route] for route in (*routes, "everything")}
         }
         bandwidths = np.array(references["kl", "wasserstein", "mmd"].bandwidths)
         for defect, make in DEFECTS.items():

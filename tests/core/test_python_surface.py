@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click import Context
 from torch import nn
 
 import capcheck
 from capcheck import Budget, InputError, targets
+from capcheck.cli.app import COMMANDS, cli
+from capcheck.procedures.registry import build_probe, families, probe_class
 from capcheck.runs.engine import Engine
+from capcheck.runs.options import RunOptions
+from capcheck.runs.planning import engine_of_check, engine_of_survey
+from capcheck.targets.categorical.model_folder import ModelFolder
 
 HOSTILE: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
@@ -57,6 +66,9 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "complex tensor": lambda: torch.zeros(1, 2, 2, dtype=torch.complex128),
     "path": lambda: Path("x"),
     "function": lambda: lambda: None,
+    "numpy int": lambda: np.int64(2),
+    "integer tensor": lambda: torch.tensor(2),
+    "text with NUL": lambda: "x\0y",
     "generator": lambda: (value for value in (None, 1)),
     "complex": lambda: 1j,
     "module": lambda: nn.Linear(1, 1),
@@ -70,13 +82,15 @@ SAID_AS = {
     "divergences": "divergences?",
     "networks": "networks?",
     "vocabularies": "vocabular(y|ies)",
-    "sequences": "sequences?|a table",
-    "rows": "rows|ids|samples",
-    "x": "samples",
+    "sequences": "sequences?|a table|rows",
+    "vocabulary": "vocabulary|symbols",
+    "path": "path|file",
+    "x": "samples|ids|bandwidth|smoothing",
     "fit_steps": "fit_steps|objective",
     "fit_seconds": "fit_seconds|objective",
     "token_dim": "token.dim",
     "spec": "target",
+    "options": "options?",
     "probabilities": "probabilit(y|ies)",
     "budgets": "budgets?",
 }
@@ -108,7 +122,8 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("surface") / "run"
     few: Mapping[str, Any] = {"samples": 200, "lengths": [2], "steps": [1], "divergences": ["mmd"]}
     result = capcheck.check("gpt", target, out=folder, **few)
-    return {"target": target, "result": result, "folder": folder}
+    plan = capcheck.decoding_plan(targets.from_spec("parity:2"))
+    return {"target": target, "result": result, "folder": folder, "plan": plan}
 
 
 def _table(ground: dict[str, Any]) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
@@ -118,13 +133,15 @@ def _table(ground: dict[str, Any]) -> dict[str, tuple[Callable[..., Any], dict[s
             *("lengths", "steps", "divergences", "tolerance", "precision", "sensitivity"),
             *("diagnose", "samples", "given", "looks", "seconds_per_cell", "seconds_per_run"),
             *("seed", "level", "device", "batch", "workers", "executor", "out", "progress"),
-            *("options", "network", "fit_steps", "fit_seconds"),
         ),
         ...,
     )
+    fits = dict.fromkeys(("options", "network", "fit_steps", "fit_seconds"), ...)
     family = {"family": "gpt", "target": ground["target"]}
-    check = {**family, **run, "objective": ...}
-    fit = dict.fromkeys(("seconds", "batch", "seed", "learning_rate", "folder", "progress"), ...)
+    check = {**family, **run, **fits, "objective": ...}
+    fit: dict[str, Any] = dict.fromkeys(
+        ("seconds", "batch", "seed", "learning_rate", "folder", "progress"), ...
+    )
     fit |= {"objective": ..., "steps": ..., "budgets": [Budget(length=2, steps=1)]}
     plan = dict.fromkeys(("calls", "tolerance", "samples", "seed", "level", "progress"), ...)
     sampler = dict.fromkeys(("config", "steps", "samples", "seed", "progress"), ...)
@@ -132,8 +149,7 @@ def _table(ground: dict[str, Any]) -> dict[str, tuple[Callable[..., Any], dict[s
     rule = {"vocabularies": [3], "draws": 1000, "seed": ...}
     return {
         "check": (capcheck.check, check),
-        "require": (capcheck.require, check),
-        "survey": (capcheck.survey, {"target": ground["target"], "families": ..., **run}),
+        "survey": (capcheck.survey, {"target": ground["target"], "families": ..., **fits}),
         "fit": (capcheck.fit, {**family, "module": nn.Linear(1, 1), **fit}),
         "decoding_plan": (
             capcheck.decoding_plan,
@@ -145,7 +161,7 @@ def _table(ground: dict[str, Any]) -> dict[str, tuple[Callable[..., Any], dict[s
         ),
         "check_acceptance": (capcheck.check_acceptance, {"rule": draft_is_kept, **rule}),
         "work": (capcheck.work, {"folder": ground["folder"], **work, "progress": ...}),
-        "report": (capcheck.report, {"result": ground["result"], "path": "page.html", "kind": ...}),
+        "report": (capcheck.report, {"result": ground["plan"], "path": "page.html", "kind": ...}),
         **_laws(),
     }
 
@@ -202,9 +218,16 @@ def _laws() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             {"rows": ids, "vocabulary": ..., "smoothing": ..., "marginals": ..., "dtype": ...}
             | more,
         ),
-        "MarkovChain": (targets.MarkovChain, {"tables": [eye[0], eye], **chain}),
+        "MarkovChain": (
+            targets.MarkovChain,
+            {"conditionals": [eye[0], eye], "tokens": 2, "grid": ..., "provenance": ...},
+        ),
         "HiddenMarkov": (
             targets.HiddenMarkov,
+            {"initial": eye[0], "transition": eye, "emission": eye, **chain},
+        ),
+        "HiddenMarkov.from_potentials": (
+            targets.HiddenMarkov.from_potentials,
             {"initial": eye[0], "transition": eye, "emission": eye, **chain},
         ),
     }
@@ -222,12 +245,15 @@ def _calls(ground: dict[str, Any]) -> Iterator[tuple[str, str, str, Callable[[],
         right = {key: value for key, value in arguments.items() if value is not ...}
         for field in arguments:
             for kind, make in HOSTILE.items():
-                yield (
-                    name,
-                    field,
-                    kind,
-                    lambda f=function, r=right, k=field, m=make: f(**{**r, k: m()}),
-                )
+                if field == "progress" and callable(make()):
+                    continue  # what a caller's function raises is the caller's to see
+                yield name, field, kind, partial(_called, function, right, field, make)
+
+
+def _called(
+    function: Callable[..., Any], right: dict[str, Any], field: str, make: Callable[[], Any]
+) -> Any:
+    return function(**{**right, field: make()})
 
 
 def _wrong_end(field: str, call: Callable[[], Any]) -> str:
@@ -254,6 +280,7 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Engine, "run", _measured)
     monkeypatch.setattr(Engine, "help", _measured)
+    monkeypatch.setattr(ModelFolder, "open", _measured)
     for module, name in (
         ("fitting.fit", "RecordedRun"),
         ("samplers.check_sampler", "cells_of"),
@@ -271,3 +298,99 @@ def test_a_wrong_value_ends_in_a_sentence_with_its_field(
         if (end := _wrong_end(field, call))
     ]
     assert wrong == [], "\n".join([f"{len(wrong)} wrong ends", *wrong])
+
+
+@pytest.mark.parametrize("family", families())
+def test_a_wrong_option_of_a_family_ends_in_a_sentence(family: str) -> None:
+    fields = [field.name for field in dataclasses.fields(probe_class(family))]
+    wrong = [
+        f"{family}({field}={kind}): {end}"
+        for field in fields
+        for kind, make in HOSTILE.items()
+        if (end := _wrong_end(field, partial(_built, family, field, make)))
+    ]
+    assert wrong == [], "\n".join(wrong)
+
+
+def _built(family: str, field: str, make: Callable[[], Any]) -> Any:
+    return build_probe(family, {field: make()})
+
+
+def test_none_is_the_default_of_every_keyword_of_a_run(
+    ground: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of_check("gpt", ground["target"])
+    nothing: Any = dict.fromkeys(RunOptions.__annotations__)
+    other = engine_of_check("gpt", ground["target"], **nothing)
+    assert other._settings == engine._settings
+    with pytest.raises(InputError, match="'none' is no keyword"):
+        engine_of_check("gpt", ground["target"], none=None)  # type: ignore[call-arg]
+
+
+def test_values_that_can_mean_one_thing_are_accepted(ground: dict[str, Any]) -> None:
+    written: Any = {
+        "steps": np.array([1, 4]),
+        "lengths": (k for k in (0, 1)),  # one of the two tokens is given
+        "divergences": "kl,mmd",
+        "diagnose": "stein",
+        "precision": "float32,bfloat16",
+        "sensitivity": np.array([0.1]),
+        "tolerance": {"kl": np.float32(0.5)},
+        "samples": np.int64(400),
+        "given": torch.tensor([0]),
+        "level": np.float64(0.9),
+        "seconds_per_run": 5,
+        "device": torch.device("cpu"),
+    }
+    settings = engine_of_check("gpt", ground["target"], **written)._settings
+    assert (settings.grid.steps, settings.grid.lengths) == ((1, 4), (0, 1))
+    assert settings.tolerances == {"kl": 0.5, "mmd": 0.004}
+    assert settings.precisions == ("float32", "bfloat16")
+    assert (settings.diagnose, settings.sensitivity) == (("stein",), (0.1,))
+    assert (settings.samples, settings.given, settings.level) == (400, (0,), 0.9)
+    assert {type(settings.samples), type(settings.grid.steps[0])} == {int}
+
+
+def test_a_survey_takes_one_family_or_names_with_commas(ground: dict[str, Any]) -> None:
+    def surveyed(families: Any) -> list[str]:
+        return [
+            one.probe.family for one in engine_of_survey(ground["target"], families)._candidates
+        ]
+
+    assert surveyed("gpt") == surveyed(["gpt"]) == surveyed(build_probe("gpt"))
+    assert surveyed("gpt,diffusion") == surveyed(iter(["gpt", "diffusion"]))
+
+
+def test_a_grid_is_the_same_as_a_list() -> None:
+    joint = torch.full((2, 2), 0.25, dtype=torch.float64)
+    wrong: Any = [np.int64(1), 2]
+    target = targets.from_table(joint, grid=wrong)
+    assert target.spec.grid == (1, 2)
+    assert target.fingerprint == targets.from_table(joint, grid=(1, 2)).fingerprint
+
+
+def test_messages_name_options_that_exist() -> None:
+    root = Path(capcheck.__file__).parent
+    known = {"--help"}
+    for command in (cli, *(cli.get_command(Context(cli), name) for name in COMMANDS)):
+        assert command is not None
+        for option in command.params:
+            known |= {*option.opts, *option.secondary_opts}
+    named = {
+        (found, file.relative_to(root).as_posix())
+        for folder in (root, root / "probes", root / "reports")
+        for file in folder.rglob("*.py")
+        for text in _messages(ast.parse(file.read_text(encoding="utf-8")))
+        for found in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)
+    }
+    assert len(named) > 20
+    assert {(option, file) for option, file in named if option not in known} == set()
+
+
+def _messages(module: ast.Module) -> Iterator[str]:
+    """All text of a module but its docstrings, which are statements of their own."""
+    described = {id(node.value) for node in ast.walk(module) if isinstance(node, ast.Expr)}
+    for node in ast.walk(module):
+        text = node.value if isinstance(node, ast.Constant) and id(node) not in described else None
+        if isinstance(text, str):
+            yield text

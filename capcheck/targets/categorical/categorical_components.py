@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from capcheck.core.arguments import shown
 from capcheck.core.errors import InputError
 from capcheck.targets.categorical.symbol_index import SymbolIndex
 from capcheck.targets.parameters import require_count, require_reals, require_tensor
@@ -245,7 +246,7 @@ def require_held(tokens: int, vocabulary: int) -> None:
     """Raise InputError if the marginal laws of a sequence have more than `LARGEST` numbers."""
     if tokens * vocabulary > LARGEST:
         raise InputError(
-            f"symbols x tokens must be at most {LARGEST}, got {vocabulary} x {tokens}; "
+            f"symbols x tokens must be at most {LARGEST}, got {shown(vocabulary)} x {tokens}; "
             "renumber the symbols that occur, merge rare ones, or choose fewer tokens."
         )
 

@@ -41,6 +41,7 @@ from capcheck.targets.parameters import (
     mixture_weights,
     require_grid,
     require_precision,
+    require_provenance,
     require_share,
 )
 from capcheck.targets.products import Products
@@ -85,6 +86,7 @@ class CategoricalMixture(CategoricalTarget):
         provenance: Provenance | None = None,
     ) -> None:
         self._set(DenseProducts(probabilities), weights, grid)
+        require_provenance(provenance)
         self.provenance = provenance or Provenance(
             description=f"mixture of {len(self._components)} products of categorical laws"
         )
@@ -129,6 +131,7 @@ class CategoricalMixture(CategoricalTarget):
             laws = laws_of_tokens(marginals, N, V).to(rows.device)
         self = cls.__new__(cls)
         self._set(SmoothedRows(rows, laws.to(dtype), smoothing), w, grid)
+        require_provenance(provenance)
         self.provenance = provenance or Provenance(
             description=f"{len(self._components)} sequences of known probability",
             exactness="enumerated",
@@ -145,7 +148,7 @@ class CategoricalMixture(CategoricalTarget):
         self._sparse = None
         if isinstance(self._components, SmoothedRows) and self._components.is_sparse:
             self._sparse = SparseEvidence(self._components, self._weights)
-        require_grid(grid, components.marginals.shape[0])
+        grid = require_grid(grid, components.marginals.shape[0])
         mean = self._unconditional()
         self._spec = SequenceSpec(
             tokens=mean.shape[0],

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from capcheck.core.arguments import file_path, several, whole_number
 from capcheck.core.errors import UnfitError
 from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.core.sequences import SequenceSpec
@@ -32,7 +33,7 @@ from capcheck.targets.categorical.model_folder import ModelFolder
 from capcheck.targets.categorical.sequence_law import sequences
 from capcheck.targets.categorical.tables import from_table
 from capcheck.targets.fingerprint import fingerprint
-from capcheck.targets.parameters import require_count
+from capcheck.targets.parameters import MOST, require_count, require_precision
 from capcheck.targets.products import Products
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import CategoricalTarget
@@ -70,8 +71,12 @@ def from_causal_lm(
         InputError: The folder holds no such model, the prompt is not possible, or the model does
             not read so many tokens.
     """
-    N = require_count("tokens", tokens)
-    model = LanguageModel(ModelFolder.open(folder), prompt=prompt, dtype=dtype)
+    N = require_count("tokens", tokens, most=MOST)
+    require_precision("dtype", dtype)
+    ids = several("prompt", () if prompt is None else prompt, "token ids", "write [0]")
+    before = [whole_number("prompt", one, 0) for one in ids]
+    opened = ModelFolder.open(file_path("folder", folder, "the folder of a model"))
+    model = LanguageModel(opened, prompt=before, dtype=dtype)
     model.require_length(N)
     return CausalLM(model, _spec_of(model, N))
 

@@ -36,10 +36,13 @@ from capcheck.targets.categorical.noisy_tokens import with_floor
 from capcheck.targets.categorical.state_laws import StateEntries, StateLaws
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
+    MOST,
     require_count,
     require_grid,
+    require_provenance,
     require_scored,
     require_tables,
+    require_tensor,
 )
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.target import HELD
@@ -85,6 +88,7 @@ class HiddenMarkov(Chain):
         scored: tuple[int, ...] | None = None,
         provenance: Provenance | None = None,
     ) -> None:
+        tokens = require_count("tokens", tokens, most=MOST)
         initial, transition, emission = _require_shapes(initial, transition, emission, tokens)
         for name, table in (
             ("initial", initial),
@@ -97,7 +101,7 @@ class HiddenMarkov(Chain):
                     f"{name} must hold probabilities that sum to 1 over the last dimension, got a "
                     f"sum that is off by {off:.3g}; normalise it or use from_potentials."
                 )
-        require_grid(grid, tokens)
+        grid = require_grid(grid, tokens)
         require_scored(scored, tokens)
         self._initial = initial / initial.sum()
         self._transition = transition / transition.sum(-1, keepdim=True)
@@ -115,6 +119,7 @@ class HiddenMarkov(Chain):
         self._widest = len(initial) * per_state
         self._emissions = Emissions(self._emission)
         self._tokens, self._grid, self._scored = tokens, grid, scored
+        require_provenance(provenance)
         self.provenance = provenance or Provenance(
             description=f"hidden Markov model of {len(initial)} states"
         )
@@ -148,6 +153,7 @@ class HiddenMarkov(Chain):
         Raises:
             InputError: A shape is wrong, or the potentials leave no sequence possible.
         """
+        tokens = require_count("tokens", tokens, most=MOST)
         initial, transition, emission = _require_shapes(initial, transition, emission, tokens)
         S = len(initial)
         emissions = emission.expand(tokens, *emission.shape[-2:])
@@ -630,7 +636,9 @@ def _laws(potentials: Tensor) -> Tensor:
 def _require_shapes(
     initial: Tensor, transition: Tensor, emission: Tensor, tokens: int
 ) -> list[Tensor]:
-    require_count("tokens", tokens)
+    require_tensor("initial", initial)
+    require_tensor("transition", transition)
+    require_tensor("emission", emission)
     S = initial.numel()
     if initial.dim() != 1 or S == 0:
         raise InputError(f"initial must have shape (states,), got {tuple(initial.shape)}.")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from capcheck.core.arguments import shown
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import Randomness, inverse_cdf
 from capcheck.core.sequences import SequenceSpec
@@ -31,7 +32,14 @@ from capcheck.targets.categorical.messages import arithmetic_for
 from capcheck.targets.categorical.spans import Spans
 from capcheck.targets.categorical.unknown_messages import UnknownMessages
 from capcheck.targets.fingerprint import fingerprint
-from capcheck.targets.parameters import require_count, require_grid, require_tables
+from capcheck.targets.parameters import (
+    MOST,
+    require_count,
+    require_grid,
+    require_provenance,
+    require_tables,
+    require_tensor,
+)
 from capcheck.targets.provenance import Provenance
 from capcheck.targets.tokens import require_tokens
 
@@ -68,8 +76,9 @@ class MarkovChain(Chain):
         grid: tuple[int, int] | None = None,
         provenance: Provenance | None = None,
     ) -> None:
+        tokens = require_count("tokens", tokens, most=MOST)
         conditionals = _require_conditionals(conditionals, tokens)
-        require_grid(grid, tokens)
+        grid = require_grid(grid, tokens)
         self._conditionals = [table / table.sum(-1, keepdim=True) for table in conditionals]
         self._order = conditionals[-1].dim() - 1
         V = len(conditionals[0])
@@ -97,6 +106,7 @@ class MarkovChain(Chain):
         self._spec = SequenceSpec(
             tokens=tokens, kind="categorical", dim=V, mean=p, variance=p * (1 - p), grid=grid
         )
+        require_provenance(provenance)
         self.provenance = provenance or Provenance(
             description=f"Markov chain of order {self._order} over {V} symbols"
         )
@@ -342,7 +352,10 @@ class MarkovChain(Chain):
 
 
 def _require_conditionals(conditionals: Sequence[Tensor], tokens: int) -> list[Tensor]:
-    require_count("tokens", tokens)
+    if not isinstance(conditionals, (list, tuple)):
+        raise InputError(f"conditionals must be a list of tensors, got {shown(conditionals)}.")
+    for j, table in enumerate(conditionals):
+        require_tensor(f"conditionals[{j}]", table)
     if not conditionals or conditionals[0].dim() != 1 or len(conditionals[0]) == 0:
         raise InputError("conditionals must start with the law of the first token, (vocabulary,).")
     V, order = len(conditionals[0]), conditionals[-1].dim() - 1

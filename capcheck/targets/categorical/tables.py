@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from capcheck.core.arguments import real_number, several, shown
 from capcheck.core.errors import InputError
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.parameters import require_tensor
 from capcheck.targets.provenance import Provenance
 
 __all__ = ["LARGEST", "from_table", "latin_squares", "small_sudokus", "uniform_over"]
@@ -38,14 +40,13 @@ def from_table(joint: Tensor, *, grid: tuple[int, int] | None = None) -> Categor
         >>> fair.log_prob(torch.tensor([[1, 1]])).exp().tolist()
         [0.5]
     """
+    joint = require_tensor("joint", joint)
     if joint.dim() == 0 or len(set(joint.shape)) > 1 or joint.numel() == 0:
         raise InputError(
             "joint must have one dimension of the same size, the vocabulary, for every token, "
             f"got {tuple(joint.shape)}."
         )
-    if joint.is_complex():
-        raise InputError(f"joint must be real numbers, got {joint.dtype}; take its real part.")
-    wide = joint.detach() if joint.is_floating_point() else joint.double()
+    wide = joint if joint.is_floating_point() else joint.double()
     if not bool((wide.isfinite() & (wide >= 0)).all()) or not float(wide.max()) > 0:
         raise InputError("joint must be finite, not negative and not all 0; repair the table.")
     rows = wide.nonzero()
@@ -93,7 +94,15 @@ def uniform_over(
         >>> coin.log_prob(torch.tensor([[1]])).exp().tolist()
         [0.75]
     """
-    listed = sequences.tolist() if isinstance(sequences, Tensor) else sequences
+    if not isinstance(description, str):
+        raise InputError(f"description must be text, got {shown(description)}; write one line.")
+    listed = sequences
+    if isinstance(sequences, (Tensor, np.ndarray)):
+        listed = sequences.tolist()
+    if not isinstance(listed, Iterable) or isinstance(listed, type):
+        raise InputError(
+            f"sequences must be a list of sequences, got {shown(sequences)}; list token ids."
+        )
     rows = _rows(list(itertools.islice(listed, LARGEST + 1)), description)
     if weights is None:
         if len(rows.unique(dim=0)) < len(rows):
@@ -148,7 +157,9 @@ def _rows(rows: list[Sequence[int]], description: str) -> Tensor:
         if len(lengths) == 1:
             tensor = torch.from_numpy(np.array([list(row) for row in rows]))
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{rule}, got {rows[0]!r} and others like it; list token ids.") from None
+        raise InputError(
+            f"{rule}, got {shown(rows[0])} and others like it; list token ids."
+        ) from None
     if len(lengths) > 1:
         raise InputError(
             f"{description} must list sequences of one length, got {min(lengths)} and "
@@ -157,16 +168,21 @@ def _rows(rows: list[Sequence[int]], description: str) -> Tensor:
     if 0 in lengths:
         raise InputError(f"{description} must list sequences of at least 1 token, got empty ones.")
     if tensor.dim() != 2 or tensor.dtype.is_floating_point or tensor.dtype.is_complex:
-        raise InputError(f"{rule}, got {rows[0]!r} and others like it; list token ids.")
+        raise InputError(f"{rule}, got {shown(rows[0])} and others like it; list token ids.")
     return tensor.long()
 
 
 def _positive(weights: Iterable[float] | Tensor, count: int) -> Tensor:
     """Weights as a tensor, (K,) float64, divided by the largest."""
-    try:
-        given = weights.detach() if isinstance(weights, Tensor) else torch.tensor(list(weights))
-    except (TypeError, ValueError):
-        raise InputError("weights must be numbers, one for each sequence; list floats.") from None
+    if isinstance(weights, Tensor):
+        given = weights.detach()
+    else:
+        rule, cure = "numbers, one for each sequence", "list floats"
+        listed = [
+            real_number("weights", one, rule, lambda _: True, cure)
+            for one in several("weights", weights, rule, cure)
+        ]
+        given = torch.tensor(listed, dtype=torch.float64)
     if tuple(given.shape) != (count,) or given.is_complex():
         raise InputError(
             f"weights must be {count} real numbers, one for each sequence, got {given.dtype} of "

@@ -34,6 +34,7 @@ from capcheck.targets.parameters import (
     require_grid,
     require_levels,
     require_orthonormal,
+    require_provenance,
     require_reals,
     require_size,
     require_tensor,
@@ -82,7 +83,7 @@ class DiagonalMixture(GaussianComponents):
             )
         require_size("means", means)
         require_deviations("scales", scales)
-        require_grid(grid, means.shape[1])
+        grid = require_grid(grid, means.shape[1])
         weights = mixture_weights(weights, len(means), means)
         kept = weights > 0
         self._scales = scales[kept]
@@ -93,6 +94,7 @@ class DiagonalMixture(GaussianComponents):
             narrowest=float(self._scales.min()),
             grid=grid,
         )
+        require_provenance(provenance)
         self.provenance = provenance or Provenance(
             description=f"mixture of {len(self._means)} diagonal Gaussians"
         )

@@ -32,6 +32,7 @@ from capcheck.targets.parameters import (
     require_grid,
     require_levels,
     require_orthonormal,
+    require_provenance,
     require_reals,
     require_size,
     require_tensor,
@@ -78,7 +79,7 @@ class GaussianMixture(GaussianComponents):
         means = require_reals("means", means, "(components, tokens, dim)")
         covariances = require_reals("covariances", covariances, "(components, N d, N d)").to(means)
         _require_parameters(means, covariances)
-        require_grid(grid, means.shape[1])
+        grid = require_grid(grid, means.shape[1])
         weights = mixture_weights(weights, len(means), means)
         kept = weights > 0
         self._covariances = covariances[kept]  # (K, D, D)
@@ -92,6 +93,7 @@ class GaussianMixture(GaussianComponents):
         self._noisy = NoisyGaussians(self._means, self._covariances, self._weights)
         self._known = KnownGaussians(self._means, self._covariances, self._weights)
         what = "Gaussian" if len(self._means) == 1 else f"mixture of {len(self._means)} Gaussians"
+        require_provenance(provenance)
         self.provenance = provenance or Provenance(description=f"{what} with full covariance")
 
     @property

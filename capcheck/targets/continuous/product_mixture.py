@@ -40,9 +40,13 @@ from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.known_logits import KnownLogits
 from capcheck.targets.means import Means
 from capcheck.targets.parameters import (
+    Grid,
     require_grid,
     require_levels,
     require_orthonormal,
+    require_precision,
+    require_provenance,
+    require_tensor,
     require_weights,
 )
 from capcheck.targets.products import Products, gaussian_log_likelihood
@@ -84,15 +88,18 @@ class ProductMixture(ContinuousTarget):
         provenance: Provenance | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        grid = _require_parameters(means, scales, grid)
         if dtype is None:
             dtype = torch.float32 if means.dtype == torch.float32 else torch.float64
+        require_precision("dtype", dtype)
         if weights is None:
             weights = torch.ones(len(means), dtype=torch.float64, device=means.device)
-        _require_parameters(means, scales, grid)
-        weights = require_weights(weights.to(means.device, torch.float64), len(means))
+        weights = require_tensor("weights", weights).to(means.device, torch.float64)
+        weights = require_weights(weights, len(means))
         if not bool((weights > 0).all()):
             means, weights = means[weights > 0], weights[weights > 0]
         self._hold(Means(means), scales, weights, dtype, grid)
+        require_provenance(provenance)
         self.provenance = provenance or Provenance(
             description=f"mixture of {len(means)} products of Gaussians"
         )
@@ -438,7 +445,8 @@ def moments(means: Means, weights: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-def _require_parameters(means: Tensor, scales: Tensor, grid: tuple[int, int] | None) -> None:
+def _require_parameters(means: Tensor, scales: Tensor, grid: Grid) -> Grid:
+    means, scales = require_tensor("means", means), require_tensor("scales", scales)
     if means.dim() != 3 or means.numel() == 0 or not means.is_floating_point():
         raise InputError(
             f"means must be floating-point numbers of shape (components, tokens, dim), none of "
@@ -454,4 +462,4 @@ def _require_parameters(means: Tensor, scales: Tensor, grid: tuple[int, int] | N
         raise InputError("means must be finite, got NaN or infinity.")
     if not bool(((scales > 0) & scales.isfinite()).all()):
         raise InputError(f"scales must be positive and finite, got {float(scales.min())}.")
-    require_grid(grid, means.shape[1])
+    return require_grid(grid, means.shape[1])

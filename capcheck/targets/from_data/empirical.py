@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from capcheck.core.arguments import real_number, shown
 from capcheck.core.errors import InputError
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.continuous.product_mixture import ProductMixture
@@ -73,16 +74,21 @@ def from_samples(
         torch.Size([4, 2, 1])
     """
     array = as_array(x, "samples")
+    if not np.issubdtype(array.dtype, np.number):
+        raise InputError(
+            f"samples must be real numbers, got {array.dtype}; convert them to float64."
+        )
     if np.issubdtype(array.dtype, np.integer):
-        if bandwidth != "auto":
+        if not (isinstance(bandwidth, str) and bandwidth == "auto"):
             raise InputError(
-                f"bandwidth smooths real numbers, got {bandwidth!r} for integers, which are token "
-                "ids; give smoothing, or convert them to float64."
+                f"bandwidth smooths real numbers, got {shown(bandwidth)} for integers, which are "
+                "token ids; give smoothing, or convert them to float64."
             )
         return from_token_ids(
             array, smoothing=smoothing, vocabulary=vocabulary, weights=weights, grid=grid
         )
-    if smoothing != "auto" or vocabulary is not None:
+    auto = isinstance(smoothing, str) and smoothing == "auto"
+    if not auto or vocabulary is not None:
         raise InputError(
             f"smoothing and vocabulary belong to token ids, got {array.dtype}; "
             "convert the ids to integers."
@@ -167,13 +173,8 @@ def _given(bandwidth: float | Literal["auto"]) -> float | None:
     """The given bandwidth, or None for `auto`."""
     if isinstance(bandwidth, str) and bandwidth == "auto":
         return None
-    number = isinstance(bandwidth, (int, float)) and not isinstance(bandwidth, bool)
-    if not (number and NARROWEST <= bandwidth <= LARGE):
-        raise InputError(
-            f"bandwidth must be positive, between {NARROWEST:g} and {LARGE:g} standard deviations, "
-            f"or 'auto', got {bandwidth!r}."
-        )
-    return float(bandwidth)
+    rule = f"positive, between {NARROWEST:g} and {LARGE:g} standard deviations, or 'auto'"
+    return real_number("bandwidth", bandwidth, rule, lambda h: NARROWEST <= h <= LARGE)
 
 
 def as_array(x: Tensor | np.ndarray, name: str) -> np.ndarray:
@@ -183,7 +184,12 @@ def as_array(x: Tensor | np.ndarray, name: str) -> np.ndarray:
         InputError: The tensor is not dense; `name` begins the message.
     """
     if not isinstance(x, Tensor):
-        return np.asarray(x)
+        try:
+            return np.asarray(x)
+        except ValueError:  # rows of several lengths
+            raise InputError(
+                f"{name} must be an array, got {shown(x)}; give every row one length."
+            ) from None
     if x.is_nested or x.is_meta or x.layout != torch.strided:
         sort = "nested" if x.is_nested else "meta" if x.is_meta else str(x.layout)
         raise InputError(f"{name} must be a dense tensor, got a {sort} one; pad or convert it.")

@@ -10,13 +10,13 @@ generalisation is measured on held-out occurrences, used neither for it nor for 
 
 from __future__ import annotations
 
-import numbers
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from capcheck.core.arguments import real_number, shown
 from capcheck.core.errors import InputError
 from capcheck.core.log_sums import log_sum_exp
 from capcheck.targets.categorical.categorical_components import SmoothedRows, require_held
@@ -159,7 +159,10 @@ def row_weights(weights: Tensor | np.ndarray | None, count: int) -> np.ndarray:
     """
     if weights is None:
         return np.ones(count)
-    given = weights.detach().cpu().numpy() if isinstance(weights, Tensor) else np.asarray(weights)
+    try:
+        given = np.asarray(weights.detach().cpu() if isinstance(weights, Tensor) else weights)
+    except ValueError:  # lists of several lengths
+        raise InputError(f"weights must be real numbers, got {shown(weights)}.") from None
     if not (np.issubdtype(given.dtype, np.integer) or np.issubdtype(given.dtype, np.floating)):
         raise InputError(f"weights must be real numbers, got {given.dtype}; convert to float64.")
     w = given.astype(np.float64)
@@ -179,12 +182,10 @@ def row_weights(weights: Tensor | np.ndarray | None, count: int) -> np.ndarray:
 def _chosen(
     rows: np.ndarray, weights: np.ndarray, smoothing: float | Literal["auto"], vocabulary: int
 ) -> float:
-    if smoothing == "auto":
+    if isinstance(smoothing, str) and smoothing == "auto":
         return leave_one_out_smoothing(rows, weights, vocabulary)
-    number = isinstance(smoothing, numbers.Real) and not isinstance(smoothing, bool)
-    if not (number and 0 <= smoothing < 1):
-        raise InputError(f"smoothing must be at least 0 and below 1, or 'auto', got {smoothing!r}.")
-    return float(smoothing)
+    rule = "at least 0 and below 1, or 'auto'"
+    return real_number("smoothing", smoothing, rule, lambda share: 0 <= share < 1)
 
 
 def _held_out(

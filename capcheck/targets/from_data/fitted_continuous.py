@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from capcheck.core.arguments import shown
 from capcheck.core.errors import InputError
 from capcheck.targets.continuous.diagonal_mixture import DiagonalMixture
 from capcheck.targets.continuous.gaussian_mixture import GaussianMixture
@@ -124,9 +125,13 @@ def from_sklearn(model: FittedMixture, *, tokens: int, grid: Grid = None) -> Gau
     """
     if not hasattr(model, "means_"):
         raise InputError("model must be fitted, got one without means; call its fit(rows) first.")
+    if not isinstance(model.means_, np.ndarray):
+        raise InputError(
+            f"model must be a fitted GaussianMixture of scikit-learn, got {shown(model)}; fit it."
+        )
     K, D = model.means_.shape
     if require_count("tokens", tokens, least=0) < 1 or D % tokens:
-        raise InputError(f"tokens must divide the {D} features of the model, got {tokens}.")
+        raise InputError(f"tokens must divide the {D} features of the model, got {shown(tokens)}.")
     blocks = np.asarray(model.covariances_)
     if model.covariance_type == "tied":
         blocks = np.broadcast_to(blocks, (K, D, D))

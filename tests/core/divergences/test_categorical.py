@@ -135,8 +135,9 @@ PAIRS = [
 
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_the_transport_interval_covers_its_estimand(p: Target, q: Target) -> None:
-    # The estimand is E[T] at this m, which 600 other runs give to a small error.
-    expected = float(np.mean([corrected(p, q, 80, 10_000 + run).value for run in range(600)]))
+    # The estimand is E[T] at this m, which 250 other runs give to 6% of the deviation of one run:
+    # an interval of 1.96 deviations that is off by as much covers 0.1% less often.
+    expected = float(np.mean([corrected(p, q, 80, 10_000 + run).value for run in range(250)]))
     terms = [corrected(p, q, 80, run) for run in range(200)]
     assert covered(terms, expected) >= 0.91
     # The linear program's answer lies above it, so the lower end is a bound on the distance.
@@ -251,7 +252,7 @@ def test_kernel_means_and_their_estimate_are_those_of_enumeration(h: float) -> N
         (0.5, 150, 0.91),  # the laws are equal
         (0.8, 150, 0.91),
         # Near zero, where the U-statistic is nearly degenerate.
-        (0.55, 500, 0.91),
+        (0.55, 250, 0.91),
     ],
 )
 def test_the_mmd_interval_covers_enumeration(
@@ -393,7 +394,7 @@ def test_kl_of_another_law_is_that_of_enumeration() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["parity:6", "ising:rows=2,columns=3", "latin:2", "gaussian:ar1,tokens=3"]
+    "spec", ["parity:4", "ising:rows=2,columns=2", "latin:2", "gaussian:ar1,tokens=2"]
 )
 def test_float32_gives_the_same_findings_on_these_laws_too(
     spec: str, monkeypatch: pytest.MonkeyPatch

@@ -589,3 +589,22 @@ def test_wrong_input_is_said_in_one_sentence() -> None:
         law.log_prob(torch.zeros(2, 3))
     with pytest.raises(InputError, match="bandwidths must be positive"):
         law.mmd_squared(torch.tensor(MEAN), torch.tensor(AR1), bandwidths=[1.0, 0.0])
+
+
+@pytest.mark.parametrize(("dtype", "known"), [(torch.float32, False), (torch.float64, True)])
+def test_the_same_runs_are_judged_by_both_roundings(dtype: torch.dtype, known: bool) -> None:
+    runs: list[int] = []
+
+    def sample(n: int, rng: Randomness) -> torch.Tensor:
+        runs.append(n)
+        return (1.1 * rng.normal((n, 4, 1)).to(dtype)).double()
+
+    spec = gaussian(MEAN, AR1).spec
+    fine = replayed_law(sample, spec)
+    assert isinstance(fine, GaussianLaw) == known
+    of_fine = len(runs)
+    coarse = replayed_law(sample, spec, rounding=2.0**-19)
+    assert len(runs) == 2 * of_fine
+    assert isinstance(coarse, GaussianLaw)
+    np.testing.assert_allclose(coarse.covariance.numpy(), 1.21 * np.eye(4), rtol=0, atol=1e-5)
+    assert not isinstance(fine, GaussianLaw) or torch.equal(coarse.covariance, fine.covariance)

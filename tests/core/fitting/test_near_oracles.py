@@ -152,7 +152,7 @@ def test_several_budgets_have_no_end_to_end_objective(three: ProductMixture) -> 
     with pytest.raises(ValueError, match="budgets must be one for objective end_to_end, got 3"):
         check(
             "diffusion", three, network="mlp", objective="end_to_end", steps=[1, 2, 3],
-            lengths=[3],
+            lengths=[3], samples=200,
         )  # fmt: skip
 
 
@@ -242,8 +242,8 @@ def test_surveys_show_oracle_and_near_oracle_side_by_side() -> None:
             assert one.facts is not None
             assert one.facts.fit is not None
             assert one.facts.fit.steps == 20
-    alone = survey(target, names, network="none", **how)
-    assert [f.network for f in alone.families] == ["oracle"] * 5
+    alone = survey(target, ["vae", "gpt"], network="none", **how)
+    assert [f.network for f in alone.families] == ["oracle"] * 2
 
 
 def test_an_oracle_that_a_target_rules_out_leaves_the_near_oracle(tmp_path: Path) -> None:

@@ -150,7 +150,15 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         fitted(folder=tmp_path, steps=2)
 
 
-@pytest.mark.parametrize("damage", ["facts", "weights", "moments", "missing"])
+def test_an_empty_checkpoint_is_refused(tmp_path: Path) -> None:
+    fitted(folder=tmp_path, steps=2)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match="delete that file"):
+        fitted(folder=tmp_path, steps=2)
+
+
+@pytest.mark.parametrize("damage", ["facts", "weights", "moments", "missing", "number", "fact"])
 def test_a_checkpoint_that_was_tampered_with_is_refused(tmp_path: Path, damage: str) -> None:
     fitted(folder=tmp_path, steps=2)
     (file,) = tmp_path.iterdir()
@@ -160,6 +168,10 @@ def test_a_checkpoint_that_was_tampered_with_is_refused(tmp_path: Path, damage: 
     first = next(name for name in tensors if name.startswith("weights."))
     if damage == "facts":
         metadata["facts"] = json.dumps(json.loads(metadata["facts"]) | {"best": "low"})
+    elif damage == "fact":  # a fact of the right type
+        metadata["facts"] = json.dumps(json.loads(metadata["facts"]) | {"best": 0.0})
+    elif damage == "number":
+        tensors[first] = tensors[first] + 1
     elif damage == "weights":
         tensors[first] = torch.zeros(7)
     elif damage == "moments":

@@ -12,8 +12,9 @@ import pytest
 
 from capcheck.cli.app import cli
 from capcheck.pipeline.expectations import met_by_sampler, overall
-from capcheck.pipeline.run_spec import CheckReport, SpecReport, SpecRun
+from capcheck.pipeline.run_spec import SpecRun
 from capcheck.pipeline.spec import Expected, read_spec
+from capcheck.pipeline.spec_report import CheckReport, FailOn, SpecReport
 from capcheck.pipeline.written import as_junit, as_markdown
 from capcheck.samplers.findings import Finding, SamplerResult
 
@@ -150,7 +151,7 @@ def report(*statuses: Any) -> SpecReport:
     ],
 )
 def test_exit_codes(statuses: list[str], fail_on: Any, code: int) -> None:
-    both = ["not_representable", "inconclusive"]
+    both: list[FailOn] = ["not_representable", "inconclusive"]
     assert report(*statuses).exit_code(both if fail_on == "both" else [fail_on]) == code
 
 

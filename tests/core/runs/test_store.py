@@ -18,8 +18,10 @@ from capcheck import InputError, check, report, save, survey
 from capcheck.cli.app import cli
 from capcheck.core.version import __version__
 from capcheck.probes.length.gpt import GPT
+from capcheck.results.measurement import Outcome
 from capcheck.results.survey import SurveyResult
 from capcheck.runs.manifest import read_manifest
+from capcheck.runs.planning import engine_of_survey
 from capcheck.runs.store import Store
 from capcheck.runs.sweep import Sweep
 from capcheck.targets import ProductMixture, from_spec
@@ -100,14 +102,36 @@ def test_a_torn_line_is_measured_again(three: ProductMixture, tmp_path: Path) ->
     whole = survey(three, ["gpt"], samples=200, out=tmp_path).to_dict()
     text = (tmp_path / "cells.jsonl").read_text()
     (tmp_path / "cells.jsonl").write_text(text[:-500])
-    with pytest.raises(InputError, match="gpt lacks 1 of its 9 cells"):
-        Store.open(tmp_path).result()
+    (gpt,) = Store.open(tmp_path).result().families
+    assert gpt.error == "gpt lacks 1 of its 9 cells; run the command again."
     assert survey(three, ["gpt"], samples=200, out=tmp_path).to_dict() == whole
     lines = text.splitlines(keepends=True)
     (tmp_path / "cells.jsonl").write_text("".join([*lines[:1], *lines[2:]]))
     assert survey(three, ["gpt"], samples=200, out=tmp_path).to_dict() == whole
     (tmp_path / "cells.jsonl").write_text("[1]\n{}\nnull\n\x00\n" + text)
     assert Store.open(tmp_path).result().to_dict() == whole
+
+
+def test_finished_cells_of_a_family_that_lacks_some_have_no_verdicts(
+    three: ProductMixture, tmp_path: Path
+) -> None:
+    whole = survey(three, ["gpt", "maskgit"], samples=200, steps=[1], out=tmp_path)
+    lines = (tmp_path / "cells.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "cells.jsonl").write_text(lines[0])
+    found = Store.open(tmp_path).result()
+    gpt, maskgit = found.families
+    (cell,) = gpt.cells
+    assert (cell.outcome, gpt.outcome) == (Outcome.INCONCLUSIVE, Outcome.INCONCLUSIVE)
+    assert cell.estimates == whole.families[0].cell(cell.budget).estimates
+    assert gpt.error == "gpt lacks 2 of its 3 cells; run the command again."
+    assert maskgit.cells == ()
+    assert "gpt lacks 2 of its 3 cells" in report(found, tmp_path / "report.html").read_text()
+
+
+def test_a_run_without_a_finished_cell_has_no_result(three: ProductMixture, tmp_path: Path) -> None:
+    engine_of_survey(three, ["gpt"], samples=200, out=tmp_path).start()
+    with pytest.raises(InputError, match="has no finished cell: gpt lacks 9 of its 9 cells"):
+        Store.open(tmp_path).result()
 
 
 def test_a_family_that_failed_does_not_hide_the_others(
@@ -208,7 +232,7 @@ def measured(three: ProductMixture, folder: Path) -> SurveyResult:
 def test_results_say_what_code_measured_and_which_version_judged(
     three: ProductMixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("capcheck.runs.engine.code_digest", lambda: "0" * 64)
+    monkeypatch.setattr("capcheck.runs.candidates.code_digest", lambda: "0" * 64)
     result = measured(three, tmp_path)
     by = result.measured_by
     assert (by.version, by.code, set(by.families)) == (__version__, "0" * 64, {"gpt", "maskgit"})
@@ -244,7 +268,7 @@ def test_cells_of_other_code_are_measured_again(
     measured(three, tmp_path)
     assert cells == []
     before = cells_of(tmp_path)
-    monkeypatch.setattr("capcheck.runs.engine.code_digest", lambda: "other")
+    monkeypatch.setattr("capcheck.runs.candidates.code_digest", lambda: "other")
     second = measured(three, tmp_path)
     of_causes = sum(len(found.causes) for found in second.families)
     assert len(cells) == 2 * 3 + of_causes
@@ -259,7 +283,7 @@ def test_only_the_family_whose_code_changed_is_measured_again(
     three: ProductMixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digests = {"GPT": "g", "MaskGIT": "m"}
-    monkeypatch.setattr("capcheck.runs.engine.class_digest", lambda cls: digests[cls.__name__])
+    monkeypatch.setattr("capcheck.runs.candidates.class_digest", lambda cls: digests[cls.__name__])
     measured(three, tmp_path)
     cells = counted(monkeypatch)
     measured(three, tmp_path)

@@ -69,7 +69,7 @@ def test_a_part_belongs_to_one_process_until_it_is_released(tmp_path: Path) -> N
 
 def test_a_folder_that_holds_no_claims_is_refused(tmp_path: Path) -> None:
     (tmp_path / "claims").write_text("mine")
-    with pytest.raises(InputError, match="claims.* cannot be written"):
+    with pytest.raises(InputError, match=r"claims.* cannot be written"):
         SharedClaims(tmp_path)
 
 

@@ -37,7 +37,6 @@ KNOWN_GOOD: list[tuple[str, dict[str, Any]]] = [
     ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     ("DPMSolverSinglestepScheduler", {}),
     ("UniPCMultistepScheduler", TRAILING),
-    ("UniPCMultistepScheduler", ZERO),
     ("FlowMatchEulerDiscreteScheduler", {}),
     ("FlowMatchHeunDiscreteScheduler", {}),
     ("EDMEulerScheduler", {}),

@@ -303,9 +303,9 @@ def test_weights_may_be_large_and_have_gradients_and_equal_ones_change_nothing()
         ([1.0, 2.0, -1.0], "finite and positive, got -1"),
         ([1.0, 2.0, math.inf], "finite and positive, got inf"),
         ([1.0, 2.0, math.nan], "finite and positive, got nan"),
-        ([1j, 2.0, 1.0], "real numbers"),
+        ([1j, 2.0, 1.0], "weights must be numbers"),
         (["a", "b", "c"], "weights must be numbers"),
-        (3.0, "weights must be numbers"),
+        (3.0, "weights must be a list of numbers"),
     ],
 )
 def test_bad_weights_are_refused(weights: Any, message: str) -> None:
