@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from capcheck.core.errors import InputError, near
+from capcheck.core.errors import InputError, StoreError, near
 from capcheck.core.version import class_digest
 from capcheck.data import NAMED, Layout, load_target
 from capcheck.fitting.named import FACTORY
@@ -80,6 +80,8 @@ class SpecRun:
         try:
             found = self._sampler(check) if check.sampler else self._family(check, progress)
             statuses = self._judged(check, found)
+        except StoreError:  # the folder of all checks cannot be written
+            raise
         except InputError as error:
             return CheckReport(
                 name=check.name,
