@@ -74,9 +74,11 @@ class TrainingData:
         if isinstance(data, (torch.Tensor, np.ndarray)):
             self._whole = _array(data)
             self.total: int | None = len(self._whole) if self._whole.ndim else 0
+        elif isinstance(data, IterableDataset):  # which has the methods of others as well
+            self._items, self.total = data, None
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
             self._items, self.total = data, len(data)
-        elif isinstance(data, (IterableDataset, Iterable)) and not isinstance(data, Iterator):
+        elif isinstance(data, Iterable) and not isinstance(data, Iterator):
             self._items, self.total = data, None
         elif isinstance(data, Iterator):
             raise InputError(

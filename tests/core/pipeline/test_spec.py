@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from capcheck import InputError
 from capcheck.pipeline.spec import CapacitySpec, read_spec, schema
@@ -134,3 +137,43 @@ def test_a_starter_is_a_spec(data: Any, tmp_path: Path) -> None:
     whole = "\n".join(lines).replace("# [[checks]]", "[[checks]]")
     assert len(spec(tmp_path, whole).checks) == 3
     tomllib.loads(whole)
+
+
+TABLES = ["[targets]\n", "[[checks]]\n", "[checks.expect]\n", "[[targets]]\n"]
+VALUES = ["0", "-1", "1e999", "nan", '""', '"x\\u0000y"', "[]", "{}", "[[1]]", "true", "1979-05-27"]
+KEYS = ["samples", "spec", "name", "expect", "family", "steps", "options", "kl", '"a.b"', "config"]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, len(GOOD)),
+            st.integers(0, 30),
+            st.one_of(
+                st.text(max_size=8),
+                st.builds("{} = {}\n".format, st.sampled_from(KEYS), st.sampled_from(VALUES)),
+                st.sampled_from(
+                    ["[targets]\n", "[[checks]]\n", "[checks.expect]\n", "[[targets]]\n"]
+                ),
+            ),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_whatever_stands_in_a_spec_it_is_one_or_one_sentence(
+    cuts: list[tuple[int, int, str]],
+) -> None:
+    text = GOOD
+    for place, length, inserted in cuts:
+        text = text[:place] + inserted + text[place + length :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "capacity.toml"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        try:
+            assert read_spec(path).checks
+        except InputError as error:
+            message = str(error)
+            assert "\n" not in message
+            assert "capacity.toml" in message

@@ -37,6 +37,9 @@ class Stream(IterableDataset[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         yield from ROWS
 
+    def __len__(self) -> int:
+        return len(ROWS)
+
 
 class NeverDrawn(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
