@@ -75,7 +75,8 @@ def _sentence(found: Comparison) -> str:
     rest = len(found.families) - len(worse) - len(better)
     if rest:
         parts.append(f"{rest} unchanged or undecided" if parts else "nothing got worse or better")
-    return "; ".join(parts).capitalize() + "."
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _view(one: FamilyChange) -> FamilyView:

@@ -59,6 +59,7 @@ class TrainingData:
 
     def __init__(self, data: Any, *, select: Select | None = None, most: int = MOST_ROWS) -> None:
         self._whole: np.ndarray | None = None
+        self._items: Any = None
         self._select, self._most = select, most
         self._batch = 1
         self._collate: Callable[[list[Any]], Any] | None = None
