@@ -158,7 +158,7 @@ def _worst(check: CheckResult) -> tuple[str | None, float | None]:
 def _help(check: CheckResult, larger: CheckResult | None) -> Iterator[str]:
     """What would help, a sentence each."""
     if larger is not None and (enough := smallest_sufficient(larger.cells)) is not None:
-        yield f"{enough.budget} suffices ({enough.model_calls} model calls)."
+        yield f"With {enough.budget} it suffices ({enough.model_calls} model calls)."
     elif larger is not None and larger.outcome is Outcome.NOT_REPRESENTABLE:
         yield f"More steps do not help: {larger.cells[-1].budget} fails as well."
     for cause in check.found.causes:
