@@ -21,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet
+from trainers import import_trainers
 
 import capcheck
 from capcheck import check, targets
@@ -69,6 +70,7 @@ def test_the_readmes_gate_and_callbacks_work(
     def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return 0.5 * x
 
+    import_trainers()
     names |= {"Trainer": Trainer, "x": torch.randn(400, 3), "model": model, "capcheck": capcheck}
     names["trainer"] = Trainer([])
     exec(compile(block("README.md", "python", "LiveCheck("), "README.md", "exec"), names)

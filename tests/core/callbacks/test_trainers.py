@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 import torch
+from trainers import import_trainers
 
 from capcheck import CapacityError
-from capcheck.core.imports import transformers_library
 
 SCRIPTS = Path(__file__).parent / "scripts"
 LIGHTNING = "from capcheck.callbacks.lightning import CapacityCallback\n"
@@ -24,21 +21,7 @@ TRANSFORMERS = "from capcheck.callbacks.transformers import CapacityCallback\n"
 
 @pytest.fixture(scope="module", autouse=True)
 def importable() -> None:
-    """Import the trainers also beside a torchvision of another build than torch, which fails.
-
-    Lightning's metrics import torchvision wherever it is installed; nothing here uses it.
-    """
-    transformers_library("trainers")  # which hides such a torchvision
-    hidden = sys.modules.get("torchvision", ...) is None
-    if hidden:
-        stand_in: Any = MagicMock(__path__=[], __spec__=ModuleSpec("torchvision", None))
-        parts = {f"torchvision.{name}": MagicMock() for name in ("transforms", "models", "ops")}
-        sys.modules.update({"torchvision": stand_in, **parts})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        importlib.import_module("lightning.pytorch.loggers")
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"] * hidden:
-        sys.modules[name] = None  # type: ignore[assignment]
+    import_trainers()
 
 
 @pytest.fixture(autouse=True)
