@@ -261,7 +261,12 @@ def require_given(given: Sequence[Any] | None, tokens: int) -> tuple[int, ...]:
     if given is None:
         return ()
     listed = several("given", given, "indices of tokens", "write [0] for the first")
-    chosen = tuple(sorted({whole_number("given", i, 0, tokens - 1) for i in listed}))
+    try:
+        chosen = tuple(sorted({whole_number("given", i, 0, tokens - 1) for i in listed}))
+    except InputError:
+        raise InputError(
+            f"given must be indices of tokens, 0 to {tokens - 1}, got {shown(listed)}."
+        ) from None
     if len(chosen) == tokens:
         raise InputError(f"given must leave a token to produce, got all {tokens}.")
     return chosen

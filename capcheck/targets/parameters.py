@@ -248,7 +248,7 @@ def require_scored(scored: tuple[int, ...] | None, tokens: int) -> None:
     if not isinstance(scored, tuple):
         raise InputError(f"scored must be a tuple of tokens, got {shown(scored)}; write (0,).")
     for one in scored:
-        whole_number("scored", one, 0, tokens - 1)
+        whole_number("scored", one)
     if not scored or not set(scored) <= set(range(tokens)) or sorted({*scored}) != list(scored):
         raise InputError(
             f"scored must list some of the tokens 0 to {tokens - 1} in rising order, "

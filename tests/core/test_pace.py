@@ -65,7 +65,7 @@ def test_a_family_whose_run_would_take_too_long_is_not_measured(
     assert refused.supported is False
     assert "would take" in refused.reason
     read = Store.open(tmp_path / "run")
-    with pytest.raises(InputError, match="no complete family"):
+    with pytest.raises(InputError, match="no finished cell"):
         read.result()
     assert check("gpt", target, **how).outcome.value == "representable"
 

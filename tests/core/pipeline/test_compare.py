@@ -11,7 +11,8 @@ import torch
 
 import capcheck
 from capcheck import InputError, SurveyResult
-from capcheck.pipeline.compare import CellChange, Comparison, compare
+from capcheck.divergences.estimate import Estimate, Term
+from capcheck.pipeline.compare import CellChange, Comparison, _changes, compare
 
 RHO, N = 0.9, 4
 AR1 = torch.tensor([[RHO ** abs(i - j) for j in range(N)] for i in range(N)], dtype=torch.float64)
@@ -125,12 +126,26 @@ def test_paired_draws_tell_more_than_independent_ones() -> None:
     assert width(change(paired, "mmd")) < width(change(apart, "mmd"))
 
 
-def test_estimates_of_two_kinds_are_compared_by_both_intervals() -> None:
-    before, after = diffusion("ddim", 0), diffusion("heun", 0)  # a bound decides one of the two
-    found = change(compare(before, after), "mmd")
-    first, second = (run.families[0].cells[0].estimates["mmd"] for run in (before, after))
-    (a, b), (c, d) = first.interval(0.975), second.interval(0.975)
+def bounded(low: float, high: float) -> Estimate:
+    """An estimate that is known between two certificates only."""
+
+    def term(value: float) -> Term:
+        return Term(label="", value=value, standard_error=0.1, degrees=99, groups=())
+
+    facts: dict[str, Any] = {"unit": "nats", "method": "", "samples": 100, "level": 0.95}
+    return Estimate.of([], kind="two bounds", below=[term(low)], above=[term(high)], **facts)
+
+
+def test_estimates_between_bounds_are_compared_by_both_intervals() -> None:
+    [before] = rounds(N).families[0].cells
+    old, new = (
+        before.model_copy(update={"estimates": {"kl": estimate}})
+        for estimate in (bounded(1.0, 2.0), bounded(4.0, 5.0))
+    )
+    [found] = _changes(old, new, {"kl": 0.01}, margin=0.1, level=0.95)
+    (a, b), (c, d) = (cell.estimates["kl"].interval(0.975) for cell in (old, new))
     assert (found.low, found.high) == (c - b, d - a)
+    assert found.verdict == "worse"
 
 
 def test_what_only_one_run_has_is_named() -> None:

@@ -154,7 +154,7 @@ def test_a_cache_that_is_damaged_or_closed_is_none(tmp_path: Path) -> None:
         ({"family": "difusion"}, "did you mean 'diffusion'"),
         ({"on_fail": "stop"}, "on_fail 'stop' is unknown; known are raise, warn"),
         ({"inconclusive": "skip"}, "inconclusive 'skip' is unknown"),
-        ({"seconds": 0}, "seconds must be a number above 0"),
+        ({"seconds": 0}, "seconds must be a number of seconds above 0"),
         ({"budget": {"step": 1}}, "did you mean 'steps'"),
         ({"budget": 0}, "budget must be a whole number of at least 1"),
         ({"budget": {"length": 9}}, "at most 4"),

@@ -68,7 +68,7 @@ def test_a_cluster_shares_a_run(
 @pytest.mark.filterwarnings("ignore")
 def test_jobs_of_submitit_measure_a_run_that_was_started(alone: Path, tmp_path: Path) -> None:
     engine_of_survey(TARGET, FAMILIES, out=tmp_path / "run", **HOW).start()
-    with pytest.raises(InputError, match="no complete family"):
+    with pytest.raises(InputError, match="no finished cell"):
         Store.open(tmp_path / "run").result()
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=5)

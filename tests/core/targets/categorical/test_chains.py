@@ -122,7 +122,7 @@ FAIR = torch.full((2, 2), 0.5, dtype=torch.float64)
     ("tables", "message"),
     [
         ([torch.tensor([0, 1])], r"conditionals\[0\] must hold floating-point .* torch.int64"),
-        ([HALF, FAIR.to(torch.complex128)], r"conditionals\[1\] must hold floating-point numbers"),
+        ([HALF, FAIR.to(torch.complex128)], r"conditionals\[1\] must be real numbers"),
         ([HALF, FAIR.float()], r"conditionals\[1\] .* type and device of conditionals\[0\]"),
         ([torch.ones(0)], "the law of the first token"),
         ([], "the law of the first token"),
@@ -143,7 +143,7 @@ def test_conditionals_that_are_no_laws_are_refused(tables: Any, message: str) ->
         (HALF, FAIR, HALF, r"emission must have shape .*, got \(2,\)"),
         (HALF, FAIR, torch.zeros(2, 0).double(), r"vocabulary of at least 1, got \(2, 0\)"),
         (HALF, FAIR, FAIR[None, None], r"emission must have shape .*, got \(1, 1, 2, 2\)"),
-        (HALF, FAIR.to(torch.complex128), FAIR, "transition must hold floating-point"),
+        (HALF, FAIR.to(torch.complex128), FAIR, "transition must be real numbers"),
         (ONES[:0], FAIR, FAIR, r"initial must have shape \(states,\)"),
     ],
 )
