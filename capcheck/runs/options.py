@@ -14,14 +14,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from capcheck.core.arguments import (
-    file_path,
-    function,
-    real_number,
-    several,
-    shown,
-    whole_number,
-)
+from capcheck.core.arguments import file_path, function, real_number, several, shown, whole_number
 from capcheck.core.budget import Grid
 from capcheck.core.errors import ControlFlow, InputError, near
 from capcheck.core.randomness import MAX_SEED
@@ -50,7 +43,6 @@ __all__ = [
     "require_given",
     "require_known",
     "settings_of",
-    "whole_number",
 ]
 
 MAX_SAMPLES = 10_000_000  # most sequences of a cell, which are all kept in memory

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from capcheck.core.arguments import whole_number
 from capcheck.core.budget import Budget
 from capcheck.core.errors import ProbeError
 from capcheck.core.pace import Pace
@@ -22,7 +23,7 @@ from capcheck.procedures.probe import State
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.procedures.trace import Recorder, Traces, Writes
 from capcheck.results.settings import Settings
-from capcheck.runs.options import RunOptions, whole_number
+from capcheck.runs.options import RunOptions
 
 __all__ = ["Snapshot", "Snapshots", "batch_of", "rows_randomness"]
 
