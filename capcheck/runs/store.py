@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from capcheck.core.arguments import file_path, shown
 from capcheck.core.errors import InputError, StoreError, cure_of, unwritable
 from capcheck.networks.kinds import PerturbedNetwork
 from capcheck.results.family import FamilyResult
@@ -187,8 +188,12 @@ def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:
     Raises:
         InputError: The folder holds another run or other files, or cannot be written.
     """
-    folder = Path(folder)
+    folder = file_path("folder", folder, "a folder")
     result = result.survey if isinstance(result, CheckResult) else result
+    if not isinstance(result, SurveyResult):
+        raise InputError(
+            f"result must be what check or survey returned, got {shown(result)}; give that."
+        )
     manifest = Manifest(
         measured_by=result.measured_by,
         environment=result.environment,

@@ -334,3 +334,10 @@ def test_a_folder_with_a_nul_is_the_callers_mistake(
     with pytest.raises(InputError, match="holds a NUL character"):
         report(result, folder)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "x", {}, []])
+def test_what_is_no_result_cannot_be_saved(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="result must be what check or survey returned"):
+        save(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
