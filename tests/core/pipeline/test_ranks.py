@@ -41,7 +41,7 @@ def ranks(folder: Path, *arguments: str) -> list[list[Any]]:
         )
         for rank in range(2)
     ]
-    return [json.loads(job.communicate(timeout=120)[0]) for job in jobs]
+    return [json.loads(job.communicate(timeout=400)[0]) for job in jobs]
 
 
 def test_rank_0_measures_and_tells_the_others(tmp_path: Path) -> None:
