@@ -42,6 +42,14 @@ H200 = (50.6e12, 2 * 4.8e12, 2e5)
     type=int,
     help="Tell the cost of as many rows of such data; needs --data and --law rows.",
 )
+@grouped(
+    "networks",
+    "--allow",
+    "allowed",
+    metavar="NAME",
+    multiple=True,
+    help="Allow this package.module:factory, which the spec names.",
+)
 @grouped("output", "--json", "as_json", is_flag=True, help="Print only the costs, as JSON.")
 @with_options(MACHINE)
 def plan(
@@ -53,6 +61,7 @@ def plan(
     fit_seconds: float | None,
     rows: int | None,
     as_json: bool,
+    allowed: Sequence[str],
     **given: Any,
 ) -> None:
     """Tell what a survey, or the checks of a spec, would cost before they are made.
@@ -67,7 +76,7 @@ def plan(
             f"and --law {given['law'] or 'auto'}; give both, or leave --rows out."
         )
     if file is not None:
-        costs = _of_spec(file, given)
+        costs = _of_spec(file, given, allowed)
         if as_json:
             click.echo(json.dumps({name: one.to_json() for name, one in costs.items()}, indent=2))
         else:
@@ -85,7 +94,7 @@ def plan(
     _print(output(), found)
 
 
-def _of_spec(spec: Path, given: dict[str, Any]) -> dict[str, RunCost]:
+def _of_spec(spec: Path, given: dict[str, Any], allowed: Sequence[str]) -> dict[str, RunCost]:
     """The cost of every check of a spec that has a family, by its name.
 
     Raises:
@@ -95,7 +104,7 @@ def _of_spec(spec: Path, given: dict[str, Any]) -> dict[str, RunCost]:
         raise InputError("give one of a spec and --data or --target, got both.")
     machine = {name: given[name] for name in ("device", "batch", "workers")}
     read = read_spec(spec)
-    job = SpecRun(read, folder=spec.parent, out=None, run=machine)
+    job = SpecRun(read, folder=spec.parent, out=None, run=machine, allowed=allowed)
     costs = {}
     for check in read.checks:
         if check.family is not None:

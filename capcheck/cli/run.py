@@ -47,6 +47,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Fail for checks that do not hold, for those that stay undecided, or for both.",
 )
 @grouped(
+    "checks",
+    "--allow",
+    "allowed",
+    metavar="NAME",
+    multiple=True,
+    help="Allow this package.module:function, which the spec names as a network or a sampler.",
+)
+@grouped(
     "output",
     "--out",
     type=click.Path(path_type=Path),
@@ -65,6 +73,7 @@ def run(
     spec: Path,
     only: Sequence[str],
     fail_on: Sequence[FailOn],
+    allowed: Sequence[str],
     out: Path | None,
     as_json: bool,
     junit: Path | None,
@@ -78,7 +87,7 @@ def run(
     """
     read = read_spec(spec)
     out = Path("runs") / spec.stem if out is None else out
-    job = SpecRun(read, folder=spec.parent, out=out, run=machine)
+    job = SpecRun(read, folder=spec.parent, out=out, run=machine, allowed=allowed)
     chosen = job.chosen(only)
     console = Console(stderr=True, emoji=False) if as_json else output()
     reports: list[CheckReport] = []

@@ -24,6 +24,7 @@ from capcheck.results.survey import CheckResult
 from capcheck.runs.options import Progress
 from capcheck.runs.planning import cost_of_survey, engine_of_check
 from capcheck.samplers.check_sampler import check_sampler
+from capcheck.samplers.subject import LIBRARIES
 from capcheck.targets.specs import from_spec
 from capcheck.targets.target import Target
 
@@ -38,12 +39,20 @@ class SpecRun:
         folder: Folder that the paths of its data are relative to.
         out: Folder that runs are kept in, or None to keep none.
         run: Further keywords of `check`, such as `workers` and `device`.
+        allowed: Names of functions (`package.module:function`) of the spec that may be imported.
     """
 
     def __init__(
-        self, spec: CapacitySpec, *, folder: Path, out: Path | None, run: dict[str, Any]
+        self,
+        spec: CapacitySpec,
+        *,
+        folder: Path,
+        out: Path | None,
+        run: dict[str, Any],
+        allowed: Sequence[str] = (),
     ) -> None:
         self._spec, self._folder, self._out, self._run = spec, folder, out, run
+        self._allowed = allowed
         self._targets: dict[str, Target] = {}
 
     def chosen(self, names: Sequence[str]) -> list[CheckSpec]:
@@ -78,6 +87,7 @@ class SpecRun:
         began = time.monotonic()
         subject = check.sampler or f"{check.family} on {check.target}"
         try:
+            self._require_allowed(check)
             found = self._sampler(check) if check.sampler else self._family(check, progress)
             statuses = self._judged(check, found)
         except StoreError:  # the folder of all checks cannot be written
@@ -115,6 +125,7 @@ class SpecRun:
         """
         assert check.family is not None
         assert check.target is not None
+        self._require_allowed(check)
         began = time.monotonic()
         progress(Progress(done=0, total=0, running=f"{check.name}, reading the target"))
         target = self.target(check.target)
@@ -128,6 +139,18 @@ class SpecRun:
             **_keywords(self._spec.settings(check)),
             **self._run,
         )
+
+    def _require_allowed(self, check: CheckSpec) -> None:
+        """Raise InputError if a check names a function that the caller does not allow."""
+        functions = [name for name in check.network if FACTORY.fullmatch(name)]
+        if check.sampler is not None and check.sampler.partition(":")[0] not in LIBRARIES:
+            functions.append(check.sampler)
+        for name in functions:
+            if name not in self._allowed:
+                raise InputError(
+                    f"check {check.name!r} names the function {name}, and nothing that a file "
+                    f"names is executed; allow it with --allow {name}."
+                )
 
     def _judged(self, check: CheckSpec, found: CheckReport) -> list[tuple[Status, str]]:
         if found.sampler is not None:

@@ -29,7 +29,15 @@ from capcheck.samplers.lint_decoder import CERTAIN, lint_decoder, look_at_decode
 from capcheck.samplers.lint_generation import judged_generation, look_at_generation
 from capcheck.samplers.sampler import Sampler, probe_of
 
-__all__ = ["FEW_STEPS", "STEPS", "TOKEN_STEPS", "Structure", "Subject", "subject_of"]
+__all__ = [
+    "FEW_STEPS",
+    "LIBRARIES",
+    "STEPS",
+    "TOKEN_STEPS",
+    "Structure",
+    "Subject",
+    "subject_of",
+]
 
 STEPS = (1, 2, 3, 5, 10, 20, 50, 100)
 FEW_STEPS = (1, 2, 4, 8)  # of distilled networks, whose oracle is slow
@@ -124,6 +132,10 @@ class _OfGeneration(Subject):
 
     def beside(self, target: str, cells: Sequence[Cell], *, other: bool = False) -> list[Finding]:
         return judged_generation(self._generation, target, cells, other=other)
+
+
+LIBRARIES = ("azula", "diffusers", "flow_matching", "transformers")
+"""Libraries whose samplers have names; any other name is that of a function."""
 
 
 def subject_of(sampler: str | Callable[..., Tensor], config: dict[str, Any]) -> Subject:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 
 from capcheck import survey
 from capcheck.cli import progress
-from capcheck.cli.app import COMMANDS, cli, main
+from capcheck.cli.app import COMMANDS, cli
 from capcheck.cli.progress import live_progress
 from capcheck.core.errors import InputError
 from capcheck.runs.options import Progress
@@ -22,24 +21,6 @@ from capcheck.targets.built_in import BUILT_IN
 
 SMALL = ["--target", "modes:tokens=3", "--samples", "200", "--steps", "1,2"]
 FEW = ["--family", "gpt,maskgit,diffusion"]
-
-
-class Ran(NamedTuple):
-    code: int | None
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    def call(*arguments: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["capcheck", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        return Ran(caught.value.code, captured.out, captured.err)  # type: ignore[arg-type]
-
-    return call
 
 
 def test_families_are_listed_and_explained(run) -> None:  # type: ignore[no-untyped-def]

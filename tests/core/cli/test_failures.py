@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -23,24 +23,6 @@ from capcheck.runs.sweep import Sweep
 SMALL = ["--target", "modes:tokens=3", "--samples", "200", "--steps", "1,2", "--length", "0,3"]
 CHECK = ["check", "--family", "gpt", *SMALL, "--workers", "1"]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-
-
-class Ran(NamedTuple):
-    code: int | None
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    def call(*arguments: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["capcheck", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        return Ran(caught.value.code, captured.out, captured.err)  # type: ignore[arg-type]
-
-    return call
 
 
 # Signals

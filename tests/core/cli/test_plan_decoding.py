@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from capcheck import DecodingPlan, decoding_plan
-from capcheck.cli.app import main
 from capcheck.targets import from_spec
 
 PARITY = ["--target", "parity:6"]
 
 
-class Ran(NamedTuple):
-    code: int | None
-    out: str
-    err: str
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    def call(*arguments: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["capcheck", "plan-decoding", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        return Ran(caught.value.code, captured.out, captured.err)  # type: ignore[arg-type]
-
-    return call
+def run(run):  # type: ignore[no-untyped-def]
+    return functools.partial(run, "plan-decoding")
 
 
 def rows(out: str) -> list[list[str]]:

@@ -102,6 +102,30 @@ def test_data_are_found_beside_the_spec_and_known_by_content(tmp_path: Path) -> 
     assert "does not exist" in found.reasons[0]
 
 
+def test_a_function_that_a_spec_names_runs_only_if_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "named_by_a_spec.py").write_text("open('ran', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "capacity.toml"
+    path.write_text(
+        SPEC.format(expect='network = "named_by_a_spec:build"')
+        + '\n[[checks]]\nname = "s"\nsampler = "named_by_a_spec:sampler"\n'
+    )
+    job = SpecRun(read_spec(path), folder=tmp_path, out=None, run={})
+    for check in job.chosen([]):
+        found = job.report(check, lambda progress: None)
+        assert found.status == "error"
+        assert "--allow named_by_a_spec:" in found.reasons[0]
+    assert not (tmp_path / "ran").exists()
+    names = ["named_by_a_spec:build", "named_by_a_spec:sampler"]
+    job = SpecRun(read_spec(path), folder=tmp_path, out=None, run={}, allowed=names)
+    for check in job.chosen([]):
+        assert "must name a function" in job.report(check, lambda progress: None).reasons[0]
+    assert (tmp_path / "ran").exists()
+
+
 def finding(kind: Any, confirmed: bool | None) -> Finding:
     return Finding(kind=kind, sentence="so", steps=(1,), confirmed=confirmed)
 
