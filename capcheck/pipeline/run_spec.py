@@ -12,6 +12,7 @@ from typing import Any
 from capcheck.core.errors import InputError, StoreError, near
 from capcheck.core.version import class_digest
 from capcheck.data import NAMED, Layout, load_target
+from capcheck.data.arrays import place_and_name
 from capcheck.fitting.named import FACTORY
 from capcheck.pipeline.expectations import Status, met_by_family, met_by_sampler, overall
 from capcheck.pipeline.kept import Kept
@@ -250,7 +251,7 @@ def _digest(spec: TargetSpec, folder: Path) -> list[Any]:
     facts = spec.model_dump(mode="json")
     if spec.data is None:
         return [facts]
-    path = Path(_data(spec, folder).partition("#")[0])
+    path = Path(place_and_name(_data(spec, folder))[0])
     if spec.data not in NAMED and not path.exists():
         raise InputError(f"data {spec.data!r} does not exist in {str(folder)!r}.")
     return [facts, Source(_data(spec, folder), layout=_layout(spec), law=spec.law).digest()]

@@ -14,6 +14,7 @@ import numpy as np
 
 from capcheck.core.errors import InputError
 from capcheck.data import NAMED, Layout, load_target, target_of_rows
+from capcheck.data.arrays import place_and_name
 from capcheck.pipeline.training_data import MOST_ROWS, Rows, TrainingData
 from capcheck.targets.target import Target
 
@@ -97,8 +98,8 @@ def _add_rows(digest: Any, rows: Rows) -> None:
 
 def _add_files(digest: Any, name: str) -> None:
     """Add the bytes of a file, or of all files of a folder in the order of their names."""
-    digest.update(name.encode())
-    path = Path(name.partition("#")[0])
+    digest.update(os.fsencode(name))
+    path = Path(place_and_name(name)[0])
     if name in NAMED and not path.exists():
         return
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

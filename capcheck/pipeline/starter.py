@@ -8,6 +8,7 @@ from pathlib import Path
 
 from capcheck.core.errors import InputError
 from capcheck.data import NAMED
+from capcheck.data.arrays import place_and_name
 from capcheck.data.files import name_of, read
 
 __all__ = ["starter"]
@@ -103,7 +104,7 @@ def starter(data: str, spec: Path) -> str:
     Raises:
         InputError: The data cannot be read.
     """
-    path = Path(data.partition("#")[0])
+    path = Path(place_and_name(data)[0])
     layout, checks, length = _kind_of(data, path)
     relative = data if data in NAMED else os.path.relpath(data, spec.parent)
     facts = {

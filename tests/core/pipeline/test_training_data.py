@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,11 +187,12 @@ def test_random_augmentations_are_the_same_at_every_start() -> None:
     assert np.array_equal(found[0], found[1])
 
 
-def test_a_file_is_known_again_by_its_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["rows.npy", "a#b.npy", os.fsdecode(b"\xff.npy")], ids=range(3))
+def test_a_file_is_known_again_by_its_bytes(name: str, tmp_path: Path) -> None:
     from capcheck.data import Layout
     from capcheck.pipeline.source import Source
 
-    path = tmp_path / "rows.npy"
+    path = tmp_path / name
     digests = []
     for rows in (ROWS, ROWS, ROWS + 1):
         np.save(path, rows.numpy())
