@@ -122,7 +122,8 @@ class Procedure(Generic[NetworkT]):
     @property
     def rows_at_once(self) -> int | None:
         """The most rows of a run whose conditionals are held at once, or None for any number."""
-        return (self.coordinates.target if self.rotated else self.target).rows_at_once
+        law = self.coordinates.target if self.rotated else self.target
+        return law.rows_at_once if self.probe.own_orders else law.rows_in_step
 
     def with_network(self, network: NetworkT) -> Procedure[NetworkT]:
         """The same procedure with another network, blinded to all that its signature hides.

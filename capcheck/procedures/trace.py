@@ -110,6 +110,7 @@ class Recorder:
 
     def __init__(self, family: str, start: State) -> None:
         self._family, self._start = family, start
+        self._given = bool(start.placed.any())
         self._latest: State | None = None
         self._kept = start
         self._iteration = 0
@@ -144,14 +145,13 @@ class Recorder:
                     "state in place; write into a copy."
                 )
             self._iteration += 1
-            moved = _differ(state.tokens, self._kept.tokens)
-            if bool((moved & ~state.written).any()):
+            if _moved(state.tokens, self._kept.tokens, ~state.written):
                 raise ProbeError(
                     f"{self._family}: iteration {self._iteration} moved tokens that its state does "
                     "not report as written."
                 )
             self.writes = self.writes.with_iteration(state.written, self._iteration)
-        if bool((_differ(state.tokens, self._start.tokens) & self._start.placed).any()):
+        if self._given and _moved(state.tokens, self._start.tokens, self._start.placed):
             raise ProbeError(
                 f"{self._family}: iteration {self._iteration} moved a given token; given tokens "
                 "keep their values."
@@ -168,10 +168,14 @@ def _copied(state: State) -> State:
 
 def _same(a: State, b: State) -> bool:
     masks = torch.equal(a.placed, b.placed) and torch.equal(a.written, b.written)
-    return masks and not bool(_differ(a.tokens, b.tokens).any())
+    everywhere = torch.ones_like(a.placed)
+    return masks and (torch.equal(a.tokens, b.tokens) or not _moved(a.tokens, b.tokens, everywhere))
 
 
-def _differ(a: Tensor, b: Tensor) -> Tensor:
-    """(n, N) bool mask of the tokens that differ, where NaN counts as equal to NaN."""
-    differ = (a != b) & ~(a.isnan() & b.isnan())
-    return differ.flatten(2).any(2) if differ.dim() > 2 else differ
+def _moved(a: Tensor, b: Tensor, where: Tensor) -> bool:
+    """Whether any token in an (n, N) bool mask differs, where NaN counts as equal to NaN."""
+    differ = (a != b).reshape(*where.shape, -1) & where[..., None]
+    if not bool(differ.any()):
+        return False
+    a, b = a.reshape(differ.shape)[differ], b.reshape(differ.shape)[differ]
+    return not bool((a.isnan() & b.isnan()).all())

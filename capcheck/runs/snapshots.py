@@ -108,8 +108,9 @@ class Snapshots:
             if iteration > 0:
                 pace.turn()
             kept = recorder.record(state)
+            placed = self._placed(kept)
             for budget in snapshots:
-                if self._is_within(budget, kept, iteration):
+                if self._is_within(budget, placed, iteration):
                     latest[budget] = (kept, dataclasses.replace(calls), recorder.writes)
         for budget, snapshot in snapshots.items():
             if budget not in latest:
@@ -122,17 +123,22 @@ class Snapshots:
             if budget.length >= len(self._procedure.spec.free):
                 snapshot.unplaced += int((~state.placed).sum())
 
-    def _is_within(self, budget: Budget, state: State, iteration: int) -> bool:
+    def _placed(self, state: State) -> int:
+        """Number of tokens that a state has placed beyond the given ones; 0 if none may count."""
+        if "length" not in self._probe.anytime:
+            return 0
+        placed = state.placed.sum(1)
+        if bool((placed != placed[0]).any()):
+            raise ProbeError(
+                f"{self._probe.family}: rows that place different numbers of tokens at once "
+                "cannot share snapshots along the length; drop it from `anytime`."
+            )
+        return int(placed[0]) - len(self._settings.given)
+
+    def _is_within(self, budget: Budget, placed: int, iteration: int) -> bool:
         """Whether a state of a run at a larger budget is within this budget."""
-        if "length" in self._probe.anytime:
-            placed = state.placed.sum(1)
-            if bool((placed != placed[0]).any()):
-                raise ProbeError(
-                    f"{self._probe.family}: rows that place different numbers of tokens at once "
-                    "cannot share snapshots along the length; drop it from `anytime`."
-                )
-            if int(placed[0]) - len(self._settings.given) > budget.length:
-                return False
+        if "length" in self._probe.anytime and placed > budget.length:
+            return False
         return "steps" not in self._probe.anytime or iteration <= budget.steps
 
 

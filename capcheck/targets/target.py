@@ -155,6 +155,11 @@ class Target(ABC):
         return None
 
     @property
+    def rows_in_step(self) -> int | None:
+        """The same of rows that all know the same tokens, or first tokens; not fewer."""
+        return self.rows_at_once
+
+    @property
     def rows(self) -> int | None:
         """Number of rows if each row of a batch has a law of its own, else None."""
         return None

@@ -22,7 +22,8 @@ from capcheck.laws import MixtureOfGaussians, TiledMixture, TokenLaw
 from capcheck.noise.paths import PATHS, NoisePath
 from capcheck.targets.continuous.gaussian_components import GaussianComponents
 from capcheck.targets.continuous.gaussian_eigenbasis import Eigenbasis
-from capcheck.targets.continuous.known_gaussians import HELD, KnownGaussians, Laws
+from capcheck.targets.continuous.given_first import LawsGiven
+from capcheck.targets.continuous.known_gaussians import HELD, KnownGaussians
 from capcheck.targets.continuous.noisy_gaussians import NoisyGaussians, amplitudes, symmetric
 from capcheck.targets.evidence import Prefix
 from capcheck.targets.fingerprint import fingerprint
@@ -166,7 +167,7 @@ class GaussianMixture(GaussianComponents):
         require_tokens(self.spec, x, levels)
         known = self._given_known(x, levels, causal)
         if known is not None:
-            return self._tiled(len(x), *known)
+            return self._tiled(len(x), known)
         prefix: Prefix = "before" if causal else "all"
         view = self._noisy.view(x, levels, path)
 
@@ -192,12 +193,11 @@ class GaussianMixture(GaussianComponents):
         for laws in self._known.one_by_one(x):
             yield self._mixture(*laws)
 
-    def _tiled(self, n: int, weights: Tensor, means: Tensor, covariances: Tensor) -> TiledMixture:
-        """Laws that are held whole, (n, N), read in tiles as the arithmetic on them takes more."""
+    def _tiled(self, n: int, laws: LawsGiven) -> TiledMixture:
+        """Laws of n rows, read in tiles."""
 
         def tile(rows: slice, tokens: list[int]) -> MixtureOfGaussians:
-            own = weights[rows] if weights.shape[1] == 1 else weights[rows][:, tokens]
-            return self._mixture(own, means[rows][:, tokens], covariances[rows][:, tokens])
+            return self._mixture(*laws.of(rows, tokens))
 
         return TiledMixture(
             tile,
@@ -212,12 +212,17 @@ class GaussianMixture(GaussianComponents):
         """As many rows as `KnownGaussians` holds."""
         return max(1, HELD // self._covariances.numel())
 
+    @property
+    def rows_in_step(self) -> int:
+        """As many rows as have `HELD` innovations."""
+        return max(1, HELD // self._means.numel())
+
     def own_order_cost(self, tokens: int) -> float:
         """That of a factorisation of every row's own covariances; see `Target`."""
         known = tokens * self._spec.dim
         return GROWING * 0.5 * known**2 * self._means.numel()
 
-    def _given_known(self, x: Tensor, levels: Tensor, causal: bool) -> Laws | None:
+    def _given_known(self, x: Tensor, levels: Tensor, causal: bool) -> LawsGiven | None:
         """The laws of all tokens if each is known or unseen, unless they are too many."""
         known = levels == 0
         if not bool((known | (levels == 1)).all()):

@@ -4,19 +4,21 @@ The innovations z of the known tokens, in any order, and the covariances W of al
 give E[x_i | known] = mu_i + W_i z and Cov[x_i | known] = Sigma_ii - W_i W_i^T. If every row knows
 its first tokens, W is the Cholesky factor of the covariance, which all rows share. Otherwise W is
 kept from call to call, as procedures place one token after another: a token that has become known
-adds its own columns to it, in place of a factorisation of every row's covariance at every call.
+adds its own columns to it, in place of a factorisation of every row's covariance at every call. The
+innovations of first tokens are kept likewise, and the laws of those tokens alone are computed that
+are asked for.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from capcheck.targets.evidence import earlier
+from capcheck.targets.continuous.given_first import Factorised, GivenFirst, Laws, LawsGiven
 
 __all__ = ["HELD", "MANY", "TOGETHER", "KnownGaussians"]
 
@@ -24,8 +26,18 @@ TOGETHER = 32  # most tokens that become known in one product
 MANY = 64  # fewer numbers are factorised in no time
 HELD = 1 << 26  # most numbers in the covariances of all rows with their innovations: 512 MiB
 
-Laws = tuple[Tensor, Tensor, Tensor]
-"""Log-weights (n, 1|N, K), means (n, N, K, d) and covariances (n, N, K, d, d) of every token."""
+
+@dataclass(frozen=True, eq=False)
+class _Whole:
+    """Laws that are held whole."""
+
+    laws: Laws
+
+    def of(self, rows: slice, tokens: Sequence[int]) -> Laws:
+        log_weights, means, covariances = (one[rows] for one in self.laws)
+        own = list(tokens)
+        shared = log_weights.shape[1] == 1
+        return log_weights if shared else log_weights[:, own], means[:, own], covariances[:, own]
 
 
 @dataclass(eq=False)
@@ -51,6 +63,21 @@ class _Growing:
     log_weights: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _First:
+    """What is kept about n rows that know their first tokens.
+
+    Attributes:
+        x: Values of the first tokens, as many as a row knows at most, (n, m, d).
+        count: Number of tokens that each row knows, (n,).
+        z: Innovations of the known tokens, and 0 elsewhere, (n, K, D).
+    """
+
+    x: Tensor
+    count: Tensor
+    z: Tensor
+
+
 class KnownGaussians:
     """K Gaussian components, and their conditionals given known tokens.
 
@@ -63,12 +90,13 @@ class KnownGaussians:
     def __init__(self, means: Tensor, covariances: Tensor, weights: Tensor) -> None:
         self._means, self._covariances, self._weights = means, covariances, weights
         self._held: _Growing | None = None
+        self._first: _First | None = None
 
     def __reduce__(self) -> tuple[type[KnownGaussians], tuple[Tensor, Tensor, Tensor]]:
         """Copies leave behind what is kept."""
         return KnownGaussians, (self._means, self._covariances, self._weights)
 
-    def laws(self, x: Tensor, known: Tensor, *, causal: bool = False) -> Laws | None:
+    def laws(self, x: Tensor, known: Tensor, *, causal: bool = False) -> LawsGiven | None:
         """The laws of all tokens given the known ones, or None if they are too many to be held.
 
         Args:
@@ -78,25 +106,20 @@ class KnownGaussians:
                 then unless each row knows its first tokens.
 
         None is returned as well if all rows know the same tokens, unless these are the first of
-        many: one factorisation then serves all rows.
+        many: one factorisation then serves all rows. The law of a known token is its value.
         """
         K, N, d = self._means.shape
         same = bool((known == known[:1]).all())
         if same and (causal or N * d < MANY):
             return None
-        x = torch.where(known[..., None], x.to(self._means), 0)
         if bool((known[:, 1:] <= known[:, :-1]).all()) and K * N**2 * d**2 <= HELD:
-            laws = self._of_prefixes(x, known, causal)
-        elif not same and not causal and len(x) * K * (N * d) ** 2 <= HELD:
-            laws = self._of_grown(x, known)
-        else:
+            return self._of_prefixes(x.to(self._means), known.sum(1), causal)
+        if same or causal or len(x) * K * (N * d) ** 2 > HELD:
             return None
-        if causal:
-            return laws
-        log_weights, means, covariances = laws
+        x = torch.where(known[..., None], x.to(self._means), 0)
+        log_weights, means, covariances = self._of_grown(x, known)
         means = torch.where(known[:, :, None, None], x[:, :, None], means)
-        unknown = ~known[:, :, None, None, None]
-        return log_weights, means, covariances * unknown
+        return _Whole((log_weights, means, covariances * ~known[:, :, None, None, None]))
 
     def one_by_one(self, x: Tensor) -> Iterator[Laws]:
         """The laws of each token given those before it, from the first to the last.
@@ -137,27 +160,44 @@ class KnownGaussians:
         after = each.flip(1).cumsum(1).flip(1)  # over the tokens from m on
         return torch.cat([after, torch.zeros_like(after[:, :1])], 1)
 
-    def _of_prefixes(self, x: Tensor, known: Tensor, causal: bool) -> Laws:
-        N, d = self._means.shape[1:]
-        seen = known.repeat_interleave(d, 1)[:, None]  # (n, 1, D)
-        residual = (x.flatten(1)[:, None] - self._means.flatten(1)) * seen  # (n, K, D)
-        told = int(known.sum(1).max()) * d  # the innovations of later numbers are not needed
-        z = torch.zeros_like(residual)
-        z[..., :told] = torch.linalg.solve_triangular(
-            self._root[:, :told, :told], residual[..., :told].permute(1, 2, 0), upper=False
-        ).permute(2, 0, 1)
-        z *= seen
-        token = torch.arange(N, device=x.device)
-        number = token.repeat_interleave(d)
-        root = self._root[..., :told] * (number[:told] < number[:, None])  # not of the token itself
-        means = self._means.flatten(1) + (z[..., :told].transpose(0, 1) @ root.mT).transpose(0, 1)
-        scale = self._root.diagonal(dim1=1, dim2=2).log()  # (K, D)
-        evidence = ((-0.5 * z.square() - scale) * seen).unflatten(2, (N, d)).sum(3).mT  # (n, N, K)
-        evidence = earlier(evidence).cumsum(1) if causal else evidence.sum(1, keepdim=True)
-        first = torch.minimum(known.sum(1)[:, None], token)  # known tokens before each, (n, N)
-        covariances = self._left[:, first, token].permute(1, 2, 0, 3, 4)  # (n, N, K, d, d)
-        means = means.unflatten(2, (N, d)).transpose(1, 2)
-        return self._weights.log() + evidence, means, covariances
+    def _of_prefixes(self, x: Tensor, count: Tensor, causal: bool) -> GivenFirst:
+        """The laws given the first `count` tokens (n,) of each row."""
+        d = self._means.shape[2]
+        told = int(count.max()) * d
+        z, since = self._kept_innovations(x, count)
+        own, before = slice(since, told), slice(0, since)
+        if told > since:
+            mean = self._means.flatten(1)[:, own] + z[..., before].transpose(0, 1).matmul(
+                self._root[:, own, before].mT
+            ).transpose(0, 1)
+            number = torch.arange(since, told, device=x.device)
+            seen = number < (count * d)[:, None, None]
+            residual = torch.where(seen, x.flatten(1)[:, None, own] - mean, 0)
+            z[..., own] = seen * torch.linalg.solve_triangular(
+                self._root[:, own, own], residual.permute(1, 2, 0), upper=False
+            ).permute(2, 0, 1)
+        self._first = _First(x=x[:, : told // d].clone(), count=count, z=z)
+        return GivenFirst(
+            Factorised(self._means, self._weights.log(), self._root, self._left),
+            x=x,
+            count=count,
+            z=z[..., :told],
+            causal=causal,
+        )
+
+    def _kept_innovations(self, x: Tensor, count: Tensor) -> tuple[Tensor, int]:
+        """Innovations (n, K, D), and how many of the first numbers they are right about.
+
+        What a law that was returned earlier reads is never overwritten.
+        """
+        K, N, d = self._means.shape
+        held = self._first
+        if held is not None and held.count.shape == count.shape:
+            same = int(torch.minimum(held.count, count).min())
+            if same and torch.equal(held.x[:, :same], x[:, :same]):
+                longest = int(held.count.max())
+                return held.z.clone() if longest > same else held.z, same * d
+        return x.new_zeros(len(x), K, N * d), 0
 
     def _of_grown(self, x: Tensor, known: Tensor) -> Laws:
         N, d = self._means.shape[1:]

@@ -124,6 +124,30 @@ def test_many_numbers_of_which_all_rows_know_the_first(monkeypatch: pytest.Monke
         require_laws(target, x, (torch.arange(N) < length).expand(4, N))
 
 
+def test_first_tokens_that_grow_shrink_and_change() -> None:
+    target = mixture(2, 2)
+    rng = CounterRandomness(7)
+    x = target.sample(6, rng)
+    count = torch.zeros(6, 1)
+    for turn in range(16):
+        count = (count + (rng.uniform((6, 1)) < 0.5) - 2 * (turn % 5 == 4)).clamp(0, N)
+        if turn % 4 == 3:
+            x = torch.where(rng.uniform((6, N, 1)) < 0.2, target.sample(6, rng), x)
+        require_laws(target, x, torch.arange(N) < count)
+
+
+def test_a_law_is_the_same_when_it_is_read_after_later_calls() -> None:
+    target = mixture(2, 2)
+    x, other = target.sample(6, CounterRandomness(4)), target.sample(6, CounterRandomness(5))
+    known = torch.arange(N) < torch.tensor([1, 1, 2, 2, 3, 3])[:, None]
+    at_once = target.marginals(x, (~known).double()).mean()
+    later = target.marginals(x, (~known).double())
+    for tokens, first in ((x, 4), (other, 3), (other, 1)):
+        target.marginals(tokens, (torch.arange(N) >= first).double().expand(6, N)).mean()
+        target.marginals(tokens, (~(torch.arange(N) < known.sum(1)[:, None] + 1)).double()).mean()
+    torch.testing.assert_close(later.mean(), at_once, atol=1e-10, rtol=1e-10)
+
+
 def test_few_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_gaussians, "HELD", 0)
     target = mixture(2, 1)
