@@ -28,7 +28,7 @@ try:
 except ImportError as error:  # Python would exit with 1, which means "not representable"
     sys.stderr.write(f"error: {error}; capcheck needs this package, install it.\n")
     sys.exit(5)
-from capcheck.core.memory import keep_freed_memory
+from capcheck.core.memory import keep_freed_memory, limit_memory
 from capcheck.core.version import __version__
 
 __all__ = ["COMMANDS", "cli", "main"]
@@ -88,6 +88,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; a failure prints one sentence and sets the exit code."""
     keep_freed_memory()
+    limit_memory()
     session, streams = Session(), (sys.stdout, sys.stderr)
     quiet = QuietStream(sys.stdout)
     sys.stdout, sys.stderr = quiet, QuietStream(sys.stderr)

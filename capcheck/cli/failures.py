@@ -18,6 +18,7 @@ import click
 from rich.console import Console
 
 from capcheck.core.errors import CapcheckError, InputError, near
+from capcheck.core.memory import out_of_memory
 
 __all__ = [
     "CLOSED_PIPE",
@@ -108,6 +109,9 @@ def fail(error: BaseException, session: Session) -> NoReturn:
         _end(f"stopped by {error.signal.name}; {CONTINUED}", 128 + error.signal)
     if isinstance(error, ImportError):
         _end(f"{error}; a package that capcheck needs is missing or broken, install it.", MISSING)
+    full = out_of_memory(error, "this", "choose fewer rows, tokens or --samples")
+    if full is not None:
+        _end(str(full), full.exit_code)
     said = f"internal failure, {type(error).__name__}: {error}"
     _end(f"{said}; see the traceback with --debug.", CapcheckError.exit_code)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from capcheck.cli.progress import live_progress
 from capcheck.cli.survey import SURVEYED, asked
 from capcheck.cli.tables import folding
 from capcheck.core.errors import InputError
+from capcheck.core.memory import require_memory, size_in_words
 from capcheck.core.pace import duration
 from capcheck.pipeline.run_spec import SpecRun
 from capcheck.pipeline.spec import read_spec
@@ -81,6 +82,7 @@ def plan(
             click.echo(json.dumps({name: one.to_json() for name, one in costs.items()}, indent=2))
         else:
             _print_spec(output(), costs)
+        _require_room(costs.values())
         return
     began = time.perf_counter()
     given["out"] = None
@@ -90,8 +92,16 @@ def plan(
         found = planning.cost_of_survey(target, start=start, rows=rows, **keywords)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
-        return
-    _print(output(), found)
+    else:
+        _print(output(), found)
+    _require_room([found])
+
+
+def _require_room(costs: Collection[RunCost]) -> None:
+    """Raise InputError if a worker of a run would take more memory than there is."""
+    cure = "give a smaller --batch, fewer --samples, or fewer tokens"
+    needed = max((one.memory for one in costs), default=0.0)
+    require_memory(needed, "one worker of this run", cure)
 
 
 def _of_spec(spec: Path, given: dict[str, Any], allowed: Sequence[str]) -> dict[str, RunCost]:
@@ -115,15 +125,16 @@ def _of_spec(spec: Path, given: dict[str, Any], allowed: Sequence[str]) -> dict[
 
 def _print_spec(console: Console, costs: dict[str, RunCost]) -> None:
     """Print what every check takes, and all of them together."""
-    table = folding("check", "family", "runs", "turns", "seconds", "with causes")
-    table.title = "seconds of one worker of this machine"
+    table = folding("check", "family", "runs", "turns", "seconds", "with causes", "memory")
+    table.title = "one worker of this machine: seconds and memory"
     table.title_justify = "left"
     for name, found in costs.items():
         for one in found.families:
             seconds = found.start + found.shared + UNSEEN * one.seconds
             causes = seconds + UNSEEN * one.causes
-            row = (str(one.runs), f"{one.turns:,}", _shown(seconds), _shown(causes))
-            table.add_row(name, one.title, *(row if not one.reason else ("-",) * 4))
+            memory = size_in_words(found.held + one.memory)
+            row = (str(one.runs), f"{one.turns:,}", _shown(seconds), _shown(causes), memory)
+            table.add_row(name, one.title, *(row if not one.reason else ("-",) * len(row)))
     console.print(table)
     for name, found in costs.items():
         for one in found.families:
@@ -144,6 +155,7 @@ def _print(console: Console, found: RunCost) -> None:
         word = "worker" if workers == 1 else "workers"
         time_taken = duration(found.seconds(workers))
         console.print(f"{workers} {word} of this machine: {time_taken}", highlight=False)
+    console.print(f"memory of each worker: {size_in_words(found.memory)}", highlight=False)
     flops = sum(one.flops for one in found.families)
     moved = sum(one.moved for one in found.families)
     fewest, most = map(duration, found.on_device(H200))
@@ -158,13 +170,18 @@ def _print(console: Console, found: RunCost) -> None:
 def _table(found: RunCost) -> Table:
     """Seconds of one worker for every family, by its parts."""
     table = folding(
-        "family", "runs", "turns", "draws", "log-densities", "estimates", "fit", "all", "causes"
+        *("family", "runs", "turns", "draws", "log-densities", "estimates", "fit", "all"),
+        *("causes", "memory"),
     )
-    table.title = "seconds of one worker; causes are measured only where every budget is refused"
+    table.title = (
+        "one worker: seconds and memory; causes are measured only where every budget is refused"
+    )
     table.title_justify = "left"
     for one in found.families:
         if not one.reason:
-            table.add_row(one.title, str(one.runs), f"{one.turns:,}", *map(_shown, _parts(one)))
+            memory = size_in_words(found.held + one.memory)
+            parts = map(_shown, _parts(one))
+            table.add_row(one.title, str(one.runs), f"{one.turns:,}", *parts, memory)
     return table
 
 

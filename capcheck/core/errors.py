@@ -4,6 +4,7 @@
 |---|---|---|
 | `InputError` | the caller's, who asked for something impossible | 2 |
 | `UnfitError` | nobody's: a family is not defined for the target | 2; a survey goes on |
+| `OutOfMemoryError` | nobody's: a family takes more memory than there is | 2; a survey goes on |
 | `NetworkError` | of a network's author: it raised, or broke its signature | 2; a survey goes on |
 | `StoreError` | nobody's: a run's folder cannot be written or read | 2; a survey stops |
 | `ProbeError` | of a family's author: it raised, or broke its contract | 4 |
@@ -24,6 +25,7 @@ __all__ = [
     "ControlFlow",
     "InputError",
     "NetworkError",
+    "OutOfMemoryError",
     "ProbeError",
     "StoreError",
     "UnfitError",
@@ -48,6 +50,10 @@ class InputError(CapcheckError, ValueError):
 
 class UnfitError(InputError):
     """A family cannot be measured on this target; the sentence says why."""
+
+
+class OutOfMemoryError(UnfitError):
+    """A family takes more memory than there is; the sentence says how much."""
 
 
 class NetworkError(InputError):

@@ -48,8 +48,8 @@ def target_sentences(target: TargetSummary) -> list[str]:
         lines += held.dependence.sentence.split(": ", 1)
     if held.memorises:
         lines.append(
-            "warning: one Gaussian predicts your unseen rows better than this target, "
-            "which memorises its rows"
+            f"warning: {held.baseline_name} would predict your unseen rows better than this "
+            "target, which memorises its rows"
         )
     return lines
 

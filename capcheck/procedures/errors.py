@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from capcheck.core.errors import CapcheckError, ControlFlow, NetworkError, ProbeError, UnfitError
+from capcheck.core.memory import out_of_memory
 from capcheck.procedures.probe import Probe
 from capcheck.targets.target import Target
 
@@ -18,6 +19,7 @@ def named_errors(probe: Probe[Any]) -> Iterator[None]:
     """Turns every exception of a probe's code into an error that names the probe.
 
     Raises:
+        OutOfMemoryError: The code asked for more memory than there is.
         ProbeError: The code of a third party's probe raised.
         CapcheckError: The code of one of capcheck's own probes raised.
     """
@@ -26,6 +28,9 @@ def named_errors(probe: Probe[Any]) -> Iterator[None]:
     except (ControlFlow, UnfitError, NetworkError, ProbeError):
         raise
     except Exception as error:
+        full = out_of_memory(error, probe.family, "choose fewer tokens, or a smaller --batch")
+        if full is not None:
+            raise full from error
         said = f"{probe.family} raised {type(error).__name__}: {error}"
         module = type(probe).__module__
         if module.startswith("capcheck."):

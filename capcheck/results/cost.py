@@ -27,6 +27,7 @@ class FamilyCost(Record):
         flops: Floating-point operations of the matrix products of its runs.
         moved: Bytes that its runs read and write, as if nothing stayed in a cache.
         launches: Operations of its runs, each of which a GPU launches by itself.
+        memory: Bytes that its largest batch holds at once.
         reason: Why it would not be measured; all else is then 0.
     """
 
@@ -42,6 +43,7 @@ class FamilyCost(Record):
     flops: float = 0.0
     moved: float = 0.0
     launches: float = 0.0
+    memory: float = 0.0
     reason: str = ""
 
     @property
@@ -57,11 +59,18 @@ class RunCost(Record):
         families: The families, in the order of the run.
         shared: Seconds that every worker takes for draws and null floors of the target.
         start: Seconds that every worker takes to start and to load the target.
+        held: Bytes that every worker holds all the time: itself, the target and draws.
     """
 
     families: tuple[FamilyCost, ...]
     shared: float
     start: float
+    held: float = 0.0
+
+    @property
+    def memory(self) -> float:
+        """Bytes that one worker takes at most."""
+        return self.held + max((found.memory for found in self.families), default=0.0)
 
     @property
     def work(self) -> float:

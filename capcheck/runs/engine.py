@@ -24,11 +24,11 @@ from capcheck.core.errors import (
     UnfitError,
     reason_of,
 )
-from capcheck.core.memory import keep_freed_memory
+from capcheck.core.memory import keep_freed_memory, out_of_memory
 from capcheck.core.pace import time_limit
 from capcheck.judging.family import failed_result, unsupported_result
 from capcheck.results.family import FamilyResult
-from capcheck.results.plan import FamilyPlan
+from capcheck.results.plan import FamilyEntry, FamilyPlan
 from capcheck.results.survey import MeasuredBy, SurveyResult
 from capcheck.runs.assembly import Assembly, survey_result
 from capcheck.runs.beside import Beside
@@ -51,6 +51,7 @@ from capcheck.runs.options import (
 )
 from capcheck.runs.progress import ProgressCounter, cell_name, expected_work
 from capcheck.runs.recipes import write_recipe
+from capcheck.runs.room import require_room
 from capcheck.runs.sharing import share_out
 from capcheck.runs.snapshots import batch_of
 from capcheck.runs.store import FITS, Store
@@ -94,6 +95,7 @@ class Engine:
         self._given_target = target
         self._target = target.to(device=device, dtype=dtype)
         self._settings = settings_of(target, options, device, dtype)
+        require_room(target, self._settings.samples)
         self._summary = summary_of(target, self._settings.seed)
         self._candidates, self._known = candidates, known
         self._batch = batch_of(options)
@@ -217,13 +219,14 @@ class Engine:
         except (UnfitError, NetworkError) as error:
             if isinstance(error, NetworkError) and candidate.network is None:
                 raise CapcheckError(f"the oracle of {entry.plan.title}: {error}") from error
-            if not (errors_are_results or self._has_network_beside(candidate)):
-                raise
-            logger.info("%s cannot be measured: %s", entry.plan.title, error)
-            self.cells.note(entry.plan, str(error))
-            self._skip(entry.plan, range(self._settings.looks), "cannot be measured")
-            return unsupported_result(entry, str(error))
+            beside = self._has_network_beside(candidate)
+            return self._unfit(entry, error, errors_are_results or beside)
         except Exception as error:
+            full = out_of_memory(
+                error, entry.plan.title, "choose fewer tokens, --samples or a smaller --batch"
+            )
+            if full is not None:
+                return self._unfit(entry, full, errors_are_results)
             logger.exception("%s failed", entry.plan.title)
             if errors_are_results:
                 self._skip(entry.plan, range(self._settings.looks), "failed")
@@ -233,6 +236,17 @@ class Engine:
             raise
         finally:
             self._looks.forget_sweeps()
+
+    def _unfit(
+        self, entry: FamilyEntry, error: InputError, errors_are_results: bool
+    ) -> FamilyResult:
+        """The result of a family that cannot be measured; raises the error in a check."""
+        if not errors_are_results:
+            raise error
+        logger.info("%s cannot be measured: %s", entry.plan.title, error)
+        self.cells.note(entry.plan, str(error))
+        self._skip(entry.plan, range(self._settings.looks), "cannot be measured")
+        return unsupported_result(entry, str(error))
 
     def _skip(self, plan: FamilyPlan, looks: range, why: str) -> None:
         """Count the cells of looks that are not needed as done."""

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 from capcheck.core.budget import AXES, Budget
 from capcheck.core.errors import ControlFlow, InputError, reason_of
+from capcheck.core.memory import used_memory
 from capcheck.core.pace import time_limit
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
@@ -42,8 +43,9 @@ from capcheck.runs.environment import full_precision, one_thread
 from capcheck.runs.making import Maker
 from capcheck.runs.options import RunOptions, placement, require_known, settings_of
 from capcheck.runs.progress import ProgressCounter
+from capcheck.runs.room import require_room, room_of_draws
 from capcheck.runs.snapshots import batch_of
-from capcheck.runs.timing import FEW, MOMENT, Rate, rate_of, seconds_of_fit
+from capcheck.runs.timing import FEW, MOMENT, Rate, memory_of, rate_of, seconds_of_fit
 from capcheck.runs.work_counter import Work, WorkCounter
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.continuous.product_mixture import ProductMixture
@@ -80,6 +82,7 @@ def rehearse(
     growth = 1.0 if rows is None else require_count("rows", rows) / rows_held(target)
     device, dtype = placement(options.get("device", "auto"))
     settings = settings_of(target, options, device, dtype)
+    require_room(target, settings.samples)
     moved = target.to(device=device, dtype=dtype)
     counter = ProgressCounter(options.get("progress"), {})
     rehearsal = Rehearsal(
@@ -149,7 +152,8 @@ class Rehearsal:
                 except Exception as error:  # as in a survey, the others are told all the same
                     reason = reason_of(error)
                     families.append(FamilyCost(title=candidate.plan.title, reason=reason))
-        return RunCost(families=tuple(families), shared=shared, start=start)
+        held = used_memory() + room_of_draws(self._target) * self._settings.samples
+        return RunCost(families=tuple(families), shared=shared, start=start, held=held)
 
     def _time_of_estimates(self, reference: Reference) -> float:
         """Seconds of the estimates from the draws of one cell, KL by its density not counted."""
@@ -169,7 +173,7 @@ class Rehearsal:
             procedure = procedure.with_network(checked.network)
         procedure = procedure.in_quickest_coordinates
         largest, samples = self._settings.grid.largest, self._settings.samples
-        turn, work = self._turn(procedure, largest)
+        turn, work, memory = self._turn(procedure, largest)
         batch = self._batch(procedure)
         batches = [min(batch, samples - at) for at in range(0, samples, batch)]
         runs = {
@@ -195,6 +199,7 @@ class Rehearsal:
             flops=whole.flops,
             moved=whole.moved,
             launches=whole.launches * len(batches),
+            memory=memory * self._growth,
         )
 
     def _batch(self, procedure: AnyProcedure) -> int:
@@ -210,8 +215,8 @@ class Rehearsal:
             found.setdefault(tuple(getattr(budget, axis) for axis in fixed), budget)
         return list(found.values())
 
-    def _turn(self, procedure: AnyProcedure, budget: Budget) -> tuple[Rate, Work]:
-        """The time of a turn by its rows, and the work of a turn of `FEW` rows."""
+    def _turn(self, procedure: AnyProcedure, budget: Budget) -> tuple[Rate, Work, float]:
+        """The time of a turn by its rows, the work of `FEW` rows, and bytes of a batch."""
 
         def timed(rows: int) -> float:
             states = procedure.run(budget, rows, self._rng("run"))
@@ -228,12 +233,17 @@ class Rehearsal:
             rate_of(timed, most=self._batch(procedure), growth=self._growth),
             WorkCounter(),
         )
-        rows = FEW if rate.of(FEW) < MOMENT else 1
-        with counter:
+
+        def made(rows: int) -> None:
             states = procedure.run(budget, rows, self._rng("run"))
             next(states)
             next(states, None)
-        return rate, counter.work.scaled(size=FEW / rows)
+
+        rows = FEW if rate.of(FEW) < MOMENT else 1
+        with counter:
+            made(rows)
+        memory = memory_of(made, rate, most=self._batch(procedure))
+        return rate, counter.work.scaled(size=FEW / rows), memory
 
     def _densities(
         self, procedure: AnyProcedure, budgets: Sequence[Budget], reference: Reference

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from capcheck.core.arguments import whole_number
 from capcheck.core.budget import Budget
-from capcheck.core.errors import ProbeError
+from capcheck.core.errors import OutOfMemoryError, ProbeError
 from capcheck.core.pace import Pace
 from capcheck.core.randomness import CounterRandomness
 from capcheck.networks.signatures import Calls
@@ -37,6 +37,14 @@ class Snapshot:
     tokens_processed: int = 0
     traces: Traces = dataclasses.field(default_factory=Traces)
     unplaced: int = 0  # tokens that the budget's length leaves room for
+
+    def add(self, other: Snapshot) -> None:
+        """Add the rows of another batch."""
+        self.tokens += other.tokens
+        self.calls = max(self.calls, other.calls)
+        self.tokens_processed += other.tokens_processed
+        self.traces = self.traces + other.traces
+        self.unplaced += other.unplaced
 
     @property
     def samples(self) -> Tensor:
@@ -86,20 +94,25 @@ class Snapshots:
             f"a run at {largest} of {samples:,} draws",
             "give fewer --samples, --steps or tokens of --length",
         )
-        for start in range(0, samples, self._batch):
+        start = 0
+        while start < samples:
             n = min(self._batch, samples - start)
-            self._run_batch(snapshots, largest, start, n, pace)
+            try:
+                batch = self._run_batch(budgets, largest, start, n, pace)
+            except OutOfMemoryError:
+                if n == 1:
+                    raise
+                self._batch = n // 2  # no number depends on it
+                continue
+            for budget, snapshot in snapshots.items():
+                snapshot.add(batch[budget])
+            start += n
         return snapshots
 
     def _run_batch(
-        self,
-        snapshots: dict[Budget, Snapshot],
-        largest: Budget,
-        first_row: int,
-        n: int,
-        pace: Pace,
-    ) -> None:
-        """Run n sample rows at the largest budget, and add them to the snapshot of each budget."""
+        self, budgets: Sequence[Budget], largest: Budget, first_row: int, n: int, pace: Pace
+    ) -> dict[Budget, Snapshot]:
+        """The snapshots of n sample rows at each budget, from one run at the largest."""
         rng = rows_randomness(self._settings, self._procedure.target.device, "model", first_row)
         calls = Calls()
         recorder = Recorder(self._probe.family, self._procedure.start(n, rng))
@@ -109,19 +122,24 @@ class Snapshots:
                 pace.turn()
             kept = recorder.record(state)
             placed = self._placed(kept)
-            for budget in snapshots:
+            for budget in budgets:
                 if self._is_within(budget, placed, iteration):
                     latest[budget] = (kept, dataclasses.replace(calls), recorder.writes)
-        for budget, snapshot in snapshots.items():
+        snapshots = {}
+        for budget in budgets:
             if budget not in latest:
                 raise ProbeError(f"{self._probe.family}: run() yielded no state at {budget}.")
             state, spent, writes = latest[budget]
-            snapshot.tokens.append(self._procedure.completed(state, rng, calls=spent))
-            snapshot.calls = max(snapshot.calls, spent.sequential)
-            snapshot.tokens_processed += spent.tokens
-            snapshot.traces = snapshot.traces + writes.traces()
-            if budget.length >= len(self._procedure.spec.free):
-                snapshot.unplaced += int((~state.placed).sum())
+            tokens = self._procedure.completed(state, rng, calls=spent)
+            whole = budget.length >= len(self._procedure.spec.free)
+            snapshots[budget] = Snapshot(
+                tokens=[tokens],
+                calls=spent.sequential,
+                tokens_processed=spent.tokens,
+                traces=writes.traces(),
+                unplaced=int((~state.placed).sum()) if whole else 0,
+            )
+        return snapshots
 
     def _placed(self, state: State) -> int:
         """Number of tokens that a state has placed beyond the given ones; 0 if none may count."""

@@ -13,8 +13,9 @@ from capcheck.core.errors import ControlFlow
 from capcheck.fitting.fit import fit_procedure
 from capcheck.networks.kinds import FittedNetwork
 from capcheck.procedures.procedure import AnyProcedure
+from capcheck.runs.work_counter import MemoryMeter
 
-__all__ = ["FEW", "LONG", "MOMENT", "MORE", "Rate", "rate_of", "seconds_of_fit"]
+__all__ = ["FEW", "LONG", "MOMENT", "MORE", "Rate", "memory_of", "rate_of", "seconds_of_fit"]
 
 FEW, MORE = 16, 256  # rows of the two sizes at which a part is timed
 MOMENT = 1.0  # seconds after which no further turn is timed, and no larger size
@@ -55,6 +56,25 @@ def rate_of(timed: Callable[[int], float], *, most: int, growth: float = 1.0) ->
         few = timed(rows)
     each = max(0.0, (few - smaller) / (rows - less))
     return Rate(fixed=max(0.0, few - each * rows), each=growth * each)
+
+
+def memory_of(made: Callable[[int], object], rate: Rate, *, most: int) -> float:
+    """The most bytes that a part holds at once, from two numbers of rows that take a moment.
+
+    Args:
+        made: Function that makes the part with some rows.
+        rate: The part's time by its rows.
+        most: Rows that are made at once, whose memory is told.
+    """
+    sizes = (FEW, MORE) if rate.of(MORE) < MOMENT else (1, FEW if rate.of(FEW) < MOMENT else 2)
+    less, more = (min(most, rows) for rows in sizes)
+    peaks: list[float] = []
+    for rows in sorted({less, more}):
+        with MemoryMeter() as meter:
+            made(rows)
+        peaks.append(meter.peak)
+    each = (peaks[-1] - peaks[0]) / max(1, more - less)
+    return peaks[-1] + max(0.0, each) * (most - more)
 
 
 def seconds_of_fit(

@@ -1,8 +1,10 @@
-"""Counting of arithmetic: floating-point operations of products, and bytes that are moved."""
+"""Counting of arithmetic and memory: operations of products, bytes moved, and bytes held."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["Work", "WorkCounter"]
+__all__ = ["MemoryMeter", "Work", "WorkCounter"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,45 @@ class WorkCounter(TorchDispatchMode):
             )
             self.work += Work(flops=flops, moved=moved, launches=1)
         return out
+
+
+class MemoryMeter(TorchDispatchMode):
+    """Measures the most bytes that torch's tensors hold at once inside a `with` block.
+
+    Tensors that were there before count once they are read through a view. What numpy and scipy
+    hold, and what an operation allocates and frees inside itself, is not seen.
+
+    Attributes:
+        peak: Most bytes so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak, self._held = 0, 0
+        self._storages: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Make an operation, and count the memory of its result until it is freed."""
+        out = func(*args, **dict(kwargs or {}))
+        for x in _tensors(out):
+            storage = x.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self._storages:
+                freed = functools.partial(self._free, key, size)
+                self._storages[key] = weakref.ref(storage, freed)
+                self._held += size
+                self.peak = max(self.peak, self._held)
+        return out
+
+    def _free(self, key: int, size: int, _: object) -> None:
+        self._held -= size
+        self._storages.pop(key, None)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

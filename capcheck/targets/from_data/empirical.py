@@ -19,7 +19,7 @@ from capcheck.core.errors import InputError
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.continuous.product_mixture import ProductMixture
 from capcheck.targets.from_data.bandwidth import leave_one_out_bandwidth, queries
-from capcheck.targets.from_data.baselines import gaussian_score
+from capcheck.targets.from_data.baselines import simple_score
 from capcheck.targets.from_data.empirical_categorical import (
     HELD_OUT,
     from_token_ids,
@@ -116,12 +116,13 @@ def _held_out(means: np.ndarray, w: np.ndarray, bandwidth: float | None) -> Held
         log_prob = target.log_prob(torch.from_numpy(means[index])).numpy()
         return float(np.average(log_prob, weights=w[index]))
 
+    baseline, baseline_name = simple_score(rows, means[test], w[test])
     return HeldOut(
         rows=len(test),
         log_likelihood=score(test),
         in_sample=score(train[:scored]),
-        baseline=gaussian_score(rows, means[test], w[test]),
-        baseline_name="one Gaussian",
+        baseline=baseline,
+        baseline_name=baseline_name,
     )
 
 

@@ -59,9 +59,7 @@ def fit_gaussian(x: np.ndarray, *, grid: Grid = None) -> GaussianMixture:
     def fit(rows: np.ndarray, _: int) -> GaussianMixture:
         units = Units(rows)
         D = units.scale.size
-        covariance = np.zeros((D, D))
-        if len(rows) > 1:  # one row has no spread to shrink
-            covariance = shrunk_covariance(lambda i: units.standardised(rows[i]), len(rows), D)
+        covariance = shrunk_covariance(lambda i: units.standardised(rows[i]), len(rows), D)
         floor = 1e-9 * np.eye(D)  # constant columns leave nothing to shrink towards
         return units.full(np.zeros((1, D)), (covariance + floor)[None], np.ones(1), grid)
 

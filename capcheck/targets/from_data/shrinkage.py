@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from capcheck.core.memory import require_memory
 from capcheck.core.tiles import slices
 from capcheck.targets.from_data.units import TILE
 
 __all__ = ["shrunk_covariance"]
+
+COPIES = 5  # matrices of this size that a fit holds at once
 
 
 def shrunk_covariance(z: Callable[[slice], np.ndarray], n: int, D: int) -> np.ndarray:
@@ -26,7 +29,12 @@ def shrunk_covariance(z: Callable[[slice], np.ndarray], n: int, D: int) -> np.nd
         z: Function that returns some of the n centred rows, (r, D).
         n: Number of rows.
         D: Number of coordinates.
+
+    Raises:
+        InputError: The covariance does not fit into memory.
     """
+    needed = 8.0 * COPIES * D**2
+    require_memory(needed, f"the covariance of rows of {D:,} numbers", "take --law diagonal")
     S, fourth = np.zeros((D, D)), 0.0
     for part in slices(n, max(1, TILE // D)):
         rows = z(part)
