@@ -27,6 +27,8 @@ class Ran(NamedTuple):
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    monkeypatch.setattr("capcheck.cli.app.limit_memory", lambda: None)  # of the whole process
+
     def call(*arguments: str) -> Ran:
         monkeypatch.setattr(sys, "argv", ["capcheck", *arguments])
         with pytest.raises(SystemExit) as caught:

@@ -13,7 +13,7 @@ from capcheck.core.pace import Pace
 from capcheck.probes.length.gpt import GPT
 from capcheck.results.cost import UNSEEN, FamilyCost, RunCost
 from capcheck.runs.planning import cost_of_survey
-from capcheck.runs.work_counter import Work, WorkCounter
+from capcheck.runs.work_counter import MemoryMeter, Work, WorkCounter
 from capcheck.targets import from_spec
 from capcheck.targets.continuous.product_mixture import ProductMixture
 
@@ -34,6 +34,31 @@ def test_products_are_counted_by_their_closed_form_and_views_move_nothing() -> N
     assert counter.work == Work(flops=2 * 4 * 6 * 5, moved=8 * (24 + 30 + 20), launches=1)
     more = counter.work.scaled(size=3, turns=2)
     assert more == Work(flops=6 * 240, moved=6 * 592, launches=2)
+
+
+def test_memory_is_that_of_the_tensors_that_live_at_once() -> None:
+    x = torch.ones(1000, dtype=torch.float64)
+    with MemoryMeter() as meter:
+        y = x + 1
+        z = y[:10]  # a view, which takes nothing
+        for _ in range(5):
+            x = y * 2  # each is freed by the next, after it is made
+        assert meter.peak == 8000 * 3
+        del y
+        (x + 1).sum()
+    assert meter.peak == 8000 * 3 + 8
+    assert len(z) == 10
+
+
+def test_memory_grows_with_the_batch_and_not_with_the_samples() -> None:
+    small, large, more = (
+        cost_of_survey(rows_of(40), ["diffusion"], **(HOW | {"batch": batch, "samples": samples}))
+        for batch, samples in ((256, 2000), (1024, 2000), (1024, 4000))
+    )
+    memory = [one.families[0].memory for one in (small, large, more)]
+    assert 2 * memory[0] < memory[1] == pytest.approx(memory[2], rel=0.2)
+    assert large.held < more.held
+    assert more.memory == more.held + more.families[0].memory
 
 
 @pytest.mark.parametrize("batch", [100, 1024])

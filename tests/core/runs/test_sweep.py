@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from capcheck import check
+from capcheck import InputError, check, survey
+from capcheck.core import memory
 from capcheck.core.randomness import Randomness
+from capcheck.probes.steps.diffusion import Diffusion
 from capcheck.procedures.procedure import Procedure
+from capcheck.runs import room
 from capcheck.targets import ProductMixture
 
 
@@ -74,3 +78,51 @@ def test_cells_that_kl_refuses_take_fewer_draws_and_keep_their_kl_and_transport(
     assert few.high is not None
     assert many.value is not None
     assert few.low < many.value < few.high
+
+
+def test_a_run_that_does_not_fit_is_made_in_parts_with_the_same_numbers(
+    eight: ProductMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"lengths": [0, 8], "steps": [4], "samples": 400}
+    whole = check("diffusion", eight, **how).cells
+    ran: list[int] = []
+    run = Diffusion.run
+
+    def crowded(self: Diffusion, network: Any, spec: Any, budget: Any, start: Any, rng: Any) -> Any:
+        ran.append(len(start.tokens))
+        if len(start.tokens) > 150:
+            torch.empty(2**56, dtype=torch.uint8)
+        yield from run(self, network, spec, budget, start, rng)
+
+    monkeypatch.setattr(Diffusion, "run", crowded)
+    parts = check("diffusion", eight, **how).cells
+    assert ran[:6] == [400, 200, 100, 100, 100, 100]
+    for one, other in zip(whole, parts, strict=True):
+        assert one.estimates == other.estimates
+        assert (one.model_calls, one.traces) == (other.model_calls, other.traces)
+
+
+def test_a_row_that_does_not_fit_is_one_sentence(
+    eight: ProductMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crowded(*_: Any, **__: Any) -> Any:
+        np.empty(2**56)
+
+    monkeypatch.setattr(Diffusion, "run", crowded)
+    how: dict[str, Any] = {"lengths": [8], "steps": [4], "samples": 200}
+    said = r"^diffusion takes more memory than there is \(\S+ GiB at once\).*; choose fewer tokens"
+    with pytest.raises(InputError, match=said):
+        check("diffusion", eight, **how)
+    other, full = survey(eight, ["gpt", "diffusion"], network="none", **how).families
+    assert other.outcome.value == "representable"
+    assert not full.supported
+    assert full.reason.startswith("diffusion takes more memory")
+
+
+def test_draws_that_do_not_fit_are_refused_before_they_are_made(
+    eight: ProductMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 1e6)
+    monkeypatch.setattr(room, "available_memory", lambda: 1e6)
+    with pytest.raises(InputError, match=r"a run of 2,000 samples takes .* at most --samples 1302"):
+        check("diffusion", eight)
