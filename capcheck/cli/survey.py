@@ -119,7 +119,7 @@ def asked(
     Raises:
         InputError: A family is unknown, or the target cannot be built.
     """
-    chosen = names.split(",") if names else None
+    chosen = None if names is None else names.split(",")
     for name in chosen or ():
         probe_class(name)  # an unknown name must fail before the data are read
     if quick:
