@@ -93,9 +93,7 @@ def rehearse(
         growth=growth,
     )
     with full_precision(), one_thread():
-        return rehearsal.cost(
-            candidates, start=start, progress=lambda running: counter.advance((), running)
-        )
+        return rehearsal.cost(candidates, start=start, progress=lambda x: counter.advance((), x))
 
 
 class Rehearsal:
@@ -229,21 +227,17 @@ class Rehearsal:
                 spent.append(time.perf_counter() - began)
             return min(spent, default=0.0)
 
-        rate, counter = (
-            rate_of(timed, most=self._batch(procedure), growth=self._growth),
-            WorkCounter(),
-        )
-
         def made(rows: int) -> None:
             states = procedure.run(budget, rows, self._rng("run"))
             next(states)
             next(states, None)
 
+        most = self._batch(procedure)
+        rate = rate_of(timed, most=most, growth=self._growth)
         rows = FEW if rate.of(FEW) < MOMENT else 1
-        with counter:
+        with WorkCounter() as counter:
             made(rows)
-        memory = memory_of(made, rate, most=self._batch(procedure))
-        return rate, counter.work.scaled(size=FEW / rows), memory
+        return rate, counter.work.scaled(size=FEW / rows), memory_of(made, rate, most=most)
 
     def _densities(
         self, procedure: AnyProcedure, budgets: Sequence[Budget], reference: Reference
