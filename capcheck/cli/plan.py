@@ -69,7 +69,8 @@ def plan(
 
     Takes a file such as `capcheck init` writes, or the options of `capcheck survey`. Every part is
     made for a moment on this machine, with few draws, and its time follows from the numbers of
-    turns, rows and steps. Times are right within a factor of about two.
+    turns, rows and steps, as does its memory. Both are right within a factor of about two. A run
+    that does not fit into memory is refused.
     """
     if rows is not None and (given["data"] is None or given["law"] != "rows"):
         raise InputError(
@@ -77,11 +78,13 @@ def plan(
             f"and --law {given['law'] or 'auto'}; give both, or leave --rows out."
         )
     if file is not None:
-        costs = _of_spec(file, given, allowed)
+        costs, untold = _of_spec(file, given, allowed)
         if as_json:
             click.echo(json.dumps({name: one.to_json() for name, one in costs.items()}, indent=2))
         else:
             _print_spec(output(), costs)
+            for name in untold:
+                output().print(f"{name}: the cost of a sampler of yours is not told", markup=False)
         _require_room(costs.values())
         return
     began = time.perf_counter()
@@ -104,8 +107,10 @@ def _require_room(costs: Collection[RunCost]) -> None:
     require_memory(needed, "one worker of this run", cure)
 
 
-def _of_spec(spec: Path, given: dict[str, Any], allowed: Sequence[str]) -> dict[str, RunCost]:
-    """The cost of every check of a spec that has a family, by its name.
+def _of_spec(
+    spec: Path, given: dict[str, Any], allowed: Sequence[str]
+) -> tuple[dict[str, RunCost], list[str]]:
+    """The cost of every check of a spec that has a family, by its name, and the other checks.
 
     Raises:
         InputError: Options of a survey are given as well, or a check cannot be made.
@@ -120,7 +125,7 @@ def _of_spec(spec: Path, given: dict[str, Any], allowed: Sequence[str]) -> dict[
         if check.family is not None:
             with live_progress() as progress:
                 costs[check.name] = job.cost(check, progress)
-    return costs
+    return costs, [check.name for check in read.checks if check.family is None]
 
 
 def _print_spec(console: Console, costs: dict[str, RunCost]) -> None:

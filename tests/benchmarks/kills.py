@@ -78,6 +78,7 @@ def main(kills: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         plain, folder = Path(scratch) / "plain", Path(scratch) / "killed"
         begin(plain).wait()
+        expected = set(map(facts_of, cells_of(plain)))
         while sum(done.values()) < kills:
             running = [begin(folder)]
             if choose.random() < 0.2:
@@ -104,12 +105,14 @@ def main(kills: int, seed: int) -> None:
             after = cells_of(folder)
             lost = before - set(after)
             assert not lost, f"{len(lost)} cells are lost"
+            others = set(map(facts_of, after)) - expected
+            assert not others, f"{len(others)} cells are not those of the undisturbed run"
             print(f"{sum(done.values())} kills, {len(after)} cells are whole", flush=True)
         assert begin(folder).wait() in (0, 1)
         held, whole = (sorted(map(facts_of, cells_of(each))) for each in (folder, plain))
         assert held == whole, f"{len(held)} cells in place of {len(whole)}, or others"
-        found, expected = (Store.open(each).result().to_json() for each in (folder, plain))
-        assert untimed(found) == untimed(expected), "the results differ"
+        found, other = (Store.open(each).result().to_json() for each in (folder, plain))
+        assert untimed(found) == untimed(other), "the results differ"
         print(f"{dict(done)}: {len(held)} cells, and the result, as in an undisturbed run")
 
 

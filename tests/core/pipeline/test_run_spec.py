@@ -10,7 +10,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from capcheck import InputError
 from capcheck.cli.app import cli
+from capcheck.core import memory
 from capcheck.pipeline.expectations import met_by_sampler, overall
 from capcheck.pipeline.run_spec import SpecRun
 from capcheck.pipeline.spec import Expected, read_spec
@@ -212,5 +214,13 @@ def test_the_command_line(
     cli.main(["plan", "capacity.toml", "--json", "--workers", "1"], standalone_mode=False)
     costs = json.loads(capsys.readouterr().out)
     assert costs["three-tokens-suffice"]["families"][0]["runs"] >= 1
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "available_memory", lambda: 2e7)  # less than Python and torch take
+        refused = (
+            r"one worker of this run takes about \S+ .iB of memory, of which 19.1 MiB are free"
+        )
+        with pytest.raises(InputError, match=refused):
+            cli.main(["plan", "capacity.toml", "--workers", "1"], standalone_mode=False)
+    assert "memory" in capsys.readouterr().out
     cli.main(["show", check["run"]], standalone_mode=False)
     assert "gpt is representable" in capsys.readouterr().out
