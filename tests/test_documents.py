@@ -15,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import click
+import language_models
 import numpy as np
 import pyarrow
 import pytest
@@ -26,6 +27,7 @@ from trainers import import_trainers
 import capcheck
 from capcheck import check, targets
 from capcheck.cli.app import cli
+from capcheck.core.errors import CapcheckError
 from capcheck.procedures.registry import families
 
 ROOT = Path(__file__).parents[1]
@@ -182,6 +184,54 @@ def test_the_readmes_surveys_run(
     if "text" in command or ".txt" in command:
         assert "diffusion is defined for continuous tokens, not categorical ones" in shown
     assert list(Path("runs").glob("*/report.html"))
+
+
+ELSEWHERE: tuple[str, ...] = ("sampler ", "survey --data patches", "survey --data text")
+ELSEWHERE += ("survey --data notes.txt", "survey --data faces", "survey --data table.parquet")
+"""Commands of the README that other tests run: here, and of samplers in `tests/core/samplers`."""
+SHORTER = {
+    "survey": ["--family", "gpt,diffusion", "--samples", "200", "--fit-steps", "3"],
+    "check": ["--samples", "200"],
+    "plan": ["--family", "gpt"],
+    "plan-decoding": ["--calls", "1,4"],
+}
+"""What is added to the commands of the README, so that they take less time."""
+
+
+def other_examples() -> list[str]:
+    text = "\n".join(blocks("README.md", "console"))
+    commands = re.findall(r"^\$ capcheck (.*?)(?: +#.*)?$", text, re.M)
+    return [one for one in commands if not one.startswith(ELSEWHERE)]
+
+
+@pytest.mark.slow
+def test_the_readmes_other_commands_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("latents.npy", np.random.default_rng(0).standard_normal((200, 8)).cumsum(1))
+    Path("my_package").mkdir()
+    models = block("README.md", "python", "class Predictor") + "\nload = build\n"
+    Path("my_package/models.py").write_text(models)
+    language_models.saved(Path("my-gpt2"), symbols=27)
+    commands = other_examples()
+    assert {one.split()[0] for one in commands} >= {"check", "survey", "plan", "init", "run"}
+    for command in commands:
+        name, *words = shlex.split(command)
+        more = SHORTER.get(name, []) if "capacity.toml" not in words else []
+        fits = "--network" in words and "none" not in words
+        more = [*more, "--fit-steps", "3"] if fits and "--fit-steps" not in more else more
+        code: Any = 0
+        try:
+            cli.main([name, *words, *more], standalone_mode=False)
+        except SystemExit as ended:
+            code = ended.code
+        except CapcheckError as error:
+            pytest.fail(f"capcheck {command}: {error}")
+        assert code in (None, 0, 1, 3), command
+        assert capsys.readouterr().out.strip(), command
+    for module in ("my_package", "my_package.models"):
+        sys.modules.pop(module, None)
 
 
 def test_the_family_of_the_contributing_guide_works(monkeypatch: pytest.MonkeyPatch) -> None:
