@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from capcheck.core.arguments import file_path, function, one_of, real_number, whole_number
+from capcheck.core.arguments import (
+    file_path,
+    function,
+    one_of,
+    real_number,
+    several,
+    shown,
+    whole_number,
+)
+from capcheck.core.errors import InputError
 from capcheck.core.version import class_digest
 from capcheck.data import Layout
 from capcheck.divergences import DEFAULT
@@ -123,6 +132,10 @@ def gate(
     for field, value in (("select", select), ("progress", progress)):
         if value is not None:
             function(field, value, "an item" if field == "select" else "a Progress")
+    if not isinstance(law, str):
+        raise InputError(f"law must be the name of a law, got {shown(law)}; write 'auto'.")
+    if given is not None:
+        given = several("given", given, "indices of tokens", "write [0] for the first")
     layout = Layout(tokens=tokens, token_dim=token_dim, pca=pca, grid=grid, kind=kind)
     run: dict[str, Any] = {
         "tolerance": tolerance,

@@ -75,6 +75,11 @@ class TrainingData:
         if isinstance(data, (torch.Tensor, np.ndarray)):
             self._whole = _array(data)
             self.total: int | None = len(self._whole) if self._whole.ndim else 0
+        elif isinstance(data, Mapping):
+            raise InputError(
+                f"data must be a Target, a tensor, an array, a Dataset or a DataLoader, got a "
+                f"{type(data).__name__}; give one of its values."
+            )
         elif isinstance(data, IterableDataset):  # which has the methods of others as well
             self._items, self.total = data, None
         elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
@@ -116,9 +121,9 @@ class TrainingData:
             read.append(self._row(item))
             if read[-1].shape != read[0].shape:
                 raise InputError(
-                    f"rows must have one shape, got {read[0].shape} and {read[-1].shape} in "
-                    f"{self.name}; give select=, a function that cuts or pads an item, or a loader "
-                    "whose collate function does."
+                    f"rows of data must have one shape, got {read[0].shape} and "
+                    f"{read[-1].shape} in {self.name}; give select=, a function that cuts or pads "
+                    "an item, or a loader whose collate function does."
                 )
         if not read:
             raise InputError(f"data must hold rows, got {self.name} without any.")
@@ -171,15 +176,14 @@ def _array(value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         value = value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-        return np.asarray(value.numpy())
     try:
         found = np.asarray(value)
     except ValueError:
         found = np.asarray(None)
     if found.dtype.kind not in "iuf":
         raise InputError(
-            f"rows must be numbers, got {type(value).__name__}; give select=, a function from an "
-            "item to its numbers or token ids."
+            f"rows of data must be numbers, got {type(value).__name__}; give select=, a function "
+            "from an item to its numbers or token ids."
         )
     return found
 

@@ -25,6 +25,7 @@ from capcheck.runs.engine import Engine
 from capcheck.runs.options import RunOptions
 from capcheck.runs.planning import engine_of_check, engine_of_survey
 from capcheck.targets.categorical.model_folder import ModelFolder
+from capcheck.targets.provenance import HeldOut, Picture, Provenance
 
 HOSTILE: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
@@ -93,6 +94,8 @@ SAID_AS = {
     "options": "options?",
     "probabilities": "probabilit(y|ies)",
     "budgets": "budgets?",
+    "budget": "[Bb]udget",
+    "data": "data|rows",
 }
 """Words that stand for a field in messages, where they are not its name."""
 
@@ -162,7 +165,34 @@ def _table(ground: dict[str, Any]) -> dict[str, tuple[Callable[..., Any], dict[s
         "check_acceptance": (capcheck.check_acceptance, {"rule": draft_is_kept, **rule}),
         "work": (capcheck.work, {"folder": ground["folder"], **work, "progress": ...}),
         "report": (capcheck.report, {"result": ground["plan"], "path": "page.html", "kind": ...}),
+        "save": (capcheck.save, {"result": ground["result"], "folder": "kept"}),
+        "gate": (capcheck.gate, _gate()),
+        **_records(),
         **_laws(),
+    }
+
+
+def _gate() -> dict[str, Any]:
+    """Arguments of `gate`; the data are so few that a law takes no time."""
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    names = "budget on_fail inconclusive seconds options network tolerance divergences given level "
+    names += "seed device rows tokens token_dim pca grid kind progress"
+    right = {"data": x, "family": "gpt", "law": "gaussian", "keep": False}
+    return right | dict.fromkeys(names.split(), ...)
+
+
+def _records() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+    """What laws are described by, with arguments that are right."""
+    score = {"log_likelihood": -1.0, "in_sample": -1.0, "baseline": -2.0, "baseline_name": "b"}
+    image = {"rows": 1, "columns": 2, "offset": [0.0, 0.0], "basis": [[1.0, 0.0], [0.0, 1.0]]}
+    return {
+        "Budget": (Budget, {"length": 1, "steps": 1}),
+        "HeldOut": (HeldOut, {"rows": 5, **score, "dependence": ...}),
+        "Picture": (Picture, image),
+        "Provenance": (
+            Provenance,
+            {"description": "d", "exactness": "analytic", "held_out": ..., "picture": ...},
+        ),
     }
 
 
