@@ -56,7 +56,7 @@ class GivenFirst:
         components: The components.
         x: Tokens, (n, N, d).
         count: Number of tokens that each row knows, (n,).
-        z: Innovations of the known tokens, and 0 elsewhere, (n, K, the most known numbers).
+        z: Innovations of the known tokens, and 0 elsewhere, (K, the most known numbers, n).
         causal: Whether a token is given the known tokens before it only.
     """
 
@@ -69,13 +69,13 @@ class GivenFirst:
     def of(self, rows: slice, tokens: Sequence[int]) -> Laws:
         """The laws of some rows and tokens; see `LawsGiven`."""
         means, root = self._of.means, self._of.root
-        d, told = means.shape[2], self._z.shape[2]
+        d, told = means.shape[2], self._z.shape[1]
         token = torch.tensor(tokens, device=means.device)
         number = torch.arange(d, device=means.device)
         own = (token[:, None] * d + number).flatten()  # numbers of these tokens
         before = torch.arange(told, device=means.device) < token.repeat_interleave(d)[:, None] * d
-        z, count = self._z[rows], self._count[rows]
-        told_by = (z.transpose(0, 1) @ (root[:, own, :told] * before).mT).transpose(0, 1)
+        z, count = self._z[..., rows], self._count[rows]
+        told_by = ((root[:, own, :told] * before) @ z).permute(2, 0, 1)  # (r, K, m d)
         mean = (means.flatten(1)[:, own] + told_by).unflatten(2, (len(token), d)).transpose(1, 2)
         first = torch.minimum(count[:, None], token)  # known tokens before each, (r, m)
         covariance = self._of.left[:, first, token].permute(1, 2, 0, 3, 4)  # (r, m, K, d, d)
@@ -87,8 +87,8 @@ class GivenFirst:
 
     def _log_weights(self, rows: slice, token: Tensor) -> Tensor:
         """Log-weights of the components, (r, 1, K), or (r, m, K) if they are causal."""
-        own, z = self._of.log_weights, self._z[rows]
-        K, d, told = len(own), self._of.means.shape[2], self._z.shape[2]
+        own, z = self._of.log_weights, self._z[..., rows].permute(2, 0, 1)  # (r, K, told)
+        K, d, told = len(own), self._of.means.shape[2], z.shape[2]
         if K == 1 or told == 0:
             return own.expand(len(z), len(token) if self._causal else 1, K)
         scale = self._of.root.diagonal(dim1=1, dim2=2).log()[:, :told]  # (K, told)

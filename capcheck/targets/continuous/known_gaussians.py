@@ -70,7 +70,7 @@ class _First:
     Attributes:
         x: Values of the first tokens, as many as a row knows at most, (n, m, d).
         count: Number of tokens that each row knows, (n,).
-        z: Innovations of the known tokens, and 0 elsewhere, (n, K, D).
+        z: Innovations of the known tokens, and 0 elsewhere, (K, D, n).
     """
 
     x: Tensor
@@ -162,31 +162,26 @@ class KnownGaussians:
 
     def _of_prefixes(self, x: Tensor, count: Tensor, causal: bool) -> GivenFirst:
         """The laws given the first `count` tokens (n,) of each row."""
-        d = self._means.shape[2]
-        told = int(count.max()) * d
+        d, told = self._means.shape[2], int(count.max())
         z, since = self._kept_innovations(x, count)
-        own, before = slice(since, told), slice(0, since)
-        if told > since:
-            mean = self._means.flatten(1)[:, own] + z[..., before].transpose(0, 1).matmul(
-                self._root[:, own, before].mT
-            ).transpose(0, 1)
-            number = torch.arange(since, told, device=x.device)
-            seen = number < (count * d)[:, None, None]
-            residual = torch.where(seen, x.flatten(1)[:, None, own] - mean, 0)
-            z[..., own] = seen * torch.linalg.solve_triangular(
-                self._root[:, own, own], residual.permute(1, 2, 0), upper=False
-            ).permute(2, 0, 1)
-        self._first = _First(x=x[:, : told // d].clone(), count=count, z=z)
+        for i in range(since, told):  # one by one, so that no digit depends on what was kept
+            before, own = slice(0, i * d), slice(i * d, (i + 1) * d)
+            mean = self._means[:, i, :, None] + self._root[:, own, before] @ z[:, before]
+            residual = torch.where(i < count, x[:, i].T - mean, 0)  # (K, d, n)
+            z[:, own] = torch.linalg.solve_triangular(
+                self._root[:, own, own], residual, upper=False
+            )
+        self._first = _First(x=x[:, :told].clone(), count=count, z=z)
         return GivenFirst(
             Factorised(self._means, self._weights.log(), self._root, self._left),
             x=x,
             count=count,
-            z=z[..., :told],
+            z=z[:, : told * d],
             causal=causal,
         )
 
     def _kept_innovations(self, x: Tensor, count: Tensor) -> tuple[Tensor, int]:
-        """Innovations (n, K, D), and how many of the first numbers they are right about.
+        """Innovations (K, D, n), and how many of the first tokens they are right about.
 
         What a law that was returned earlier reads is never overwritten.
         """
@@ -196,8 +191,8 @@ class KnownGaussians:
             same = int(torch.minimum(held.count, count).min())
             if same and torch.equal(held.x[:, :same], x[:, :same]):
                 longest = int(held.count.max())
-                return held.z.clone() if longest > same else held.z, same * d
-        return x.new_zeros(len(x), K, N * d), 0
+                return held.z.clone() if longest > same else held.z, same
+        return x.new_zeros(K, N * d, len(x)), 0
 
     def _of_grown(self, x: Tensor, known: Tensor) -> Laws:
         N, d = self._means.shape[1:]

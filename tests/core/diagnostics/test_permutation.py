@@ -95,7 +95,7 @@ def test_float32_tiles_measure_many_rows_well_enough() -> None:
     found = permutation_test(x, y, bandwidths=(2.0,), rng=CounterRandomness(2), permutations=5)
     first = np.arange(2100) < 1100
     expected = u_statistic(torch.cat([x, y]).numpy(), first, (2.0,))
-    assert found.statistic == pytest.approx(expected, abs=1e-8)
+    assert found.statistic == pytest.approx(expected, abs=1e-7)
 
 
 def test_token_ids_are_tested_too() -> None:

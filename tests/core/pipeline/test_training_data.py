@@ -116,9 +116,9 @@ def test_images_have_their_channels_last() -> None:
         ([], "must hold rows"),
         (torch.zeros(0, 3), "must hold rows"),
         (Items(lambda row: {"a": row, "b": row}), "select must say which field"),
-        (Items(lambda row: str(row)), "rows must be numbers"),
-        (Items(lambda row: row[: 1 + int(row[0]) % 2]), "rows must have one shape"),
-        (Items(lambda row: None), "rows must be numbers"),
+        (Items(lambda row: str(row)), "rows of data must be numbers"),
+        (Items(lambda row: row[: 1 + int(row[0]) % 2]), "rows of data must have one shape"),
+        (Items(lambda row: None), "rows of data must be numbers"),
     ],
     ids=range(8),
 )
