@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -25,7 +26,7 @@ __all__ = ["init"]
 )
 def init(data: str, out: Path) -> None:
     """Write a commented spec of checks for DATA, a file or a folder as for --data."""
-    if out.exists():
+    if os.path.exists(out):
         raise InputError(
             f"out must be a new file, got {str(out)!r}, which exists; delete it first."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def sampler(
     names = [f"diffusers:{one}" for one in schedulers()] if name == ALL else [name]
     settings = {key: _value(text) for key, text in merged("--config", config).items()}
     found: list[SamplerResult] = []
-    if out is not None and not (out / RESULTS).exists():
+    if out is not None and not os.path.exists(out / RESULTS):
         _keep(out, SamplerSurvey(samplers=(), samples=samples))  # fails before anything is run
     with live_progress() as progress:
         for one in names:

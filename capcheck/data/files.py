@@ -44,6 +44,6 @@ def name_of(source: str) -> str:
     """
     place, array = place_and_name(source)
     path = Path(place)
-    name = path.resolve().name if path.is_dir() else path.stem
+    name = path.resolve().name if os.path.isdir(path) else path.stem
     whole = name if array is None else f"{name}_{array}"
     return re.sub(r"[^\w.-]+", "_", whole).lstrip(".") or "data"

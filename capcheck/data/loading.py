@@ -210,7 +210,7 @@ def _named_layout(data: str, layout: Layout, rows: np.ndarray) -> Layout:
 
 def _array(data: str) -> np.ndarray:
     path = Path(data)
-    if path.suffix == "" and not path.exists():
+    if path.suffix == "" and not os.path.exists(path):
         raise InputError(f"data {data!r} does not exist; {near(data, NAMED)}")
     return read(data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -252,6 +253,6 @@ def _digest(spec: TargetSpec, folder: Path) -> list[Any]:
     if spec.data is None:
         return [facts]
     path = Path(place_and_name(_data(spec, folder))[0])
-    if spec.data not in NAMED and not path.exists():
+    if spec.data not in NAMED and not os.path.exists(path):
         raise InputError(f"data {spec.data!r} does not exist in {str(folder)!r}.")
     return [facts, Source(_data(spec, folder), layout=_layout(spec), law=spec.law).digest()]

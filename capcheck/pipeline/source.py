@@ -100,10 +100,10 @@ def _add_files(digest: Any, name: str) -> None:
     """Add the bytes of a file, or of all files of a folder in the order of their names."""
     digest.update(os.fsencode(name))
     path = Path(place_and_name(name)[0])
-    if name in NAMED and not path.exists():
+    if name in NAMED and not os.path.exists(path):
         return
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
+    for file in sorted(path.rglob("*")) if os.path.isdir(path) else [path]:
+        if os.path.isfile(file):
             digest.update(os.fsencode(file.name))
             with file.open("rb") as opened:
                 while piece := opened.read(PIECE):

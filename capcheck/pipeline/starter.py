@@ -120,7 +120,7 @@ def starter(data: str, spec: Path) -> str:
 def _kind_of(data: str, path: Path) -> tuple[str, str, str]:
     """The layout's lines, the checks, and the lengths, by the kind of the data."""
     if data == "text" or path.suffix.lower() == ".txt":
-        if data != "text" and not path.is_file():
+        if data != "text" and not os.path.isfile(path):
             raise InputError(f"data {data!r} does not exist; give a file that does.")
         return TEXT, FOR_IDS, ""
     if data in NAMED:

@@ -7,6 +7,7 @@ code may differ from the manifest.
 from __future__ import annotations
 
 import json
+import os
 import reprlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,7 @@ def read_manifest(folder: Path) -> Manifest:
         InputError: There is no manifest, it is damaged, or it has another schema version.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"run {str(folder)!r} has no {MANIFEST}; give the folder of a saved run.")
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))

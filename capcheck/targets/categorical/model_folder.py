@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class ModelFolder:
                 elsewhere, or needs code or weights of another kind.
         """
         folder = Path(path)
-        if not (folder / CONFIG).is_file():
+        if not os.path.isfile(folder / CONFIG):
             raise InputError(
                 f"model folder {str(path)!r} must hold a {CONFIG}, got none; name a folder that "
                 "save_pretrained wrote."
@@ -65,7 +66,7 @@ class ModelFolder:
         for name, reason in FORBIDDEN.items():
             if config.get(name) is not None:
                 raise InputError(f"model folder {str(path)!r} {reason} ({name} in {CONFIG}).")
-        if (folder / "adapter_config.json").exists():
+        if os.path.exists(folder / "adapter_config.json"):
             raise InputError(
                 f"model folder {str(path)!r} holds an adapter of another model; merge the two and "
                 "save the whole model."
