@@ -91,7 +91,8 @@ def gate(
         family: See `capcheck.check`.
         budget: The budget that inference will have: a `Budget`, a mapping such as
             {"steps": 8, "length": 64}, or a number of steps. The length is by default that of all
-            tokens, and the steps 1. None passes if any budget of the default grid suffices.
+            tokens, and the steps 1. None passes if any of the default numbers of steps
+            suffices for all tokens.
         on_fail: `raise` a `CapacityError`, or `warn` with a `CapacityWarning`.
         inconclusive: Whether a verdict that stays open counts as a `fail` or a `pass`.
         seconds: Most time for the verdict, about, without reading the data, above 0.

@@ -80,7 +80,8 @@ def measure(
     """Measure the budget, and where it does not suffice, what would help."""
     given = len(run["given"] or ())
     asked = None if budget is None else budget_on(target, budget, given)
-    lengths = None if asked is None else [asked.length]
+    # A gate without a budget asks for all tokens: it must not pass for what completes the others.
+    lengths = [target.spec.tokens - given if asked is None else asked.length]
     steps = None if asked is None else [asked.steps]
     run_check = functools.partial(check_in_time, probe, target, clock, **run)
     check = run_check(lengths=lengths, steps=steps, samples=FIRST_LOOK, looks=LOOKS)

@@ -76,6 +76,19 @@ def test_a_budget_has_defaults_for_what_it_does_not_name() -> None:
     assert passes(rows(), family="gpt").budget is None
 
 
+def test_a_gate_without_a_budget_asks_for_all_tokens() -> None:
+    # Tokens that are independent, of two modes each: with no token placed, all are completed by
+    # their exact laws, but few steps of diffusion do not draw a token with two modes.
+    modes = [[[3.0 * i], [3.0 * j]] for i in (-1, 1) for j in (-1, 1)]
+    scales = torch.full((4, 2, 1), 0.3, dtype=torch.float64)
+    law = capcheck.targets.DiagonalMixture(torch.tensor(modes, dtype=torch.float64), scales)
+    found = capcheck.check("mar", law, lengths=[0, 2], steps=[1, 4, 16])
+    assert found.cells[0].outcome is Outcome.REPRESENTABLE
+    assert found.cells[-1].outcome is Outcome.NOT_REPRESENTABLE
+    with pytest.raises(CapacityError, match="cannot produce"):
+        capcheck.gate(law, family="mar", keep=False)
+
+
 def test_the_law_behind_rows_is_told() -> None:
     found = passes(TensorDataset(rows()), family="gpt", budget=1, rows=500)
     told = "; ".join(found.law)
