@@ -130,15 +130,21 @@ def _of_spec(
 
 def _print_spec(console: Console, costs: dict[str, RunCost]) -> None:
     """Print what every check takes, and all of them together."""
-    table = folding("check", "family", "runs", "turns", "seconds", "with causes", "memory")
-    table.title = "one worker of this machine: seconds and memory"
+    table = folding(
+        "check", "family", "cells", "calls", "turns", "seconds", "with causes", "memory"
+    )
+    table.title = (
+        "one worker of this machine: seconds and memory; calls of the model for a sample at the "
+        "largest budget"
+    )
     table.title_justify = "left"
     for name, found in costs.items():
         for one in found.families:
             seconds = found.start + found.shared + UNSEEN * one.seconds
             causes = seconds + UNSEEN * one.causes
             memory = size_in_words(found.held + one.memory)
-            row = (str(one.runs), f"{one.turns:,}", _shown(seconds), _shown(causes), memory)
+            counts = str(one.cells), f"{one.calls:,}", f"{one.turns:,}"
+            row = (*counts, _shown(seconds), _shown(causes), memory)
             table.add_row(name, one.title, *(row if not one.reason else ("-",) * len(row)))
     console.print(table)
     for name, found in costs.items():
@@ -175,18 +181,20 @@ def _print(console: Console, found: RunCost) -> None:
 def _table(found: RunCost) -> Table:
     """Seconds of one worker for every family, by its parts."""
     table = folding(
-        *("family", "runs", "turns", "draws", "log-densities", "estimates", "fit", "all"),
+        *("family", "cells", "calls", "turns", "draws", "log-densities", "estimates", "fit", "all"),
         *("causes", "memory"),
     )
     table.title = (
-        "one worker: seconds and memory; causes are measured only where every budget is refused"
+        "one worker: seconds and memory; calls of the model for a sample at the largest budget; "
+        "causes only where every budget is refused"
     )
     table.title_justify = "left"
     for one in found.families:
         if not one.reason:
             memory = size_in_words(found.held + one.memory)
             parts = map(_shown, _parts(one))
-            table.add_row(one.title, str(one.runs), f"{one.turns:,}", *parts, memory)
+            counts = str(one.cells), f"{one.calls:,}", f"{one.turns:,}"
+            table.add_row(one.title, *counts, *parts, memory)
     return table
 
 

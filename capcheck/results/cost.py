@@ -16,6 +16,9 @@ class FamilyCost(Record):
 
     Attributes:
         title: Family with its network.
+        cells: Number of its budgets.
+        calls: Sequential calls of the network for a sample at the largest budget, by those of the
+            first iteration.
         runs: Number of runs of the procedure; budgets along an axis without effect share one.
         turns: Iterations of all runs, each counted once for each batch of draws.
         draws: Seconds of the runs.
@@ -32,6 +35,8 @@ class FamilyCost(Record):
     """
 
     title: str
+    cells: int = 0
+    calls: int = 0
     runs: int = 0
     turns: int = 0
     draws: float = 0.0

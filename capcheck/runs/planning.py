@@ -28,6 +28,9 @@ from capcheck.runs.keywords import (
 )
 from capcheck.runs.options import RunOptions
 from capcheck.runs.rehearsal import rehearse
+from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
+from capcheck.targets.continuous.product_mixture import ProductMixture
+from capcheck.targets.parameters import require_count
 from capcheck.targets.target import Target
 
 __all__ = [
@@ -177,7 +180,23 @@ def cost_of_survey(
             number of them is given.
     """
     candidates, run = _survey(target, families, keywords)
-    return rehearse(target, candidates, run, start=start, rows=rows)
+    growth = 1.0 if rows is None else require_count("rows", rows) / _rows_held(target)
+    return rehearse(target, candidates, run, start=start, growth=growth)
+
+
+def _rows_held(target: Target) -> int:
+    """The number of components of a law, which is that of its rows of data under the law `rows`.
+
+    Raises:
+        InputError: The law is no such sum, so that its cost does not grow with the rows.
+    """
+    if not isinstance(target, (ProductMixture, CategoricalMixture)):
+        raise InputError(
+            f"rows needs a law that is a sum over the rows of data, got {type(target).__name__}, "
+            "whose cost does not grow with them; leave rows out, or take --law rows."
+        )
+    products = target.products()
+    return int(products.log_weights.shape[1])
 
 
 def _survey(

@@ -21,13 +21,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from capcheck.core.budget import AXES, Budget
-from capcheck.core.errors import ControlFlow, InputError, reason_of
+from capcheck.core.errors import ControlFlow, reason_of
 from capcheck.core.memory import used_memory
 from capcheck.core.pace import time_limit
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
 from capcheck.divergences.reference import Reference
 from capcheck.networks.kinds import FittedNetwork
+from capcheck.networks.signatures import Calls
 from capcheck.procedures.density_cost import (
     PILOT_ROWS,
     affordable,
@@ -47,12 +48,9 @@ from capcheck.runs.room import require_room, room_of_draws
 from capcheck.runs.snapshots import batch_of
 from capcheck.runs.timing import FEW, MOMENT, Rate, memory_of, rate_of, seconds_of_fit
 from capcheck.runs.work_counter import Work, WorkCounter
-from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
-from capcheck.targets.continuous.product_mixture import ProductMixture
-from capcheck.targets.parameters import require_count
 from capcheck.targets.target import Target
 
-__all__ = ["TURNS", "Rehearsal", "rehearse", "rows_held"]
+__all__ = ["TURNS", "Rehearsal", "rehearse"]
 
 TURNS = 6  # turns of a run that are timed
 
@@ -63,7 +61,7 @@ def rehearse(
     options: RunOptions,
     *,
     start: float = 0.0,
-    rows: int | None = None,
+    growth: float = 1.0,
 ) -> RunCost:
     """The cost of a run, of which nothing is measured.
 
@@ -72,14 +70,12 @@ def rehearse(
         candidates: What the run would measure.
         options: Options of the run.
         start: Seconds that a worker takes to start and to load the target.
-        rows: Number of rows that the data are to have, or None for those that they have.
+        growth: Factor by which the rows of data are to grow, of a law that holds all of them.
 
     Raises:
-        InputError: An option is not possible on this target, or the target's law does not hold rows
-            of data and a number of them is given.
+        InputError: An option is not possible on this target.
     """
     require_known(options)
-    growth = 1.0 if rows is None else require_count("rows", rows) / rows_held(target)
     device, dtype = placement(options.get("device", "auto"))
     settings = settings_of(target, options, device, dtype)
     require_room(target, settings.samples)
@@ -171,7 +167,7 @@ class Rehearsal:
             procedure = procedure.with_network(checked.network)
         procedure = procedure.in_quickest_coordinates
         largest, samples = self._settings.grid.largest, self._settings.samples
-        turn, work, memory = self._turn(procedure, largest)
+        turn, work, memory, calls = self._turn(procedure, largest)
         batch = self._batch(procedure)
         batches = [min(batch, samples - at) for at in range(0, samples, batch)]
         runs = {
@@ -186,6 +182,8 @@ class Rehearsal:
         whole = work.scaled(size=self._growth * samples / FEW, turns=turns)
         return FamilyCost(
             title=candidate.plan.title,
+            cells=len(self._settings.grid.budgets()),
+            calls=calls * probe.iterations(procedure.spec, largest),
             runs=len(runs),
             turns=turns * len(batches),
             draws=sum(runs.values()),
@@ -213,8 +211,8 @@ class Rehearsal:
             found.setdefault(tuple(getattr(budget, axis) for axis in fixed), budget)
         return list(found.values())
 
-    def _turn(self, procedure: AnyProcedure, budget: Budget) -> tuple[Rate, Work, float]:
-        """The time of a turn by its rows, the work of `FEW` rows, and bytes of a batch."""
+    def _turn(self, procedure: AnyProcedure, budget: Budget) -> tuple[Rate, Work, float, int]:
+        """The time of a turn by its rows, the work of `FEW` rows, bytes of a batch, and calls."""
 
         def timed(rows: int) -> float:
             states = procedure.run(budget, rows, self._rng("run"))
@@ -227,17 +225,20 @@ class Rehearsal:
                 spent.append(time.perf_counter() - began)
             return min(spent, default=0.0)
 
-        def made(rows: int) -> None:
-            states = procedure.run(budget, rows, self._rng("run"))
+        def made(rows: int) -> int:
+            calls = Calls()
+            states = procedure.run(budget, rows, self._rng("run"), calls=calls)
             next(states)
             next(states, None)
+            return calls.sequential
 
         most = self._batch(procedure)
         rate = rate_of(timed, most=most, growth=self._growth)
         rows = FEW if rate.of(FEW) < MOMENT else 1
         with WorkCounter() as counter:
-            made(rows)
-        return rate, counter.work.scaled(size=FEW / rows), memory_of(made, rate, most=most)
+            calls = made(rows)
+        memory = memory_of(made, rate, most=most)
+        return rate, counter.work.scaled(size=FEW / rows), memory, calls
 
     def _densities(
         self, procedure: AnyProcedure, budgets: Sequence[Budget], reference: Reference
@@ -282,18 +283,3 @@ class Rehearsal:
 
     def _rng(self, name: str) -> CounterRandomness:
         return CounterRandomness(self._settings.seed, name=name, device=self._target.device)
-
-
-def rows_held(target: Target) -> int:
-    """The number of components of a law, which is that of its rows of data under the law `rows`.
-
-    Raises:
-        InputError: The law is no such sum, so that its cost does not grow with the rows.
-    """
-    if not isinstance(target, (ProductMixture, CategoricalMixture)):
-        raise InputError(
-            f"rows needs a law that is a sum over the rows of data, got {type(target).__name__}, "
-            "whose cost does not grow with them; leave rows out, or take --law rows."
-        )
-    products = target.products()
-    return int(products.log_weights.shape[1])

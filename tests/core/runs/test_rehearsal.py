@@ -83,6 +83,14 @@ def test_the_turns_are_those_that_the_survey_makes(
         assert found.turns <= made["turns"] if suspects else found.turns == made["turns"], family
 
 
+@pytest.mark.parametrize("family", ["gpt", "diffusion", "maskgit", "ar_diffusion", "vae"])
+def test_cells_and_calls_are_those_of_the_check(family: str) -> None:
+    cost = cost_of_survey(rows_of(40), [family], **HOW).families[0]
+    cells = survey(rows_of(40), [family], **HOW).families[0].cells
+    assert cost.cells == len(cells) == 4
+    assert cost.calls == max(cell.model_calls for cell in cells)
+
+
 def test_every_part_has_its_time_and_a_family_without_an_oracle_its_reason() -> None:
     how = HOW | {"network": ["mlp:width=8,depth=1"], "fit_steps": 40}
     cost = cost_of_survey(rows_of(40), ["gpt", "masked_diffusion"], start=2.0, **how)
