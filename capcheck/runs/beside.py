@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from capcheck.core.budget import Budget
 from capcheck.core.errors import ControlFlow, UnfitError, reason_of
+from capcheck.core.pace import time_limit
 from capcheck.judging.causes import has_floor, settings_of_suspects
 from capcheck.networks.kinds import PerturbedNetwork
 from capcheck.networks.perturbed import PERTURBATIONS, NotPerturbed
@@ -25,7 +26,9 @@ from capcheck.runs.log import logger
 from capcheck.runs.looks import Looks
 from capcheck.runs.making import Maker
 
-__all__ = ["Beside"]
+__all__ = ["SHARE_OF_CAUSES", "Beside"]
+
+SHARE_OF_CAUSES = 0.1  # of --seconds-per-run, for a run of a suspect: no verdict depends on it
 
 
 class Beside:
@@ -101,14 +104,14 @@ class Beside:
         ):
             plan = named.plan
             try:
-                with self._deferred():
+                with self._deferred(), time_limit(SHARE_OF_CAUSES * self._settings.seconds_per_run):
                     procedure = self._maker.procedure(suspect.probe)
                     label = f"{plan.title} with {suspect.cure}"
                     for settings in tried:
                         self._looks.measure(plan, procedure, settings, [floor.budget], label=label)
                         if self._assembly.cause(named, settings, floor) is not None:
                             break
-            except UnfitError as error:  # the changed procedure has no oracle on this target
+            except UnfitError as error:  # it has no oracle on this target, or takes too long
                 logger.info("%s is no suspect: %s", plan.title, error)
             except ControlFlow:
                 raise

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from capcheck import check, save
+from capcheck.core import pace
 from capcheck.judging.causes import cause_of
 from capcheck.procedures.procedure import Procedure
 from capcheck.results.family import Cause
-from capcheck.runs import assembly
+from capcheck.runs import assembly, beside
 from capcheck.runs.store import Store
 from capcheck.runs.sweep import SHOWN_ROWS
 from capcheck.targets import MarkovChain, from_spec
@@ -30,6 +31,17 @@ def test_a_part_of_the_draws_shows_most_causes(tmp_path: Path) -> None:
     assert set(cause.cell.estimates) == {"kl"}  # it refuses the floor without the others
     saved = Store.open(save(result, tmp_path / "run")).result()
     assert saved.families[0].causes == result.found.causes
+
+
+def test_a_suspect_that_takes_too_long_leaves_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    law = from_spec("gaussian:ar1,tokens=4")
+    known = check("maskgit", law, **HOW)
+    monkeypatch.setattr(beside, "SHARE_OF_CAUSES", 0.0)
+    monkeypatch.setattr(pace, "GRACE", 0.0)
+    monkeypatch.setattr(pace, "FEWEST", 1)
+    found = check("maskgit", law, **HOW)
+    assert found.found.causes == () != known.found.causes
+    assert (found.outcome, found.reason) == (known.outcome, known.reason)
 
 
 def test_all_draws_are_taken_where_a_part_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
