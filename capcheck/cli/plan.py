@@ -25,6 +25,7 @@ from capcheck.pipeline.run_spec import SpecRun
 from capcheck.pipeline.spec import read_spec
 from capcheck.results.cost import UNSEEN, FamilyCost, RunCost
 from capcheck.runs import planning
+from capcheck.runs.options import placement
 
 __all__ = ["H200", "WORKERS", "plan"]
 
@@ -84,8 +85,10 @@ def plan(
         else:
             _print_spec(output(), costs)
             for name in untold:
-                output().print(f"{name}: the cost of a sampler of yours is not told", markup=False)
-        _require_room(costs.values())
+                output().print(
+                    f"{name}: the cost of a check of a sampler is not told", markup=False
+                )
+        _require_room(costs.values(), given["device"])
         return
     began = time.perf_counter()
     given["out"] = None
@@ -97,11 +100,13 @@ def plan(
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
         _print(output(), found)
-    _require_room([found])
+    _require_room([found], given["device"])
 
 
-def _require_room(costs: Collection[RunCost]) -> None:
-    """Raise InputError if a worker of a run would take more memory than there is."""
+def _require_room(costs: Collection[RunCost], device: str) -> None:
+    """Raise InputError if a worker of a run on a CPU would take more memory than there is."""
+    if placement(device)[0].type != "cpu":
+        return
     cure = "give a smaller --batch, fewer --samples, or fewer tokens"
     needed = max((one.memory for one in costs), default=0.0)
     require_memory(needed, "one worker of this run", cure)

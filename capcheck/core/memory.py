@@ -143,6 +143,6 @@ def out_of_memory(error: BaseException, what: str, cure: str) -> OutOfMemoryErro
     if asked:
         size = float(asked[1]) * 1024 ** "bKMGTPE".index(asked[2][0])
         once = f" ({size_in_words(size)} at once)"
-    free = available_memory()
+    free = None if "CUDA" in str(error) else available_memory()
     left = "" if free is None else f", of which {size_in_words(free)} are free"
     return OutOfMemoryError(f"{what} takes more memory than there is{once}{left}; {cure}.")

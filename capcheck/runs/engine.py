@@ -95,7 +95,7 @@ class Engine:
         self._given_target = target
         self._target = target.to(device=device, dtype=dtype)
         self._settings = settings_of(target, options, device, dtype)
-        require_room(target, self._settings.samples)
+        require_room(self._target, self._settings.samples)
         self._summary = summary_of(target, self._settings.seed)
         self._candidates, self._known = candidates, known
         self._batch = batch_of(options)

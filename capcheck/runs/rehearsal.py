@@ -78,8 +78,8 @@ def rehearse(
     require_known(options)
     device, dtype = placement(options.get("device", "auto"))
     settings = settings_of(target, options, device, dtype)
-    require_room(target, settings.samples)
     moved = target.to(device=device, dtype=dtype)
+    require_room(moved, settings.samples)
     counter = ProgressCounter(options.get("progress"), {})
     rehearsal = Rehearsal(
         moved,

@@ -16,10 +16,14 @@ COPIES = 12  # arrays of the size of all draws that a run holds at once, as meas
 def require_room(target: Target, samples: int) -> None:
     """Raise InputError if the draws of a run would not fit into memory.
 
+    A GPU tells by itself what does not fit, and its memory is not the one that is looked at here.
+
     Args:
-        target: Target of the run.
+        target: Target of the run, on its device.
         samples: Number of sequences of a cell.
     """
+    if target.device.type != "cpu":
+        return
     each = room_of_draws(target)
     fit = (available_memory() or math.inf) / each
     cure = f"give at most --samples {fit:.0f}" if fit > MIN_SAMPLES else "choose fewer tokens"

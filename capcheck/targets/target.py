@@ -156,7 +156,7 @@ class Target(ABC):
 
     @property
     def rows_in_step(self) -> int | None:
-        """The same of rows that all know the same tokens, or first tokens; not fewer."""
+        """As `rows_at_once`, of rows that know the same tokens, or first ones; at least as many."""
         return self.rows_at_once
 
     @property

@@ -135,15 +135,21 @@ class KnownGaussians:
         z = x.new_zeros(K, N * d, len(x), dtype=self._means.dtype)  # innovations
         log_weights = self._weights.log().expand(len(x), K)
         for i in range(N):
-            before, own = slice(0, i * d), slice(i * d, (i + 1) * d)
+            own = slice(i * d, (i + 1) * d)
             root = self._root[:, own, own]  # (K, d, d)
-            mean = self._means[:, i, :, None] + self._root[:, own, before] @ z[:, before]
+            mean = self._expected(i, z)
             covariance = (root @ root.mT)[None, None]  # (1, 1, K, d, d)
             yield log_weights[:, None], mean.permute(2, 0, 1)[:, None], covariance
             residual = x[:, i].to(z).T - mean  # (K, d, n)
             z[:, own] = torch.linalg.solve_triangular(root, residual, upper=False)
             log_det = root.diagonal(dim1=1, dim2=2).log().sum(1)
             log_weights = log_weights - 0.5 * z[:, own].square().sum(1).T - log_det
+
+    def _expected(self, i: int, z: Tensor) -> Tensor:
+        """Means of token i given the tokens before it, (K, d, n), by innovations z (K, D, n)."""
+        d = self._means.shape[2]
+        before, own = slice(0, i * d), slice(i * d, (i + 1) * d)
+        return self._means[:, i, :, None] + self._root[:, own, before] @ z[:, before]
 
     @functools.cached_property
     def _root(self) -> Tensor:
@@ -165,9 +171,8 @@ class KnownGaussians:
         d, told = self._means.shape[2], int(count.max())
         z, since = self._kept_innovations(x, count)
         for i in range(since, told):  # one by one, so that no digit depends on what was kept
-            before, own = slice(0, i * d), slice(i * d, (i + 1) * d)
-            mean = self._means[:, i, :, None] + self._root[:, own, before] @ z[:, before]
-            residual = torch.where(i < count, x[:, i].T - mean, 0)  # (K, d, n)
+            own = slice(i * d, (i + 1) * d)
+            residual = torch.where(i < count, x[:, i].T - self._expected(i, z), 0)  # (K, d, n)
             z[:, own] = torch.linalg.solve_triangular(
                 self._root[:, own, own], residual, upper=False
             )
