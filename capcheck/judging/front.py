@@ -13,7 +13,7 @@ well, because one call of an ideal network can be exact and such families would 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from capcheck.divergences import DIVERGENCES
@@ -23,7 +23,7 @@ from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell
 from capcheck.results.survey import SurveyResult
 
-__all__ = ["Front", "Point", "front", "non_dominated"]
+__all__ = ["Front", "Point", "front", "fronts", "non_dominated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +70,28 @@ class Front:
 
 def front(result: SurveyResult) -> Front:
     """Computes the efficiency front of a survey's oracles; it is empty if nothing was measured."""
+    return fronts(result)[0]
+
+
+def fronts(result: SurveyResult) -> tuple[Front, ...]:
+    """The efficiency fronts of every divergence of a survey, the chosen divergence first."""
     traits = DIVERGENCES[result.target.kind]
     found = {name: _points(result, name) for name in traits if name in result.settings.tolerances}
     # max() keeps the first of equals, and KL and Wasserstein come first.
-    name = max(found, key=lambda name: (traits[name].sufficient, len(found[name])))
+    chosen = max(found, key=lambda name: (traits[name].sufficient, len(found[name])))
+    order = [chosen, *(name for name in found if name != chosen)]
+    return tuple(_front(result, name, found[name]) for name in order)
+
+
+def _front(result: SurveyResult, name: str, found: Sequence[Point]) -> Front:
     points: dict[tuple[str, int, float], Point] = {}
-    for point in found[name]:
+    for point in found:
         points.setdefault((point.family, point.calls, point.multiple), point)
     of_groups = {
         row: non_dominated(point for point in points.values() if point.row == row) for row in ROWS
     }
     measured = [family.title for family in _oracles(result) if family.cells]
-    placed = {point.family for point in found[name]}
+    placed = {point.family for point in found}
     return Front(
         divergence=name,
         points=tuple(points.values()),

@@ -1,0 +1,148 @@
+"""The heat map of a family: how far each budget is from the tolerance.
+
+The colour of a budget is the class of its upper end, of one divergence or of the worst; a frame
+stands around the budgets that are representable, which is the tolerance contour, and a mark tells
+the verdict to those who do not see colours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from capcheck.reports.charts.chart import Chart, Spec
+from capcheck.reports.charts.scale import multiple, said
+from capcheck.results.family import FamilyResult
+from capcheck.results.measurement import Cell, Outcome
+from capcheck.results.survey import SurveyResult
+
+__all__ = ["CLASSES", "MARKS", "heat_chart"]
+
+CLASSES: tuple[tuple[float, str, str], ...] = (
+    (0.3, "at most 0.3", "var(--blue)"),
+    (1.0, "at most 1", "var(--sky)"),
+    (10.0, "at most 10", "var(--amber)"),
+    (math.inf, "above 10", "var(--orange)"),
+)
+"""Upper end, name and colour of each class of multiples of the tolerance."""
+UNKNOWN = ("no upper bound", "var(--unknown)")
+MARKS = {
+    Outcome.REPRESENTABLE: "✓",
+    Outcome.NOT_REPRESENTABLE: "✗",
+    Outcome.INCONCLUSIVE: "?",
+}
+"""The mark of each verdict."""
+WORST = "worst"  # stands for the divergence of the largest multiple
+LABELLED = 200  # most budgets whose marks are drawn
+
+
+def heat_chart(found: FamilyResult, result: SurveyResult) -> Chart:
+    """The heat map of a family over length and steps."""
+    names = [WORST, *result.settings.tolerances]
+    rows = [_row(cell, name, result) for name in names for cell in found.cells]
+    lengths = sorted({cell.budget.length for cell in found.cells}, reverse=True)
+    steps = sorted({cell.budget.steps for cell in found.cells})
+    return Chart(
+        spec=_spec(lengths, steps, marks=len(found.cells) <= LABELLED),
+        data={"budgets": rows},
+        description=f"Verdict and largest divergence of {found.title} at each length and number of "
+        "steps.",
+        default=WORST,
+    )
+
+
+def _row(cell: Cell, name: str, result: SurveyResult) -> dict[str, Any]:
+    names = list(result.settings.tolerances) if name == WORST else [name]
+    highs = [high for one in names for high in _high(cell, one, result)]
+    known = bool(highs) and (name != WORST or len(highs) == len(_available(cell, result)))
+    worst = max(highs) if known else None
+    return {
+        "divergence": name,
+        "length": cell.budget.length,
+        "steps": cell.budget.steps,
+        "class": UNKNOWN[0] if worst is None else _class(worst),
+        "text": "not bounded" if worst is None else f"{said(worst)} × tolerance",
+        "calls": cell.model_calls,
+        "mark": MARKS[cell.outcome],
+        "within": cell.outcome is Outcome.REPRESENTABLE,
+        "reason": cell.reason,
+    }
+
+
+def _high(cell: Cell, name: str, result: SurveyResult) -> Iterator[float]:
+    estimate = cell.estimates[name]
+    if estimate.high is not None and estimate.kind != "lower bound":
+        yield multiple(estimate.high, estimate, result.settings.tolerances[name])
+
+
+def _available(cell: Cell, result: SurveyResult) -> list[str]:
+    """The divergences of a cell that were measured at all."""
+    return [
+        name for name in result.settings.tolerances if cell.estimates[name].kind != "unavailable"
+    ]
+
+
+def _class(worst: float) -> str:
+    return next((name for end, name, _ in CLASSES if worst <= end), UNKNOWN[0])
+
+
+def _spec(lengths: list[int], steps: list[int], *, marks: bool) -> Spec:
+    x = {"field": "steps", "type": "ordinal", "sort": steps, "axis": {"labelAngle": 0}}
+    y = {"field": "length", "type": "ordinal", "sort": lengths}
+    names = [*(name for _, name, _ in CLASSES), UNKNOWN[0]]
+    colours = [*(colour for *_, colour in CLASSES), UNKNOWN[1]]
+    tooltip = [
+        {"field": name, "title": title}
+        for name, title in (
+            ("length", "length"),
+            ("steps", "steps"),
+            ("calls", "model calls"),
+            ("text", "at most"),
+            ("reason", "verdict"),
+        )
+    ]
+    cells: Spec = {
+        "data": {"name": "budgets"},
+        "mark": {"type": "rect", "stroke": "var(--page)", "strokeWidth": 1},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "color": {
+                "field": "class",
+                "type": "nominal",
+                "scale": {"domain": names, "range": colours},
+                "legend": {"columns": 2, "symbolType": "square"},
+            },
+            "tooltip": tooltip,
+        },
+    }
+    contour: Spec = {
+        "data": {"name": "budgets"},
+        "transform": [{"filter": "datum.within"}],
+        "mark": {"type": "rect", "filled": False, "stroke": "var(--ink)", "strokeWidth": 2},
+        "encoding": {"x": x, "y": y},
+    }
+    signs: Spec = {
+        "data": {"name": "budgets"},
+        "mark": {"type": "text", "fontSize": 13, "fontWeight": "bold", "color": "var(--page)"},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "text": {"field": "mark"},
+            "color": {
+                "condition": {
+                    "test": "datum.class == 'at most 1' || datum.class == 'at most 10' "
+                    f"|| datum.class == '{UNKNOWN[0]}'",
+                    "value": "var(--ink)",
+                },
+                "value": "var(--page)",
+            },
+        },
+    }
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container",
+        "height": max(80, min(34 * len(lengths), 300)),
+        "layer": [cells, contour, *([signs] if marks else [])],
+    }
