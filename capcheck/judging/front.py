@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from capcheck.divergences import DIVERGENCES
-from capcheck.judging.resolution import tolerance_in_unit
+from capcheck.judging.resolution import multiple, tolerance_in_unit
 from capcheck.procedures.rows import ROWS, Row
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell
@@ -122,19 +122,16 @@ def _points(result: SurveyResult, name: str) -> list[Point]:
     points = []
     for family in _oracles(result):
         for cell in family.cells:
-            multiple = _multiple(cell, name, result.settings.tolerances[name])
-            if multiple is not None and not math.isnan(multiple):
-                point = Point(family=family.title, row=family.row, cell=cell, multiple=multiple)
+            high = _high(cell, name, result.settings.tolerances[name])
+            if high is not None and not math.isnan(high):
+                point = Point(family=family.title, row=family.row, cell=cell, multiple=high)
                 points.append(point)
     return points
 
 
-def _multiple(cell: Cell, name: str, tolerance: float) -> float | None:
+def _high(cell: Cell, name: str, tolerance: float) -> float | None:
     """Upper end of a divergence in tolerances, or None if nothing bounds it from above."""
     estimate = cell.estimates[name]
     if estimate.high is None or estimate.kind == "lower bound":
         return None
-    bound = tolerance_in_unit(estimate, tolerance)
-    if bound == 0:  # a law of one sequence has no spread
-        return math.inf if estimate.high > 0 else 0.0
-    return estimate.high / bound
+    return multiple(estimate.high, tolerance_in_unit(estimate, tolerance))
