@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from capcheck.judging.answer import because
-from capcheck.judging.extrapolation import sufficient
-from capcheck.judging.profile import deciding_divergence, profile
 from markupsafe import Markup
 
 from capcheck.core.budget import AXES
 from capcheck.divergences import DIVERGENCES
+from capcheck.judging.answer import because
+from capcheck.judging.extrapolation import sufficient
+from capcheck.judging.profile import deciding_divergence, profile
 from capcheck.judging.qualities import QualityTable, quality_table
 from capcheck.judging.sentences import (
     blame_sentence,
@@ -293,7 +293,7 @@ def _charts(found: FamilyResult, anchor: str, result: SurveyResult) -> dict[str,
 
 
 def _cell_groups(cells: Sequence[Cell], record: str) -> list[CellGroup]:
-    """Neighbouring and other cells of equal numbers, together, in the order of the first of each."""
+    """Cells of equal numbers together, in the order of the first of each."""
     groups: dict[str, list[tuple[int, Cell]]] = {}
     for place, cell in enumerate(cells):
         same = cell.model_dump_json(include={"model_calls", "estimates", "outcome"})

@@ -9,12 +9,11 @@ numbers were made.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
-from capcheck.judging.answer import answer
-
 from capcheck.divergences import DIVERGENCES, Divergence
+from capcheck.judging.answer import answer
 from capcheck.judging.front import Front, fronts
 from capcheck.procedures.probe import Failure
 from capcheck.procedures.rows import ROW_TITLES, ROWS
@@ -155,22 +154,16 @@ def _front_rows(result: SurveyResult, found: Front) -> list[dict[str, Any]]:
 
 def _methods(result: SurveyResult) -> list[tuple[str, list[str]]]:
     """Each kind of estimate of each divergence with its methods, in the order of the settings."""
-    found: dict[str, dict[str, None]] = {}
-    for name, label, estimate in _estimates(result):
-        if estimate.value is not None:
-            rows = f" ({estimate.samples:,} rows per set)" if estimate.samples else ""
-            found.setdefault(f"{label}, {estimate.kind}", {})[f"{estimate.method}{rows}"] = None
-    order = {f"{label}": k for k, (_, label, _) in enumerate(_estimates(result))}
-    keys = sorted(found, key=lambda key: order.get(key.partition(",")[0], 0))
-    return [(key, list(found[key])) for key in keys]
-
-
-def _estimates(result: SurveyResult) -> Iterator[tuple[str, str, Any]]:
     divergences = DIVERGENCES[result.target.kind]
+    found: dict[str, dict[str, None]] = {}
+    cells = [cell for family in result.families for cell in family.cells]
     for name in result.settings.tolerances:
-        for family in result.families:
-            for cell in family.cells:
-                yield name, divergences[name].label, cell.estimates[name]
+        for estimate in (cell.estimates[name] for cell in cells):
+            if estimate.value is not None:
+                rows = f" ({estimate.samples:,} rows per set)" if estimate.samples else ""
+                kind = f"{divergences[name].label}, {estimate.kind}"
+                found.setdefault(kind, {})[f"{estimate.method}{rows}"] = None
+    return [(kind, list(methods)) for kind, methods in found.items()]
 
 
 def _unavailable(result: SurveyResult) -> list[tuple[str, list[str]]]:

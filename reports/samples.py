@@ -119,7 +119,8 @@ def _coloured(shares: np.ndarray) -> np.ndarray:
     """Places between 0 and 1 on a ramp of colours."""
     flat = Image.fromarray(np.rint(255 * shares).astype(np.uint8).reshape(len(shares), -1))
     ramp = ImageOps.colorize(flat, RAMP[0], RAMP[2], RAMP[1])
-    return np.asarray(ramp).reshape(*shares.shape, 3)
+    found: np.ndarray = np.asarray(ramp).reshape(*shares.shape, 3)
+    return found
 
 
 def _channels(tokens: np.ndarray, own: np.ndarray) -> np.ndarray:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from capcheck.judging.profile import ProfilePoint
 from markupsafe import Markup
 
+from capcheck.judging.profile import ProfilePoint
 from capcheck.reports.charts.scale import TOP, place, said
 from capcheck.results.measurement import Outcome
 

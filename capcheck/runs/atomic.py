@@ -28,7 +28,9 @@ PARTIAL = ".*.partial"  # pattern of files left behind by a process killed while
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
-    """Write a file atomically, text as UTF-8, so that readers see all of it or none, and return the path.
+    """Write a file atomically, text as UTF-8, and return its path.
+
+    Readers see all of it or none.
 
     Raises:
         InputError: The file cannot be written.

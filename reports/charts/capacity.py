@@ -8,7 +8,7 @@ from capcheck.divergences import DIVERGENCES
 from capcheck.divergences.estimate import Estimate
 from capcheck.reports.charts.chart import Chart, Spec
 from capcheck.reports.charts.curves import colour_of
-from capcheck.reports.charts.scale import drawn, multiple, rule, said, top_of, vertical
+from capcheck.reports.charts.scale import drawn, in_tolerances, rule, said, top_of, vertical
 from capcheck.results.survey import CapacityCurve, SurveyResult
 
 __all__ = ["capacity_chart"]
@@ -24,7 +24,7 @@ def capacity_chart(curve: CapacityCurve, result: SurveyResult) -> Chart:
         unit = _unit(curve, name, result)
         for point, part in points:
             value, low, high = (
-                multiple(end, unit, tolerance) for end in (part.value, part.low, part.high)
+                in_tolerances(end, unit, tolerance) for end in (part.value, part.low, part.high)
             )
             rows.append(
                 {

@@ -1,8 +1,8 @@
 """A chart is a specification in Vega-Lite and the rows of data that it shows.
 
 A specification names its data set; the rows come beside it, so that charts of many families share
-one specification. Colours are variables of the page's style (`var(--blue)`), so that a chart follows
-the page into the dark and into print; a chart that leaves the page gets those of a light page.
+one specification. Colours are variables of the page's style (`var(--blue)`), so that a chart
+follows the page into the dark and into print; one that leaves the page gets those of a light page.
 """
 
 from __future__ import annotations

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from capcheck.judging.extrapolation import Extrapolation
-
 from capcheck.core.budget import Axis
 from capcheck.divergences import DIVERGENCES
+from capcheck.judging.extrapolation import Extrapolation
 from capcheck.judging.scaling import along
 from capcheck.reports.charts.chart import Chart, Spec
-from capcheck.reports.charts.scale import drawn, multiple, rule, said, top_of, vertical
+from capcheck.reports.charts.scale import drawn, in_tolerances, rule, said, top_of, vertical
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell
 from capcheck.results.survey import SurveyResult
@@ -89,9 +88,9 @@ def _rows(
         floor = None
         if estimate.null is not None and estimate.null_error:
             ceiling = estimate.null + 1.96 * estimate.null_error
-            floor = drawn(multiple(ceiling, estimate, tolerance))
+            floor = drawn(in_tolerances(ceiling, estimate, tolerance))
         value, low, high = (
-            multiple(end, estimate, tolerance)
+            in_tolerances(end, estimate, tolerance)
             for end in (estimate.value, estimate.low, estimate.high)
         )
         yield {
@@ -112,7 +111,7 @@ def _further(last: Cell, beyond: Extrapolation, result: SurveyResult) -> Iterato
     """The line from the largest budget to the one that would suffice."""
     name = beyond.divergence
     estimate = last.estimates[name]
-    start = multiple(estimate.value, estimate, result.settings.tolerances[name])
+    start = in_tolerances(estimate.value, estimate, result.settings.tolerances[name])
     label = DIVERGENCES[result.target.kind][name].label
     ends = (
         (str(getattr(last.budget, beyond.axis)), start, "measured"),

@@ -42,7 +42,7 @@ def front_chart(fronts: Sequence[Front]) -> Chart:
     for found in fronts:
         points += [_point(point, found) for point in found.points]
         own = {family: _line(found, family) for family in _families(found)}
-        for family, best in own.items():
+        for best in own.values():
             lines += [_stop(point, found) for point in best]
             lines.append(_stop(best[-1], found) | {"calls": most})
         names += _names(own, found, top, height)

@@ -9,7 +9,7 @@ from typing import Any
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.sentences import grouped_gaps
 from capcheck.reports.charts.chart import Chart, Spec
-from capcheck.reports.charts.scale import multiple, rule, said
+from capcheck.reports.charts.scale import in_tolerances, rule, said
 from capcheck.results.family import FamilyResult
 from capcheck.results.gap import Gap, PartName
 from capcheck.results.survey import SurveyResult
@@ -39,7 +39,7 @@ def gap_chart(found: FamilyResult, name: str, result: SurveyResult) -> Chart:
         budget = f"{lengths} / {steps}"
         places.append(budget)
         bars += list(_rows(gap, budget, found, name, result))
-        totals += [row for row in _rows(gap, budget, found, name, result, ("total",))]
+        totals += list(_rows(gap, budget, found, name, result, ("total",)))
     return Chart(
         spec=_spec(places),
         data={"bars": bars, "totals": totals},
@@ -64,7 +64,7 @@ def _rows(
         if of_it is None or not math.isfinite(of_it.value):
             continue
         value, low, high = (
-            multiple(end, estimate, result.settings.tolerances[name])
+            in_tolerances(end, estimate, result.settings.tolerances[name])
             for end in (of_it.value, of_it.low, of_it.high)
         )
         if all(map(math.isfinite, (value, low, high))):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from capcheck.reports.charts.chart import Chart, Spec
-from capcheck.reports.charts.scale import multiple, said
+from capcheck.reports.charts.scale import in_tolerances, said
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult
@@ -73,7 +73,7 @@ def _row(cell: Cell, name: str, result: SurveyResult) -> dict[str, Any]:
 def _high(cell: Cell, name: str, result: SurveyResult) -> Iterator[float]:
     estimate = cell.estimates[name]
     if estimate.high is not None and estimate.kind != "lower bound":
-        yield multiple(estimate.high, estimate, result.settings.tolerances[name])
+        yield in_tolerances(estimate.high, estimate, result.settings.tolerances[name])
 
 
 def _available(cell: Cell, result: SurveyResult) -> list[str]:

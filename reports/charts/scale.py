@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 
 from capcheck.divergences.estimate import Estimate
-from capcheck.judging.resolution import tolerance_in_unit
+from capcheck.judging.resolution import multiple, tolerance_in_unit
 from capcheck.reports.charts.chart import Spec
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "TICKS",
     "TOP",
     "drawn",
-    "multiple",
+    "in_tolerances",
     "place",
     "rule",
     "said",
@@ -36,13 +36,10 @@ LABELS = f"datum.value >= {TOP} ? 'infinite' : format(datum.value, '~s')"
 LINEAR_LABELS = f"datum.value >= {LINEAR_TOP} ? '≥ ' + datum.value : datum.value"
 
 
-def multiple(value: float | None, estimate: Estimate, tolerance: float) -> float:
-    """The multiple of the tolerance that a value is; infinite for a target without spread."""
+def in_tolerances(value: float | None, estimate: Estimate, tolerance: float) -> float:
+    """The multiple of the tolerance that a value in the unit of an estimate is."""
     assert value is not None
-    bound = tolerance_in_unit(estimate, tolerance)
-    if bound == 0:
-        return math.copysign(math.inf, value) if value else 0.0
-    return value / bound
+    return multiple(value, tolerance_in_unit(estimate, tolerance))
 
 
 def drawn(value: float) -> float | None:
@@ -68,12 +65,18 @@ def top_of(values: Iterable[float]) -> float:
 def vertical(top: float, *, linear: bool, title: str | None = "× tolerance") -> Spec:
     """Axis and scale of multiples, as part of a channel of an encoding."""
     if linear:
-        scale = {"type": "linear", "domain": [BOTTOM, LINEAR_TOP], "clamp": True, "nice": False}
-        axis = {"values": [-1, 0, 1, 2, 4, 6, 8, 10], "labelExpr": LINEAR_LABELS}
+        scale: Spec = {
+            "type": "linear",
+            "domain": [BOTTOM, LINEAR_TOP],
+            "clamp": True,
+            "nice": False,
+        }
+        axis: Spec = {"values": [-1, 0, 1, 2, 4, 6, 8, 10], "labelExpr": LINEAR_LABELS}
     else:
-        scale = {"type": "symlog", "domain": [BOTTOM, top], "clamp": True, "nice": False}
+        scale = {"type": "symlog", "domain": [BOTTOM, top]}
         ticks = [tick for tick in (*TICKS, TOP) if tick <= top]
         axis = {"values": ticks, "labelExpr": LABELS, "labelOverlap": False}
+    scale |= {"clamp": True, "nice": False}
     return {"type": "quantitative", "scale": scale, "axis": axis, "title": title}
 
 

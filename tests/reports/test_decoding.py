@@ -44,7 +44,9 @@ def plan(request: pytest.FixtureRequest) -> DecodingPlan:
 
 @pytest.fixture(scope="module")
 def page(plan: DecodingPlan) -> str:
-    return report_writer("decoding")(plan)
+    found = report_writer("decoding")(plan)
+    assert isinstance(found, str)
+    return found
 
 
 def cells(page: str) -> list[list[str]]:

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 import vl_convert
-from capcheck.judging.answer import answer
 from pages import chart_of, charts, outside_scripts, record, rows_of, table, told
 from PIL import Image
 
 from capcheck import check, report, survey
 from capcheck.data import Layout, load_target
+from capcheck.judging.answer import answer
 from capcheck.judging.front import front
 from capcheck.laws import Categorical
 from capcheck.procedures.registry import report_writer
@@ -120,8 +120,7 @@ def test_charts_show_what_was_measured(page: str, result: SurveyResult) -> None:
             rows = chart_of(page, f"{axis}-family-{found.family}")["data"]["curve"]
             for row in rows:
                 cells = [c for c in found.cells if str(getattr(c.budget, axis)) == row["budget"]]
-                other = "steps" if axis == "length" else "length"
-                last = max(cells, key=lambda cell, other=other: getattr(cell.budget, other))
+                last = max(cells, key=lambda cell: (cell.budget.length, cell.budget.steps))
                 estimate = last.estimates[row["divergence"]]
                 assert row["estimate"] == str(estimate)
                 assert row["low"] <= row["value"] <= row["high"]
