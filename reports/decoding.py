@@ -28,7 +28,10 @@ def render(plan: DecodingPlan) -> str:
 
 def charts(plan: DecodingPlan) -> dict[str, Chart]:
     """The charts of `schedules.html.j2`, by the names of their places."""
-    return {"information": information_chart(plan), "prices": prices_chart(plan)}
+    found = {"information": information_chart(plan)}
+    if any(one.kl.value > 0 for one in plan.prices):  # a logarithmic scale has no place for 0
+        found["prices"] = prices_chart(plan)
+    return found
 
 
 def facts(plan: DecodingPlan | None, record: str = "") -> dict[str, Any]:

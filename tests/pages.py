@@ -13,7 +13,7 @@ __all__ = ["chart_of", "charts", "outside_scripts", "record", "rows_of", "table"
 
 def outside_scripts(page: str) -> str:
     """The page without its scripts and drawings, which hold no text of the run's own making."""
-    return re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    return re.sub(r"<script\b.*?</script>", "", page, flags=re.S)
 
 
 def told(page: str) -> str:
