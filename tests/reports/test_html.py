@@ -372,7 +372,8 @@ def test_charts_leave_the_page_as_files(tmp_path: Path, result: SurveyResult, ki
             assert text.startswith("<svg")
             assert "var(--" not in text  # colours of the page mean nothing outside of it
         else:
-            assert Image.open(path).width > 700
+            with Image.open(path) as picture:
+                assert picture.width > 700
 
 
 def test_infinite_divergences_are_drawn_at_the_top(digits: ProductMixture) -> None:
