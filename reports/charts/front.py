@@ -142,7 +142,7 @@ def _spec(first: Front, top: float, most: int, height: float, *, linear: bool) -
         "field": "group",
         "type": "nominal",
         "scale": {"domain": titles, "range": [GROUPS[row][0] for row in present]},
-        "legend": {"columns": 1, "rowPadding": 0},
+        "legend": {"columns": 1, "rowPadding": 3},
     }
     shape = {
         "field": "group",

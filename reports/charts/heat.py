@@ -1,16 +1,17 @@
 """The heat map of a family: how far each budget is from the tolerance.
 
-The colour of a budget is the class of its upper end, of one divergence or of the worst; a frame
-stands around the budgets that are representable, which is the tolerance contour, and a mark tells
-the verdict to those who do not see colours.
+The colour of a budget is the class of a divergence, or of the worst of them, in multiples of its
+tolerance; a frame stands around the budgets that are representable, which is the tolerance contour,
+and a mark tells the verdict to those who do not see colours.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
+from capcheck.divergences import DIVERGENCES
+from capcheck.judging.resolution import available
 from capcheck.reports.charts.chart import Chart, Spec
 from capcheck.reports.charts.scale import in_tolerances, said
 from capcheck.results.family import FamilyResult
@@ -26,7 +27,7 @@ CLASSES: tuple[tuple[float, str, str], ...] = (
     (math.inf, "above 10", "var(--orange)"),
 )
 """Upper end, name and colour of each class of multiples of the tolerance."""
-UNKNOWN = ("no upper bound", "var(--unknown)")
+UNKNOWN = ("not available", "var(--unknown)")
 MARKS = {
     Outcome.REPRESENTABLE: "✓",
     Outcome.NOT_REPRESENTABLE: "✗",
@@ -53,34 +54,29 @@ def heat_chart(found: FamilyResult, result: SurveyResult) -> Chart:
 
 
 def _row(cell: Cell, name: str, result: SurveyResult) -> dict[str, Any]:
-    names = list(result.settings.tolerances) if name == WORST else [name]
-    highs = [high for one in names for high in _high(cell, one, result)]
-    known = bool(highs) and (name != WORST or len(highs) == len(_available(cell, result)))
-    worst = max(highs) if known else None
+    divergences = DIVERGENCES[result.target.kind]
+    known = {
+        one: in_tolerances(estimate.value, estimate, result.settings.tolerances[one])
+        for one, estimate in available(cell).items()
+        if name in (WORST, one)
+    }
+    worst = max(known, key=lambda one: known[one], default=None)
+    text = "not available"
+    if worst is not None:
+        text = (
+            f"{divergences[worst].label} {cell.estimates[worst]}, {said(known[worst])} × tolerance"
+        )
     return {
         "divergence": name,
         "length": cell.budget.length,
         "steps": cell.budget.steps,
-        "class": UNKNOWN[0] if worst is None else _class(worst),
-        "text": "not bounded" if worst is None else f"{said(worst)} × tolerance",
+        "class": UNKNOWN[0] if worst is None else _class(known[worst]),
+        "text": text,
         "calls": cell.model_calls,
         "mark": MARKS[cell.outcome],
         "within": cell.outcome is Outcome.REPRESENTABLE,
         "reason": cell.reason,
     }
-
-
-def _high(cell: Cell, name: str, result: SurveyResult) -> Iterator[float]:
-    estimate = cell.estimates[name]
-    if estimate.high is not None and estimate.kind != "lower bound":
-        yield in_tolerances(estimate.high, estimate, result.settings.tolerances[name])
-
-
-def _available(cell: Cell, result: SurveyResult) -> list[str]:
-    """The divergences of a cell that were measured at all."""
-    return [
-        name for name in result.settings.tolerances if cell.estimates[name].kind != "unavailable"
-    ]
 
 
 def _class(worst: float) -> str:
@@ -98,7 +94,7 @@ def _spec(lengths: list[int], steps: list[int], *, marks: bool) -> Spec:
             ("length", "length"),
             ("steps", "steps"),
             ("calls", "model calls"),
-            ("text", "at most"),
+            ("text", "divergence"),
             ("reason", "verdict"),
         )
     ]

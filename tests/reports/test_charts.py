@@ -1,4 +1,4 @@
-"""The parts of the charts: places, names that never overlap, components, pictures and sparklines."""
+"""The parts of charts: places, names that never overlap, components, pictures and sparklines."""
 
 from __future__ import annotations
 
