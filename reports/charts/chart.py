@@ -56,6 +56,7 @@ DARK = {
     "unknown": "#5a616b",
 }
 CONFIG: Spec = {
+    "aria": False,  # a chart is described as a whole, by its place in the page
     "background": None,
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},

@@ -33,7 +33,7 @@
     figure.dataset.drawn = "";
     const spec = specification(chart);
     const options = { ast: true, renderer: "svg", actions: false };
-    await window.vegaEmbed(place, { ...spec, description: figure.dataset.description }, options);
+    await window.vegaEmbed(place, spec, options);
     const note = figure.querySelector(".shown");
     if (note) note.textContent = note.dataset[choice.divergence] ?? note.dataset.first;
   }
