@@ -165,9 +165,24 @@ def _data(charts: Mapping[str, Chart]) -> dict[str, Any]:
 
 
 def _columns(rows: Rows) -> dict[str, Any]:
-    """Rows as a list of names and a list of values for each row; missing values are null."""
+    """Rows as lists of values, one for each row, with missing values as null.
+
+    Texts are stored once: a column of texts holds their places in a list of its own.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return {"names": names, "rows": [[inert(row.get(name)) for name in names] for row in rows]}
+    words: dict[str, dict[str, int]] = {
+        name: {} for name in names if any(isinstance(row.get(name), str) for row in rows)
+    }
+
+    def stored(row: Mapping[str, Any], name: str) -> Any:
+        value = row.get(name)
+        if name not in words or value is None:
+            return value
+        return words[name].setdefault(str(inert(value)), len(words[name]))
+
+    stored_rows = [[stored(row, name) for name in names] for row in rows]
+    texts = {name: list(known) for name, known in words.items()}
+    return {"names": names, "words": texts, "rows": stored_rows}
 
 
 def _packed(record: Mapping[str, Any]) -> str:

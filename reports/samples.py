@@ -137,4 +137,5 @@ def _channels(tokens: np.ndarray, own: np.ndarray) -> np.ndarray:
     shares = ((tokens - low) / np.where(high > low, high - low, 1.0)).clip(0, 1)
     if shares.shape[-1] < 3:
         return _grey(shares[..., 0])
-    return np.rint(255 * shares).astype(np.uint8)
+    found: np.ndarray = np.rint(255 * shares).astype(np.uint8)
+    return found

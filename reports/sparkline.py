@@ -14,6 +14,7 @@ __all__ = ["HEIGHT", "WIDTH", "sparkline"]
 
 WIDTH, HEIGHT = 76.0, 19.0  # of the drawing, in pixels
 EDGE = 3.0  # around it, so that no mark is cut off
+MOST = 12  # most marks; of more points, some at equal distances are drawn
 TOP_SHOWN = 1e4  # multiple of the tolerance at the upper end
 CLASSES = {
     Outcome.REPRESENTABLE: "can",
@@ -30,6 +31,8 @@ def sparkline(points: Sequence[ProfilePoint]) -> Markup:
     """
     if not points:
         return Markup("")
+    if len(points) > MOST:
+        points = [points[round(k * (len(points) - 1) / (MOST - 1))] for k in range(MOST)]
     step = (WIDTH - 2 * EDGE) / max(len(points) - 1, 1)
     xs = [EDGE + step * k for k in range(len(points))]
     ys = [_down(point.multiple) for point in points]

@@ -32,11 +32,19 @@ def charts(page: str) -> dict[str, Any]:
             "linear": None if chart["linear"] is None else data["specs"][chart["linear"]],
             "default": chart["default"],
             "data": {
-                key: [dict(zip(table["names"], row, strict=True)) for row in table["rows"]]
+                key: [_row(table, row) for row in table["rows"]]
                 for key, table in chart["data"].items()
             },
         }
         for name, chart in data["charts"].items()
+    }
+
+
+def _row(table: Any, row: list[Any]) -> dict[str, Any]:
+    named = dict(zip(table["names"], row, strict=True))
+    return named | {
+        name: None if named[name] is None else words[named[name]]
+        for name, words in table["words"].items()
     }
 
 

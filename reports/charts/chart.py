@@ -56,11 +56,14 @@ DARK = {
     "unknown": "#5a616b",
 }
 CONFIG: Spec = {
-    "aria": False,  # a chart is described as a whole, by its place in the page
+    # A chart is described as a whole, by its place in the page.
+    "aria": False,
+    "mark": {"aria": False},
     "background": None,
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {
+        "aria": False,
         "labelColor": "var(--quiet)",
         "titleColor": "var(--quiet)",
         "titleFontWeight": "normal",
@@ -73,6 +76,7 @@ CONFIG: Spec = {
         "labelOverlap": "greedy",
     },
     "legend": {
+        "aria": False,
         "labelColor": "var(--quiet)",
         "titleColor": "var(--quiet)",
         "titleFontWeight": "normal",

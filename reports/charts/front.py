@@ -28,6 +28,7 @@ GROUPS: dict[Row, tuple[str, str]] = {
 """Colour and mark of each row of the paper's table."""
 
 LINE = 13.0  # distance between two names, in pixels
+MOST = 1000  # most cells that are all drawn
 HEIGHT = 260.0  # smallest height of the chart, in pixels
 
 
@@ -40,7 +41,7 @@ def front_chart(fronts: Sequence[Front]) -> Chart:
     points, lines, names = [], [], []
     most = max(point.calls for found in fronts for point in found.points)
     for found in fronts:
-        points += [_point(point, found) for point in found.points]
+        points += [_point(point, found) for point in _drawn(found)]
         own = {family: _line(found, family) for family in _families(found)}
         for best in own.values():
             lines += [_stop(point, found) for point in best]
@@ -75,6 +76,18 @@ def apart(places: Sequence[float], least: float, end: float) -> list[float]:
         found[k] = min(found[k], limit)
         limit = found[k] - least
     return found
+
+
+def _drawn(found: Front) -> Sequence[Point]:
+    """The cells that are drawn: all, or of very many the best of each family and number of calls."""
+    if len(found.points) <= MOST:
+        return found.points
+    best: dict[tuple[str, int], Point] = {}
+    for point in found.points:
+        key = (point.family, point.calls)
+        if key not in best or point.multiple < best[key].multiple:
+            best[key] = point
+    return list(best.values())
 
 
 def _families(found: Front) -> list[str]:

@@ -61,21 +61,16 @@ def _row(cell: Cell, name: str, result: SurveyResult) -> dict[str, Any]:
         if name in (WORST, one)
     }
     worst = max(known, key=lambda one: known[one], default=None)
-    text = "not available"
-    if worst is not None:
-        text = (
-            f"{divergences[worst].label} {cell.estimates[worst]}, {said(known[worst])} × tolerance"
-        )
     return {
         "divergence": name,
+        "label": "" if worst is None else divergences[worst].label,
         "length": cell.budget.length,
         "steps": cell.budget.steps,
         "class": UNKNOWN[0] if worst is None else _class(known[worst]),
-        "text": text,
+        "multiple": "not available" if worst is None else f"{said(known[worst])} × tolerance",
         "calls": cell.model_calls,
         "mark": MARKS[cell.outcome],
-        "within": cell.outcome is Outcome.REPRESENTABLE,
-        "reason": cell.reason,
+        "verdict": cell.outcome.value.replace("_", " "),
     }
 
 
@@ -94,8 +89,9 @@ def _spec(lengths: list[int], steps: list[int], *, marks: bool) -> Spec:
             ("length", "length"),
             ("steps", "steps"),
             ("calls", "model calls"),
-            ("text", "divergence"),
-            ("reason", "verdict"),
+            ("label", "divergence"),
+            ("multiple", "estimate"),
+            ("verdict", "verdict"),
         )
     ]
     cells: Spec = {
@@ -115,7 +111,7 @@ def _spec(lengths: list[int], steps: list[int], *, marks: bool) -> Spec:
     }
     contour: Spec = {
         "data": {"name": "budgets"},
-        "transform": [{"filter": "datum.within"}],
+        "transform": [{"filter": f"datum.mark == '{MARKS[Outcome.REPRESENTABLE]}'"}],
         "mark": {"type": "rect", "filled": False, "stroke": "var(--ink)", "strokeWidth": 2},
         "encoding": {"x": x, "y": y},
     }

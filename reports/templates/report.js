@@ -7,8 +7,10 @@
   const choice = { divergence: "", scale: "log" };
 
   // Charts ---------------------------------------------------------------------------------------
-  const rowsOf = ({ names, rows }) =>
-    rows.map((row) => Object.fromEntries(names.map((name, i) => [name, row[i]])));
+  // A column of texts holds places in a list of them.
+  const rowsOf = ({ names, words, rows }) =>
+    rows.map((row) => Object.fromEntries(names.map((name, i) =>
+      [name, name in words && row[i] !== null ? words[name][row[i]] : row[i]])));
 
   function shownRows(chart, table) {
     const rows = rowsOf(table);
@@ -131,7 +133,7 @@
     });
   }
   byId("open-all")?.addEventListener("click", (event) => {
-    const details = all("details.family");
+    const details = all("details.family, details.family details");
     const open = !details.every((one) => one.open);
     details.forEach((one) => { one.open = open; });
     event.target.textContent = open ? "fold all families" : "open all families";

@@ -126,7 +126,7 @@ def test_charts_show_what_was_measured(page: str, result: SurveyResult) -> None:
                 assert row["low"] <= row["value"] <= row["high"]
         budgets = chart_of(page, f"heat-family-{found.family}")["data"]["budgets"]
         worst = [row for row in budgets if row["divergence"] == "worst"]
-        assert [(row["length"], row["steps"], row["within"]) for row in worst] == [
+        assert [(row["length"], row["steps"], row["mark"] == "✓") for row in worst] == [
             (cell.budget.length, cell.budget.steps, cell.outcome == "representable")
             for cell in found.cells
         ]
