@@ -79,7 +79,7 @@ def apart(places: Sequence[float], least: float, end: float) -> list[float]:
 
 
 def _drawn(found: Front) -> Sequence[Point]:
-    """The cells that are drawn: all, or of very many the best of each family and number of calls."""
+    """All cells, or of very many the best of each family at each number of calls."""
     if len(found.points) <= MOST:
         return found.points
     best: dict[tuple[str, int], Point] = {}
