@@ -9,6 +9,7 @@ of its output left early. With `--json` standard output holds the result schema 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -90,6 +91,8 @@ def main() -> None:
     keep_freed_memory()
     limit_memory()
     session, streams = Session(), (sys.stdout, sys.stderr)
+    for stream in streams:
+        _replace_what_it_cannot_encode(stream)
     quiet = QuietStream(sys.stdout)
     sys.stdout, sys.stderr = quiet, QuietStream(sys.stderr)
     try:
@@ -104,6 +107,12 @@ def main() -> None:
         for stream in streams:
             _flush_or_discard(stream)
     sys.exit(CLOSED_PIPE if quiet.broken else code)
+
+
+def _replace_what_it_cannot_encode(stream: Any) -> None:
+    """Have a stream write "?" for a character that its encoding lacks, and not fail."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")
 
 
 def _flush_or_discard(stream: Any) -> None:

@@ -278,7 +278,7 @@ def _named(found: FamilyResult) -> str:
 
 
 def _can(found: FamilyResult) -> bool:
-    return found.outcome is Outcome.REPRESENTABLE
+    return found.outcome is Outcome.REPRESENTABLE and found.error is None
 
 
 def _open(found: FamilyResult) -> bool:
