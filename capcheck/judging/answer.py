@@ -182,8 +182,8 @@ def _each(asked: Sequence[FamilyResult], settings: Settings) -> list[str]:
     said = []
     if can:
         first, *others = can
-        calls = f"{_calls(first)} model {'call' if _calls(first) == 1 else 'calls'}"
-        rest = (f"{_named(found)} at {_calls(found)}" for found in others)
+        calls = f"{_calls(first):,} model {'call' if _calls(first) == 1 else 'calls'}"
+        rest = (f"{_named(found)} at {_calls(found):,}" for found in others)
         said.append(", ".join([f"{_named(first)} can at {calls}", *rest]))
     cannot = [found for found in asked if found.outcome is Outcome.NOT_REPRESENTABLE]
     for found in sorted(cannot, key=lambda one: more_steps(one, settings) is None):
@@ -217,7 +217,7 @@ def _counted(asked: Sequence[FamilyResult], settings: Settings, names: int) -> l
     said = []
     if can:
         cheapest = _cheapest(can, names)
-        said.append(f"{len(can)} of {len(judged)} families can, {cheapest}")
+        said.append(f"{len(can)} of {len(judged)} families can: {cheapest}")
     elif judged:
         said.append(f"none of {len(judged)} families can")
     cannot = [found for found in judged if found.outcome is Outcome.NOT_REPRESENTABLE]
@@ -251,8 +251,11 @@ def _cheapest(can: Sequence[FamilyResult], names: int) -> str:
             break
         model = " model call" if calls == 1 else " model calls"
         unit = "" if said else model
-        said.append(f"{_listed(map(_named, members), left)} at {calls}{unit}")
+        said.append(f"{_listed(map(_named, members), left)} at {calls:,}{unit}")
         left -= len(members)
+    more = len(can) - sum(len(members) for _, members in groups[: len(said)])
+    if more:
+        said.append(f"{more} more at up to {groups[-1][0]:,}")
     return ", ".join(said)
 
 

@@ -109,6 +109,20 @@ def test_a_saved_run_can_be_reported_again(run, tmp_path: Path) -> None:  # type
     assert misplaced.code == 2
     assert "it is a folder" in misplaced.err
     (folder / "report.html").unlink()
+    told = run("report", str(folder), "--markdown", "-")
+    assert not told.code
+    assert told.out.startswith("On ")
+    assert told.out.endswith("\n")
+    assert "report: " not in told.out
+    assert not (folder / "report.html").exists()  # which nobody asked for
+    summary = tmp_path / "summary.md"
+    both = run("report", str(folder), "--markdown", str(summary), "--out", str(tmp_path / "a.html"))
+    assert both.out.count("report: ") == 2
+    assert summary.read_text() == told.out
+    assert (tmp_path / "a.html").read_text() == first
+    nowhere = run("report", str(folder), "--markdown", str(summary / "x.md"))
+    assert nowhere.code == 2
+    assert "cannot be written" in nowhere.err
     assert run("report", str(folder)).code in (0, None)
     assert (folder / "report.html").read_text() == first
 

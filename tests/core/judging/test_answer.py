@@ -88,10 +88,19 @@ def test_many_families_are_counted_and_grouped_by_cause() -> None:
         undecided("ebm"),
     )
     assert answer(result) == (
-        "On latents.npy: 3 of 9 families can, flow, gan at 1 model call, gpt at 8; "
+        "On latents.npy: 3 of 9 families can: flow, gan at 1 model call, gpt at 8; "
         "with more steps diffusion about 16 [16, 16] steps; "
         "4 cannot (wrong factorisation: maskgit, var; limited emission: consistency; "
         "cause unknown: mar); undecided: ebm."
+    )
+
+
+def test_families_beyond_the_named_ones_are_counted_with_their_calls() -> None:
+    able = [can(f"f{i}", 2 ** min(i, 8)) for i in range(12)]  # 1, 2, ..., 256 four times
+    said = answer(survey_of(*able))
+    assert said == (
+        "On latents.npy: 12 of 12 families can: f0 at 1 model call, f1 at 2, f2 at 4, f3 at 8, "
+        "f4 at 16, f5 at 32, 6 more at up to 256."
     )
 
 
