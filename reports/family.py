@@ -53,7 +53,7 @@ WORDS = {
     Outcome.INCONCLUSIVE: "undecided",
 }
 NOT_MEASURED = "not measured"
-CELLS = 60  # most groups of cells that the table of a family shows
+CELLS = 40  # most groups of cells that the table of a family shows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
