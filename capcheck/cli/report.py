@@ -25,7 +25,7 @@ STANDARD_OUTPUT = Path("-")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Write the HTML report to this file.  [default: FOLDER/report.html, unless another form is asked for]",
+    help="Write the HTML report to this file.  [default: FOLDER/report.html, if no other option]",
 )
 @click.option(
     "--markdown",
