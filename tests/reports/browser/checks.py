@@ -24,7 +24,7 @@ from .controls import (
     selections_redraw,
     tables_sort,
 )
-from .layout import WIDTHS, nothing_overlaps
+from .layout import WIDTHS, first_screen_answers, nothing_overlaps
 from .records import numbers_equal_records
 from .visits import Visit, open_details, opened
 
@@ -36,6 +36,7 @@ __all__ = [
     "details_open_at_once",
     "downloads_are_the_result",
     "filters_hide_rows",
+    "first_screen_answers",
     "inert",
     "keyboard_reaches_everything",
     "loads_quietly",
@@ -209,8 +210,11 @@ def opened_within(browser: Browser, path: Path, *, seconds: float) -> None:
 def _is_quiet(visit: Visit) -> None:
     """Nothing was reported to the console, and nothing but the page itself was asked for."""
     assert not visit.messages, f"the console says: {visit.messages}"
-    own = ("data:", "blob:", visit.address)
-    others = [request for request in visit.requests if not request.startswith(own)]
+    others = [
+        request
+        for request in visit.requests
+        if request.split("#")[0] != visit.address and not request.startswith(("data:", "blob:"))
+    ]
     assert not others, f"asked for: {others}"
 
 

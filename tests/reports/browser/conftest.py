@@ -41,6 +41,4 @@ def browser(running_browser: tuple[Browser, asyncio.AbstractEventLoop]) -> Itera
     found, loop = running_browser
     asyncio._set_running_loop(loop)
     yield found
-    for context in found.contexts:
-        context.close()
     asyncio._set_running_loop(None)

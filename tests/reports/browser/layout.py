@@ -6,9 +6,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from .visits import open_details, opened
+from .visits import HEIGHT, WIDTH, open_details, opened
 
-__all__ = ["WIDTHS", "nothing_overlaps"]
+__all__ = ["WIDTHS", "first_screen_answers", "nothing_overlaps"]
 
 WIDTHS = (390, 768, 1400)  # pixels of a phone, a tablet and a desktop
 FAULTS = Path(__file__).with_name("layout.js").read_text()
@@ -36,3 +36,14 @@ def nothing_overlaps(browser: Browser, path: Path, *, width: int) -> None:
             faults = visit.page.evaluate(FAULTS, width)
             first = "; ".join(faults[:SHOWN])
             assert not faults, f"{len(faults)} faults at {width} pixels, {state}: {first}"
+
+
+def first_screen_answers(browser: Browser, path: Path) -> None:
+    """The answer, the first row of the table and the front are whole on the first screen."""
+    with opened(browser, path) as visit:
+        for place in ("#answer", "table#families tbody tr", "figure#front .chart svg"):
+            box = visit.page.locator(place).first.bounding_box()
+            assert box is not None, f"{place} is not visible"
+            bottom, right = box["y"] + box["height"], box["x"] + box["width"]
+            inside = box["y"] >= 0 and bottom <= HEIGHT and box["x"] >= 0 and right <= WIDTH
+            assert inside, f"{place} leaves the first screen: {box}"

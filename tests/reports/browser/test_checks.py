@@ -18,6 +18,7 @@ from .records import link_equals_record, record_at
 
 PAGE = Path(__file__).with_name("model.html").read_text()
 RESULT = json.loads(re.findall(r'id="result">(.*?)</script>', PAGE, re.S)[0])
+pytestmark = pytest.mark.browser
 ANSWER = "gpt suffices at 3 calls"
 
 Check = Callable[[Browser, Path], None]
@@ -28,6 +29,7 @@ CHECKS: dict[str, Check] = {
     "phone": partial(checks.nothing_overlaps, width=390),
     "tablet": partial(checks.nothing_overlaps, width=768),
     "desktop": partial(checks.nothing_overlaps, width=1400),
+    "first screen": checks.first_screen_answers,
     "records": partial(checks.numbers_equal_records, result=RESULT),
     "selections": checks.selections_redraw,
     "filters": checks.filters_hide_rows,
@@ -47,6 +49,7 @@ TWINS = [
     ("quiet", '"use strict";', "undefined.x;", "uncaught"),
     ("quiet", "<h1>", '<img alt="" src="https://host.invalid/x.png"><h1>', "console says"),
     ("quiet", "img-src data:", "img-src https://host.invalid", "policy allows"),
+    ("quiet", 'data:">', 'file:"><img alt="" src="page.html?x">', "asked for: .*html.x"),
     ("quiet", "default-src 'none'; ", "", "without default-src"),
     ("quiet", "script-src ", "script-src 'unsafe-eval' ", "allows eval"),
     ("quiet", "<meta charset", "<script></script><meta charset", "behind a script"),
@@ -62,10 +65,16 @@ TWINS = [
     ("phone", 'class="scroller"', 'style="overflow: hidden; width: 9em"', "is cut off"),
     ("phone", "<h1>", '<h1 style="white-space: nowrap; font-size: 40px">', "pixels wide"),
     ("tablet", "h2>Is", 'h2 style="margin: 0 0 -30px">Is', "overlap"),
-    ("tablet", "<td>undecided", '<td><span style="position: relative; left: 4em">undecided', "overlap"),
+    (
+        "tablet",
+        "<td>undecided",
+        '<td><span style="position: relative; left: 4em">undecided',
+        "overlap",
+    ),
     ("desktop", '<text x="10" y="60">', '<text x="12" y="24">', '"gpt" and "maskgit" of a chart'),
     ("desktop", "translate(300 110)", "translate(312 110)", '"calls" leaves its chart'),
     ("desktop", "<p>It places one", '<p style="margin-top: -20px">It places one', "open"),
+    ("first screen", '<figure id="front"', '<figure style="margin-top: 50em" id="front"', "leaves"),
     ("records", ">12</a>", ">13</a>", "prints 13"),
     ("records", "2.99 [2.74, 3.25]", "2.99 [2.74, 3.24]", "prints 3.24"),
     ("records", "0.00123 [0, ∞]", "0.00123 [−∞, ∞]", "prints −∞"),
@@ -85,13 +94,23 @@ TWINS = [
     ("sort", 'one.removeAttribute("aria-sort")', "0", "sorted by them"),
     ("dialog", "JSON.stringify(record, null, 1)", '"{}"', "does not show"),
     ("dialog", "dialog.showModal();", "dialog.show(); dialog.focus();", "Escape is idle"),
-    ("dialog", "dialog.showModal();", "dialog.showModal(); dialog.onclose = () => all.focus();", "f"),
-    ("downloads", "offer(\"json\", () => text)", "offer(\"json\", () => '{}')", "not the result"),
+    (
+        "dialog",
+        "dialog.showModal();",
+        "dialog.showModal(); dialog.onclose = () => all.focus();",
+        "f",
+    ),
+    ("downloads", 'offer("json", () => text)', "offer(\"json\", () => '{}')", "not the result"),
     ("downloads", 'value ?? ""', "value ?? 0", "lacks its value None"),
     ("downloads", "lines.push([family", "lines.push([0", "lacks its family"),
     ("downloads", "const lines = [[", "const lines = [[0, 0, 0], [", "estimates"),
     ("open all", "one.open = true", "one.open = !one.id.endsWith('t')", "stays folded"),
-    ("keyboard", ":focus-visible { outline: 2px solid", ":focus { outline: 0 solid", "cannot be seen"),
+    (
+        "keyboard",
+        ":focus-visible { outline: 2px solid",
+        ":focus { outline: 0 solid",
+        "cannot be seen",
+    ),
     ("keyboard", 'type: "checkbox"', 'tabIndex: -1, type: "checkbox"', "does not reach .'filter'"),
     ("keyboard", "const down =", "event.detail || event.stop(); const down =", "Enter does not"),
     ("dark", "prefers-color-scheme: dark", "prefers-color-scheme: none", "tone"),
