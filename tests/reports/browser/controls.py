@@ -104,9 +104,9 @@ def selections_redraw(browser: Browser, path: Path) -> None:
 
 
 def filters_hide_rows(browser: Browser, path: Path) -> None:
-    """A filter's box, when cleared, hides the rows of its outcome and no others; it is set at first.
+    """A filter's box, when cleared, hides the rows of its outcome and no others.
 
-    Every outcome in the table has its filter.
+    All boxes are set at first. Every outcome in the table has its filter.
     """
     rows = "table#families tbody tr[data-outcome]"
     shown = f"""() => [...document.querySelectorAll({rows!r})]
@@ -129,7 +129,7 @@ def filters_hide_rows(browser: Browser, path: Path) -> None:
 
 
 def tables_sort(browser: Browser, path: Path) -> None:
-    """A button in the head of the table sorts the rows of each group, first one way, then the other.
+    """A button in the table's head sorts the rows of each group, first one way, then the other.
 
     A column of numbers is sorted by number, another by letter; cells without a value come last.
     `aria-sort` of the column says the direction, and no other column says one. No row is lost.

@@ -6,8 +6,8 @@ one before a percent sign, rounded to n digits:
 
     |printed - x| <= u / 2,    u = 10^(floor(log10 |x|) - n + 1).
 
-An infinite number must be infinite in the record, and a dash stands for a number that is unavailable
-or broken there.
+An infinite number must be infinite in the record, and a dash stands for a number that is
+unavailable or broken there.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def numbers_equal_records(browser: Browser, path: Path, result: Mapping[str, Any
 
 
 def link_equals_record(text: str, pointer: str, result: Any) -> None:
-    """Every number of a link's text is a number of its record, and a dash a number that it lacks."""
+    """Every number of a link's text is one of its record, and a dash one that it lacks."""
     record = record_at(result, pointer)
     if text.strip() in DASHES:
         lacks = record in (None, "NaN") or any(x in (None, "NaN") for x in _leaves(record))

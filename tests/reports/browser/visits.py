@@ -1,7 +1,7 @@
 """A visit is one page in a browser, with everything that happened since it was opened.
 
-A visit records console messages, errors, requests and dialogs from before the page is loaded, so that
-a check can say that there were none.
+A visit records console messages, errors, requests and dialogs from before the page is loaded, so
+that a check can say that there were none.
 """
 
 from __future__ import annotations
