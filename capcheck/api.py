@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
@@ -206,11 +206,12 @@ def report(
 
     Args:
         result: Result of `survey`, `check`, `require` or `decoding_plan`.
-        path: Path of the file to write.
-        kind: Name of a registered report writer; by default the HTML page of such a result.
+        path: Path of the file to write, or of the folder for a report of several files.
+        kind: Name of a registered report writer: by default the HTML page of such a result; `svg`
+            and `png` write each of its charts as a file.
 
     Raises:
-        InputError: There is no report writer of that name, or the file cannot be written.
+        InputError: There is no report writer of that name, or a file cannot be written.
     """
     whole = result.survey if isinstance(result, CheckResult) else result
     if not isinstance(whole, (SurveyResult, DecodingPlan)):
@@ -224,7 +225,12 @@ def report(
     writer = report_writer(kind)
     if kind in ("decoding", "html") and kind != own:
         raise InputError(f"kind must be {own!r} for such a result, got {kind!r}; leave it out.")
-    return write_atomically(file, writer(whole))
+    content = writer(whole)
+    if isinstance(content, Mapping):
+        for name, one in content.items():
+            write_atomically(file / name, one)
+        return file
+    return write_atomically(file, content)
 
 
 def _shard(shard: tuple[int, int]) -> tuple[int, int]:

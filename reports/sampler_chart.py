@@ -1,6 +1,6 @@
 """The chart of a sampler: its error against steps, a small panel for each target.
 
-The scale of errors is that of `capcheck.reports.multiples`, the same in all panels of a sampler;
+The scale of errors is that of `capcheck.reports.charts.scale`, the same in all panels of a sampler;
 the scale of steps is logarithmic. The panels are drawn by the page's template, without scripts.
 """
 
@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from capcheck.reports.multiples import TICKS, TOP, scaled
+from capcheck.reports.charts.scale import TICKS, TOP, symlog
 from capcheck.reports.sampler_grid import OUTCOMES, by_target, error_of
 from capcheck.samplers.findings import Cell
 
@@ -116,14 +116,14 @@ def _across(cells: Sequence[Cell]) -> Scale:
 def _downwards(cells: Sequence[Cell]) -> Scale:
     """The position of an error, which stays inside of the plot."""
     ends = [end for cell in cells for end in error_of(cell) if end is not None]
-    places = [scaled(end) for end in ends if not math.isnan(end)]
-    low = max(min([0.0, *places]), scaled(-2))
-    high = max([scaled(3), *places])
+    places = [symlog(end) for end in ends if not math.isnan(end)]
+    low = max(min([0.0, *places]), symlog(-2))
+    high = max([symlog(3), *places])
     _, top, _, bottom = BOX
     inner = bottom - top - 10  # points keep 5 pixels from both sides
 
     def position(error: float) -> float:
-        share = (max(scaled(error), low) - low) / (high - low)
+        share = (max(symlog(error), low) - low) / (high - low)
         return round(bottom - 5 - inner * share, 1)
 
     return position

@@ -120,7 +120,7 @@ def render_samplers(
     single = len(order) == 1 and not reasons
     place, _ = _library(order, reasons)
     prefix = f"{place.partition(' ')[0]}:" if place and not single else ""
-    text = page(
+    return page(
         "samplers.html.j2",
         {},
         views=[_view(result, i, prefix, targets, samples) for i, result in enumerate(order)],
@@ -138,8 +138,6 @@ def render_samplers(
         width=WIDTH,
         height=HEIGHT,
     )
-    # Characters that reverse or hide text would make a page say what its source does not.
-    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
 
 
 def _view(
@@ -237,8 +235,3 @@ def _counted(many: int, noun: str) -> str:
 def _text(value: object) -> str:
     """A number of the evidence to three digits, or any other value as it is."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _escaped(character: str) -> str:
-    """The escape of Python for a character that is not printable."""
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

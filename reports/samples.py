@@ -1,144 +1,141 @@
-"""Pictures of draws: rows of pixels, or points in the plane."""
+"""Pictures of samples: a mosaic of images in one PNG, which stands in the page as its data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import dataclasses
+import io
+import math
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
-from capcheck.reports.style import LAYOUT
+from capcheck.results.family import FamilyResult
+from capcheck.results.measurement import Cell
 from capcheck.results.settings import TargetSummary
-from capcheck.targets.provenance import Picture
 
-__all__ = ["GREYS", "SHADES", "SPACE", "samples_chart"]
+__all__ = ["SHOWN", "Mosaic", "are_images", "chosen_cells", "mosaic"]
 
-GREYS = [[0, "#fff"], [1, "#000"]]  # from the lightest shade to the darkest
-SPACE = 0.03  # space between two groups, as a share of the width
-SHADES = 99  # darkest shade of grey, so that a pixel takes at most two digits
+SHOWN = 36  # most samples of a mosaic
+PIXELS = 190.0  # least width of a mosaic on the screen, in pixels
+RAMP = ("#101b3b", "#2a9d8f", "#f7e27a")  # colours of the first, middle and last symbol
 
 
-def samples_chart(groups: Sequence[tuple[str, Any]], target: TargetSummary) -> dict[str, Any]:
-    """Samples of each group side by side, as images or as scatter plots of two coordinates.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mosaic:
+    """A mosaic of samples.
 
-    The figure is made of plain values, as the chart library checks thousands of pixels one by one.
+    Attributes:
+        title: Title of the samples.
+        uri: The picture, as a `data:` address.
+        width: Width on the screen, in pixels.
+        height: Height on the screen, in pixels.
+        count: Number of samples in it.
+    """
+
+    title: str
+    uri: str
+    width: int
+    height: int
+    count: int
+
+
+def chosen_cells(found: FamilyResult) -> list[Cell]:
+    """The smallest, a middle and the largest of the budgets whose samples differ."""
+    distinct: list[Cell] = []
+    for cell in found.cells:
+        if len(cell.examples) and all(cell.examples != other.examples for other in distinct):
+            distinct.append(cell)
+    few = len(distinct) <= 3
+    return distinct if few else [distinct[0], distinct[len(distinct) // 2], distinct[-1]]
+
+
+def are_images(target: TargetSummary) -> bool:
+    """Whether samples are shown as images: pictures, grids of tokens, and lines of token ids."""
+    return (
+        target.provenance.picture is not None
+        or target.kind == "categorical"
+        or target.grid is not None
+    )
+
+
+def mosaic(title: str, samples: Any, target: TargetSummary) -> Mosaic:
+    """The mosaic of some samples: six images by six, or one line for each sequence without a grid.
 
     Args:
-        groups: Title and samples, (rows, N, d) or (rows, N) nested lists; the target comes first.
-        target: The target, which says whether samples are images.
-
-    Returns:
-        The figure, as data and layout.
+        title: Title of the samples.
+        samples: (rows, N, d) or (rows, N) nested lists.
+        target: The target, which says how samples become images.
     """
-    as_images = target.provenance.picture is not None or target.kind == "categorical"
-    layout: dict[str, Any] = LAYOUT | {
-        "height": 300,
-        "showlegend": False,
-        "margin": {"l": 50, "r": 8, "t": 30, "b": 40},
-        "annotations": [],
-    }
-    ranges = [] if as_images else _ranges(groups[0][1])
-    width = (1 - SPACE * (len(groups) - 1)) / len(groups)
-    traces = []
-    for column, (title, rows) in enumerate(groups):
-        number = str(column + 1) if column else ""
-        trace = _mosaic(rows, target) if as_images else _scatter(rows)
-        traces.append(trace | {"xaxis": f"x{number}", "yaxis": f"y{number}"})
-        left = column * (width + SPACE)
-        x: dict[str, Any] = {"anchor": f"y{number}", "domain": [left, left + width]}
-        y: dict[str, Any] = {"anchor": f"x{number}", "domain": [0.0, 1.0]}
-        if as_images:
-            x |= {"visible": False, "constrain": "domain"}
-            y |= {"visible": False, "scaleanchor": f"x{number}", "autorange": "reversed"}
-        else:
-            x |= {"title": {"text": "first coordinate"}, "range": ranges[0]}
-            y |= {"range": ranges[1]}
-            if column == 0:
-                y["title"] = {"text": "second coordinate"}
-        layout |= {f"xaxis{number}": x, f"yaxis{number}": y}
-        layout["annotations"].append(_title(title, left + width / 2))
-    return {"data": traces, "layout": layout}
-
-
-def _title(text: str, x: float) -> dict[str, Any]:
-    """The title of a group, above the middle x of its place, as a share of the width."""
-    return {
-        "text": text,
-        "showarrow": False,
-        "font": {"size": 16},
-        "x": x,
-        "xref": "paper",
-        "xanchor": "center",
-        "y": 1.0,
-        "yref": "paper",
-        "yanchor": "bottom",
-    }
-
-
-def _mosaic(rows: Any, target: TargetSummary) -> dict[str, Any]:
-    """36 samples in one heatmap: six by six images, or one line per sequence without a grid."""
-    picture = target.provenance.picture
-    if picture is not None:
-        images = _pixels(rows[:36], picture)
-        height, width = picture.rows, picture.columns
-        low, high = 0.0, float(SHADES)
-    else:
-        images = rows[:36]
-        height, width = target.grid or (1, target.tokens)
-        high = max(target.dim - 1, 1)
-        low = -0.15 * high  # makes symbol 0 visible on a white page
-    across = 6 if height > 1 else 1
-    down = 36 // across
+    images, empty = _images(samples[:SHOWN], target)  # (rows, height, width[, 3])
+    rows, height, width = images.shape[:3]
+    across = min(6, rows) if height > 1 else 1
+    down = math.ceil(rows / across)
     gap = int(height > 1)
-    lines, columns = down * (height + gap), across * (width + gap)
-    canvas: list[list[float | None]] = [[None] * columns for _ in range(lines)]
+    shape = (down * (height + gap) - gap, across * (width + gap) - gap, 3)
+    canvas = np.full(shape, empty, dtype=np.uint8)
     for index, image in enumerate(images):
         top, left = (index // across) * (height + gap), (index % across) * (width + gap)
-        for pixel, value in enumerate(image):
-            canvas[top + pixel // width][left + pixel % width] = value
-    return {
-        "type": "heatmap",
-        "z": canvas,
-        "colorscale": GREYS if picture is not None or target.dim <= 2 else "Viridis",
-        "zmin": low,
-        "zmax": high,
-        "showscale": False,
-        "hoverinfo": "skip",
-    }
+        canvas[top : top + height, left : left + width] = image
+    file = io.BytesIO()
+    Image.fromarray(canvas).quantize(64).save(file, "PNG", optimize=True)
+    zoom = max(1, round(PIXELS / canvas.shape[1]))
+    return Mosaic(
+        title=title,
+        uri=f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}",
+        width=canvas.shape[1] * zoom,
+        height=canvas.shape[0] * zoom,
+        count=rows,
+    )
 
 
-def _pixels(rows: Any, picture: Picture) -> list[list[int]]:
-    """The shades of images as whole numbers, since pixels dominate the size of a large page."""
-    offset, basis = np.asarray(picture.offset), np.asarray(picture.basis)
-    low, high = offset.min(), offset.max()
-    unit = 1.25 * (high - low) / SHADES or 1.0  # single images exceed the range of their mean
-    flat = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
-    shades = np.rint(((offset + flat @ basis - low) / unit).clip(0, SHADES))
-    found: list[list[int]] = shades.astype(int).tolist()
+def _images(samples: Any, target: TargetSummary) -> tuple[np.ndarray, int]:
+    """Images (rows, height, width, 3) in bytes, and the shade between them."""
+    values = np.asarray(samples, dtype=np.float64)
+    rows = len(values)
+    picture = target.provenance.picture
+    if picture is not None:
+        offset, basis = np.asarray(picture.offset), np.asarray(picture.basis)
+        low, high = offset.min(), offset.max()
+        unit = 1.25 * (high - low) or 1.0  # single images exceed the range of their mean
+        shades = 1 - ((offset + values.reshape(rows, -1) @ basis - low) / unit).clip(0, 1)
+        return _grey(shades.reshape(rows, picture.rows, picture.columns)), 255
+    height, width = target.grid or (1, target.tokens)
+    if target.kind == "categorical":
+        shades = values.reshape(rows, height, width) / max(target.dim - 1, 1)
+        return (_grey(0.85 * (1 - shades)) if target.dim <= 2 else _coloured(shades)), 255
+    tokens = values.reshape(rows, height, width, -1)
+    own = np.asarray(target.examples, dtype=np.float64).reshape(-1, tokens.shape[-1])
+    return _channels(tokens, own), 255
+
+
+def _grey(shades: np.ndarray) -> np.ndarray:
+    """Shades between 0, black, and 1, white, as bytes in three channels."""
+    return np.repeat(np.rint(255 * shades)[..., None], 3, axis=-1).astype(np.uint8)
+
+
+def _coloured(shares: np.ndarray) -> np.ndarray:
+    """Places between 0 and 1 on a ramp of colours."""
+    flat = Image.fromarray(np.rint(255 * shares).astype(np.uint8).reshape(len(shares), -1))
+    ramp = ImageOps.colorize(flat, RAMP[0], RAMP[2], RAMP[1])
+    found: np.ndarray = np.asarray(ramp).reshape(*shares.shape, 3)
     return found
 
 
-def _scatter(rows: Any) -> dict[str, Any]:
-    points = [_coordinates(tokens) for tokens in rows]
-    return {
-        "type": "scatter",
-        "x": [point[0] for point in points],
-        "y": [point[1] for point in points],
-        "mode": "markers",
-        "marker": {"size": 5, "opacity": 0.6, "color": "#2455a4"},
-        "hoverinfo": "skip",
-    }
+def _channels(tokens: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Tokens of numbers as colours: their three leading components, or shades of the only ones.
 
-
-def _coordinates(tokens: Any) -> tuple[float, float]:
-    flat = [number for token in tokens for number in token]
-    return flat[0], flat[1] if len(flat) > 1 else 0.0
-
-
-def _ranges(rows: Any) -> list[list[float]]:
-    """The range [low, high] of each of two coordinates, with a margin of a fifth on each side."""
-    ranges = []
-    for axis in zip(*(_coordinates(tokens) for tokens in rows), strict=True):
-        pad = 0.2 * (max(axis) - min(axis)) + 1e-9
-        ranges.append([min(axis) - pad, max(axis) + pad])
-    return ranges
+    Args:
+        tokens: (rows, height, width, d).
+        own: (tokens, d) of the target, which give the components and the range of the colours.
+    """
+    if own.shape[-1] > 3:
+        axes = np.linalg.eigh(np.cov(own.T))[1][:, :-4:-1]
+        tokens, own = tokens @ axes, own @ axes
+    low, high = np.quantile(own, [0.01, 0.99], axis=0)
+    shares = ((tokens - low) / np.where(high > low, high - low, 1.0)).clip(0, 1)
+    if shares.shape[-1] < 3:
+        return _grey(shares[..., 0])
+    found: np.ndarray = np.rint(255 * shares).astype(np.uint8)
+    return found

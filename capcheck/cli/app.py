@@ -9,6 +9,7 @@ of its output left early. With `--json` standard output holds the result schema 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -46,7 +47,7 @@ COMMANDS = {
     "work": "Measure cells of a run beside any number of other such commands.",
     "show": "Print a saved run, also one that is not whole yet, judged anew from its cells.",
     "compare": "Compare the saved runs BEFORE and AFTER, and exit with 1 if anything got worse.",
-    "report": "Write the HTML report of a saved run.",
+    "report": "Write the HTML report of a saved run, or a summary of it in Markdown.",
     "schema": "Print the JSON Schema of a spec, by which editors check and complete it.",
     "selftest": "Test capcheck on this machine against closed forms and planted defects, "
     "in under a minute.",
@@ -90,6 +91,8 @@ def main() -> None:
     keep_freed_memory()
     limit_memory()
     session, streams = Session(), (sys.stdout, sys.stderr)
+    for stream in streams:
+        _replace_what_it_cannot_encode(stream)
     quiet = QuietStream(sys.stdout)
     sys.stdout, sys.stderr = quiet, QuietStream(sys.stderr)
     try:
@@ -104,6 +107,12 @@ def main() -> None:
         for stream in streams:
             _flush_or_discard(stream)
     sys.exit(CLOSED_PIPE if quiet.broken else code)
+
+
+def _replace_what_it_cannot_encode(stream: Any) -> None:
+    """Have a stream write "?" for a character that its encoding lacks, and not fail."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")
 
 
 def _flush_or_discard(stream: Any) -> None:

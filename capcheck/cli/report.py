@@ -10,10 +10,14 @@ from rich.console import Console
 
 from capcheck import api
 from capcheck.cli.terminal import print_check, print_survey
+from capcheck.pipeline.markdown import markdown_summary
 from capcheck.results.survey import CheckResult, SurveyResult
+from capcheck.runs.atomic import write_atomically
 from capcheck.runs.store import Store
 
 __all__ = ["deliver", "report"]
+
+STANDARD_OUTPUT = Path("-")
 
 
 @click.command()
@@ -21,12 +25,24 @@ __all__ = ["deliver", "report"]
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Write the report to this file.  [default: FOLDER/report.html]",
+    help="Write the HTML report to this file.  [default: FOLDER/report.html, unless --markdown]",
 )
-def report(folder: Path, out: Path | None) -> None:
-    """Write the HTML report of a saved run."""
-    path = api.report(Store.open(folder).result(), out or folder / "report.html")
-    _print_path(Console(emoji=False), path)
+@click.option(
+    "--markdown",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Write a summary for pull requests to this file, or to standard output if it is -.",
+)
+def report(folder: Path, out: Path | None, markdown: Path | None) -> None:
+    """Write the HTML report of a saved run, or a summary of it in Markdown."""
+    result = Store.open(folder).result()
+    console = Console(stderr=markdown == STANDARD_OUTPUT, emoji=False)
+    if markdown == STANDARD_OUTPUT:
+        click.echo(markdown_summary(result), nl=False)
+    elif markdown is not None:
+        _print_path(console, write_atomically(markdown, markdown_summary(result)))
+    if out is not None or markdown is None:
+        _print_path(console, api.report(result, out or folder / "report.html"))
 
 
 def deliver(

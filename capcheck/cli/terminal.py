@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rich.console import Console
 from rich.table import Table
 
-from capcheck.cli.console import output
+from capcheck.cli.console import encodes, output
+from capcheck.cli.sparkline import BLOCKS
 from capcheck.cli.tables import curve_table, gap_table, sensitivity_table, survey_gap_table
 from capcheck.cli.verdict_tables import (
     cells_table,
@@ -13,9 +16,11 @@ from capcheck.cli.verdict_tables import (
     draws_table,
     front_table,
     listed,
+    survey_notes,
     survey_table,
 )
 from capcheck.divergences import DIVERGENCES
+from capcheck.judging.answer import answer
 from capcheck.judging.front import front
 from capcheck.judging.sentences import (
     blame_sentence,
@@ -28,19 +33,25 @@ from capcheck.judging.sentences import (
 from capcheck.results.family import FamilyResult
 from capcheck.results.survey import CheckResult, SurveyResult
 
-__all__ = ["print_check", "print_survey"]
+__all__ = ["WIDTH", "print_check", "print_survey"]
+
+WIDTH = 100  # columns of the first screen of a survey
 
 
 def print_survey(result: SurveyResult, *, quick: bool = False) -> None:
-    """Print a survey: the paper's table as measured, the reasons, and the efficiency front.
+    """Print a survey: its answer, the paper's table as measured, the reasons, and the front.
 
     Args:
         result: Result of a survey.
         quick: Whether the run was made with --quick, which the output then mentions.
     """
     console = output()
+    console.print(_wrapped(console, answer(result)), markup=False, highlight=False)
     _print_target(console, result)
-    console.print(survey_table(result))
+    plain = not encodes(console, BLOCKS)
+    console.print(survey_table(result, plain=plain))
+    for note in survey_notes(result, plain=plain):
+        _print_line(console, note)
     for found in result.families:
         _print_sentences(console, found)
     _print_front(console, result)
@@ -58,6 +69,11 @@ def print_survey(result: SurveyResult, *, quick: bool = False) -> None:
             f"{listed(result.settings.grid.steps)}; verdicts hold at their level all the same, "
             "and what is undecided may only need more draws: run it without --quick",
         )
+
+
+def _wrapped(console: Console, text: str) -> str:
+    """A text in lines that are as wide as the survey's table, or narrower on a narrow terminal."""
+    return textwrap.fill(text, min(console.width, WIDTH), break_on_hyphens=False)
 
 
 def _print_front(console: Console, result: SurveyResult) -> None:

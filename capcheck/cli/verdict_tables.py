@@ -3,51 +3,85 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from capcheck.cli.catalogue import without_kl
 from capcheck.cli.paper_table import caption, grouped, heading, named
+from capcheck.cli.sparkline import ASCII, BLOCKS, COLOURS, FAR, sparkline
 from capcheck.cli.tables import folding
 from capcheck.core.budget import Budget
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.front import Front, Point
+from capcheck.judging.profile import deciding_divergence, profile
 from capcheck.judging.qualities import quality_table
-from capcheck.procedures.rows import ROW_TITLES
-from capcheck.results.family import WITHOUT_KL, FamilyResult
+from capcheck.judging.resolution import label
+from capcheck.results.family import WITHOUT_KL, AxisUse, FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult
 
-__all__ = ["cells_table", "diagnoses_table", "draws_table", "front_table", "listed", "survey_table"]
+__all__ = [
+    "cells_table",
+    "diagnoses_table",
+    "draws_table",
+    "front_table",
+    "listed",
+    "survey_notes",
+    "survey_table",
+]
 
-_COLOURS = {
-    Outcome.REPRESENTABLE: "green",
-    Outcome.NOT_REPRESENTABLE: "red",
-    Outcome.INCONCLUSIVE: "yellow",
-}
+_DIFFERS = "≠"  # mark of a family whose measured group is another one
+_PLAIN = {_DIFFERS: "!=", WITHOUT_KL: "*"}  # marks of ASCII characters
 _NAMED = 4  # largest number of families that a row of the efficiency front names
 
 
-def survey_table(result: SurveyResult) -> Table:
-    """A table of the families in the paper's groups: verdict, smallest budget, measured group."""
+def survey_table(result: SurveyResult, *, plain: bool = False) -> Table:
+    """A table of the families in the paper's groups, which fits into 100 columns.
+
+    Args:
+        result: Result of a survey.
+        plain: Whether marks and profiles are of ASCII characters only.
+    """
     table = Table(
-        "family",
+        Column("family", overflow="fold"),
         Column("verdict", no_wrap=True),
-        "smallest budget",
-        "calls",
+        Column("budget", no_wrap=True),
+        Column("calls", no_wrap=True, justify="right"),
         "length",
         "steps",
-        "measured as",
-        caption="; ".join(filter(None, [caption(result.families), without_kl(result.families)])),
+        Column("profile", no_wrap=True),
+        "by",
+        box=SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
     )
     for row, members in grouped(result.families):
         table.add_row(heading(row))
         for found in members:
-            table.add_row(*_family_row(found))
-        table.add_section()
+            table.add_row(*_family_row(found, result, plain))
     return table
+
+
+def survey_notes(result: SurveyResult, *, plain: bool = False) -> list[str]:
+    """The meaning of the columns and marks of `survey_table`."""
+    blocks = ASCII if plain else BLOCKS
+    known = filter(None, [caption(result.families), without_kl(result.families)])
+    return [
+        "budget: smallest that suffices, length x steps; by: divergence that decides",
+        f"profile: that divergence by rising model calls, {blocks[0]} within its tolerance to "
+        f"{blocks[-1]} {FAR:g} times and more",
+        *(
+            [f"{_mark(_DIFFERS, plain)} measured axes are not those of its group"]
+            if any(map(_differs, result.families))
+            else []
+        ),
+        *(f"{_mark(note[0], plain)}{note[1:]}" for note in known),
+    ]
 
 
 def cells_table(found: FamilyResult, names: Sequence[str]) -> Table:
@@ -129,25 +163,46 @@ def draws_table(found: FamilyResult) -> Table | None:
     return table
 
 
-def _family_row(found: FamilyResult) -> list[str]:
+def _family_row(found: FamilyResult, result: SurveyResult, plain: bool) -> list[str | Text]:
+    tolerances = result.settings.tolerances
     name = named(found.family, found) if found.network == "oracle" else f"    {found.network}"
+    by, points = _decided_by(found, tolerances), profile(found, tolerances)
+    shape = sparkline(points, blocks=ASCII if plain else BLOCKS)
     if found.error:
-        return [name, "not measured"]
+        said = f"[dim]{'lacks cells' if found.cells else 'not measured'}[/dim]"
+        return [escape(name), said, *[""] * 4, shape, by] if found.cells else [escape(name), said]
     budget, calls = "-", "-"
     if found.smallest_budget is not None:
-        budget = _budget(found.smallest_budget)
+        budget = f"{found.smallest_budget.length} x {found.smallest_budget.steps}"
         calls = str(found.cell(found.smallest_budget).model_calls)
-    axes = found.axes
-    verdict = _coloured(found.outcome) + (f" {WITHOUT_KL}" if found.without_kl else "")
-    return [name, verdict, budget, calls, axes.length, axes.steps, _measured(found)]
+    mark = f" [red]{_mark(_DIFFERS, plain)}[/red]" if _differs(found) else ""
+    without = f" {_mark(WITHOUT_KL, plain)}" if found.without_kl else ""
+    verdict = _coloured(found.outcome) + without
+    axes = (_use(found.axes.length), _use(found.axes.steps))
+    return [escape(name) + mark, verdict, budget, calls, *axes, shape, by]
 
 
-def _measured(found: FamilyResult) -> str:
-    """The measured group of a family, marked if it differs from the paper's."""
-    if found.measured_row is None:
-        return "[yellow]? undecided[/yellow]"
-    title = ROW_TITLES[found.measured_row]
-    return f"= {title}" if found.disagreement is None else f"[red]≠ {title}[/red]"
+def _decided_by(found: FamilyResult, tolerances: Mapping[str, float]) -> str:
+    """The short name of the divergence that decides a family's verdict, or nothing."""
+    name = deciding_divergence(found, tolerances)
+    if name is None:
+        return ""
+    estimates = (cell.estimates[name] for cell in found.cells)
+    known = next(estimate for estimate in estimates if estimate.value is not None)
+    return label(name, known).removesuffix(" squared")
+
+
+def _use(use: AxisUse) -> str:
+    return "[yellow]?[/yellow]" if use == "undecided" else use
+
+
+def _differs(found: FamilyResult) -> bool:
+    """Whether a family is measured to belong to another group than its own."""
+    return found.measured_row is not None and found.disagreement is not None
+
+
+def _mark(mark: str, plain: bool) -> str:
+    return _PLAIN.get(mark, mark) if plain else mark
 
 
 def listed(values: Iterable[int]) -> str:
@@ -160,5 +215,5 @@ def _budget(budget: Budget) -> str:
 
 
 def _coloured(outcome: Outcome) -> str:
-    colour = _COLOURS[outcome]
+    colour = COLOURS[outcome]
     return f"[{colour}]{outcome.value.replace('_', ' ')}[/{colour}]"

@@ -13,17 +13,17 @@ well, because one call of an ideal network can be exact and such families would 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from capcheck.divergences import DIVERGENCES
-from capcheck.judging.resolution import tolerance_in_unit
+from capcheck.judging.resolution import multiple, tolerance_in_unit
 from capcheck.procedures.rows import ROWS, Row
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell
 from capcheck.results.survey import SurveyResult
 
-__all__ = ["Front", "Point", "front", "non_dominated"]
+__all__ = ["Front", "Point", "front", "fronts", "non_dominated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +70,28 @@ class Front:
 
 def front(result: SurveyResult) -> Front:
     """Computes the efficiency front of a survey's oracles; it is empty if nothing was measured."""
+    return fronts(result)[0]
+
+
+def fronts(result: SurveyResult) -> tuple[Front, ...]:
+    """The efficiency fronts of every divergence of a survey, the chosen divergence first."""
     traits = DIVERGENCES[result.target.kind]
     found = {name: _points(result, name) for name in traits if name in result.settings.tolerances}
     # max() keeps the first of equals, and KL and Wasserstein come first.
-    name = max(found, key=lambda name: (traits[name].sufficient, len(found[name])))
+    chosen = max(found, key=lambda name: (traits[name].sufficient, len(found[name])))
+    order = [chosen, *(name for name in found if name != chosen)]
+    return tuple(_front(result, name, found[name]) for name in order)
+
+
+def _front(result: SurveyResult, name: str, found: Sequence[Point]) -> Front:
     points: dict[tuple[str, int, float], Point] = {}
-    for point in found[name]:
+    for point in found:
         points.setdefault((point.family, point.calls, point.multiple), point)
     of_groups = {
         row: non_dominated(point for point in points.values() if point.row == row) for row in ROWS
     }
     measured = [family.title for family in _oracles(result) if family.cells]
-    placed = {point.family for point in found[name]}
+    placed = {point.family for point in found}
     return Front(
         divergence=name,
         points=tuple(points.values()),
@@ -112,19 +122,16 @@ def _points(result: SurveyResult, name: str) -> list[Point]:
     points = []
     for family in _oracles(result):
         for cell in family.cells:
-            multiple = _multiple(cell, name, result.settings.tolerances[name])
-            if multiple is not None and not math.isnan(multiple):
-                point = Point(family=family.title, row=family.row, cell=cell, multiple=multiple)
+            high = _high(cell, name, result.settings.tolerances[name])
+            if high is not None and not math.isnan(high):
+                point = Point(family=family.title, row=family.row, cell=cell, multiple=high)
                 points.append(point)
     return points
 
 
-def _multiple(cell: Cell, name: str, tolerance: float) -> float | None:
+def _high(cell: Cell, name: str, tolerance: float) -> float | None:
     """Upper end of a divergence in tolerances, or None if nothing bounds it from above."""
     estimate = cell.estimates[name]
     if estimate.high is None or estimate.kind == "lower bound":
         return None
-    bound = tolerance_in_unit(estimate, tolerance)
-    if bound == 0:  # a law of one sequence has no spread
-        return math.inf if estimate.high > 0 else 0.0
-    return estimate.high / bound
+    return multiple(estimate.high, tolerance_in_unit(estimate, tolerance))

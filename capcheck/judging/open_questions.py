@@ -11,11 +11,12 @@ from capcheck.judging.resolution import (
     TRAITS,
     available,
     is_resolved,
+    label,
     tolerance_in_unit,
 )
 from capcheck.results.measurement import Cell, Measurement, Outcome
 
-__all__ = ["draws_needed", "open_questions"]
+__all__ = ["Question", "draws_needed", "foremost_question", "open_questions"]
 
 
 def open_questions(measurement: Measurement, tolerances: Mapping[str, float], level: float) -> str:
@@ -48,78 +49,128 @@ def draws_needed(cells: Sequence[Cell], tolerances: Mapping[str, float], *, leve
     )
 
 
+def foremost_question(
+    cells: Sequence[Cell], tolerances: Mapping[str, float], *, level: float
+) -> Question | None:
+    """The question that keeps an undecided family undecided, at its largest undecided budget.
+
+    Divergences that can make a family representable come before others, those that block a pass
+    before unresolved ones, and then those that the fewest draws would decide.
+
+    Args:
+        cells: All cells of the family, judged.
+        tolerances: Tolerance of each divergence, in its tolerance unit.
+        level: Joint confidence of the verdicts.
+
+    Returns:
+        The question, or None if no cell is undecided or no single divergence is at fault.
+    """
+    undecided = [cell for cell in cells if cell.outcome is Outcome.INCONCLUSIVE]
+    if not undecided:
+        return None
+    return min(
+        _questions(undecided[-1], tolerances, 1 - (1 - level) / len(cells)),
+        key=lambda q: (not TRAITS[q.divergence].sufficient, not q.blocks, q.draws),
+        default=None,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Question:
+class Question:
     """A question that the evidence about a divergence leaves open.
 
     Attributes:
+        divergence: Name of the divergence.
         text: The question in words.
+        answer: What would answer it, or what prevents an answer, as a short clause.
+        blocks: Whether the divergence is resolved, so that nothing passes without its answer.
         draws: The number of draws that would answer it, about; infinite if none would.
     """
 
+    divergence: str
     text: str
+    answer: str
+    blocks: bool
     draws: float = math.inf
 
 
 def _questions(
     measurement: Measurement, tolerances: Mapping[str, float], level: float
-) -> list[_Question]:
+) -> list[Question]:
     """The questions about all divergences that do not lie within their tolerances."""
     found = []
     for name, estimate in available(measurement).items():
         bound = tolerance_in_unit(estimate, tolerances[name])
-        if not (is_resolved(estimate, bound) and estimate.interval(level)[1] <= bound):
+        resolved = is_resolved(estimate, bound)
+        if not (resolved and estimate.interval(level)[1] <= bound):
             limited = name == "kl" and estimate.samples < measurement.samples
-            found.append(_open_question(name, estimate, bound, level, limited=limited))
+            text, answer, draws = _open_question(name, estimate, bound, level, limited=limited)
+            found.append(
+                Question(divergence=name, text=text, answer=answer, blocks=resolved, draws=draws)
+            )
     return found
 
 
 def _open_question(
     name: str, estimate: Estimate, bound: float, level: float, *, limited: bool
-) -> _Question:
-    """The question about one divergence; `limited` says that time limits its number of draws."""
-    value, (low, high) = estimate.value, estimate.interval(level)
+) -> tuple[str, str, float]:
+    """The question about one divergence in words, what would answer it, and the draws that would.
+
+    Args:
+        name: Name of the divergence.
+        estimate: Its estimate.
+        bound: Its tolerance, in the unit of the estimate.
+        level: Confidence of the estimate's interval.
+        limited: Whether time limits the number of draws of the estimate.
+    """
+    value, (low, high), short = estimate.value, estimate.interval(level), label(name, estimate)
     if value is None or math.isnan(value):
-        return _Question(text=f"{name} is not a number")
+        return f"{name} is not a number", f"{short} is not a number", math.inf
     distance = abs(bound - value)
     decisive = math.isfinite(high - low) and distance > 0
     growth = ((high - low) / 2 / distance) ** 2 if decisive else math.inf
     if estimate.kind == "lower bound":
         text = f"{name} is a lower bound here, and can only refuse"
         refusing = estimate.samples * growth if value > bound else math.inf
-        return _Question(text=text, draws=TRAITS[name].sets * refusing)
+        return text, f"needs a bound on {short} from above", TRAITS[name].sets * refusing
     if estimate.kind == "two bounds":
         text = f"the bounds on {name} lie on both sides of its tolerance"
-        return _Question(text=text)
+        return text, f"bounds on {short} on both sides of its tolerance", math.inf
     if not is_resolved(estimate, bound):
         needed = estimate.samples * ((estimate.null_error or 0.0) / (RESOLVED * bound)) ** 2
-        return _with_more(name, f"{name} is unresolved", needed)
+        return _with_more(name, f"{name} is unresolved", short, needed)
     if estimate.kind == "upper bound" and low > bound:
         text = f"the upper bound on {name} is above its tolerance, which decides nothing"
-        return _Question(text=text)
+        return text, f"only an upper bound on {short}, above its tolerance", math.inf
     if not decisive:
-        return _Question(text=f"{name} sits at its tolerance")
+        return f"{name} sits at its tolerance", f"{short} sits at its tolerance", math.inf
     if limited:
-        more = f"({growth:.2g} times --seconds-per-cell would decide it)"
-        return _Question(text=f"{name} is undecided {more}")
-    return _with_more(name, f"{name} is undecided", estimate.samples * growth)
+        more = f"{growth:.2g} times --seconds-per-cell would decide"
+        return f"{name} is undecided ({more} it)", f"{more} {short}", math.inf
+    return _with_more(name, f"{name} is undecided", short, estimate.samples * growth)
 
 
-def _with_more(name: str, text: str, rows: float) -> _Question:
-    """A question with the number of draws that would decide it.
+def _with_more(name: str, text: str, short: str, rows: float) -> tuple[str, str, float]:
+    """A question, and the draws that would decide it.
 
     Args:
         name: Name of the divergence.
         text: The question in words.
+        short: Name of the divergence in tables.
         rows: Rows that each independent sample set would need.
     """
     divergence = TRAITS[name]
     if divergence.most is not None and rows > divergence.most:
-        more = f"(it would need sets of {_rounded(rows)} draws, more than can be transported)"
-        return _Question(text=f"{text} {more}")
+        sets = f"sets of {_rounded(rows)} draws"
+        more = f"it would need {sets}, more than can be transported"
+        return f"{text} ({more})", f"{short} needs {sets}, too many to transport", math.inf
     draws = divergence.sets * rows
-    more = f"(about {_rounded(draws)} samples would decide it)"
-    return _Question(text=f"{text} {more}", draws=draws)
+    count = _rounded(draws)
+    return (
+        f"{text} (about {count} samples would decide it)",
+        f"about {count} draws would decide {short}",
+        draws,
+    )
 
 
 def _rounded(count: float) -> str:

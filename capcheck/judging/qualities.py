@@ -23,6 +23,7 @@ class QualityTable(Record):
     steps: tuple[str, ...]
     rows: tuple[tuple[str, str, tuple[str, ...]], ...]
     level: float
+    places: tuple[int, ...]
 
 
 def quality_table(found: FamilyResult) -> QualityTable | None:
@@ -39,7 +40,8 @@ def quality_table(found: FamilyResult) -> QualityTable | None:
         target = next(figure.target for figure in own if figure is not None)
         rows.append((name, _number(target), tuple(map(_text, own))))
     steps = tuple(", ".join(map(str, steps)) for _, steps in columns)
-    return QualityTable(steps=steps, rows=tuple(rows), level=qualities[0].level)
+    places = tuple(found.cells.index(cell) for cell, _ in columns)
+    return QualityTable(steps=steps, rows=tuple(rows), level=qualities[0].level, places=places)
 
 
 def _columns(found: FamilyResult) -> list[tuple[Cell, list[int]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+from capcheck.pipeline.markdown import inline
 from capcheck.pipeline.spec_report import CheckReport, SpecReport
 
 __all__ = ["MARKS", "as_junit", "as_markdown"]
@@ -56,11 +57,11 @@ def as_markdown(report: SpecReport) -> str:
     ]
     for check in report.checks:
         cells = (check.name, check.subject, check.outcome, check.smallest)
-        lines.append(f"| {MARKS[check.status]} | {' | '.join(map(_cell, cells))} |")
+        lines.append(f"| {MARKS[check.status]} | {' | '.join(map(inline, cells))} |")
     for check in report.checks:
         if check.status != "passed":
-            lines += ["", f"**{_cell(check.name)}**: {_cell(check.reasons[0])}"]
-            lines += [f"- {_cell(one)}" for one in _said(check)[1:]]
+            lines += ["", f"**{inline(check.name)}**: {inline(check.reasons[0])}"]
+            lines += [f"- {inline(one)}" for one in _said(check)[1:]]
     return "\n".join(lines) + "\n"
 
 
@@ -72,9 +73,3 @@ def _said(check: CheckReport) -> list[str]:
 def _plain(text: str) -> str:
     """Text without the characters that XML does not allow."""
     return NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def _cell(text: str) -> str:
-    """Text that stands in a cell of a Markdown table as it is."""
-    one_line = " ".join(text.split())
-    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", one_line)

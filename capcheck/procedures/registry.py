@@ -120,13 +120,15 @@ def _require_sizes(family: str, options: Mapping[str, Any]) -> None:
                 )
 
 
-def report_writer(name: str = "html") -> Callable[[Any], str]:
-    """The function that turns a result into the text of a report of some kind.
+def report_writer(name: str = "html") -> Callable[[Any], Any]:
+    """The function that turns a result into a report of some kind.
+
+    It returns the text of one file, or the contents of several files by their names.
 
     Raises:
         InputError: The kind of report is unknown.
     """
     known = declared("capcheck.reports")
     one_of("kind of report", name, known)
-    writer: Callable[[Any], str] = known[name].load()
+    writer: Callable[[Any], Any] = known[name].load()
     return writer

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from capcheck.core.errors import InputError, cure_of
 
@@ -27,8 +27,10 @@ __all__ = ["PARTIAL", "append_line", "create_atomically", "require_name", "write
 PARTIAL = ".*.partial"  # pattern of files left behind by a process killed while writing
 
 
-def write_atomically(path: Path, text: str) -> Path:
-    """Write a file atomically, so that readers see all of it or none, and return the path.
+def write_atomically(path: Path, content: str | bytes) -> Path:
+    """Write a file atomically, text as UTF-8, and return its path.
+
+    Readers see all of it or none.
 
     Raises:
         InputError: The file cannot be written.
@@ -38,7 +40,7 @@ def write_atomically(path: Path, text: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        with _partial(path, text) as partial:
+        with _partial(path, content) as partial:
             partial.replace(path)
     except OSError as error:
         raise InputError(
@@ -75,8 +77,8 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV
 def _create_in_place(path: Path, text: str) -> bool:
     """Write a file unless there is one, on a file system without links; readers may see half."""
     try:
-        with path.open("x", encoding="utf-8") as file:
-            _write(file, text)
+        with path.open("xb") as file:
+            _write(file, text.encode("utf-8"))
     except FileExistsError:
         return False
     except OSError:
@@ -114,20 +116,20 @@ def require_name(path: Path, rule: str) -> None:
 
 
 @contextlib.contextmanager
-def _partial(path: Path, text: str) -> Iterator[Path]:
-    """A file beside a path with a text that is on disk; it is removed in the end."""
+def _partial(path: Path, content: str | bytes) -> Iterator[Path]:
+    """A file beside a path with a content that is on disk; it is removed in the end."""
     # Two machines that see the folder may have processes of one number.
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            _write(file, text)
+        with partial.open("wb") as file:
+            _write(file, content if isinstance(content, bytes) else content.encode("utf-8"))
         yield partial
     finally:
         _discard(partial)
 
 
-def _write(file: TextIO, text: str) -> None:
-    file.write(text)
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
     file.flush()
     os.fsync(file.fileno())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from pages import chart_of, charts, outside_scripts, rows_of, told
 
 from capcheck import DecodingPlan, decoding_plan, report, survey
 from capcheck.procedures.registry import report_writer
@@ -44,34 +44,20 @@ def plan(request: pytest.FixtureRequest) -> DecodingPlan:
 
 @pytest.fixture(scope="module")
 def page(plan: DecodingPlan) -> str:
-    return report_writer("decoding")(plan)
-
-
-def outside_library(page: str) -> str:
-    """The page without the chart library, which is the longest script."""
-    return page.replace(max(re.findall(r"<script>.*?</script>", page, re.S), key=len), "")
-
-
-def figures(page: str) -> dict[str, Any]:
-    """The data of the charts, as a browser reads them."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
-    assert found is not None
-    data: dict[str, Any] = json.loads(found.group(1))["figures"]
-    return data
+    found = report_writer("decoding")(plan)
+    assert isinstance(found, str)
+    return found
 
 
 def cells(page: str) -> list[list[str]]:
     """Texts of the cells of the table of prices, row by row."""
-    lines = re.findall(r"<tr.*?</tr>", page, re.S)
-    texts = [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", line, re.S) for line in lines]
-    return [[" ".join(re.sub(r"<.*?>", " ", text).split()) for text in line] for line in texts]
+    return rows_of(page)
 
 
 def test_the_page_loads_nothing(page: str) -> None:
-    assert len(page) < 8e6
-    own = outside_library(page)
-    assert len(own) < 1e6
-    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", own)
+    assert len(page) < 2e6
+    own = outside_scripts(page)
+    assert not re.search(r"""(src|url)\s*[=(]\s*["']?(https?:)?//""", own)
     assert not re.search(r"<(link|img|iframe|script\s+src)\b", own)
     assert own.count("Content-Security-Policy") == 1
     assert "default-src 'none'" in own
@@ -80,8 +66,8 @@ def test_the_page_loads_nothing(page: str) -> None:
 
 
 def test_the_page_says_what_the_plan_says(page: str, plan: DecodingPlan) -> None:
-    own = outside_library(page)
-    assert f"<h1>How many tokens per step? {plan.target}</h1>" in own
+    own = outside_scripts(page)
+    assert f"<h1>How many tokens per step? <bdi>{plan.target}</bdi></h1>" in own
     assert f"with <strong>{plan.cheapest.calls}</strong> model call" in own
     assert f"{plan.total_correlation} nats per sequence" in own
     assert f"{plan.dual_total_correlation} nats per sequence" in own
@@ -101,46 +87,50 @@ def test_the_page_says_what_the_plan_says(page: str, plan: DecodingPlan) -> None
 
 
 def test_the_charts_show_the_plan(page: str, plan: DecodingPlan) -> None:
-    charts = figures(page)
-    assert list(charts) == ["curve", "prices"]
-    assert all(f'<div id="{name}"></div>' in page for name in charts)
-    traces = charts["curve"]["data"]
-    (curve,) = (trace for trace in traces if trace["name"] == "h(m)")
-    assert curve["x"] == list(plan.sizes)
-    assert curve["y"] == [one.value for one in plan.curve]
-    stairs = [trace for trace in traces if trace["line"].get("shape") == "hv"]
-    assert len(stairs) == 2
-    for stair in stairs:
-        assert (stair["x"][0], stair["x"][-1]) == (0, plan.tokens)
-        assert stair["y"][0] == plan.curve[0].value
-    assert stairs[-1]["x"] == [0, *itertools.accumulate(plan.cheapest.placed)]
-    bands = [trace for trace in traces if trace.get("fill") == "toself"]
-    assert len(bands) == (0 if plan.exact else 1)
-    for band in bands:
-        ends = [one.high for one in plan.curve] + [one.low for one in reversed(plan.curve)]
-        assert band["y"] == ends
-    for trace in charts["prices"]["data"]:
-        asked = [one for one in plan.prices if one.rule == trace["name"] and one.kl.value > 0]
-        assert trace["x"] == [one.calls for one in asked]
-        assert trace["y"] == [one.kl.value for one in asked]
-    (line,) = charts["prices"]["layout"]["shapes"]
-    assert line["y0"] == line["y1"] == plan.tolerance
+    loses = any(one.kl.value > 0 for one in plan.prices)
+    assert list(charts(page)) == ["information", *(["prices"] if loses else [])]
+    information = chart_of(page, "information")
+    curve = information["data"]["curve"]
+    assert [row["known"] for row in curve] == list(plan.sizes)
+    assert [row["nats"] for row in curve] == [one.value for one in plan.curve]
+    assert [row["high"] for row in curve] == [one.high for one in plan.curve]
+    stairs: dict[str, list[dict[str, Any]]] = {}
+    for row in information["data"]["stairs"]:
+        stairs.setdefault(row["name"], []).append(row)
+    for stair in stairs.values():
+        assert stair[0]["known"] == 0
+        assert stair[0]["nats"] == plan.curve[0].value
+    cheapest = list(stairs.values())[-1]
+    if not plan.cheapest.kl.value:  # then every step's height is known
+        ends = [0, *itertools.accumulate(plan.cheapest.placed)]
+        assert {row["known"] for row in cheapest} <= set(ends)
+    has_band = any(layer["mark"]["type"] == "area" for layer in information["spec"]["layer"])
+    assert has_band == (not plan.exact)
+    if not loses:
+        return
+    prices = chart_of(page, "prices")["data"]["prices"]
+    asked = [(one.rule, one.calls, one.kl.value) for one in plan.prices if one.kl.value > 0]
+    assert [(row["rule"], row["calls"], row["nats"]) for row in prices] == asked
+    lines = [
+        layer["encoding"]["y"].get("datum") for layer in chart_of(page, "prices")["spec"]["layer"]
+    ]
+    assert plan.tolerance in lines
 
 
 def test_the_area_between_staircase_and_curve_is_what_is_lost() -> None:
     # shuffle:6 in one step: 6 ln 6 - ln 720 nats, drawn as 6 h(0) less the sum of h.
     plan = decoding_plan(from_spec("shuffle:6"), calls=[1], tolerance=1.0)
-    traces = figures(report_writer("decoding")(plan))["curve"]["data"]
-    stair, curve = traces[0], traces[-1]
-    width = [after - before for before, after in itertools.pairwise(stair["x"])]
-    area = sum(w * y for w, y in zip(width, stair["y"], strict=False)) - sum(curve["y"])
+    data = chart_of(report_writer("decoding")(plan), "information")["data"]
+    first, last = data["stairs"][0], data["stairs"][1]
+    width = last["known"] - first["known"]
+    area = width * first["nats"] - sum(row["nats"] for row in data["curve"])
     assert area == pytest.approx(6 * math.log(6) - math.log(720))
 
 
 @pytest.mark.parametrize("field", ["source", "description"])
 def test_a_name_that_is_markup_is_shown_and_not_run(field: str) -> None:
     target = from_spec("parity:4").with_provenance(**{field: HOSTILE})
-    page = outside_library(report_writer("decoding")(decoding_plan(target)))
+    page = outside_scripts(report_writer("decoding")(decoding_plan(target)))
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
     assert page.count("</title>") == 1
@@ -157,8 +147,8 @@ def test_the_report_of_a_survey_shows_the_plan() -> None:
     result = survey(from_spec("parity:4"), families=["gpt"], lengths=[4], **how)
     assert result.decoding is not None
     shown = report_writer()(result)
-    assert "<h2>How many tokens per step?</h2>" in shown
-    assert '<div id="curve"></div>' in shown
-    assert result.decoding.cheapest.steps_text in shown
+    assert '<h2 id="decoding">How many tokens per step?</h2>' in shown
+    assert 'data-chart="information"' in shown
+    assert result.decoding.cheapest.steps_text in told(shown)
     numbers = survey(from_spec("gaussian:tokens=2"), families=["gpt"], lengths=[2], **how)
     assert "How many tokens per step?" not in report_writer()(numbers)

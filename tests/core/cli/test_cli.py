@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -108,6 +109,20 @@ def test_a_saved_run_can_be_reported_again(run, tmp_path: Path) -> None:  # type
     assert misplaced.code == 2
     assert "it is a folder" in misplaced.err
     (folder / "report.html").unlink()
+    told = run("report", str(folder), "--markdown", "-")
+    assert not told.code
+    assert told.out.startswith("On ")
+    assert told.out.endswith("\n")
+    assert "report: " not in told.out
+    assert not (folder / "report.html").exists()  # which nobody asked for
+    summary = tmp_path / "summary.md"
+    both = run("report", str(folder), "--markdown", str(summary), "--out", str(tmp_path / "a.html"))
+    assert both.out.count("report: ") == 2
+    assert summary.read_text() == told.out
+    assert (tmp_path / "a.html").read_text() == first
+    nowhere = run("report", str(folder), "--markdown", str(summary / "x.md"))
+    assert nowhere.code == 2
+    assert "cannot be written" in nowhere.err
     assert run("report", str(folder)).code in (0, None)
     assert (folder / "report.html").read_text() == first
 
@@ -401,11 +416,22 @@ def test_a_pass_without_kl_is_marked(run) -> None:  # type: ignore[no-untyped-de
     law = ["--target", "modes:tokens=2,modes=2,gap=2", "--family", "diffusion,gpt"]
     how = ["--network", "none", "--steps", "32", "--divergence", "kl,wasserstein"]
     said = run("survey", *law, *how, "--seconds-per-cell", "1e-9").out  # no time for a density
-    (diffusion,) = (line for line in said.splitlines() if "│   diffusion " in line)
-    (gpt,) = (line for line in said.splitlines() if "│   gpt " in line)
+    (diffusion,) = (line for line in said.splitlines() if line.startswith("  diffusion "))
+    (gpt,) = (line for line in said.splitlines() if line.startswith("  gpt "))
     assert "representable °" in diffusion
     assert "°" not in gpt
     assert "° representable without an upper bound on KL" in said
+
+
+def test_a_console_that_cannot_encode_a_mark_is_no_failure(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "capcheck", "survey", *SMALL, *FEW, "--network", "none"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        command, capture_output=True, env=environment, cwd=tmp_path, check=True, timeout=300
+    )
+    told = done.stdout.decode("ascii")
+    assert "_ within its tolerance to # 100 times" in told
+    assert "gpt" in told
 
 
 def test_verdicts_are_told_as_soon_as_they_are_known(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

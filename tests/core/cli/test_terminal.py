@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import re
 from typing import Any
 
 import pytest
+from judged import cell, exact, family, survey_of, unfinished
+from rich.console import Console
 
 from capcheck import survey
-from capcheck.cli.terminal import print_survey
+from capcheck.cli.terminal import WIDTH, print_survey
+from capcheck.cli.verdict_tables import survey_notes, survey_table
+from capcheck.judging.answer import answer
+from capcheck.procedures.registry import families, probe_class
 from capcheck.results.family import Axes, FamilyResult
 from capcheck.results.survey import SurveyResult
 from capcheck.targets import HeldOut, from_spec
@@ -34,16 +41,25 @@ def printed(result: SurveyResult, capsys: pytest.CaptureFixture[str], **how: Any
 
 def row_of(text: str, family: str) -> list[str]:
     """Cells of the first table line that starts with a family."""
-    lines = (line.strip("│ ").split("│") for line in text.splitlines() if line.startswith("│"))
-    cells = next(cells for cells in lines if cells[0].split()[:1] == [family])
-    return [cell.strip() for cell in cells]
+    lines = (line for line in text.splitlines() if line.startswith("  ") and line[2] != " ")
+    line = next(line for line in lines if line.split()[0] == family)
+    return re.split(r" {2,}", line.strip())
 
 
-def test_agreement_with_the_paper_is_marked_and_needs_no_sentence(
+def test_agreement_with_the_paper_needs_no_mark_and_no_sentence(
     result: SurveyResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = printed(result, capsys)
-    assert row_of(text, "gpt")[-3:] == ["used", "flat", "= length"]
+    assert row_of(text, "gpt") == [
+        "gpt",
+        "representable",
+        "3 x 1",
+        "3",
+        "used",
+        "flat",
+        "▆▂▁",
+        "KL",
+    ]
     assert "≠" not in text
     assert "?" not in text
     assert "differs: " not in text
@@ -52,9 +68,9 @@ def test_agreement_with_the_paper_is_marked_and_needs_no_sentence(
 @pytest.mark.parametrize(
     ("axes", "loop_order", "mark", "sentence"),
     [
-        (("flat", "flat"), "none", "≠ neither axis", "differs: the paper puts it"),
-        (("used", "used"), "steps_outer", "≠ both, steps outside", "differs: the paper puts it"),
-        (("used", "undecided"), "length", "? undecided", "undecided: the paper puts it"),
+        (("flat", "flat"), "none", ("gpt ≠", "flat", "flat"), "differs: the paper puts it"),
+        (("used", "used"), "steps_outer", ("gpt ≠", "used", "used"), "differs: the paper puts it"),
+        (("used", "undecided"), "length", ("gpt", "used", "?"), "undecided: the paper puts it"),
     ],
 )
 def test_disagreement_is_marked_and_explained(
@@ -62,13 +78,15 @@ def test_disagreement_is_marked_and_explained(
     capsys: pytest.CaptureFixture[str],
     axes: tuple[Any, Any],
     loop_order: str,
-    mark: str,
+    mark: tuple[str, str, str],
     sentence: str,
 ) -> None:
     other = changed(result, axes=Axes(length=axes[0], steps=axes[1]), loop_order=loop_order)
     text = printed(other, capsys)
-    assert row_of(text, "gpt")[-1] == mark
-    assert row_of(text, "maskgit")[-1] == "= length"
+    cells = row_of(text, "gpt")
+    assert (cells[0], *cells[4:6]) == mark
+    assert row_of(text, "maskgit")[0] == "maskgit"
+    assert ("≠ measured axes are not those of its group" in text) == ("≠" in mark[0])
     lines = text.splitlines()
     below = lines[next(i for i, line in enumerate(lines) if line.startswith("gpt: ")) + 1]
     assert below.startswith(f"    {sentence}")
@@ -143,3 +161,63 @@ def test_the_gap_to_the_data_is_told_below_the_target(
     assert as_json["sentence"].startswith(sentence)
     assert as_json["share"] == 0.71
     assert "dependence" not in printed(result, capsys)
+
+
+# The first screen
+
+
+def all_families() -> SurveyResult:
+    """Every family of the package, with the longest verdict and profile that a family can have."""
+    cells = [cell(k, k, kl=exact(float(k))) for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)]
+    return survey_of(
+        *(
+            family(
+                *cells, name=name, row=probe_class(name).row, in_paper=probe_class(name).in_paper
+            )
+            for name in families()
+        )
+    )
+
+
+def table_of(result: SurveyResult, encoding: str = "utf-8", **how: bool) -> list[str]:
+    """The lines of a survey's table and notes, on a console that is wide enough for anything."""
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)  # strict: what it cannot encode fails
+    console = Console(file=file, width=200)
+    console.print(survey_table(result, **how))
+    for note in survey_notes(result, **how):
+        console.print(note, markup=False, highlight=False)
+    file.flush()
+    return raw.getvalue().decode(encoding).splitlines()
+
+
+def test_the_answer_comes_first(result: SurveyResult, capsys: pytest.CaptureFixture[str]) -> None:
+    first, _, _ = printed(result, capsys).partition("target: ")
+    assert " ".join(first.split()) == answer(result)
+    assert max(map(len, first.splitlines())) <= WIDTH
+
+
+def test_all_families_fit_into_a_hundred_columns_without_wrapped_names() -> None:
+    lines = table_of(all_families())
+    assert max(map(len, lines)) <= WIDTH
+    for name in families():
+        (row,) = [line for line in lines if line.split()[:1] == [name]]
+        assert "not representable" in row
+
+
+def test_a_console_without_blocks_gets_the_same_table_in_ascii() -> None:
+    found = all_families()
+    steps = next(one for one in found.families if one.row == "steps")
+    unlike = steps.model_copy(update={"axes": Axes(length="flat", steps="flat")})
+    mixed = survey_of(unlike, *found.families[1:])
+    lines = table_of(mixed, encoding="ascii", plain=True)
+    assert max(map(len, lines)) <= WIDTH
+    assert "!= measured axes are not those of its group" in lines
+    with pytest.raises(UnicodeEncodeError):
+        table_of(mixed, encoding="ascii")
+
+
+def test_a_run_that_was_killed_half_way_shows_what_it_has() -> None:
+    started = unfinished(cell(1, 1, kl=exact(2.0)), of=3, name="mar")
+    (row,) = [line for line in table_of(survey_of(started)) if line.split()[:1] == ["mar"]]
+    assert re.split(r" {2,}", row.strip()) == ["mar", "lacks cells", "▃", "KL"]  # 2.0 / 0.5

@@ -1,0 +1,140 @@
+"""The heat map of a family: how far each budget is from the tolerance.
+
+The colour of a budget is the class of a divergence, or of the worst of them, in multiples of its
+tolerance; a frame stands around the budgets that are representable, which is the tolerance contour,
+and a mark tells the verdict to those who do not see colours.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from capcheck.divergences import DIVERGENCES
+from capcheck.judging.resolution import available
+from capcheck.reports.charts.chart import Chart, Spec
+from capcheck.reports.charts.scale import in_tolerances, said
+from capcheck.results.family import FamilyResult
+from capcheck.results.measurement import Cell, Outcome
+from capcheck.results.survey import SurveyResult
+
+__all__ = ["CLASSES", "MARKS", "heat_chart"]
+
+CLASSES: tuple[tuple[float, str, str], ...] = (
+    (0.3, "at most 0.3", "var(--blue)"),
+    (1.0, "at most 1", "var(--sky)"),
+    (10.0, "at most 10", "var(--amber)"),
+    (math.inf, "above 10", "var(--orange)"),
+)
+"""Upper end, name and colour of each class of multiples of the tolerance."""
+UNKNOWN = ("not available", "var(--unknown)")
+MARKS = {
+    Outcome.REPRESENTABLE: "✓",
+    Outcome.NOT_REPRESENTABLE: "✗",
+    Outcome.INCONCLUSIVE: "?",
+}
+"""The mark of each verdict."""
+WORST = "worst"  # stands for the divergence of the largest multiple
+LABELLED = 200  # most budgets whose marks are drawn
+
+
+def heat_chart(found: FamilyResult, result: SurveyResult) -> Chart:
+    """The heat map of a family over length and steps."""
+    names = [WORST, *result.settings.tolerances]
+    rows = [_row(cell, name, result) for name in names for cell in found.cells]
+    lengths = sorted({cell.budget.length for cell in found.cells}, reverse=True)
+    steps = sorted({cell.budget.steps for cell in found.cells})
+    return Chart(
+        spec=_spec(lengths, steps, marks=len(found.cells) <= LABELLED),
+        data={"budgets": rows},
+        description=f"Verdict and largest divergence of {found.title} at each length and number of "
+        "steps.",
+        default=WORST,
+    )
+
+
+def _row(cell: Cell, name: str, result: SurveyResult) -> dict[str, Any]:
+    divergences = DIVERGENCES[result.target.kind]
+    known = {
+        one: in_tolerances(estimate.value, estimate, result.settings.tolerances[one])
+        for one, estimate in available(cell).items()
+        if name in (WORST, one)
+    }
+    worst = max(known, key=lambda one: known[one], default=None)
+    return {
+        "divergence": name,
+        "label": "" if worst is None else divergences[worst].label,
+        "length": cell.budget.length,
+        "steps": cell.budget.steps,
+        "class": UNKNOWN[0] if worst is None else _class(known[worst]),
+        "multiple": "not available" if worst is None else f"{said(known[worst])} × tolerance",
+        "calls": cell.model_calls,
+        "mark": MARKS[cell.outcome],
+        "verdict": cell.outcome.value.replace("_", " "),
+    }
+
+
+def _class(worst: float) -> str:
+    return next((name for end, name, _ in CLASSES if worst <= end), UNKNOWN[0])
+
+
+def _spec(lengths: list[int], steps: list[int], *, marks: bool) -> Spec:
+    x = {"field": "steps", "type": "ordinal", "sort": steps, "axis": {"labelAngle": 0}}
+    y = {"field": "length", "type": "ordinal", "sort": lengths}
+    names = [*(name for _, name, _ in CLASSES), UNKNOWN[0]]
+    colours = [*(colour for *_, colour in CLASSES), UNKNOWN[1]]
+    tooltip = [
+        {"field": name, "title": title}
+        for name, title in (
+            ("length", "length"),
+            ("steps", "steps"),
+            ("calls", "model calls"),
+            ("label", "divergence"),
+            ("multiple", "estimate"),
+            ("verdict", "verdict"),
+        )
+    ]
+    cells: Spec = {
+        "data": {"name": "budgets"},
+        "mark": {"type": "rect", "stroke": "var(--page)", "strokeWidth": 1},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "color": {
+                "field": "class",
+                "type": "nominal",
+                "scale": {"domain": names, "range": colours},
+                "legend": {"columns": 2, "symbolType": "square"},
+            },
+            "tooltip": tooltip,
+        },
+    }
+    contour: Spec = {
+        "data": {"name": "budgets"},
+        "transform": [{"filter": f"datum.mark == '{MARKS[Outcome.REPRESENTABLE]}'"}],
+        "mark": {"type": "rect", "filled": False, "stroke": "var(--ink)", "strokeWidth": 2},
+        "encoding": {"x": x, "y": y},
+    }
+    signs: Spec = {
+        "data": {"name": "budgets"},
+        "mark": {"type": "text", "fontSize": 13, "fontWeight": "bold", "color": "var(--page)"},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "text": {"field": "mark"},
+            "color": {
+                "condition": {
+                    "test": "datum.class == 'at most 1' || datum.class == 'at most 10' "
+                    f"|| datum.class == '{UNKNOWN[0]}'",
+                    "value": "var(--ink)",
+                },
+                "value": "var(--page)",
+            },
+        },
+    }
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container",
+        "height": max(80, min(34 * len(lengths), 300)),
+        "layer": [cells, contour, *([signs] if marks else [])],
+    }

@@ -1,0 +1,329 @@
+"""The view of one family: its row of the first screen, and its section of the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from capcheck.core.budget import AXES
+from capcheck.divergences import DIVERGENCES
+from capcheck.judging.answer import because
+from capcheck.judging.extrapolation import sufficient
+from capcheck.judging.profile import deciding_divergence, profile
+from capcheck.judging.qualities import QualityTable, quality_table
+from capcheck.judging.sentences import (
+    blame_sentence,
+    gaps_by_precision,
+    grouped_gaps,
+    missing_parts_sentence,
+    network_sentence,
+    part_text,
+    parts_used,
+    precision_lines,
+    sensitivity_sentence,
+    speculation_sentences,
+)
+from capcheck.procedures.listing import FamilyFacts, listed_families
+from capcheck.procedures.rows import ROW_TITLES
+from capcheck.reports.card import Card, card
+from capcheck.reports.charts.chart import Chart
+from capcheck.reports.charts.curves import curves_chart
+from capcheck.reports.charts.gaps import gap_chart
+from capcheck.reports.charts.heat import MARKS, heat_chart
+from capcheck.reports.charts.points import points_chart
+from capcheck.reports.charts.witness import pairs_chart
+from capcheck.reports.page import pointer
+from capcheck.reports.samples import Mosaic, are_images, chosen_cells, mosaic
+from capcheck.reports.sparkline import sparkline
+from capcheck.reports.texts import Text, texts
+from capcheck.results.family import WITHOUT_KL, FamilyResult
+from capcheck.results.gap import PartName
+from capcheck.results.measurement import Cell, Outcome
+from capcheck.results.survey import SurveyResult
+
+__all__ = ["WORDS", "CellGroup", "FamilyView", "GapRow", "family_views"]
+
+WORDS = {
+    Outcome.REPRESENTABLE: "can",
+    Outcome.NOT_REPRESENTABLE: "cannot",
+    Outcome.INCONCLUSIVE: "undecided",
+}
+NOT_MEASURED = "not measured"
+CELLS = 60  # most groups of cells that the table of a family shows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellGroup:
+    """Budgets with equal numbers, as one row of a table.
+
+    Attributes:
+        lengths: Their lengths, as text.
+        steps: Their numbers of steps, as text.
+        cell: The first of their cells.
+        mark: Mark of the verdict.
+        word: The verdict.
+        record: JSON pointer of the cell.
+    """
+
+    lengths: str
+    steps: str
+    cell: Cell
+    mark: str
+    word: str
+    record: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GapRow:
+    """The parts of a divergence at budgets where they are equal, as one row of a table.
+
+    Attributes:
+        precision: The precision, or empty for the run's own.
+        lengths: Lengths of the budgets, as text.
+        steps: Numbers of steps of the budgets, as text.
+        divergence: Name of the divergence.
+        reason: A remark on the parts, or empty.
+        parts: Text and JSON pointer of each part; the pointer is empty where there is no part.
+    """
+
+    precision: str
+    lengths: str
+    steps: str
+    divergence: str
+    reason: str
+    parts: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FamilyView:
+    """A family as it is shown.
+
+    Attributes:
+        result: Its result.
+        anchor: Name of its section in the page.
+        record: JSON pointer of its result.
+        name: Its name in the table: that of the network if it is not the oracle.
+        beside: Whether its network is not the oracle.
+        word: The verdict: can, cannot, undecided or not measured.
+        mark: Mark of the verdict.
+        note: Mark of a verdict without KL, or empty.
+        calls: Model calls of the smallest sufficient budget, or None.
+        calls_record: JSON pointer of the calls.
+        measured: Title of the measured row of the paper's table, or None if it is undecided.
+        decided_by: Short name of the divergence that decided, or empty.
+        because: The reason in a clause.
+        spark: The sparkline.
+        charts: Its charts, by the names of their places.
+        cells: Its cells, those of equal numbers together.
+        left_out: Number of groups of cells that its table does not show.
+        mosaics: Pictures of samples.
+        texts: Samples as text.
+        card: Source, assumption and known facts of the family; None for one without a card.
+        options: Its options, as text.
+        qualities: The table of what its draws are like, or None.
+        lines: Further sentences: network, blame, drafts, rates.
+        parts: Names of the parts of its gaps.
+        gaps: Rows of the table of gaps.
+        sensitivities: Results with errors of the oracle, with their sentences.
+    """
+
+    result: FamilyResult
+    anchor: str
+    record: str
+    name: str
+    beside: bool
+    word: str
+    mark: str
+    note: str
+    calls: int | None
+    calls_record: str
+    measured: str | None
+    decided_by: str
+    because: str
+    spark: Markup
+    charts: dict[str, Chart]
+    cells: tuple[CellGroup, ...]
+    left_out: int
+    mosaics: tuple[Mosaic, ...]
+    texts: tuple[Text, ...]
+    card: Card | None
+    options: str
+    qualities: QualityTable | None
+    lines: tuple[str, ...]
+    parts: tuple[str, ...]
+    gaps: tuple[GapRow, ...]
+    sensitivities: tuple[tuple[Any, str], ...]
+
+    @property
+    def key(self) -> str:
+        """The verdict as a name without spaces."""
+        return self.word.replace(" ", "-")
+
+
+def family_views(result: SurveyResult) -> list[FamilyView]:
+    """The views of all families of a run, in its order."""
+    facts = {one.family: one for one in listed_families()}
+    anchors: dict[str, int] = {}
+    views = []
+    for index, found in enumerate(result.families):
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", found.family) or "family"
+        again = anchors.setdefault(name, 0)
+        anchors[name] += 1
+        anchor = f"family-{name}" + (f"-{again}" if again else "")
+        views.append(_view(found, index, anchor, result, facts.get(found.family)))
+    return views
+
+
+def _view(
+    found: FamilyResult, index: int, anchor: str, result: SurveyResult, facts: FamilyFacts | None
+) -> FamilyView:
+    record = pointer("families", index)
+    smallest = found.smallest_budget
+    place = next((j for j, cell in enumerate(found.cells) if cell.budget == smallest), None)
+    decided = deciding_divergence(found, result.settings.tolerances)
+    used = parts_used(found)
+    groups = _cell_groups(found.cells, record)
+    shown = groups if len(groups) <= CELLS else [*groups[: CELLS - 1], groups[-1]]
+    word = NOT_MEASURED if found.error else WORDS[found.outcome]
+    return FamilyView(
+        result=found,
+        anchor=anchor,
+        record=record,
+        name=found.family if found.network == "oracle" else found.network,
+        beside=found.network != "oracle",
+        word=word,
+        mark="–" if found.error else MARKS[found.outcome],
+        note=f" {WITHOUT_KL}" if found.without_kl else "",
+        calls=None if place is None else found.cells[place].model_calls,
+        calls_record=record + pointer("cells", place or 0, "model_calls"),
+        measured=None if found.measured_row is None else ROW_TITLES[found.measured_row],
+        decided_by=_short(DIVERGENCES[result.target.kind][decided].label) if decided else "",
+        because=because(found, result.settings),
+        spark=sparkline(profile(found, result.settings.tolerances)),
+        charts=_charts(found, anchor, result),
+        cells=tuple(shown),
+        left_out=len(groups) - len(shown),
+        mosaics=_mosaics(found, result),
+        texts=texts(found, result),
+        card=None if facts is None else card(facts),
+        options=", ".join(f"{k} = {v}" for k, v in found.plan.options.items() if v is not None),
+        qualities=quality_table(found),
+        lines=tuple(_lines(found)),
+        parts=tuple(used),
+        gaps=tuple(_gap_rows(found, used, record)),
+        sensitivities=tuple((one, sensitivity_sentence(one)) for one in found.sensitivities),
+    )
+
+
+def _short(label: str) -> str:
+    """The name of a divergence for a narrow column: W2 for W2 squared."""
+    return label.removesuffix(" squared")
+
+
+def _lines(found: FamilyResult) -> Iterable[str]:
+    """Sentences that say who is to blame, which network it is, and how its drafts fare."""
+    if found.disagreement:
+        yield f"{'undecided' if found.measured_row is None else 'differs'}: {found.disagreement}"
+    for cause in found.causes:
+        lead = "cause" if cause.removed else "not the cause alone"
+        yield f"{lead}: {cause.failure}; {cause.sentence}"
+    yield from found.notes
+    if blame := blame_sentence(found):
+        yield blame
+    if found.facts is not None:
+        yield f"network: {network_sentence(found.facts)}"
+    yield from speculation_sentences(found)
+    rates = [rate for rate in found.rates if rate.value is not None and rate.value > 0]
+    for rate in rates:
+        yield f"{rate.divergence} falls like {rate.axis} to the power −{rate} ({rate.reason})"
+    yield from precision_lines(found)
+    if missing := missing_parts_sentence(found):
+        yield missing
+
+
+def _gap_rows(found: FamilyResult, used: Sequence[PartName], record: str) -> Iterable[GapRow]:
+    places = {id(gap): pointer("gaps", k) for k, gap in enumerate(found.gaps)}
+    for p, rounded in enumerate(found.precisions):
+        for c, cell in enumerate(rounded.cells):
+            for k, gap in enumerate(cell.gaps):
+                places[id(gap)] = pointer("precisions", p, "cells", c, "gaps", k)
+    for precision, gaps in gaps_by_precision(found):
+        for lengths, steps, gap in grouped_gaps(gaps):
+            names = [part.name for part in gap.parts]
+            texts = [part_text(gap, name, precision) for name in used]
+            yield GapRow(
+                precision="" if precision == "-" else precision,
+                lengths=lengths,
+                steps=steps,
+                divergence=gap.divergence,
+                reason=gap.reason,
+                parts=tuple(
+                    (text, f"{record}{places[id(gap)]}{pointer('parts', names.index(name))}")
+                    if name in names and text
+                    else (text, "")
+                    for name, text in zip(used, texts, strict=True)
+                ),
+            )
+
+
+def _charts(found: FamilyResult, anchor: str, result: SurveyResult) -> dict[str, Chart]:
+    """The charts of a family's section."""
+    if not found.cells:
+        return {}
+    charts: dict[str, Chart] = {}
+    beyond = sufficient(found, result.settings.tolerances)
+    for axis in AXES:
+        if len({getattr(cell.budget, axis) for cell in found.cells}) > 1:
+            charts[f"{axis}-{anchor}"] = curves_chart(found, axis, result, beyond)
+    if len(found.cells) > 1:
+        charts[f"heat-{anchor}"] = heat_chart(found, result)
+    for name in result.settings.tolerances:
+        if any(gap.parts for gap in found.gaps if gap.divergence == name):
+            charts[f"gap-{name}-{anchor}"] = gap_chart(found, name, result)
+    witness = found.cells[-1].witness
+    if witness is not None and witness.pairs:
+        charts[f"pairs-{anchor}"] = pairs_chart(witness, result.target.tokens, result.target.kind)
+    if result.target.provenance.vocabulary is None and not are_images(result.target):
+        charts[f"samples-{anchor}"] = points_chart(_sample_groups(found, result), found.title)
+    return charts
+
+
+def _cell_groups(cells: Sequence[Cell], record: str) -> list[CellGroup]:
+    """Cells of equal numbers together, in the order of the first of each."""
+    groups: dict[str, list[tuple[int, Cell]]] = {}
+    for place, cell in enumerate(cells):
+        same = cell.model_dump_json(include={"model_calls", "estimates", "outcome"})
+        groups.setdefault(same, []).append((place, cell))
+    return [
+        CellGroup(
+            lengths=_listed(cell.budget.length for _, cell in own),
+            steps=_listed(cell.budget.steps for _, cell in own),
+            cell=own[0][1],
+            mark=MARKS[own[0][1].outcome],
+            word=WORDS[own[0][1].outcome],
+            record=record + pointer("cells", own[0][0]),
+        )
+        for own in groups.values()
+    ]
+
+
+def _listed(values: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(values))))
+
+
+def _sample_groups(found: FamilyResult, result: SurveyResult) -> list[tuple[str, Any]]:
+    """Samples of the target and of some budgets, with their titles."""
+    groups = [(str(cell.budget), cell.examples) for cell in chosen_cells(found)]
+    return [("target", result.target.examples), *groups]
+
+
+def _mosaics(found: FamilyResult, result: SurveyResult) -> tuple[Mosaic, ...]:
+    target = result.target
+    if not found.cells or target.provenance.vocabulary is not None or not are_images(target):
+        return ()
+    groups = _sample_groups(found, result)
+    return tuple(mosaic(title, rows, target) for title, rows in groups if len(rows))
