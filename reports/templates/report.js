@@ -166,9 +166,10 @@
     families.classList.add("sorted");
     const rows = all("tr[data-outcome]", families);
     const key = (row) => row.cells[column].dataset.sort ?? row.cells[column].textContent.trim();
-    rows.sort((a, b) => key(a).localeCompare(key(b), undefined, { numeric: true }));
-    if (!rising) rows.reverse();
-    families.tBodies[0].append(...rows);
+    const known = rows.filter((row) => !["", "–"].includes(key(row)));
+    known.sort((a, b) => key(a).localeCompare(key(b), "en", { numeric: true }));
+    if (!rising) known.reverse();
+    families.tBodies[0].append(...known, ...rows.filter((row) => !known.includes(row)));
   }
   for (const head of families ? all("thead th[data-sortable]", families) : []) {
     const button = document.createElement("button");
