@@ -25,6 +25,7 @@ from capcheck.results.measurement import Outcome
 from capcheck.results.survey import CapacityError, CheckResult, SurveyResult
 from capcheck.runs.atomic import write_atomically
 from capcheck.runs.candidates import Candidate
+from capcheck.runs.command import python_call
 from capcheck.runs.engine import Engine
 from capcheck.runs.keywords import Families
 from capcheck.runs.manifest import read_manifest
@@ -93,7 +94,8 @@ def check(
         >>> check("gpt", targets.from_spec("modes:tokens=2"), samples=200).smallest_budget
         Budget(length=1, steps=1)
     """
-    engine = engine_of_check(family, target, **keywords)
+    command = python_call("check", target, ("family", family), keywords)
+    engine = engine_of_check(family, target, command=command, **keywords)
     return CheckResult.of(engine.run(errors_are_results=False))
 
 
@@ -118,7 +120,8 @@ def survey(
     Raises:
         InputError: An argument is not possible; the message names it and the rule that it breaks.
     """
-    engine = engine_of_survey(target, families, **keywords)
+    command = python_call("survey", target, ("families", families), keywords)
+    engine = engine_of_survey(target, families, command=command, **keywords)
     return engine.run(errors_are_results=True)
 
 

@@ -53,7 +53,7 @@ WORDS = {
     Outcome.INCONCLUSIVE: "undecided",
 }
 NOT_MEASURED = "not measured"
-CELLS = 60  # most groups of cells that the table of a family shows
+CELLS = 40  # most groups of cells that the table of a family shows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ def _view(
         calls_record=record + pointer("cells", place or 0, "model_calls"),
         measured=None if found.measured_row is None else ROW_TITLES[found.measured_row],
         decided_by=_short(DIVERGENCES[result.target.kind][decided].label) if decided else "",
-        because=because(found, result.settings),
+        because=because(found, result.settings).replace(" times its ", " × "),
         spark=sparkline(profile(found, result.settings.tolerances)),
         charts=_charts(found, anchor, result),
         cells=tuple(shown),

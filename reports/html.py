@@ -32,6 +32,7 @@ from capcheck.results.survey import SurveyResult
 __all__ = ["charts", "render"]
 
 FRONT = "front"  # name of the chart of the efficiency front
+DRAWN = 1500  # most points of a chart that is drawn into the page, for readers without scripts
 
 
 def render(result: SurveyResult) -> str:
@@ -44,7 +45,7 @@ def render(result: SurveyResult) -> str:
         "report.html.j2",
         figures,
         record=result.to_dict(),
-        drawn=[FRONT] if FRONT in figures else [],
+        drawn=[FRONT] if FRONT in figures and len(figures[FRONT].data["points"]) <= DRAWN else [],
         result=result,
         answer=answer(result),
         groups=_groups(views),

@@ -58,6 +58,10 @@ COMMANDS = {
 class _Lazy(click.Group):
     """A group whose commands are loaded one by one, so that its help does not wait for torch."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.ensure_object(Session).arguments = tuple(args)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 

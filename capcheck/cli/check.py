@@ -11,7 +11,7 @@ from capcheck.cli.options import BUDGETS, EVIDENCE, NETWORK, OUTPUT, TARGET, fit
 from capcheck.cli.parameters import GroupedCommand, Pairs, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
-from capcheck.cli.values import merged, run_options, target_of
+from capcheck.cli.values import merged, run_options, target_of, written
 from capcheck.cli.work import start
 from capcheck.procedures.registry import probe_class
 from capcheck.results.survey import CheckResult
@@ -68,6 +68,7 @@ def check(
             objective=objective,
             fit_steps=fit_steps,
             fit_seconds=fit_seconds,
+            command=written(),
             **run_options(given, progress),
         )
         if start_only:

@@ -78,9 +78,11 @@ class Session:
 
     Attributes:
         debug: Whether to show the traceback of a failure.
+        arguments: The words after `capcheck`.
     """
 
     debug: bool = False
+    arguments: tuple[str, ...] = ()
 
 
 def debugging(ctx: click.Context, param: click.Parameter, value: bool) -> None:

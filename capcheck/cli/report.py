@@ -25,7 +25,7 @@ STANDARD_OUTPUT = Path("-")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Write the HTML report to this file.  [default: FOLDER/report.html, unless --markdown]",
+    help="Write the HTML report to this file.  [default: FOLDER/report.html, if no other option]",
 )
 @click.option(
     "--markdown",
@@ -33,15 +33,32 @@ STANDARD_OUTPUT = Path("-")
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Write a summary for pull requests to this file, or to standard output if it is -.",
 )
-def report(folder: Path, out: Path | None, markdown: Path | None) -> None:
-    """Write the HTML report of a saved run, or a summary of it in Markdown."""
+@click.option(
+    "--svg",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write every chart to this folder as SVG.",
+)
+@click.option(
+    "--png",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write every chart to this folder as PNG.",
+)
+def report(
+    folder: Path, out: Path | None, markdown: Path | None, svg: Path | None, png: Path | None
+) -> None:
+    """Write the HTML report of a saved run, a summary of it in Markdown, or its charts."""
     result = Store.open(folder).result()
     console = Console(stderr=markdown == STANDARD_OUTPUT, emoji=False)
     if markdown == STANDARD_OUTPUT:
         click.echo(markdown_summary(result), nl=False)
     elif markdown is not None:
         _print_path(console, write_atomically(markdown, markdown_summary(result)))
-    if out is not None or markdown is None:
+    for kind, charts in (("svg", svg), ("png", png)):
+        if charts is not None:
+            _print_path(console, api.report(result, charts, kind=kind), "charts")
+    if out is not None or (markdown, svg, png) == (None, None, None):
         _print_path(console, api.report(result, out or folder / "report.html"))
 
 
@@ -66,5 +83,5 @@ def deliver(
         _print_path(Console(stderr=as_json, emoji=False), api.report(result, out / "report.html"))
 
 
-def _print_path(console: Console, path: Path) -> None:
-    console.print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
+def _print_path(console: Console, path: Path, name: str = "report") -> None:
+    console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from capcheck.cli.options import MACHINE
 from capcheck.cli.parameters import GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.tables import folding
+from capcheck.cli.values import written
 from capcheck.pipeline.run_spec import SpecRun
 from capcheck.pipeline.spec import read_spec
 from capcheck.pipeline.spec_report import CheckReport, FailOn, SpecReport
@@ -87,7 +88,9 @@ def run(
     """
     read = read_spec(spec)
     out = Path("runs") / spec.stem if out is None else out
-    job = SpecRun(read, folder=spec.parent, out=out, run=machine, allowed=allowed)
+    job = SpecRun(
+        read, folder=spec.parent, out=out, run=machine, allowed=allowed, command=written()
+    )
     chosen = job.chosen(only)
     console = Console(stderr=True, emoji=False) if as_json else output()
     reports: list[CheckReport] = []

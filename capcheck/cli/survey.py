@@ -12,7 +12,7 @@ from capcheck.cli.options import BUDGETS, EVIDENCE, NETWORK, OUTPUT, TARGET, fit
 from capcheck.cli.parameters import Decorator, GroupedCommand, grouped, with_options
 from capcheck.cli.progress import live_progress
 from capcheck.cli.report import deliver
-from capcheck.cli.values import run_options, target_of
+from capcheck.cli.values import run_options, target_of, written
 from capcheck.cli.work import start
 from capcheck.core.errors import CapcheckError
 from capcheck.data.files import name_of
@@ -85,7 +85,7 @@ def survey(
         given["out"] = Path("runs") / (name_of(given["data"]) + ("-quick" if quick else ""))
     with live_progress() as progress:
         target, keywords = asked(given, names, quick, network, fit_steps, fit_seconds, progress)
-        engine = planning.engine_of_survey(target, **keywords)
+        engine = planning.engine_of_survey(target, command=written(), **keywords)
         if start_only:
             start(engine, given["out"])
             return

@@ -6,15 +6,26 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import click
+
+from capcheck.cli.failures import Session
 from capcheck.core.errors import InputError
 from capcheck.data import Layout, load_target
 from capcheck.divergences import DEFAULT
 from capcheck.results.settings import SAMPLES
+from capcheck.runs.command import shell_command
 from capcheck.runs.options import Progress, RunOptions
 from capcheck.targets.specs import from_spec
 from capcheck.targets.target import Target
 
-__all__ = ["merged", "run_options", "target_of"]
+__all__ = ["merged", "run_options", "target_of", "written"]
+
+
+def written() -> str | None:
+    """The command as it was written, quoted for a shell, or None outside of one."""
+    context = click.get_current_context(silent=True)
+    session = None if context is None else context.find_object(Session)
+    return shell_command(session.arguments) if session is not None and session.arguments else None
 
 
 def target_of(given: dict[str, Any]) -> Target:

@@ -5,19 +5,21 @@ others about equally well, the first in the order of `PREFERRED` is taken, as mo
 oracle on it. Laws whose fit would take long are left out, by their cost and not by the clock, so
 that the choice does not depend on the machine. Where nothing but `rows` would be left, they are
 fitted to as many of the rows as they can be, since one component per row predicts large rows badly.
-Laws that cannot be built from the rows are named in the description, with the reason.
+Laws that cannot be built from the rows are named in the description, with the reason. The scores of
+all laws are kept with the held-out score of the one that is taken (`HeldOut.candidates`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from capcheck.core.errors import InputError
 from capcheck.core.sequences import Kind
 from capcheck.targets.categorical.emissions import MANY
+from capcheck.targets.provenance import LawScore
 from capcheck.targets.target import Target
 
 __all__ = ["EQUAL", "PREFERRED", "chosen_law"]
@@ -77,7 +79,12 @@ def chosen_law(
     name = next((name for name in laws if scores[name] >= least), first) if compared else first
     left_out = [other for other in names if other not in counts]
     part = f"; fitted to {counts[name]:,} of the rows" if counts[name] < len(rows) else ""
-    return laws[name].with_provenance(
+    reasons = dict.fromkeys(left_out, "not fitted, as the fit would take long")
+    reasons |= {other: f"not possible: {_reason(error)}" for other, error in refused.items()}
+    if many:
+        reasons |= dict.fromkeys(LARGE, "not fitted, as its tables would be too large")
+    parts = {other: count for other, count in counts.items() if count < len(rows)}
+    return _with_candidates(laws, name, scores, reasons, parts).with_provenance(
         description=_described(laws[name], name, scores)
         + part
         + "".join(f"; {name} not possible ({_reason(refused[name])})" for name in refused)
@@ -119,6 +126,52 @@ def _score(law: Target) -> float:
     held_out = law.provenance.held_out
     score = -math.inf if held_out is None else held_out.log_likelihood
     return -math.inf if math.isnan(score) else score
+
+
+def _with_candidates(
+    laws: Mapping[str, Target],
+    name: str,
+    scores: Mapping[str, float],
+    reasons: Mapping[str, str],
+    parts: Mapping[str, int],
+) -> Target:
+    """The law that is taken, with the scores of all laws, simpler ones first.
+
+    Args:
+        laws: The laws that were fitted, by name.
+        name: Name of the one that is taken.
+        scores: Their held-out log-likelihoods, in nats per sequence.
+        reasons: Why other laws were not fitted, by name.
+        parts: Number of rows that laws were fitted to, where these are not all.
+    """
+    taken = laws[name]
+    held_out = taken.provenance.held_out
+    if held_out is None:
+        return taken
+    simpler: dict[str, LawScore] = {}
+    tried: list[LawScore] = []
+    for other, law in laws.items():
+        known = law.provenance.held_out
+        said = [f"fitted to {parts[other]:,} of the rows"] if other in parts else []
+        if known is None:
+            said.append("too few rows to hold any out")
+            tried.append(LawScore(name=other, log_likelihood=None, note="; ".join(said)))
+            continue
+        if other == name and scores[name] < max(scores.values()):
+            said.append(
+                f"preferred, as more families have an oracle on it and no law is better by {EQUAL} "
+                "nats a token"
+            )
+        for one in known.candidates:
+            if one.baseline:
+                simpler.setdefault(one.name, one)
+                continue
+            chosen = one.chosen and other == name
+            note = "; ".join(said[: len(said) if chosen else other in parts])
+            tried.append(one.model_copy(update={"chosen": chosen, "note": note}))
+    others = (LawScore(name=one, log_likelihood=None, note=why) for one, why in reasons.items())
+    candidates = (*simpler.values(), *tried, *others)
+    return taken.with_provenance(held_out=held_out.model_copy(update={"candidates": candidates}))
 
 
 def _described(law: Target, name: str, scores: dict[str, float]) -> str:

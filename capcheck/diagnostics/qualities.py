@@ -36,6 +36,7 @@ __all__ = [
     "TABLES",
     "WORK",
     "Qualities",
+    "conditional_work",
     "quality",
     "unigram_entropies",
 ]
@@ -122,7 +123,7 @@ class Qualities:
 
     @functools.cached_property
     def _cost(self) -> float:
-        return _cost(self._target)
+        return conditional_work(self._target)
 
     def _valid(self, valid: int, rows: int) -> Figure:
         low, high = binomial_interval(valid, rows, level=self._level)
@@ -229,8 +230,8 @@ def unigram_entropies(x: Tensor) -> Tensor:
     return -((ends[1] - ends[0]).double() / x.shape[1]).log().mean(1)
 
 
-def _cost(target: CategoricalTarget) -> float:
-    """Multiply-adds of one row of the target's conditionals, also where no run minds them."""
+def conditional_work(target: CategoricalTarget) -> float:
+    """Multiply-adds of the laws of all tokens of one row, also where they are so few as to be 0."""
     if isinstance(target, MarkovChain) and any(bool((p <= 0).any()) for p in target.conditionals):
         return target.noisy_cost  # of every order, as the recursions run on logarithms
     if isinstance(target, CategoricalMixture):

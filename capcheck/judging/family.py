@@ -93,11 +93,11 @@ def with_refusals_undecided(found: FamilyResult, reason: str) -> FamilyResult:
 
 def unsupported_result(entry: FamilyEntry, reason: str) -> FamilyResult:
     """The result of a family whose procedure is not defined for the target."""
-    return failed_result(entry, reason).model_copy(update={"supported": False})
+    return failed_result(entry, reason, missing=0).model_copy(update={"supported": False})
 
 
-def failed_result(entry: FamilyEntry, error: str) -> FamilyResult:
-    """The result of a family that could not be measured."""
+def failed_result(entry: FamilyEntry, error: str, *, missing: int) -> FamilyResult:
+    """The result of a family that could not be measured, and so lacks a number of cells."""
     return FamilyResult(
         plan=entry.plan,
         row=entry.row,
@@ -109,6 +109,7 @@ def failed_result(entry: FamilyEntry, error: str) -> FamilyResult:
         loop_order=None,
         cells=(),
         error=error,
+        missing=missing,
     )
 
 
@@ -125,7 +126,8 @@ def unfinished_result(
         settings: Settings of the run.
     """
     total, title = len(settings.grid.budgets()), entry.plan.title
-    lack = f"{title} lacks {total - len(measurements)} of its {total} cells; run the command again."
+    missing = total - len(measurements)
+    lack = f"{title} lacks {missing} of its {total} cells; run the command again."
     reason = "its family lacks cells, and is judged when it has them all"
     cells = (
         Cell(
@@ -135,4 +137,5 @@ def unfinished_result(
         )
         for cell in measurements
     )
-    return failed_result(entry, lack).model_copy(update={"cells": tuple(cells)})
+    found = failed_result(entry, lack, missing=missing)
+    return found.model_copy(update={"cells": tuple(cells)})

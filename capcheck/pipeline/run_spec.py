@@ -42,6 +42,7 @@ class SpecRun:
         out: Folder that runs are kept in, or None to keep none.
         run: Further keywords of `check`, such as `workers` and `device`.
         allowed: Names of functions (`package.module:function`) of the spec that may be imported.
+        command: Command that makes the checks, which is kept with their runs.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class SpecRun:
         out: Path | None,
         run: dict[str, Any],
         allowed: Sequence[str] = (),
+        command: str | None = None,
     ) -> None:
         self._spec, self._folder, self._out, self._run = spec, folder, out, run
-        self._allowed = allowed
+        self._allowed, self._command = allowed, command
         self._targets: dict[str, Target] = {}
 
     def chosen(self, names: Sequence[str]) -> list[CheckSpec]:
@@ -192,6 +194,7 @@ class SpecRun:
             fit_steps=check.fit_steps,
             out=folder,
             progress=progress,
+            command=self._command,
             **self._run,
         )
         survey = engine.run(errors_are_results=False)

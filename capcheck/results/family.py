@@ -158,6 +158,8 @@ class FamilyResult(Record):
         notes: Further remarks, each a sentence.
         error: The reason why the family could not be measured, or None.
         supported: Whether the procedure is defined for the target.
+        missing: Number of cells that were not measured and that the verdict waits for: of the grid,
+            or of a further look at an undecided family. Left out of the result schema.
         rates: Rate at which each divergence falls along each axis.
         facts: Size and fit of the network, or None for the oracle.
         speculation: How drafts fare that are verified, or that a verification would judge; None of
@@ -186,6 +188,7 @@ class FamilyResult(Record):
     notes: tuple[str, ...] = ()
     error: str | None = None
     supported: bool = True
+    missing: int = 0
     rates: tuple[Rate, ...] = ()
     facts: NetworkFacts | None = None
     speculation: Speculation | None = None

@@ -10,6 +10,7 @@ from pydantic import Field
 from capcheck.core.budget import Budget
 from capcheck.core.record import Record
 from capcheck.diagnostics.diagnosis import Diagnosis
+from capcheck.diagnostics.improbable import Places
 from capcheck.diagnostics.quality import Quality
 from capcheck.diagnostics.witness import Witness
 from capcheck.divergences.estimate import Estimate
@@ -85,6 +86,10 @@ class Measurement(Record):
             same estimators as `estimates`.
         law: The sampled law, if it is known exactly and small enough to be stored.
         examples: A few samples, (rows, N, d) or (rows, N).
+        improbable: For each of the first examples, the places of the tokens that the target would
+            almost never write after those before them (`capcheck.diagnostics.improbable`), counted
+            from 0. There are fewer than examples if the target's conditionals take long. None if
+            they are not known. Reports mark these tokens, and no verdict depends on them.
     """
 
     budget: Budget
@@ -101,6 +106,7 @@ class Measurement(Record):
     precise: dict[str, Estimate] = Field(default_factory=dict)
     law: SampledLaw | None = Field(default=None, repr=False)
     examples: Any = Field(default=(), repr=False)
+    improbable: Places | None = Field(default=None, repr=False)
 
 
 class Cell(Measurement):

@@ -99,6 +99,9 @@ class SurveyResult(Record):
         curves: Capacity curve of each family that was measured with several networks.
         decoding: What a decoder in random order loses on the target, by its tokens per step; of a
             survey of token ids only.
+        command: Command that makes the run again, as a line for a shell or as a call in Python;
+            None if it was made with values that cannot be written, or before commands were stored.
+            Left out of the result schema.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -110,10 +113,20 @@ class SurveyResult(Record):
     families: tuple[FamilyResult, ...]
     curves: tuple[CapacityCurve, ...] = ()
     decoding: DecodingPlan | None = None
+    command: str | None = None
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """The number of cells that each family lacks, by its title, of those that lack any.
+
+        A family of a finished run lacks cells if it failed. One that is not defined for the target
+        lacks none, as it has none.
+        """
+        return {found.title: found.missing for found in self.families if found.missing}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data of the result schema, with infinities as strings and without samples."""
-        header = self.to_json({"families": True, "target": _TARGET})
+        header = self.to_json({"families": True, "target": _TARGET, "command": True})
         return header | {"families": [_family_data(found) for found in self.families]}
 
     def check_result(self, family: str) -> CheckResult:
@@ -230,17 +243,18 @@ class CapacityError(CapcheckError):
 
 # Fields that runs store for reports and later comparisons, and that the result schema leaves out.
 _TERMS = {"__all__": {"terms": True, "below": True, "above": True}}
-_CELL: dict[str, Any] = {"examples": True, "estimates": _TERMS}
+_CELL: dict[str, Any] = {"examples": True, "improbable": True, "estimates": _TERMS}
 _MOVED: dict[str, Any] = _CELL | {"moved": _TERMS["__all__"], "precise": _TERMS}
 _FAMILY: dict[str, Any] = {
     "plan": True,
     "oracle_cells": True,
+    "missing": True,
     "cells": {"__all__": _CELL},
     "causes": {"__all__": {"cell": _CELL}},
     "precisions": {"__all__": {"cells": {"__all__": _MOVED}}},
     "sensitivities": {"__all__": {"cells": {"__all__": _CELL}}},
 }
-_TARGET: dict[str, Any] = {"examples": True, "provenance": {"picture": True}}
+_TARGET: dict[str, Any] = {"examples": True, "provenance": {"picture": True, "data_rows": True}}
 
 
 def _family_data(found: FamilyResult) -> dict[str, Any]:

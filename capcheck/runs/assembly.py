@@ -54,6 +54,7 @@ def survey_result(
         families=tuple(families),
         curves=capacity_curves(families, manifest.settings.level),
         decoding=decoding,
+        command=manifest.command,
     )
 
 
@@ -99,14 +100,17 @@ class Assembly:
 
         The engine, too, stops at the first look that decides. None if no look is complete.
         """
-        found = None
+        found, last = None, 0
         for look in range(self._settings.looks):
             # The folder of a saved result holds its last look only.
             if self.whole(entry.plan, look) is None:
                 continue
-            found = self.judged(entry, look)
+            found, last = self.judged(entry, look), look
             if found.outcome is not Outcome.INCONCLUSIVE:
                 break
+        if found is not None and (following := self.next_look(found, last)) is not None:
+            held, whole = self._held(entry.plan, following), self._settings.grid.budgets()
+            found = found.model_copy(update={"missing": len(whole) - len(held)})
         return found
 
     def next_look(self, found: FamilyResult, look: int) -> int | None:

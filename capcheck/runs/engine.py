@@ -72,6 +72,7 @@ class Engine:
             after the candidate of the same procedure with the oracle.
         options: Options of the run.
         known: Cells of an earlier run on the target, to which those of this run are added.
+        command: Command that makes the run again, or None.
 
     Attributes:
         cells: The cells of the run, once it has begun.
@@ -89,6 +90,7 @@ class Engine:
         options: RunOptions,
         *,
         known: Cells | None = None,
+        command: str | None = None,
     ) -> None:
         require_known(options)
         device, dtype = placement(options.get("device", "auto"))
@@ -97,7 +99,7 @@ class Engine:
         self._settings = settings_of(target, options, device, dtype)
         require_room(self._target, self._settings.samples)
         self._summary = summary_of(target, self._settings.seed)
-        self._candidates, self._known = candidates, known
+        self._candidates, self._known, self._command = candidates, known, command
         self._batch = batch_of(options)
         fit = [one for one in candidates if target.spec.kind in one.probe.kinds]
         work = expected_work(fit, self._settings, target.spec.kind)
@@ -230,7 +232,8 @@ class Engine:
             logger.exception("%s failed", entry.plan.title)
             if errors_are_results:
                 self._skip(entry.plan, range(self._settings.looks), "failed")
-                return failed_result(entry, reason_of(error))
+                cells = len(self._settings.grid.budgets())
+                return failed_result(entry, reason_of(error), missing=cells)
             if isinstance(error, InputError):  # the arguments were checked: a fault of capcheck
                 raise CapcheckError(f"{entry.plan.title}: {error}") from error
             raise
@@ -300,6 +303,7 @@ class Engine:
             target=self._summary,
             settings=self._settings,
             families=tuple(candidate.entry for candidate in self._candidates),
+            command=self._command,
         )
 
 

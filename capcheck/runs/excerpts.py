@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
-
+from capcheck.core.excerpt import EXAMPLE_NUMBERS, EXAMPLES, excerpt
 from capcheck.core.randomness import CounterRandomness
 from capcheck.core.unavailable import Unavailable
 from capcheck.laws.gaussian_orders import MixtureLaw
@@ -16,12 +12,7 @@ from capcheck.results.settings import TargetSummary
 from capcheck.targets.categorical.sequence_law import SequenceLaw
 from capcheck.targets.target import Target
 
-__all__ = ["EXAMPLES", "EXAMPLE_NUMBERS", "examples", "kept_law", "summary_of"]
-
-EXAMPLES = 200  # largest number of samples of a cell that are kept for the report
-# Largest number of numbers in the samples that are kept (eight samples are kept in any case), and
-# in an exact law that is kept.
-EXAMPLE_NUMBERS = 4096
+__all__ = ["kept_law", "summary_of"]
 
 
 def summary_of(target: Target, seed: int) -> TargetSummary:
@@ -35,7 +26,7 @@ def summary_of(target: Target, seed: int) -> TargetSummary:
         grid=spec.grid,
         spread=spec.spread,
         provenance=target.provenance,
-        examples=examples(target.sample(EXAMPLES, CounterRandomness(seed, name="target"))),
+        examples=excerpt(target.sample(EXAMPLES, CounterRandomness(seed, name="target"))),
     )
 
 
@@ -55,17 +46,3 @@ def kept_law(law: ExactLaw | Unavailable) -> SampledLaw | None:
         means=tuple(tuple(one.mean.tolist()) for one in laws),
         covariances=tuple(tuple(map(tuple, one.covariance.tolist())) for one in laws),
     )
-
-
-def examples(samples: Tensor) -> list[Any]:
-    """The first few samples as nested lists; continuous ones are rounded to four digits."""
-    per_row = max(1, samples[0].numel())
-    count = min(len(samples), max(8, min(EXAMPLES, EXAMPLE_NUMBERS // per_row)))
-    if not samples.is_floating_point():
-        integers: list[Any] = samples[:count].tolist()
-        return integers
-    rows = samples[:count].double().cpu()
-    shape = rows.shape
-    rounded = [float(f"{value:.4g}") for value in rows.flatten().tolist()]
-    nested: list[Any] = torch.tensor(rounded, dtype=torch.float64).reshape(shape).tolist()
-    return nested

@@ -1,7 +1,7 @@
 """The manifest of a run: the description that the run folder holds in `manifest.json`.
 
-When a run is continued, only its settings of added measurements and the version of the measuring
-code may differ from the manifest.
+When a run is continued, only its settings of added measurements, the version of the measuring code,
+the command and what is stored for reports may differ from the manifest.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Manifest(Record):
         target: Summary of the target.
         settings: Settings of the measurements.
         families: Families in the order of the results.
+        command: Command that makes the run again (`capcheck.runs.command`), or None if none does.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -46,6 +47,7 @@ class Manifest(Record):
     target: TargetSummary
     settings: Settings
     families: tuple[FamilyEntry, ...]
+    command: str | None = None
 
 
 def begun(folder: Path, asked: Manifest) -> Manifest:
@@ -71,7 +73,10 @@ def begun(folder: Path, asked: Manifest) -> Manifest:
             return asked
     held = read_manifest(folder)
     require_same(held, asked, folder)
-    now = {name: getattr(asked, name) for name in ("settings", "measured_by", "families")}
+    if asked.command is None and (held.settings, held.families) == (asked.settings, asked.families):
+        asked = asked.model_copy(update={"command": held.command})  # it still makes the same run
+    renewed = ("settings", "measured_by", "families", "target", "command")
+    now = {name: getattr(asked, name) for name in renewed}
     if any(getattr(held, name) != value for name, value in now.items()):
         held = held.model_copy(update=now)
         write_atomically(path, held.model_dump_json(indent=2) + "\n")
@@ -112,15 +117,22 @@ def require_same(held: Manifest, asked: Manifest, folder: Path) -> None:
         asked: Manifest of the run that continues.
         folder: Folder of the run, for the error sentence.
     """
-    # Examples and the gap to the data follow from the other fields, and runs from before the gap
-    # was told may be continued; no other number depends on added measurements.
+    # Examples, rows of the data and scores of other laws follow from the other fields, and runs
+    # that lack them may be continued; no other number depends on added measurements.
     added = dict.fromkeys(("diagnose", "precisions", "sensitivity"), True)
     suspects = {"__all__": {"suspects": True}}
     free: dict[str, Any] = {
-        "target": {"examples": True, "provenance": {"held_out": {"dependence": True}}},
+        "target": {
+            "examples": True,
+            "provenance": {
+                "data_rows": True,
+                "held_out": {"dependence": True, "candidates": True},
+            },
+        },
         "settings": added,
         "measured_by": True,
         "families": suspects,
+        "command": True,
     }
     titles = [[_titled(e.plan) for e in manifest.families] for manifest in (held, asked)]
     if titles[0] != titles[1]:

@@ -98,6 +98,8 @@ def engine_of_check(
     family: str | AnyProbe,
     target: Target,
     known: Cells | None = None,
+    *,
+    command: str | None = None,
     **keywords: Unpack[CheckOptions],
 ) -> Engine:
     """The engine of a check.
@@ -106,6 +108,7 @@ def engine_of_check(
         family: Name of a registered family, or a `Probe`.
         target: The law that the family should produce.
         known: See `Engine`.
+        command: See `Engine`.
         **keywords: See `CheckOptions`.
 
     Raises:
@@ -137,12 +140,14 @@ def engine_of_check(
         )
     fits = _fit_limits(FIT_STEPS, fit_seconds, fit_steps)
     candidates = _candidates(probe, networks, objective, fits)
-    return Engine(target, candidates, run, known=known)
+    return Engine(target, candidates, run, known=known, command=command)
 
 
 def engine_of_survey(
     target: Target,
     families: Families = None,
+    *,
+    command: str | None = None,
     **keywords: Unpack[SurveyOptions],
 ) -> Engine:
     """The engine of a survey.
@@ -150,12 +155,13 @@ def engine_of_survey(
     Args:
         target: The law that the families should produce.
         families: See `capcheck.survey`.
+        command: See `Engine`.
         **keywords: See `SurveyOptions`.
 
     Raises:
         InputError: An argument is not possible; the message names it and the rule that it breaks.
     """
-    return Engine(target, *_survey(target, families, keywords))
+    return Engine(target, *_survey(target, families, keywords), command=command)
 
 
 def cost_of_survey(

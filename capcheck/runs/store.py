@@ -168,7 +168,8 @@ class Store(Cells):
         """The run's result, judged anew from its cells.
 
         A family without all of its cells, because it failed or was interrupted, has an error, and
-        its finished cells have no verdicts.
+        its finished cells have no verdicts. `SurveyResult.missing` counts the cells that are not
+        there.
 
         Raises:
             InputError: No family has a finished cell.
@@ -200,6 +201,7 @@ def save(result: SurveyResult | CheckResult, folder: str | Path) -> Path:
         target=result.target,
         settings=result.settings,
         families=tuple(_entry(found) for found in result.families),
+        command=result.command,
     )
     store = Store.create(folder, manifest)
     if result.decoding is not None:

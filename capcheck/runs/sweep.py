@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from capcheck.core.budget import AXES, Budget
+from capcheck.core.excerpt import excerpt
 from capcheck.core.unavailable import Unavailable
 from capcheck.diagnostics.diagnosis import Diagnoser, Diagnosis
+from capcheck.diagnostics.improbable import Places, improbable_tokens
 from capcheck.diagnostics.observer import Observer
 from capcheck.diagnostics.qualities import Qualities
 from capcheck.diagnostics.quality import Quality
@@ -31,7 +33,7 @@ from capcheck.procedures.procedure import ROUNDED_LAW, AnyProcedure
 from capcheck.results.measurement import Measurement, SampledLaw
 from capcheck.results.settings import MIN_SAMPLES, Settings
 from capcheck.runs.densities import Densities
-from capcheck.runs.excerpts import examples, kept_law
+from capcheck.runs.excerpts import kept_law
 from capcheck.runs.snapshots import Snapshots, rows_randomness
 
 __all__ = ["SHOWN_ROWS", "Sweep"]
@@ -80,6 +82,7 @@ class Sweep:
         self._densities = Densities(procedure, reference, settings, batch=self._batch)
         self._estimated: dict[str, tuple[dict[str, Estimate], Witness]] = {}
         self._qualities: dict[str, Quality] = {}
+        self._improbable_of: dict[str, Places | None] = {}
 
     def runs(self, budgets: Sequence[Budget]) -> list[list[Budget]]:
         """Group budgets into runs; the budgets of a group differ only along anytime axes."""
@@ -117,7 +120,8 @@ class Sweep:
                 quality=self._quality(budget, evidence),
                 diagnoses=self._diagnoses(budget, samples),
                 law=self._kept_law(budget),
-                examples=examples(samples),
+                examples=(shown := excerpt(samples)),
+                improbable=self._improbable(evidence, len(shown)),
                 **self._precision_facts(budget, samples),
             )
 
@@ -197,6 +201,15 @@ class Sweep:
         if key not in self._qualities:
             self._qualities[key] = self._quality_of.of(evidence.samples)
         return self._qualities[key]
+
+    def _improbable(self, evidence: ModelEvidence, rows: int) -> Places | None:
+        """The improbable tokens of the first draws, where no digit is left out."""
+        if self._procedure.precision is not None:
+            return None
+        key = evidence.fingerprint
+        if key not in self._improbable_of:
+            self._improbable_of[key] = improbable_tokens(self._target, evidence.samples[:rows])
+        return self._improbable_of[key]
 
     def _diagnoses(self, budget: Budget, samples: Tensor) -> tuple[Diagnosis, ...]:
         if not self._diagnose or budget != self._settings.grid.largest:

@@ -1,15 +1,15 @@
-"""The provenance of a target: its origin, its exactness, and how to display its sequences."""
+"""The provenance of a target: its origin, its exactness, and its sequences as they are shown."""
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import computed_field
+from pydantic import Field, computed_field
 
 from capcheck.core.record import Record
 
-__all__ = ["Dependence", "HeldOut", "Picture", "Provenance"]
+__all__ = ["Dependence", "HeldOut", "LawScore", "Picture", "Provenance"]
 
 
 class Dependence(Record):
@@ -78,6 +78,26 @@ class Dependence(Record):
         )
 
 
+class LawScore(Record):
+    """The held-out score of a law that data might be taken for.
+
+    Attributes:
+        name: Name of the law as for `--law`, with its size if it has one, or of a simpler law.
+        log_likelihood: Mean log-likelihood of held-out rows under the law, fitted without them, in
+            nats per sequence; None if it was not fitted or could not be scored.
+        chosen: Whether this law is the target.
+        baseline: Whether this is a law too simple to memorise rows, for comparison only.
+        note: How the law was fitted, or why not, or why it was chosen; empty if there is nothing to
+            say.
+    """
+
+    name: str
+    log_likelihood: float | None
+    chosen: bool = False
+    baseline: bool = False
+    note: str = ""
+
+
 class HeldOut(Record):
     """The held-out likelihood of a target that was built from most of the user's rows.
 
@@ -91,6 +111,10 @@ class HeldOut(Record):
         baseline_name: Name of that law.
         dependence: How much of the dependence of the rows' tokens the target holds, or None if the
             tokens are real numbers, or too few rows were held out to tell.
+        candidates: Scores of the laws that were tried, simpler laws first and one of them chosen;
+            laws of a size have one score for each size that was tried. Laws of different kinds may
+            be scored on different numbers of the held-out rows. Empty in runs that were saved
+            before these scores were kept.
     """
 
     rows: int
@@ -99,6 +123,7 @@ class HeldOut(Record):
     baseline: float
     baseline_name: str
     dependence: Dependence | None = None
+    candidates: tuple[LawScore, ...] = ()
 
     @property
     def memorises(self) -> bool:
@@ -139,6 +164,10 @@ class Provenance(Record):
         preparation: Transformation of the data before it became tokens, in words.
         picture: Map from a sequence to an image, or None if sequences are no images.
         vocabulary: Label of each value of a categorical token, or None if values have no labels.
+        data_rows: A few rows of the user's data as tokens, (rows, N, d) or (rows, N), picked at
+            random with a fixed seed: held-out rows if rows were held out. Empty for a law that was
+            not built from rows. The rows are stored for reports, and neither the fingerprint of the
+            law nor the result schema holds them.
     """
 
     description: str
@@ -150,3 +179,4 @@ class Provenance(Record):
     preparation: str | None = None
     picture: Picture | None = None
     vocabulary: tuple[str, ...] | None = None
+    data_rows: Any = Field(default=(), repr=False)

@@ -8,7 +8,7 @@ rows, used neither for it nor for h. Integers are token ids; `empirical_categori
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from capcheck.core.arguments import real_number, shown
 from capcheck.core.errors import InputError
+from capcheck.core.excerpt import excerpt, excerpt_rows
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.continuous.product_mixture import ProductMixture
 from capcheck.targets.from_data.bandwidth import leave_one_out_bandwidth, queries
@@ -26,7 +27,7 @@ from capcheck.targets.from_data.empirical_categorical import (
     row_weights,
 )
 from capcheck.targets.from_data.units import mean_and_deviation
-from capcheck.targets.provenance import HeldOut, Provenance
+from capcheck.targets.provenance import HeldOut, LawScore, Provenance
 
 __all__ = [
     "LARGE",
@@ -97,15 +98,15 @@ def from_samples(
     h = _given(bandwidth)
     means, w = _distinct(rows, row_weights(weights, len(rows)))
     chosen = leave_one_out_bandwidth(means, w) if h is None else h
-    return _smoothed(means, w, chosen, grid, _held_out(means, w, h))
+    target = _smoothed(means, w, chosen, grid, _held_out(means, w, h))
+    return target.with_provenance(data_rows=_shown(means, w, target.provenance.held_out))
 
 
 def _held_out(means: np.ndarray, w: np.ndarray, bandwidth: float | None) -> HeldOut | None:
     """Scores of some of a held-out fifth of the rows under a target of the others."""
-    order = np.random.default_rng(0).permutation(len(means))
-    n = int(HELD_OUT * len(means))
-    scored = queries(means)
-    test, train = order[:n][:scored], order[n:]
+    held, train = _split(len(means))
+    n, scored = len(held), queries(means)
+    test = held[:scored]
     if n < 1 or len(train) < 2:
         return None
     rows, of_rows = means[train], w[train]
@@ -117,13 +118,35 @@ def _held_out(means: np.ndarray, w: np.ndarray, bandwidth: float | None) -> Held
         return float(np.average(log_prob, weights=w[index]))
 
     baseline, baseline_name = simple_score(rows, means[test], w[test])
+    of_test = score(test)
     return HeldOut(
         rows=len(test),
-        log_likelihood=score(test),
+        log_likelihood=of_test,
         in_sample=score(train[:scored]),
         baseline=baseline,
         baseline_name=baseline_name,
+        candidates=(
+            LawScore(name=baseline_name, log_likelihood=baseline, baseline=True),
+            LawScore(name="rows", log_likelihood=of_test, chosen=True),
+        ),
     )
+
+
+def _split(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the held-out fifth of so many rows, and of the others, in random order."""
+    order = np.random.default_rng(0).permutation(count)
+    n = int(HELD_OUT * count)
+    return order[:n], order[n:]
+
+
+def _shown(means: np.ndarray, w: np.ndarray, held_out: HeldOut | None) -> list[Any]:
+    """A few rows (n, N, d) picked by their weights, of those held out if there are any."""
+    pool = np.arange(len(means)) if held_out is None else _split(len(means))[0]
+    count = excerpt_rows(len(pool), means[0].size)
+    share = w[pool] / w[pool].sum()
+    count = min(count, int(np.count_nonzero(share)))  # a tiny weight may vanish beside others
+    picked = np.random.default_rng(1).choice(pool, count, replace=False, p=share)
+    return excerpt(torch.from_numpy(means[picked]))
 
 
 def _smoothed(

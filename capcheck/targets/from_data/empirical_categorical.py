@@ -10,7 +10,7 @@ generalisation is measured on held-out occurrences, used neither for it nor for 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from capcheck.core.arguments import real_number, shown
 from capcheck.core.errors import InputError
+from capcheck.core.excerpt import excerpt, excerpt_rows
 from capcheck.core.log_sums import log_sum_exp
 from capcheck.targets.categorical.categorical_components import SmoothedRows, require_held
 from capcheck.targets.categorical.categorical_mixture import CategoricalMixture
 from capcheck.targets.from_data.dependence import COUNTED, dependence_held
 from capcheck.targets.parameters import require_count
-from capcheck.targets.provenance import HeldOut, Provenance
+from capcheck.targets.provenance import HeldOut, LawScore, Provenance
 
 __all__ = [
     "HELD_OUT",
@@ -73,6 +74,7 @@ def from_token_ids(
     require_held(ids.shape[1], V)
     rows, w = distinct_rows(ids.astype(np.int64), row_weights(weights, len(ids)))
     chosen = _chosen(rows, w, smoothing, V)
+    held_out = _held_out(rows, w, smoothing, V)
     return CategoricalMixture.of_rows(
         torch.from_numpy(rows),
         vocabulary=V,
@@ -84,7 +86,8 @@ def from_token_ids(
             description=f"{len(rows)} distinct rows, each token mixed with {chosen:.3g} of its "
             "marginal law",
             exactness="fitted surrogate",
-            held_out=_held_out(rows, w, smoothing, V),
+            held_out=held_out,
+            data_rows=_shown(rows, w, held_out),
         ),
     )
 
@@ -192,9 +195,9 @@ def _held_out(
     rows: np.ndarray, weights: np.ndarray, smoothing: float | Literal["auto"], vocabulary: int
 ) -> HeldOut | None:
     """Scores of a held-out fifth of the occurrences under a target of the others."""
-    occurrences = np.ceil(weights * min(1.0, MOST_OCCURRENCES / weights.sum())).astype(np.int64)
-    n = int(HELD_OUT * occurrences.sum())
-    drawn = np.random.default_rng(0).multivariate_hypergeometric(occurrences, n)
+    occurrences = _occurrences(weights)
+    drawn = _drawn(occurrences)
+    n = int(drawn.sum())
     test = weights * drawn / occurrences
     train = weights - test
     known = drawn < occurrences
@@ -220,12 +223,18 @@ def _held_out(
     left = occurrences - drawn
     counted = min(int(left.sum()), max(1, COUNTED // rows.shape[1]))
     copies = np.random.default_rng(2).multivariate_hypergeometric(left, counted)
+    score = float(np.average(law, weights=test[some]))
+    baseline = float(np.average(independent, weights=test[some]))
     return HeldOut(
         rows=n,
-        log_likelihood=float(np.average(law, weights=test[some])),
+        log_likelihood=score,
         in_sample=float(np.average(in_sample, weights=train[fitted])),
-        baseline=float(np.average(independent, weights=test[some])),
+        baseline=baseline,
         baseline_name="independent tokens",
+        candidates=(
+            LawScore(name="independent tokens", log_likelihood=baseline, baseline=True),
+            LawScore(name="rows", log_likelihood=score, chosen=True),
+        ),
         dependence=dependence_held(
             np.repeat(rows, copies, axis=0),
             rows[some],
@@ -236,3 +245,26 @@ def _held_out(
             weights=test[some],
         ),
     )
+
+
+def _occurrences(weights: np.ndarray) -> np.ndarray:
+    """The number of occurrences of each row, (n,), whose sum is at most `MOST_OCCURRENCES`."""
+    scaled = np.ceil(weights * min(1.0, MOST_OCCURRENCES / weights.sum()))
+    counts: np.ndarray = scaled.astype(np.int64)
+    return counts
+
+
+def _drawn(occurrences: np.ndarray) -> np.ndarray:
+    """The number of occurrences of each row that are held out, a fifth of all: (n,)."""
+    n = int(HELD_OUT * occurrences.sum())
+    return np.random.default_rng(0).multivariate_hypergeometric(occurrences, n)
+
+
+def _shown(rows: np.ndarray, weights: np.ndarray, held_out: HeldOut | None) -> list[Any]:
+    """A few occurrences of rows (n, N) in random order, of those held out if there are any."""
+    occurrences = _occurrences(weights)
+    pool = occurrences if held_out is None else _drawn(occurrences)
+    rng = np.random.default_rng(3)
+    count = excerpt_rows(int(pool.sum()), rows.shape[1])
+    picked = np.repeat(rows, rng.multivariate_hypergeometric(pool, count), axis=0)
+    return excerpt(torch.from_numpy(rng.permutation(picked)))

@@ -77,7 +77,7 @@ def fit_latent_class(
         return latent_classes(torch.from_numpy(rows), size, prior, seed=seed, grid=grid)
 
     sizes = sizes_to_try(classes, SIZES, len(ids))
-    return _best(ids, sizes, fit, vocabulary)
+    return _best("classes", ids, sizes, fit, vocabulary)
 
 
 def fit_markov_chain(
@@ -123,7 +123,7 @@ def fit_markov_chain(
         return MarkovChain(tables, tokens=N, grid=grid)
 
     sizes = _orders(order, N, vocabulary, len(ids))
-    return _best(ids, sizes, fit, vocabulary)
+    return _best("markov", ids, sizes, fit, vocabulary)
 
 
 def fit_hidden_markov(
@@ -156,6 +156,7 @@ def fit_hidden_markov(
     if vocabulary > MANY:
         sizes = sizes_to_try(states, STATES if ids.size <= MANY_TOKENS else STATES[2:], len(ids))
         return _best(
+            "hmm",
             ids,
             sizes,
             lambda rows, S: coarse_to_fine(torch.from_numpy(rows), S, vocabulary, **facts),
@@ -169,24 +170,34 @@ def fit_hidden_markov(
         prior = marginals(rows, np.ones(len(rows)), vocabulary).mean(0)  # (V,)
         return hidden_states(torch.from_numpy(rows), size, prior, **facts)
 
-    return _best(ids, sizes_to_try(states, STATES, len(ids)), fit, vocabulary)
+    return _best("hmm", ids, sizes_to_try(states, STATES, len(ids)), fit, vocabulary)
 
 
 def _best(
+    law: str,
     ids: np.ndarray,
     sizes: Sequence[int],
     fit: Callable[[np.ndarray, int], TargetT],
     vocabulary: int,
     again: Callable[[np.ndarray, TargetT], TargetT] | None = None,
 ) -> TargetT:
-    """The law of the size that predicts held-out rows best; see `best_fitted`."""
+    """The law of the size that predicts held-out rows best, by its name; see `best_fitted`."""
 
     def gap(train: np.ndarray, test: np.ndarray, law: np.ndarray) -> Dependence | None:
         scores = independent_symbols(train, test, vocabulary).numpy()
         return dependence_held(train, test, law, scores, vocabulary=vocabulary)
 
     baseline = independent_symbols_score(vocabulary)
-    return best_fitted(ids, sizes, fit, baseline, "independent tokens", dependence=gap, again=again)
+    return best_fitted(
+        ids,
+        sizes,
+        fit,
+        baseline,
+        "independent tokens",
+        name=lambda size: f"{law}:{size}",
+        dependence=gap,
+        again=again,
+    )
 
 
 def _counts(rows: np.ndarray, length: int, vocabulary: int) -> np.ndarray:

@@ -63,7 +63,8 @@ def fit_gaussian(x: np.ndarray, *, grid: Grid = None) -> GaussianMixture:
         floor = 1e-9 * np.eye(D)  # constant columns leave nothing to shrink towards
         return units.full(np.zeros((1, D)), (covariance + floor)[None], np.ones(1), grid)
 
-    return best_fitted(x, (1,), fit, independent_gaussians_score, "independent tokens")
+    baseline, named = independent_gaussians_score, "independent tokens"
+    return best_fitted(x, (1,), fit, baseline, named, name=lambda _: "gaussian")
 
 
 def fit_gaussian_mixture(
@@ -173,7 +174,8 @@ def _fitted_mixture(
 
     distinct = len(np.unique(x.reshape(len(x), -1), axis=0))
     sizes = sizes_to_try(components, SIZES, len(x), distinct=distinct)
-    return best_fitted(x, sizes, fit, baseline, baseline_name)
+    law = "mixture" if covariance == "full" else "diagonal"
+    return best_fitted(x, sizes, fit, baseline, baseline_name, name=lambda size: f"{law}:{size}")
 
 
 def _expectation_maximisation(

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from capcheck.core.errors import InputError
+from capcheck.core.excerpt import excerpt
 from capcheck.targets.from_data.empirical_categorical import HELD_OUT
 from capcheck.targets.parameters import require_count
-from capcheck.targets.provenance import Dependence, HeldOut
+from capcheck.targets.provenance import Dependence, HeldOut, LawScore
 from capcheck.targets.target import Target
 
 __all__ = [
@@ -46,6 +47,7 @@ def best_fitted(
     baseline: Callable[[np.ndarray, np.ndarray], float],
     baseline_name: str,
     *,
+    name: Callable[[int], str],
     dependence: Callable[[np.ndarray, np.ndarray, np.ndarray], Dependence | None] | None = None,
     again: Callable[[np.ndarray, TargetT], TargetT] | None = None,
 ) -> TargetT:
@@ -57,6 +59,7 @@ def best_fitted(
         fit: Function that fits a law of a size to rows.
         baseline: Function of rows to fit and rows to score that returns a simpler law's score.
         baseline_name: Name of the simpler law.
+        name: Function of a size that returns the law's name as for `--law`.
         dependence: Function of rows to fit, rows to score and the law's log-likelihoods of these
             that tells how much dependence the law holds.
         again: Function that fits the best law to all rows, if it need not be fitted anew.
@@ -65,15 +68,17 @@ def best_fitted(
     n = max(1, int(HELD_OUT * len(rows)))
     test, train = rows[order[:n]], rows[order[n:]]
     best_size, best, best_score, of_rows = sizes[0], None, -np.inf, torch.empty(0)
+    tried: dict[int, float] = {}
     for size in sizes:
         model = fit(train, size)
         scores = log_likelihoods(model, test)
-        score = float(scores.mean())
+        score = tried[size] = float(scores.mean())
         if best is None or score > best_score:
             best_size, best, best_score, of_rows = size, model, score, scores
     assert best is not None
     told = None if dependence is None else dependence(train, test[:SCORED], of_rows.cpu().numpy())
     final = fit(rows, best_size) if again is None else again(rows, best)
+    simple = baseline(train, test)
     return final.with_provenance(
         description=f"{final.provenance.description}, fitted to {len(rows)} rows",
         exactness="fitted surrogate",
@@ -81,10 +86,18 @@ def best_fitted(
             rows=n,
             log_likelihood=best_score,
             in_sample=mean_log_likelihood(best, train),
-            baseline=baseline(train, test),
+            baseline=simple,
             baseline_name=baseline_name,
             dependence=told,
+            candidates=(
+                LawScore(name=baseline_name, log_likelihood=simple, baseline=True),
+                *(
+                    LawScore(name=name(size), log_likelihood=score, chosen=size == best_size)
+                    for size, score in tried.items()
+                ),
+            ),
         ),
+        data_rows=excerpt(torch.from_numpy(test)),  # which are in random order
     )
 
 
