@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from markupsafe import Markup
@@ -17,11 +17,8 @@ from capcheck.judging.profile import deciding_divergence, profile
 from capcheck.judging.qualities import QualityTable, quality_table
 from capcheck.judging.sentences import (
     blame_sentence,
-    gaps_by_precision,
-    grouped_gaps,
     missing_parts_sentence,
     network_sentence,
-    part_text,
     parts_used,
     precision_lines,
     sensitivity_sentence,
@@ -39,63 +36,15 @@ from capcheck.reports.charts.witness import pairs_chart
 from capcheck.reports.page import pointer
 from capcheck.reports.samples import Mosaic, are_images, chosen_cells, mosaic
 from capcheck.reports.sparkline import sparkline
+from capcheck.reports.tables import WORDS, CellGroup, GapRow, cell_groups, gap_rows
 from capcheck.reports.texts import Text, texts
 from capcheck.results.family import WITHOUT_KL, FamilyResult
-from capcheck.results.gap import PartName
-from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult
 
-__all__ = ["WORDS", "CellGroup", "FamilyView", "GapRow", "family_views"]
+__all__ = ["FamilyView", "family_views"]
 
-WORDS = {
-    Outcome.REPRESENTABLE: "can",
-    Outcome.NOT_REPRESENTABLE: "cannot",
-    Outcome.INCONCLUSIVE: "undecided",
-}
 NOT_MEASURED = "not measured"
 CELLS = 40  # most groups of cells that the table of a family shows
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CellGroup:
-    """Budgets with equal numbers, as one row of a table.
-
-    Attributes:
-        lengths: Their lengths, as text.
-        steps: Their numbers of steps, as text.
-        cell: The first of their cells.
-        mark: Mark of the verdict.
-        word: The verdict.
-        record: JSON pointer of the cell.
-    """
-
-    lengths: str
-    steps: str
-    cell: Cell
-    mark: str
-    word: str
-    record: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GapRow:
-    """The parts of a divergence at budgets where they are equal, as one row of a table.
-
-    Attributes:
-        precision: The precision, or empty for the run's own.
-        lengths: Lengths of the budgets, as text.
-        steps: Numbers of steps of the budgets, as text.
-        divergence: Name of the divergence.
-        reason: A remark on the parts, or empty.
-        parts: Text and JSON pointer of each part; the pointer is empty where there is no part.
-    """
-
-    precision: str
-    lengths: str
-    steps: str
-    divergence: str
-    reason: str
-    parts: tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,7 +135,7 @@ def _view(
     place = next((j for j, cell in enumerate(found.cells) if cell.budget == smallest), None)
     decided = deciding_divergence(found, result.settings.tolerances)
     used = parts_used(found)
-    groups = _cell_groups(found.cells, record)
+    groups = cell_groups(found.cells, record)
     shown = groups if len(groups) <= CELLS else [*groups[: CELLS - 1], groups[-1]]
     word = NOT_MEASURED if found.error else WORDS[found.outcome]
     return FamilyView(
@@ -214,7 +163,7 @@ def _view(
         qualities=quality_table(found),
         lines=tuple(_lines(found)),
         parts=tuple(used),
-        gaps=tuple(_gap_rows(found, used, record)),
+        gaps=tuple(gap_rows(found, used, record)),
         sensitivities=tuple((one, sensitivity_sentence(one)) for one in found.sensitivities),
     )
 
@@ -245,31 +194,6 @@ def _lines(found: FamilyResult) -> Iterable[str]:
         yield missing
 
 
-def _gap_rows(found: FamilyResult, used: Sequence[PartName], record: str) -> Iterable[GapRow]:
-    places = {id(gap): pointer("gaps", k) for k, gap in enumerate(found.gaps)}
-    for p, rounded in enumerate(found.precisions):
-        for c, cell in enumerate(rounded.cells):
-            for k, gap in enumerate(cell.gaps):
-                places[id(gap)] = pointer("precisions", p, "cells", c, "gaps", k)
-    for precision, gaps in gaps_by_precision(found):
-        for lengths, steps, gap in grouped_gaps(gaps):
-            names = [part.name for part in gap.parts]
-            texts = [part_text(gap, name, precision) for name in used]
-            yield GapRow(
-                precision="" if precision == "-" else precision,
-                lengths=lengths,
-                steps=steps,
-                divergence=gap.divergence,
-                reason=gap.reason,
-                parts=tuple(
-                    (text, f"{record}{places[id(gap)]}{pointer('parts', names.index(name))}")
-                    if name in names and text
-                    else (text, "")
-                    for name, text in zip(used, texts, strict=True)
-                ),
-            )
-
-
 def _charts(found: FamilyResult, anchor: str, result: SurveyResult) -> dict[str, Chart]:
     """The charts of a family's section."""
     if not found.cells:
@@ -290,29 +214,6 @@ def _charts(found: FamilyResult, anchor: str, result: SurveyResult) -> dict[str,
     if result.target.provenance.vocabulary is None and not are_images(result.target):
         charts[f"samples-{anchor}"] = points_chart(_sample_groups(found, result), found.title)
     return charts
-
-
-def _cell_groups(cells: Sequence[Cell], record: str) -> list[CellGroup]:
-    """Cells of equal numbers together, in the order of the first of each."""
-    groups: dict[str, list[tuple[int, Cell]]] = {}
-    for place, cell in enumerate(cells):
-        same = cell.model_dump_json(include={"model_calls", "estimates", "outcome"})
-        groups.setdefault(same, []).append((place, cell))
-    return [
-        CellGroup(
-            lengths=_listed(cell.budget.length for _, cell in own),
-            steps=_listed(cell.budget.steps for _, cell in own),
-            cell=own[0][1],
-            mark=MARKS[own[0][1].outcome],
-            word=WORDS[own[0][1].outcome],
-            record=record + pointer("cells", own[0][0]),
-        )
-        for own in groups.values()
-    ]
-
-
-def _listed(values: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(set(values))))
 
 
 def _sample_groups(found: FamilyResult, result: SurveyResult) -> list[tuple[str, Any]]:

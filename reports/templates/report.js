@@ -133,10 +133,10 @@
     });
   }
   byId("open-all")?.addEventListener("click", (event) => {
-    const details = all("details.family, details.family details");
+    const details = all("details");
     const open = !details.every((one) => one.open);
     details.forEach((one) => { one.open = open; });
-    event.target.textContent = open ? "fold all families" : "open all families";
+    event.target.textContent = open ? "fold all" : "open all";
   });
   const openTarget = () => {
     const place = location.hash.length > 1 ? byId(decodeURIComponent(location.hash.slice(1))) : null;

@@ -28,7 +28,7 @@ __all__ = [
 
 MOST_TABS = 1000  # presses of Tab after which the focus counts as caught
 NUMBER = re.compile(r"[-−]?(\d[\d,\u202f]*(\.\d+)?([eE][-+]?\d+)?|∞)(?![A-Za-z\d])")
-MISSING = ("", "–", "—", "∅", "none", "not measured")
+MISSING = ("", "–", "—", "∅", "none")
 
 # Texts of the visible rows' cells in each column, by group; a cell's `data-sort` replaces its text.
 COLUMN = """button => {
@@ -58,11 +58,12 @@ COLUMN = """button => {
             return "";
         }));
 }"""
-# Whether texts rise in some alphabet: that of code points, or that of the browser.
-RISES = """texts => [null, "en"].some(language => texts.every((text, i) => {
+# Whether texts rise in some alphabet: that of code points, or that of the browser, which may count
+# digits as numbers.
+RISES = """texts => [null, false, true].some(numeric => texts.every((text, i) => {
     if (i === 0) return true;
     const [a, b] = [texts[i - 1].toLowerCase(), text.toLowerCase()];
-    return language === null ? a <= b : a.localeCompare(b, language) <= 0;
+    return numeric === null ? a <= b : a.localeCompare(b, "en", { numeric }) <= 0;
 }))"""
 FOCUSED = """() => {
     const element = document.activeElement;
