@@ -158,16 +158,14 @@ class FamilyResult(Record):
         notes: Further remarks, each a sentence.
         error: The reason why the family could not be measured, or None.
         supported: Whether the procedure is defined for the target.
-        missing: Number of cells that were not measured and that the verdict waits for: of the grid,
-            or of a further look at an undecided family. Left out of the result schema.
+        missing: Number of unmeasured cells that the verdict waits for; left out of the schema.
         rates: Rate at which each divergence falls along each axis.
         facts: Size and fit of the network, or None for the oracle.
         speculation: How drafts fare that are verified, or that a verification would judge; None of
             a procedure that drafts nothing.
         oracle_outcome: Verdict of the same procedure with its oracle, or None if this result is
             itself of the oracle.
-        oracle_cells: Cells of the same procedure with its oracle, with equal sample sizes; stored,
-            and left out of the result schema.
+        oracle_cells: Cells of the procedure with its oracle, of equal samples; left out as well.
         gaps: Every divergence of every cell in parts; empty if this result is of the oracle.
         precisions: Results in fewer digits, if the run asked for any.
         sensitivities: Results with errors of the oracle, if the run asked for any.

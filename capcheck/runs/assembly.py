@@ -96,21 +96,20 @@ class Assembly:
         return unfinished_result(entry, self._held(entry.plan, 0), self._settings)
 
     def _decided(self, entry: FamilyEntry) -> FamilyResult | None:
-        """The result of the first look that decides, or of the last look if none does.
+        """The result of the first look that decides, where the engine stops, or of the last look.
 
-        The engine, too, stops at the first look that decides. None if no look is complete.
+        None if no look is complete.
         """
         found, last = None, 0
         for look in range(self._settings.looks):
-            # The folder of a saved result holds its last look only.
             if self.whole(entry.plan, look) is None:
-                continue
+                continue  # the folder of a saved result holds its last look only
             found, last = self.judged(entry, look), look
             if found.outcome is not Outcome.INCONCLUSIVE:
                 break
         if found is not None and (following := self.next_look(found, last)) is not None:
-            held, whole = self._held(entry.plan, following), self._settings.grid.budgets()
-            found = found.model_copy(update={"missing": len(whole) - len(held)})
+            lacking = len(self._settings.grid.budgets()) - len(self._held(entry.plan, following))
+            found = found.model_copy(update={"missing": lacking})
         return found
 
     def next_look(self, found: FamilyResult, look: int) -> int | None:
