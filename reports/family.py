@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from capcheck.core.budget import AXES
+from capcheck.core.sequences import Kind
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.answer import because
 from capcheck.judging.extrapolation import sufficient
@@ -161,7 +162,7 @@ def _view(
         card=None if facts is None else card(facts),
         options=", ".join(f"{k} = {v}" for k, v in found.plan.options.items() if v is not None),
         qualities=quality_table(found),
-        lines=tuple(_lines(found)),
+        lines=tuple(_lines(found, result.target.kind)),
         parts=tuple(used),
         gaps=tuple(gap_rows(found, used, record)),
         sensitivities=tuple((one, sensitivity_sentence(one)) for one in found.sensitivities),
@@ -173,7 +174,7 @@ def _short(label: str) -> str:
     return label.removesuffix(" squared")
 
 
-def _lines(found: FamilyResult) -> Iterable[str]:
+def _lines(found: FamilyResult, kind: Kind) -> Iterable[str]:
     """Sentences that say who is to blame, which network it is, and how its drafts fare."""
     if found.disagreement:
         yield f"{'undecided' if found.measured_row is None else 'differs'}: {found.disagreement}"
@@ -188,7 +189,8 @@ def _lines(found: FamilyResult) -> Iterable[str]:
     yield from speculation_sentences(found)
     rates = [rate for rate in found.rates if rate.value is not None and rate.value > 0]
     for rate in rates:
-        yield f"{rate.divergence} falls like {rate.axis} to the power −{rate} ({rate.reason})"
+        label = DIVERGENCES[kind][rate.divergence].label
+        yield f"rate: {label} falls like {rate.axis} to the power −{rate} ({rate.reason})"
     yield from precision_lines(found)
     if missing := missing_parts_sentence(found):
         yield missing

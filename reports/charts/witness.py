@@ -18,8 +18,8 @@ def pairs_chart(witness: Witness, tokens: int, kind: str) -> Chart:
     """
     rows = [
         {
-            "first": min(pair.tokens) + 1,
-            "second": max(pair.tokens) + 1,
+            "first": min(pair.tokens),
+            "second": max(pair.tokens),
             "target": f"{pair.target:.3g}",
             "model": f"{pair.model:.3g}",
             "size": abs(pair.target - pair.model),
@@ -40,7 +40,7 @@ def _spec(tokens: int, measure: str) -> Spec:
         return {
             "field": field,
             "type": "quantitative",
-            "scale": {"domain": [0.5, tokens + 0.5], "nice": False},
+            "scale": {"domain": [-0.5, tokens - 0.5], "nice": False},
             "axis": {"tickMinStep": 1, "format": "d", "tickCount": min(tokens, 8)},
             "title": title,
         }
