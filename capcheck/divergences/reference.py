@@ -168,9 +168,9 @@ class Reference:
         """
         return isinstance(self._law, SequenceLaw) or self._moments is not None
 
-    @property
+    @functools.cached_property
     def _moments(self) -> tuple[Tensor, Tensor] | None:
-        target = self._target
+        target = self._target  # always the same tensors, of which laws keep what they found out
         return target.gaussian() if isinstance(target, ContinuousTarget) else None
 
     def require_target_draws(self, limit: Tensor, family: str) -> None:

@@ -59,18 +59,22 @@ def sliced_w2_squared(x: Tensor, y: Tensor, *, directions: Tensor) -> float:
         InputError: The shapes do not match, there are no rows, or the samples hold token ids or
             values that are not finite.
     """
-    _require_numbers(x, y, directions)
+    far = _require_numbers(x, y, directions) > LARGE
     centre = torch.cat([x.double().mean(0, keepdim=True), y.double().mean(0, keepdim=True)]).mean(0)
     few = min(len(x), len(y)) <= DOUBLE
-    far = max(float(x.abs().max()), float(y.abs().max())) > LARGE
     dtype = torch.float64 if few or far else torch.float32
-    a, b = ((z - centre).to(dtype).cpu() for z in (x, y))  # common shifts cost float32 its digits
     theta = directions.to("cpu", dtype)
+    # Common shifts cost float32 its digits. Columns are as long as the samples: (D, n) and (D, m).
+    columns = [(z - centre).to("cpu", dtype).T.contiguous() for z in (x, y)]
+    projected = [torch.empty(TOGETHER, z.shape[1], dtype=dtype) for z in columns]
     pairing = None if len(x) == len(y) else _quantile_pairs(len(x), len(y))
     total = 0.0
     for start in range(0, len(theta), TOGETHER):
         part = theta[start : start + TOGETHER]
-        of_x, of_y = ((part @ z.T).numpy() for z in (a, b))  # (l, n), (l, m)
+        of_x, of_y = (  # (l, n), (l, m)
+            torch.mm(part, z, out=out[: len(part)]).numpy()
+            for z, out in zip(columns, projected, strict=True)
+        )
         of_x.sort(axis=1)
         of_y.sort(axis=1)
         if pairing is None:
@@ -90,7 +94,8 @@ def _quantile_pairs(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return starts // m, starts // n, (ends - starts) / (n * m)
 
 
-def _require_numbers(x: Tensor, y: Tensor, directions: Tensor) -> None:
+def _require_numbers(x: Tensor, y: Tensor, directions: Tensor) -> float:
+    """Raise InputError unless they can be compared; return the size of the largest number."""
     shapes = [tuple(z.shape) for z in (x, y, directions)]
     if any(len(s) != 2 or s[1] != shapes[0][1] or 0 in s for s in shapes):
         raise InputError(
@@ -99,5 +104,7 @@ def _require_numbers(x: Tensor, y: Tensor, directions: Tensor) -> None:
         )
     if not (x.is_floating_point() and y.is_floating_point()):
         raise InputError(f"sliced distances need numbers, got {x.dtype} and {y.dtype}.")
-    if not all(bool(z.isfinite().all()) for z in (x, y, directions)):
+    x_size, y_size, size = (float(torch.stack(z.aminmax()).abs().max()) for z in (x, y, directions))
+    if not (math.isfinite(x_size) and math.isfinite(y_size) and math.isfinite(size)):
         raise InputError("samples must be finite, got NaN or infinity; leave such rows out.")
+    return max(x_size, y_size)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,11 +18,11 @@ from torch import Tensor
 from capcheck.core.errors import InputError
 from capcheck.laws import LOG_2PI
 from capcheck.laws.kernel_means import kernel_means_along, mmd_of_mixture, squares
+from capcheck.laws.shared_axes import SharedAxes
 
-__all__ = ["ROUNDINGS", "SHARED", "GaussianLaw", "diagonal"]
+__all__ = ["ROUNDINGS", "GaussianLaw"]
 
 ROUNDINGS = 64  # distance from an atom, in machine epsilons of its position, that counts as 0
-SHARED = 1e-8  # largest correlation along axes that two covariances share: KL moves by its square
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,21 +35,29 @@ class GaussianLaw:
     Attributes:
         mean: Mean m, (D,), in units of the tokens.
         covariance: Covariance C, (D, D), in squared units of the tokens.
-        axes: Orthonormal eigenvectors of C, the columns of (D, D), if they are known. Divergences
-            from a law with the same axes then take two matrix products.
+        axes: Axes along which the numbers are independent, if they are known. Divergences from a
+            law with the same axes are then sums over them.
+        variances: Variances along these axes, (D,); None without axes.
     """
 
     mean: Tensor
     covariance: Tensor
-    axes: Tensor | None = None
-    _told: list[Any] = field(default_factory=list, init=False, repr=False)
+    axes: SharedAxes | None = None
+    variances: Tensor | None = None
+
+    @classmethod
+    def along(cls, axes: SharedAxes, *, mean: Tensor, variances: Tensor) -> GaussianLaw:
+        """The law with these variances (D,) along axes, and this mean (D,) of the tokens."""
+        C = axes.covariance(variances)
+        C = 0.5 * (C + C.T)
+        return cls(mean=mean, covariance=C, axes=axes, variances=variances)
 
     @functools.cached_property
     def rank(self) -> int:
         """Dimension of the support."""
-        if self._variances is not None:
-            least = 16 * len(self.mean) * torch.finfo(torch.float64).eps * self._variances.max()
-            return int((self._variances > least).sum())
+        if self.variances is not None:
+            least = 16 * len(self.mean) * torch.finfo(torch.float64).eps * self.variances.max()
+            return int((self.variances > least).sum())
         return int((self._spectrum[2] > 0).sum())
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -120,9 +127,9 @@ class GaussianLaw:
             covariance: Covariance S of the target, (D, D), positive semi-definite.
         """
         mean, S = self.checked(mean, covariance)
-        if (pair := self._pair(S)) is not None:
-            c, s = (variances.sqrt() for variances in pair)
-            return float((self.mean - mean).square().sum() + (c - s).square().sum())
+        if (pair := self._pair(S, mean)) is not None:
+            c, s, shift = pair
+            return float(shift.square().sum() + (c.sqrt() - s.sqrt()).square().sum())
         F, G = _root(self._spectrum), _root(_spectrum(S))
         U, _, Vh = torch.linalg.svd(F.T @ G)
         return float((self.mean - mean).square().sum() + (F @ U - G @ Vh.T).square().sum())
@@ -140,9 +147,9 @@ class GaussianLaw:
             bandwidths: B bandwidths h, in units of the tokens.
         """
         mean, S = self.checked(mean, covariance)
-        if (pair := self._pair(S)) is not None:
-            h2, (c, s) = squares(bandwidths), pair
-            still, shift = torch.zeros_like(mean)[None], self._along(self.mean - mean)[None]
+        if (pair := self._pair(S, mean)) is not None:
+            h2, (c, s, shift) = squares(bandwidths), pair
+            still, shift = torch.zeros_like(mean)[None], shift[None]
             within, across, own = (
                 kernel_means_along(d, V[None], h2)[0]
                 for d, V in ((still, 2 * c), (shift, c + s), (still, 2 * s))
@@ -155,30 +162,14 @@ class GaussianLaw:
     def _spectrum(self) -> tuple[Tensor, Tensor, Tensor]:
         return _spectrum(self.covariance)
 
-    @functools.cached_property
-    def _variances(self) -> Tensor | None:
-        """The variances along the axes, (D,), or None if there are no axes."""
-        if self.axes is None:
-            return None
-        return (self.axes * (self.covariance @ self.axes)).sum(0).clamp(min=0)
+    def _pair(self, S: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The variances of this law and of S, and the shift of the means, each (D,) along the axes.
 
-    def _along(self, shift: Tensor) -> Tensor:
-        """A vector (D,) along the axes."""
-        assert self.axes is not None
-        return shift @ self.axes
-
-    def _pair(self, S: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The variances of this law and of S along the axes, (D,), or None if S has other axes.
-
-        They are kept, as several divergences are asked for with the same S.
+        None if S has other axes than this law.
         """
-        if self._variances is None or self.axes is None:
+        if self.axes is None or self.variances is None or (s := self.axes.variances(S)) is None:
             return None
-        if not (self._told and self._told[0] is S):
-            s = diagonal(self.axes.T @ S @ self.axes)
-            self._told[:] = [S, None if s is None or float(s.min()) <= 0 else s]
-        s = self._told[1]
-        return None if s is None else (self._variances, s)
+        return self.variances, s, self.axes.along(self.mean - mean)
 
     def checked(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """The mean, (D,), and covariance, (D, D), of a target in float64 on the CPU.
@@ -197,10 +188,9 @@ class GaussianLaw:
     def _against(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Eigenvalues (D,) of L^-1 C L^-T for S = L L^T, and L^-1 (m - mean) along them (D,)."""
         mean, S = self.checked(mean, covariance)
-        if (pair := self._pair(S)) is not None:
-            c, s = pair
-            v = (c / s).clamp(min=torch.finfo(c.dtype).tiny)
-            return v, self._along(self.mean - mean) / s.sqrt()
+        if (pair := self._pair(S, mean)) is not None:
+            c, s, shift = pair
+            return (c / s).clamp(min=torch.finfo(c.dtype).tiny), shift / s.sqrt()
         L, failed = torch.linalg.cholesky_ex(S)
         if bool(failed):
             raise InputError("covariance must be positive definite, got one that is not.")
@@ -209,15 +199,6 @@ class GaussianLaw:
         v, axes = torch.linalg.eigh(0.5 * (whitened + whitened.T))
         shift = torch.linalg.solve_triangular(L, (self.mean - mean)[:, None], upper=False)
         return v.clamp(min=torch.finfo(v.dtype).tiny), (axes.T @ shift)[:, 0]
-
-
-def diagonal(C: Tensor) -> Tensor | None:
-    """The diagonal (D,) of a covariance (D, D), or None if some correlation is above `SHARED`."""
-    variances = C.diagonal().clamp(min=0)
-    deviation = variances.sqrt()
-    scale = torch.where(deviation > 0, deviation, 1)
-    correlations = (C / scale / scale[:, None]).abs_().fill_diagonal_(0)
-    return variances if float(correlations.max()) <= SHARED else None
 
 
 def _spectrum(C: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ between tokens.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,8 +24,9 @@ from torch import Tensor
 from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.unavailable import Unavailable
-from capcheck.laws.gaussian import GaussianLaw, diagonal
+from capcheck.laws.gaussian import GaussianLaw
 from capcheck.laws.gaussian_orders import MixtureLaw
+from capcheck.laws.shared_axes import SharedAxes, diagonal
 from capcheck.procedures.probe import Probe
 from capcheck.targets.categorical.sequence_law import SequenceLaw
 from capcheck.targets.target import ContinuousTarget, Target
@@ -81,15 +83,23 @@ class Coordinates:
             return law
         origin, units = (x.flatten().double().cpu() for x in (self.origin, self.units))
         mean, covariance = law.mean, law.covariance
-        axes = None
-        if self.basis is not None:
-            basis = self.basis.double().cpu()
+        if self._axes is not None:
+            basis = self._axes.vectors
+            mean = basis @ mean
             even = bool((units == units[0]).all())
-            axes = basis.T if even and diagonal(covariance) is not None else None
-            mean, covariance = basis.T @ mean, basis.T @ covariance @ basis
+            if even and (variances := diagonal(covariance)) is not None:
+                return GaussianLaw.along(
+                    self._axes, mean=origin + units * mean, variances=units**2 * variances
+                )
+            covariance = basis @ covariance @ basis.T
         covariance = units[:, None] * covariance * units
         covariance = 0.5 * (covariance + covariance.T)
-        return GaussianLaw(mean=origin + units * mean, covariance=covariance, axes=axes)
+        return GaussianLaw(mean=origin + units * mean, covariance=covariance)
+
+    @functools.cached_property
+    def _axes(self) -> SharedAxes | None:
+        """The axes of the coordinates, the columns of (D, D); None if they are the tokens' own."""
+        return None if self.basis is None else SharedAxes(self.basis.double().cpu().T)
 
 
 def coordinates_of(probe: Probe[Any], target: Target, given: Sequence[int] = ()) -> Coordinates:

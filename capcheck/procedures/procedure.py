@@ -301,11 +301,14 @@ class Procedure(Generic[NetworkT]):
         """
         if self.precision is not None:
             return ROUNDED_LAW
-        sampler = functools.partial(self._sample_inside, budget)
         if self.spec.kind == "continuous":
             inside = replace(self.coordinates.target.spec, given=self.spec.given)
+            # Rotated standard normals have the same law, and rotating them takes D^3 operations.
+            plain = replace(self, rotated=False) if self.rotated else self
+            sampler = functools.partial(plain._sample_inside, budget)
             law = replayed_law(sampler, inside, rounding=self.probe.rounding)
             return self.coordinates.law_of_tokens(law)
+        sampler = functools.partial(self._sample_inside, budget)
         density = functools.partial(self._density_inside, budget)
         return enumerated_law(sampler, density, self.spec, name=self.probe.family, routes=routes)
 

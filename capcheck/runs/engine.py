@@ -109,6 +109,7 @@ class Engine:
         self._options = options
         self._workers = worker_count(options.get("workers"), device)
         self._maker = Maker(self._target, self._settings, self._progress)
+        self._refused: list[FamilyPlan] = []
 
     def run(self, *, errors_are_results: bool) -> SurveyResult:
         """Measure every candidate.
@@ -177,13 +178,14 @@ class Engine:
         helpers = Helpers(help_out, job, (self._workers or 1) - 1, executor=executor)
         try:
             self._begin(cells, claims)
-            share_out(
+            given_up = share_out(
                 order,
                 lambda candidate: self._result(candidate, errors_are_results=True),
                 cells=cells,
                 claims=claims,
                 progress=self._progress,
             )
+            self._refused = [one.plan for one in given_up if cells.unfit(one.plan) is not None]
         finally:
             helpers.close()
             claims.close()
@@ -213,6 +215,8 @@ class Engine:
     def _result(self, candidate: Candidate, errors_are_results: bool) -> FamilyResult:
         entry = candidate.entry
         try:
+            if candidate.plan in self._refused:  # a process of this run has found out why
+                raise UnfitError(str(self.cells.unfit(candidate.plan)))
             return self._family(candidate)
         except CallersError as error:
             raise InputError(str(error)) from error

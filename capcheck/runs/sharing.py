@@ -24,7 +24,7 @@ def share_out(
     cells: Cells,
     claims: SharedClaims,
     progress: ProgressCounter,
-) -> None:
+) -> list[Candidate]:
     """Measure candidates that no other process is at, then help with the others, until all is done.
 
     Args:
@@ -34,6 +34,9 @@ def share_out(
         cells: Cells of the run.
         claims: Claims of this process.
         progress: Counter of the run's progress.
+
+    Returns:
+        The candidates that some process gave up, because they fail or cannot be measured.
     """
 
     def is_done(candidate: Candidate, *, helping: bool) -> bool:
@@ -48,7 +51,7 @@ def share_out(
                 found = measure(candidate)
             except Busy:
                 return False
-        if found.error and found.supported:
+        if found.error or not found.supported:  # it may have taken minutes to find out
             claims.give_up(name)
         return True
 
@@ -61,6 +64,7 @@ def share_out(
         if pending:
             progress.advance((), "waiting for other workers")
             _wait_for_news(cells)
+    return [one for one in candidates if claims.given_up(claim_name(candidate=one.plan.to_json()))]
 
 
 def _wait_for_news(cells: Cells) -> None:

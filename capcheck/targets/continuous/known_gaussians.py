@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from capcheck.targets.continuous.given_first import Factorised, GivenFirst, Laws, LawsGiven
+from capcheck.targets.continuous.known_tokens import learning_together, numbers_of, unknown_tokens
 
-__all__ = ["HELD", "MANY", "TOGETHER", "KnownGaussians"]
+__all__ = ["HELD", "MANY", "WIDE", "KnownGaussians"]
 
-TOGETHER = 32  # most tokens that become known in one product
+WIDE = 32  # fewest numbers that become known for which leaving out known ones saves time
 MANY = 64  # fewer numbers are factorised in no time
 HELD = 1 << 26  # most numbers in the covariances of all rows with their innovations: 512 MiB
 
@@ -47,7 +48,8 @@ class _Growing:
     Attributes:
         known: Which tokens are known, (n, N) bool.
         x: Values of the known tokens, and 0 elsewhere, (n, N, d).
-        W: Covariances of the innovations so far with all numbers, (n, K, D, D).
+        W: Covariances of all numbers with the innovations so far, (n, K, D, D); those of numbers
+            that were known before an innovation are not needed and not set.
         used: Number of innovations that are filled.
         mean: Means given the known tokens, (n, K, D).
         covariance: Covariances of each token given the known tokens, (n, K, N, d, d).
@@ -204,8 +206,8 @@ class KnownGaussians:
         held = self._held
         if held is None or not _grows(held, x, known):
             held = self._held = self._nothing_known(len(x), x)
-        for rows, tokens in _groups(known & ~held.known):
-            if held.used + tokens.shape[1] * d > held.W.shape[2]:
+        for rows, tokens in learning_together(known & ~held.known):
+            if held.used + tokens.shape[1] * d > held.W.shape[3]:
                 self._held = None  # rows took turns; they start again together
                 return self._of_grown(x, known)
             self._add(held, x, rows, tokens)
@@ -223,7 +225,7 @@ class KnownGaussians:
         return _Growing(
             known=torch.zeros(n, N, dtype=torch.bool, device=x.device),
             x=torch.zeros_like(x),
-            W=x.new_empty(n, K, D, D),
+            W=x.new_zeros(n, K, D, D),  # what is not set must be finite
             used=0,
             mean=self._means.flatten(1).expand(n, K, D).clone(),
             covariance=own.expand(n, K, N, d, d).clone(),
@@ -232,51 +234,49 @@ class KnownGaussians:
 
     def _add(self, held: _Growing, x: Tensor, rows: Tensor, tokens: Tensor) -> None:
         """Let some more tokens (r, m) be known in some rows (r,)."""
-        K, N, d = self._means.shape
+        K, d = len(self._means), self._means.shape[2]
         every = len(rows) == len(x)
         which: slice | Tensor = slice(None) if every else rows
-        number = torch.arange(d, device=x.device)
-        own = (tokens[..., None] * d + number).flatten(1)  # (r, m d) of the D numbers
         place = torch.arange(len(rows), device=x.device)[:, None]
-        W = held.W[which][:, :, : held.used]  # (r, K, used, D)
-        of_token = W[place, :, :, own].permute(0, 2, 1, 3)  # (r, K, m d, used)
-        shared = self._covariances[:, own].transpose(0, 1)  # (r, K, m d, D)
-        left = torch.baddbmm(
-            shared.flatten(0, 1), of_token.flatten(0, 1), W.flatten(0, 1), alpha=-1
+        own = numbers_of(tokens, d)  # (r, m d) of the D numbers
+        W = held.W[which][..., : held.used]  # (r, K, D, used)
+        of_token = W[place, :, own].transpose(1, 2)  # (r, K, m d, used)
+        left_over = unknown_tokens(held.known[which]) if own.shape[1] >= WIDE else None  # (r, U)
+        if left_over is None:
+            of_open, shared, among = W, self._covariances[:, own], own
+        else:
+            numbers = numbers_of(left_over, d)  # (r, U d)
+            of_open = W[place, :, numbers].transpose(1, 2)  # (r, K, U d, used)
+            shared = self._covariances[:, own[..., None], numbers[:, None]]
+            among = torch.searchsorted(numbers, own)  # places of the tokens' numbers
+        left = torch.baddbmm(  # (r, K, m d, U d)
+            shared.transpose(0, 1).flatten(0, 1),
+            of_token.flatten(0, 1),
+            of_open.flatten(0, 1).mT,
+            alpha=-1,
         ).unflatten(0, (len(rows), K))
-        within = left[place, :, :, own].permute(0, 2, 1, 3)  # (r, K, m d, m d)
+        within = left[place, :, :, among].permute(0, 2, 1, 3)  # (r, K, m d, m d)
         root = torch.linalg.cholesky(0.5 * (within + within.mT))
-        new = torch.linalg.solve_triangular(root, left, upper=False)  # (r, K, m d, D)
+        new = torch.linalg.solve_triangular(root, left, upper=False)  # (r, K, m d, U d)
         before = held.mean[which][place, :, own].transpose(1, 2)  # (r, K, m d)
-        seen = x[rows[:, None], tokens].flatten(1)[:, None]
-        residual = (seen - before)[..., None]
+        residual = (x[rows[:, None], tokens].flatten(1)[:, None] - before)[..., None]
         z = torch.linalg.solve_triangular(root, residual, upper=False)  # (r, K, m d, 1)
-        held.mean[which] += (z.mT @ new)[..., 0, :]
-        blocks = new.unflatten(3, (N, d)).permute(0, 1, 3, 4, 2)  # (r, K, N, d, m d)
-        held.covariance[which] -= blocks @ blocks.mT
+        step = (z.mT @ new)[..., 0, :]  # (r, K, U d)
+        blocks = new.unflatten(3, (-1, d)).permute(0, 1, 3, 4, 2)  # (r, K, U, d, m d)
+        upto = slice(held.used, held.used + new.shape[2])
+        if not every:
+            held.W[..., upto] = 0
+        if left_over is None:
+            held.mean[which] += step
+            held.covariance[which] -= blocks @ blocks.mT
+            held.W[which, ..., upto] = new.mT
+        else:
+            held.mean[rows[:, None], :, numbers] += step.transpose(1, 2)
+            held.covariance[rows[:, None], :, left_over] -= (blocks @ blocks.mT).transpose(1, 2)
+            held.W[rows[:, None], :, numbers, upto] = new.permute(0, 3, 1, 2)
         scale = root.diagonal(dim1=2, dim2=3).log().sum(2)
         held.log_weights[which] -= 0.5 * z.square().sum((2, 3)) + scale
-        if not every:
-            held.W[:, :, held.used : held.used + new.shape[2]] = 0
-        held.W[which, :, held.used : held.used + new.shape[2]] = new
-        held.used += new.shape[2]
-
-
-def _groups(new: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows (r,) with m new tokens each, (r, m), of tokens that are new or not, (n, N) bool.
-
-    All rows learn together if they learn equally many tokens, and otherwise one token at a time.
-    """
-    count = new.sum(1)
-    if bool((count == count[0]).all()):
-        rows = torch.arange(len(new), device=new.device)
-        tokens = new.nonzero()[:, 1].reshape(len(new), -1)
-        yield from ((rows, some) for some in tokens.split(TOGETHER, 1) if some.shape[1])
-        return
-    rank = torch.where(new, new.cumsum(1), 0)
-    for place in range(1, int(rank.max()) + 1):
-        rows, token = (rank == place).nonzero(as_tuple=True)
-        yield rows, token[:, None]
+        held.used = upto.stop
 
 
 def _grows(held: _Growing, x: Tensor, known: Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.linalg.blas import dsyrk
 
 from capcheck.core.memory import require_memory
 from capcheck.core.tiles import slices
@@ -35,11 +36,13 @@ def shrunk_covariance(z: Callable[[slice], np.ndarray], n: int, D: int) -> np.nd
     """
     needed = 8.0 * COPIES * D**2
     require_memory(needed, f"the covariance of rows of {D:,} numbers", "take --law diagonal")
-    S, fourth = np.zeros((D, D)), 0.0
+    S, fourth = np.zeros((D, D), order="F"), 0.0
     for part in slices(n, max(1, TILE // D)):
         rows = z(part)
-        S += rows.T @ rows / n
+        # Added in place, as a new matrix for every tile would take longer than the product itself.
+        S = dsyrk(1 / n, rows.T, beta=1.0, c=S, overwrite_c=True)  # its upper triangle
         fourth += float(((rows**2).sum(1) ** 2).sum())
+    S = np.triu(S) + np.triu(S, 1).T
     mu, squared = np.trace(S) / D, float((S**2).sum())
     delta = squared - D * mu**2
     beta = min(max(fourth / n**2 - squared / n, 0.0), delta)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from capcheck.laws.gaussian import GaussianLaw, diagonal
+from capcheck.laws.gaussian import GaussianLaw
+from capcheck.laws.shared_axes import SharedAxes, diagonal
 
 D = 12
 
@@ -21,11 +22,18 @@ def shared(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return axes, (axes * c) @ axes.T, (axes * s) @ axes.T, m, mean
 
 
+def both(axes: Tensor, C: Tensor, m: Tensor) -> tuple[GaussianLaw, GaussianLaw]:
+    """The law N(m, C) along its axes, and by its covariance alone."""
+    c = (axes * (C @ axes)).sum(0)
+    quick = GaussianLaw.along(SharedAxes(axes), mean=m, variances=c)
+    return quick, GaussianLaw(mean=m, covariance=C)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_divergences_are_those_without_axes(seed: int) -> None:
     axes, C, S, m, mean = shared(seed)
-    quick, dense = GaussianLaw(mean=m, covariance=C, axes=axes), GaussianLaw(mean=m, covariance=C)
-    assert quick._pair(S) is not None
+    quick, dense = both(axes, C, m)
+    assert quick._pair(S, mean) is not None
     assert quick.rank == dense.rank == D
     for name in ("kl_from", "kl_to", "w2_squared"):
         found, expected = (getattr(law, name)(mean, S) for law in (quick, dense))
@@ -38,17 +46,28 @@ def test_divergences_are_those_without_axes(seed: int) -> None:
 def test_another_targets_axes_are_noticed() -> None:
     axes, C, _, m, mean = shared()
     other = shared(5)[2]
-    quick, dense = GaussianLaw(mean=m, covariance=C, axes=axes), GaussianLaw(mean=m, covariance=C)
-    assert quick._pair(other) is None
+    quick, dense = both(axes, C, m)
+    assert quick._pair(other, mean) is None
     assert quick.kl_from(mean, other) == pytest.approx(dense.kl_from(mean, other), rel=1e-12)
     assert quick.w2_squared(mean, other) == pytest.approx(dense.w2_squared(mean, other), rel=1e-12)
+
+
+def test_variances_of_a_target_are_kept_for_the_same_tensor_only() -> None:
+    axes, C, S, _, _ = shared()
+    kept = SharedAxes(axes)
+    first = kept.variances(S)
+    assert kept.variances(S) is first
+    of_another = kept.variances(C)
+    assert of_another is not None
+    torch.testing.assert_close(of_another, (axes * (C @ axes)).sum(0), rtol=1e-12, atol=0)
+    assert kept.variances(shared(5)[2]) is None
 
 
 def test_a_lost_direction_is_singular_also_along_axes() -> None:
     axes, _, S, m, mean = shared()
     c = torch.ones(D, dtype=torch.float64)
     c[3] = 0
-    law = GaussianLaw(mean=m, covariance=(axes * c) @ axes.T, axes=axes)
+    law = GaussianLaw.along(SharedAxes(axes), mean=m, variances=c)
     assert law.rank == D - 1
     assert law.kl_from(mean, S) == law.kl_to(mean, S) == float("inf")
     s = (axes * (S @ axes)).sum(0)

@@ -21,11 +21,13 @@ from loky import process_executor
 
 from capcheck import InputError, survey
 from capcheck.cli.app import cli
-from capcheck.core.errors import CapcheckError
+from capcheck.core.errors import CapcheckError, UnfitError
 from capcheck.results.survey import SurveyResult
 from capcheck.runs import claims as module
 from capcheck.runs import workers
+from capcheck.runs.candidates import Candidate
 from capcheck.runs.claims import Busy, SharedClaims, claim_name
+from capcheck.runs.engine import Engine
 from capcheck.runs.store import Store
 from capcheck.targets import ProductMixture, from_spec
 
@@ -204,6 +206,23 @@ def test_a_family_that_fails_fails_once_and_says_why(
     said = "maskgit raised ZeroDivisionError: of a family"
     assert [one.error for one in found.families] == [said, None]
     assert len(calls) <= 4  # each process at most once, and once for the sentence
+
+
+def test_what_cannot_be_measured_is_found_out_once(
+    tmp_path: Path, three: ProductMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def refused(engine: Engine, candidate: Candidate) -> None:
+        tried.append(candidate.plan.title)
+        raise UnfitError("it would take 20 min.")
+
+    monkeypatch.setattr(Engine, "_family", refused)
+    found = survey(three, ["gpt"], workers=2, executor=Threads(), out=tmp_path / "run", **HOW)
+    assert tried == ["gpt"]
+    assert found.families[0].error == "it would take 20 min."
+    survey(three, ["gpt"], workers=1, out=tmp_path / "run", **HOW)
+    assert len(tried) == 2  # a run that is continued tries again
 
 
 def test_two_results_for_one_cell_are_an_error(

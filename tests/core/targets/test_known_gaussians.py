@@ -68,6 +68,14 @@ def require_laws(target: GaussianMixture, x: Tensor, known: Tensor) -> None:
             )
 
 
+@pytest.fixture(params=["all numbers", "unknown numbers"])
+def columns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let covariances with innovations be those of all numbers, or of the unknown ones only."""
+    if request.param == "unknown numbers":
+        monkeypatch.setattr(known_gaussians, "WIDE", 1)
+
+
+@pytest.mark.usefixtures("columns")
 @pytest.mark.parametrize(("components", "dim"), [(1, 1), (1, 3), (3, 1), (3, 2)])
 def test_tokens_that_become_known_in_any_order(components: int, dim: int) -> None:
     target = mixture(components, dim)
@@ -81,6 +89,7 @@ def test_tokens_that_become_known_in_any_order(components: int, dim: int) -> Non
     require_laws(target, x + 1, rank < 3)  # other values
 
 
+@pytest.mark.usefixtures("columns")
 def test_rows_that_learn_at_their_own_pace() -> None:
     target = mixture(2, 2)
     rng = CounterRandomness(3)
