@@ -47,7 +47,7 @@ COMMANDS = {
     "work": "Measure cells of a run beside any number of other such commands.",
     "show": "Print a saved run, also one that is not whole yet, judged anew from its cells.",
     "compare": "Compare the saved runs BEFORE and AFTER, and exit with 1 if anything got worse.",
-    "report": "Write the HTML report of a saved run, or a summary of it in Markdown.",
+    "report": "Write the HTML report of a saved run, a summary of it in Markdown, or its charts.",
     "schema": "Print the JSON Schema of a spec, by which editors check and complete it.",
     "selftest": "Test capcheck on this machine against closed forms and planted defects, "
     "in under a minute.",

@@ -76,7 +76,20 @@ class _GroupedOption(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose `--help` shows its options in groups."""
+    """A command whose `--help` shows its options in groups, and that takes each option once."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse an option that is given twice, as the first value would be lost."""
+        before = args[: args.index("--")] if "--" in args else args
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and not (param.multiple or param.is_flag):
+                count = sum(one.partition("=")[0] in param.opts for one in before)
+                if count > 1:
+                    raise InputError(
+                        f"{_name(param)} is given {count} times; give it once, with commas between "
+                        "its values where it takes several."
+                    )
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group, in the order in which the groups first appear."""

@@ -127,8 +127,12 @@ class HeldOut(Record):
 
     @property
     def memorises(self) -> bool:
-        """Whether the baseline predicts the held-out rows better than the target, or NaN arose."""
-        return not self.log_likelihood >= self.baseline
+        """Whether the baseline predicts the held-out rows better than the target, or NaN arose.
+
+        Equal laws differ by rounding only.
+        """
+        rounding = 1e-9 * abs(self.baseline)
+        return not self.log_likelihood >= self.baseline - rounding
 
 
 class Picture(Record):

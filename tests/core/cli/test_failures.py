@@ -191,3 +191,12 @@ def test_the_largest_seed_fits_networks_as_well(run) -> None:  # type: ignore[no
     found = run("check", "--family", "diffusion", *few, *seeded, "--json")
     assert found.code in (0, 1, 3)
     assert json.loads(found.out)["settings"]["seed"] == 2**63 - 1
+
+
+@pytest.mark.parametrize("option", ["--family", "--steps", "--length"])
+def test_an_option_that_is_given_twice_is_refused(run, option: str) -> None:  # type: ignore[no-untyped-def]
+    values = {"--family": ("gpt", "maskgit"), "--steps": ("1", "2"), "--length": ("0", "2")}[option]
+    given = [f"{option}={values[0]}", option, values[1]]
+    found = run("survey", "--target", "parity:3", *given)
+    assert found.code == 2
+    assert f"{option} is given 2 times; give it once, with commas" in found.err
