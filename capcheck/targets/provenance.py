@@ -183,4 +183,4 @@ class Provenance(Record):
     preparation: str | None = None
     picture: Picture | None = None
     vocabulary: tuple[str, ...] | None = None
-    data_rows: Any = Field(default=(), repr=False)
+    data_rows: tuple[Any, ...] = Field(default=(), repr=False)

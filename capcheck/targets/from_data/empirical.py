@@ -139,14 +139,14 @@ def _split(count: int) -> tuple[np.ndarray, np.ndarray]:
     return order[:n], order[n:]
 
 
-def _shown(means: np.ndarray, w: np.ndarray, held_out: HeldOut | None) -> list[Any]:
+def _shown(means: np.ndarray, w: np.ndarray, held_out: HeldOut | None) -> tuple[Any, ...]:
     """A few rows (n, N, d) picked by their weights, of those held out if there are any."""
     pool = np.arange(len(means)) if held_out is None else _split(len(means))[0]
     count = excerpt_rows(len(pool), means[0].size)
     share = w[pool] / w[pool].sum()
     count = min(count, int(np.count_nonzero(share)))  # a tiny weight may vanish beside others
     picked = np.random.default_rng(1).choice(pool, count, replace=False, p=share)
-    return excerpt(torch.from_numpy(means[picked]))
+    return tuple(excerpt(torch.from_numpy(means[picked])))
 
 
 def _smoothed(

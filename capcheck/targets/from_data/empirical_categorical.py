@@ -260,11 +260,11 @@ def _drawn(occurrences: np.ndarray) -> np.ndarray:
     return np.random.default_rng(0).multivariate_hypergeometric(occurrences, n)
 
 
-def _shown(rows: np.ndarray, weights: np.ndarray, held_out: HeldOut | None) -> list[Any]:
+def _shown(rows: np.ndarray, weights: np.ndarray, held_out: HeldOut | None) -> tuple[Any, ...]:
     """A few occurrences of rows (n, N) in random order, of those held out if there are any."""
     occurrences = _occurrences(weights)
     pool = occurrences if held_out is None else _drawn(occurrences)
     rng = np.random.default_rng(3)
     count = excerpt_rows(int(pool.sum()), rows.shape[1])
     picked = np.repeat(rows, rng.multivariate_hypergeometric(pool, count), axis=0)
-    return excerpt(torch.from_numpy(rng.permutation(picked)))
+    return tuple(excerpt(torch.from_numpy(rng.permutation(picked))))

@@ -97,7 +97,7 @@ def best_fitted(
                 ),
             ),
         ),
-        data_rows=excerpt(torch.from_numpy(test)),  # which are in random order
+        data_rows=tuple(excerpt(torch.from_numpy(test))),  # which are in random order
     )
 
 
