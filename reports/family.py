@@ -16,6 +16,7 @@ from capcheck.judging.answer import because
 from capcheck.judging.extrapolation import sufficient
 from capcheck.judging.profile import deciding_divergence, profile
 from capcheck.judging.qualities import QualityTable, quality_table
+from capcheck.judging.resolution import available, tolerance_in_unit
 from capcheck.judging.sentences import (
     blame_sentence,
     missing_parts_sentence,
@@ -69,6 +70,7 @@ class FamilyView:
         spark: The sparkline.
         charts: Its charts, by the names of their places.
         cells: Its cells, those of equal numbers together.
+        tolerances: Tolerance of each available divergence in its unit, as text.
         left_out: Number of groups of cells that its table does not show.
         mosaics: Pictures of samples.
         texts: Samples as text.
@@ -97,6 +99,7 @@ class FamilyView:
     spark: Markup
     charts: dict[str, Chart]
     cells: tuple[CellGroup, ...]
+    tolerances: dict[str, str]
     left_out: int
     mosaics: tuple[Mosaic, ...]
     texts: tuple[Text, ...]
@@ -156,6 +159,7 @@ def _view(
         spark=sparkline(profile(found, result.settings.tolerances)),
         charts=_charts(found, anchor, result),
         cells=tuple(shown),
+        tolerances=_tolerances(found, result),
         left_out=len(groups) - len(shown),
         mosaics=_mosaics(found, result),
         texts=texts(found, result),
@@ -167,6 +171,14 @@ def _view(
         gaps=tuple(gap_rows(found, used, record)),
         sensitivities=tuple((one, sensitivity_sentence(one)) for one in found.sensitivities),
     )
+
+
+def _tolerances(found: FamilyResult, result: SurveyResult) -> dict[str, str]:
+    return {
+        name: f"{tolerance_in_unit(estimate, result.settings.tolerances[name]):.3g}"
+        for cell in reversed(found.cells)
+        for name, estimate in available(cell).items()
+    }
 
 
 def _short(label: str) -> str:

@@ -56,7 +56,7 @@ def render(result: SurveyResult) -> str:
         failures=_failures(result),
         front=_front_rows(result, found[0]) if found else [],
         front_label=divergences[found[0].divergence].label if found else "",
-        front_absent=found[0].absent if found else (),
+        absences=[(one.divergence, _absence(one)) for one in found],
         few=result.settings.at(result.settings.looks - 1).samples < SAMPLES,
         tolerances=[
             (_label(divergences[name]), tolerance)
@@ -90,6 +90,19 @@ def _charts(
     for k, curve in enumerate(result.curves):
         figures[f"capacity-{k}"] = capacity_chart(curve, result)
     return figures
+
+
+def _absence(found: Front) -> str:
+    """A sentence on the families that a front shows in part or not at all; empty if there are none.
+
+    A cell whose divergence nothing bounds from above has no place on a front.
+    """
+    said = []
+    if found.absent:
+        said.append(f"Not bounded, so not drawn: {', '.join(found.absent)}.")
+    if found.partly:
+        said.append(f"Bounded at some budgets only: {', '.join(found.partly)}.")
+    return " ".join(said)
 
 
 def _label(divergence: Divergence) -> str:

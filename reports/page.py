@@ -23,6 +23,8 @@ from markupsafe import Markup, escape
 
 from capcheck.reports.charts.chart import CONFIG, DARK, LIGHT, Chart, Rows, svg
 
+NARROW = 170  # width of the plot of a chart that is drawn into the page, in pixels
+
 __all__ = ["inert", "linked", "page", "pointer"]
 
 
@@ -193,7 +195,7 @@ def _packed(record: Mapping[str, Any]) -> str:
 
 def _drawing(chart: Chart) -> str:
     """A chart as SVG that takes the width of its place and the colours of the page."""
-    drawing = svg(chart)
+    drawing = svg(chart, NARROW)
     for name, colour in LIGHT.items():
         drawing = drawing.replace(f'"{colour}"', f'"var(--{name})"')
     return drawing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from capcheck.reports.charts.chart import Chart
@@ -12,9 +14,10 @@ from capcheck.reports.texts import Text, text_of
 from capcheck.results.survey import SurveyResult
 from capcheck.targets.provenance import LawScore
 
-__all__ = ["CHART", "TargetView", "target_view"]
+__all__ = ["CHART", "WHOLE", "TargetView", "target_view"]
 
 CHART = "target-samples"  # name of the chart of rows and samples
+WHOLE = 0.9  # share of the dependence from which on a law stands for the data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ def target_view(result: SurveyResult) -> TargetView:
     words = target.provenance.vocabulary
     pictured = words is None and are_images(target)
     plane = words is None and not pictured and len(rows) > 0
-    scores = () if held is None else held.candidates
+    scores = () if held is None else _distinct(held.candidates)
     return TargetView(
         short=short,
         good=good,
@@ -61,6 +64,12 @@ def target_view(result: SurveyResult) -> TargetView:
         texts=() if words is None else tuple(text_of(t, own, None, words) for t, own in groups),
         charts={CHART: points_chart(groups, "the data")} if plane else {},
     )
+
+
+def _distinct(scores: Sequence[LawScore]) -> list[LawScore]:
+    """The scores without those of baselines that are the chosen law itself."""
+    chosen = [one.log_likelihood for one in scores if one.chosen]
+    return [one for one in scores if not (one.baseline and one.log_likelihood in chosen)]
 
 
 def _judged(result: SurveyResult) -> tuple[str, bool | None, str]:
@@ -82,17 +91,30 @@ def _judged(result: SurveyResult) -> tuple[str, bool | None, str]:
             "rows. The verdicts hold for the law.",
         )
     if held.memorises:
+        better = max(
+            (one for one in held.candidates if one.log_likelihood is not None),
+            key=lambda one: one.log_likelihood or -math.inf,
+            default=None,
+        )
+        other = f", such as {better.name}," if better and not better.baseline else ""
         return (
             f"no: {held.baseline_name} predicts unseen rows better",
             False,
             f"The law memorises its rows: {held.baseline_name} would predict unseen rows better. "
-            "The verdicts hold for the law and say little about your data. Choose another --law, "
-            "or give more rows.",
+            f"The verdicts hold for the law and say little about your data. Choose another --law"
+            f"{other} or give more rows.",
         )
+    share = None if held.dependence is None else held.dependence.share
+    holds = ""
+    if held.dependence is not None and share is not None:
+        gram = f"{held.dependence.order + 1}-gram"
+        holds = f", and holds {share:.0%} of the dependence that n-grams find ({gram})"
+    whole = share is None or share >= WHOLE
     return (
-        f"predicts unseen rows better than {held.baseline_name}",
-        True,
-        f"The law predicts unseen rows better than {held.baseline_name} would. A procedure that "
-        "cannot produce it misses something that is in your data as far as this law has it; what "
-        "the law lacks is not tested.",
+        f"{'as far as tested' if whole else 'in part'}: the law predicts unseen rows better than "
+        f"{held.baseline_name}{holds}",
+        True if whole else None,
+        f"The law predicts unseen rows better than {held.baseline_name} would{holds}. A procedure "
+        "that cannot produce it misses something that is in your data as far as this law has it; "
+        "what the law lacks is not tested.",
     )

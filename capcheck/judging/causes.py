@@ -83,12 +83,12 @@ def cause_of(
     removed = cell.outcome is not Outcome.NOT_REPRESENTABLE
     if removed and after.interval(after.level)[1] >= before.interval(before.level)[0]:
         return None
-    verb = "falls" if removed else "stays refused, going"
+    verb = f"{name} falls" if removed else f"it is still refused, and {name} goes"
     return Cause(
         failure=suspect.failure,
         cure=suspect.cure,
         plan=suspect.plan,
         cell=cell,
         removed=removed,
-        sentence=f"with {suspect.cure} {name} {verb} from {before} to {after}",
+        sentence=f"with {suspect.cure} {verb} from {before} to {after}",
     )

@@ -59,6 +59,7 @@ class Front:
         best: The front over all families, by rising calls.
         of_groups: The front of every group that has one, in the order of the paper's table.
         absent: Measured families none of whose cells bounds the divergence from above.
+        partly: Measured families that have such cells and others.
     """
 
     divergence: str
@@ -66,6 +67,7 @@ class Front:
     best: tuple[Point, ...]
     of_groups: dict[Row, tuple[Point, ...]]
     absent: tuple[str, ...]
+    partly: tuple[str, ...]
 
 
 def front(result: SurveyResult) -> Front:
@@ -98,6 +100,11 @@ def _front(result: SurveyResult, name: str, found: Sequence[Point]) -> Front:
         best=non_dominated(points.values()),
         of_groups={row: best for row, best in of_groups.items() if best},
         absent=tuple(family for family in measured if family not in placed),
+        partly=tuple(
+            one.title
+            for one in _oracles(result)
+            if 0 < sum(point.family == one.title for point in found) < len(one.cells)
+        ),
     )
 
 

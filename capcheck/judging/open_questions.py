@@ -127,8 +127,10 @@ def _open_question(
     if value is None or math.isnan(value):
         return f"{name} is not a number", f"{short} is not a number", math.inf
     distance = abs(bound - value)
-    decisive = math.isfinite(high - low) and distance > 0
-    growth = ((high - low) / 2 / distance) ** 2 if decisive else math.inf
+    # Intervals may be wider on one side; the end on the side of the tolerance decides.
+    half = high - value if value <= bound else value - low
+    decisive = math.isfinite(half) and distance > 0
+    growth = (half / distance) ** 2 if decisive else math.inf
     if estimate.kind == "lower bound":
         text = f"{name} is a lower bound here, and can only refuse"
         refusing = estimate.samples * growth if value > bound else math.inf

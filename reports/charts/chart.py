@@ -15,13 +15,14 @@ from typing import Any, TypeAlias
 
 import vl_convert
 
-__all__ = ["CONFIG", "DARK", "LIGHT", "Chart", "Rows", "Spec", "png", "svg"]
+__all__ = ["CONFIG", "DARK", "LIGHT", "WIDTH", "Chart", "Rows", "Spec", "png", "svg"]
 
 Spec: TypeAlias = dict[str, Any]
 """A specification in Vega-Lite, as JSON values."""
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 """Rows of a data set, all with the same columns."""
 
+WIDTH = 720  # of the plot of a chart that leaves the page, in pixels
 # Okabe and Ito's colours, which the colour-blind tell apart, darker or lighter where text needs it.
 LIGHT = {
     "page": "#ffffff",
@@ -110,7 +111,7 @@ class Chart:
     description: str
     default: str = ""
 
-    def alone(self, width: int = 720) -> Spec:
+    def alone(self, width: int = WIDTH) -> Spec:
         """The chart without a page: with its data, for a light background and a width in pixels."""
         data = {
             name: [
@@ -128,9 +129,9 @@ class Chart:
         return found
 
 
-def svg(chart: Chart) -> str:
-    """The chart as SVG."""
-    return str(vl_convert.vegalite_to_svg(chart.alone()))
+def svg(chart: Chart, width: int = WIDTH) -> str:
+    """The chart as SVG, its plot of a width in pixels."""
+    return str(vl_convert.vegalite_to_svg(chart.alone(width)))
 
 
 def png(chart: Chart) -> bytes:

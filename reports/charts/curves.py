@@ -1,7 +1,8 @@
 """The chart of a family along one budget axis: every divergence, with the other axis at its most.
 
-Bands are intervals, the dashed line is the tolerance, dotted lines are null floors. Where a rate
-was fitted, a thin line goes on to the budget that would suffice if the rate went on.
+Bands are intervals, the dashed line is the tolerance, dotted lines are null floors, and hollow
+marks are bounds from one side. Where a rate was fitted, a thin line goes on to the budget that
+would suffice if the rate went on.
 """
 
 from __future__ import annotations
@@ -97,9 +98,11 @@ def _rows(
             "divergence": name,
             "label": DIVERGENCES[result.target.kind][name].label,
             "budget": str(getattr(cell.budget, axis)),
-            "value": drawn(value),
+            # Between two bounds the divergence may be anywhere: only the band is drawn.
+            "value": None if estimate.kind == "two bounds" else drawn(value),
             "low": drawn(low),
             "high": drawn(high),
+            "bound": estimate.kind.endswith("bound"),
             "floor": floor,
             "text": f"{said(value)} [{said(low)}, {said(high)}] × tolerance",
             "estimate": str(estimate),
@@ -177,10 +180,19 @@ def _spec(axis: Axis, places: Sequence[str], colour: Spec, top: float, *, linear
             },
             rule(),
             {"data": {"name": "curve"}, "mark": {"type": "line"}, "encoding": value},
+            *(
+                {
+                    "data": {"name": "curve"},
+                    "transform": [{"filter": "datum.bound" if bound else "!datum.bound"}],
+                    "mark": {"type": "point", "filled": not bound, "size": 55, "opacity": 1},
+                    "encoding": value | {"shape": shape, "tooltip": tooltip},
+                }
+                for bound in (False, True)
+            ),
             {
                 "data": {"name": "curve"},
-                "mark": {"type": "point", "filled": True, "size": 55, "opacity": 1},
-                "encoding": value | {"shape": shape, "tooltip": tooltip},
+                "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.5},
+                "encoding": band | {"tooltip": tooltip},
             },
         ],
     }

@@ -27,6 +27,7 @@ GROUPS: dict[Row, tuple[str, str]] = {
 }
 """Colour and mark of each row of the paper's table."""
 
+NAMES = 110  # most width of a name, in pixels
 LINE = 13.0  # distance between two names, in pixels
 MOST = 1000  # most cells that are all drawn
 HEIGHT = 260.0  # smallest height of the chart, in pixels
@@ -231,7 +232,8 @@ def _name_layers(colour: Spec, column: str) -> list[Spec]:
         },
         {
             "data": {"name": "names"},
-            "mark": {"type": "text", "align": "left", "fontSize": 11, "baseline": "middle"},
+            "mark": {"type": "text", "align": "left", "baseline": "middle"}
+            | {"fontSize": 11, "limit": NAMES},
             "encoding": {
                 "x": {"value": {"expr": "width + 17"}},
                 "y": at,

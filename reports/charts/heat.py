@@ -1,8 +1,9 @@
 """The heat map of a family: how far each budget is from the tolerance.
 
 The colour of a budget is the class of a divergence, or of the worst of them, in multiples of its
-tolerance; a frame stands around the budgets that are representable, which is the tolerance contour,
-and a mark tells the verdict to those who do not see colours.
+tolerance; grey stands for bounds that leave it open. A frame stands around the budgets that are
+representable, which is the tolerance contour, and a mark tells the verdict to those who do not see
+colours.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import math
 from typing import Any
 
 from capcheck.divergences import DIVERGENCES
+from capcheck.divergences.estimate import Estimate
 from capcheck.judging.resolution import available
 from capcheck.reports.charts.chart import Chart, Spec
-from capcheck.reports.charts.scale import in_tolerances, said
+from capcheck.reports.charts.scale import in_tolerances
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult
@@ -27,7 +29,7 @@ CLASSES: tuple[tuple[float, str, str], ...] = (
     (math.inf, "above 10", "var(--orange)"),
 )
 """Upper end, name and colour of each class of multiples of the tolerance."""
-UNKNOWN = ("not available", "var(--unknown)")
+UNKNOWN = ("bounded only", "var(--unknown)")
 MARKS = {
     Outcome.REPRESENTABLE: "✓",
     Outcome.NOT_REPRESENTABLE: "✗",
@@ -54,24 +56,40 @@ def heat_chart(found: FamilyResult, result: SurveyResult) -> Chart:
 
 
 def _row(cell: Cell, name: str, result: SurveyResult) -> dict[str, Any]:
-    divergences = DIVERGENCES[result.target.kind]
-    known = {
-        one: in_tolerances(estimate.value, estimate, result.settings.tolerances[one])
-        for one, estimate in available(cell).items()
-        if name in (WORST, one)
-    }
-    worst = max(known, key=lambda one: known[one], default=None)
+    divergences, tolerances = DIVERGENCES[result.target.kind], result.settings.tolerances
+    names = [one for one in available(cell) if name in (WORST, one)]
+    known = {one: _known(cell.estimates[one], tolerances[one]) for one in names}
+    sure = {one: value for one, value in known.items() if value is not None}
+    worst = max(sure, key=lambda one: sure[one], default=None)
+    if worst is None or (sure[worst] <= 1 and len(sure) < len(names)):
+        worst = next((one for one in names if one not in sure), None)
     return {
         "divergence": name,
         "label": "" if worst is None else divergences[worst].label,
         "length": cell.budget.length,
         "steps": cell.budget.steps,
-        "class": UNKNOWN[0] if worst is None else _class(known[worst]),
-        "multiple": "not available" if worst is None else f"{said(known[worst])} × tolerance",
+        "class": _class(sure[worst]) if worst in sure else UNKNOWN[0],
+        "estimate": "" if worst is None else str(cell.estimates[worst]),
         "calls": cell.model_calls,
         "mark": MARKS[cell.outcome],
         "verdict": cell.outcome.value.replace("_", " "),
     }
+
+
+def _known(estimate: Estimate, tolerance: float) -> float | None:
+    """The multiple of the tolerance that an estimate shows, or None if its bounds leave it open.
+
+    A lower bound above the tolerance, and an upper bound below it, stand for the divergence.
+    """
+    low, value, high = (
+        in_tolerances(end, estimate, tolerance)
+        for end in (estimate.low, estimate.value, estimate.high)
+    )
+    if not estimate.kind.endswith(("bound", "bounds")):
+        return value
+    if estimate.kind != "upper bound" and low > 1:
+        return low
+    return high if estimate.kind != "lower bound" and high <= 1 else None
 
 
 def _class(worst: float) -> str:
@@ -90,7 +108,7 @@ def _spec(lengths: list[int], steps: list[int], *, marks: bool) -> Spec:
             ("steps", "steps"),
             ("calls", "model calls"),
             ("label", "divergence"),
-            ("multiple", "estimate"),
+            ("estimate", "estimate"),
             ("verdict", "verdict"),
         )
     ]

@@ -36,8 +36,9 @@
     const spec = specification(chart);
     const options = { ast: true, renderer: "svg", actions: false };
     await window.vegaEmbed(place, spec, options);
-    const note = figure.querySelector(".shown");
-    if (note) note.textContent = note.dataset[choice.divergence] ?? note.dataset.first;
+    for (const note of all("[data-first]", figure)) {
+      note.textContent = note.dataset[choice.divergence] ?? note.dataset.first;
+    }
   }
 
   const seen = new IntersectionObserver((entries) => {
@@ -75,6 +76,18 @@
   const plain = (text) =>
     text.replace(HIDDEN, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
 
+  // Family and budget of a record, as far as its place tells.
+  function titleOf(root, pointer) {
+    const parts = pointer.split("/").slice(1);
+    const family = parts[0] === "families" ? root.families[parts[1]] : null;
+    if (!family) return parts.join(", ").replaceAll("_", " ");
+    const budget = parts[2] === "cells" ? family.cells[parts[3]]?.budget : null;
+    const names = [family.family, family.network.name];
+    if (budget) names.push(`length ${budget.length}, steps ${budget.steps}`);
+    names.push(parts.at(-1).replaceAll("_", " "));
+    return names.filter(Boolean).join(", ");
+  }
+
   const dialog = byId("record");
   document.addEventListener("click", async (event) => {
     const link = event.target.closest("a[data-record]");
@@ -82,6 +95,7 @@
     event.preventDefault();
     const pointer = link.dataset.record;
     const found = resolve(await resultOf(), pointer);
+    dialog.querySelector("strong").textContent = plain(titleOf(await resultOf(), pointer));
     dialog.querySelector("code").textContent = plain(pointer);
     dialog.querySelector("pre").textContent = plain(JSON.stringify(found, null, 2));
     dialog.showModal();
@@ -111,7 +125,7 @@
     for (const family of families) {
       for (const one of family.cells) {
         for (const [name, e] of Object.entries(one.estimates)) {
-          lines.push([family.family, family.network?.name ?? family.network, one.budget.length,
+          lines.push([family.family, family.network.name ?? family.network.kind, one.budget.length,
             one.budget.steps, one.model_calls, one.outcome, name, e.value, e.low, e.high, e.kind,
             e.unit, e.samples]);
         }
@@ -159,9 +173,16 @@
   }
   filters.forEach((one) => one.addEventListener("change", filter));
 
+  const grouped = families ? [...families.tBodies].map((body) => [body, [...body.rows]]) : [];
   function sortBy(column, head) {
-    const rising = head.getAttribute("aria-sort") !== "ascending";
+    const before = head.getAttribute("aria-sort");
+    const rising = before !== "ascending";
     all("thead th[aria-sort]", families).forEach((one) => one.setAttribute("aria-sort", "none"));
+    if (before === "descending") {  // a third click brings the groups back
+      families.classList.remove("sorted");
+      grouped.forEach(([body, rows]) => body.append(...rows));
+      return;
+    }
     head.setAttribute("aria-sort", rising ? "ascending" : "descending");
     families.classList.add("sorted");
     const rows = all("tr[data-outcome]", families);
