@@ -31,4 +31,4 @@ def _charts(result: SurveyResult | DecodingPlan) -> dict[str, Chart]:
     if isinstance(result, DecodingPlan):
         return decoding_charts(result)
     found = survey_charts(result)
-    return {re.sub(r"-family-", "-", name): chart for name, chart in found.items()}
+    return {re.sub(r"-family-|/", "-", name): chart for name, chart in found.items()}

@@ -46,6 +46,11 @@ from capcheck.results.survey import SurveyResult
 __all__ = ["FamilyView", "family_views"]
 
 NOT_MEASURED = "not measured"
+NARROW = (
+    (" times its ", " × "),
+    ("defined for categorical tokens, not continuous ones", "for token ids only"),
+    ("defined for continuous tokens, not categorical ones", "for numbers only"),
+)
 CELLS = 40  # most groups of cells that the table of a family shows
 
 
@@ -155,7 +160,7 @@ def _view(
         calls_record=record + pointer("cells", place or 0, "model_calls"),
         measured=None if found.measured_row is None else ROW_TITLES[found.measured_row],
         decided_by=_short(DIVERGENCES[result.target.kind][decided].label) if decided else "",
-        because=because(found, result.settings).replace(" times its ", " × "),
+        because=_narrow(because(found, result.settings)),
         spark=sparkline(profile(found, result.settings.tolerances)),
         charts=_charts(found, anchor, result),
         cells=tuple(shown),
@@ -179,6 +184,13 @@ def _tolerances(found: FamilyResult, result: SurveyResult) -> dict[str, str]:
         for cell in reversed(found.cells)
         for name, estimate in available(cell).items()
     }
+
+
+def _narrow(reason: str) -> str:
+    """A reason in words that take less room."""
+    for words, fewer in NARROW:
+        reason = reason.replace(words, fewer)
+    return reason
 
 
 def _short(label: str) -> str:

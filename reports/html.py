@@ -56,6 +56,7 @@ def render(result: SurveyResult) -> str:
         failures=_failures(result),
         front=_front_rows(result, found[0]) if found else [],
         front_label=divergences[found[0].divergence].label if found else "",
+        front_names=[one.divergence for one in found],
         absences=[(one.divergence, _absence(one)) for one in found],
         few=result.settings.at(result.settings.looks - 1).samples < SAMPLES,
         tolerances=[
@@ -81,8 +82,9 @@ def _charts(
     result: SurveyResult, views: Sequence[FamilyView], target: TargetView, found: Sequence[Front]
 ) -> dict[str, Chart]:
     figures = dict(target.charts)
-    if found:
-        figures[FRONT] = front_chart(found)
+    for k, one in enumerate(found):
+        # The page's script finds the chart of a chosen divergence by this name.
+        figures[f"{FRONT}/{one.divergence}" if k else FRONT] = front_chart(one)
     for view in views:
         figures |= view.charts
     if result.decoding is not None:

@@ -33,28 +33,26 @@ MOST = 1000  # most cells that are all drawn
 HEIGHT = 260.0  # smallest height of the chart, in pixels
 
 
-def front_chart(fronts: Sequence[Front]) -> Chart:
-    """The chart of the fronts of one survey, one for each divergence, the chosen one first."""
-    first = fronts[0]
-    families = {point.family for found in fronts for point in found.points}
+def front_chart(found: Front) -> Chart:
+    """The chart of a front with at least one point."""
+    families = list(dict.fromkeys(point.family for point in found.points))
+    lines = {family: _line(found, family) for family in families}
     height = max(HEIGHT, LINE * (len(families) + 6))
-    top = top_of(point.multiple for found in fronts for point in found.points)
-    points, lines, names = [], [], []
-    most = max(point.calls for found in fronts for point in found.points)
-    for found in fronts:
-        points += [_point(point, found) for point in _drawn(found)]
-        own = {family: _line(found, family) for family in _families(found)}
-        for best in own.values():
-            lines += [_stop(point, found) for point in best]
-            lines.append(_stop(best[-1], found) | {"calls": most})
-        names += _names(own, found, top, height)
+    top = top_of(point.multiple for point in found.points)
+    most = max(point.calls for point in found.points)
+    stops = []
+    for best in lines.values():
+        stops += [*map(_stop, best), _stop(best[-1]) | {"calls": most}]
     return Chart(
-        spec=_spec(first, top, most, height, linear=False),
-        linear=_spec(first, top, most, height, linear=True),
-        data={"points": points, "lines": lines, "names": names},
+        spec=_spec(found, top, most, height, linear=False),
+        linear=_spec(found, top, most, height, linear=True),
+        data={
+            "points": [_point(point) for point in _drawn(found)],
+            "lines": stops,
+            "names": _names(lines, top, height),
+        },
         description="Upper end of a divergence, in multiples of its tolerance, against model "
         "calls, one line for each family.",
-        default=first.divergence,
     )
 
 
@@ -91,10 +89,6 @@ def _drawn(found: Front) -> Sequence[Point]:
     return list(best.values())
 
 
-def _families(found: Front) -> list[str]:
-    return list(dict.fromkeys(point.family for point in found.points))
-
-
 def _line(found: Front, family: str) -> Sequence[Point]:
     """The cells of a family that none of its cells beats; its cheapest cell if all are infinite."""
     own = [point for point in found.points if point.family == family]
@@ -105,9 +99,8 @@ def _line(found: Front, family: str) -> Sequence[Point]:
     return list(places.values())
 
 
-def _stop(point: Point, found: Front) -> dict[str, Any]:
+def _stop(point: Point) -> dict[str, Any]:
     return {
-        "divergence": found.divergence,
         "family": point.family,
         "group": ROW_TITLES[point.row],
         "calls": point.calls,
@@ -115,17 +108,15 @@ def _stop(point: Point, found: Front) -> dict[str, Any]:
     }
 
 
-def _point(point: Point, found: Front) -> dict[str, Any]:
-    return _stop(point, found) | {
+def _point(point: Point) -> dict[str, Any]:
+    return _stop(point) | {
         "budget": str(point.cell.budget),
         "text": f"{said(point.multiple)} × tolerance",
         "within": point.multiple <= 1,
     }
 
 
-def _names(
-    lines: dict[str, Sequence[Point]], found: Front, top: float, height: float
-) -> list[dict[str, Any]]:
+def _names(lines: dict[str, Sequence[Point]], top: float, height: float) -> list[dict[str, Any]]:
     """Names at the right ends of the lines, with their places on both scales."""
     places: dict[str, dict[str, float]] = {family: {} for family in lines}
     for column, linear in (("log", False), ("linear", True)):
@@ -140,7 +131,6 @@ def _names(
             places[family][f"{column}_end"] = round(ends[family], 1)
     return [
         {
-            "divergence": found.divergence,
             "family": family,
             "group": ROW_TITLES[line[-1].row],
             **places[family],
@@ -149,8 +139,8 @@ def _names(
     ]
 
 
-def _spec(first: Front, top: float, most: int, height: float, *, linear: bool) -> Spec:
-    present = [row for row in ROWS if row in first.of_groups or _has(first, row)]
+def _spec(found: Front, top: float, most: int, height: float, *, linear: bool) -> Spec:
+    present = [row for row in ROWS if any(p.row == row for p in found.points)]
     titles = [ROW_TITLES[row] for row in present]
     colour = {
         "field": "group",
@@ -208,10 +198,6 @@ def _marks(x: Spec, y: Spec, colour: Spec, shape: Spec, *, within: bool) -> Spec
             ],
         },
     }
-
-
-def _has(found: Front, row: Row) -> bool:
-    return any(point.row == row for point in found.points)
 
 
 def _name_layers(colour: Spec, column: str) -> list[Spec]:

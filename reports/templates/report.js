@@ -30,7 +30,8 @@
   }
 
   async function draw(figure) {
-    const chart = charts[figure.dataset.chart];
+    const name = figure.dataset.chart;
+    const chart = charts[`${name}/${choice.divergence}`] ?? charts[name];
     const place = figure.querySelector(".chart");
     figure.dataset.drawn = "";
     const spec = specification(chart);
