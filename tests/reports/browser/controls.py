@@ -204,14 +204,16 @@ def downloads_are_the_result(browser: Browser, path: Path, result: Mapping[str, 
         _no_error(visit)
     assert normal_json(whole) == normal_json(result), "the JSON file is not the result"
     expected = [
-        (family["family"], name, estimate["value"])
+        (family["family"], family.get("network", {}), name, estimate["value"])
         for family in result["families"]
         for cell in family["cells"]
         for name, estimate in cell["estimates"].items()
     ]
     assert len(lines) == 1 + len(expected), f"{len(lines) - 1} lines of {len(expected)} estimates"
     assert {len(line) for line in lines} == {len(lines[0])}, "lines of the CSV differ in length"
-    for line, (family, name, value) in zip(lines[1:], expected, strict=True):
+    for line, (family, network, name, value) in zip(lines[1:], expected, strict=True):
+        whose = network.get("name", network.get("kind", ""))
+        assert not whose or whose in line, f"a line lacks its network {whose!r}: {line}"
         assert family in line, f"a line lacks its family {family!r}: {line}"
         assert name in line, f"a line lacks its divergence {name}: {line}"
         numbers = [_float(cell) for cell in line]
