@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from capcheck.diagnostics.improbable import Places
-
 from capcheck.reports.samples import chosen_cells
 from capcheck.results.family import FamilyResult
 from capcheck.results.survey import SurveyResult
