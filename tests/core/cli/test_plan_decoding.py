@@ -79,7 +79,7 @@ def test_a_report_is_a_page_of_the_plan(run, tmp_path: Path) -> None:  # type: i
     assert found.out.splitlines()[-1] == f"report: {page}"
     text = page.read_text()
     assert text.startswith("<!doctype html>")
-    assert "How many tokens per step? 6 bits, uniform over even parity" in text
+    assert "How many tokens per step? <bdi>6 bits, uniform over even parity" in text
 
 
 def test_rows_of_a_file_are_planned_too(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

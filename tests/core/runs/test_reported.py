@@ -145,10 +145,11 @@ def test_cells_of_a_further_look_count_as_missing(tmp_path: Path) -> None:
     how: dict[str, Any] = {"samples": 200, "steps": [1], "lengths": [2], "divergences": "mmd"}
     # A tolerance at which 200 draws leave the family undecided, and more may decide it.
     whole = survey(target, ["gpt"], tolerance={"mmd": 0.03}, looks=3, out=tmp_path, **how)
-    assert whole.families[0].cells[0].samples == 400
+    last = whole.families[0].cells[0].samples
+    assert last > 200
     assert whole.missing == Store.open(tmp_path).result().missing == {}
     lines = (tmp_path / "cells.jsonl").read_text().splitlines(keepends=True)
-    killed = [line for line in lines if '"samples": 400' not in line]
+    killed = [line for line in lines if f'"samples": {last}' not in line]
     (tmp_path / "cells.jsonl").write_text("".join(killed))
     found = Store.open(tmp_path).result()
     assert found.families[0].cells[0].samples == 200

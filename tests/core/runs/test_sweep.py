@@ -98,7 +98,12 @@ def test_a_run_that_does_not_fit_is_made_in_parts_with_the_same_numbers(
     parts = check("diffusion", eight, **how).cells
     assert ran[:6] == [400, 200, 100, 100, 100, 100]
     for one, other in zip(whole, parts, strict=True):
-        assert one.estimates == other.estimates
+        for name, estimate in one.estimates.items():
+            ends = (estimate.value, estimate.low, estimate.high)
+            again = other.estimates[name]
+            # A product of matrices rounds by its number of rows, on some processors.
+            assert (again.value, again.low, again.high) == pytest.approx(ends, rel=1e-9, abs=1e-12)
+            assert (again.kind, again.samples) == (estimate.kind, estimate.samples)
         assert (one.model_calls, one.traces) == (other.model_calls, other.traces)
 
 
