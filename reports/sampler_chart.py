@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 196, 140  # size of a panel, pixels
 BOX = (44, 8, 190, 116)  # left, top, right and bottom of the plot inside of a panel, pixels
 APART = (22, 12)  # least distances of labels beside and above each other, pixels
 
-SHOWN = tuple(tick for tick in TICKS if tick >= 0)  # errors below 0 are noise of estimates
+SHOWN = TICKS  # errors below 0 are noise of estimates
 DISC = "a3 3 0 1 0 6 0a3 3 0 1 0-6 0z"
 SHAPES = {"can": DISC, "undecided": DISC, "cannot": "m0-3l6 6m0-6l-6 6"}
 """Marks of the outcomes, from their left end; that of an undecided cell is drawn hollow."""

@@ -40,8 +40,9 @@ def gap_chart(found: FamilyResult, name: str, result: SurveyResult) -> Chart:
         places.append(budget)
         bars += list(_rows(gap, budget, found, name, result))
         totals += list(_rows(gap, budget, found, name, result, ("total",)))
+    present = [part for part in PART_COLOURS if any(row["part"] == part for row in bars)]
     return Chart(
-        spec=_spec(places),
+        spec=_spec(places, present),
         data={"bars": bars, "totals": totals},
         description=f"Parts of {DIVERGENCES[result.target.kind][name].label} of {found.title} at "
         "each budget, in multiples of the tolerance.",
@@ -78,7 +79,7 @@ def _rows(
             }
 
 
-def _spec(places: list[str]) -> Spec:
+def _spec(places: list[str], parts: list[PartName]) -> Spec:
     x = {
         "field": "budget",
         "type": "ordinal",
@@ -90,7 +91,7 @@ def _spec(places: list[str]) -> Spec:
     colour = {
         "field": "part",
         "type": "nominal",
-        "scale": {"domain": list(PART_COLOURS), "range": list(PART_COLOURS.values())},
+        "scale": {"domain": parts, "range": [PART_COLOURS[part] for part in parts]},
         "legend": {"columns": 2},
     }
     tooltip = [{"field": "budget", "title": "length / steps"}, {"field": "part"}, {"field": "text"}]

@@ -30,8 +30,8 @@ __all__ = [
 
 TOP = 1e5  # place of an infinite divergence, in multiples of the tolerance
 LINEAR_TOP = 10.0  # upper end of the linear scale, where larger multiples are drawn
-BOTTOM = -1.0  # lower end of both scales: an estimate may be below 0
-TICKS = (-1, 0, 1, 10, 100, 1000, 10_000)
+BOTTOM = -0.5  # lower end of both scales: an estimate may be below 0
+TICKS = (0, 1, 10, 100, 1000, 10_000)
 LABELS = f"datum.value >= {TOP} ? 'infinite' : format(datum.value, '~s')"
 LINEAR_LABELS = f"datum.value >= {LINEAR_TOP} ? '≥ ' + datum.value : datum.value"
 
@@ -71,7 +71,7 @@ def vertical(top: float, *, linear: bool, title: str | None = "× tolerance") ->
             "clamp": True,
             "nice": False,
         }
-        axis: Spec = {"values": [-1, 0, 1, 2, 4, 6, 8, 10], "labelExpr": LINEAR_LABELS}
+        axis: Spec = {"values": [0, 1, 2, 4, 6, 8, 10], "labelExpr": LINEAR_LABELS}
     else:
         scale = {"type": "symlog", "domain": [BOTTOM, top]}
         ticks = [tick for tick in (*TICKS, TOP) if tick <= top]
