@@ -103,8 +103,9 @@ def _questions(
         bound = tolerance_in_unit(estimate, tolerances[name])
         resolved = is_resolved(estimate, bound)
         if not (resolved and estimate.interval(level)[1] <= bound):
-            limited = name == "kl" and estimate.samples < measurement.samples
-            text, answer, draws = _open_question(name, estimate, bound, level, limited=limited)
+            text, answer, draws = _open_question(
+                name, estimate, bound, level, asked=measurement.samples
+            )
             found.append(
                 Question(divergence=name, text=text, answer=answer, blocks=resolved, draws=draws)
             )
@@ -112,7 +113,7 @@ def _questions(
 
 
 def _open_question(
-    name: str, estimate: Estimate, bound: float, level: float, *, limited: bool
+    name: str, estimate: Estimate, bound: float, level: float, *, asked: int
 ) -> tuple[str, str, float]:
     """The question about one divergence in words, what would answer it, and the draws that would.
 
@@ -121,7 +122,7 @@ def _open_question(
         estimate: Its estimate.
         bound: Its tolerance, in the unit of the estimate.
         level: Confidence of the estimate's interval.
-        limited: Whether time limits the number of draws of the estimate.
+        asked: Number of draws that the settings ask for, of which an estimate may take a part.
     """
     value, (low, high), short = estimate.value, estimate.interval(level), label(name, estimate)
     if value is None or math.isnan(value):
@@ -140,19 +141,22 @@ def _open_question(
         return text, f"bounds on {short} on both sides of its tolerance", math.inf
     if not is_resolved(estimate, bound):
         needed = estimate.samples * ((estimate.null_error or 0.0) / (RESOLVED * bound)) ** 2
-        return _with_more(name, f"{name} is unresolved", short, needed)
+        return _with_more(name, f"{name} is unresolved", short, needed, estimate, asked)
     if estimate.kind == "upper bound" and low > bound:
         text = f"the upper bound on {name} is above its tolerance, which decides nothing"
         return text, f"only an upper bound on {short}, above its tolerance", math.inf
     if not decisive:
         return f"{name} sits at its tolerance", f"{short} sits at its tolerance", math.inf
-    if limited:
+    if name == "kl" and estimate.samples < asked:  # time limits its draws
         more = f"{growth:.2g} times --seconds-per-cell would decide"
         return f"{name} is undecided ({more} it)", f"{more} {short}", math.inf
-    return _with_more(name, f"{name} is undecided", short, estimate.samples * growth)
+    needed = estimate.samples * growth
+    return _with_more(name, f"{name} is undecided", short, needed, estimate, asked)
 
 
-def _with_more(name: str, text: str, short: str, rows: float) -> tuple[str, str, float]:
+def _with_more(
+    name: str, text: str, short: str, rows: float, estimate: Estimate, asked: int
+) -> tuple[str, str, float]:
     """A question, and the draws that would decide it.
 
     Args:
@@ -160,13 +164,15 @@ def _with_more(name: str, text: str, short: str, rows: float) -> tuple[str, str,
         text: The question in words.
         short: Name of the divergence in tables.
         rows: Rows that each independent sample set would need.
+        estimate: The estimate, which may have taken a part of the draws.
+        asked: Number of draws that the settings ask for.
     """
     divergence = TRAITS[name]
     if divergence.most is not None and rows > divergence.most:
         sets = f"sets of {_rounded(rows)} draws"
         more = f"it would need {sets}, more than can be transported"
         return f"{text} ({more})", f"{short} needs {sets}, too many to transport", math.inf
-    draws = divergence.sets * rows
+    draws = max(divergence.sets * rows, asked * rows / max(estimate.samples, 1))
     count = _rounded(draws)
     return (
         f"{text} (about {count} samples would decide it)",
