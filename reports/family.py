@@ -14,7 +14,7 @@ from capcheck.core.sequences import Kind
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.answer import because
 from capcheck.judging.extrapolation import sufficient
-from capcheck.judging.profile import deciding_divergence, profile
+from capcheck.judging.profile import decided_by, profile
 from capcheck.judging.qualities import QualityTable, quality_table
 from capcheck.judging.resolution import available, tolerance_in_unit
 from capcheck.judging.sentences import (
@@ -32,13 +32,13 @@ from capcheck.reports.card import Card, card
 from capcheck.reports.charts.chart import Chart
 from capcheck.reports.charts.curves import curves_chart
 from capcheck.reports.charts.gaps import gap_chart
-from capcheck.reports.charts.heat import MARKS, heat_chart
+from capcheck.reports.charts.heat import heat_chart
 from capcheck.reports.charts.points import points_chart
 from capcheck.reports.charts.witness import pairs_chart
 from capcheck.reports.page import pointer
 from capcheck.reports.samples import Mosaic, are_images, chosen_cells, mosaic
 from capcheck.reports.sparkline import sparkline
-from capcheck.reports.tables import WORDS, CellGroup, GapRow, cell_groups, gap_rows
+from capcheck.reports.tables import CellGroup, GapRow, cell_groups, gap_rows
 from capcheck.reports.texts import Text, texts
 from capcheck.results.family import WITHOUT_KL, FamilyResult
 from capcheck.results.survey import SurveyResult
@@ -142,11 +142,10 @@ def _view(
     record = pointer("families", index)
     smallest = found.smallest_budget
     place = next((j for j, cell in enumerate(found.cells) if cell.budget == smallest), None)
-    decided = deciding_divergence(found, result.settings.tolerances)
     used = parts_used(found)
     groups = cell_groups(found.cells, record)
     shown = groups if len(groups) <= CELLS else [*groups[: CELLS - 1], groups[-1]]
-    word = NOT_MEASURED if found.error else WORDS[found.outcome]
+    word = NOT_MEASURED if found.error else found.outcome.word
     return FamilyView(
         result=found,
         anchor=anchor,
@@ -154,12 +153,12 @@ def _view(
         name=found.family if found.network == "oracle" else found.network,
         beside=found.network != "oracle",
         word=word,
-        mark="–" if found.error else MARKS[found.outcome],
+        mark="–" if found.error else found.outcome.mark,
         note=f" {WITHOUT_KL}" if found.without_kl else "",
         calls=None if place is None else found.cells[place].model_calls,
         calls_record=record + pointer("cells", place or 0, "model_calls"),
         measured=None if found.measured_row is None else ROW_TITLES[found.measured_row],
-        decided_by=_short(DIVERGENCES[result.target.kind][decided].label) if decided else "",
+        decided_by=decided_by(found, result.settings.tolerances),
         because=_narrow(because(found, result.settings)),
         spark=sparkline(profile(found, result.settings.tolerances)),
         charts=_charts(found, anchor, result),
@@ -191,11 +190,6 @@ def _narrow(reason: str) -> str:
     for words, fewer in NARROW:
         reason = reason.replace(words, fewer)
     return reason
-
-
-def _short(label: str) -> str:
-    """The name of a divergence for a narrow column: W2 for W2 squared."""
-    return label.removesuffix(" squared")
 
 
 def _lines(found: FamilyResult, kind: Kind) -> Iterable[str]:

@@ -21,7 +21,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup, escape
 
-from capcheck.reports.charts.chart import CONFIG, DARK, LIGHT, Chart, Rows, svg
+from capcheck.reports.charts.chart import BASE, CONFIG, DARK, LIGHT, Chart, Rows, svg
 
 NARROW = 170  # width of the plot of a chart that is drawn into the page, in pixels
 
@@ -160,7 +160,7 @@ def _data(charts: Mapping[str, Chart]) -> dict[str, Any]:
         for name, chart in charts.items()
     }
     return {
-        "config": CONFIG,
+        "base": BASE | {"config": CONFIG},
         "specs": [json.loads(spec) for spec in specs],
         "charts": found,
     }

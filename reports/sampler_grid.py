@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from capcheck.results.measurement import Outcome
 from capcheck.samplers.findings import MARKS, Cell, Interval
 
 __all__ = [
@@ -23,12 +24,7 @@ __all__ = [
     "number",
 ]
 
-OUTCOMES = {
-    "representable": "can",
-    "not_representable": "cannot",
-    "inconclusive": "undecided",
-    "raises": "cannot",
-}
+OUTCOMES = {outcome.value: outcome.word for outcome in Outcome} | {"raises": "cannot"}
 """The class of style of each outcome."""
 
 SMALL = 0.01  # least error, in tolerances, whose digits are shown

@@ -16,11 +16,6 @@ WIDTH, HEIGHT = 76.0, 19.0  # of the drawing, in pixels
 EDGE = 3.0  # around it, so that no mark is cut off
 MOST = 12  # most marks; of more points, some at equal distances are drawn
 TOP_SHOWN = 1e4  # multiple of the tolerance at the upper end
-CLASSES = {
-    Outcome.REPRESENTABLE: "can",
-    Outcome.NOT_REPRESENTABLE: "cannot",
-    Outcome.INCONCLUSIVE: "undecided",
-}
 
 
 def sparkline(points: Sequence[ProfilePoint]) -> Markup:
@@ -39,7 +34,7 @@ def sparkline(points: Sequence[ProfilePoint]) -> Markup:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
     marks = Markup("").join(
         Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(
-            CLASSES[point.outcome], x, y, 1.8 if point.outcome is Outcome.INCONCLUSIVE else 2.6
+            point.outcome.word, x, y, 1.8 if point.outcome is Outcome.INCONCLUSIVE else 2.6
         )
         for point, x, y in zip(points, xs, ys, strict=True)
     )

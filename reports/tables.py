@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from capcheck.judging.equal_cells import equal_cells, listed
 from capcheck.judging.sentences import gaps_by_precision, grouped_gaps, part_text
-from capcheck.reports.charts.heat import MARKS
 from capcheck.reports.page import pointer
 from capcheck.results.family import FamilyResult
 from capcheck.results.gap import PartName
-from capcheck.results.measurement import Cell, Outcome
+from capcheck.results.measurement import Cell
 
-__all__ = ["WORDS", "CellGroup", "GapRow", "cell_groups", "gap_rows"]
-
-WORDS = {
-    Outcome.REPRESENTABLE: "can",
-    Outcome.NOT_REPRESENTABLE: "cannot",
-    Outcome.INCONCLUSIVE: "undecided",
-}
-"""The word of each verdict."""
+__all__ = ["CellGroup", "GapRow", "cell_groups", "gap_rows"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,16 +23,12 @@ class CellGroup:
         lengths: Their lengths, as text.
         steps: Their numbers of steps, as text.
         cell: The first of their cells.
-        mark: Mark of the verdict.
-        word: The verdict.
         record: JSON pointer of the cell.
     """
 
     lengths: str
     steps: str
     cell: Cell
-    mark: str
-    word: str
     record: str
 
 
@@ -71,25 +60,15 @@ def cell_groups(cells: Sequence[Cell], record: str) -> list[CellGroup]:
         cells: Cells of a family.
         record: JSON pointer of the family.
     """
-    groups: dict[str, list[tuple[int, Cell]]] = {}
-    for place, cell in enumerate(cells):
-        same = cell.model_dump_json(include={"model_calls", "estimates", "outcome"})
-        groups.setdefault(same, []).append((place, cell))
     return [
         CellGroup(
-            lengths=_listed(cell.budget.length for _, cell in own),
-            steps=_listed(cell.budget.steps for _, cell in own),
-            cell=own[0][1],
-            mark=MARKS[own[0][1].outcome],
-            word=WORDS[own[0][1].outcome],
-            record=record + pointer("cells", own[0][0]),
+            lengths=listed(cell.budget.length for cell in own),
+            steps=listed(cell.budget.steps for cell in own),
+            cell=own[0],
+            record=record + pointer("cells", cells.index(own[0])),
         )
-        for own in groups.values()
+        for own in equal_cells(cells)
     ]
-
-
-def _listed(values: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(set(values))))
 
 
 def gap_rows(found: FamilyResult, used: Sequence[PartName], record: str) -> Iterator[GapRow]:

@@ -15,12 +15,12 @@ from capcheck.cli.verdict_tables import (
     diagnoses_table,
     draws_table,
     front_table,
-    listed,
     survey_notes,
     survey_table,
 )
 from capcheck.divergences import DIVERGENCES
 from capcheck.judging.answer import answer
+from capcheck.judging.equal_cells import listed
 from capcheck.judging.front import front
 from capcheck.judging.sentences import (
     blame_sentence,

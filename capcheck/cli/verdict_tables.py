@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.box import SIMPLE
 from rich.markup import escape
@@ -16,12 +16,12 @@ from capcheck.cli.sparkline import ASCII, BLOCKS, COLOURS, FAR, sparkline
 from capcheck.cli.tables import folding
 from capcheck.core.budget import Budget
 from capcheck.divergences import DIVERGENCES
+from capcheck.judging.equal_cells import equal_cells, listed
 from capcheck.judging.front import Front, Point
-from capcheck.judging.profile import deciding_divergence, profile
+from capcheck.judging.profile import decided_by, profile
 from capcheck.judging.qualities import quality_table
-from capcheck.judging.resolution import label
 from capcheck.results.family import WITHOUT_KL, AxisUse, FamilyResult
-from capcheck.results.measurement import Cell, Outcome
+from capcheck.results.measurement import Outcome
 from capcheck.results.survey import SurveyResult
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "diagnoses_table",
     "draws_table",
     "front_table",
-    "listed",
     "survey_notes",
     "survey_table",
 ]
@@ -88,7 +87,7 @@ def cells_table(found: FamilyResult, names: Sequence[str]) -> Table:
     """A table of the estimates and verdict of every cell of a family."""
     table = folding("length", "steps", "calls", *names)
     table.add_column("verdict", no_wrap=True)
-    for cells in _equal_cells(found.cells):
+    for cells in equal_cells(found.cells):
         table.add_row(
             listed(cell.budget.length for cell in cells),
             listed(cell.budget.steps for cell in cells),
@@ -97,15 +96,6 @@ def cells_table(found: FamilyResult, names: Sequence[str]) -> Table:
             _coloured(cells[0].outcome),
         )
     return table
-
-
-def _equal_cells(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Group cells with equal measurements; cells along an axis without effect form one group."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        same = cell.model_dump_json(include={"model_calls", "estimates", "outcome"})
-        groups.setdefault(same, []).append(cell)
-    return list(groups.values())
 
 
 def front_table(found: Front, result: SurveyResult) -> Table:
@@ -166,7 +156,7 @@ def draws_table(found: FamilyResult) -> Table | None:
 def _family_row(found: FamilyResult, result: SurveyResult, plain: bool) -> list[str | Text]:
     tolerances = result.settings.tolerances
     name = named(found.family, found) if found.network == "oracle" else f"    {found.network}"
-    by, points = _decided_by(found, tolerances), profile(found, tolerances)
+    by, points = decided_by(found, tolerances), profile(found, tolerances)
     shape = sparkline(points, blocks=ASCII if plain else BLOCKS)
     if found.error:
         said = f"[dim]{'lacks cells' if found.cells else 'not measured'}[/dim]"
@@ -182,16 +172,6 @@ def _family_row(found: FamilyResult, result: SurveyResult, plain: bool) -> list[
     return [escape(name) + mark, verdict, budget, calls, *axes, shape, by]
 
 
-def _decided_by(found: FamilyResult, tolerances: Mapping[str, float]) -> str:
-    """The short name of the divergence that decides a family's verdict, or nothing."""
-    name = deciding_divergence(found, tolerances)
-    if name is None:
-        return ""
-    estimates = (cell.estimates[name] for cell in found.cells)
-    known = next(estimate for estimate in estimates if estimate.value is not None)
-    return label(name, known).removesuffix(" squared")
-
-
 def _use(use: AxisUse) -> str:
     return "[yellow]?[/yellow]" if use == "undecided" else use
 
@@ -203,11 +183,6 @@ def _differs(found: FamilyResult) -> bool:
 
 def _mark(mark: str, plain: bool) -> str:
     return _PLAIN.get(mark, mark) if plain else mark
-
-
-def listed(values: Iterable[int]) -> str:
-    """Numbers in rising order, without repeats, separated by commas."""
-    return ", ".join(str(value) for value in sorted(set(values)))
 
 
 def _budget(budget: Budget) -> str:

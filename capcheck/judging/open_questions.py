@@ -135,7 +135,7 @@ def _open_question(
     if estimate.kind == "lower bound":
         text = f"{name} is a lower bound here, and can only refuse"
         refusing = estimate.samples * growth if value > bound else math.inf
-        return text, f"needs a bound on {short} from above", TRAITS[name].sets * refusing
+        return text, f"needs a bound on {short} from above", _draws(name, refusing, estimate, asked)
     if estimate.kind == "two bounds":
         text = f"the bounds on {name} lie on both sides of its tolerance"
         return text, f"bounds on {short} on both sides of its tolerance", math.inf
@@ -172,13 +172,18 @@ def _with_more(
         sets = f"sets of {_rounded(rows)} draws"
         more = f"it would need {sets}, more than can be transported"
         return f"{text} ({more})", f"{short} needs {sets}, too many to transport", math.inf
-    draws = max(divergence.sets * rows, asked * rows / max(estimate.samples, 1))
+    draws = _draws(name, rows, estimate, asked)
     count = _rounded(draws)
     return (
         f"{text} (about {count} samples would decide it)",
         f"about {count} draws would decide {short}",
         draws,
     )
+
+
+def _draws(name: str, rows: float, estimate: Estimate, asked: int) -> float:
+    """The draws to ask for, so that each sample set of an estimate has a number of rows."""
+    return max(TRAITS[name].sets * rows, asked * rows / max(estimate.samples, 1))
 
 
 def _rounded(count: float) -> str:

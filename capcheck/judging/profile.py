@@ -22,6 +22,7 @@ from capcheck.judging.resolution import (
     TRAITS,
     available,
     is_resolved,
+    label,
     multiple,
     tolerance_in_unit,
 )
@@ -29,7 +30,7 @@ from capcheck.judging.verdict import smallest_sufficient
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 
-__all__ = ["ProfilePoint", "deciding_divergence", "profile"]
+__all__ = ["ProfilePoint", "decided_by", "deciding_divergence", "profile"]
 
 _BEST_FIRST = (Outcome.REPRESENTABLE, Outcome.INCONCLUSIVE, Outcome.NOT_REPRESENTABLE)
 
@@ -71,6 +72,15 @@ def deciding_divergence(found: FamilyResult, tolerances: Mapping[str, float]) ->
         if question is not None:
             return question.divergence
     return _worst(cells[-1], tolerances)
+
+
+def decided_by(found: FamilyResult, tolerances: Mapping[str, float]) -> str:
+    """The deciding divergence by its short name, such as W2 for W2 squared; empty without one."""
+    name = deciding_divergence(found, tolerances)
+    if name is None:
+        return ""
+    known = (cell.estimates[name] for cell in found.cells if name in available(cell))
+    return label(name, next(known)).removesuffix(" squared")
 
 
 def profile(found: FamilyResult, tolerances: Mapping[str, float]) -> tuple[ProfilePoint, ...]:

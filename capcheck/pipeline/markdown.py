@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from capcheck.judging.answer import answer, because, printable
-from capcheck.judging.profile import deciding_divergence
+from capcheck.judging.profile import decided_by
 from capcheck.judging.sentences import target_sentences
 from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Outcome
@@ -67,5 +67,5 @@ def _cells(found: FamilyResult, result: SurveyResult) -> tuple[str, ...]:
         budget = str(found.smallest_budget)
         calls = f"{found.cell(found.smallest_budget).model_calls:,}"
     verdict = MARKS[found.outcome] if found.error is None else UNFINISHED
-    by = deciding_divergence(found, result.settings.tolerances) or "-"
+    by = decided_by(found, result.settings.tolerances) or "-"
     return found.title, verdict, budget, calls, by, because(found, result.settings)

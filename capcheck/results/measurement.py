@@ -42,6 +42,17 @@ class Outcome(StrEnum):
         """Exit code: 0 representable, 1 not representable, 3 inconclusive."""
         return {"representable": 0, "not_representable": 1, "inconclusive": 3}[self.value]
 
+    @property
+    def word(self) -> str:
+        """The verdict as a word to follow the name of a family: can, cannot or undecided."""
+        words = {"representable": "can", "not_representable": "cannot", "inconclusive": "undecided"}
+        return words[self.value]
+
+    @property
+    def mark(self) -> str:
+        """The verdict as one character."""
+        return {"representable": "✓", "not_representable": "✗", "inconclusive": "?"}[self.value]
+
 
 class SampledLaw(Record):
     """The law that a procedure samples, known without sampling error.

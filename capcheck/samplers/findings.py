@@ -7,10 +7,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from capcheck.core.record import Record
+from capcheck.results.measurement import Outcome
 
 __all__ = ["MARKS", "Cell", "Finding", "FindingKind", "Interval", "SamplerResult"]
 
-MARKS = {"representable": "✓", "not_representable": "✗", "inconclusive": "?", "raises": "!"}
+MARKS = {outcome.value: outcome.mark for outcome in Outcome} | {"raises": "!"}
 """The mark of each outcome of a cell."""
 
 Interval = tuple[float | None, float | None, float | None]

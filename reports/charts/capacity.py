@@ -73,8 +73,6 @@ def _spec(colour: Spec, top: float, *, linear: bool) -> Spec:
     value = {"x": x, "y": {"field": "value", **y}, "color": colour}
     tooltip = [{"field": "network"}, {"field": "label", "title": "divergence"}, {"field": "text"}]
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
         "height": 260,
         "data": {"name": "sizes"},
         "layer": [

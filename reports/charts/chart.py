@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import vl_convert
 
-__all__ = ["CONFIG", "DARK", "LIGHT", "WIDTH", "Chart", "Rows", "Spec", "png", "svg"]
+__all__ = ["BASE", "CONFIG", "DARK", "LIGHT", "WIDTH", "Chart", "Rows", "Spec", "png", "svg"]
 
 Spec: TypeAlias = dict[str, Any]
 """A specification in Vega-Lite, as JSON values."""
@@ -56,6 +56,11 @@ DARK = {
     "grey": "#a0a7b1",
     "unknown": "#5a616b",
 }
+BASE: Spec = {
+    "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+    "width": "container",  # of the place in the page
+}
+"""The part of a specification that all charts of a page share."""
 CONFIG: Spec = {
     # A chart is described as a whole, by its place in the page.
     "aria": False,
@@ -123,7 +128,7 @@ class Chart:
             for name, rows in self.data.items()
         }
         config = CONFIG | {"background": LIGHT["page"]}
-        whole = self.spec | {"datasets": data, "config": config, "width": width}
+        whole = BASE | self.spec | {"datasets": data, "config": config, "width": width}
         coloured = re.sub(r"var\(--(\w+)\)", lambda name: LIGHT[name.group(1)], json.dumps(whole))
         found: Spec = json.loads(coloured)
         return found

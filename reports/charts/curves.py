@@ -154,8 +154,6 @@ def _spec(axis: Axis, places: Sequence[str], colour: Spec, top: float, *, linear
         {"field": "kind"},
     ]
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
         "height": HEIGHT,
         "layer": [
             {

@@ -163,8 +163,6 @@ def _spec(found: Front, top: float, most: int, height: float, *, linear: bool) -
     }
     y = {"field": "multiple", **vertical(top, linear=linear, title="at most, × tolerance")}
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
         "height": height,
         "layer": [
             {

@@ -97,8 +97,6 @@ def _spec(places: list[str], parts: list[PartName]) -> Spec:
     tooltip = [{"field": "budget", "title": "length / steps"}, {"field": "part"}, {"field": "text"}]
     total = {"x": x, "tooltip": tooltip}
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
         "height": 220,
         "layer": [
             {

@@ -20,7 +20,7 @@ from capcheck.results.family import FamilyResult
 from capcheck.results.measurement import Cell, Outcome
 from capcheck.results.survey import SurveyResult
 
-__all__ = ["CLASSES", "MARKS", "heat_chart"]
+__all__ = ["CLASSES", "heat_chart"]
 
 CLASSES: tuple[tuple[float, str, str], ...] = (
     (0.3, "at most 0.3", "var(--blue)"),
@@ -30,12 +30,6 @@ CLASSES: tuple[tuple[float, str, str], ...] = (
 )
 """Upper end, name and colour of each class of multiples of the tolerance."""
 UNKNOWN = ("bounded only", "var(--unknown)")
-MARKS = {
-    Outcome.REPRESENTABLE: "✓",
-    Outcome.NOT_REPRESENTABLE: "✗",
-    Outcome.INCONCLUSIVE: "?",
-}
-"""The mark of each verdict."""
 WORST = "worst"  # stands for the divergence of the largest multiple
 LABELLED = 200  # most budgets whose marks are drawn
 
@@ -71,7 +65,7 @@ def _row(cell: Cell, name: str, result: SurveyResult) -> dict[str, Any]:
         "class": _class(sure[worst]) if worst in sure else UNKNOWN[0],
         "estimate": "" if worst is None else str(cell.estimates[worst]),
         "calls": cell.model_calls,
-        "mark": MARKS[cell.outcome],
+        "mark": cell.outcome.mark,
         "verdict": cell.outcome.value.replace("_", " "),
     }
 
@@ -129,7 +123,7 @@ def _spec(lengths: list[int], steps: list[int], *, marks: bool) -> Spec:
     }
     contour: Spec = {
         "data": {"name": "budgets"},
-        "transform": [{"filter": f"datum.mark == '{MARKS[Outcome.REPRESENTABLE]}'"}],
+        "transform": [{"filter": f"datum.mark == '{Outcome.REPRESENTABLE.mark}'"}],
         "mark": {"type": "rect", "filled": False, "stroke": "var(--ink)", "strokeWidth": 2},
         "encoding": {"x": x, "y": y},
     }
@@ -151,8 +145,6 @@ def _spec(lengths: list[int], steps: list[int], *, marks: bool) -> Spec:
         },
     }
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
         "height": max(80, min(34 * len(lengths), 300)),
         "layer": [cells, contour, *([signs] if marks else [])],
     }

@@ -54,8 +54,6 @@ def leading_components(samples: Any) -> Any:
 
 def _spec(groups: list[str]) -> Spec:
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
         "height": 260,
         "data": {"name": "points"},
         "mark": {"type": "point", "filled": True, "size": 26, "opacity": 0.7},

@@ -98,8 +98,6 @@ def _information_spec(names: list[str], *, band: bool, marks: bool) -> Spec:
         "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}},
     }
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
         "height": 320,
         "layer": [
             *([area] if band else []),
@@ -154,8 +152,6 @@ def _prices_spec(plan: DecodingPlan) -> Spec:
         "encoding": value,
     }
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
         "height": 280,
         "data": {"name": "prices"},
         "layer": [

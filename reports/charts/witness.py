@@ -46,8 +46,6 @@ def _spec(tokens: int, measure: str) -> Spec:
         }
 
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
         "height": 240,
         "data": {"name": "pairs"},
         "mark": {"type": "point", "filled": True, "opacity": 0.85},

@@ -1,7 +1,7 @@
 // Draws the charts of a page, and makes its controls work. Without scripts the page still reads.
 "use strict";
 (() => {
-  const { config, specs, charts } = JSON.parse(document.getElementById("data").textContent);
+  const { base, specs, charts } = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const choice = { divergence: "", scale: "log" };
@@ -26,7 +26,7 @@
     const linear = choice.scale === "linear" && chart.linear !== null;
     const datasets = {};
     for (const [name, table] of Object.entries(chart.data)) datasets[name] = shownRows(chart, table);
-    return { ...specs[linear ? chart.linear : chart.spec], datasets, config };
+    return { ...base, ...specs[linear ? chart.linear : chart.spec], datasets };
   }
 
   async function draw(figure) {
