@@ -42,11 +42,11 @@ def test_a_summary_has_answer_table_target_and_open_questions() -> None:
     rows = [cells_of(line) for line in lines if line.startswith("|")]
     assert rows[0] == list(COLUMNS)
     assert rows[2:] == [
-        ["gpt", "✅ representable", "length 8, steps 1", "64", "kl",
+        ["gpt", "✅ representable", "length 8, steps 1", "64", "KL",
          "KL at most 0.8 times its tolerance"],
-        ["maskgit", "❌ not representable", "-", "-", "kl", "KL at least 2 times its tolerance"],
-        ["ebm", "❔ inconclusive", "-", "-", "kl", "bounds on KL on both sides of its tolerance"],
-        ["mar", "⏳ lacks cells", "-", "-", "kl", "lacks 2 of its 3 cells"],
+        ["maskgit", "❌ not representable", "-", "-", "KL", "KL at least 2 times its tolerance"],
+        ["ebm", "❔ inconclusive", "-", "-", "KL", "bounds on KL on both sides of its tolerance"],
+        ["mar", "⏳ lacks cells", "-", "-", "KL", "lacks 2 of its 3 cells"],
     ]  # fmt: skip
     (target,) = [line for line in lines if line.startswith("Target: ")]
     assert "latents.npy, 8 tokens of dimension 1; " in target
