@@ -58,12 +58,6 @@ class Categorical(TokenLaw):
         return Categorical(self.log_probabilities[:, list(tokens)])
 
 
-def certain(x: Tensor, vocabulary: int, dtype: torch.dtype) -> Categorical:
-    """The point masses at token ids x (n, N), as laws over `vocabulary` values."""
-    logits = torch.full((*x.shape, vocabulary), -torch.inf, dtype=dtype, device=x.device)
-    return Categorical(logits.scatter(-1, x[..., None], 0.0))
-
-
 class DeferredCategorical(TokenLaw):
     """Categorical laws that are computed at their first use, and for the selected tokens only.
 
@@ -139,3 +133,57 @@ class DeferredCategorical(TokenLaw):
     def select(self, tokens: Sequence[int]) -> DeferredCategorical:
         """The laws of the tokens with these indices."""
         return DeferredCategorical(self.make, [self._tokens[i] for i in tokens])
+
+
+class _Certain(DeferredCategorical):
+    """Point masses at token ids; a table of all values is made only where it is asked for.
+
+    Args:
+        x: The token ids, (n, N).
+        vocabulary: Number V of values.
+        dtype: Precision of the probabilities.
+    """
+
+    def __init__(self, x: Tensor, vocabulary: int, dtype: torch.dtype) -> None:
+        super().__init__(self._table, range(x.shape[1]))
+        self._x, self._vocabulary, self._dtype = x, vocabulary, dtype
+
+    def _table(self, tokens: list[int]) -> Categorical:
+        x = self._x[:, tokens]
+        logits = torch.full(
+            (*x.shape, self._vocabulary), -torch.inf, dtype=self._dtype, device=x.device
+        )
+        return Categorical(logits.scatter(-1, x[..., None], 0.0))
+
+    def sample(self, rng: Randomness) -> Tensor:
+        """The token ids, (n, N), which take no random numbers."""
+        return self._x.clone()
+
+    def sample_where(self, rng: Randomness, chosen: Tensor) -> Tensor:
+        """As `sample` where `chosen`, (n, N) bool; else 0."""
+        return torch.where(chosen, self._x, 0)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability (nats) of the integers x (n, N): 0 or -inf."""
+        return torch.zeros_like(x, dtype=self._dtype).masked_fill(x != self._x, -torch.inf)
+
+    def log_prob_where(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """As `log_prob` where `chosen`, (n, N) bool, and 0 elsewhere."""
+        return torch.where(chosen, self.log_prob(x), 0)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(token <= x) for integers x (n, N): 0 or 1."""
+        return (x >= self._x).to(self._dtype)
+
+    def icdf(self, u: Tensor) -> Tensor:
+        """The token ids, whatever u (n, N)."""
+        return self._x.clone()
+
+    def select(self, tokens: Sequence[int]) -> _Certain:
+        """The laws of the tokens with these indices."""
+        return _Certain(self._x[:, list(tokens)], self._vocabulary, self._dtype)
+
+
+def certain(x: Tensor, vocabulary: int, dtype: torch.dtype) -> DeferredCategorical:
+    """The point masses at token ids x (n, N), as laws over `vocabulary` values."""
+    return _Certain(x, vocabulary, dtype)

@@ -43,11 +43,11 @@ def residual_draws(
     """
     b = draft.shape[1]
     if kind == "categorical":
-        at = refused.clamp(max=b - 1)[..., None]  # (n, 1, 1)
-        P, Q = (law.mean().take_along_dim(at, 1)[:, 0] for law in (p, q))  # (n, V)
+        chosen = refused == torch.arange(b, device=refused.device)  # (n, b)
+        P, Q = (law.probabilities_where(chosen) for law in (p, q))  # (m, V)
         excess = (P - Q).clamp(min=0)
         some = excess.sum(1, keepdim=True) > 0  # rounding may refuse where p = q
-        return rng.categorical(torch.where(some, excess, P), (len(P), 1))
+        return rng.categorical_where(torch.where(some, excess, P), refused < b)
     found = draft[:, :1].clone()
     for i in range(b):
         rows = (refused[:, 0] == i).nonzero()[:, 0]

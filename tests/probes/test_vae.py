@@ -18,10 +18,10 @@ from capcheck.core.budget import Budget
 from capcheck.core.errors import InputError, UnfitError
 from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness, Randomness
-from capcheck.laws import TokenLaw
+from capcheck.laws import Categorical, TokenLaw
 from capcheck.networks.oracles import latent_classes
 from capcheck.networks.oracles.factor_analysis import factor_analysis, probabilistic_pca
-from capcheck.networks.oracles.latent_index import index_of, latent_of
+from capcheck.networks.oracles.latent_index import index_of, latent_of, latent_of_token
 from capcheck.networks.signatures import Decoder
 from capcheck.probes.neither.vae import VAE
 from capcheck.procedures.procedure import Procedure
@@ -108,6 +108,10 @@ def test_the_latent_names_components_by_weight() -> None:
     assert stats.norm.cdf(z[:3].numpy()) == pytest.approx([0.025, 0.4, 0.7003], abs=1e-12)
     expected = stats.norm.logpdf(z.numpy()) - np.log([0.1, 0.6, 0.3, 0.3])
     assert log_density.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+    laws = Categorical(p.log().expand(4, 1, 4))
+    of_laws, same = latent_of_token(laws, index[:, None], v)
+    assert of_laws.tolist() == pytest.approx(z.tolist(), abs=1e-12)
+    assert same.tolist() == pytest.approx(log_density.tolist(), abs=1e-12)
 
 
 @pytest.mark.parametrize("q", [1, 2, 4, 5, 9])

@@ -17,7 +17,6 @@ from capcheck.core.errors import UnfitError
 from capcheck.core.randomness import Randomness
 from capcheck.laws import (
     LOG_2PI,
-    Categorical,
     MixtureOfGaussians,
     SideBySide,
     TokenLaw,
@@ -26,7 +25,7 @@ from capcheck.laws import (
 )
 from capcheck.networks.oracles.conditioned import Conditioned
 from capcheck.networks.oracles.factor_analysis import factor_analysis, probabilistic_pca
-from capcheck.networks.oracles.latent_index import index_of, latent_of
+from capcheck.networks.oracles.latent_index import index_of, latent_of, latent_of_token
 from capcheck.networks.oracles.moments import mean_and_covariance
 from capcheck.networks.oracles.rosenblatt import Rosenblatt
 from capcheck.targets.products import Products
@@ -138,16 +137,14 @@ class SequenceDecoder:
     map: Rosenblatt
     vocabulary: int
 
-    def __call__(self, z: Tensor) -> Categorical:
+    def __call__(self, z: Tensor) -> TokenLaw:
         """The point masses at the sequences of z."""
         return certain(self.map(z[:, :, None]), self.vocabulary, self.map.target.dtype)
 
     def encode(self, x: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
         """Draw each z_i from the interval of x_i given the tokens before it."""
         v = rng.uniform(tuple(x.shape))
-        found = [
-            latent_of(law.mean()[:, 0], x[:, i], v[:, i]) for i, law in self.map.conditionals(x)
-        ]
+        found = [latent_of_token(law, x[:, [i]], v[:, i]) for i, law in self.map.conditionals(x)]
         z, log_q = (torch.stack(each, 1) for each in zip(*found, strict=True))
         return z, log_q.sum(1)
 

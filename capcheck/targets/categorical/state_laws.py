@@ -146,6 +146,15 @@ class StateEntries:
             low = torch.minimum(low, high)
         return torch.where(self.known[rows, tokens], self.x[rows, tokens], high)
 
+    def cdf(self, rows: Tensor, tokens: Tensor, x: Tensor) -> Tensor:
+        """Probabilities (m,) of the symbols x (m,) and all smaller ones of some entries."""
+        up_to, posterior = self._emissions.up_to, self.posterior[rows, tokens].double()
+        possible = posterior.sum(-1, keepdim=True) > 0
+        states = torch.where(possible, posterior, self._marginal[tokens].double())
+        found = (states * up_to[x]).sum(-1) / (states * up_to[-1]).sum(-1)
+        certain = (x >= self.x[rows, tokens]).to(found)
+        return torch.where(self.known[rows, tokens], certain, found).to(self._emission.dtype)
+
     def peaks(
         self, tokens: list[int], chosen: Tensor, *, most: int, least: float, ordered: bool
     ) -> Tensor:
@@ -274,6 +283,13 @@ class StateLaws(DeferredCategorical):
         if logs:
             found[chosen] = torch.cat(logs)
         return found
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """P(token <= x) for integers x (n, N)."""
+        if self._entries.symbols <= MANY:
+            return super().cdf(x)
+        rows, token = places(self._tokens, torch.ones_like(x, dtype=torch.bool))
+        return self._entries.cdf(rows, token, x.flatten()).reshape(x.shape)
 
     def icdf(self, u: Tensor) -> Tensor:
         """Smallest integer whose cumulative probability reaches u (n, N), by bisection."""

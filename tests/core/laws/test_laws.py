@@ -7,7 +7,7 @@ from scipy import integrate, stats
 
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
-from capcheck.laws import Categorical, MixtureOfGaussians
+from capcheck.laws import Categorical, MixtureOfGaussians, certain
 from capcheck.noise.paths import PATHS
 
 LOG_WEIGHTS = torch.log(torch.tensor([[[0.2, 0.8]]], dtype=torch.float64))
@@ -78,6 +78,27 @@ def test_categorical_agrees_with_scipy() -> None:
     assert first.icdf(torch.tensor([[0.05], [0.65], [0.75]]).double())[:, 0].tolist() == [0, 2, 3]
     assert first.mean()[0, 0] == pytest.approx(p)
     assert first.variance()[0, 0] == pytest.approx(p * (1 - p))
+
+
+def test_point_masses_at_token_ids_are_those_of_a_table() -> None:
+    x, V = torch.tensor([[0, 3, 1], [2, 2, 0]]), 4
+    law = certain(x, V, torch.float64)
+    table = Categorical(torch.nn.functional.one_hot(x, V).double().log())
+    other = torch.tensor([[0, 2, 1], [3, 1, 0]])
+    u = torch.full(x.shape, 0.3).double()
+    for one, same in ((law, table), (law.select([2, 0]), table.select([2, 0]))):
+        columns = slice(None) if one is law else [2, 0]
+        for y in (x[:, columns], other[:, columns]):
+            assert one.log_prob(y).tolist() == same.log_prob(y).tolist()
+            assert one.cdf(y).tolist() == same.cdf(y).tolist()
+        assert one.sample(CounterRandomness(0)).tolist() == x[:, columns].tolist()
+        assert one.icdf(u[:, columns]).tolist() == x[:, columns].tolist()
+        assert one.mean().tolist() == same.mean().tolist()
+    chosen = x > 1
+    assert law.sample_where(CounterRandomness(0), chosen).tolist() == [[0, 3, 0], [2, 2, 0]]
+    assert law.log_prob_where(other, chosen)[~chosen].tolist() == [0.0] * 3
+    wide = certain(torch.zeros(1000, 1000, dtype=torch.int64), 10**9, torch.float64)
+    assert wide.log_prob(torch.zeros(1000, 1000, dtype=torch.int64)).sum() == 0  # without a table
 
 
 def test_numbers_of_one_variance_take_a_shorter_way_to_the_same_answers() -> None:

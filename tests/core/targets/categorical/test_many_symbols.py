@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import capcheck
+from capcheck.core.budget import Budget
+from capcheck.core.log_density import LogDensity
 from capcheck.core.randomness import CounterRandomness
 from capcheck.laws import Categorical, TokenLaw
+from capcheck.procedures.procedure import Procedure
+from capcheck.procedures.registry import build_probe
 from capcheck.targets.categorical import emissions
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.categorical.markov_chain import MarkovChain
@@ -120,6 +126,11 @@ def test_draws_are_the_inverse_distribution_function_at_the_same_numbers(prefix:
     some = law.sample_where(CounterRandomness(5), ~known)
     assert some[~known].tolist() == expected[~known.numpy()].tolist()
     assert law.icdf(torch.from_numpy(u)).tolist() == expected.tolist()
+    up_to = np.take_along_axis(cumulative, x.numpy()[..., None], 2)[..., 0]
+    up_to = np.where(known, 1.0, up_to)  # x is the value of a known token
+    torch.testing.assert_close(law.cdf(x), torch.from_numpy(up_to))
+    below = (x - 1).clamp(min=0)
+    assert bool((law.cdf(below)[known & (x > 0)] == 0).all())
 
 
 def test_numbers_next_to_one_find_a_symbol_that_is_possible() -> None:
@@ -292,3 +303,28 @@ def test_few_symbols_keep_the_laws_they_had() -> None:
     assert few.log_prob_of_values(torch.zeros(1, 3, dtype=torch.int64), 0) is None
     every = torch.tensor(list(itertools.product(range(4), repeat=3)))
     assert float(few.log_prob(every).exp().sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("family", ["vae", "blockwise"])
+def test_no_table_of_every_token_is_made(family: str) -> None:
+    """A table of the laws of all tokens of all draws would hold 2.1 GB."""
+    symbols, tokens = 40_000, 64
+    emission = torch.rand(2, symbols, generator=torch.Generator().manual_seed(0)).double()
+    even = torch.full((2, 2), 0.5).double()
+    target = HiddenMarkov(even[0], even, emission / emission.sum(1, keepdim=True), tokens=tokens)
+    whole = len(x := target.sample(100, CounterRandomness(0))) * tokens * symbols
+    held = []
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            held.append(out.numel() if isinstance(out, Tensor) else 0)
+            return out
+
+    procedure = Procedure.of(build_probe(family), target)
+    budget = Budget(length=tokens, steps=1)
+    with Watched():
+        procedure.sample(budget, len(x), CounterRandomness(1))
+        found = procedure.log_density(budget, x, CounterRandomness(2))
+    assert isinstance(found, LogDensity)
+    assert max(held) <= whole / tokens
