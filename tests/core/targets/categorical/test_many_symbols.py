@@ -316,14 +316,14 @@ def test_no_table_of_every_token_is_made(family: str) -> None:
     held = []
 
     class Watched(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
             held.append(out.numel() if isinstance(out, Tensor) else 0)
             return out
 
     procedure = Procedure.of(build_probe(family), target)
     budget = Budget(length=tokens, steps=1)
-    with Watched():
+    with Watched():  # type: ignore[no-untyped-call]
         procedure.sample(budget, len(x), CounterRandomness(1))
         found = procedure.log_density(budget, x, CounterRandomness(2))
     assert isinstance(found, LogDensity)
