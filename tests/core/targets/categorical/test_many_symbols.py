@@ -316,7 +316,9 @@ def test_no_table_of_every_token_is_made(family: str) -> None:
     held = []
 
     class Watched(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             out = func(*args, **(kwargs or {}))
             held.append(out.numel() if isinstance(out, Tensor) else 0)
             return out
