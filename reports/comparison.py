@@ -80,7 +80,7 @@ def _sentence(found: Comparison) -> str:
 
 
 def _view(one: FamilyChange) -> FamilyView:
-    old, new = (outcome.value.replace("_", " ") for outcome in one.outcomes)
+    old, new = one.words
     first, second = ("–" if budget is None else str(budget) for budget in one.smallest)
     before, after = ("–" if calls is None else f"{calls:,}" for calls in one.calls)
     return FamilyView(

@@ -68,7 +68,7 @@ def _print(console: Console, found: Comparison) -> None:
 def _columns(one: FamilyChange) -> list[str]:
     """Verdicts, budgets and calls, before and after where they differ."""
     pairs = [
-        [outcome.value.replace("_", " ") for outcome in one.outcomes],
+        list(one.words),
         ["-" if budget is None else str(budget) for budget in one.smallest],
         ["-" if calls is None else str(calls) for calls in one.calls],
     ]

@@ -67,7 +67,8 @@ class FamilyChange(Record):
 
     Attributes:
         title: Family and network.
-        outcomes: Verdicts before and after.
+        outcomes: Verdicts before and after; inconclusive where there is no cell.
+        measured: Whether there are cells, before and after.
         smallest: Smallest sufficient budgets before and after, each or None.
         calls: Model calls at these budgets, each or None.
         cells: Every divergence at every budget that both runs have, or at the largest of each.
@@ -77,11 +78,21 @@ class FamilyChange(Record):
 
     title: str
     outcomes: tuple[Outcome, Outcome]
+    measured: tuple[bool, bool] = (True, True)
     smallest: tuple[Budget | None, Budget | None]
     calls: tuple[int | None, int | None]
     cells: tuple[CellChange, ...]
     verdict: Change
     reasons: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """The verdicts in words, before and after."""
+        before, after = (
+            outcome.value.replace("_", " ") if measured else "not measured"
+            for outcome, measured in zip(self.outcomes, self.measured, strict=True)
+        )
+        return before, after
 
 
 class Comparison(Record):
@@ -192,6 +203,7 @@ def _family(
     draft = FamilyChange(
         title=after.title,
         outcomes=(before.outcome, after.outcome),
+        measured=(bool(before.cells), bool(after.cells)),
         smallest=smallest,
         calls=(calls[0], calls[1]),
         cells=cells,
@@ -210,12 +222,12 @@ RANK = {Outcome.REPRESENTABLE: 0, Outcome.INCONCLUSIVE: 1, Outcome.NOT_REPRESENT
 def _reasons(found: FamilyChange, kind: str) -> Iterator[str]:
     """The sentences about what is worse, better or open."""
     old, new = found.outcomes
-    words = f"{old.value.replace('_', ' ')} before, {new.value.replace('_', ' ')} after"
+    said = "{} before, {} after".format(*found.words)
     if old is not new and Outcome.INCONCLUSIVE not in (old, new):
         if kind == ("worse" if RANK[new] > RANK[old] else "better"):
-            yield words
-    elif old is not new and kind == "open":
-        yield words
+            yield said
+    elif len(set(found.words)) == 2 and kind == "open":
+        yield said
     a, b = found.calls
     if a is not None and b is not None and a != b and kind == ("worse" if b > a else "better"):
         yield f"{a} model calls sufficed, now {b} ({found.smallest[0]}; {found.smallest[1]})"

@@ -157,6 +157,23 @@ def test_what_only_one_run_has_is_named() -> None:
     assert compare(one, both).only_after == ("maskgit",)
 
 
+def test_a_family_that_was_not_measured_is_not_called_undecided() -> None:
+    """`masked_diffusion` is defined for token ids, so that numbers leave it without a cell."""
+    run: dict[str, Any] = {"steps": [1], "samples": 200, "network": "none"}
+    ids, numbers = (
+        capcheck.survey(capcheck.targets.from_spec(name), ["masked_diffusion"], **run)
+        for name in ("parity:3", "gaussian:tokens=3")
+    )
+    [found] = compare(ids, numbers).families
+    assert found.words == ("not representable", "not measured")
+    assert (found.verdict, found.reasons) == (
+        "open",
+        ("not representable before, not measured after",),
+    )
+    [twice] = compare(numbers, numbers).families
+    assert (twice.words, twice.verdict) == (("not measured", "not measured"), "same")
+
+
 def test_runs_without_anything_in_common_are_one_sentence() -> None:
     with pytest.raises(InputError, match="no family in common"):
         compare(rounds(1), diffusion("ddim", 0))
