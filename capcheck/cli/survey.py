@@ -25,7 +25,8 @@ from capcheck.targets.target import Target
 __all__ = ["QUICK", "SURVEYED", "asked", "survey"]
 
 # Options of --quick: an answer in less than a minute, with more undecided cells. The two ends of an
-# axis suffice to tell whether it is used; those of the length depend on the target.
+# axis suffice to tell whether it is used; those of the length depend on the target. No network is
+# fitted unless one is named: the few steps that there is time for tell about themselves only.
 QUICK: dict[str, Any] = {"samples": 500, "steps": (1, 16)}
 
 
@@ -47,7 +48,7 @@ SURVEYED: Sequence[Decorator] = (
         "evidence",
         "--quick",
         is_flag=True,
-        help="Use 500 draws per cell, --length 0,N and --steps 1,16, unless these are given.",
+        help="Use 500 draws per cell, --length 0,N, --steps 1,16 and --network none, unless given.",
     ),
 )
 
@@ -125,7 +126,8 @@ def asked(
     if quick:
         given |= {name: value for name, value in QUICK.items() if given[name] is None}
     if quick and fit_seconds is None and fit_steps is None:
-        fit_steps = planning.QUICK_FIT_STEPS
+        network = network or ("none",)
+        fit_steps = None if network == ("none",) else planning.QUICK_FIT_STEPS
     progress(Progress(done=0, total=0, running="reading the target"))
     target = target_of(given)
     if quick and given["lengths"] is None:

@@ -62,12 +62,14 @@ def print_survey(result: SurveyResult, *, quick: bool = False) -> None:
     for curve in result.curves:
         console.print(curve_table(curve))
     if quick:
+        networks = any(found.network != "oracle" for found in result.families)
+        oracles = "" if networks else "no network was fitted, only oracles measured; "
         _print_line(
             console,
             f"quick: {result.settings.samples} draws per cell at lengths "
             f"{listed(result.settings.grid.lengths)} and steps "
-            f"{listed(result.settings.grid.steps)}; verdicts hold at their level all the same, "
-            "and what is undecided may only need more draws: run it without --quick",
+            f"{listed(result.settings.grid.steps)}; {oracles}verdicts hold at their level "
+            "all the same, and what is undecided may only need more draws: run it without --quick",
         )
 
 

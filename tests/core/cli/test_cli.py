@@ -292,6 +292,14 @@ def test_a_quick_survey_takes_fewer_draws_and_says_so(  # type: ignore[no-untype
     assert "quick: 300 draws per cell at lengths 0, 2 and steps 1, 2;" in chosen.out
     usual = run(*asked, "--samples", "300")
     assert "quick" not in usual.out
+    # The few steps of a quick fit would tell about themselves, so that none is made unasked.
+    flow = ["survey", "--target", "modes:tokens=2", "--family", "flow", "--quick"]
+    assert "only oracles measured" in (oracle := run(*flow)).out
+    assert "mlp" not in oracle.out
+    for more in (["--network", "mlp:width=8,depth=1"], ["--fit-steps", "30"]):
+        fitted = run(*flow, *more)
+        assert "only oracles measured" not in fitted.out
+        assert "mlp" in fitted.out
     # A quick run of some data does not stand in the way of the whole one.
     np.save("x.npy", np.random.default_rng(0).normal(size=(60, 2)))
     data = ["survey", "--data", "x.npy", "--law", "gaussian", *gpt]
