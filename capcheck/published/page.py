@@ -1,0 +1,114 @@
+"""The handbook's page of published numbers, in Markdown."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from capcheck.pipeline.markdown import inline
+from capcheck.published.claim import Claim
+from capcheck.published.sources import SOURCES
+
+__all__ = ["COLUMNS", "interval", "page", "summary"]
+
+COLUMNS = ("where", "quantity", "published", "capcheck", "", "by")
+MARKS = {
+    "matched": "✓",
+    "explained": "explained",
+    "contradicted": "✗",
+    "unavailable": "unavailable",
+}
+"""The mark of each status."""
+
+INTRODUCTION = """\
+# Published numbers, recomputed
+
+Papers print numbers that capcheck computes as well. This page sets them side by side. Each one
+comes out of the code that verdicts come from (`capcheck.check`, `capcheck.decoding_plan`,
+`capcheck.check_sampler` and what they return), and none out of the paper's formula written a second
+time. The same tables in a terminal:
+
+```console
+$ capcheck reproduce                        # all sources
+$ capcheck reproduce --list                 # their names
+$ capcheck reproduce speculative-decoding   # one of them
+```
+
+The exit code is 1 if a number is contradicted. In Python it is `capcheck.published.reproduce()`.
+
+## How a digit is matched
+
+A published number is kept as it is printed. It is **matched** (✓) if capcheck's number rounds to
+the printed digits; the table shows one digit more. A whole number is exact. A *closed form* is a
+formula of the source, or one that follows from its definitions; its value is written out to some
+places, and capcheck's number has to round to them. A number from draws has an interval in brackets,
+which has to reach a number that rounds to the published digits. The sign ≥ marks a bound that
+capcheck's number has to reach, and ± an agreement that is asked for in place of digits.
+
+A number that is not matched is **explained** only if the reason is known; it stands below the
+table, where possible with capcheck's number under the convention of the source. Anything else is
+**contradicted** (✗).
+
+"""
+
+
+def page(claims: Sequence[Claim]) -> str:
+    """The page of some claims, which ends with a line break."""
+    lines = [INTRODUCTION + summary(claims), ""]
+    for name, own in itertools.groupby(claims, key=lambda claim: claim.source):
+        lines += _section(name, list(own))
+    return "\n".join(lines)
+
+
+def summary(claims: Iterable[Claim]) -> str:
+    """How many claims have which status, in one sentence."""
+    found = [claim.status for claim in claims]
+    counts = [f"{found.count(one)} {one}" for one in MARKS if one in found]
+    return f"{len(found)} published numbers: {', '.join(counts)}."
+
+
+def interval(claim: Claim) -> str:
+    """The recomputed number with its interval, as text."""
+    if not claim.estimated or claim.low is None or claim.high is None:
+        return claim.shown
+    return f"{claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}]"
+
+
+def published(claim: Claim) -> str:
+    """The published number, with the sign of a bound or of an agreement in place of digits."""
+    if claim.within is not None:
+        return f"{claim.printed} ± {claim.within:g}"
+    return f"≥ {claim.printed}" if claim.at_least else claim.printed or "-"
+
+
+def reasons(claims: Iterable[Claim]) -> Iterator[tuple[str, str]]:
+    """Quantity and reason of each number that is not matched."""
+    for claim in claims:
+        if claim.status != "matched" and claim.reason:
+            more = "" if claim.instead is None else f" ({claim.written(claim.instead)})"
+            yield claim.quantity, f"{claim.reason}{more}"
+
+
+def _section(name: str, claims: list[Claim]) -> Iterator[str]:
+    source = SOURCES[name]
+    yield f"## {source.title}"
+    yield ""
+    yield f"<{source.link}>: {source.about}."
+    yield ""
+    yield _row(COLUMNS)
+    yield "|---|---|---:|---:|---|---|"
+    for claim in claims:
+        side = " (closed form)" if claim.side == "closed form" else ""
+        cells = (f"{claim.place}{side}", claim.quantity, published(claim), interval(claim))
+        by = " " if claim.by == "-" else f"`{claim.by}`"
+        yield _row([*map(inline, cells), MARKS[claim.status], by])
+    yield ""
+    notes = dict.fromkeys(reasons(claims))
+    for quantity, reason in notes:
+        yield f"- {inline(quantity)}: {inline(reason)}."
+    if notes:
+        yield ""
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
