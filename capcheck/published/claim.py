@@ -110,7 +110,7 @@ class Claim:
     @property
     def estimated(self) -> bool:
         """Whether the recomputed number is estimated from draws."""
-        return self.low is not None and self.low != self.high
+        return self.low is not None and self.high is not None and self.high - self.low > EXACT
 
     @property
     def shown(self) -> str:

@@ -50,12 +50,27 @@ class Source:
 
 _LISTED = (
     Source(
+        name="parallelbench",
+        title="Kang et al. 2025, ParallelBench: Understanding the Trade-offs of Parallel Decoding "
+        "in Diffusion LLMs",
+        link="https://arxiv.org/abs/2510.04767",
+        about="losses and accuracies of copying, replacing and shuffling lists in one step, with "
+        "several items a step, greedily and by threshold, in bits (section 4, table 1)",
+    ),
+    Source(
         name="speculative-decoding",
         title="Leviathan, Kalman & Matias 2023, Fast Inference from Transformers via Speculative "
         "Decoding",
         link="https://arxiv.org/abs/2211.17192",
         about="operations and speed by acceptance rate and number of drafts (table 1); drafts that "
         "are accepted with probability 1 - TV",
+    ),
+    Source(
+        name="blockwise-decoding",
+        title="Stern, Shazeer & Uszkoreit 2018, Blockwise Parallel Decoding for Deep "
+        "Autoregressive Models",
+        link="https://arxiv.org/abs/1811.03115",
+        about="accepted lengths and tokens per round on laws on which they follow without training",
     ),
     Source(
         name="noise-schedules",
@@ -65,6 +80,57 @@ _LISTED = (
         about="signal that is left at the last timestep (table 1); timesteps by spacing (table 2)",
         package="diffusers",
         extra="diffusers",
+    ),
+    Source(
+        name="inference-schedules",
+        title="Chen, Cong & Li 2025, Optimal Inference Schedules for Masked Diffusion Models",
+        link="https://arxiv.org/abs/2511.04647",
+        about="correlations of parity, copies and a Reed-Solomon code, and the expected KL of "
+        "schedules in random order, in nats",
+    ),
+    Source(
+        name="factorized-decoding",
+        title="Lavenant & Zanella 2025, Error Bounds and Optimal Schedules for Masked Diffusions "
+        "with Factorized Approximations",
+        link="https://arxiv.org/abs/2510.25544",
+        about="information profiles of a chain of bits and of correlated normal numbers, and the "
+        "KL of equal steps",
+    ),
+    Source(
+        name="gumbel-noise",
+        title="Zheng et al. 2024, Masked Diffusion Models are Secretly Time-Agnostic Masked Models "
+        "and Exploit Inaccurate Categorical Sampling",
+        link="https://arxiv.org/abs/2409.02908",
+        about="the largest Gumbel noise of a precision, and how rarely it draws what is rare",
+    ),
+    Source(
+        name="push-forward",
+        title="Salmona, De Bortoli, Delon & Desolneux 2022, Can Push-forward Generative Models Fit "
+        "Multimodal Distributions?",
+        link="https://arxiv.org/abs/2206.14476",
+        about="the slope that two modes need, and what a map of smaller slope leaves",
+    ),
+    Source(
+        name="ppca",
+        title="Tipping & Bishop 1999, Probabilistic Principal Component Analysis",
+        link="https://doi.org/10.1111/1467-9868.00196",
+        about="noise variances and kept eigenvalues of a linear decoder with one noise variance, "
+        "and the KL that it leaves",
+    ),
+    Source(
+        name="solver-orders",
+        title="Song et al. 2021, Karras et al. 2022, Lu et al. 2022, orders of convergence of "
+        "DDIM, Heun and DPM-Solver++(2M)",
+        link="https://arxiv.org/abs/2211.01095",
+        about="the slope of W2 against the number of steps",
+    ),
+    Source(
+        name="inference-time-scaling",
+        title="Song & Zhou 2025, Ideas in Inference-time Scaling can Benefit Generative "
+        "Pre-training Algorithms",
+        link="https://arxiv.org/abs/2503.07154",
+        about="the two worked examples: DDIM, which is not told where it lands, and two words by "
+        "independent heads",
     ),
 )
 
