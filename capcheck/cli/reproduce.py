@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -22,6 +23,8 @@ from capcheck.runs.atomic import write_atomically
 __all__ = ["reproduce"]
 
 WIDTH = 88  # columns of the tables, unless the terminal has fewer
+SIGNS = "= a closed form, ≥ a bound, ± agreement in place of digits; ≠ explained below its table"
+PLACE = 14  # most columns of places in a source
 
 
 @click.command()
@@ -57,7 +60,7 @@ def reproduce(sources: Sequence[str], listing: bool, as_json: bool, markdown: st
     if as_json:
         click.echo(json.dumps([_data(claim) for claim in claims], indent=2, ensure_ascii=False))
     elif not quiet:
-        click.echo(summary(claims))
+        click.echo(f"{summary(claims)}\n{SIGNS}")
     if markdown == "-":
         click.echo(page(claims), nl=False)
     elif markdown is not None:
@@ -68,7 +71,8 @@ def reproduce(sources: Sequence[str], listing: bool, as_json: bool, markdown: st
 
 def _list() -> None:
     for source in SOURCES.values():
-        click.echo(f"{source.name}\n    {source.title}\n    {source.link}\n    {source.about}")
+        lines = (source.name, source.title, *source.links, source.about)
+        click.echo("\n    ".join(lines))
         if source.missing:
             click.echo(f"    {source.missing}")
 
@@ -81,21 +85,22 @@ def _data(claim: Claim) -> dict[str, Any]:
 def _print(console: Console, claims: Sequence[Claim]) -> None:
     """A table of the claims of one source, and the reasons of differences."""
     source = SOURCES[claims[0].source]
-    console.print(f"[bold]{escape(source.title)}[/bold]\n{source.link}", highlight=False)
-    right = {"justify": "right", "overflow": "fold"}
+    title = f"[bold]{escape(source.title)}[/bold]"
+    console.print("\n".join((title, *source.links)), highlight=False)
     table = Table(
-        Column("where", overflow="fold"),
-        Column("quantity", overflow="fold"),
-        Column("published", **right),  # type: ignore[arg-type]
-        Column("capcheck", **right),  # type: ignore[arg-type]
         Column("", no_wrap=True),
+        Column("where", max_width=PLACE, overflow="fold"),
+        Column("quantity", overflow="fold"),
+        Column("published", justify="right", overflow="fold"),
+        Column("capcheck", justify="right", overflow="fold"),
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     for _, of_place in itertools.groupby(claims, key=lambda claim: claim.place):
         for i, claim in enumerate(of_place):
             place, mark = claim.place if i == 0 else "", MARKS[claim.status]
-            cells = (place, claim.quantity, published(claim), interval(claim), mark)
+            cells = (mark, place, claim.quantity, published(claim), interval(claim))
             table.add_row(*map(escape, cells))
-        table.add_section()
     console.print(table, highlight=False)
     for quantity, reason in dict.fromkeys(reasons(claims)):
         console.print(f"{quantity}: {reason}.", markup=False, highlight=False)

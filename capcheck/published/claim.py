@@ -55,7 +55,8 @@ class Claim:
         high: Upper end of its interval, else None.
         within: Largest difference at which the numbers agree, in place of digits; else None.
         at_least: Whether the published number is a bound that the recomputed one must reach.
-        reason: Why the number is not matched, in one sentence; empty if it is.
+        reason: Why the number is not matched, in one clause; empty if it is. With `instead` it
+            ends so that "it is" and that number can follow.
         instead: The recomputed number under the convention of the source, which explains the
             difference only if it matches; None if the reason is no convention.
 

@@ -11,12 +11,12 @@ from capcheck.published.sources import SOURCES
 
 __all__ = ["COLUMNS", "interval", "page", "summary"]
 
-COLUMNS = ("where", "quantity", "published", "capcheck", "", "by")
+COLUMNS = ("", "where", "quantity", "published", "capcheck", "by")
 MARKS = {
     "matched": "✓",
-    "explained": "explained",
+    "explained": "≠",
     "contradicted": "✗",
-    "unavailable": "unavailable",
+    "unavailable": "-",
 }
 """The mark of each status."""
 
@@ -39,13 +39,14 @@ The exit code is 1 if a number is contradicted. In Python it is `capcheck.publis
 ## How a digit is matched
 
 A published number is kept as it is printed. It is **matched** (✓) if capcheck's number rounds to
-the printed digits; the table shows one digit more. A whole number is exact. A *closed form* is a
-formula of the source, or one that follows from its definitions; its value is written out to some
-places, and capcheck's number has to round to them. A number from draws has an interval in brackets,
-which has to reach a number that rounds to the published digits. The sign ≥ marks a bound that
-capcheck's number has to reach, and ± an agreement that is asked for in place of digits.
+the printed digits; the table shows one digit more. A whole number is exact. The sign = marks a
+closed form, a formula of the source or one that follows from its definitions: its value is written
+out to some places, and capcheck's number has to round to them. The sign ≥ marks a bound that
+capcheck's number has to reach, and ± an agreement that is asked for in place of digits. A number
+from draws has an interval in brackets, which has to reach a number that rounds to the published
+digits.
 
-A number that is not matched is **explained** only if the reason is known; it stands below the
+A number that is not matched is **explained** (≠) only if the reason is known; it stands below the
 table, where possible with capcheck's number under the convention of the source. Anything else is
 **contradicted** (✗).
 
@@ -71,21 +72,23 @@ def interval(claim: Claim) -> str:
     """The recomputed number with its interval, as text."""
     if not claim.estimated or claim.low is None or claim.high is None:
         return claim.shown
-    return f"{claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}]"
+    return f"{claim.value:.3g} [{claim.low:.3g}, {claim.high:.3g}]"
 
 
 def published(claim: Claim) -> str:
-    """The published number, with the sign of a bound or of an agreement in place of digits."""
+    """The published number, with a sign unless its digits are printed in the source."""
     if claim.within is not None:
         return f"{claim.printed} ± {claim.within:g}"
-    return f"≥ {claim.printed}" if claim.at_least else claim.printed or "-"
+    if claim.at_least:
+        return f"≥ {claim.printed}"
+    return f"= {claim.printed}" if claim.side == "closed form" else claim.printed or "-"
 
 
 def reasons(claims: Iterable[Claim]) -> Iterator[tuple[str, str]]:
     """Quantity and reason of each number that is not matched."""
     for claim in claims:
         if claim.status != "matched" and claim.reason:
-            more = "" if claim.instead is None else f" ({claim.written(claim.instead)})"
+            more = "" if claim.instead is None else f" it is {claim.written(claim.instead)}"
             yield claim.quantity, f"{claim.reason}{more}"
 
 
@@ -93,15 +96,14 @@ def _section(name: str, claims: list[Claim]) -> Iterator[str]:
     source = SOURCES[name]
     yield f"## {source.title}"
     yield ""
-    yield f"<{source.link}>: {source.about}."
+    yield f"{', '.join(f'<{link}>' for link in source.links)}: {source.about}."
     yield ""
     yield _row(COLUMNS)
-    yield "|---|---|---:|---:|---|---|"
+    yield "|---|---|---|---:|---:|---|"
     for claim in claims:
-        side = " (closed form)" if claim.side == "closed form" else ""
-        cells = (f"{claim.place}{side}", claim.quantity, published(claim), interval(claim))
+        cells = (claim.place, claim.quantity, published(claim), interval(claim))
         by = " " if claim.by == "-" else f"`{claim.by}`"
-        yield _row([*map(inline, cells), MARKS[claim.status], by])
+        yield _row([MARKS[claim.status], *map(inline, cells), by])
     yield ""
     notes = dict.fromkeys(reasons(claims))
     for quantity, reason in notes:

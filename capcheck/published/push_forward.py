@@ -48,6 +48,7 @@ def claims() -> Iterator[Claim]:
             math.exp(m**2 / (2 * s**2)) * s,
             by="gan.lipschitz",
             value=steepest_slope(modes(m, s)),
+            places=3,
         )
     for L in BOUNDS:
         yield from _of_bound(L)

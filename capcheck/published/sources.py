@@ -23,6 +23,7 @@ class Source:
         name: Name by which it is asked for, which is that of its module with `-` for `_`.
         title: Authors, year and title.
         link: Address of the publication.
+        also: Addresses of further publications of the same kind.
         about: What of it is recomputed, in one phrase.
         package: Package that the recomputation needs beside capcheck's own, or None.
         extra: The extra of capcheck that installs it.
@@ -32,8 +33,14 @@ class Source:
     title: str
     link: str
     about: str
+    also: tuple[str, ...] = ()
     package: str | None = None
     extra: str | None = None
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """All addresses."""
+        return (self.link, *self.also)
 
     @property
     def module(self) -> str:
@@ -119,9 +126,10 @@ _LISTED = (
     ),
     Source(
         name="solver-orders",
-        title="Song et al. 2021, Karras et al. 2022, Lu et al. 2022, orders of convergence of "
-        "DDIM, Heun and DPM-Solver++(2M)",
-        link="https://arxiv.org/abs/2211.01095",
+        title="Song, Meng & Ermon 2021 (DDIM), Karras et al. 2022 (Heun), Lu et al. 2022 "
+        "(DPM-Solver++): orders of convergence",
+        link="https://arxiv.org/abs/2010.02502",
+        also=("https://arxiv.org/abs/2206.00364", "https://arxiv.org/abs/2211.01095"),
         about="the slope of W2 against the number of steps",
     ),
     Source(
