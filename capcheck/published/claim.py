@@ -10,9 +10,9 @@ number without a decimal point is exact. Several numbers of one line count as on
 numbers all have to match. Some sources state an agreement in place of digits (an
 order of convergence) or a bound; the claim then says so.
 
-A number that is not matched is contradicted, unless the reason is known and stated. Where the
-reason is another convention, `instead` is capcheck's number under the convention of the source, and
-has to match what is printed.
+A number that is not matched is contradicted, unless a reason is stated: another convention, inputs
+that are rounded, or what the source does not tell. Where that can be computed, `instead` is
+capcheck's number under the convention of the source, and has to match what is printed.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class Claim:
         if e:
             return f"{value:.{places + more}e}"
         if not places:
-            return f"{value:.3f}" if self.within is not None else f"{round(value, 9):.10g}"
+            is_whole = self.within is None and abs(value - round(value)) <= EXACT
+            return f"{round(value)}" if is_whole else f"{value:.3f}"
         return f"{value:.{places + more}f}"
 
     def _agrees(self, value: float | Sequence[float], *, estimated: bool = True) -> bool:

@@ -46,9 +46,10 @@ capcheck's number has to reach, and ± an agreement that is asked for in place o
 from draws has an interval in brackets, which has to reach a number that rounds to the published
 digits.
 
-A number that is not matched is **explained** (≠) only if the reason is known; it stands below the
-table, where possible with capcheck's number under the convention of the source. Anything else is
-**contradicted** (✗).
+A number that is not matched is **explained** (≠) if the reason stands below the table: another
+convention, inputs that are rounded in print, or what the source does not tell. Where that can be
+computed, capcheck's number under the convention of the source stands there as well, and has to
+match. Anything else is **contradicted** (✗).
 
 """
 

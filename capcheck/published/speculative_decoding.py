@@ -14,6 +14,15 @@ base model has p = 1 / m on its m symbols, and min(1, q / p) = m / V = alpha for
 that a mean over draws has no error. `check("multi_token", ..)` finds the acceptance rate and the
 accepted length; the operations follow from that rate by `operations_factor`.
 
+Table 4 prints the expected speed for measured acceptance rates and costs, by theorem 3.8,
+
+    (1 - alpha^{gamma+1}) / ((1 - alpha) (gamma c + 1)),
+
+which is `improvement_factor` at the rate that capcheck finds on such a law. Both inputs are printed
+with two digits, and three of twelve speeds are reached only within their rounding. Section 3.6 and
+appendix A.5 print further speeds by the same theorem. The measured speeds of table 2 need the
+models.
+
 Theorem 3.5 says that alpha is the mean of sum_v min(p(v), q(v)), which is 1 - TV(p, q), and
 appendix A.1 that the tokens have the law p. `check_acceptance` runs the paper's rule beside five
 pairs of laws of 50 tokens; the rule itself notes 1 - TV of the laws that it is shown.
@@ -21,14 +30,16 @@ pairs of laws of 50 tokens; the rule itself notes 1 - TV of the laws that it is 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from fractions import Fraction
 
 import torch
 from scipy import stats
 from torch import Tensor
 
 from capcheck.api import check
-from capcheck.procedures.speculation import operations_factor
+from capcheck.procedures.speculation import improvement_factor, operations_factor
 from capcheck.published.claim import Claim, digits
 from capcheck.results.speculation import Speculation
 from capcheck.samplers.acceptance import LAWS, check_acceptance
@@ -46,13 +57,34 @@ TABLE = (
     (10, 9, 10, "1.60", "6.86"),
 )
 """Symbols V, symbols m that may follow, gamma, operations and speed as printed; alpha is m / V."""
+EXPECTED = (
+    (0.75, 7, 0.02, "3.2"),
+    (0.80, 7, 0.04, "3.3"),
+    (0.82, 7, 0.11, "2.5"),
+    (0.62, 7, 0.02, "2.3"),
+    (0.68, 5, 0.04, "2.4"),
+    (0.71, 3, 0.11, "2.0"),
+    (0.65, 5, 0.02, "2.4"),
+    (0.73, 5, 0.04, "2.6"),
+    (0.74, 3, 0.11, "2.0"),
+    (0.53, 5, 0.02, "1.9"),
+    (0.55, 3, 0.04, "1.8"),
+    (0.56, 3, 0.11, "1.6"),
+)
+"""Table 4: alpha, gamma, c and the expected speed as printed."""
+HALF = 0.005  # half a unit of the last digit of alpha and c
+ROUNDED = "alpha and c are printed with two digits; within their rounding, for {:.3f} and {:.3f},"
+MEASURED = "3.4 2.8 1.7 2.6 2.4 1.4 3.1 3.0 2.2 2.3 2.2 1.7"  # of table 2
+LENIENT = (0.62, 0.71, 0.76, 0.84)  # alpha of T5-small by lenience, table 5
+ARGMAX = (0.75, 0.75, 0.80, 0.87)  # the same at temperature 0, in the text of appendix A.5
+DRAFT_COST, ARGMAX_DRAFTS, MOST_DRAFTS = 0.015, 8, 100
 VOCABULARY = 50
 DRAWS = 40_000
 CONFIDENCE = 0.999  # of the interval of each acceptance rate
 
 
 def claims() -> Iterator[Claim]:
-    """Table 1, and acceptance with probability 1 - TV."""
+    """Tables 1, 2 and 4, speeds in the text, and acceptance with probability 1 - TV."""
     for V, m, gamma, operations, speed in TABLE:
         found = speculation(V, m, gamma)
         assert found.alpha is not None  # blocks have two tokens or more
@@ -73,7 +105,65 @@ def claims() -> Iterator[Claim]:
             by="check('multi_token')",
             value=found.speed_ups[0].token_drafter.value,
         )
+    yield from _expected_speeds()
+    yield from _speeds_in_the_text()
     yield from _of_acceptance()
+
+
+def _expected_speeds() -> Iterator[Claim]:
+    for alpha, gamma, c, printed in EXPECTED:
+        share = Fraction(str(alpha))
+        found = speculation(share.denominator, share.numerator, gamma).alpha
+        assert found is not None
+        claim = Claim(
+            source=SOURCE,
+            place="table 4",
+            quantity=f"expected speed, alpha {alpha:g}, gamma {gamma}, c {c:g}",
+            printed=printed,
+            by="check('multi_token'), improvement_factor",
+            value=improvement_factor(found.value, gamma, c),
+        )
+        if claim.status == "contradicted":
+            ends = alpha + HALF, c - HALF
+            within = improvement_factor(ends[0], gamma, ends[1])
+            claim = dataclasses.replace(claim, reason=ROUNDED.format(*ends), instead=within)
+        yield claim
+    yield Claim(
+        source=SOURCE,
+        place="table 2",
+        quantity="measured speeds of T5, rows from the first",
+        printed=MEASURED,
+        by="-",
+        value=None,
+        reason="they are wall-clock times of T5-XXL on a TPU, which need its weights and code",
+    )
+
+
+def _speeds_in_the_text() -> Iterator[Claim]:
+    """Speeds by theorem 3.8 whose inputs stand in the text."""
+
+    def claim(place: str, quantity: str, printed: str, value: object, reason: str = "") -> Claim:
+        return Claim(source=SOURCE, place=place, quantity=quantity, printed=printed,
+                     by="improvement_factor", value=value, reason=reason)  # type: ignore[arg-type] # fmt: skip
+
+    bigram = improvement_factor(0.2, 3, 0)
+    yield claim("section 3.6", "speed, alpha 0.2, gamma 3", "1.25", bigram)
+    argmax = [improvement_factor(alpha, ARGMAX_DRAFTS, DRAFT_COST) for alpha in ARGMAX]
+    yield claim(
+        "appendix A.5", "speeds at temperature 0, gamma 8, c 0.015", "3.3 3.3 3.9 4.9", argmax
+    )
+    best = [
+        max(improvement_factor(alpha, gamma, DRAFT_COST) for gamma in range(MOST_DRAFTS))
+        for alpha in LENIENT
+    ]
+    yield claim(
+        "appendix A.5",
+        "speeds by lenience, c 0.015, best gamma",
+        "2.5 3.1 3.6 5",
+        best,
+        "the source states no gamma, and by theorem 3.8 no gamma reaches these speeds at the "
+        "alpha of table 5 and this c",
+    )
 
 
 def speculation(V: int, m: int, gamma: int) -> Speculation:
