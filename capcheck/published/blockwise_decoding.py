@@ -1,8 +1,8 @@
 """Blockwise parallel decoding: Stern, Shazeer & Uszkoreit 2018, https://arxiv.org/abs/1811.03115.
 
 Heads draft a block of tokens, the base model verifies it, and the longest prefix that it accepts is
-kept. The paper's mean accepted block sizes are those of trained translation models; of
-two laws they are known without training:
+kept. The paper's mean accepted block sizes are those of trained translation models; on two laws
+they are known without training:
 
 One of V symbols, N times, in one block of N. The first token is the base model's own; every other
 draft is uniform and the base model is certain, so that the m-th one is accepted with probability
@@ -10,9 +10,10 @@ draft is uniform and the base model is certain, so that the m-th one is accepted
 replaced by the right symbol, after which all drafts are certain: a block takes a second round
 unless its first N - 2 drafts are accepted, 2 - V^(2-N) rounds on average.
 
-A walk on a ring that moves on with probability 0.6 and stays with 0.4, greedily (exact match). The base model moves on at every token. A head that looks two ahead sees moves of 0, 1, 2
-with probabilities 0.16, 0.48, 0.36 and takes 1, which is refused: a round makes two tokens, the
-base model's own and the correction.
+A walk on a ring that moves on with probability 0.6 and stays with 0.4, greedily (exact match). The
+base model moves on at every token. A head that looks two ahead sees moves of 0, 1, 2 with
+probabilities 0.16, 0.48, 0.36 and takes 1, which is refused: a round makes two tokens, the base
+model's own and the correction.
 """
 
 from __future__ import annotations

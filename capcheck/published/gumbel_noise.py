@@ -1,9 +1,9 @@
 """Gumbel noise of few digits: Zheng et al. 2024, https://arxiv.org/abs/2409.02908.
 
 Masked diffusion models draw the value of a token as the largest of log-probabilities plus Gumbel
-noise -ln(-ln u), with u uniform. The paper shows that in 32 bits u is at most 1 - 2^-24, so that the
-noise is cut off at M = -ln(-ln(1 - 2^-24)), in 64 bits at -ln(-ln(1 - 2^-53)), and that rare values
-are therefore drawn too rarely, as at a lower temperature.
+noise -ln(-ln u), with u uniform. The paper shows that in 32 bits u is at most 1 - 2^-24, so that
+the noise is cut off at M = -ln(-ln(1 - 2^-24)), in 64 bits at -ln(-ln(1 - 2^-53)), and that rare
+values are therefore drawn too rarely, as at a lower temperature.
 
 capcheck draws by `capcheck.procedures.gumbel`, as `masked_diffusion` with `draw=gumbel` does. With
 the largest uniform number for one value and noise of 0 for another, the first wins as long as its
@@ -62,7 +62,7 @@ def claims() -> Iterator[Claim]:
             quantity=f"largest noise in {str(dtype).removeprefix('torch.')}",
             printed=digits(-math.log(-math.log1p(-(2.0**-p))), 4),
             side="closed form",
-            by="masked_diffusion, draw=gumbel",
+            by="procedures.gumbel",
             value=largest_noise(dtype),
         )
     drawn, rows = rare_draws(), ROWS * PARTS
@@ -74,7 +74,7 @@ def claims() -> Iterator[Claim]:
         quantity=f"draws of a value of probability 2^-{FEW_BITS}, of those due, float16",
         printed=digits(1 / (math.e - 1), 3),
         side="closed form",
-        by="masked_diffusion, draw=gumbel",
+        by="procedures.gumbel",
         value=drawn / due,
         low=float(low) * rows / due,
         high=float(high) * rows / due,

@@ -70,6 +70,6 @@ def _claim(place: str, quantity: str, printed: str, value: float | Sequence[floa
         place=place,
         quantity=quantity,
         printed=printed,
-        by="check_sampler('diffusers:DDIMScheduler')",
+        by="samplers.lint.look",
         value=value,
     )

@@ -24,9 +24,10 @@ INTRODUCTION = """\
 # Published numbers, recomputed
 
 Papers print numbers that capcheck computes as well. This page sets them side by side. Each one
-comes out of the code that verdicts come from (`capcheck.check`, `capcheck.decoding_plan`,
-`capcheck.check_sampler` and what they return), and none out of the paper's formula written a second
-time. The same tables in a terminal:
+comes out of the code that verdicts come from, which the last column names: `capcheck.check`,
+`capcheck.decoding_plan`, `capcheck.check_acceptance`, and functions that these and
+`capcheck.check_sampler` call. No number is the paper's formula written a second time. The same
+tables in a terminal:
 
 ```console
 $ capcheck reproduce                        # all sources
@@ -79,10 +80,10 @@ def interval(claim: Claim) -> str:
 def published(claim: Claim) -> str:
     """The published number, with a sign unless its digits are printed in the source."""
     if claim.within is not None:
-        return f"{claim.printed} ± {claim.within:g}"
+        return f"{claim.printed}\u00a0±\u00a0{claim.within:g}"
     if claim.at_least:
-        return f"≥ {claim.printed}"
-    return f"= {claim.printed}" if claim.side == "closed form" else claim.printed or "-"
+        return f"≥\u00a0{claim.printed}"
+    return f"=\u00a0{claim.printed}" if claim.side == "closed form" else claim.printed or "-"
 
 
 def reasons(claims: Iterable[Claim]) -> Iterator[tuple[str, str]]:
@@ -95,9 +96,10 @@ def reasons(claims: Iterable[Claim]) -> Iterator[tuple[str, str]]:
 
 def _section(name: str, claims: list[Claim]) -> Iterator[str]:
     source = SOURCES[name]
-    yield f"## {source.title}"
+    yield f"## {source.authors}"
     yield ""
-    yield f"{', '.join(f'<{link}>' for link in source.links)}: {source.about}."
+    links = ", ".join(f"<{link}>" for link in source.links)
+    yield f"*{source.work}*, {links}: {source.about}."
     yield ""
     yield _row(COLUMNS)
     yield "|---|---|---|---:|---:|---|"

@@ -46,7 +46,7 @@ def claims() -> Iterator[Claim]:
             "slope of an exact map",
             f"slope for m = {m:g}, s = {s:g}",
             math.exp(m**2 / (2 * s**2)) * s,
-            by="gan.lipschitz",
+            by="steepest_slope",
             value=steepest_slope(modes(m, s)),
             places=3,
         )

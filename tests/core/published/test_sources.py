@@ -44,7 +44,7 @@ def unit(number: str) -> float:
 
 def check_section(committed: str, claims: Sequence[Claim]) -> None:
     """The committed section says what the code finds; draws may differ in their digits."""
-    title = SOURCES[claims[0].source].title
+    title = SOURCES[claims[0].source].authors
     old, new = section(committed, title), section(page(claims), title)
     assert [one for one in old if one[0] != "|"] == [one for one in new if one[0] != "|"]
     assert len(rows(old)) == len(claims)
@@ -109,7 +109,7 @@ def test_a_source_says_where_it_is_from_and_what_is_computed(name: str) -> None:
 def test_the_page_has_a_section_for_every_source_and_counts_its_rows() -> None:
     text = PAGE.read_text(encoding="utf-8")
     titles = re.findall(r"^## (.*)$", text, re.M)[1:]
-    assert titles == [source.title for source in SOURCES.values()]
+    assert titles == [source.authors for source in SOURCES.values()]
     marks = [row[0] for title in titles for row in rows(section(text, title))]
     counts = ", ".join(
         f"{marks.count(mark)} {status}" for status, mark in MARKS.items() if mark in marks
