@@ -73,7 +73,7 @@ def _of(plan: DecodingPlan, profile: list[float], name: str, places: int) -> Ite
         yield Claim(
             source=SOURCE,
             place="factorization error",
-            quantity=f"KL of {price.calls} steps of {price.placed[0]}, nats, {name}",
+            quantity=f"KL, nats, steps of {price.steps_text} tokens, {name}",
             printed=digits(staircase - sum(profile), places),
             side="closed form",
             by="decoding_plan",

@@ -47,7 +47,7 @@ def claims() -> Iterator[Claim]:
             for v, value in zip((1 - CORRELATION, 1 + CORRELATION), found, strict=True):
                 closed = ddim_variance(v, k) if family == "diffusion" else v
                 what = "DDIM" if family == "diffusion" else "flow map"
-                quantity = f"variance of an axis of {v:g}, {k} steps, {what}"
+                quantity = f"variance of an axis of {v:g}, {what}, steps {k}"
                 yield _claim(TIMES, quantity, closed, value, by=f"check('{family}')")
     yield from _of_two_words()
 

@@ -32,7 +32,7 @@ PLANNED = "decoding_plan"
 DECODED = "check('parallel_decoder')"
 LONG = 1000  # items of a list whose loss has the digits of the limit
 COLD = {"temperature": 0.05}  # in place of greedy: odds of 4 : 1 become 4^20 : 1
-TIES = "capcheck's greedy decoder takes the smallest of equally likely values, and noise either one"
+TIES = "capcheck's greedy decoder takes the smallest of equally likely values, the paper's any"
 BOUNDARY = (
     "capcheck places a token whose confidence equals the threshold, and the paper one whose "
     "confidence exceeds it; for a threshold that is larger by 1e-9"

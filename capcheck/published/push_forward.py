@@ -63,9 +63,8 @@ def _of_bound(L: float) -> Iterator[Claim]:
     place, by = "bounded slope", "check('gan')"
     yield _claim(place, f"total variation, {what}", tv, by="-", value=None, at_least=True,
                  reason=ENUMERATED)  # fmt: skip
-    assert kl.low is not None
-    yield _claim(place, f"KL, nats, by its lower bound, {what}", 2 * tv**2, by=by, value=kl.low,
-                 at_least=True)  # fmt: skip
+    yield _claim(place, f"KL, nats, by its lower bound, {what}", 2 * tv**2, by=by, value=kl.value,
+                 low=kl.low, high=kl.high, at_least=True)  # fmt: skip
     left, _ = integrate.quad(
         lambda z: 2 * stats.norm.pdf(z) * (min(M, L * z) - M) ** 2, 0, M / L + 1e-12
     )
