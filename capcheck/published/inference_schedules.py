@@ -39,10 +39,13 @@ def claims() -> Iterator[Claim]:
     half = math.log(2)
     laws: tuple[tuple[str, Target, list[float]], ...] = (
         (f"parity, n = {n}", from_spec(f"parity:{n}"), [half] * (n - 1) + [0]),
-        (f"{V} symbols, {n} times", from_spec(f"copy:tokens={n},symbols={V}"),
-         [math.log(V)] + [0] * (n - 1)),
+        (
+            f"{V} symbols, {n} times",
+            from_spec(f"copy:tokens={n},symbols={V}"),
+            [math.log(V)] + [0] * (n - 1),
+        ),
         (f"code, q = n = {q}, k = {k}", reed_solomon(q, k), [math.log(q)] * k + [0] * (q - k)),
-    )  # fmt: skip
+    )
     for name, target, h in laws:
         N, H = len(h), sum(h)
         plan = decoding_plan(target, calls=[2, 3])

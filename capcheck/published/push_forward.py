@@ -61,16 +61,33 @@ def _of_bound(L: float) -> Iterator[Claim]:
     cell = cell_of("gan", modes(M, S), {"lipschitz": L}, divergences=names, samples=SAMPLES)
     kl, w2 = (cell.estimates[name] for name in names)
     place, by = "bounded slope", "check('gan')"
-    yield _claim(place, f"total variation, {what}", tv, by="-", value=None, at_least=True,
-                 reason=ENUMERATED)  # fmt: skip
-    yield _claim(place, f"KL, nats, by its lower bound, {what}", 2 * tv**2, by=by, value=kl.value,
-                 low=kl.low, high=kl.high, at_least=True)  # fmt: skip
+    yield _claim(
+        place, f"total variation, {what}", tv, by="-", value=None, at_least=True, reason=ENUMERATED
+    )
+    yield _claim(
+        place,
+        f"KL, nats, by its lower bound, {what}",
+        2 * tv**2,
+        by=by,
+        value=kl.value,
+        low=kl.low,
+        high=kl.high,
+        at_least=True,
+    )
     left, _ = integrate.quad(
         lambda z: 2 * stats.norm.pdf(z) * (min(M, L * z) - M) ** 2, 0, M / L + 1e-12
     )
     assert w2.value is not None
-    yield _claim(place, f"W2 squared, {what}", left, by=by, value=w2.value, low=w2.low,
-                 high=w2.high, places=3)  # fmt: skip
+    yield _claim(
+        place,
+        f"W2 squared, {what}",
+        left,
+        by=by,
+        value=w2.value,
+        low=w2.low,
+        high=w2.high,
+        places=3,
+    )
 
 
 def modes(m: float, s: float) -> Target:
