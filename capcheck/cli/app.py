@@ -48,6 +48,7 @@ COMMANDS = {
     "show": "Print a saved run, also one that is not whole yet, judged anew from its cells.",
     "compare": "Compare the saved runs BEFORE and AFTER, and exit with 1 if anything got worse.",
     "report": "Write the HTML report of a saved run, a summary of it in Markdown, or its charts.",
+    "reproduce": "Recompute published numbers, and set them beside the printed ones.",
     "schema": "Print the JSON Schema of a spec, by which editors check and complete it.",
     "selftest": "Test capcheck on this machine against closed forms and planted defects, "
     "in under a minute.",

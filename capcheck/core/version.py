@@ -21,6 +21,7 @@ NOT_DIGESTED = {
     "judging",
     "pipeline",
     "probes",
+    "published",
     "reports",
     "results",
     "testing",
