@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from capcheck.pipeline.compare import CellChange, Comparison, FamilyChange
+from capcheck.pipeline.comparison import CellChange, Comparison, FamilyChange
 from capcheck.reports.page import page
 
 __all__ = ["Bar", "render"]

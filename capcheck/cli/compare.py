@@ -10,8 +10,9 @@ from rich.console import Console
 
 from capcheck.cli.console import output
 from capcheck.cli.tables import folding
-from capcheck.pipeline.compare import MARGIN, Comparison, FamilyChange
+from capcheck.pipeline.compare import MARGIN
 from capcheck.pipeline.compare import compare as compared
+from capcheck.pipeline.comparison import Comparison, FamilyChange
 from capcheck.procedures.registry import report_writer
 from capcheck.runs.atomic import write_atomically
 from capcheck.runs.store import Store

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from capcheck import Budget, Outcome
-from capcheck.pipeline.compare import CellChange, Change, Comparison, FamilyChange
+from capcheck.pipeline.comparison import CellChange, Change, Comparison, FamilyChange
 from capcheck.reports.comparison import render
 
 HOSTILE = "<script>alert(1)</script>"

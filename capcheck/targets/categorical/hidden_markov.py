@@ -33,7 +33,8 @@ from capcheck.targets.categorical.messages import (
 )
 from capcheck.targets.categorical.noisy_state_laws import NoisyEntries
 from capcheck.targets.categorical.noisy_tokens import with_floor
-from capcheck.targets.categorical.state_laws import StateEntries, StateLaws
+from capcheck.targets.categorical.state_entries import StateEntries
+from capcheck.targets.categorical.state_laws import StateLaws
 from capcheck.targets.fingerprint import fingerprint
 from capcheck.targets.parameters import (
     MOST,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from capcheck.targets.categorical.emissions import Emissions
-from capcheck.targets.categorical.state_laws import StateEntries, places
+from capcheck.targets.categorical.state_entries import StateEntries, places
 
 __all__ = ["NoisyEntries"]
 

@@ -12,7 +12,8 @@ import torch
 import capcheck
 from capcheck import InputError, SurveyResult
 from capcheck.divergences.estimate import Estimate, Term
-from capcheck.pipeline.compare import CellChange, Comparison, _changes, compare
+from capcheck.pipeline.compare import _changes, compare
+from capcheck.pipeline.comparison import CellChange, Comparison
 
 RHO, N = 0.9, 4
 AR1 = torch.tensor([[RHO ** abs(i - j) for j in range(N)] for i in range(N)], dtype=torch.float64)

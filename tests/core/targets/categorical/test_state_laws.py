@@ -11,7 +11,7 @@ from torch import Tensor
 
 from capcheck.core.randomness import CounterRandomness
 from capcheck.procedures.unmasking import ranked
-from capcheck.targets.categorical import state_laws
+from capcheck.targets.categorical import state_entries
 from capcheck.targets.categorical.hidden_markov import HiddenMarkov
 from capcheck.targets.target import HELD
 
@@ -62,7 +62,7 @@ def test_draws_do_not_depend_on_the_tile(monkeypatch: pytest.MonkeyPatch) -> Non
     known[:, 4] = True
     law = target.marginals(x, (~known).double())
     whole = law.sample_where(CounterRandomness(1), ~known)
-    monkeypatch.setattr(state_laws, "TILE", 16)
+    monkeypatch.setattr(state_entries, "TILE", 16)
     parts = law.sample_where(CounterRandomness(1), ~known)
     assert torch.equal(whole[~known], parts[~known])
 
@@ -166,27 +166,27 @@ def test_bounds_save_most_laws_and_a_wrong_bound_is_seen(monkeypatch: pytest.Mon
     target, x, known = many_symbols()
     exact = torch.where(known, 0, target.marginals(x, (~known).double()).mean().amax(-1))
     asked = 0
-    laws = state_laws.StateEntries.laws
+    laws = state_entries.StateEntries.laws
 
-    def counted(self: state_laws.StateEntries, rows: Tensor, tokens: Tensor) -> Tensor:
+    def counted(self: state_entries.StateEntries, rows: Tensor, tokens: Tensor) -> Tensor:
         nonlocal asked
         asked += len(rows)
         return laws(self, rows, tokens)
 
-    monkeypatch.setattr(state_laws.StateEntries, "laws", counted)
+    monkeypatch.setattr(state_entries.StateEntries, "laws", counted)
     target.marginals(x, (~known).double()).peaks_where(~known, most=1, least=2.0)
     assert asked < 0.7 * int((~known).sum())
     asked = 0
     target.marginals(x, (~known).double()).peaks_where(~known, most=1, least=2.0, ordered=False)
     assert asked < 0.2 * int((~known).sum())
     # The twin: small numbers that fall where the bounds rise.
-    bounds = state_laws.StateEntries._bounds
+    bounds = state_entries.StateEntries._bounds
 
     def falling(*args: Any) -> tuple[Tensor, Tensor]:
         low, high = bounds(*args)
         return 1e-3 * (1 - high), 1e-3 * (1 - low)
 
-    monkeypatch.setattr(state_laws.StateEntries, "_bounds", falling)
+    monkeypatch.setattr(state_entries.StateEntries, "_bounds", falling)
     found = target.marginals(x, (~known).double()).peaks_where(~known, most=1, least=2.0)
     assert not torch.allclose(found.amax(1), exact.amax(1))
 
