@@ -31,9 +31,11 @@ last one are DDIM.
 KL: exact for DDIM, by inversion of every step; for Heun and DPM-Solver++ bounded from above by a
 preimage under all steps together, which is exact if they are one-to-one; for `ddpm_large_noisy`
 bounded from above by the mean over noisings; otherwise bounded from below by the draws.
-Known: on N(0, v) one DDIM step multiplies by (alpha_s alpha_t v + sigma_s sigma_t) / (alpha_t^2 v +
-sigma_t^2). One step from pure noise returns the mean. DDIM with eta = 1 is DDPM with the small
-variance. DDIM is of order 1, Heun of order 2, and DPM-Solver++(2M) on the log_snr grid of order 2.
+Known: tokens are centred and divided by one unit first, so that their mean variance is 1. On an
+axis of variance v in that unit one DDIM step multiplies by (alpha_s alpha_t v + sigma_s sigma_t) /
+(alpha_t^2 v + sigma_t^2). One step from pure noise returns the mean. DDIM with eta = 1 is DDPM with
+the small variance. DDIM is of order 1, Heun of order 2, and DPM-Solver++(2M) on the log_snr grid of
+order 2.
 """
 
 from __future__ import annotations
