@@ -34,8 +34,9 @@ ROWS = 40_000  # draws beside each pair of laws
 MOST_DRAWS = 100_000_000  # draws whose tokens fit into memory
 LEVEL = 1e-3  # probability at which a lossless rule is refused, over all pairs of laws
 TILE = 1 << 22  # numbers of the laws that a rule is shown at once
-LAWS = ("alike", "apart", "sharp draft", "sharp target", "equal")
-"""Pairs of laws: a draft near the target, unrelated ones, near-certain ones, and the same law."""
+LAWS = ("alike", "apart", "sharp draft", "sharp target", "equal but one")
+"""Pairs of laws: a draft near the target, unrelated ones, near-certain ones, and laws
+that differ by one token alone, which only the draft proposes."""
 
 
 class Bias(Record):
@@ -195,7 +196,7 @@ def _laws(V: int, laws: str, rng: Randomness) -> tuple[Tensor, Tensor]:
         q = q**6
     elif laws == "sharp target":
         p = p**6
-    elif laws == "equal":
+    elif laws == "equal but one":
         q = p.clone()
     p[u[2].argmax()] = 0  # which the draft proposes
     return p / p.sum(), q / q.sum()
