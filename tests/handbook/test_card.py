@@ -22,7 +22,7 @@ def built(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str
     monkeypatch.syspath_prepend(str(EXTENSIONS))
     source, out = folder / "source", folder / "out"
     source.mkdir()
-    conf = 'extensions = ["myst_parser", "card"]\nhtml_theme = "basic"\nsmartquotes = False\n'
+    conf = 'extensions = ["myst_parser", "card"]\nhtml_theme = "basic"\n'
     (source / "conf.py").write_text(conf)
     (source / "index.md").write_text(text, encoding="utf-8")
     warnings = io.StringIO()

@@ -42,8 +42,9 @@ class CardDirective(SphinxDirective):
             logging.getLogger(__name__).warning("card: %s", error, location=self.get_location())
             return []
         title, entries = card_entries(probe)
-        card = nodes.container(classes=["card", "family-card"])
-        card += nodes.paragraph("", "", nodes.strong(text=f"{title}"))
+        card = nodes.container(classes=["family-card"])
+        card["support_smartquotes"] = False  # primes of formulas and dashes of options stay
+        card += nodes.paragraph("", "", nodes.strong(text=title))
         card += _definitions(entries)
         if rows := option_rows(probe):
             card += _table(OPTION_COLUMNS, rows)
