@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -20,11 +20,17 @@ from capcheck.targets.built_in import BUILT_IN
 from capcheck.targets.specs import parameters
 
 __all__ = [
+    "OPTION_COLUMNS",
+    "card_entries",
     "family_card",
+    "option_rows",
     "option_values",
     "targets_table",
     "without_kl",
 ]
+
+
+OPTION_COLUMNS = ("--option", "values", "default", "meaning")
 
 
 def without_kl(members: Iterable[FamilyResult]) -> str | None:
@@ -52,37 +58,43 @@ def _as_text(default: Any) -> str:
     return ("yes" if default else "no") if isinstance(default, bool) else str(default)
 
 
-def family_card(probe: AnyProbe) -> RenderableType:
-    """The card of a family: its module docstring, its options and its suspected causes."""
+def card_entries(probe: AnyProbe) -> tuple[str, list[tuple[str, str]]]:
+    """The title of a family's card, and its entries: the label and the text of each."""
     title, facts = docstring_entries(sys.modules[type(probe).__module__].__doc__ or "")
     place = ROW_TITLES[probe.row]
     if not probe.in_paper:
         place = f"not in its table; the procedure belongs under {place}"
-    grid = Table.grid(Column(style="bold", no_wrap=True), Column(), padding=(0, 2, 0, 0))
-    grid.add_row("Tokens", " and ".join(sorted(probe.kinds)))
-    grid.add_row("Paper", place)
-    for label, text in facts:
-        grid.add_row(label, escape(text))
     causes = [f"{s.failure}: cured with {s.cure}" for s in probe.suspects()]
-    grid.add_row("Suspects", escape("\n".join(causes)) or "none, with the default options")
+    return title, [
+        ("Tokens", " and ".join(sorted(probe.kinds))),
+        ("Paper", place),
+        *facts,
+        ("Suspects", "\n".join(causes) or "none, with the default options"),
+    ]
+
+
+def option_rows(probe: AnyProbe) -> list[tuple[str, str, str, str]]:
+    """Name, values, default and meaning of every option of a family."""
     options: dict[str, FieldInfo] = getattr(probe, "__pydantic_fields__", {})
+    return [
+        (name, option_values(field), _as_text(getattr(probe, name)), field.description or "")
+        for name, field in options.items()
+    ]
+
+
+def family_card(probe: AnyProbe) -> RenderableType:
+    """The card of a family: its module docstring, its options and its suspected causes."""
+    title, entries = card_entries(probe)
+    grid = Table.grid(Column(style="bold", no_wrap=True), Column(), padding=(0, 2, 0, 0))
+    for label, text in entries:
+        grid.add_row(label, escape(text))
     parts: list[RenderableType] = [f"[bold]{probe.family}[/bold]  {escape(title)}", "", grid]
-    if options:
-        parts += ["", _options_table(probe, options)]
+    if rows := option_rows(probe):
+        table = Table(*OPTION_COLUMNS)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        parts += ["", table]
     return Group(*parts)
-
-
-def _options_table(probe: AnyProbe, options: Mapping[str, FieldInfo]) -> Table:
-    table = Table("--option", "values", "default", "meaning")
-    for name, field in options.items():
-        default = getattr(probe, name)
-        table.add_row(
-            name,
-            escape(option_values(field)),
-            _as_text(default),
-            escape(field.description or ""),
-        )
-    return table
 
 
 def option_values(field: FieldInfo) -> str:

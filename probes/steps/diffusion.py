@@ -16,18 +16,18 @@ standard deviations of the tokens in even steps of its 7th root, and the first o
 replaced by 1. A list `levels` is used as it is for as many steps as it has, and interpolated for
 other numbers of steps.
 Given tokens: shown to the denoiser at level 0.
-DDIM from t to s: x_s = alpha_s x0 + sqrt(sigma_s^2 - sigma_ts^2) e + sigma_ts z with fresh noise z,
-e = (x_t - alpha_t x0) / sigma_t and sigma_ts = eta (sigma_s / sigma_t) s_ts. With eta = 0 no fresh
-noise is drawn.
+DDIM: from t to s, x_s = alpha_s x0 + sqrt(sigma_s^2 - sigma_ts^2) e + sigma_ts z with fresh noise
+z, e = (x_t - alpha_t x0) / sigma_t and sigma_ts = eta (sigma_s / sigma_t) s_ts. With eta = 0 no
+fresh noise is drawn.
 DDPM: x_s ~ N(a_ts s_s^2 / s_t^2 x_t + a_s s_ts^2 / s_t^2 x0, v) with a_ts = a_t / a_s, s_ts^2 =
 s_t^2 - a_ts^2 s_s^2 and v = s_ts^2 s_s^2 / s_t^2 (small) or s_ts^2 (large); a and s stand for alpha
 and sigma. The last step adds no noise, as published; with `ddpm_large_noisy` the last step adds
 noise, so that the result has a density.
 Heun: the trapezoidal rule for dx/dt = alpha' x0 + sigma' e with e = (x - alpha x0) / sigma. Its
 last step is DDIM, so that k steps make 2k - 1 calls.
-DPM-Solver++(2M): DDIM with x0 + h / (2 h') (x0 - x0') in place of x0, where x0' is the answer of
-the step before, and h and h' are the two steps in ln(alpha / sigma). The first two steps and the
-last one are DDIM.
+Multistep: DPM-Solver++(2M) is DDIM with x0 + h / (2 h') (x0 - x0') in place of x0, where x0' is the
+answer of the step before, and h and h' are the two steps in ln(alpha / sigma). The first two steps
+and the last one are DDIM.
 KL: exact for DDIM, by inversion of every step; for Heun and DPM-Solver++ bounded from above by a
 preimage under all steps together, which is exact if they are one-to-one; for `ddpm_large_noisy`
 bounded from above by the mean over noisings; otherwise bounded from below by the draws.

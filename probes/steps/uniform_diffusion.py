@@ -23,10 +23,11 @@ KL: exact for few sequences V^N, by the law of all of them after every step. Oth
 above by paths of noise that start at x, from below by several of them where they are alike (without
 a corrector), and from below by the draws.
 Known: one step is the product of the marginals, with any corrector. Every token may change in every
-step. With the oracle the law converges to the target: its distance falls as 1/k and KL as 1/k^2. A
-corrector has few errors of the oracle to mend. Paths of noise have equal weights where the steps
-are exact; otherwise the bound of one path is above KL by a term that falls as 1/k only. One token
-after the other is exact.
+step. With the oracle the law converges to the target: its distance falls as 1/k, and KL as 1/k^2 if
+every sequence is possible. If some are not, KL falls as 1/k, as the mass on these does. A corrector
+has few errors of the oracle to mend. Paths of noise have equal weights where the steps are exact;
+otherwise the bound of one path is above KL by a term that falls as 1/k only. One token after the
+other is exact.
 """
 
 from __future__ import annotations
