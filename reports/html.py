@@ -16,7 +16,7 @@ from capcheck.divergences import DIVERGENCES, Divergence
 from capcheck.judging.answer import answer
 from capcheck.judging.front import Front, fronts
 from capcheck.procedures.probe import Failure
-from capcheck.procedures.rows import ROW_TITLES, ROWS
+from capcheck.procedures.rows import PAPER, PAPER_LINK, ROW_TITLES, ROWS
 from capcheck.reports import decoding
 from capcheck.reports.charts.capacity import capacity_chart
 from capcheck.reports.charts.chart import Chart
@@ -51,6 +51,8 @@ def render(result: SurveyResult) -> str:
         groups=_groups(views),
         families=views,
         curves=result.curves,
+        paper=PAPER,
+        paper_link=PAPER_LINK,
         without_kl=f"{WITHOUT_KL} {WITHOUT_KL_MEANING}",
         broken=_broken(views),
         failures=_failures(result),

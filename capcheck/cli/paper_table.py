@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from capcheck.procedures.listing import FamilyFacts
-from capcheck.procedures.rows import ROW_TITLES, ROWS, Row
+from capcheck.procedures.rows import PAPER, ROW_TITLES, ROWS, Row
 
 __all__ = ["Member", "caption", "families_table", "grouped", "heading", "named"]
 
@@ -51,7 +51,7 @@ def named(family: str, member: Member) -> str:
 def caption(members: Iterable[Member]) -> str | None:
     """The meaning of the mark, or None if no member has it."""
     marked = any(not member.in_paper for member in members)
-    return f"{_NOT_IN_PAPER} not in the paper's table" if marked else None
+    return f"{_NOT_IN_PAPER} not in the table of {PAPER}" if marked else None
 
 
 def families_table(facts: Sequence[FamilyFacts]) -> Table:

@@ -96,7 +96,7 @@ def test_disagreement_is_marked_and_explained(
 def test_families_beyond_the_paper_are_marked(
     result: SurveyResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note = "+ not in the paper's table"
+    note = "+ not in the table of Song & Zhou 2025"
     assert note not in printed(result, capsys)
     text = printed(changed(result, in_paper=False), capsys)
     assert note in text
