@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test handbook handbook-outputs handbook-links clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -13,6 +13,18 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+# The handbook as a site in build/handbook; warnings are errors.
+handbook: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -b html reports/handbook build/handbook
+
+# Every output and picture of the handbook, made again.
+handbook-outputs: .venv/installed
+	OMP_NUM_THREADS=1 CAPCHECK_WORKERS=1 $(BIN)/python -m tests.handbook.refresh
+
+# Whether links to other sites lead somewhere, which needs a network.
+handbook-links: .venv/installed
+	$(BIN)/python -m sphinx -b linkcheck reports/handbook build/handbook-links
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

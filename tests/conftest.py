@@ -1,8 +1,12 @@
-"""Targets and tools that many tests share."""
+"""Targets and tools that many tests share, and one headless Chromium per worker."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,6 +18,10 @@ from capcheck.core.randomness import CounterRandomness, Randomness
 from capcheck.data import Layout, load_target
 from capcheck.targets import ProductMixture
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 keep_freed_memory()
 os.environ["CAPCHECK_WORKERS"] = "1"  # commands that measure in this process start no others
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -73,3 +81,36 @@ def rng() -> CounterRandomness:
 @pytest.fixture
 def rows() -> np.ndarray:
     return np.random.default_rng(3).normal(size=(60, 4))
+
+
+@pytest.fixture(scope="session")
+def running_browser() -> Iterator[tuple[Browser, asyncio.AbstractEventLoop]]:
+    """The browser, and the event loop that its calls run on."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)} is found")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    driver = sync_playwright().start()
+    loop = asyncio.get_running_loop()
+    browser = driver.chromium.launch(executable_path=path, args=arguments)
+    asyncio._set_running_loop(None)
+    yield browser, loop
+    asyncio._set_running_loop(loop)
+    browser.close()
+    driver.stop()
+    asyncio._set_running_loop(None)
+
+
+@pytest.fixture
+def browser(running_browser: tuple[Browser, asyncio.AbstractEventLoop]) -> Iterator[Browser]:
+    """The browser, for one test.
+
+    Between two calls, playwright marks its event loop as the running one of the thread. The mark
+    is removed after each test, as others would find themselves inside of a loop.
+    """
+    found, loop = running_browser
+    asyncio._set_running_loop(loop)
+    yield found
+    asyncio._set_running_loop(None)

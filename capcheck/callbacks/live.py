@@ -94,7 +94,8 @@ class LiveCheck:
     Raises:
         InputError: An argument is not possible; what only the data can tell is told by `measure`.
 
-    Example:
+    Example::
+
         live = LiveCheck(x, family="diffusion", budget=16)
         for step, batch in enumerate(loader):
             ...

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 from rich.console import Console
 
 __all__ = ["encodes", "output"]
 
 
 def output() -> Console:
-    """A console on standard output; in a pipe it is wide enough for every table."""
+    """A console on standard output.
+
+    In a pipe it is as wide as the variable COLUMNS says, or else wide enough for every table.
+    """
     console = Console(emoji=False)
-    return console if console.is_terminal else Console(width=140, emoji=False)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(width=140, emoji=False)
 
 
 def encodes(console: Console, text: str) -> bool:

@@ -145,7 +145,7 @@ class Target(ABC):
     def kernel_self_mean(self, bandwidth: float) -> float | None:
         """Mean E k(Y, Y') over independent Y and Y' of the target, or None if too expensive.
 
-        The kernel is k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)). Categorical tokens enter it as
+        The kernel is `k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2))`. Categorical tokens enter it as
         one-hot vectors, so that k is the product over tokens of exp(-[x_i != y_i] / bandwidth^2).
         """
 

@@ -324,7 +324,7 @@ class DiagonalMixture(GaussianComponents):
         return K * (numbers * (K + ELEMENTWISE) + EXPONENTIAL)
 
     def kernel_self_mean(self, bandwidth: float) -> float:
-        """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""
+        """`E exp(-|Y - Y'|^2 / (2 bandwidth^2))` over independent Y and Y'."""
         total = 0.0
         for c in range(len(self._means)):
             V = self._scales.square() + self._scales[c].square() + bandwidth**2

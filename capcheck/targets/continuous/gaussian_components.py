@@ -85,7 +85,7 @@ class GaussianComponents(ContinuousTarget):
         return self._log_smoothed(x, 0.0) - 0.5 * x[0].numel() * LOG_2PI
 
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
-        """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
+        """`E exp(-|x - Y|^2 / (2 bandwidth^2))` over the target's Y: (n,)."""
         # A Gaussian kernel is a Gaussian density times (2 pi h^2)^(D/2).
         log_scale = x[0].numel() * math.log(bandwidth)
         return (self._log_smoothed(x, bandwidth**2) + log_scale).exp()

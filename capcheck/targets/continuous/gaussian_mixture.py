@@ -277,7 +277,7 @@ class GaussianMixture(GaussianComponents):
         return torch.cat(means), torch.cat(derivatives)
 
     def kernel_self_mean(self, bandwidth: float) -> float:
-        """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y'."""
+        """`E exp(-|Y - Y'|^2 / (2 bandwidth^2))` over independent Y and Y'."""
         total, D = 0.0, self._covariances.shape[-1]
         widened = self._covariances + bandwidth**2 * torch.eye(D).to(self._means)
         flat = self._means.flatten(1)

@@ -385,11 +385,11 @@ class ProductMixture(ContinuousTarget):
         return ((average - y) / s2).to(self._dtype)
 
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
-        """E exp(-|x - Y|^2 / (2 bandwidth^2)) over the target's Y: (n,)."""
+        """`E exp(-|x - Y|^2 / (2 bandwidth^2))` over the target's Y: (n,)."""
         return self._kernel_mean(x, bandwidth**2, self._scales.square()).to(self._dtype)
 
     def kernel_self_mean(self, bandwidth: float) -> float | None:
-        """E exp(-|Y - Y'|^2 / (2 bandwidth^2)) over independent Y and Y', or None if too large."""
+        """`E exp(-|Y - Y'|^2 / (2 bandwidth^2))` over independent Y and Y'; None if too large."""
         if len(self._means) ** 2 * self._scales.numel() > SUMMED:
             return None
         of_means = self._kernel_mean(self._means[:], bandwidth**2, 2 * self._scales.square())
