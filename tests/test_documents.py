@@ -32,7 +32,8 @@ def blocks(document: str, language: str) -> list[str]:
     """The code blocks of a document in a language, also those with a caption."""
     text = (ROOT / document).read_text(encoding="utf-8")
     opened = rf"(?:{language}|\{{code-block\}} {language})"
-    found = re.findall(rf"^( *)```{opened}\n(?::caption: [^\n]*\n\n)?(.*?)^ *```", text, re.S | re.M)
+    caption = r"(?::caption: [^\n]*\n\n)?"
+    found = re.findall(rf"^( *)```{opened}\n{caption}(.*?)^ *```", text, re.S | re.M)
     return [textwrap.dedent(code) for _, code in found]
 
 
