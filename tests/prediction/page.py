@@ -1,0 +1,231 @@
+"""The page of the handbook and its picture, both made of the stored results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from capcheck.reports.charts.chart import Chart, Spec, svg
+from prediction.texts import INTRODUCTION, LESSONS, MEANING, REPEAT, TRAINED
+from prediction.verdict import Record, interval, multiples, upper_end
+
+__all__ = ["PAGE", "PICTURE", "page", "picture"]
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "reports" / "handbook" / "prediction.md"
+PICTURE = ROOT / "reports" / "handbook" / "pictures" / "prediction.svg"
+COLOURS = {
+    "parity": ("var(--blue)", "circle"),
+    "characters": ("var(--orange)", "square"),
+    "plane": ("var(--green)", "triangle-up"),
+    "digits": ("var(--purple)", "diamond"),
+    "forcing": ("var(--ochre)", "cross"),
+    "linear VAE": ("var(--grey)", "triangle-down"),
+}
+"""Colour and mark of each task."""
+LEAST, MOST = 0.02, 1000.0  # ends of both axes, in tolerances; LEAST stands for 0 and below
+
+
+def page(results: dict[str, Any]) -> str:
+    """The page as MyST Markdown."""
+    runs = results["runs"]
+    parts = [
+        INTRODUCTION.format(runs=len(runs)),
+        _answer(results),
+        "![Divergence after training against the floor predicted before, in multiples of the "
+        "tolerance, one mark for each run](pictures/prediction.svg)",
+        _caption(results),
+        "## All runs",
+        _runs(runs),
+        "## Longer and wider",
+        _sizes(results),
+        TRAINED,
+        MEANING,
+        _found(results),
+        REPEAT.format(minutes=f"{results['minutes']:.0f}", workers=results["workers"]),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _answer(results: dict[str, Any]) -> str:
+    said = results["verdict"]
+    names = said["violations"]
+    violations = f"{len(names)} of {said['runs']} runs ended significantly below their floor"
+    violations += f": {', '.join(names)}." if names else "."
+    word = "All" if said["separated"] else "Not all"
+    within = ", ".join(f"{task} {value:.2f}" for task, value in said["within"].items())
+    return "\n".join(
+        (
+            f"- **Floors**: {violations} Each statement is one-sided at {said['each']:.4%}, all "
+            f"together at 99%. {said['below']} outcomes lie below the floor at all.",
+            f"- **Ranking**: Spearman's correlation of floor and outcome is {said['spearman']:.3f} "
+            f"(95% interval {said['low']:.3f} to {said['high']:.3f}). Within tasks: {within}.",
+            f"- **Verdicts**: {said['representable']} of {said['runs']} runs were called "
+            f"representable. {word} of them ended below every run that was called not "
+            "representable, in multiples of the tolerance.",
+        )
+    )
+
+
+def _caption(results: dict[str, Any]) -> str:
+    return (
+        f"*Bars are the intervals of the test, at {results['verdict']['each']:.4%} on each side. On "
+        "the diagonal a network reached what capcheck predicted; below it would contradict the "
+        "prediction. Floors of 0 stand at the left edge. The dashed lines are the tolerance.*"
+    )
+
+
+def _runs(runs: Sequence[Record]) -> str:
+    lines = [
+        "| run | predicted floor | after training | ratio | × tolerance | verdict before |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        floor, found = run["prediction"], run["outcome"]
+        ratio = f"{found['value'] / floor['value']:.2f}" if floor["value"] > 0 else "-"
+        unit = " (W2²)" if run["divergence"] == "wasserstein" else ""
+        low, high = interval(found)
+        before = _number(floor["value"])
+        after = _number(found["value"])
+        if found["error"]:
+            after += f" [{_number(low)}, {_number(high)}]"
+        scaled = " → ".join(_number(value) for value in multiples(run))
+        lines.append(
+            f"| {run['name']}{unit} | {before} | {after} | {ratio} | {scaled} "
+            f"| {floor['verdict']} |"
+        )
+    return "\n".join(lines)
+
+
+def _sizes(results: dict[str, Any]) -> str:
+    by_name = {run["name"]: run for run in [*results["runs"], *results["sizes"]]}
+    lines = ["| run | small | as above | large |", "|---|---|---|---|"]
+    for name in dict.fromkeys(run["of"] for run in results["sizes"] if "smooth" not in run["name"]):
+        three = [by_name[f"{name}: small"], by_name[name], by_name[f"{name}: large"]]
+        cells = [
+            f"{_number(excess(run))} ({run['outcome']['parameters']:,} parameters, "
+            f"{run['updates']:,} updates)"
+            for run in three
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return (
+        "The excess over the floor, in nats, of three runs that were called representable, each "
+        "trained in three sizes:\n\n" + "\n".join(lines)
+    )
+
+
+def excess(run: Record) -> float:
+    """The outcome less the predicted floor, in the unit of the divergence."""
+    return float(run["outcome"]["value"]) - float(run["prediction"]["value"])
+
+
+def _found(results: dict[str, Any]) -> str:
+    by_name = {run["name"]: run for run in [*results["runs"], *results["sizes"]]}
+    learned, stuck = (
+        by_name[f"parity, masked, 1 per step{word}"]["outcome"]["value"] for word in ("", ": smooth")
+    )
+    inverted = [run["outcome"] for run in results["runs"] if "folded" in run["outcome"]]
+    return LESSONS.format(
+        learned=_number(learned),
+        stuck=_number(stuck),
+        inverted=len(inverted),
+        rows=f"{sum(found['draws'] for found in inverted):,}",
+        lost=sum(found["lost"] for found in inverted),
+        folded=sum(found["folded"] for found in inverted),
+    )
+
+
+def _number(value: float) -> str:
+    return "0" if value == 0 else f"{value:.3g}"
+
+
+def picture(results: dict[str, Any]) -> str:
+    """The scatter plot as SVG, on a white background."""
+    points = [_point(run, results["verdict"]["each"]) for run in results["runs"]]
+    chart = Chart(
+        spec=_spec(),
+        data={
+            "points": points,
+            "diagonal": [{"x": end, "y": end} for end in (LEAST, MOST)],
+            "tolerance": [{"x": 1.0}],
+        },
+        description="Outcome of training against the predicted floor.",
+    )
+    return svg(chart, width=560)
+
+
+def _point(run: Record, each: float) -> dict[str, Any]:
+    before, after = multiples(run)
+    tolerance = run["prediction"]["tolerance"]
+    high = upper_end(run["outcome"], each) / tolerance
+    ends = {
+        "x_low": run["prediction"]["low"] / tolerance,
+        "x_high": run["prediction"]["high"] / tolerance,
+        "y_low": 2 * after - high,
+        "y_high": high,
+    }
+    places = {"x": before, "y": after} | ends
+    placed = {name: min(max(value, LEAST), MOST) for name, value in places.items()}
+    return {"task": run["task"], "name": run["name"]} | placed
+
+
+def _spec() -> Spec:
+    scale = {"type": "log", "domain": [LEAST, MOST], "nice": False}
+    ticks = [LEAST, *(10.0**i for i in range(-1, 1 + round(math.log10(MOST))))]
+    axis = {
+        "values": ticks,
+        "labelExpr": f"datum.value <= {LEAST} ? '0' : format(datum.value, '~g')",
+    }
+    x = {"field": "x", "type": "quantitative", "scale": scale, "axis": axis}
+    x["title"] = "floor predicted before training, × tolerance"
+    y = x | {"field": "y", "title": "after training, × tolerance"}
+    tasks = list(COLOURS)
+    colour, shape = (
+        {
+            "field": "task",
+            "type": "nominal",
+            "scale": {"domain": tasks, "range": [COLOURS[task][i] for task in tasks]},
+        }
+        for i in (0, 1)
+    )
+    data = {"data": {"name": "points"}}
+    quiet = {"type": "rule", "color": "var(--quiet)", "strokeDash": [3, 4], "opacity": 0.7}
+    return {
+        "height": 460,
+        "layer": [
+            {"data": {"name": "tolerance"}, "mark": quiet, "encoding": {"x": x}},
+            {"data": {"name": "tolerance"}, "mark": quiet, "encoding": {"y": y | {"field": "x"}}},
+            {
+                "data": {"name": "diagonal"},
+                "mark": {"type": "line", "color": "var(--quiet)", "strokeWidth": 1},
+                "encoding": {"x": x, "y": y},
+            },
+            data
+            | {
+                "mark": {"type": "rule", "opacity": 0.7},
+                "encoding": {
+                    "x": x,
+                    "y": y | {"field": "y_low"},
+                    "y2": {"field": "y_high"},
+                    "color": colour,
+                },
+            },
+            data
+            | {
+                "mark": {"type": "rule", "opacity": 0.7},
+                "encoding": {
+                    "x": x | {"field": "x_low"},
+                    "x2": {"field": "x_high"},
+                    "y": y,
+                    "color": colour,
+                },
+            },
+            data
+            | {
+                "mark": {"type": "point", "filled": True, "size": 60, "opacity": 0.85},
+                "encoding": {"x": x, "y": y, "color": colour, "shape": shape},
+            },
+        ],
+    }

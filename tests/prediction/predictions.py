@@ -1,0 +1,59 @@
+"""What capcheck says of a run before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import capcheck
+from capcheck.results.measurement import Outcome
+
+from prediction.runs import Run
+from prediction.targets import target_of
+
+__all__ = ["predicted"]
+
+SAMPLES = 10_000  # draws of the target and of the procedure
+
+
+def predicted(run: Run, level: float) -> dict[str, Any]:
+    """The floor of a run's divergence with a two-sided interval, and capcheck's verdict.
+
+    Args:
+        run: The run.
+        level: Confidence of the interval; the verdict has capcheck's own level.
+
+    Returns:
+        value, low, high: The divergence of the procedure with its oracle network, in `unit`.
+        kind, method: Of the estimate.
+        tolerance: The default tolerance in the same unit.
+        verdict: By the run's divergence at the run's budget.
+    """
+    target = target_of(run.target)
+    result = capcheck.check(
+        run.family,
+        target,
+        options=dict(run.options),
+        lengths=[target.spec.tokens],
+        steps=[run.steps],
+        divergences=[run.divergence],
+        samples=SAMPLES,
+        seconds_per_cell=60.0,
+        device="cpu",
+    )
+    estimate = result.found.cells[0].estimates[run.divergence]
+    if estimate.value is None:
+        raise ValueError(f"{run.name} has no prediction: {estimate.method}")
+    tolerance = result.survey.settings.tolerances[run.divergence]
+    low, high = estimate.interval(level) if estimate.kind != "exact" else (estimate.value,) * 2
+    assert isinstance(result.outcome, Outcome)
+    return {
+        "value": estimate.value,
+        "low": low,
+        "high": high,
+        "kind": estimate.kind,
+        "method": estimate.method,
+        "unit": estimate.unit,
+        "tolerance": tolerance**estimate.power * estimate.scale,
+        "verdict": result.outcome.value.replace("_", " "),
+        "calls": result.found.cells[0].model_calls,
+    }
