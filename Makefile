@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test prediction clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -13,6 +13,9 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+prediction: .venv/installed
+	PYTHONPATH=tests $(BIN)/python -m prediction
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

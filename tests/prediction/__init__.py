@@ -11,14 +11,14 @@ measured, in the divergence that was predicted.
 Decided before the full run, and not changed after it:
 
 - *Scale.* KL(target || model) in nats, and W2 squared where a sample is made in one call, since a
-  denoiser's KL is infinite there. Both are divided by the tolerance that capcheck has by default, so
-  that 1 means "just representable" everywhere. Runs are ranked by that multiple, all together; the
-  ranking within each task is told beside it.
+  denoiser's KL is infinite there. Both are divided by the tolerance that capcheck has by default,
+  so that 1 means "just representable" everywhere. Runs are ranked by that multiple, all together;
+  the ranking within each task is told beside it.
 - *Floor.* A run violates its floor if the upper end of its outcome's interval lies below the lower
   end of its prediction's, both one-sided at 1 - 0.01 / runs, so that all statements hold together
   at 99%. Exact values have no interval, and 1e-9 for rounding.
-- *Ranking.* Spearman's correlation with mean ranks for ties (all floors of 0 are one tie), and a 95%
-  interval by resampling runs. At least 0.9 is expected.
+- *Ranking.* Spearman's correlation with mean ranks for ties (all floors of 0 are one tie), and a
+  95% interval by resampling runs. At least 0.9 is expected.
 - *Size.* Three runs that capcheck calls representable are trained again, shorter and narrower, and
   longer and wider. Their excess over the floor should fall.
 

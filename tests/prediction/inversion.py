@@ -135,13 +135,11 @@ def _preimage(
     carry: Callable[[Tensor], Tensor], y: Tensor, start: Callable[[int], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Rows that are carried to y (n, N), and whether they were found, (n,)."""
-    x = start(0)
-    for attempt in range(STARTS):
-        if attempt:
-            x = torch.where(found[:, None], x, start(attempt))
-        x, found = _newton(carry, y, x)
+    x, found = _newton(carry, y, start(0))
+    for attempt in range(1, STARTS):
         if found.all():
             break
+        x, found = _newton(carry, y, torch.where(found[:, None], x, start(attempt)))
     return x, found
 
 

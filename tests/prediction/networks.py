@@ -44,6 +44,11 @@ def amplitudes(t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sin(0.5 * math.pi * (1 - t)), torch.sin(0.5 * math.pi * t)
 
 
+def _dtype(network: nn.Module) -> torch.dtype:
+    """The precision of a network's weights."""
+    return next(network.parameters()).dtype
+
+
 class MaskedSymbols(nn.Module):
     """Predicts every token id from those that are not masked.
 
@@ -62,7 +67,7 @@ class MaskedSymbols(nn.Module):
     def log_prob(self, x: Tensor, known: Tensor) -> Tensor:
         """Log-probability of each token of x (n, N) given the known ones (n, N) bool: (n, N)."""
         shown = functional.one_hot(torch.where(known, x, self.symbols), self.symbols + 1)
-        logits = self.net(shown.flatten(1).to(self.net[0].weight.dtype))
+        logits = self.net(shown.flatten(1).to(_dtype(self)))
         log_p = logits.unflatten(1, (x.shape[1], self.symbols)).log_softmax(-1)
         found: Tensor = log_p.gather(2, x[..., None])[..., 0]
         return found
@@ -88,7 +93,8 @@ class MaskedMixtures(nn.Module):
         weight, mean, log_std = out[..., 0].log_softmax(-1), out[..., 1], out[..., 2]
         residual = (value[..., None] - mean) * (-log_std).exp()
         log_p = weight - 0.5 * residual.square() - log_std - 0.5 * math.log(2 * math.pi)
-        return log_p.logsumexp(-1)
+        found: Tensor = log_p.logsumexp(-1)
+        return found
 
 
 class Window(nn.Module):
@@ -113,7 +119,7 @@ class Window(nn.Module):
         seen = before.unfold(1, self.window, 1)[:, :N] if self.window else x.new_zeros(n, N, 0)
         shown = functional.one_hot(seen, self.symbols + 1).flatten(2)
         place = torch.eye(N, dtype=shown.dtype).expand(n, N, N)
-        logits = self.net(torch.cat([shown, place], 2).to(self.net[0].weight.dtype))
+        logits = self.net(torch.cat([shown, place], 2).to(_dtype(self)))
         found: Tensor = logits.log_softmax(-1).gather(2, x[..., None])[..., 0]
         return found
 
@@ -144,11 +150,11 @@ class Heads(nn.Module):
         Returns:
             Nats; 0 for tokens past the end.
         """
-        n, N = x.shape
+        N = x.shape[1]
         before = torch.arange(N) < place[:, None]
         shown = functional.one_hot(torch.where(before, x, self.symbols), self.symbols + 1)
         where = functional.one_hot(place, N)
-        inputs = torch.cat([shown.flatten(1), where], 1).to(self.net[0].weight.dtype)
+        inputs = torch.cat([shown.flatten(1), where], 1).to(_dtype(self))
         log_p = self.net(inputs).unflatten(1, (self.heads, self.symbols)).log_softmax(-1)
         ahead = place[:, None] + torch.arange(self.heads)
         value = x.gather(1, ahead.clamp(max=N - 1))

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
@@ -158,11 +157,3 @@ def _averaged(ratios: Tensor) -> dict[str, Any]:
         "kind": "estimate",
         "draws": n,
     }
-
-
-def ends(found: dict[str, Any], level: float) -> tuple[float, float]:
-    """The two-sided t interval of an outcome."""
-    if not found["error"]:
-        return found["value"], found["value"]
-    half = float(stats.t.ppf(0.5 + level / 2, found["degrees"])) * found["error"]
-    return found["value"] - half, found["value"] + half

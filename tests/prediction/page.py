@@ -71,8 +71,8 @@ def _answer(results: dict[str, Any]) -> str:
 
 def _caption(results: dict[str, Any]) -> str:
     return (
-        f"*Bars are the intervals of the test, at {results['verdict']['each']:.4%} on each side. On "
-        "the diagonal a network reached what capcheck predicted; below it would contradict the "
+        f"*Bars are the intervals of the test, at {results['verdict']['each']:.4%} on each side. "
+        "On the diagonal a network reached what capcheck predicted; below it would contradict the "
         "prediction. Floors of 0 stand at the left edge. The dashed lines are the tolerance.*"
     )
 
@@ -124,7 +124,8 @@ def excess(run: Record) -> float:
 def _found(results: dict[str, Any]) -> str:
     by_name = {run["name"]: run for run in [*results["runs"], *results["sizes"]]}
     learned, stuck = (
-        by_name[f"parity, masked, 1 per step{word}"]["outcome"]["value"] for word in ("", ": smooth")
+        by_name[f"parity, masked, 1 per step{word}"]["outcome"]["value"]
+        for word in ("", ": smooth")
     )
     inverted = [run["outcome"] for run in results["runs"] if "folded" in run["outcome"]]
     return LESSONS.format(

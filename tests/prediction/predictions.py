@@ -6,7 +6,6 @@ from typing import Any
 
 import capcheck
 from capcheck.results.measurement import Outcome
-
 from prediction.runs import Run
 from prediction.targets import target_of
 

@@ -15,7 +15,7 @@ from prediction.__main__ import RESULTS, measured
 from prediction.densities import by_sets, per_round, unmasking
 from prediction.inversion import log_density, sample, schedule
 from prediction.networks import Denoiser, MaskedSymbols, amplitudes
-from prediction.outcomes import corrected_transport, enumerated_kl
+from prediction.outcomes import corrected_transport
 from prediction.page import PAGE, PICTURE, excess, page, picture
 from prediction.predictions import predicted
 from prediction.runs import REDUCED, RUNS, SIZES
@@ -173,7 +173,9 @@ def test_autoregressive_schedule_finishes_tokens_in_turn() -> None:
 def test_corrected_transport_of_shifted_sets() -> None:
     """W2^2 of N(0, I) and N((1, 0), I) is 1."""
     rng = np.random.default_rng(0)
-    p, p2, q, q2 = rng.normal(size=(4, 400, 2)) + [[[0, 0]], [[0, 0]], [[1, 0]], [[1, 0]]]
+    p, p2, q, q2 = rng.normal(size=(4, 400, 2))
+    q[:, 0] += 1
+    q2[:, 0] += 1
     assert corrected_transport(p, p2, q, q2) == pytest.approx(1, abs=0.2)
     assert corrected_transport(p, p2, p2, p) == pytest.approx(0, abs=1e-9)
 

@@ -8,10 +8,10 @@ INTRODUCTION = """
 # Does a verdict predict training?
 
 capcheck speaks of networks that nobody has: the ones that a training objective converges to with
-unlimited data and size. This page asks whether its numbers say anything of networks that people do
-have. For {runs} runs capcheck predicted a divergence, the *floor*, before anything was trained. Then
-a small network was trained for each of them the ordinary way, and the samples that it makes were
-measured in the same divergence.
+unlimited data and size. This page asks whether its numbers say anything of networks that people
+do have. For {runs} runs capcheck predicted a divergence, the *floor*, before anything was
+trained. Then a small network was trained for each of them the ordinary way, and the samples that
+it makes were measured in the same divergence.
 
 The rules were fixed before the full run; they stand in the docstring of `tests/prediction`. Every
 number on this page is generated from `tests/prediction/results.json`.
@@ -20,9 +20,9 @@ number on this page is generated from `tests/prediction/results.json`.
 TRAINED = """
 ## How it was trained
 
-Training gets draws of the target and nothing else from capcheck. No draw is used twice, so that data
-are as good as unlimited. Networks are perceptrons of three hidden layers in plain torch, and are trained by
-Adam with a rate that falls to 0.
+Training gets draws of the target and nothing else from capcheck. No draw is used twice, so that
+data are as good as unlimited. Networks are perceptrons of three hidden layers in plain torch, and
+are trained by Adam with a rate that falls to 0.
 
 | runs | loss | sampler | how the outcome is measured |
 |---|---|---|---|
@@ -34,49 +34,54 @@ Adam with a rate that falls to 0.
 | flow map | squared error of the end of a trained denoiser's probability flow | one call | W2² of samples |
 | linear VAE | negative evidence lower bound, one draw of the latent | one call of the decoder | KL of two Gaussians, in closed form |
 
-Targets: six bits of even parity, fair or with 20% of ones; four bits and their parity, with or without
-running results; four characters of English as a Markov chain; three Gaussians in the plane, four
-standard deviations apart; eight principal components of handwritten digits as a mixture of eight
-Gaussians; four and eight tokens of an autoregressive Gaussian with a correlation of 0.9. On short
-sequences KL is a sum over all of them; otherwise it is a mean over fresh draws of the target. Numbers
-of the table without an interval are exact for the network that was trained.
-"""
+Targets: six bits of even parity, fair or with 20% of ones; four bits and their parity, with or
+without running results; four characters of English as a Markov chain; three Gaussians in the
+plane, four standard deviations apart; eight principal components of handwritten digits as a
+mixture of eight Gaussians; four and eight tokens of an autoregressive Gaussian with a correlation
+of 0.9. On short sequences KL is a sum over all of them; otherwise it is a mean over fresh draws
+of the target. Numbers of the table without an interval are exact for the network that was
+trained.
+"""  # noqa: E501
 
 MEANING = """
 ## What a contradiction would have meant
 
-An outcome below the floor has three explanations. Either capcheck's number is wrong, or the procedure
-that it judged is not the one that was trained, or the floor is no lower bound. The third is possible
-for some families:
+An outcome below the floor has three explanations. Either capcheck's number is wrong, or the
+procedure that it judged is not the one that was trained, or the floor is no lower bound. The
+third is possible for some families:
 
-- For factorised predictors (masked, heads, window) and the linear VAE the oracle minimises KL among all
-  networks that are shown the same. No training can end below the floor, and any that does is a bug.
-- For denoisers at few steps the floor is that of the *optimum of the training loss*. A network that is
-  not at the optimum could be better at sampling by luck: a network that returned the end of the flow
-  in place of the mean would make one DDIM step exact. Nothing in the loss leads there.
+- For factorised predictors (masked, heads, window) and the linear VAE the oracle minimises KL
+  among all networks that are shown the same. No training can end below the floor, and any that
+  does is a bug.
+- For denoisers at few steps the floor is that of the *optimum of the training loss*. A network
+  that is not at the optimum could be better at sampling by luck: a network that returned the end
+  of the flow in place of the mean would make one DDIM step exact. Nothing in the loss leads
+  there.
 
-An outcome far above its floor contradicts nothing: *representable* says that a procedure can, not that a
-given training will.
+An outcome far above its floor contradicts nothing: *representable* says that a procedure can, not
+that a given training will.
 """
 
 LESSONS = """
 ## What was found out on the way
 
-- **Representable is not learned.** One token per step represents parity, and a perceptron with ReLU
-  and He's initialisation learned it (KL {learned}). The same perceptron with SiLU, as torch initialises
-  it, stayed at {stuck} after as many updates: ln 2 = 0.693 is what one gets without having learned
-  the parity at all. Any five bits are independent of each other, so that there is nothing to follow
-  until all of them are used at once. The prediction was right, and the first training was not good enough.
-- **Trained denoisers can be inverted.** The density of DDIM samples of {inverted} trained denoisers was
-  computed at {rows} draws by inverting every step. {lost} draws had no preimage, and at {folded} a
-  step was not one-to-one, so that KL is bounded from above there.
+- **Representable is not learned.** One token per step represents parity, and a perceptron with
+  ReLU and He's initialisation learned it (KL {learned}). The same perceptron with SiLU, as torch
+  initialises it, stayed at {stuck} after as many updates: ln 2 = 0.693 is what one gets without
+  having learned the parity at all. Any five bits are independent of each other, so that there is
+  nothing to follow until all of them are used at once. The prediction was right, and the first
+  training was not good enough.
+- **Trained denoisers can be inverted.** The density of DDIM samples of {inverted} trained
+  denoisers was computed at {rows} draws by inverting every step. {lost} draws had no preimage,
+  and at {folded} a step was not one-to-one, so that KL is bounded from above there.
 """
 
 REPEAT = """
 ## How to repeat it
 
-`make prediction` predicts, trains and measures everything on the CPU, and writes this page; the run
-shown took {minutes} minutes with {workers} processes of one thread each. Seeds stand in
-`tests/prediction/runs.py`. `PYTHONPATH=tests .venv/bin/python -m prediction --page` writes the page and its
-picture again without training. Six runs, trained for a shorter time, are part of the test suite.
+`make prediction` predicts, trains and measures everything on the CPU, and writes this page; the
+run shown took {minutes} minutes with {workers} processes of one thread each. Seeds stand in
+`tests/prediction/runs.py`. `PYTHONPATH=tests .venv/bin/python -m prediction --page` writes the
+page and its picture again without training. Six runs, trained for a shorter time, are part of the
+test suite.
 """

@@ -1,9 +1,9 @@
 """Training the ordinary way: draws of the data, the usual loss, Adam with a falling rate.
 
 Nothing here knows of capcheck. Losses: cross entropy of masked tokens (a uniform number of tokens
-is masked), of the next token, and by h heads of the h tokens behind a uniform place; squared error of v at uniform
-levels; squared error of the end points of a trained denoiser's probability flow; negative evidence
-lower bound with one reparametrised draw.
+is masked), of the next token, and by h heads of the h tokens behind a uniform place; squared error
+of v at uniform levels; squared error of the end points of a trained denoiser's probability flow;
+negative evidence lower bound with one reparametrised draw.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def _denoising(network: Denoiser, x: Tensor, rng: torch.Generator, *, shared: bo
     e = torch.randn(n, N, generator=rng)
     alpha, sigma = amplitudes(t)
     v = alpha * e - sigma * x
-    return (network.velocity(alpha * x + sigma * e, t) - v).square().mean()
+    error: Tensor = network.velocity(alpha * x + sigma * e, t) - v
+    return error.square().mean()
 
 
 def _evidence(network: LinearVAE, x: Tensor, rng: torch.Generator) -> Tensor:
@@ -133,7 +134,8 @@ def _evidence(network: LinearVAE, x: Tensor, rng: torch.Generator) -> Tensor:
     error = (x - network.decoder(z)).square().sum(1)
     reconstruction = 0.5 * error * (-2 * log_noise).exp() + x.shape[1] * log_noise
     divergence = 0.5 * (mean.square() + (2 * log_s).exp() - 2 * log_s - 1).sum(1)
-    return (reconstruction + divergence).mean()
+    bound: Tensor = reconstruction + divergence
+    return bound.mean()
 
 
 def _flow_map(run: Run, batches: Batches, tokens: int, rng: torch.Generator) -> FlowMap:
