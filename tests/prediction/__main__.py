@@ -23,7 +23,7 @@ from capcheck.targets.target import Target
 from prediction.outcomes import outcome
 from prediction.page import PAGE, PICTURE, page, picture
 from prediction.predictions import predicted
-from prediction.runs import RUNS, SIZES, Run
+from prediction.runs import OTHERS, RUNS, SIZES, Run
 from prediction.targets import batches, target_of
 from prediction.training import train
 from prediction.verdict import LEVEL, verdict
@@ -63,29 +63,35 @@ def _predict(run: Run) -> dict[str, Any]:
 def _all() -> dict[str, Any]:
     """All predictions, which are written before the first training starts, and all outcomes."""
     start = time.monotonic()
-    everything = [*RUNS, *SIZES]
+    everything = [*RUNS, *SIZES, *OTHERS]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(WORKERS, context) as pool:
-        predictions = list(pool.map(_predict, everything))
+        own = dict(zip((run.name for run in RUNS), pool.map(_predict, RUNS), strict=True))
         records = [
-            dataclasses.asdict(run) | {"prediction": prediction}
-            for run, prediction in zip(everything, predictions, strict=True)
+            dataclasses.asdict(run) | {"prediction": own[run.of or run.name]} for run in everything
         ]
         PREDICTIONS.write_text(json.dumps(records, indent=1) + "\n")
-        print(f"{len(records)} predictions in {time.monotonic() - start:.0f} s", flush=True)
+        print(f"{len(own)} predictions in {time.monotonic() - start:.0f} s", flush=True)
         for record, found in zip(records, pool.map(measured, everything), strict=True):
             record["outcome"] = found
             floor = record["prediction"]["value"]
             print(f"{record['name']:50s} {floor:9.4g} {found['value']:9.4g}", flush=True)
-    runs, sizes = records[: len(RUNS)], records[len(RUNS) :]
+    groups = {"runs": RUNS, "sizes": SIZES, "others": OTHERS}
+    named = {record["name"]: record for record in records}
+    stored = {word: [named[run.name] for run in runs] for word, runs in groups.items()}
     return {
         "versions": {"capcheck": capcheck.__version__, "torch": torch.__version__},
         "minutes": round((time.monotonic() - start) / 60, 1),
+        "processor_minutes": round(sum(_seconds(record) for record in records) / 60, 1),
         "workers": WORKERS,
-        "verdict": verdict(runs),
-        "runs": runs,
-        "sizes": sizes,
+        "verdict": verdict(stored["runs"]),
+        **stored,
     }
+
+
+def _seconds(record: dict[str, Any]) -> float:
+    found = record["outcome"]
+    return float(found["training_seconds"] + found["measuring_seconds"])
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from capcheck.reports.charts.chart import Chart, Spec, svg
 from prediction.texts import INTRODUCTION, LESSONS, MEANING, REPEAT, TRAINED
-from prediction.verdict import Record, interval, multiples, upper_end
+from prediction.verdict import Record, interval, multiples, upper_end, violates
 
 __all__ = ["PAGE", "PICTURE", "page", "picture"]
 
@@ -44,7 +44,11 @@ def page(results: dict[str, Any]) -> str:
         TRAINED,
         MEANING,
         _found(results),
-        REPEAT.format(minutes=f"{results['minutes']:.0f}", workers=results["workers"]),
+        REPEAT.format(
+            minutes=f"{results['minutes']:.0f}",
+            processor=f"{results['processor_minutes']:.0f}",
+            workers=results["workers"],
+        ),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -86,11 +90,7 @@ def _runs(runs: Sequence[Record]) -> str:
         floor, found = run["prediction"], run["outcome"]
         ratio = f"{found['value'] / floor['value']:.2f}" if floor["value"] > 0 else "-"
         unit = " (W2²)" if run["divergence"] == "wasserstein" else ""
-        low, high = interval(found)
-        before = _number(floor["value"])
-        after = _number(found["value"])
-        if found["error"]:
-            after += f" [{_number(low)}, {_number(high)}]"
+        before, after = _number(floor["value"]), _ended(found)
         scaled = " → ".join(_number(value) for value in multiples(run))
         lines.append(
             f"| {run['name']}{unit} | {before} | {after} | {ratio} | {scaled} "
@@ -102,7 +102,7 @@ def _runs(runs: Sequence[Record]) -> str:
 def _sizes(results: dict[str, Any]) -> str:
     by_name = {run["name"]: run for run in [*results["runs"], *results["sizes"]]}
     lines = ["| run | small | as above | large |", "|---|---|---|---|"]
-    for name in dict.fromkeys(run["of"] for run in results["sizes"] if "smooth" not in run["name"]):
+    for name in dict.fromkeys(run["of"] for run in results["sizes"]):
         three = [by_name[f"{name}: small"], by_name[name], by_name[f"{name}: large"]]
         cells = [
             f"{_number(excess(run))} ({run['outcome']['parameters']:,} parameters, "
@@ -122,20 +122,36 @@ def excess(run: Record) -> float:
 
 
 def _found(results: dict[str, Any]) -> str:
-    by_name = {run["name"]: run for run in [*results["runs"], *results["sizes"]]}
-    learned, stuck = (
-        by_name[f"parity, masked, 1 per step{word}"]["outcome"]["value"]
-        for word in ("", ": smooth")
+    by_name = {run["name"]: run for run in [*results["runs"], *results["others"]]}
+    learned, stuck, one_level = (
+        _number(by_name[name]["outcome"]["value"])
+        for name in ("parity, masked, 1 per step", "parity, SiLU", "plane, denoiser, 1 step")
     )
+    everywhere = [run for run in results["others"] if run["continuous"]]
+    lines = [
+        f"  | {run['updates']:,} | {_ended(run['outcome'])} "
+        f"| {'yes' if violates(run, results['verdict']['each']) else 'no'} |"
+        for run in everywhere
+    ]
     inverted = [run["outcome"] for run in results["runs"] if "folded" in run["outcome"]]
     return LESSONS.format(
-        learned=_number(learned),
-        stuck=_number(stuck),
+        learned=learned,
+        stuck=stuck,
+        one_level=one_level,
+        floor=_number(everywhere[0]["prediction"]["value"]),
+        levels="\n".join(lines),
         inverted=len(inverted),
         rows=f"{sum(found['draws'] for found in inverted):,}",
         lost=sum(found["lost"] for found in inverted),
         folded=sum(found["folded"] for found in inverted),
     )
+
+
+def _ended(found: Record) -> str:
+    """An outcome with its 95% interval, if it has one."""
+    low, high = interval(found)
+    value = _number(found["value"])
+    return f"{value} [{_number(low)}, {_number(high)}]" if found["error"] else value
 
 
 def _number(value: float) -> str:

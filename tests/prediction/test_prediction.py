@@ -18,7 +18,7 @@ from prediction.networks import Denoiser, MaskedSymbols, amplitudes
 from prediction.outcomes import corrected_transport
 from prediction.page import PAGE, PICTURE, excess, page, picture
 from prediction.predictions import predicted
-from prediction.runs import REDUCED, RUNS, SIZES
+from prediction.runs import OTHERS, REDUCED, RUNS, SIZES
 from prediction.verdict import LEVEL, multiples, ranking, verdict, violates
 
 
@@ -29,12 +29,13 @@ def results() -> dict[str, Any]:
 
 
 def test_stored_runs_are_those_of_the_list(results: dict[str, Any]) -> None:
-    for stored, listed in ((results["runs"], RUNS), (results["sizes"], SIZES)):
-        assert [(r["name"], r["seed"], r["updates"]) for r in stored] == [
+    for word, listed in (("runs", RUNS), ("sizes", SIZES), ("others", OTHERS)):
+        assert [(r["name"], r["seed"], r["updates"]) for r in results[word]] == [
             (r.name, r.seed, r.updates) for r in listed
         ]
     assert len(RUNS) >= 24
-    assert len({run.seed for run in (*RUNS, *SIZES)}) == len(RUNS) + len(SIZES)
+    everything = [*RUNS, *SIZES, *OTHERS]
+    assert len({run.seed for run in everything}) == len(everything)
 
 
 def test_page_and_picture_are_made_of_the_results(results: dict[str, Any]) -> None:
@@ -61,7 +62,7 @@ def test_no_run_contradicts_its_floor(results: dict[str, Any]) -> None:
 
 def test_excess_falls_with_size_and_length(results: dict[str, Any]) -> None:
     by_name = {run["name"]: run for run in [*results["runs"], *results["sizes"]]}
-    for name in {run["of"] for run in results["sizes"] if "smooth" not in run["name"]}:
+    for name in {run["of"] for run in results["sizes"]}:
         small, own, large = (excess(by_name[name + end]) for end in (": small", "", ": large"))
         assert small > own, name
         assert small > large, name

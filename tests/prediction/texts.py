@@ -29,8 +29,8 @@ are trained by Adam with a rate that falls to 0.
 | masked, masked diffusion | cross entropy of the masked tokens, a uniform number of them | k random tokens per step, or each masked token with chance (t - s) / t | mixture over all orders |
 | heads | cross entropy of the h tokens behind a uniform place | blocks of h tokens | chain rule over blocks |
 | window | cross entropy of the next token | token by token | chain rule |
-| DDIM, denoiser | squared error of v, one uniform level for a row | DDIM, uniform steps, cosine path | KL by inverting every step; W2² of samples at one step |
-| forcing | the same, with a uniform level for each token | DDIM passes along the schedule | KL by inverting every pass |
+| DDIM, denoiser | squared error of v, at the k levels of the sampler | DDIM, uniform steps, cosine path | KL by inverting every step; W2² of samples at one step |
+| forcing | the same, with a level of its own for each token | DDIM passes along the schedule | KL by inverting every pass |
 | flow map | squared error of the end of a trained denoiser's probability flow | one call | W2² of samples |
 | linear VAE | negative evidence lower bound, one draw of the latent | one call of the decoder | KL of two Gaussians, in closed form |
 
@@ -67,11 +67,26 @@ LESSONS = """
 
 - **Representable is not learned.** One token per step represents parity, and a perceptron with
   ReLU and He's initialisation learned it (KL {learned}). The same perceptron with SiLU, as torch
-  initialises it, stayed at {stuck} after as many updates: ln 2 = 0.693 is what one gets without
-  having learned the parity at all. Any five bits are independent of each other, so that there is
-  nothing to follow until all of them are used at once. The prediction was right, and the first
-  training was not good enough.
-- **Trained denoisers can be inverted.** The density of DDIM samples of {inverted} trained
+  initialises it, ended at {stuck} after as many updates; who has not learned the parity at all
+  loses ln 2 = 0.693. Any five bits are independent of each other, so that there is nothing to
+  follow until all of them are used at once. The prediction was right, and the training was not
+  good enough.
+- **A floor at one step is a statement on the optimum.** In a first trial the denoiser of the
+  plane was trained at all levels t in [0, 1], as for many steps, and asked for one step from pure
+  noise. It ended significantly *below* its floor of {floor}:
+
+  | updates | W2² after training | below the floor? |
+  |---|---|---|
+{levels}
+
+  Neither number is wrong. At t = 1 the input is pure noise, and the optimum answers with the
+  mean. A little before, it answers with what the noise hides, which varies by several units. A
+  smooth network that has seen all levels answers at t = 1 as the optimum does slightly before,
+  and its one step then spreads the samples. What was trained was not the procedure that had been
+  judged, whose network is at its optimum at the levels where it is asked. All runs above are
+  therefore trained at the levels of their sampler, as DDPM is, and the same network ended at
+  {one_level}.
+- **Trained denoisers can be inverted.** The density of the samples of {inverted} trained
   denoisers was computed at {rows} draws by inverting every step. {lost} draws had no preimage,
   and at {folded} a step was not one-to-one, so that KL is bounded from above there.
 """
@@ -80,7 +95,8 @@ REPEAT = """
 ## How to repeat it
 
 `make prediction` predicts, trains and measures everything on the CPU, and writes this page; the
-run shown took {minutes} minutes with {workers} processes of one thread each. Seeds stand in
+run shown took {minutes} minutes with {workers} processes of one thread each on a busy machine, and
+{processor} minutes of one core for training and measuring. Seeds stand in
 `tests/prediction/runs.py`. `PYTHONPATH=tests .venv/bin/python -m prediction --page` writes the
 page and its picture again without training. Six runs, trained for a shorter time, are part of the
 test suite.

@@ -2,12 +2,13 @@
 
 Nothing here knows of capcheck. Losses: cross entropy of masked tokens (a uniform number of tokens
 is masked), of the next token, and by h heads of the h tokens behind a uniform place; squared error
-of v at uniform levels; squared error of the end points of a trained denoiser's probability flow;
-negative evidence lower bound with one reparametrised draw.
+of v at the levels of the sampler; squared error of the end points of a trained denoiser's
+probability flow; negative evidence lower bound with one reparametrised draw.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
@@ -82,10 +83,18 @@ def _loss(run: Run, network: nn.Module, rng: torch.Generator) -> Rows:
     if isinstance(network, Heads):
         return lambda x: -network.log_prob(x, _places(x, rng)).sum(1).mean()
     if isinstance(network, Denoiser):
-        shared = run.family != "diffusion_forcing"
-        return lambda x: _denoising(network, x[..., 0], rng, shared=shared)
+        return _noisy(run, network, rng)
     assert isinstance(network, LinearVAE)
     return lambda x: _evidence(network, x[..., 0], rng)
+
+
+def _noisy(run: Run, network: Denoiser, rng: torch.Generator) -> Rows:
+    """The loss of a denoiser at the levels of a run."""
+
+    def loss(x: Tensor) -> Tensor:
+        return _denoising(network, x[..., 0], _levels(run, len(x), x.shape[1], rng), rng)
+
+    return loss
 
 
 def _fit(network: nn.Module, loss: Rows, batches: Batches, updates: int) -> None:
@@ -115,15 +124,26 @@ def _masked(network: MaskedSymbols | MaskedMixtures, x: Tensor, rng: torch.Gener
     return -torch.where(masked, log_p, 0).sum() / masked.sum()
 
 
-def _denoising(network: Denoiser, x: Tensor, rng: torch.Generator, *, shared: bool) -> Tensor:
-    """Squared error of v; the level is uniform, one for a row or one for each token."""
-    n, N = x.shape
-    t = torch.rand(n, 1 if shared else N, generator=rng).expand(n, N)
-    e = torch.randn(n, N, generator=rng)
+def _denoising(network: Denoiser, x: Tensor, t: Tensor, rng: torch.Generator) -> Tensor:
+    """Squared error of v at levels t (n, N); a token of level 0 is known, and asks for nothing."""
+    e = torch.randn(x.shape, generator=rng)
     alpha, sigma = amplitudes(t)
     v = alpha * e - sigma * x
     error: Tensor = network.velocity(alpha * x + sigma * e, t) - v
-    return error.square().mean()
+    return torch.where(t > 0, error.square(), 0).mean()
+
+
+def _levels(run: Run, n: int, tokens: int, rng: torch.Generator) -> Tensor:
+    """Levels of training, (n, N): those of the sampler, each as often, or all of [0, 1].
+
+    Diffusion has one level in a row, of 1/k .. 1 (Ho, Jain & Abbeel 2020, algorithm 1). Diffusion
+    Forcing has one for each token, of 0 .. 1 (Chen et al. 2024, algorithm 1).
+    """
+    if run.continuous:
+        return torch.rand(n, 1, generator=rng).expand(n, tokens)
+    if run.family == "diffusion_forcing":
+        return torch.randint(run.steps + 1, (n, tokens), generator=rng) / run.steps
+    return (torch.randint(run.steps, (n, 1), generator=rng).expand(n, tokens) + 1) / run.steps
 
 
 def _evidence(network: LinearVAE, x: Tensor, rng: torch.Generator) -> Tensor:
@@ -145,7 +165,8 @@ def _flow_map(run: Run, batches: Batches, tokens: int, rng: torch.Generator) -> 
     """
     half = run.updates // 2
     teacher, network = Denoiser(tokens, run.width), FlowMap(tokens, run.width)
-    _fit(teacher, lambda x: _denoising(teacher, x[..., 0], rng, shared=True), batches, half)
+    everywhere = dataclasses.replace(run, continuous=True)
+    _fit(teacher, _noisy(everywhere, teacher, rng), batches, half)
     noise = torch.randn(PAIRS, tokens, generator=rng)
     pairs = torch.stack([noise, flow_ends(teacher, noise)], 1)  # (pairs, 2, N)
 
