@@ -2,7 +2,9 @@
 
     PYTHONPATH=tests .venv/bin/python -m prediction [--page]
 
-`--page` writes the page and its picture again from the stored results, and trains nothing.
+`--page` writes the page and its picture again from the stored results, and trains nothing. A
+command that is interrupted goes on from `runs/prediction.json`; remove that file where the code has
+changed.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import dataclasses
 import json
 import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import capcheck
+from capcheck.runs.atomic import write_atomically
 from capcheck.targets.target import Target
 from prediction.outcomes import outcome
 from prediction.page import PAGE, PICTURE, page, picture
@@ -31,7 +34,7 @@ from prediction.verdict import LEVEL, verdict
 __all__ = ["RESULTS", "measured"]
 
 RESULTS = Path(__file__).with_name("results.json")
-PREDICTIONS = Path(__file__).with_name("predictions.json")
+PARTIAL = Path(__file__).parents[2] / "runs" / "prediction.json"
 WORKERS = 2
 
 
@@ -63,30 +66,45 @@ def _predict(run: Run) -> dict[str, Any]:
 def _all() -> dict[str, Any]:
     """All predictions, which are written before the first training starts, and all outcomes."""
     start = time.monotonic()
-    everything = [*RUNS, *SIZES, *OTHERS]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(WORKERS, context) as pool:
-        own = dict(zip((run.name for run in RUNS), pool.map(_predict, RUNS), strict=True))
-        records = [
-            dataclasses.asdict(run) | {"prediction": own[run.of or run.name]} for run in everything
-        ]
-        PREDICTIONS.write_text(json.dumps(records, indent=1) + "\n")
-        print(f"{len(own)} predictions in {time.monotonic() - start:.0f} s", flush=True)
-        for record, found in zip(records, pool.map(measured, everything), strict=True):
-            record["outcome"] = found
-            floor = record["prediction"]["value"]
-            print(f"{record['name']:50s} {floor:9.4g} {found['value']:9.4g}", flush=True)
+        if not PARTIAL.exists():
+            own = dict(zip((run.name for run in RUNS), pool.map(_predict, RUNS), strict=True))
+            everything = [*RUNS, *SIZES, *OTHERS]
+            _keep({run.name: _record(run, own[run.of or run.name]) for run in everything}, start)
+        kept = json.loads(PARTIAL.read_text())
+        records, start = kept["records"], time.monotonic() - kept["seconds"]
+        todo = {
+            pool.submit(measured, run): run.name
+            for run in (*RUNS, *SIZES, *OTHERS)
+            if "outcome" not in records[run.name]
+        }
+        for future in as_completed(todo):
+            record = records[todo[future]]
+            record["outcome"] = future.result()
+            _keep(records, start)
+            values = record["prediction"]["value"], record["outcome"]["value"]
+            print(f"{record['name']:50s} {values[0]:9.4g} {values[1]:9.4g}", flush=True)
     groups = {"runs": RUNS, "sizes": SIZES, "others": OTHERS}
-    named = {record["name"]: record for record in records}
-    stored = {word: [named[run.name] for run in runs] for word, runs in groups.items()}
+    stored = {word: [records[run.name] for run in runs] for word, runs in groups.items()}
     return {
         "versions": {"capcheck": capcheck.__version__, "torch": torch.__version__},
         "minutes": round((time.monotonic() - start) / 60, 1),
-        "processor_minutes": round(sum(_seconds(record) for record in records) / 60, 1),
+        "processor_minutes": round(sum(map(_seconds, records.values())) / 60, 1),
         "workers": WORKERS,
         "verdict": verdict(stored["runs"]),
         **stored,
     }
+
+
+def _record(run: Run, prediction: dict[str, Any]) -> dict[str, Any]:
+    return dataclasses.asdict(run) | {"prediction": prediction}
+
+
+def _keep(records: dict[str, Any], start: float) -> None:
+    """Keep what there is, so that an interrupted command goes on where it was."""
+    content = {"seconds": time.monotonic() - start, "records": records}
+    write_atomically(PARTIAL, json.dumps(content))
 
 
 def _seconds(record: dict[str, Any]) -> float:
@@ -100,7 +118,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page again, train nothing")
     if not parser.parse_args().page:
         RESULTS.write_text(json.dumps(_all(), indent=1) + "\n")
-        PREDICTIONS.unlink()
+        PARTIAL.unlink()
     results = json.loads(RESULTS.read_text())
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)

@@ -287,7 +287,7 @@ def _sized(run: Run, seed: int) -> list[Run]:
     """A shorter and narrower, and a longer and wider training of the same run."""
     sizes: dict[str, dict[str, Any]] = {
         "small": {"width": run.width // 4, "updates": run.updates // 6},
-        "large": {"width": run.width * 2, "updates": run.updates * 2},
+        "large": {"width": run.width * 2, "updates": run.updates * 3 // 2},
     }
     return [
         dataclasses.replace(run, name=f"{run.name}: {word}", of=run.name, seed=seed + i, **size)
