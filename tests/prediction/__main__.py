@@ -22,45 +22,16 @@ import torch
 
 import capcheck
 from capcheck.runs.atomic import write_atomically
-from capcheck.targets.target import Target
-from prediction.outcomes import outcome
+from prediction.measuring import foretold, measured
 from prediction.page import PAGE, PICTURE, page, picture
-from prediction.predictions import predicted
 from prediction.runs import OTHERS, RUNS, SIZES, Run
-from prediction.targets import batches, target_of
-from prediction.training import train
-from prediction.verdict import LEVEL, verdict
+from prediction.verdict import verdict
 
-__all__ = ["RESULTS", "measured"]
+__all__ = ["RESULTS"]
 
 RESULTS = Path(__file__).with_name("results.json")
 PARTIAL = Path(__file__).parents[2] / "runs" / "prediction.json"
 WORKERS = 2
-
-
-def measured(run: Run) -> dict[str, Any]:
-    """The outcome of a run: it is trained and measured in this process, in one thread."""
-    torch.set_num_threads(1)
-    start = time.process_time()
-    target = target_of(run.target)
-    draws = batches(target, run.seed, run.batch)
-    network = train(run, draws, tokens=target.spec.tokens, symbols=_symbols(target))
-    trained = time.process_time()
-    found = outcome(run, network, target)
-    return found | {
-        "parameters": sum(one.numel() for one in network.parameters()),
-        "training_seconds": round(trained - start, 1),
-        "measuring_seconds": round(time.process_time() - trained, 1),
-    }
-
-
-def _symbols(target: Target) -> int:
-    return target.spec.dim if target.spec.kind == "categorical" else 1
-
-
-def _predict(run: Run) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    return predicted(run, 1 - 2 * (1 - LEVEL) / len(RUNS))
 
 
 def _all() -> dict[str, Any]:
@@ -69,7 +40,7 @@ def _all() -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(WORKERS, context) as pool:
         if not PARTIAL.exists():
-            own = dict(zip((run.name for run in RUNS), pool.map(_predict, RUNS), strict=True))
+            own = dict(zip((run.name for run in RUNS), pool.map(foretold, RUNS), strict=True))
             everything = [*RUNS, *SIZES, *OTHERS]
             _keep({run.name: _record(run, own[run.of or run.name]) for run in everything}, start)
         kept = json.loads(PARTIAL.read_text())

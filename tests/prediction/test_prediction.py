@@ -11,9 +11,10 @@ import pytest
 import torch
 from scipy import stats
 
-from prediction.__main__ import RESULTS, measured
+from prediction.__main__ import RESULTS
 from prediction.densities import by_sets, per_round, unmasking
 from prediction.inversion import log_density, sample, schedule
+from prediction.measuring import measured
 from prediction.networks import Denoiser, MaskedSymbols, amplitudes
 from prediction.outcomes import corrected_transport
 from prediction.page import PAGE, PICTURE, excess, page, picture
