@@ -23,6 +23,7 @@ import torch
 import capcheck
 from capcheck.runs.atomic import write_atomically
 from prediction.measuring import foretold, measured
+from prediction.orders import in_random_order
 from prediction.page import PAGE, PICTURE, page, picture
 from prediction.runs import OTHERS, RUNS, SIZES, Run
 from prediction.verdict import verdict
@@ -64,6 +65,7 @@ def _all() -> dict[str, Any]:
         "processor_minutes": round(sum(map(_seconds, records.values())) / 60, 1),
         "workers": WORKERS,
         "verdict": verdict(stored["runs"]),
+        "orders": in_random_order(),
         **stored,
     }
 

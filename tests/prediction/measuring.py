@@ -39,5 +39,6 @@ def _symbols(target: Target) -> int:
 
 
 def foretold(run: Run) -> dict[str, Any]:
+    """The prediction of a run, at the level of the test."""
     torch.set_num_threads(1)
     return predicted(run, 1 - 2 * (1 - LEVEL) / len(RUNS))

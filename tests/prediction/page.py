@@ -134,7 +134,12 @@ def _found(results: dict[str, Any]) -> str:
         for run in everywhere
     ]
     inverted = [run["outcome"] for run in results["runs"] if "folded" in run["outcome"]]
+    mixed = [
+        f"  | {one['per_step']} | {_number(one['oracle'])} | {_number(one['least'])} |"
+        for one in results["orders"]
+    ]
     return LESSONS.format(
+        orders="\n".join(mixed),
         learned=learned,
         stuck=stuck,
         one_level=one_level,
