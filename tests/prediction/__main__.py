@@ -22,10 +22,10 @@ import torch
 
 import capcheck
 from capcheck.runs.atomic import write_atomically
-from prediction.measuring import foretold, measured
+from prediction.measuring import foretold, level, measured
 from prediction.orders import in_random_order
 from prediction.page import PAGE, PICTURE, page, picture
-from prediction.runs import OTHERS, RUNS, SIZES, Run
+from prediction.runs import OTHERS, RUNS, SIZES
 from prediction.verdict import verdict
 
 __all__ = ["RESULTS"]
@@ -40,15 +40,21 @@ def _all() -> dict[str, Any]:
     start = time.monotonic()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(WORKERS, context) as pool:
-        if not PARTIAL.exists():
-            own = dict(zip((run.name for run in RUNS), pool.map(foretold, RUNS), strict=True))
-            everything = [*RUNS, *SIZES, *OTHERS]
-            _keep({run.name: _record(run, own[run.of or run.name]) for run in everything}, start)
-        kept = json.loads(PARTIAL.read_text())
-        records, start = kept["records"], time.monotonic() - kept["seconds"]
+        everything = [*RUNS, *SIZES, *OTHERS]
+        kept = (
+            json.loads(PARTIAL.read_text()) if PARTIAL.exists() else {"seconds": 0, "records": {}}
+        )
+        records, start = kept["records"], start - kept["seconds"]
+        missing = [run for run in RUNS if _stale(records.get(run.name))]
+        own = {name: record["prediction"] for name, record in records.items()}
+        own |= dict(zip((run.name for run in missing), pool.map(foretold, missing), strict=True))
+        for run in everything:
+            record = records.setdefault(run.name, dataclasses.asdict(run))
+            record["prediction"] = own[run.of or run.name]
+        _keep(records, start)
         todo = {
             pool.submit(measured, run): run.name
-            for run in (*RUNS, *SIZES, *OTHERS)
+            for run in everything
             if "outcome" not in records[run.name]
         }
         for future in as_completed(todo):
@@ -70,8 +76,12 @@ def _all() -> dict[str, Any]:
     }
 
 
-def _record(run: Run, prediction: dict[str, Any]) -> dict[str, Any]:
-    return dataclasses.asdict(run) | {"prediction": prediction}
+def _stale(record: dict[str, Any] | None) -> bool:
+    """Whether a run has no prediction at the level of the test."""
+    if record is None:
+        return True
+    found = record["prediction"]
+    return bool(found["kind"] != "exact" and found.get("level") != level())
 
 
 def _keep(records: dict[str, Any], start: float) -> None:

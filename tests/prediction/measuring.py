@@ -15,7 +15,7 @@ from prediction.targets import batches, target_of
 from prediction.training import train
 from prediction.verdict import LEVEL
 
-__all__ = ["foretold", "measured"]
+__all__ = ["foretold", "level", "measured"]
 
 
 def measured(run: Run) -> dict[str, Any]:
@@ -38,7 +38,12 @@ def _symbols(target: Target) -> int:
     return target.spec.dim if target.spec.kind == "categorical" else 1
 
 
+def level() -> float:
+    """The two-sided level of predictions, whose lower ends hold together at `LEVEL`."""
+    return 1 - 2 * (1 - LEVEL) / len(RUNS)
+
+
 def foretold(run: Run) -> dict[str, Any]:
     """The prediction of a run, at the level of the test."""
     torch.set_num_threads(1)
-    return predicted(run, 1 - 2 * (1 - LEVEL) / len(RUNS))
+    return predicted(run, level())

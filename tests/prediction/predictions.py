@@ -24,7 +24,7 @@ def predicted(run: Run, level: float) -> dict[str, Any]:
         level: Confidence of the interval; the verdict has capcheck's own level.
 
     Returns:
-        value, low, high: The divergence of the procedure with its oracle network, in `unit`.
+        value, low, high, level: The divergence of the procedure with its oracle network, in `unit`.
         kind, method, draws: Of the estimate.
         tolerance: The default tolerance in the same unit.
         verdict: By KL, and by the run's divergence, at the run's budget.
@@ -42,6 +42,7 @@ def predicted(run: Run, level: float) -> dict[str, Any]:
         "value": estimate.value,
         "low": low,
         "high": high,
+        "level": level,
         "kind": estimate.kind,
         "draws": estimate.samples,
         "method": estimate.method,

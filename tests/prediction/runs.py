@@ -39,7 +39,7 @@ class Run:
         draws: Fresh draws of the target over which the outcome is averaged, or per replicate.
         divergence: Divergence of prediction and outcome.
         seed: Seed of the training.
-        of: Name of the run of which this one is a smaller or larger training, or empty.
+        of: Name of the run of which this one is another training, or empty.
     """
 
     name: str
@@ -271,12 +271,73 @@ def _vae() -> list[Run]:
     ]
 
 
+def _bounds() -> list[Run]:
+    """Further runs whose floor holds for every network; see `prediction.verdict.bounds`."""
+    runs = [
+        Run(
+            name=f"rare parity, {h} heads",
+            task="parity",
+            target="parity:6,ones=0.2",
+            family="multi_token",
+            options={"heads": h},
+            kind="heads",
+        )
+        for h in (3, 5)
+    ]
+    runs += [
+        Run(
+            name=f"parity of a prompt, window {w}",
+            task="parity",
+            target="chain-parity:4,scratch=no",
+            family="gpt",
+            options={"window": w},
+            kind="window",
+            updates=1_500,
+        )
+        for w in (3, 4)
+    ]
+    runs += [
+        Run(
+            name=f"linear VAE, {q} latent numbers",
+            task="linear VAE",
+            target="gaussian:ar1,tokens=8,rho=0.9",
+            family="vae",
+            options={"latent": q, "noise": "shared"},
+            kind="vae",
+            width=q,
+            updates=5_000,
+        )
+        for q in (3, 5)
+    ]
+    return [
+        *runs,
+        Run(
+            name="characters, 3 heads",
+            task="characters",
+            target="characters",
+            family="multi_token",
+            options={"heads": 3},
+            kind="heads",
+        ),
+        Run(
+            name="rare parity, 1 head",
+            task="parity",
+            target="parity:6,ones=0.2",
+            family="multi_token",
+            options={"heads": 1},
+            kind="heads",
+        ),
+    ]
+
+
 def numbered(runs: list[Run]) -> tuple[Run, ...]:
     """The runs, each with a seed of its own."""
     return tuple(dataclasses.replace(run, seed=SEED + i) for i, run in enumerate(runs))
 
 
-RUNS = numbered([*_parity(), *_characters(), *_mixture(), *_digits(), *_forcing(), *_vae()])
+RUNS = numbered(
+    [*_parity(), *_characters(), *_mixture(), *_digits(), *_forcing(), *_vae(), *_bounds()]
+)
 """The runs that are ranked and tested against their floors."""
 
 _BY_NAME = {run.name: run for run in RUNS}
@@ -300,10 +361,17 @@ SIZES = tuple(
 )
 """Smaller and larger trainings of three runs that capcheck calls representable."""
 
+_BELOW = _BY_NAME["parity, masked, 2 per step"]
 _PARITY, _ONE_STEP = _BY_NAME["parity, masked, 1 per step"], _BY_NAME["plane, denoiser, 1 step"]
 OTHERS = (
     dataclasses.replace(
         _PARITY, name="parity, SiLU", of=_PARITY.name, smooth=True, seed=SEED + 200
+    ),
+    *(
+        dataclasses.replace(
+            _BELOW, name=f"parity, 2 per step, seed {i}", of=_BELOW.name, seed=SEED + 300 + i
+        )
+        for i in range(1, 6)
     ),
     *(
         dataclasses.replace(
@@ -322,8 +390,8 @@ OTHERS = (
 REDUCED = tuple(
     dataclasses.replace(_BY_NAME[name], updates=updates, draws=min(_BY_NAME[name].draws, 2_000))
     for name, updates in (
-        ("parity, masked, 5 per step", 800),
-        ("parity, masked, 2 per step", 800),
+        ("parity, masked, 5 per step", 1_500),
+        ("parity of a prompt, window 2", 800),
         ("characters, masked diffusion, 1 step", 800),
         ("plane, DDIM, 4 steps", 1_500),
         ("linear VAE, 2 latent numbers", 3_000),
