@@ -55,14 +55,20 @@ def page(results: dict[str, Any]) -> str:
 
 def _answer(results: dict[str, Any]) -> str:
     said = results["verdict"]
-    names = said["violations"]
-    violations = f"{len(names)} of {said['runs']} runs ended significantly below their floor"
-    violations += f": {', '.join(names)}." if names else "."
+    by_name = {run["name"]: run for run in results["runs"]}
+    below = [f"{name} (by {_short(by_name[name])})" for name in said["violations"]]
+    ended = f"{len(below)} of {said['runs']} runs ended significantly below their floor"
+    ended += f": {', '.join(below)}. See below." if below else "."
+    held = (
+        f"{said['bounds']} floors hold for every network, and {len(said['violated'])} of these "
+        f"runs ended below; the other {said['runs'] - said['bounds']} are floors of the optimum of "
+        "the training loss."
+    )
     word = "All" if said["separated"] else "Not all"
     within = ", ".join(f"{task} {value:.2f}" for task, value in said["within"].items())
     return "\n".join(
         (
-            f"- **Floors**: {violations} Each statement is one-sided at {said['each']:.4%}, all "
+            f"- **Floors**: {ended} {held} Each statement is one-sided at {said['each']:.4%}, all "
             f"together at 99%. {said['below']} outcomes lie below the floor at all.",
             f"- **Ranking**: Spearman's correlation of floor and outcome is {said['spearman']:.3f} "
             f"(95% interval {said['low']:.3f} to {said['high']:.3f}). Within tasks: {within}.",
@@ -71,6 +77,11 @@ def _answer(results: dict[str, Any]) -> str:
             "representable, in multiples of the tolerance.",
         )
     )
+
+
+def _short(run: Record) -> str:
+    """How far a run ended below its floor, as a share of the floor."""
+    return f"{-excess(run) / run['prediction']['value']:.2g} of the floor"
 
 
 def _caption(results: dict[str, Any]) -> str:
@@ -138,7 +149,11 @@ def _found(results: dict[str, Any]) -> str:
         f"  | {one['per_step']} | {_number(one['oracle'])} | {_number(one['least'])} |"
         for one in results["orders"]
     ]
+    seeds = [run for run in results["others"] if run["name"].startswith("parity, 2 per step")]
+    again = [by_name["parity, masked, 2 per step"], *seeds]
     return LESSONS.format(
+        again=", ".join(f"{excess(run):+.1e}" for run in again),
+        seeds=len(seeds),
         orders="\n".join(mixed),
         learned=learned,
         stuck=stuck,

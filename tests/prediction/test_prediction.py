@@ -21,7 +21,7 @@ from prediction.outcomes import corrected_transport
 from prediction.page import PAGE, PICTURE, excess, page, picture
 from prediction.predictions import predicted
 from prediction.runs import OTHERS, REDUCED, RUNS, SIZES
-from prediction.verdict import LEVEL, multiples, ranking, verdict, violates
+from prediction.verdict import LEVEL, bounds, multiples, ranking, verdict, violates
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,19 @@ def test_verdict_follows_from_the_runs(results: dict[str, Any]) -> None:
     assert said["each"] == pytest.approx(1 - (1 - LEVEL) / len(pairs))
 
 
-def test_no_run_contradicts_its_floor(results: dict[str, Any]) -> None:
-    assert results["verdict"]["violations"] == []
-    assert results["verdict"]["spearman"] >= 0.9
+def test_no_run_ends_below_a_floor_that_holds_for_every_network(results: dict[str, Any]) -> None:
+    said = results["verdict"]
+    assert said["bounds"] >= 24
+    assert said["violated"] == []
+    assert said["spearman"] >= 0.9
+
+
+def test_runs_below_the_floor_of_a_loss_are_close_to_it(results: dict[str, Any]) -> None:
+    """No run of the list passes such a floor by a hundredth of it."""
+    by_name = {run["name"]: run for run in results["runs"]}
+    for name in results["verdict"]["violations"]:
+        assert not bounds(by_name[name])
+        assert excess(by_name[name]) > -0.01 * by_name[name]["prediction"]["value"]
 
 
 def test_excess_falls_with_size_and_length(results: dict[str, Any]) -> None:
@@ -73,7 +83,7 @@ def test_excess_falls_with_size_and_length(results: dict[str, Any]) -> None:
 def test_page_says_of_its_runs_what_they_show(results: dict[str, Any]) -> None:
     by_name = {run["name"]: run for run in [*results["runs"], *results["others"]]}
     rare = [run for name, run in by_name.items() if name.startswith("rare parity")]
-    assert len(rare) == 3
+    assert len(rare) == 6
     assert all(excess(run) > 0 for run in rare)
     assert by_name["parity, masked, 1 per step"]["outcome"]["value"] < 0.05
     assert by_name["parity, SiLU"]["outcome"]["value"] > 0.6  # ln 2 is 0.693
@@ -91,7 +101,7 @@ def test_floor_of_another_budget_is_reported_as_a_violation(results: dict[str, A
     floor = by_name["plane, DDIM, 4 steps"]["prediction"]
     assert not violates(by_name["plane, DDIM, 32 steps"], results["verdict"]["each"])
     by_name["plane, DDIM, 32 steps"]["prediction"] = floor
-    assert verdict(wrong)["violations"] == ["plane, DDIM, 32 steps"]
+    assert "plane, DDIM, 32 steps" in verdict(wrong)["violations"]
 
 
 def test_reversed_predictions_break_the_ranking(results: dict[str, Any]) -> None:
