@@ -23,11 +23,12 @@ Decided before the full run, and not changed after it:
   longer and wider. Their excess over the floor should fall.
 
 Changed after the first outcomes: a run in random order ended below its floor by a ten-thousandth of
-it, as such floors are those of the optimum of the loss (`orders`, and `bounds` in `verdict`). It was
-trained again with five other seeds, and eight runs were added whose floor holds for every network.
-The rules stayed as they were, and the run stayed in the list.
+it, as such floors are those of the optimum of the loss (`orders`, and `bounds` in `verdict`). It
+was trained again with five other seeds, and eight runs were added whose floor holds for every
+network. The rules stayed as they were, and the run stayed in the list.
 
 Modules: `runs` lists the runs; `targets` and `predictions` are all that asks capcheck; `networks`,
-`training`, `densities` and `inversion` are plain torch; `outcomes` measures; `orders` tells how far a network could
-go below a floor in random order; `verdict` draws the conclusions, and `page` writes them down.
+`training`, `densities` and `inversion` are plain torch; `outcomes` measures; `orders` tells how far
+a network could go below a floor in random order; `verdict` draws the conclusions, and `page` writes
+them down.
 """

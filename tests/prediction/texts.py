@@ -101,8 +101,8 @@ LESSONS = """
   network that is a little off the optimum may end on either side. Fair parity with two tokens per
   step did so: it ended below ln 2 by less than a thousandth, which is significant since both
   numbers are exact. Its excess over the floor, and that of {seeds} more trainings with other seeds,
-  in nats: {again}. capcheck is right about the procedure with its oracle, and its floor in random order is one of the
-  optimum of the loss, as it is for denoisers.
+  in nats: {again}. capcheck is right about the procedure with its oracle, and its floor in random
+  order is one of the optimum of the loss, as it is for denoisers.
 - **Trained denoisers can be inverted.** The density of the samples of {inverted} trained
   denoisers was computed at {rows} draws by inverting every step. {lost} draws had no preimage,
   and at {folded} a step was not one-to-one, so that KL is bounded from above there.
