@@ -41,10 +41,13 @@ def _all() -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(WORKERS, context) as pool:
         everything = [*RUNS, *SIZES, *OTHERS]
-        kept = (
-            json.loads(PARTIAL.read_text()) if PARTIAL.exists() else {"seconds": 0, "records": {}}
-        )
+        kept = _kept()
         records, start = kept["records"], start - kept["seconds"]
+        records = {
+            run.name: records[run.name]
+            for run in everything
+            if records.get(run.name, {}).items() >= dataclasses.asdict(run).items()
+        }
         missing = [run for run in RUNS if _stale(records.get(run.name))]
         own = {name: record["prediction"] for name, record in records.items()}
         own |= dict(zip((run.name for run in missing), pool.map(foretold, missing), strict=True))
@@ -53,9 +56,9 @@ def _all() -> dict[str, Any]:
             record["prediction"] = own[run.of or run.name]
         _keep(records, start)
         todo = {
-            pool.submit(measured, run): run.name
-            for run in everything
-            if "outcome" not in records[run.name]
+            pool.submit(measured, run, record["prediction"]["bandwidths"]): run.name
+            for run, record in ((run, records[run.name]) for run in everything)
+            if "outcome" not in record
         }
         for future in as_completed(todo):
             record = records[todo[future]]
@@ -76,12 +79,20 @@ def _all() -> dict[str, Any]:
     }
 
 
+def _kept() -> dict[str, Any]:
+    """What an interrupted command left: seconds, and records by the names of their runs."""
+    if not PARTIAL.exists():
+        return {"seconds": 0.0, "records": {}}
+    found: dict[str, Any] = json.loads(PARTIAL.read_text())
+    return found
+
+
 def _stale(record: dict[str, Any] | None) -> bool:
     """Whether a run has no prediction at the level of the test."""
     if record is None:
         return True
     found = record["prediction"]
-    return bool(found["kind"] != "exact" and found.get("level") != level())
+    return bool(found["kind"] != "exact" and found["level"] != level())
 
 
 def _keep(records: dict[str, Any], start: float) -> None:

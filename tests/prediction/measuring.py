@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from prediction.verdict import LEVEL
 __all__ = ["foretold", "level", "measured"]
 
 
-def measured(run: Run) -> dict[str, Any]:
+def measured(run: Run, bandwidths: Sequence[float] = ()) -> dict[str, Any]:
     """The outcome of a run: it is trained and measured in this process, in one thread."""
     torch.set_num_threads(1)
     start = time.process_time()
@@ -26,7 +27,7 @@ def measured(run: Run) -> dict[str, Any]:
     draws = batches(target, run.seed, run.batch)
     network = train(run, draws, tokens=target.spec.tokens, symbols=_symbols(target))
     trained = time.process_time()
-    found = outcome(run, network, target)
+    found = outcome(run, network, target, bandwidths)
     return found | {
         "parameters": sum(one.numel() for one in network.parameters()),
         "training_seconds": round(trained - start, 1),

@@ -2,24 +2,21 @@
 
 KL(target || model) is a sum over all sequences where these are few, the closed form of two
 Gaussians for a linear VAE, and otherwise the mean of log p - log q over fresh draws of the target.
-W2 squared is that of samples, corrected for its own size at finite samples:
+MMD squared is that of samples, without bias, averaged over independent replicates, as a share of
+the target's kernel variance and at the bandwidth at which it is largest, as capcheck defines it:
 
-    W2^2(P, Q) - W2^2(P, P') / 2 - W2^2(Q, Q') / 2,
-
-each by exact transport between sets of equal size, averaged over independent replicates.
+    mean k(x_i, x_j) + mean k(y_i, y_j) - 2 mean k(x_i, y_j),  i != j,  k = exp(-|x - y|^2 / 2 h^2).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from capcheck.targets.target import CategoricalTarget, Target
@@ -29,15 +26,24 @@ from prediction.networks import Denoiser, FlowMap, Heads, LinearVAE, Window
 from prediction.runs import Run
 from prediction.targets import fresh
 
-__all__ = ["corrected_transport", "enumerated_kl", "outcome"]
+__all__ = ["enumerated_kl", "mmd_squared", "outcome"]
 
 LISTED = 1 << 12  # most sequences that are all listed
-REPLICATES = 10  # of corrected transport
+REPLICATES = 40  # of MMD
+MULTIPLES = 0.5, 1.0, 2.0  # bandwidths, in units of the target's median distance
 LogProb = Callable[[Tensor], Tensor]
 
 
-def outcome(run: Run, network: nn.Module, target: Target) -> dict[str, Any]:
+def outcome(
+    run: Run, network: nn.Module, target: Target, bandwidths: Sequence[float] = ()
+) -> dict[str, Any]:
     """The divergence of a run with its standard error, in the unit of the prediction.
+
+    Args:
+        run: The run.
+        network: Its trained network, which is set to double precision.
+        target: Its target.
+        bandwidths: Those of the prediction, if it has any; by default from draws of the target.
 
     Returns:
         value, error: The divergence and its standard error, 0 if the value is exact.
@@ -49,8 +55,8 @@ def outcome(run: Run, network: nn.Module, target: Target) -> dict[str, Any]:
     network = network.double().eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    if run.divergence == "wasserstein":
-        return _transport(run, network, target)
+    if run.divergence == "mmd":
+        return _discrepancy(run, network, target, bandwidths)
     if isinstance(network, LinearVAE):
         moments = target.gaussian()  # type: ignore[attr-defined]
         return _exact(by_gaussian(network, *moments))
@@ -105,20 +111,24 @@ def _inverted(run: Run, network: Denoiser, target: Target) -> dict[str, Any]:
     return _averaged(ratios) | {"lost": found.lost, "folded": found.folded}
 
 
-def _transport(run: Run, network: nn.Module, target: Target) -> dict[str, Any]:
+def _discrepancy(
+    run: Run, network: nn.Module, target: Target, bandwidths: Sequence[float]
+) -> dict[str, Any]:
     rng = torch.Generator().manual_seed(run.seed)
-    shape = 2, run.draws, target.spec.tokens
-    values = []
-    for replicate in range(REPLICATES):
-        noise = torch.randn(shape, generator=rng, dtype=torch.float64)
-        drawn = fresh(target, run.seed, f"outcome {replicate}", 2 * run.draws)
-        p, p2 = drawn[..., 0].reshape(shape).numpy()
-        q, q2 = (_made(run, network, z).numpy() for z in noise)
-        values.append(corrected_transport(p, p2, q, q2))
-    error = float(np.std(values, ddof=1)) / math.sqrt(REPLICATES)
+    shape = REPLICATES, run.draws, target.spec.tokens
+    noise = torch.randn(shape, generator=rng, dtype=torch.float64)
+    y = fresh(target, run.seed, "outcome", REPLICATES * run.draws)[..., 0].reshape(shape)
+    unit = float(torch.nn.functional.pdist(y[:4].flatten(0, 1)).median())
+    values = np.array(
+        [
+            [mmd_squared(_made(run, network, z), own, h) for z, own in zip(noise, y, strict=True)]
+            for h in bandwidths or [unit * multiple for multiple in MULTIPLES]
+        ]
+    )
+    largest = values[values.mean(1).argmax()]
     return {
-        "value": float(np.mean(values)),
-        "error": error,
+        "value": float(largest.mean()),
+        "error": float(largest.std(ddof=1)) / math.sqrt(REPLICATES),
         "degrees": REPLICATES - 1,
         "kind": "estimate",
         "draws": REPLICATES * run.draws,
@@ -134,14 +144,15 @@ def _made(run: Run, network: nn.Module, noise: Tensor) -> Tensor:
     return sample(network, schedule(noise.shape[1], run.steps), noise)
 
 
-def corrected_transport(p: np.ndarray, p2: np.ndarray, q: np.ndarray, q2: np.ndarray) -> float:
-    """W2 squared of two laws from two independent samples of each, all (n, N)."""
+def mmd_squared(x: Tensor, y: Tensor, h: float) -> float:
+    """Unbiased MMD squared of two samples (n, N), as a share of 1 - E k(Y, Y')."""
+    n = len(x)
 
-    def cost(a: np.ndarray, b: np.ndarray) -> float:
-        squared = cdist(a, b, "sqeuclidean")
-        return float(squared[linear_sum_assignment(squared)].mean())
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (-torch.cdist(a, b).square() / (2 * h**2)).exp()
 
-    return cost(p, q) - 0.5 * cost(p, p2) - 0.5 * cost(q, q2)
+    within, own = ((kernel(a, a).sum() - n) / (n * (n - 1)) for a in (x, y))
+    return float((within + own - 2 * kernel(x, y).mean()) / (1 - own))
 
 
 def _exact(value: float) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _runs(runs: Sequence[Record]) -> str:
     for run in runs:
         floor, found = run["prediction"], run["outcome"]
         ratio = f"{found['value'] / floor['value']:.2f}" if floor["value"] > 0 else "-"
-        unit = " (W2²)" if run["divergence"] == "wasserstein" else ""
+        unit = " (MMD²)" if run["divergence"] == "mmd" else ""
         before, after = _number(floor["value"]), _ended(found)
         scaled = " → ".join(_number(value) for value in multiples(run))
         lines.append(

@@ -27,6 +27,7 @@ def predicted(run: Run, level: float) -> dict[str, Any]:
         value, low, high, level: The divergence of the procedure with its oracle network, in `unit`.
         kind, method, draws: Of the estimate.
         tolerance: The default tolerance in the same unit.
+        bandwidths: Of MMD, if the value is no exact 0.
         verdict: By KL, and by the run's divergence, at the run's budget.
     """
     result = _checked(run, None)
@@ -49,6 +50,9 @@ def predicted(run: Run, level: float) -> dict[str, Any]:
         "unit": estimate.unit,
         "tolerance": tolerance**estimate.power * estimate.scale,
         "verdict": result.outcome.value.replace("_", " "),
+        "bandwidths": [float(term.label.removeprefix("bandwidth ")) for term in estimate.terms]
+        if run.divergence == "mmd"
+        else [],
         "calls": cell.model_calls,
     }
 

@@ -15,7 +15,7 @@ __all__ = ["OTHERS", "REDUCED", "RUNS", "SIZES", "Divergence", "Kind", "Run", "n
 
 Kind = Literal["masked", "heads", "window", "denoiser", "causal", "flow_map", "vae"]
 """Kind of the network that is trained."""
-Divergence = Literal["kl", "wasserstein"]
+Divergence = Literal["kl", "mmd"]
 SEED = 4_100  # of the first run; the others count up
 
 
@@ -203,7 +203,7 @@ def _digits() -> list[Run]:
 
 def _one_call(task: str, target: str, width: int) -> list[Run]:
     """A flow map and a denoiser that make a sample in one call."""
-    common: dict[str, Any] = {"task": task, "target": target, "divergence": "wasserstein"}
+    common: dict[str, Any] = {"task": task, "target": target, "divergence": "mmd"}
     return [
         Run(
             name=f"{task}, denoiser, 1 step",
@@ -211,7 +211,7 @@ def _one_call(task: str, target: str, width: int) -> list[Run]:
             options={},
             kind="denoiser",
             width=width,
-            draws=800,
+            draws=500,
             **common,
         ),
         Run(
@@ -221,7 +221,7 @@ def _one_call(task: str, target: str, width: int) -> list[Run]:
             kind="flow_map",
             width=width,
             updates=5_000,
-            draws=800,
+            draws=500,
             **common,
         ),
     ]

@@ -17,7 +17,7 @@ from prediction.inversion import log_density, sample, schedule
 from prediction.measuring import measured
 from prediction.networks import Denoiser, MaskedSymbols, amplitudes
 from prediction.orders import least_kl, rare_parity
-from prediction.outcomes import corrected_transport
+from prediction.outcomes import mmd_squared
 from prediction.page import PAGE, PICTURE, excess, page, picture
 from prediction.predictions import predicted
 from prediction.runs import OTHERS, REDUCED, RUNS, SIZES
@@ -207,14 +207,16 @@ def test_in_random_order_another_network_is_better_than_the_oracle() -> None:
     assert one_step["least"] == pytest.approx(one_step["oracle"], abs=1e-9)
 
 
-def test_corrected_transport_of_shifted_sets() -> None:
-    """W2^2 of N(0, I) and N((1, 0), I) is 1."""
-    rng = np.random.default_rng(0)
-    p, p2, q, q2 = rng.normal(size=(4, 400, 2))
-    q[:, 0] += 1
-    q2[:, 0] += 1
-    assert corrected_transport(p, p2, q, q2) == pytest.approx(1, abs=0.2)
-    assert corrected_transport(p, p2, p2, p) == pytest.approx(0, abs=1e-9)
+def test_mmd_of_shifted_gaussians() -> None:
+    """In one dimension E k over N(m, v) differences is sqrt(h^2 / (h^2 + v)) e^(-m^2 / 2(h^2 + v)).
+
+    With h = 1, N(0, 1) and N(1, 1): own = sqrt(1/3) = 0.57735, across = 0.57735 e^(-1/6) = 0.48872,
+    MMD^2 = 2 (0.57735 - 0.48872) = 0.17726, and as a share 0.17726 / (1 - 0.57735) = 0.41941.
+    """
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 3_000, 1, generator=rng, dtype=torch.float64)
+    assert mmd_squared(x + 1, y, 1.0) == pytest.approx(0.4194, abs=0.03)
+    assert mmd_squared(x, y, 1.0) == pytest.approx(0, abs=0.003)
 
 
 @pytest.mark.slow
