@@ -105,10 +105,10 @@ LESSONS = """
   order is one of the optimum of the loss, as it is for denoisers.
 - **The measure of an outcome can be wrong as well.** Samples of one step were first compared by
   W2², as the corrected transport between finite samples. A denoiser of digits then ended a tenth
-  below its floor. Half of the target's own distance at that sample size is subtracted there, although
-  samples without any spread have none, so that what collapses looks better than it is. capcheck
-  certifies its W2² by moments, and was right. Such samples are now compared by MMD², whose estimate
-  has no bias.
+  below its floor. Half of the target's own distance at that sample size is subtracted there,
+  although samples without any spread have none, so that what collapses looks better than it is.
+  capcheck certifies its W2² by moments, and was right. Such samples are now compared by MMD²,
+  whose estimate has no bias.
 - **Trained denoisers can be inverted.** The density of the samples of {inverted} trained
   denoisers was computed at {rows} draws by inverting every step. {lost} draws had no preimage,
   and at {folded} a step was not one-to-one, so that KL is bounded from above there.
