@@ -65,11 +65,11 @@ def test_no_run_ends_below_a_floor_that_holds_for_every_network(results: dict[st
 
 
 def test_runs_below_the_floor_of_a_loss_are_close_to_it(results: dict[str, Any]) -> None:
-    """No run of the list passes such a floor by a hundredth of it."""
+    """No run of the list passes such a floor by a thousandth of it, as the page says."""
     by_name = {run["name"]: run for run in results["runs"]}
     for name in results["verdict"]["violations"]:
         assert not bounds(by_name[name])
-        assert excess(by_name[name]) > -0.01 * by_name[name]["prediction"]["value"]
+        assert excess(by_name[name]) > -0.001 * by_name[name]["prediction"]["value"]
 
 
 def test_excess_falls_with_size_and_length(results: dict[str, Any]) -> None:
