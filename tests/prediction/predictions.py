@@ -10,7 +10,7 @@ from capcheck.results.survey import CheckResult
 from prediction.runs import Run
 from prediction.targets import target_of
 
-__all__ = ["predicted"]
+__all__ = ["SAMPLES", "predicted"]
 
 SAMPLES = 10_000  # most draws of the target and of the procedure
 NARROW = 10  # default tolerance in that of the floor: capcheck stops to draw where it can decide

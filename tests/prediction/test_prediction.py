@@ -90,6 +90,8 @@ def test_page_says_of_its_runs_what_they_show(results: dict[str, Any]) -> None:
     each = results["verdict"]["each"]
     assert any(violates(run, each) for run in results["others"] if run["continuous"])
     assert not violates(by_name["plane, denoiser, 1 step"], each)
+    undecided = [r for r in results["runs"] if r["prediction"]["verdict"] == "inconclusive"]
+    assert [run["name"] for run in undecided] == ["digits, masked, 2 per step"]
     for one in results["orders"]:
         assert (one["least"] < one["oracle"] / 5) == (one["per_step"] < 6)
 
