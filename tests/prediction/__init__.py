@@ -29,8 +29,8 @@ network. Samples of one call were compared by W2 squared at first, whose estimat
 samples without spread, and are now by MMD squared. All else stayed as it was, and the run stayed in
 the list.
 
-Modules: `runs` lists the runs; `targets` and `predictions` are all that asks capcheck; `networks`,
-`training`, `densities` and `inversion` are plain torch; `outcomes` measures; `orders` tells how far
-a network could go below a floor in random order; `verdict` draws the conclusions, and `page` writes
-them down.
+Modules: `run`, `tasks` and `runs` list the runs; `targets` and `predictions` are all that asks
+capcheck; `networks`, `training`, `densities` and `inversion` are plain torch; `outcomes` measures;
+`orders` tells how far a network could go below a floor in random order; `verdict` draws the
+conclusions, and `page` and `scatter` write them down.
 """

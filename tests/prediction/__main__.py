@@ -24,8 +24,9 @@ import capcheck
 from capcheck.runs.atomic import write_atomically
 from prediction.measuring import foretold, level, measured
 from prediction.orders import in_random_order
-from prediction.page import PAGE, PICTURE, page, picture
+from prediction.page import PAGE, PICTURE, page
 from prediction.runs import OTHERS, RUNS, SIZES
+from prediction.scatter import picture
 from prediction.verdict import verdict
 
 __all__ = ["RESULTS"]

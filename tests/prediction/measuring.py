@@ -11,7 +11,8 @@ import torch
 from capcheck.targets.target import Target
 from prediction.outcomes import outcome
 from prediction.predictions import predicted
-from prediction.runs import RUNS, Run
+from prediction.run import Run
+from prediction.runs import RUNS
 from prediction.targets import batches, target_of
 from prediction.training import train
 from prediction.verdict import LEVEL

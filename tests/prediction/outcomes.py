@@ -23,7 +23,7 @@ from capcheck.targets.target import CategoricalTarget, Target
 from prediction.densities import Predict, by_blocks, by_gaussian, by_sets, per_round, unmasking
 from prediction.inversion import log_density, sample, schedule
 from prediction.networks import Denoiser, FlowMap, Heads, LinearVAE, Window
-from prediction.runs import Run
+from prediction.run import Run
 from prediction.targets import fresh
 
 __all__ = ["enumerated_kl", "mmd_squared", "outcome"]

@@ -7,7 +7,7 @@ from typing import Any
 import capcheck
 from capcheck.results.measurement import Outcome
 from capcheck.results.survey import CheckResult
-from prediction.runs import Run
+from prediction.run import Run
 from prediction.targets import target_of
 
 __all__ = ["SAMPLES", "predicted"]

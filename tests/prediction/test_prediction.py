@@ -18,9 +18,10 @@ from prediction.measuring import measured
 from prediction.networks import Denoiser, MaskedSymbols, amplitudes
 from prediction.orders import least_kl, rare_parity
 from prediction.outcomes import mmd_squared
-from prediction.page import PAGE, PICTURE, excess, page, picture
+from prediction.page import PAGE, PICTURE, excess, page
 from prediction.predictions import predicted
 from prediction.runs import OTHERS, REDUCED, RUNS, SIZES
+from prediction.scatter import picture
 from prediction.verdict import LEVEL, bounds, multiples, ranking, verdict, violates
 
 

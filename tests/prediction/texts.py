@@ -110,8 +110,9 @@ LESSONS = """
   although samples without any spread have none, so that what collapses looks better than it is.
   capcheck certifies its W2² by moments, and was right. Such samples are now compared by MMD²,
   whose estimate has no bias.
-- **A pilot can mislead.** capcheck looks at a few draws first, to see how many it needs. For the run
-  *{piloted}* it then made {few} of the {most} draws that it was allowed, and left the verdict open.
+- **A pilot can mislead.** capcheck looks at a few draws first, to see how many it needs. For the
+  run *{piloted}* it then made {few} of the {most} draws that it was allowed, and left the verdict
+  open.
 - **Trained denoisers can be inverted.** The density of the samples of {inverted} trained
   denoisers was computed at {rows} draws by inverting every step. Draws without a preimage: {lost};
   draws at which a step was not one-to-one, so that KL is only bounded from above: {folded}.

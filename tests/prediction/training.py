@@ -27,7 +27,7 @@ from prediction.networks import (
     Window,
     amplitudes,
 )
-from prediction.runs import Run
+from prediction.run import Run
 
 __all__ = ["Batches", "Rows", "flow_ends", "train"]
 
