@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,18 @@ def test_stored_runs_are_those_of_the_list(results: dict[str, Any]) -> None:
     assert len(RUNS) >= 24
     everything = [*RUNS, *SIZES, *OTHERS]
     assert len({run.seed for run in everything}) == len(everything)
+
+
+def test_what_is_trained_knows_nothing_of_capcheck() -> None:
+    def asks(module: str) -> bool:
+        return "capcheck" in re.findall(
+            r"^(?:from|import) (\w+)", RESULTS.with_name(f"{module}.py").read_text(), re.MULTILINE
+        )
+
+    plain = ("run", "networks", "training", "densities", "inversion", "orders")
+    assert not any(asks(module) for module in plain)
+    assert asks("predictions")
+    assert asks("targets")
 
 
 def test_page_and_picture_are_made_of_the_results(results: dict[str, Any]) -> None:
