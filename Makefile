@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test handbook handbook-outputs handbook-links clean
+.PHONY: demo test handbook handbook-outputs handbook-links prediction clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -25,6 +25,9 @@ handbook-outputs: .venv/installed
 # Whether links to other sites lead somewhere, which needs a network.
 handbook-links: .venv/installed
 	$(BIN)/python -m sphinx -b linkcheck reports/handbook build/handbook-links
+
+prediction: .venv/installed
+	PYTHONPATH=tests $(BIN)/python -m prediction
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
