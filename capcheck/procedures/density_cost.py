@@ -19,6 +19,7 @@ __all__ = [
     "MOST_ROWS",
     "NETWORK_ROWS",
     "OVERHEAD",
+    "PILOT_ERRORS",
     "PILOT_ROWS",
     "PRECISION",
     "QUICK",
@@ -46,6 +47,7 @@ PILOT_ROWS = 100  # rows that tell how many more are needed
 DECIDED_ROWS = 256  # fewest rows of a log-density after a pilot
 SLOW = 1.0  # seconds of a log-density from which a pilot pays
 MARGIN = 6.0  # standard errors between KL and its tolerance at which more rows decide nothing new
+PILOT_ERRORS = 2.0  # standard errors by which the pilot's KL may be nearer to the tolerance
 PRECISION = 0.1  # standard error, as a share of KL, at which more rows tell nothing new
 TINY = 1e-100  # keeps a quotient and its square finite
 
@@ -140,7 +142,8 @@ def rows_that_decide(
         return min(fewest, most)
     if not math.isfinite(deviation):
         return most
-    apart = MARGIN * deviation / max(abs(mean - tolerance), TINY)
+    unsure = PILOT_ERRORS * deviation / math.sqrt(len(log_ratio))
+    apart = MARGIN * deviation / max(abs(mean - tolerance) - unsure, TINY)
     precise = deviation / max(PRECISION * abs(mean), PRECISION * tolerance, TINY)
     needed = max(apart, precise) ** 2
     return most if needed > most else max(math.ceil(needed), min(fewest, most))

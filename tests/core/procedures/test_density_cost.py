@@ -104,9 +104,11 @@ def test_a_time_that_is_none_is_refused(seconds: object) -> None:
     [
         (4.0, 1.0, DECIDED_ROWS),  # far above the tolerance of 0.08
         (0.001, 0.01, DECIDED_ROWS),  # far below it
-        (0.12, 0.5, (6 * 0.5 / 0.04) ** 2),  # 40 thousandths apart at 6 standard errors
+        # 160 thousandths apart by a pilot of 400 rows, two of whose standard errors are 50.
+        (0.24, 0.5, (6 * 0.5 / 0.11) ** 2),
+        (0.12, 0.5, 10_000),  # no further from the tolerance than the pilot can tell
         (0.08, 0.5, 10_000),  # at the tolerance
-        (0.8, 8.0, (8 / 0.08) ** 2),  # a tenth of KL as its standard error
+        (0.8, 2.0, (2 / 0.08) ** 2),  # a tenth of KL as its standard error
         (math.inf, math.nan, DECIDED_ROWS),
         (math.nan, math.nan, 10_000),
     ],
@@ -121,6 +123,12 @@ def test_a_pilot_asks_for_the_rows_that_tell_kl_from_its_tolerance(
     found = rows_that_decide(pilot, 0.08, 10_000)
     assert found == pytest.approx(min(expected, 10_000), rel=1e-3)
     assert rows_that_decide(pilot, 0.08, 120) <= 120
+
+
+def test_a_pilot_that_overestimates_the_distance_does_not_leave_the_question_open() -> None:
+    """KL is 0.12 here, and a pilot of 100 rows may find 0.18: 415 rows left the verdict open."""
+    pilot = torch.linspace(-1, 1, 100, dtype=torch.float64)
+    assert rows_that_decide(0.18 + 0.34 * pilot / pilot.std(), 0.08, 10_000) > 3_000
 
 
 def test_token_ids_take_fewer_rows_after_a_pilot() -> None:
