@@ -6,11 +6,13 @@ Commands run in this process by way of `click`, with one worker and a width of `
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import re
 import shlex
 import sys
+import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,8 @@ from click import ClickException
 from capcheck.cli.app import cli
 from capcheck.cli.failures import Session, fail
 from capcheck.core.errors import CapcheckError
+from capcheck.core.imports import transformers_library
+from capcheck.core.plugins import declared
 
 from .blocks import Block, Output, blocks, commands
 
@@ -28,6 +32,7 @@ __all__ = ["COLUMNS", "BlockError", "run_page"]
 
 COLUMNS = 106  # characters of a line of a page
 EXPECTED = (None, 0, 1, 3)  # exit codes of commands that did their work
+REMARK = re.compile(r"\s+# .*$")
 ASKED = re.compile(r"; echo \$\?$")
 
 
@@ -54,6 +59,8 @@ def run_page(page: Path, folder: Path) -> Iterator[tuple[Output, str] | Block]:
                 path = folder / block.name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(block.code, encoding="utf-8")
+                if block.name == "pyproject.toml":
+                    _install(folder)
             elif block.kind == "picture":
                 yield block
             elif block.kind == "python":
@@ -65,6 +72,21 @@ def run_page(page: Path, folder: Path) -> Iterator[tuple[Output, str] | Block]:
             else:
                 for command, output in commands(block):
                     yield output, _run_command(command, where)
+
+
+def _install(folder: Path) -> None:
+    """Declares the entry points of a project in the folder, as `pip install .` does."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    facts = folder / f"{project['name']}-{project['version']}.dist-info"
+    facts.mkdir()
+    named = f"Name: {project['name']}\nVersion: {project['version']}\n"
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\n{named}")
+    lines = []
+    for group, entries in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
+    (facts / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    importlib.invalidate_caches()
+    declared.cache_clear()
 
 
 @contextlib.contextmanager
@@ -81,6 +103,7 @@ def _place(folder: Path) -> Iterator[None]:
             yield
     finally:
         os.chdir(before)
+        declared.cache_clear()
         sys.path[:] = path
         for name, value in environment.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -93,6 +116,8 @@ def _place(folder: Path) -> Iterator[None]:
 def _run_python(block: Block, module: types.ModuleType, where: str) -> str:
     printed = io.StringIO()
     code = compile("\n" * block.line + block.code, where.split(":")[0], "exec")
+    if "import transformers" in block.code or "from transformers" in block.code:
+        transformers_library("the handbook")  # also beside a torchvision that cannot be imported
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
             exec(code, module.__dict__)
@@ -103,7 +128,7 @@ def _run_python(block: Block, module: types.ModuleType, where: str) -> str:
 
 def _run_command(line: str, where: str) -> str:
     """What a command prints, errors included, and its exit code where it is asked for."""
-    words = shlex.split(ASKED.sub("", line), comments=True)
+    words = shlex.split(REMARK.sub("", ASKED.sub("", line)))
     if words[:1] != ["capcheck"]:
         raise BlockError(f"{where}: only commands of capcheck are executed, not {line!r}")
     printed, told = io.StringIO(), io.StringIO()
@@ -121,9 +146,11 @@ def _exit_code(words: list[str]) -> int | str | None:
     session = Session()
     try:
         try:
-            cli.main(words, prog_name="capcheck", standalone_mode=False, obj=session)
+            code: int | str | None = cli.main(
+                words, prog_name="capcheck", standalone_mode=False, obj=session
+            )
         except (CapcheckError, ClickException) as error:
             fail(error, session)
     except SystemExit as ended:
         return ended.code
-    return 0
+    return code

@@ -22,6 +22,8 @@ def save_picture(block: Block, folder: Path) -> None:
     A photograph is as large as the details say, "1200x800", and shows the top of the page.
     """
     source, picture = folder / block.source, PICTURES / block.name
+    beside = sorted(path.name for path in source.parent.glob("*"))
+    assert source.is_file(), f"{block.source} was not written; beside it are {beside}"
     if source.suffix != ".html":
         shutil.copyfile(source, picture)
         return

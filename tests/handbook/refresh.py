@@ -24,15 +24,17 @@ __all__ = ["refresh", "written"]
 def refresh(page: Path) -> bool:
     """Renews a page; returns whether it changed."""
     before, outputs = page.read_text(encoding="utf-8"), []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name).resolve()
-        for found in run_page(page, folder):
-            if isinstance(found, Block):
-                save_picture(found, folder)
-            else:
-                outputs.append(found)
-    after = written(before, outputs)
-    page.write_text(after, encoding="utf-8")
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name).resolve()
+            for found in run_page(page, folder):
+                if isinstance(found, Block):
+                    save_picture(found, folder)
+                else:
+                    outputs.append(found)
+    finally:  # a block that fails is easier to mend beside the outputs of those before it
+        after = written(before, outputs)
+        page.write_text(after, encoding="utf-8")
     return after != before
 
 

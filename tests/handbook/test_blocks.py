@@ -100,7 +100,8 @@ def test_a_block_that_fails_is_told(block: str, told: str, tmp_path: Path) -> No
     ("shown", "printed"),
     [
         ("kl 0.123", "kl 0.124"),
-        ("kl 0.100 in 12 s", "kl 0.102 in 3.5 min"),
+        ("kl 0.100 in 12 s", "kl 0.108 in 3.5 min"),
+        ("capcheck 0.1.0, torch 2.13.0+cpu", "capcheck 0.2.0, torch 2.14.1"),
         ("...\nlast", "first\nlast"),
         ("first\n...", "first\nmiddle\nlast"),
         ("first\n...\nlast", "first\n\nmiddle\nlast"),
