@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test handbook handbook-outputs handbook-links prediction clean
+.PHONY: demo test clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -14,6 +14,7 @@ test: .venv/installed
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
+.PHONY: handbook handbook-outputs handbook-links
 # The handbook as a site in build/handbook; warnings are errors.
 handbook: .venv/installed
 	$(BIN)/python -m sphinx -W --keep-going -b html reports/handbook build/handbook

@@ -55,11 +55,14 @@ linkcheck_timeout = 20  # seconds
 linkcheck_workers = 2
 
 
-def _heading_levels(app: Sphinx, page: str, template: str, context: Any, tree: Any) -> None:
-    """Gives the captions of the sidebar the level that readers of a screen need."""
+def _accessible(app: Sphinx, page: str, template: str, context: Any, tree: Any) -> None:
+    """Gives captions of the sidebar a level, and keyboards a way to scroll what is wide."""
     navigation = context.get("furo_navigation_tree", "")
     levels = navigation.replace('role="heading"', 'role="heading" aria-level="2"')
     context["furo_navigation_tree"] = levels
+    body = context.get("body", "").replace("<pre>", '<pre tabindex="0">')
+    wide = '<div class="table-wrapper'
+    context["body"] = body.replace(wide, f'{wide[:4]} tabindex="0"{wide[4:]}')
 
 
 def _open_defaults(
@@ -71,5 +74,5 @@ def _open_defaults(
 
 def setup(app: Sphinx) -> None:
     """Connects what the settings cannot say."""
-    app.connect("html-page-context", _heading_levels, priority=900)  # behind the theme's own
+    app.connect("html-page-context", _accessible, priority=900)  # behind the theme's own
     app.connect("autodoc-process-signature", _open_defaults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,19 +21,26 @@ def named(page: Path) -> str:
     return page.relative_to(FOLDER).with_suffix("").as_posix()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", pages(), ids=named)
-def test_a_page_shows_what_its_blocks_print(page: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, as when outputs are renewed: sums are then made in the same order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    faults = []
     with threadpoolctl.threadpool_limits(1):
-        for found in run_page(page, tmp_path):
-            if isinstance(found, Block):
-                faults += stale(found, tmp_path)
-            elif told := difference(found[0].text, found[1]):
-                faults.append(f"line {found[0].first}: {told}")
+        yield
     torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_a_page_shows_what_its_blocks_print(page: Path, tmp_path: Path) -> None:
+    faults = []
+    for found in run_page(page, tmp_path):
+        if isinstance(found, Block):
+            faults += stale(found, tmp_path)
+        elif told := difference(found[0].text, found[1]):
+            faults.append(f"line {found[0].first}: {told}")
     assert not faults, f"{named(page)} is not up to date:\n" + "\n".join(faults)
 
 
