@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test handbook handbook-outputs handbook-links prediction clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -14,7 +14,6 @@ test: .venv/installed
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-.PHONY: handbook handbook-outputs handbook-links
 # The handbook as a site in build/handbook; warnings are errors.
 handbook: .venv/installed
 	$(BIN)/python -m sphinx -W --keep-going -b html reports/handbook build/handbook
@@ -27,6 +26,7 @@ handbook-outputs: .venv/installed
 handbook-links: .venv/installed
 	$(BIN)/python -m sphinx -b linkcheck reports/handbook build/handbook-links
 
+# Predictions, trainings and their comparison, in half an hour.
 prediction: .venv/installed
 	PYTHONPATH=tests $(BIN)/python -m prediction
 

@@ -26,13 +26,14 @@ INTRODUCTION = """\
 Papers print numbers that capcheck computes as well. This page sets them side by side. Each one
 comes out of the code that verdicts come from, which the last column names: `capcheck.check`,
 `capcheck.decoding_plan`, `capcheck.check_acceptance`, and functions that these and
-`capcheck.check_sampler` call. No number is the paper's formula written a second time. The same
-tables in a terminal:
+`capcheck.check_sampler` call. No number is the paper's formula written a second time. `capcheck
+reproduce` makes all tables in a terminal, `--list` names the sources, and a name makes one table:
 
 ```console
-$ capcheck reproduce                        # all sources
-$ capcheck reproduce --list                 # their names
-$ capcheck reproduce speculative-decoding   # one of them
+$ capcheck reproduce ppca
+...
+11 published numbers: 11 matched.
+...
 ```
 
 The exit code is 1 if a number is contradicted. In Python it is `capcheck.published.reproduce()`.
