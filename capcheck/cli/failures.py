@@ -102,6 +102,8 @@ def fail(error: BaseException, session: Session) -> NoReturn:
         _end(str(error), error.exit_code)
     if isinstance(error, click.NoSuchOption):
         hint = near(error.option_name, error.possibilities) if error.possibilities else ""
+        if error.option_name == "--option":
+            hint = "options belong to one family: give them to `capcheck check --family NAME`."
         _end(f"there is no option {error.option_name}; {hint or 'see --help.'}", 2)
     if isinstance(error, click.ClickException):
         _end(error.format_message(), 2)

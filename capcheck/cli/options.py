@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from capcheck.cli.failures import debugging
-from capcheck.cli.parameters import Decorator, GridShape, Pairs, WholeNumbers, grouped
+from capcheck.cli.parameters import DEBUG, Decorator, GridShape, Pairs, WholeNumbers, grouped
 from capcheck.data import LAWS, NAMED
 from capcheck.diagnostics.diagnosis import DIAGNOSES
 from capcheck.divergences import DEFAULT, NAMES
@@ -233,14 +232,7 @@ MACHINE: Sequence[Decorator] = (
         show_default=True,
         help="Run this many sequences at a time; no number depends on it.",
     ),
-    grouped(
-        "machine",
-        "--debug",
-        is_flag=True,
-        expose_value=False,
-        callback=debugging,
-        help="Show the traceback of a failure.",
-    ),
+    DEBUG,
 )
 OUTPUT: Sequence[Decorator] = (
     grouped(

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from capcheck.cli.failures import debugging
 from capcheck.core.errors import InputError
 
 __all__ = [
+    "DEBUG",
     "Decorator",
     "GridShape",
     "GroupedCommand",
@@ -125,3 +127,14 @@ def with_options(options: Sequence[Decorator]) -> Decorator:
 
 def _name(param: click.Parameter | None) -> str:
     return max(param.opts, key=len) if param is not None else "value"
+
+
+DEBUG = grouped(
+    "machine",
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=debugging,
+    help="Show the traceback of a failure.",
+)
+"""The option that shows the traceback of a failure."""

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from capcheck.cli.console import output
-from capcheck.cli.parameters import GroupedCommand, Pairs, WholeNumbers, grouped
+from capcheck.cli.parameters import DEBUG, GroupedCommand, Pairs, WholeNumbers, grouped
 from capcheck.cli.progress import live_progress
 from capcheck.cli.tables import folding
 from capcheck.cli.values import merged
@@ -68,6 +68,7 @@ RESULTS, PAGE = "samplers.json", "samplers.html"
     help="Draw this many samples where their law is not known.",
 )
 @grouped("sampler", "--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@DEBUG
 @grouped("output", "--json", "as_json", is_flag=True, help="Print only the results, as JSON.")
 @grouped(
     "output",
@@ -179,19 +180,23 @@ def _print(console: Console, result: SamplerResult) -> None:
     say(f"{result.name}{f' ({settings})' if settings else ''}; {versions}")
     if result.cells:
         steps = sorted({cell.steps for cell in result.cells})
-        table = folding("target", *(str(k) for k in steps))
+        rates = result.rates
+        table = folding("target", *(str(k) for k in steps), *(["falls like"] if rates else []))
         table.title = "error in multiples of the tolerance, by steps"
         table.title_justify = "left"
         for name, cells in itertools.groupby(result.cells, key=lambda cell: cell.target):
-            table.add_row(name, *map(_shown, cells))
+            fall = f"steps^{-rates[name]:.2g}" if name in rates else "-"
+            table.add_row(name, *map(_shown, cells), *([fall] if rates else []))
         console.print(table)
         say("✓ within tolerance, ✗ not, ? undecided, ! raises; * estimated from draws")
+        if rates:
+            say("falls like: a solver of order 1 has steps^-2, of order 2 steps^-4")
     for finding in result.findings:
         where = f" on target {finding.target}" if finding.target else ""
         steps_text = ", ".join(map(str, finding.steps))
         say(f"{finding.kind}{where}, at {steps_text} steps: {finding.sentence}{_again(finding)}")
     if result.silent:
-        say("nothing was found")
+        say(result.conclusion)
 
 
 def _again(finding: Finding) -> str:
@@ -202,6 +207,5 @@ def _again(finding: Finding) -> str:
 
 
 def _shown(cell: Cell) -> str:
-    values = [value for value, _, _ in cell.divergences.values() if value is not None]
-    number = f" {max(values):.2g}" if values else ""
-    return f"{MARKS[cell.outcome]}{number}{'' if cell.exact or not values else '*'}"
+    number = "" if cell.error is None else f" {cell.error:.2g}"
+    return f"{MARKS[cell.outcome]}{number}{'' if cell.exact or not number else '*'}"

@@ -21,9 +21,10 @@ from scipy import stats
 
 from capcheck.core.record import Record
 
-__all__ = ["GROUPS", "RESOLVED", "Estimate", "Kind", "Term", "t_quantile"]
+__all__ = ["GROUPS", "RESOLVED", "ROUNDING", "Estimate", "Kind", "Term", "t_quantile"]
 
 RESOLVED = 0.25  # largest null standard error of a resolved divergence, in tolerances
+ROUNDING = 1e-12  # size of a number that is shown as 0, as its digits are rounding errors
 GROUPS = 50  # groups of rows: t intervals within 3% of normal ones, and few numbers to store
 
 Kind = Literal["exact", "estimate", "upper bound", "lower bound", "two bounds", "unavailable"]
@@ -243,6 +244,8 @@ class Estimate(Record):
             return f"[{self.low:.3g}, {self.high:.3g}]"
         if self.low == self.high:
             return f"{mark}{self.value:.3g}"
+        if max(abs(self.value), abs(self.low), abs(self.high)) < ROUNDING:
+            return f"{mark}0"
         return f"{mark}{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
     def interval(self, level: float) -> tuple[float, float]:

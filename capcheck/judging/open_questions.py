@@ -16,7 +16,9 @@ from capcheck.judging.resolution import (
 )
 from capcheck.results.measurement import Cell, Measurement, Outcome
 
-__all__ = ["Question", "draws_needed", "foremost_question", "open_questions"]
+__all__ = ["LEAST_GROWTH", "Question", "draws_needed", "foremost_question", "open_questions"]
+
+LEAST_GROWTH = 1.5  # least factor of time that is told; one time is what there was
 
 
 def open_questions(measurement: Measurement, tolerances: Mapping[str, float], level: float) -> str:
@@ -148,7 +150,7 @@ def _open_question(
     if not decisive:
         return f"{name} sits at its tolerance", f"{short} sits at its tolerance", math.inf
     if name == "kl" and estimate.samples < asked:  # time limits its draws
-        more = f"{growth:.2g} times --seconds-per-cell would decide"
+        more = f"{max(growth, LEAST_GROWTH):.2g} times --seconds-per-cell would decide"
         return f"{name} is undecided ({more} it)", f"{more} {short}", math.inf
     needed = estimate.samples * growth
     return _with_more(name, f"{name} is undecided", short, needed, estimate, asked)

@@ -141,6 +141,8 @@ def _message(check: CheckResult, name: str) -> str:
         estimate = check.cells[-1].estimates[worst]
         bound = tolerance_in_unit(estimate, check.settings.tolerances[worst])
         reason += f"; {worst} is {estimate} {estimate.unit}, and {bound:.3g} is allowed"
+        if check.outcome is Outcome.INCONCLUSIVE and len(check.settings.tolerances) > 1:
+            reason += " (the verdict allows for all divergences at once, by a wider interval)"
     return f"{title} {words[check.outcome]} {name}: {reason}."
 
 

@@ -24,6 +24,10 @@ __all__ = ["OPTIONS", "build_probe", "families", "probe_class", "probe_given", "
 
 
 LARGEST_OPTION = 2**31 - 1  # largest number that an option of a family may be
+OWN = (
+    "a class of your own is found by name once its package declares it as an entry point of "
+    "capcheck.families, and from Python without that."
+)
 OPTIONS = ("values by names of options", "see `capcheck families FAMILY`")  # for messages
 
 
@@ -43,8 +47,17 @@ def probe_class(family: str) -> type[AnyProbe]:
     """
     known = declared("capcheck.families")
     if family not in known:
-        raise InputError(f"family {family!r} is not registered; {near(family, known)}")
-    loaded = known[family].load()
+        hint = OWN if ":" in family else near(family, known)
+        raise InputError(f"family {family!r} is not registered; {hint}")
+    try:
+        loaded = known[family].load()
+    except Exception as error:  # whatever other people's code raises
+        dist = known[family].dist
+        package = "" if dist is None else f" of package {dist.name}"
+        raise CapcheckError(
+            f"family {family!r}{package} cannot be loaded from {known[family].value}, which raised "
+            f"{type(error).__name__}: {error}; repair or uninstall it."
+        ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Probe) and loaded.family == family):
         raise CapcheckError(
             f"{known[family].value} must be a Probe subclass whose family is {family!r}."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any, Literal
 
 from pydantic import Field
@@ -9,8 +11,9 @@ from pydantic import Field
 from capcheck.core.record import Record
 from capcheck.results.measurement import Outcome
 
-__all__ = ["MARKS", "Cell", "Finding", "FindingKind", "Interval", "SamplerResult"]
+__all__ = ["MARKS", "RESOLVED", "Cell", "Finding", "FindingKind", "Interval", "SamplerResult"]
 
+RESOLVED = 1e-6  # error in tolerances above which its fall tells of the sampler, not of rounding
 MARKS = {outcome.value: outcome.mark for outcome in Outcome} | {"raises": "!"}
 """The mark of each outcome of a cell."""
 
@@ -86,6 +89,11 @@ class Cell(Record):
     divergences: dict[str, Interval] = Field(default_factory=dict)
     exact: bool = False
 
+    @property
+    def error(self) -> float | None:
+        """The largest of the divergences, in multiples of its tolerance."""
+        return max((v for v, _, _ in self.divergences.values() if v is not None), default=None)
+
 
 class SamplerResult(Record):
     """The result of `capcheck.check_sampler`.
@@ -110,3 +118,40 @@ class SamplerResult(Record):
     def silent(self) -> bool:
         """Whether nothing was found."""
         return not self.findings
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The power r of each target's error ~ steps^-r, between the largest numbers of steps.
+
+        Only targets have one on which both errors are exact and above rounding. Divergences are KL,
+        or squared: a solver of order q shows r = 2 q.
+        """
+        found: dict[str, float] = {}
+        for name, cells in itertools.groupby(self.cells, key=lambda cell: cell.target):
+            *_, before, last = [None, None, *cells]
+            if before is None or last is None or not (before.exact and last.exact):
+                continue
+            a, b = before.error or 0.0, last.error or 0.0
+            if min(a, b) > RESOLVED and max(a, b) < math.inf and last.steps > before.steps:
+                found[name] = math.log(a / b) / math.log(last.steps / before.steps)
+        return found
+
+    @property
+    def conclusion(self) -> str:
+        """The last line of a check that found nothing: what that says, and what it leaves open."""
+        if not self.cells:
+            return "nothing was found"
+        most = max(cell.steps for cell in self.cells)
+        far = [
+            cell.target
+            for cell in self.cells
+            if cell.steps == most and cell.outcome == Outcome.NOT_REPRESENTABLE.value
+        ]
+        if not far:
+            return "nothing was found"
+        *others, final = dict.fromkeys(far)
+        where = f"{', '.join(others)} and {final}" if others else final
+        return (
+            f"nothing was found, but {most} steps are not within the tolerance of {where}: see "
+            "whether the error falls as fast as your solver's order promises"
+        )

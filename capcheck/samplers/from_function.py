@@ -31,8 +31,9 @@ class FunctionSampler(Sampler):
     """
 
     def __init__(self, function: Callable[..., Tensor], name: str, config: dict[str, Any]) -> None:
-        self._function, self.name, self.config = function, name, config
+        self._function, self.name = function, name
         self._path = config.get("path", "cosine")
+        self.config = {"path": self._path, **config}  # results say which one it is
         if self._path not in ("cosine", "linear"):
             raise InputError(f"path must be cosine or linear, got {self._path!r}.")
         self.versions = {"torch": torch.__version__}

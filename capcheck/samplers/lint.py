@@ -80,8 +80,10 @@ class Seen:
 
     @property
     def signal(self) -> float:
-        """Power of the signal in units of the noise's at the first level."""
-        return 1 / math.tan(math.pi * self.levels[0] / 2) ** 2 if self.levels else 0.0
+        """Power of the signal in units of the noise's at the first level; infinite at level 0."""
+        if not self.levels:
+            return 0.0
+        return 1 / math.tan(math.pi * self.levels[0] / 2) ** 2 if self.levels[0] else math.inf
 
 
 def look(sampler: Sampler, steps: int, seed: int = 0, point: float = POINT) -> Seen:
@@ -114,7 +116,7 @@ def look(sampler: Sampler, steps: int, seed: int = 0, point: float = POINT) -> S
     return Seen(
         asked=steps,
         levels=tuple(levels),
-        scale=along / sigma,
+        scale=along / sigma if sigma else math.inf,
         deviation=float(x.std()),
         bias=float((x.mean() - point).abs()),
         draws=drawing.draws,
@@ -203,10 +205,15 @@ def of_errors(runs: Sequence[Seen]) -> list[Finding]:
 
 
 def _of_prior(run: Seen) -> str:
+    if run.levels and run.levels[0] == 0:
+        return (
+            "the first call is at t = 0, where nothing is noisy: t runs from 1 (noise) to 0 "
+            "(data), so that code which counts the other way must call network(x, 1 - t)"
+        )
     if abs(run.scale - 1) > SCALE:
         return (
             f"the starting noise is {run.scale:.3g} times as wide as that which the network was "
-            "trained on at the first level"
+            "trained on at the first level that it is told; the noise or that level is wrong"
         )
     return (
         f"at the first level the network was trained on a signal of {run.signal:.2g} of the "

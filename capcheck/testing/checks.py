@@ -93,7 +93,8 @@ def check_states(case: Case) -> None:
             _require(bool((placed == spec.tokens).all()), f"{case}: every token must be placed")
         else:
             _require(
-                bool((placed <= budget.length).all()), f"{case}: more than {budget} are placed"
+                bool((placed <= budget.length).all()),
+                f"{case}: more tokens than {budget} allows are placed",
             )
             full = budget.length < spec.tokens or bool((placed == spec.tokens).all())
             _require(full, f"{case}: every token must be placed at {budget}")

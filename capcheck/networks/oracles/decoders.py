@@ -239,7 +239,8 @@ def unlimited_decoder(target: Target) -> DecoderOracle:
         require_one_law(target, "vae on numbers that are no mixture of products")
         raise UnfitError(
             "vae has no oracle for a law of numbers that is neither a mixture of products nor one "
-            "Gaussian; limit it by classes or latent, or bring a network of your own."
+            "Gaussian; limit it, as in `capcheck check --family vae --option latent=4`, or bring a "
+            "network of your own."
         )
     return SequenceDecoder(map=Rosenblatt(target=target), vocabulary=target.spec.dim)
 
