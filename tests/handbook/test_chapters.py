@@ -47,6 +47,15 @@ def test_the_table_of_families_is_that_of_the_registry() -> None:
     assert re.findall(r"^(\w+)$", text, re.M) == families()  # the tables of contents
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"), [("Numbers only", "continuous"), ("Token ids only", "categorical")]
+)
+def test_kinds_of_tokens_are_those_of_the_families(words: str, kind: str) -> None:
+    (told,) = re.findall(rf"^- {words}: (.*?)\.$", page("families/index"), re.S | re.M)
+    alone = [family for family in families() if probe_class(family).kinds == {kind}]
+    assert re.findall(r"`(\w+)`", told) == alone
+
+
 def test_a_family_in_the_wrong_group_is_told() -> None:
     text = page("families/index").partition("## All families")[2]
     moved = text.replace("| **steps** | | | |\n", "")
