@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from capcheck.cli import progress
 from capcheck.cli.app import COMMANDS, cli
 from capcheck.cli.progress import live_progress
 from capcheck.core.errors import InputError
+from capcheck.procedures import registry
 from capcheck.runs.options import Progress
 from capcheck.targets import from_spec
 from capcheck.targets.built_in import BUILT_IN
@@ -276,6 +278,25 @@ def test_a_survey_of_text_says_whose_tokens_they_are(  # type: ignore[no-untyped
     checked = run("check", "--family", "gpt", *text, "--law", "rows", "--split", "lines", "--json")
     assert checked.code in (0, 1, 3)
     assert json.loads(checked.out)["target"]["provenance"]["source"] == "tale.txt"
+
+
+def test_a_family_that_cannot_be_loaded_is_one_sentence(run, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    broken = EntryPoint("gpt", "capcheck.probes.length.gpt:Renamed", "capcheck.families")
+    monkeypatch.setattr(registry, "declared", lambda group: {"gpt": broken})
+    registry.probe_class.cache_clear()
+    told = run("check", "--family", "gpt", "--target", "parity:3")
+    registry.probe_class.cache_clear()
+    assert told.code == 4
+    assert "family 'gpt' cannot be loaded from capcheck.probes.length.gpt:Renamed" in told.err
+    assert "AttributeError" in told.err
+    assert "repair or uninstall it" in told.err
+
+
+def test_wrong_ways_to_name_a_family_of_ones_own_name_the_right_one(run) -> None:  # type: ignore[no-untyped-def]
+    told = run("check", "--family", "my_family:Mine", "--target", "parity:3")
+    assert (told.code, "entry point of capcheck.families" in told.err) == (2, True)
+    told = run("survey", "--target", "parity:3", "--option", "latent=4")
+    assert (told.code, "`capcheck check --family NAME`" in told.err) == (2, True)
 
 
 def test_a_quick_survey_takes_fewer_draws_and_says_so(  # type: ignore[no-untyped-def]

@@ -19,6 +19,7 @@ from capcheck.cli.app import cli
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
 from capcheck.samplers.drawing import Drawing
+from capcheck.samplers.findings import Cell, SamplerResult
 
 Network = Callable[[Tensor, float], Tensor]
 Sampler = Callable[..., Tensor]
@@ -113,6 +114,64 @@ def test_right_samplers_stay_silent_and_converge() -> None:
         last = [cell.outcome for cell in exact if cell.steps == 100 and cell.target == "wide"]
         first = {cell.outcome for cell in exact if cell.steps == 1}
         assert (last, first) == (["representable"], {"not_representable"})
+        if sampler is euler:
+            assert found.rates["wide"] == pytest.approx(2, abs=0.2)  # of order 1
+
+
+def heun(
+    network: Network, noise: Tensor, steps: int, generator: torch.Generator, late: bool = False
+) -> Tensor:
+    """Heun's method; if it is `late`, its second stage asks at the time of the first."""
+    x = noise
+    for j in range(steps, 0, -1):
+        t, s = j / steps, (j - 1) / steps
+        slope = (x - network(x, t)) / t
+        if s > 0:
+            ahead = x + (s - t) * slope
+            level = t if late else s
+            slope = 0.5 * (slope + (ahead - network(ahead, level)) / level)
+        x = x + (s - t) * slope
+    return x
+
+
+def test_a_mistake_in_the_second_stage_shows_in_the_fall_of_the_error() -> None:
+    how: dict[str, Any] = {"steps": [10, 40], "samples": 300}
+    right = check_sampler(heun, config=LINEAR, **how)
+    wrong = check_sampler(heun, config=LINEAR | {"late": True}, **how)
+    assert right.rates["wide"] == pytest.approx(4, abs=0.2)  # order 2
+    assert wrong.rates["wide"] < 2.5
+    assert "modes" not in right.rates  # whose errors are estimates
+    assert (right.silent, wrong.silent) == (True, True)
+    assert right.conclusion == "nothing was found" or "40 steps" in right.conclusion
+
+
+def test_a_conclusion_names_the_targets_that_most_steps_do_not_reach() -> None:
+    def cell(target: str, steps: int, error: float) -> Cell:
+        outcome = "representable" if error < 1 else "not_representable"
+        errors = {"kl": (error, error, error)}
+        return Cell(
+            target=target, steps=steps, calls=1, outcome=outcome, reason="", divergences=errors,
+            exact=True,
+        )  # fmt: skip
+
+    cells = [cell("wide", 4, 8.0), cell("wide", 8, 2.0), cell("modes", 4, 9.0), cell("modes", 8, 0)]
+    found = SamplerResult(name="x", config={}, versions={}, findings=(), cells=tuple(cells), seed=0)
+    assert found.rates == {"wide": 2.0}  # an error of 0 has none
+    assert "8 steps are not within the tolerance of wide: see" in found.conclusion
+    near = found.model_copy(update={"cells": (cell("wide", 8, 0.5),)})
+    assert (near.rates, near.conclusion) == ({}, "nothing was found")
+
+
+def test_a_time_that_runs_the_other_way_is_told() -> None:
+    def reversed_time(network: Network, noise: Tensor, steps: int, generator: Any) -> Tensor:
+        x = noise
+        for j in range(steps):
+            x = x + (network(x, j / steps) - x) / (steps - j)
+        return x
+
+    [found, *_] = check_sampler(reversed_time, config=LINEAR, steps=[4], lint_only=True).findings
+    assert found.kind == "prior_mismatch"
+    assert "network(x, 1 - t)" in found.sentence
 
 
 @pytest.mark.parametrize(
