@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 keep_freed_memory()
 os.environ["CAPCHECK_WORKERS"] = "1"  # commands that measure in this process start no others
+os.environ.pop("COLUMNS", None)  # which readline sets where pytest starts workers
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are as many as the cores
     threadpoolctl.threadpool_limits(1)  # idle threads of numpy and scikit-learn would spin
