@@ -92,10 +92,8 @@ def check_states(case: Case) -> None:
         if probe.row in ("neither", "steps"):
             _require(bool((placed == spec.tokens).all()), f"{case}: every token must be placed")
         else:
-            _require(
-                bool((placed <= budget.length).all()),
-                f"{case}: more tokens than {budget} allows are placed",
-            )
+            few = bool((placed <= budget.length).all())
+            _require(few, f"{case}: too many tokens are placed at {budget}")
             full = budget.length < spec.tokens or bool((placed == spec.tokens).all())
             _require(full, f"{case}: every token must be placed at {budget}")
         _require(calls.sequential > 0 or budget.length == 0, f"{case}: no call of the network")
