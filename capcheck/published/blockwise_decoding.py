@@ -24,7 +24,7 @@ from fractions import Fraction
 import torch
 
 from capcheck.api import check
-from capcheck.published.claim import Claim, digits
+from capcheck.published.claim import Claim, closed_form
 from capcheck.results.speculation import Speculation
 from capcheck.targets import MarkovChain, Target, from_spec
 
@@ -72,12 +72,5 @@ def _speculation(target: Target, block: int, rule: str) -> Speculation:
 
 
 def _claim(what: str, law: str, closed: Fraction, value: float) -> Claim:
-    return Claim(
-        source=SOURCE,
-        place="accepted drafts",
-        quantity=f"{what}, {law}",
-        printed=digits(float(closed)),
-        side="closed form",
-        by="check('blockwise')",
-        value=value,
-    )
+    quantity, by = f"{what}, {law}", "check('blockwise')"
+    return closed_form("accepted drafts", quantity, float(closed), value, source=SOURCE, by=by)

@@ -25,7 +25,7 @@ from typing import Literal
 
 from capcheck.core.errors import InputError
 
-__all__ = ["EXACT", "Claim", "Side", "Status", "digits"]
+__all__ = ["EXACT", "Claim", "Side", "Status", "closed_form", "digits"]
 
 Side = Literal["printed", "closed form"]
 Status = Literal["matched", "explained", "contradicted", "unavailable"]
@@ -164,3 +164,27 @@ class Claim:
 def _listed(value: float | Sequence[float]) -> tuple[float, ...]:
     """A number, or several, as a tuple."""
     return tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),)
+
+
+def closed_form(
+    place: str, quantity: str, closed: float, value: float, *, source: str, by: str
+) -> Claim:
+    """The claim of a closed form, which is written out to nine places.
+
+    Args:
+        place: As for `Claim`.
+        quantity: As for `Claim`.
+        closed: The closed form's value.
+        value: The recomputed number.
+        source: As for `Claim`.
+        by: As for `Claim`.
+    """
+    return Claim(
+        source=source,
+        place=place,
+        quantity=quantity,
+        printed=digits(closed),
+        side="closed form",
+        by=by,
+        value=value,
+    )

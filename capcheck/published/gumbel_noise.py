@@ -47,7 +47,7 @@ class _ExtremeNoise(Randomness):
         return u
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError("Gumbel noise is made of uniform numbers alone.")
 
     def stream(self, name: str) -> Randomness:
         return self

@@ -17,11 +17,12 @@ the list of the law's sequences.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
 
-from capcheck.published.claim import Claim, digits
+from capcheck.published.claim import Claim, closed_form
 from capcheck.results.decoding import DecodingPlan
 from capcheck.runs.decoding import decoding_plan
 from capcheck.targets import Target, from_spec, uniform_over
@@ -29,6 +30,7 @@ from capcheck.targets import Target, from_spec, uniform_over
 __all__ = ["claims"]
 
 SOURCE = "inference-schedules"
+_claim = functools.partial(closed_form, source=SOURCE, by="decoding_plan")
 TOKENS, SYMBOLS = 8, 4
 ELEMENTS, DIMENSION = 5, 2
 
@@ -75,15 +77,3 @@ def reed_solomon(q: int, k: int) -> Target:
         for coefficients in itertools.product(range(q), repeat=k)
     ]
     return uniform_over(words, vocabulary=q, description=f"Reed-Solomon code [{q}, {k}]")
-
-
-def _claim(place: str, quantity: str, closed: float, value: float) -> Claim:
-    return Claim(
-        source=SOURCE,
-        place=place,
-        quantity=quantity,
-        printed=digits(closed),
-        side="closed form",
-        by="decoding_plan",
-        value=value,
-    )

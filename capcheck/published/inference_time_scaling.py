@@ -17,19 +17,20 @@ and KL is the total correlation, ln 2.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from capcheck.published.cells import cell_of, exact_kl, share_of_valid
-from capcheck.published.claim import Claim, digits
+from capcheck.published.claim import Claim, closed_form
 from capcheck.targets import from_spec, uniform_over
 
 __all__ = ["claims"]
 
 SOURCE = "inference-time-scaling"
+_claim = functools.partial(closed_form, source=SOURCE)
 CORRELATION = 0.5
 TIMES, HEADS = "target time of DDIM", "two words at once"
 HANDS = (("high", "card"), ("full", "house"))
@@ -78,15 +79,3 @@ def ddim_variance(v: float, k: int) -> float:
         over = alpha_t**2 * v + sigma_t**2
         factor *= (alpha_s * alpha_t * v + sigma_s * sigma_t) / over
     return factor**2
-
-
-def _claim(place: str, quantity: str, closed: float, value: float, **more: Any) -> Claim:
-    return Claim(
-        source=SOURCE,
-        place=place,
-        quantity=quantity,
-        printed=digits(closed),
-        side="closed form",
-        value=value,
-        **more,
-    )

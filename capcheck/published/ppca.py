@@ -16,18 +16,20 @@ decoder, and reads the eigenvalues of the exact law that it samples.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
 import torch
 
 from capcheck.published.cells import cell_of, exact_kl
-from capcheck.published.claim import Claim, digits
+from capcheck.published.claim import Claim, closed_form
 from capcheck.targets import GaussianMixture
 
 __all__ = ["claims"]
 
 SOURCE = "ppca"
+_claim = functools.partial(closed_form, source=SOURCE, by="check('vae')")
 D, NEIGHBOURS = 6, 0.4
 
 
@@ -53,15 +55,3 @@ def claims() -> Iterator[Claim]:
             kept = f"eigenvalue {q} of the model, q = {q}"
             yield _claim("equation 7", kept, values[q - 1], found[q - 1])
         yield _claim("likelihood", f"KL, nats, q = {q}", floor, exact_kl(cell))
-
-
-def _claim(place: str, quantity: str, closed: float, value: float) -> Claim:
-    return Claim(
-        source=SOURCE,
-        place=place,
-        quantity=quantity,
-        printed=digits(closed),
-        side="closed form",
-        by="check('vae')",
-        value=value,
-    )

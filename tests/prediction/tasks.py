@@ -32,33 +32,8 @@ def parity() -> list[Run]:
         )
         for k in (3, 5)
     ]
-    runs += [
-        Run(
-            name=f"rare parity, {h} heads",
-            task="parity",
-            target="parity:6,ones=0.2",
-            family="multi_token",
-            options={"heads": h},
-            kind="heads",
-        )
-        for h in (2,)
-    ]
-    runs += [
-        Run(
-            name=f"parity of a prompt, window {w}{note}",
-            task="parity",
-            target=target,
-            family="gpt",
-            options={"window": w},
-            kind="window",
-            updates=1_500,
-        )
-        for w, target, note in (
-            (2, "chain-parity:4,scratch=no", ""),
-            (2, "chain-parity:4,scratch=yes", ", scratchpad"),
-        )
-    ]
-    return runs
+    runs.append(_heads("rare parity", "parity", "parity:6,ones=0.2", 2))
+    return [*runs, _window(2), _window(2, scratchpad=True)]
 
 
 def characters() -> list[Run]:
@@ -86,18 +61,7 @@ def characters() -> list[Run]:
         )
         for k in (1, 2)
     ]
-    runs += [
-        Run(
-            name=f"characters, {h} heads" if h > 1 else "characters, 1 head",
-            task="characters",
-            target="characters",
-            family="multi_token",
-            options={"heads": h},
-            kind="heads",
-        )
-        for h in (1, 2)
-    ]
-    return runs
+    return [*runs, *(_heads("characters", "characters", "characters", h) for h in (1, 2))]
 
 
 def mixture() -> list[Run]:
@@ -205,75 +169,54 @@ def forcing() -> list[Run]:
 
 def vae() -> list[Run]:
     """Linear VAEs on eight correlated tokens."""
-    return [
-        Run(
-            name=f"linear VAE, {q} latent number{'s' if q > 1 else ''}",
-            task="linear VAE",
-            target="gaussian:ar1,tokens=8,rho=0.9",
-            family="vae",
-            options={"latent": q, "noise": "shared"},
-            kind="vae",
-            width=q,
-            updates=5_000,
-        )
-        for q in (1, 2, 4, 7)
-    ]
+    return [_linear_vae(q) for q in (1, 2, 4, 7)]
 
 
 def bounds() -> list[Run]:
     """Further runs whose floor holds for every network; see `prediction.verdict.bounds`."""
-    runs = [
-        Run(
-            name=f"rare parity, {h} heads",
-            task="parity",
-            target="parity:6,ones=0.2",
-            family="multi_token",
-            options={"heads": h},
-            kind="heads",
-        )
-        for h in (3, 5)
-    ]
-    runs += [
-        Run(
-            name=f"parity of a prompt, window {w}",
-            task="parity",
-            target="chain-parity:4,scratch=no",
-            family="gpt",
-            options={"window": w},
-            kind="window",
-            updates=1_500,
-        )
-        for w in (3, 4)
-    ]
-    runs += [
-        Run(
-            name=f"linear VAE, {q} latent numbers",
-            task="linear VAE",
-            target="gaussian:ar1,tokens=8,rho=0.9",
-            family="vae",
-            options={"latent": q, "noise": "shared"},
-            kind="vae",
-            width=q,
-            updates=5_000,
-        )
-        for q in (3, 5)
-    ]
-    return [
-        *runs,
-        Run(
-            name="characters, 3 heads",
-            task="characters",
-            target="characters",
-            family="multi_token",
-            options={"heads": 3},
-            kind="heads",
-        ),
-        Run(
-            name="rare parity, 1 head",
-            task="parity",
-            target="parity:6,ones=0.2",
-            family="multi_token",
-            options={"heads": 1},
-            kind="heads",
-        ),
-    ]
+    runs = [_heads("rare parity", "parity", "parity:6,ones=0.2", h) for h in (3, 5)]
+    runs += [_window(w) for w in (3, 4)]
+    runs += [_linear_vae(q) for q in (3, 5)]
+    runs.append(_heads("characters", "characters", "characters", 3))
+    runs.append(_heads("rare parity", "parity", "parity:6,ones=0.2", 1))
+    return runs
+
+
+def _heads(name: str, task: str, target: str, heads: int) -> Run:
+    """Blocks of as many tokens as there are heads."""
+    return Run(
+        name=f"{name}, {heads} head{'s' if heads > 1 else ''}",
+        task=task,
+        target=target,
+        family="multi_token",
+        options={"heads": heads},
+        kind="heads",
+    )
+
+
+def _window(window: int, *, scratchpad: bool = False) -> Run:
+    """Four bits and their parity, by a predictor that sees so many tokens."""
+    note = ", scratchpad" if scratchpad else ""
+    return Run(
+        name=f"parity of a prompt, window {window}{note}",
+        task="parity",
+        target=f"chain-parity:4,scratch={'yes' if scratchpad else 'no'}",
+        family="gpt",
+        options={"window": window},
+        kind="window",
+        updates=1_500,
+    )
+
+
+def _linear_vae(latent: int) -> Run:
+    """A linear VAE of so many latent numbers on eight correlated tokens."""
+    return Run(
+        name=f"linear VAE, {latent} latent number{'s' if latent > 1 else ''}",
+        task="linear VAE",
+        target="gaussian:ar1,tokens=8,rho=0.9",
+        family="vae",
+        options={"latent": latent, "noise": "shared"},
+        kind="vae",
+        width=latent,
+        updates=5_000,
+    )

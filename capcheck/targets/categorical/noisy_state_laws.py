@@ -58,6 +58,12 @@ class NoisyEntries(StateEntries):
         same = (x == self.x[rows, tokens]).to(w)
         return (w * super().log_prob(rows, tokens, x).exp() + (1 - w) * same).log()
 
+    def cdf(self, rows: Tensor, tokens: Tensor, x: Tensor) -> Tensor:
+        """Probabilities (m,) of the symbols x (m,) and all smaller ones of some entries."""
+        w = self._weight(rows, tokens)
+        reached = (x >= self.x[rows, tokens]).to(w)
+        return w * super().cdf(rows, tokens, x) + (1 - w) * reached
+
     def icdf(self, rows: Tensor, tokens: Tensor, u: Tensor) -> Tensor:
         """The symbols whose cumulative intervals hold u, by bisection; all arguments are (m,)."""
         w, own = self._weight(rows, tokens).to(u), self.x[rows, tokens]

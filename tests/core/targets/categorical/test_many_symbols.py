@@ -260,6 +260,8 @@ def test_laws_given_noisy_tokens_are_those_of_two_state_sums(symbols: int) -> No
     values[0] = y[0]
     of_values = np.take_along_axis(expected, values[..., None], -1)[..., 0]
     np.testing.assert_allclose(law.log_prob(torch.from_numpy(values)).exp(), of_values, atol=1e-12)
+    up_to = np.take_along_axis(expected.cumsum(-1), values[..., None], -1)[..., 0]
+    np.testing.assert_allclose(law.cdf(torch.from_numpy(values)), up_to, atol=1e-12)
     chosen = torch.ones(2, N, dtype=torch.bool)
     peaks = law.peaks_where(chosen, most=1, least=0.0)
     np.testing.assert_allclose(peaks, expected.max(-1))
