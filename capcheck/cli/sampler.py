@@ -21,6 +21,7 @@ from capcheck.core.errors import CapcheckError
 from capcheck.procedures.registry import report_writer
 from capcheck.runs.atomic import write_atomically
 from capcheck.samplers.acceptance import check_acceptance
+from capcheck.samplers.battery import rates
 from capcheck.samplers.check_sampler import SAMPLES, check_sampler
 from capcheck.samplers.findings import MARKS, Cell, Finding, SamplerResult
 from capcheck.samplers.from_diffusers import schedulers
@@ -180,16 +181,16 @@ def _print(console: Console, result: SamplerResult) -> None:
     say(f"{result.name}{f' ({settings})' if settings else ''}; {versions}")
     if result.cells:
         steps = sorted({cell.steps for cell in result.cells})
-        rates = result.rates
-        table = folding("target", *(str(k) for k in steps), *(["falls like"] if rates else []))
+        powers = rates(result.cells)
+        table = folding("target", *(str(k) for k in steps), *(["falls like"] if powers else []))
         table.title = "error in multiples of the tolerance, by steps"
         table.title_justify = "left"
         for name, cells in itertools.groupby(result.cells, key=lambda cell: cell.target):
-            fall = f"steps^{-rates[name]:.2g}" if name in rates else "-"
-            table.add_row(name, *map(_shown, cells), *([fall] if rates else []))
+            fall = f"steps^{-powers[name]:.2g}" if name in powers else "-"
+            table.add_row(name, *map(_shown, cells), *([fall] if powers else []))
         console.print(table)
         say("✓ within tolerance, ✗ not, ? undecided, ! raises; * estimated from draws")
-        if rates:
+        if powers:
             say("falls like: a solver of order 1 has steps^-2, of order 2 steps^-4")
     for finding in result.findings:
         where = f" on target {finding.target}" if finding.target else ""

@@ -8,6 +8,7 @@ sampler is affine in them.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -33,16 +34,19 @@ __all__ = [
     "FALLS",
     "GROWS",
     "OTHERS",
+    "RESOLVED",
     "SCALARS",
     "TARGETS",
     "TOKEN_TARGETS",
     "WORSE",
     "cells_of",
     "judged",
+    "rates",
 ]
 
 FALLS = 0.25  # least order at which an error falls; that of a rule of order p is p, or 2 p in KL
 GROWS = 1.25  # factor by which an error grows that has grown
+RESOLVED = 1e-6  # error in tolerances above which its fall tells of the sampler, not of rounding
 WORSE = 2.0  # least error, in tolerances, that is worse than a sufficient one and no near miss
 
 
@@ -176,6 +180,26 @@ def _cell(name: str, steps: int, result: CheckResult, exact: bool) -> Cell:
         divergences=divergences,
         exact=exact,
     )
+
+
+def rates(cells: Sequence[Cell]) -> dict[str, float]:
+    """The power r at which the error falls, error ~ steps^-r, by name of the target of numbers.
+
+    It is that between the two largest numbers of steps, where both errors are exact and above
+    rounding. Errors are KL, or squared distances: a solver of order p shows r = 2 p.
+
+    Args:
+        cells: Cells of any targets; those of one target in rising numbers of steps.
+    """
+    found = {}
+    for name in TARGETS:
+        of_one = [cell for cell in cells if cell.target == name]
+        for before, last in itertools.pairwise(of_one[-2:]):
+            a, b = before.error or 0.0, last.error or 0.0
+            known = before.exact and last.exact and min(a, b) > RESOLVED and max(a, b) < math.inf
+            if known and last.steps > before.steps:
+                found[name] = math.log(a / b) / math.log(last.steps / before.steps)
+    return found
 
 
 def judged(cells: Sequence[Cell]) -> list[Finding]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,9 +9,8 @@ from pydantic import Field
 from capcheck.core.record import Record
 from capcheck.results.measurement import Outcome
 
-__all__ = ["MARKS", "RESOLVED", "Cell", "Finding", "FindingKind", "Interval", "SamplerResult"]
+__all__ = ["MARKS", "Cell", "Finding", "FindingKind", "Interval", "SamplerResult"]
 
-RESOLVED = 1e-6  # error in tolerances above which its fall tells of the sampler, not of rounding
 MARKS = {outcome.value: outcome.mark for outcome in Outcome} | {"raises": "!"}
 """The mark of each outcome of a cell."""
 
@@ -118,23 +115,6 @@ class SamplerResult(Record):
     def silent(self) -> bool:
         """Whether nothing was found."""
         return not self.findings
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """The power r of each target's error ~ steps^-r, between the largest numbers of steps.
-
-        Only targets have one on which both errors are exact and above rounding. Divergences are KL,
-        or squared: a solver of order q shows r = 2 q.
-        """
-        found: dict[str, float] = {}
-        for name, cells in itertools.groupby(self.cells, key=lambda cell: cell.target):
-            *_, before, last = [None, None, *cells]
-            if before is None or last is None or not (before.exact and last.exact):
-                continue
-            a, b = before.error or 0.0, last.error or 0.0
-            if min(a, b) > RESOLVED and max(a, b) < math.inf and last.steps > before.steps:
-                found[name] = math.log(a / b) / math.log(last.steps / before.steps)
-        return found
 
     @property
     def conclusion(self) -> str:

@@ -18,6 +18,7 @@ from capcheck import check_sampler
 from capcheck.cli.app import cli
 from capcheck.core.errors import InputError
 from capcheck.core.randomness import CounterRandomness
+from capcheck.samplers.battery import rates
 from capcheck.samplers.drawing import Drawing
 from capcheck.samplers.findings import Cell, SamplerResult
 
@@ -115,7 +116,7 @@ def test_right_samplers_stay_silent_and_converge() -> None:
         first = {cell.outcome for cell in exact if cell.steps == 1}
         assert (last, first) == (["representable"], {"not_representable"})
         if sampler is euler:
-            assert found.rates["wide"] == pytest.approx(2, abs=0.2)  # of order 1
+            assert rates(found.cells)["wide"] == pytest.approx(2, abs=0.2)  # of order 1
 
 
 def heun(
@@ -138,9 +139,9 @@ def test_a_mistake_in_the_second_stage_shows_in_the_fall_of_the_error() -> None:
     how: dict[str, Any] = {"steps": [10, 40], "samples": 300}
     right = check_sampler(heun, config=LINEAR, **how)
     wrong = check_sampler(heun, config=LINEAR | {"late": True}, **how)
-    assert right.rates["wide"] == pytest.approx(4, abs=0.2)  # order 2
-    assert wrong.rates["wide"] < 2.5
-    assert "modes" not in right.rates  # whose errors are estimates
+    assert rates(right.cells)["wide"] == pytest.approx(4, abs=0.2)  # order 2
+    assert rates(wrong.cells)["wide"] < 2.5
+    assert "modes" not in rates(right.cells)  # whose errors are estimates
     assert (right.silent, wrong.silent) == (True, True)
     assert right.conclusion == "nothing was found" or "40 steps" in right.conclusion
 
@@ -156,10 +157,10 @@ def test_a_conclusion_names_the_targets_that_most_steps_do_not_reach() -> None:
 
     cells = [cell("wide", 4, 8.0), cell("wide", 8, 2.0), cell("modes", 4, 9.0), cell("modes", 8, 0)]
     found = SamplerResult(name="x", config={}, versions={}, findings=(), cells=tuple(cells), seed=0)
-    assert found.rates == {"wide": 2.0}  # an error of 0 has none
+    assert rates(found.cells) == {"wide": 2.0}  # an error of 0 has none
     assert "8 steps are not within the tolerance of wide: see" in found.conclusion
     near = found.model_copy(update={"cells": (cell("wide", 8, 0.5),)})
-    assert (near.rates, near.conclusion) == ({}, "nothing was found")
+    assert (rates(near.cells), near.conclusion) == ({}, "nothing was found")
 
 
 def test_a_time_that_runs_the_other_way_is_told() -> None:
