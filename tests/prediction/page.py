@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prediction.predictions import SAMPLES
 from prediction.texts import INTRODUCTION, LESSONS, MEANING, REPEAT, TRAINED
 from prediction.verdict import Record, interval, multiples, violates
 
@@ -140,12 +139,7 @@ def _found(results: dict[str, Any]) -> str:
     ]
     seeds = [run for run in results["others"] if run["name"].startswith("parity, 2 per step")]
     again = [by_name["parity, masked, 2 per step"], *seeds]
-    estimated = [run for run in results["runs"] if run["prediction"]["kind"] == "estimate"]
-    fewest = min(estimated, key=lambda run: float(run["prediction"]["draws"]))
     return LESSONS.format(
-        piloted=fewest["name"],
-        few=f"{fewest['prediction']['draws']:,}",
-        most=f"{SAMPLES:,}",
         again=", ".join(f"{excess(run):+.1e}" for run in again),
         seeds=len(seeds),
         orders="\n".join(mixed),
