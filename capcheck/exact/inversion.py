@@ -48,14 +48,14 @@ __all__ = [
     "inverse_along",
 ]
 
-CONVERGED = 1e-9  # Newton step, relative to 1 plus the point, that is the last one
-MOST_STEPS = 100  # most Newton steps of a pass; three to five are usual
+CONVERGED = 1e-6  # Newton step, relative to 1 plus the point, that is the last one
+MOST_STEPS = 100  # most Newton steps of a pass; two to four are usual
 MOST_HALVINGS = 40  # most halvings of a Newton step that does not come nearer
 FEWER = 25, 6  # the same two for a network, whose inverse need not exist
 SAME = 1e-6  # relative distance of two preimages that count as one
 HELD = 1 << 22  # most numbers of the derivatives that are held at once: 32 MiB
 
-DERIVATIVES = 3.5  # derivatives that the inverse of a pass takes on average
+DERIVATIVES = 2.5  # derivatives that the inverse of a pass takes on average
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,9 +167,10 @@ def _inverse_of_rows(
 ) -> Preimage | Unavailable:
     total, unique = x.new_zeros(len(x)), True
     generator = torch.Generator().manual_seed(int(rows[0]))  # rows that share it are independent
+    course = _Course(x, passes[-1][1])
     for t, s in reversed(passes):
         limits = (MOST_STEPS, MOST_HALVINGS) if trusted else FEWER
-        step = _Pass(t, s, denoiser, path, x, rows, generator, *limits)
+        step = _Pass(t, s, denoiser, path, x, rows, generator, course, *limits)
         x, log_det, one = step.inverse(several=not trusted)
         unique = unique and one
         failed = ~log_det.isfinite()
@@ -179,7 +180,37 @@ def _inverse_of_rows(
                 "draws"
             )
         total = total + log_det
+        course.add(step.tokens, t, step.answer(x))
     return Preimage(x=x, log_det=total, unique=unique)
+
+
+class _Course:
+    """The denoiser's answers along the passes that are inverted, which foretell the next ones.
+
+    Args:
+        x: States after the last pass, (n, N, d). Clean tokens are their own answers.
+        levels: Levels of these states, (N,).
+    """
+
+    def __init__(self, x: Tensor, levels: Tensor) -> None:
+        self._answers, self._levels = x.clone(), levels.clone()
+        self._rates = torch.zeros_like(x)  # change of the answers with the level
+        self._known = levels == 0
+
+    def add(self, tokens: Sequence[int], t: Tensor, answers: Tensor) -> None:
+        """Note the answers for S tokens, (n, S, d), at levels t, (N,)."""
+        rise = (t - self._levels)[tokens, None]
+        known = self._known[tokens, None]
+        self._rates[:, tokens] = torch.where(known, (answers - self._answers[:, tokens]) / rise, 0)
+        self._answers[:, tokens], self._levels[tokens] = answers, t[tokens]
+        self._known[tokens] = True
+
+    def ahead(self, tokens: Sequence[int], t: Tensor) -> Tensor | None:
+        """What the answers for S tokens will be at levels t, (n, S, d); None if one is unknown."""
+        if not bool(self._known[tokens].all()):
+            return None
+        rise = (t - self._levels)[tokens, None]
+        return self._answers[:, tokens] + rise * self._rates[:, tokens]
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +227,7 @@ class _Pass:
         x_s: States after the pass, (n, N, d).
         rows: Indices of these rows among all rows, (n,).
         generator: Random numbers for log-determinants that are estimated.
+        course: The answers along the passes after this one.
         most_steps: Most Newton steps.
         most_halvings: Most halvings of a step.
     """
@@ -207,6 +239,7 @@ class _Pass:
     x_s: Tensor
     rows: Tensor
     generator: torch.Generator
+    course: _Course
     most_steps: int
     most_halvings: int
 
@@ -228,30 +261,33 @@ class _Pass:
         return self._state(u, slice(None)), log_det, unique
 
     @functools.cached_property
-    def _tokens(self) -> list[int]:
+    def tokens(self) -> list[int]:
         """Indices of the tokens that move."""
         tokens: list[int] = (self.t != self.s).nonzero()[:, 0].tolist()
         return tokens
 
     @functools.cached_property
     def _wanted(self) -> Tensor:
-        return self.x_s[:, self._tokens].flatten(1)
+        return self.x_s[:, self.tokens].flatten(1)
 
     def _amplitudes(self, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Alpha and sigma of every number that moves, (S d,)."""
-        each = levels[self._tokens].repeat_interleave(self.x_s.shape[2])
+        each = levels[self.tokens].repeat_interleave(self.x_s.shape[2])
         return self.path.alpha(each), self.path.sigma(each)
 
     def _state(self, u: Tensor, which: Tensor | slice) -> Tensor:
         """The states of some rows with the points u in place."""
         x_t = self.x_s[which].clone()
-        x_t[:, self._tokens] = u.unflatten(1, (-1, self.x_s.shape[2]))
+        x_t[:, self.tokens] = u.unflatten(1, (-1, self.x_s.shape[2]))
         return x_t
 
     def _start(self) -> Tensor:
-        """The reverse of the pass if the denoiser's answer did not change along it."""
-        s = self.s.expand(self.x_s.shape[:2])
-        x0 = self.denoiser.mean(self.x_s, s, self._tokens, self.rows).double().flatten(1)
+        """The reverse of the pass if the denoiser's answer is what it is expected to be."""
+        ahead = self.course.ahead(self.tokens, self.t)
+        if ahead is None:
+            s = self.s.expand(self.x_s.shape[:2])
+            ahead = self.denoiser.mean(self.x_s, s, self.tokens, self.rows).double()
+        x0 = ahead.flatten(1)
         (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self._amplitudes, (self.s, self.t))
         e = (self._wanted - alpha_s * x0) / torch.where(sigma_s > 0, sigma_s, 1)
         return alpha_t * x0 + sigma_t * torch.where(sigma_s > 0, e, 0)
@@ -260,16 +296,24 @@ class _Pass:
         first, sigma_t = self._start(), self._amplitudes(self.t)[1]
         return [first, first + sigma_t, first - 2 * sigma_t]
 
+    def answer(self, x_t: Tensor) -> Tensor:
+        """The denoiser's answer for the tokens that move at the states before the pass."""
+        r, c = self._coefficients()
+        answer = (self._wanted - r * x_t[:, self.tokens].flatten(1)) / c
+        return answer.unflatten(1, (-1, x_t.shape[2]))
+
+    def _coefficients(self) -> tuple[Tensor, Tensor]:
+        """The factors r and c of the state and of the answer, (S d,)."""
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self._amplitudes, (self.s, self.t))
+        r = sigma_s / sigma_t
+        return r, alpha_s - r * alpha_t
+
     def _push(self, u: Tensor, which: Tensor | slice) -> tuple[Tensor, Slope]:
         """F - x_s at the points u of some rows, (m, S d), and dF/du there."""
         t = self.t.expand(len(u), -1)
-        answer, slope = self.denoiser.slope(
-            self._state(u, which), t, self._tokens, self.rows[which]
-        )
+        answer, slope = self.denoiser.slope(self._state(u, which), t, self.tokens, self.rows[which])
         x0 = answer.flatten(1)
-        (alpha_s, sigma_s), (alpha_t, sigma_t) = map(self._amplitudes, (self.s, self.t))
-        r = sigma_s / sigma_t
-        c = alpha_s - r * alpha_t
+        r, c = self._coefficients()
         return r * u + c * x0 - self._wanted[which], slope.affine(r, c)
 
     def _newton(self, start: Tensor) -> tuple[Tensor, Tensor, bool]:

@@ -4,18 +4,21 @@ A family has a *floor* if even its largest budget is refused. Each suspected cau
 names is switched off and the largest budget is measured again, by KL alone if it refuses the floor
 and decides it, which needs few draws of the procedure, and otherwise by all divergences that refuse
 the floor; if the divergence falls clearly, the suspect is a cause of the floor. Most causes
-show from a part of the draws, and all draws are taken where that part shows nothing.
+show from a part of the draws, and all draws are taken where these are expected to show more.
 """
 
 from __future__ import annotations
 
+import math
+
+from capcheck.judging.resolution import tolerance_in_unit
 from capcheck.judging.verdict import judge, refusing_divergences, worst_divergence
 from capcheck.results.family import Cause, FamilyResult
 from capcheck.results.measurement import Cell, Measurement, Outcome
 from capcheck.results.plan import SuspectPlan
 from capcheck.results.settings import Settings
 
-__all__ = ["cause_of", "has_floor", "settings_of_suspects"]
+__all__ = ["cause_of", "has_floor", "more_draws_would_show", "settings_of_suspects"]
 
 
 def has_floor(found: FamilyResult) -> bool:
@@ -92,3 +95,31 @@ def cause_of(
         removed=removed,
         sentence=f"with {suspect.cure} {verb} from {before} to {after}",
     )
+
+
+def more_draws_would_show(
+    measurement: Measurement, floor: Cell, settings: Settings, *, samples: int
+) -> bool:
+    """Whether more draws are expected to show what a suspect does that shows nothing yet.
+
+    Intervals narrow with the root of the number of draws. If every estimate stayed where it is, one
+    of them would have to lie below the floor then, or above its tolerance.
+
+    Args:
+        measurement: The largest budget of the procedure without the suspect.
+        floor: The largest budget of the procedure itself.
+        settings: Tolerances and confidence level of the run.
+        samples: Number of draws that would be made.
+    """
+    narrower = math.sqrt(measurement.samples / samples)
+    for name, after in measurement.estimates.items():
+        before = floor.estimates[name]
+        if after.value is None or before.value is None:
+            continue
+        low, high = after.interval(after.level)
+        tolerance = tolerance_in_unit(after, settings.tolerances[name])
+        if after.value + narrower * (high - after.value) < before.interval(before.level)[0]:
+            return True
+        if after.value - narrower * (after.value - low) > tolerance:
+            return True
+    return False

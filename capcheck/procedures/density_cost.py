@@ -41,7 +41,7 @@ FEWEST_SEQUENCES = 16  # fewest sequences along which drafts are verified
 NETWORK_ROWS = 200  # rows of a network that is no oracle, which is differentiated by torch
 WORK = 6e10  # multiply-adds of a log-density that two cores do in a second, about
 OVERHEAD = 6e4  # multiply-adds in the time that a derivative takes beside the target's own work
-QUICK = 0.2  # seconds that are spent in any case, at more rows than there are samples
+QUICK = 0.15  # seconds that are spent in any case, at more rows than there are samples
 MOST_ROWS = 16_384  # most rows at which a log-density is evaluated for that reason
 PILOT_ROWS = 100  # rows that tell how many more are needed
 DECIDED_ROWS = 256  # fewest rows of a log-density after a pilot
@@ -109,11 +109,12 @@ def affordable_rows(
 def pilot_pays(procedure: AnyProcedure, budget: Budget, rows: int | None) -> bool:
     """Whether to look at `PILOT_ROWS` first, as the log-density of so many rows takes long.
 
-    A density whose cost the rows share, as that of a Markov chain, has no use for it.
+    It takes rows that are not used again, which it must be able to save twice. A density whose cost
+    the rows share, as that of a Markov chain, has no use for it.
     """
     if rows is None or procedure.substitute is not None:
         return False
-    if rows <= decided_rows(procedure) + PILOT_ROWS:
+    if rows < decided_rows(procedure) + 3 * PILOT_ROWS:
         return False
     shared = procedure.probe.density_work(procedure.spec, budget) > 0
     return not shared and rows * work_of_density(procedure, budget) > SLOW * WORK

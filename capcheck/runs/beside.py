@@ -107,10 +107,14 @@ class Beside:
                 with self._deferred(), time_limit(SHARE_OF_CAUSES * self._settings.seconds_per_run):
                     procedure = self._maker.procedure(suspect.probe)
                     label = f"{plan.title} with {suspect.cure}"
+                    before: Settings | None = None
                     for settings in tried:
+                        if not self._assembly.would_show(named, settings, floor, before=before):
+                            break
                         self._looks.measure(plan, procedure, settings, [floor.budget], label=label)
                         if self._assembly.cause(named, settings, floor) is not None:
                             break
+                        before = settings
             except UnfitError as error:  # it has no oracle on this target, or takes too long
                 logger.info("%s is no suspect: %s", plan.title, error)
             except ControlFlow:

@@ -58,6 +58,20 @@ def test_all_draws_are_taken_where_a_part_shows_nothing(monkeypatch: pytest.Monk
     assert set(asked) == {300, 1200}
 
 
+def test_no_more_draws_are_made_where_they_would_show_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def blind(suspect: Any, measurement: Any, floor: Any, settings: Any) -> None:
+        asked.append(measurement.samples)
+
+    monkeypatch.setattr(assembly, "cause_of", blind)
+    monkeypatch.setattr(assembly, "more_draws_would_show", lambda *_, **__: False)
+    assert check("maskgit", from_spec("gaussian:ar1,tokens=4"), **HOW).found.causes == ()
+    assert set(asked) == {300}
+
+
 def test_the_other_divergences_are_asked_where_kl_shows_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
