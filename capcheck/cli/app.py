@@ -12,6 +12,7 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 try:
@@ -29,8 +30,9 @@ try:
 except ImportError as error:  # Python would exit with 1, which means "not representable"
     sys.stderr.write(f"error: {error}; capcheck needs this package, install it.\n")
     sys.exit(5)
-from capcheck.core.memory import keep_freed_memory, limit_memory
+from capcheck.core.memory import NVIDIA, keep_freed_memory, kept_objects, limit_memory
 from capcheck.core.version import __version__
+from capcheck.runs import standby
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -70,7 +72,9 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(importlib.import_module(f"capcheck.cli.{name}"), name)
+        with kept_objects():
+            module = importlib.import_module(f"capcheck.cli.{name}")
+        command: click.Command = getattr(module, name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -95,6 +99,8 @@ def main() -> None:
     """Run the command line; a failure prints one sentence and sets the exit code."""
     keep_freed_memory()
     limit_memory()
+    if _needs_helpers(sys.argv[1:]):
+        standby.begin(standby.cores() - 1)
     session, streams = Session(), (sys.stdout, sys.stderr)
     for stream in streams:
         _replace_what_it_cannot_encode(stream)
@@ -108,10 +114,26 @@ def main() -> None:
     except (Exception, KeyboardInterrupt, Stopped) as error:
         fail(error, session)
     finally:
+        standby.end()
         sys.stdout, sys.stderr = streams
         for stream in streams:
             _flush_or_discard(stream)
     sys.exit(CLOSED_PIPE if quiet.broken else code)
+
+
+def _needs_helpers(arguments: Sequence[str]) -> bool:
+    """Whether a command is sure to call in a helper for every other core.
+
+    The helpers import torch while this process does. With a GPU they are as many as there are GPUs.
+    """
+    named = {argument.partition("=")[0] for argument in arguments}
+    others = {"-h", "--help", "--start-only", "--workers"}
+    return (
+        arguments[:1] == ["survey"]
+        and not named & others
+        and "CAPCHECK_WORKERS" not in os.environ
+        and not NVIDIA.exists()
+    )
 
 
 def _replace_what_it_cannot_encode(stream: Any) -> None:

@@ -297,10 +297,11 @@ class _Pass:
         return [first, first + sigma_t, first - 2 * sigma_t]
 
     def answer(self, x_t: Tensor) -> Tensor:
-        """The denoiser's answer for the tokens that move at the states before the pass."""
+        """The denoiser's answers (n, S, d) for the tokens that move, at the states before."""
         r, c = self._coefficients()
-        answer = (self._wanted - r * x_t[:, self.tokens].flatten(1)) / c
-        return answer.unflatten(1, (-1, x_t.shape[2]))
+        flat = (self._wanted - r * x_t[:, self.tokens].flatten(1)) / c
+        answers: Tensor = flat.unflatten(1, (-1, x_t.shape[2]))
+        return answers
 
     def _coefficients(self) -> tuple[Tensor, Tensor]:
         """The factors r and c of the state and of the answer, (S d,)."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from capcheck.core.errors import (
     UnfitError,
     reason_of,
 )
-from capcheck.core.memory import keep_freed_memory, out_of_memory
+from capcheck.core.memory import out_of_memory
 from capcheck.core.pace import time_limit
 from capcheck.judging.family import failed_result, unsupported_result
 from capcheck.results.family import FamilyResult
@@ -55,7 +54,7 @@ from capcheck.runs.room import require_room
 from capcheck.runs.sharing import share_out
 from capcheck.runs.snapshots import batch_of
 from capcheck.runs.store import FITS, Store
-from capcheck.runs.workers import Helpers, Job, end_with, worker_count
+from capcheck.runs.workers import Helpers, Job, worker_count
 from capcheck.targets.target import Target
 
 __all__ = ["OF_THIS_PROCESS", "Engine", "help_out"]
@@ -319,10 +318,6 @@ def help_out(packed: bytes, place: int) -> None:
         place: Number of the helper, 1 for the first.
     """
     job = Job.unpacked(packed)
-    if job.owner is not None:  # a terminal interrupts all its processes, and the owner ends them
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        keep_freed_memory()
-        end_with(job.owner)
     options: Any = dict(job.options) | {"device": job.device(place)}
     engine = Engine(job.target, job.candidates, options)
     # Others begin elsewhere. The last families take longest, and should not be begun last.

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import pickle
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,21 +19,15 @@ import cloudpickle
 import torch
 
 from capcheck.core.errors import InputError
+from capcheck.runs import standby
 from capcheck.runs.candidates import Candidate
 from capcheck.runs.log import logger
 from capcheck.targets.target import Target
 
-__all__ = ["PATIENCE", "Helpers", "Job", "cores", "end_with", "worker_count"]
+__all__ = ["PATIENCE", "Helpers", "Job", "worker_count"]
 
 PATIENCE = 1.5  # seconds that a run takes before helpers are called in, which need a few to start
-LOOK = 1.0  # seconds between a helper's looks at whether its owner lives
 CLOSING = 20.0  # seconds that helpers of another executor have to notice that the run is whole
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_count(asked: Any, device: torch.device) -> int | None:
@@ -52,7 +44,7 @@ def worker_count(asked: Any, device: torch.device) -> int | None:
         )
     if asked:
         return asked
-    return torch.cuda.device_count() if device.type == "cuda" else cores()
+    return torch.cuda.device_count() if device.type == "cuda" else standby.cores()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,14 +56,12 @@ class Job:
         candidates: Candidates of the run.
         options: Keywords of the run, without functions and executors.
         folder: Folder of the run, which all workers see.
-        owner: Number of the process that started the run, if the helper is on its machine.
     """
 
     target: Target
     candidates: Sequence[Candidate]
     options: Mapping[str, Any]
     folder: Path
-    owner: int | None = None
 
     def packed(self) -> bytes:
         """The job as bytes that another process of this run can read, with the caller's code."""
@@ -92,26 +82,10 @@ class Job:
         return device
 
 
-def end_with(owner: int) -> None:
-    """Have this process end when its parent does; it would measure for nobody for a long time.
-
-    What it has measured is in the run's folder, and its claims are void.
-
-    Args:
-        owner: Number of the parent process.
-    """
-
-    def look() -> None:
-        while os.getppid() == owner:
-            time.sleep(LOOK)
-        os._exit(0)
-
-    threading.Thread(target=look, daemon=True).start()
-
-
 class Helpers:
-    """The helpers of a run. They are called in if the run is not over after `PATIENCE` seconds.
+    """The helpers of a run, which are called in if it is not over after `PATIENCE` seconds.
 
+    Those that stand by are called in at once.
     The job is sent as it is when the helpers are made, since the run changes what it holds.
 
     Args:
@@ -130,12 +104,12 @@ class Helpers:
         executor: Any = None,
     ) -> None:
         self._work, self._count, self._executor = work, count, executor
-        owner = os.getpid() if executor is None else None
-        self._job = self._packed(dataclasses.replace(job, owner=owner))
+        self._job = self._packed(job)
         self._own: list[Any] = []
         self._running: list[Any] = []
         self._lock, self._closed = threading.Lock(), False
-        self._timer = threading.Timer(PATIENCE if executor is None else 0, self._call_in)
+        patience = PATIENCE if executor is None and not standby.is_ready() else 0
+        self._timer = threading.Timer(patience, self._call_in)
         self._timer.daemon = True
         if self._job and count:
             self._timer.start()
@@ -181,10 +155,6 @@ class Helpers:
     def _start(self, place: int) -> Any:
         if self._executor is not None:
             return self._executor.submit(self._work, self._job, place)
-        from loky import process_executor  # only runs that take long need it
-
-        # One executor each: that of a killed worker ends, and the others go on.
-        threads = dict.fromkeys(THREADS, "1")
-        own = process_executor.ProcessPoolExecutor(max_workers=1, env=threads)
+        own = standby.take()
         self._own.append(own)
         return own.submit(self._work, self._job, place)
