@@ -102,8 +102,8 @@ def more_draws_would_show(
 ) -> bool:
     """Whether more draws are expected to show what a suspect does that shows nothing yet.
 
-    Intervals narrow with the root of the number of draws. If every estimate stayed where it is, one
-    of them would have to lie below the floor then, or above its tolerance.
+    Intervals narrow with the root of the number of draws. An estimate that came half a standard
+    error nearer to it would have to lie below the floor then, or above its tolerance.
 
     Args:
         measurement: The largest budget of the procedure without the suspect.
@@ -118,8 +118,9 @@ def more_draws_would_show(
             continue
         low, high = after.interval(after.level)
         tolerance = tolerance_in_unit(after, settings.tolerances[name])
-        if after.value + narrower * (high - after.value) < before.interval(before.level)[0]:
-            return True
-        if after.value - narrower * (after.value - low) > tolerance:
+        nearer = (after.value - low) / 4
+        highest = after.value - nearer + narrower * (high - after.value)
+        lowest = after.value + nearer - narrower * (after.value - low)
+        if highest < before.interval(before.level)[0] or lowest > tolerance:
             return True
     return False

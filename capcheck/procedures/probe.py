@@ -186,6 +186,17 @@ class Probe(ABC, Generic[NetworkT]):
             rng: Source of every random number.
         """
 
+    def effective(self, spec: SequenceSpec, budget: Budget) -> Budget:
+        """The smallest budget at which `run` and `log_density` are the same as at this one.
+
+        By default it is the budget itself. Budgets of equal ones are measured once.
+
+        Args:
+            spec: As for `run`.
+            budget: As for `run`.
+        """
+        return budget
+
     def iterations(self, spec: SequenceSpec, budget: Budget) -> int:
         """The number of states that `run` yields after the first one, at most.
 

@@ -204,7 +204,13 @@ class Procedure(Generic[NetworkT]):
 
     def relevant(self, budget: Budget) -> tuple[int, ...]:
         """The entries of a budget that the procedure reads; equal for budgets that share a run."""
-        return tuple(getattr(budget, axis) for axis in AXES if axis in self.probe.reads)
+        least = self.probe.effective(self.spec, budget)
+        return tuple(getattr(least, axis) for axis in AXES if axis in self.probe.reads)
+
+    def fixed(self, budget: Budget) -> tuple[int, ...]:
+        """Those of them along which one run does not show the results of all smaller budgets."""
+        least, axes = self.probe.effective(self.spec, budget), self.probe.reads - self.probe.anytime
+        return tuple(getattr(least, axis) for axis in AXES if axis in axes)
 
     def start(self, n: int, rng: Randomness) -> State:
         """The state of n rows before the first iteration, in which only given tokens are placed."""

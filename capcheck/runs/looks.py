@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from capcheck.core.budget import AXES, Budget
+from capcheck.core.budget import Budget
 from capcheck.diagnostics.observer import Observer
 from capcheck.diagnostics.qualities import Qualities
 from capcheck.divergences.reference import Reference
 from capcheck.networks.kinds import RoundedNetwork
-from capcheck.procedures.probe import AnyProbe
 from capcheck.procedures.procedure import AnyProcedure
 from capcheck.results.plan import FamilyPlan
 from capcheck.results.settings import Settings
@@ -99,7 +98,7 @@ class Looks:
 
         busy = False
         # The largest first: it shows at once whether its runs take too long.
-        for unit in reversed(_units(procedure.probe, budgets)):
+        for unit in reversed(_units(procedure, budgets)):
             if not missing(unit):
                 continue
             name = claim_name(
@@ -190,10 +189,9 @@ def _evidence_of(settings: Settings) -> tuple[int, tuple[str, ...]]:
     return settings.samples, tuple(settings.tolerances)
 
 
-def _units(probe: AnyProbe, budgets: Sequence[Budget]) -> list[list[Budget]]:
+def _units(procedure: AnyProcedure, budgets: Sequence[Budget]) -> list[list[Budget]]:
     """The budgets that one process should measure, since they share a run or its evidence."""
-    fixed = [axis for axis in AXES if axis in probe.reads and axis not in probe.anytime]
     units: dict[tuple[int, ...], list[Budget]] = {}
     for budget in budgets:
-        units.setdefault(tuple(getattr(budget, axis) for axis in fixed), []).append(budget)
+        units.setdefault(procedure.fixed(budget), []).append(budget)
     return list(units.values())

@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from capcheck.core.budget import AXES, Budget
+from capcheck.core.budget import Budget
 from capcheck.core.errors import ControlFlow, reason_of
 from capcheck.core.memory import used_memory
 from capcheck.core.pace import time_limit
@@ -204,11 +204,9 @@ class Rehearsal:
 
     def _runs(self, procedure: AnyProcedure) -> list[Budget]:
         """The largest budget of each run of a procedure, the largest first."""
-        probe = procedure.probe
         found: dict[tuple[int, ...], Budget] = {}
-        fixed = [axis for axis in AXES if axis in probe.reads and axis not in probe.anytime]
         for budget in reversed(self._settings.grid.budgets()):
-            found.setdefault(tuple(getattr(budget, axis) for axis in fixed), budget)
+            found.setdefault(procedure.fixed(budget), budget)
         return list(found.values())
 
     def _turn(self, procedure: AnyProcedure, budget: Budget) -> tuple[Rate, Work, float, int]:

@@ -27,6 +27,7 @@ from capcheck.testing.intervention import require_honest
 __all__ = ["CHECKS", "check_declaration"]
 
 N_ROWS = 5  # number of sample rows of a run
+MANY = 64  # steps that no procedure has a use for on the targets of the cases, if that can be said
 
 
 def check_declaration(probe: AnyProbe) -> None:
@@ -123,7 +124,7 @@ def check_determinism(case: Case) -> None:
 
 
 def check_reads(case: Case) -> None:
-    """Checks that states and densities do not depend on an axis that `reads` leaves out."""
+    """Checks that states and densities depend on no more than `reads` and `effective` say."""
     if case.network != "oracle":
         return
     procedure = case.procedure()
@@ -132,14 +133,18 @@ def check_reads(case: Case) -> None:
         "length": (Budget(length=N, steps=3), Budget(length=N // 2, steps=3)),
         "steps": (Budget(length=N, steps=3), Budget(length=N, steps=1)),
     }
-    for axis in set(AXES) - case.probe.reads:
-        one, other = pairs[axis]
+    claims = {f"`reads` leaves {axis} out": pairs[axis] for axis in set(AXES) - case.probe.reads}
+    largest = Budget(length=N, steps=MANY)
+    least = case.probe.effective(procedure.spec, largest)
+    if least != largest:
+        claims["`effective` calls budgets equal"] = (largest, least)
+    for claim, (one, other) in claims.items():
         runs = [list(procedure.run(budget, N_ROWS, case.rng())) for budget in (one, other)]
         same = len(runs[0]) == len(runs[1]) and all(
             torch.equal(a.tokens, b.tokens) and torch.equal(a.placed, b.placed)
             for a, b in zip(*runs, strict=True)
         )
-        _require(same, f"{case}: `reads` leaves {axis} out, and a run depends on it")
+        _require(same, f"{case}: {claim}, and a run depends on what differs")
         x = procedure.target.sample(N_ROWS, case.rng())
         found = [procedure.log_density(budget, x, case.rng()) for budget in (one, other)]
         values = [f.values if isinstance(f, LogDensity) else f.reason for f in found]
@@ -148,7 +153,7 @@ def check_reads(case: Case) -> None:
             if isinstance(values[0], Tensor) and isinstance(values[1], Tensor)
             else values[0] is values[1] or values[0] == values[1]
         )
-        _require(same, f"{case}: `reads` leaves {axis} out, and the log-density depends on it")
+        _require(same, f"{case}: {claim}, and the log-density depends on what differs")
 
 
 def check_snapshots(case: Case) -> None:

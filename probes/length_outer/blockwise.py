@@ -31,7 +31,7 @@ rounds are means over draws of the base model's law.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -203,7 +203,12 @@ class Blockwise(Probe[PrefixPredictor]):
         starts = range(0, len(placed), self.block)
         return [list(placed[i : i + self.block]) for i in starts]
 
-    def _rounds(self, block: list[int], budget: Budget) -> int:
+    def effective(self, spec: SequenceSpec, budget: Budget) -> Budget:
+        """The rounds that can do anything; see `_rounds`."""
+        block = range(max(1, min(self.block, len(spec.free))))
+        return Budget(length=budget.length, steps=self._rounds(block, budget))
+
+    def _rounds(self, block: Sequence[int], budget: Budget) -> int:
         """The number of rounds: the budget's, or ceil(b / 2) if that is smaller.
 
         Each round fixes at least two tokens of every row, so that more rounds would do nothing.

@@ -16,9 +16,9 @@ FLOOR = family(cell(8, kl=sampled(1.0, 0.05))).cells[-1]  # the tolerance is 0.5
     [
         (sampled(0.6, 0.2), True),  # half of the error ends below the floor's 0.9
         (sampled(0.85, 0.3), True),  # it would still be refused
-        (sampled(0.55, 0.5), False),  # neither below 0.9 nor above 0.5 with half of the error
+        (sampled(0.7, 0.9), False),  # neither below 0.9 nor above 0.5 with half of the error
         (sampled(0.4, 1.5), False),
-        (between(0.0, 1.6), False),
+        (between(-0.6, 2.2), False),
         (Estimate.unavailable("", level=0.95, unit=""), False),
     ],
 )
