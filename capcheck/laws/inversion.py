@@ -20,6 +20,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from capcheck.core.log_sums import exp_
+
 __all__ = ["CRAWL", "FAR", "FREE", "SAME", "mixture_quantiles", "normal_cdf", "standardised"]
 
 SAME = 64  # relative error of the tail, in machine epsilons, at which the search ends
@@ -169,7 +171,7 @@ class _Search:
         """The tail T at x, and its first and second derivatives along `side`."""
         z = self.side[..., None] * standardised(self.x[..., None], self.m, self.s)  # (..., K)
         s = torch.where(self.s > 0, self.s, 1)
-        density = self.w / s * ((-0.5 * z.square()).exp() * (1 / math.sqrt(2 * math.pi)))
+        density = exp_(z.square().mul_(-0.5)).mul_(1 / math.sqrt(2 * math.pi)).mul_(self.w / s)
         T = (self.w * normal_cdf(z)).sum(-1)
         return T, density.sum(-1), -(z / s * density).sum(-1)
 

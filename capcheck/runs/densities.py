@@ -29,7 +29,7 @@ from capcheck.runs.snapshots import rows_randomness
 __all__ = ["DENSITY_BATCH", "Densities"]
 
 
-DENSITY_BATCH = 1024  # most rows of a log-density; rows that share chains do whatever the batch
+DENSITY_BATCH = 1024  # most rows of a log-density at once, unless all share their chains
 
 
 class Densities:
@@ -84,7 +84,7 @@ class Densities:
         parts: list[LogDensity] = []
         shared = procedure.probe.density_work(procedure.spec, budget) > 0
         held = self._target.rows_at_once or DENSITY_BATCH
-        size = DENSITY_BATCH if shared else min(DENSITY_BATCH, held)
+        size = max(1, len(x)) if shared else min(DENSITY_BATCH, held)
         for start in range(0, len(x), size):
             rows = x[start : start + size]
             part = procedure.log_density(budget, rows, self._rng("density", start))

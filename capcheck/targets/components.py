@@ -92,6 +92,12 @@ class Components:
         assert average is not None
         return average
 
+    def log_mass_and_average(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+        """`log_mass` and `average` of all tokens together, in the time of the latter."""
+        log_mass, average = self._attend(evidence, "all", (1,))
+        assert average is not None
+        return log_mass, average
+
     def moments(
         self, evidence: Evidence, prefix: Prefix = "all", tokens: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor]:

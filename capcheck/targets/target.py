@@ -318,6 +318,10 @@ class ContinuousTarget(Target):
         """
         return self.transformed(matrix), torch.ones_like(self.spec.mean)
 
+    def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at x (n, N, d), for classes that have them in the time of one: (n,), (n, N, d)."""
+        return self.log_prob(x), self.score(x)
+
     def score(self, x: Tensor) -> Tensor:
         """The gradient of the log-density at x, in nats per token unit: (n, N, d).
 

@@ -77,12 +77,14 @@ class _NegativeLogDensity(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: ContinuousTarget) -> Tensor:
         """The energies (n,) of sequences (n, N, d)."""
-        ctx.save_for_backward(x)
-        ctx.target = target
-        return -target.log_prob(x)
+        if not ctx.needs_input_grad[0]:
+            return -target.log_prob(x)
+        log_prob, score = target.log_prob_and_score(x)
+        ctx.save_for_backward(score)
+        return -log_prob
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
         """The gradient of the energies' sum, weighted by `slopes` (n,)."""
-        (x,) = ctx.saved_tensors
-        return -ctx.target.score(x) * slopes[0][:, None, None], None
+        (score,) = ctx.saved_tensors
+        return -score * slopes[0][:, None, None], None

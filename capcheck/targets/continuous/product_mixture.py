@@ -254,8 +254,8 @@ class ProductMixture(ContinuousTarget):
     def log_prob(self, x: Tensor) -> Tensor:
         """Joint log-density of x (n, N, d), in nats: (n,)."""
         require_tokens(self.spec, x)
-        log_scale = 0.5 * self._scales.numel() * LOG_2PI + self._scales.log().sum()
-        return (self._log_smoothed(x, self._scales.square()) - log_scale).to(self._dtype)
+        smoothed = self._log_smoothed(x, self._scales.square())
+        return (smoothed - self._log_scale).to(self._dtype)
 
     def marginals(
         self,
@@ -379,10 +379,21 @@ class ProductMixture(ContinuousTarget):
 
     def score(self, x: Tensor) -> Tensor:
         """(E[mu_c | x] - x) / s^2, (n, N, d)."""
+        return self.log_prob_and_score(x)[1]
+
+    def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both by one pass over the components."""
         require_tokens(self.spec, x)
         y, s2 = x.to(self._centre) - self._centre, self._scales.square()
-        average = self._components.average(Evidence(y / s2, -0.5 / s2[None]))
-        return ((average - y) / s2).to(self._dtype)
+        evidence = Evidence(y / s2, -0.5 / s2[None])
+        log_mass, average = self._components.log_mass_and_average(evidence)
+        log_prob = log_mass[:, 0] - 0.5 * (y.square() / s2).sum((1, 2)) - self._log_scale
+        return log_prob.to(self._dtype), ((average - y) / s2).to(self._dtype)
+
+    @property
+    def _log_scale(self) -> Tensor:
+        """The logarithm of what the densities of the components are divided by."""
+        return 0.5 * self._scales.numel() * LOG_2PI + self._scales.log().sum()
 
     def kernel_mean(self, x: Tensor, bandwidth: float) -> Tensor:
         """`E exp(-|x - Y|^2 / (2 bandwidth^2))` over the target's Y: (n,)."""

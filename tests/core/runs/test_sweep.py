@@ -14,6 +14,7 @@ from capcheck.core.randomness import Randomness
 from capcheck.probes.steps.diffusion import Diffusion
 from capcheck.procedures.procedure import Procedure
 from capcheck.runs import room
+from capcheck.runs.densities import DENSITY_BATCH
 from capcheck.targets import ProductMixture
 
 
@@ -131,3 +132,42 @@ def test_draws_that_do_not_fit_are_refused_before_they_are_made(
     monkeypatch.setattr(room, "available_memory", lambda: 1e6)
     with pytest.raises(InputError, match=r"a run of 2,000 samples takes .* at most --samples 1302"):
         check("diffusion", eight)
+
+
+def test_rows_that_share_their_chains_have_them_made_once(
+    eight: ProductMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    density = Procedure.log_density
+
+    def counted(self: Procedure[Any], budget: Any, x: torch.Tensor, rng: Randomness) -> Any:
+        rows.append(len(x))
+        return density(self, budget, x, rng)
+
+    monkeypatch.setattr(Procedure, "log_density", counted)
+    how: dict[str, Any] = {"lengths": [0], "steps": [1], "samples": 1500, "divergences": ["kl"]}
+    check("ebm", eight, **how)
+    assert rows[0] == 1500  # a suspect follows
+    rows.clear()
+    check("diffusion", eight, **how)
+    assert max(rows) == DENSITY_BATCH < 1500
+
+
+def test_budgets_at_which_a_procedure_does_the_same_are_measured_once(
+    eight: ProductMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+    run = Procedure.run
+
+    def counted(self: Procedure[Any], budget: Any, n: int, *rest: Any, **named: Any) -> Any:
+        ran.append(budget.steps)
+        return run(self, budget, n, *rest, **named)
+
+    monkeypatch.setattr(Procedure, "run", counted)
+    how: dict[str, Any] = {"lengths": [8], "steps": [1, 2, 16], "samples": 200}
+    result = check("blockwise", eight, **how)  # blocks of four tokens take two rounds at most
+    assert len(set(ran)) == 2
+    one, two, many = result.cells
+    assert two.estimates == many.estimates
+    assert two.model_calls == many.model_calls
+    assert one.model_calls < two.model_calls

@@ -30,6 +30,19 @@ def levels(case: int) -> np.ndarray:
     return np.asarray(drawn)
 
 
+def test_log_densities_and_scores_of_one_pass_are_those_of_the_reference(
+    three: ProductMixture,
+) -> None:
+    reference, h = outside(three), 1e-5
+    x = np.random.default_rng(4).normal(size=(6, 3))
+    log_prob, score = three.log_prob_and_score(torch.tensor(x)[..., None])
+    for row, value, slope in zip(x, log_prob, score, strict=True):
+        assert float(value) == pytest.approx(reference.log_prob(row), abs=1e-12)
+        for i, step in enumerate(h * np.eye(3)):
+            rise = reference.log_prob(row + step) - reference.log_prob(row - step)
+            assert float(slope[i, 0]) == pytest.approx(rise / (2 * h), abs=1e-8)
+
+
 @pytest.mark.parametrize("path", ["linear", "cosine"])
 @pytest.mark.parametrize("case", range(12))
 @pytest.mark.parametrize("causal", [False, True])
