@@ -20,7 +20,7 @@ from capcheck.results.settings import Settings
 from capcheck.runs.assembly import Assembly, sensitive_budget
 from capcheck.runs.candidates import Candidate
 from capcheck.runs.cells import Cells
-from capcheck.runs.claims import Busy
+from capcheck.runs.claims import Busy, Claims, claim_name
 from capcheck.runs.drafts import speculation_of
 from capcheck.runs.log import logger
 from capcheck.runs.looks import Looks
@@ -40,13 +40,24 @@ class Beside:
         assembly: The assembly of the run's results.
         looks: Measures cells.
         maker: Makes procedures.
+        claims: Claims of this process, by which others learn which suspects cannot be measured.
+        hopeless: Names of such suspects, to which those that this process learns of are added.
     """
 
     def __init__(
-        self, settings: Settings, *, cells: Cells, assembly: Assembly, looks: Looks, maker: Maker
+        self,
+        settings: Settings,
+        *,
+        cells: Cells,
+        assembly: Assembly,
+        looks: Looks,
+        maker: Maker,
+        claims: Claims,
+        hopeless: set[str],
     ) -> None:
         self._settings, self._cells, self._assembly = settings, cells, assembly
         self._looks, self._maker = looks, maker
+        self._claims, self._hopeless = claims, hopeless
         self._busy = False
 
     def measure(
@@ -103,6 +114,11 @@ class Beside:
             candidate.probe.suspects(), candidate.entry.suspects, strict=True
         ):
             plan = named.plan
+            name = claim_name(suspect=plan.to_json())
+            if self._claims.given_up(name):
+                self._hopeless.add(name)
+            if name in self._hopeless:  # it may have taken a minute to find out
+                continue
             try:
                 with self._deferred(), time_limit(SHARE_OF_CAUSES * self._settings.seconds_per_run):
                     procedure = self._maker.procedure(suspect.probe)
@@ -117,6 +133,8 @@ class Beside:
                         before = settings
             except UnfitError as error:  # it has no oracle on this target, or takes too long
                 logger.info("%s is no suspect: %s", plan.title, error)
+                self._hopeless.add(name)
+                self._claims.give_up(name)
             except ControlFlow:
                 raise
             except Exception:  # the family itself was measured, and keeps its result

@@ -109,6 +109,7 @@ class Engine:
         self._workers = worker_count(options.get("workers"), device)
         self._maker = Maker(self._target, self._settings, self._progress)
         self._refused: list[FamilyPlan] = []
+        self._hopeless: set[str] = set()
 
     def run(self, *, errors_are_results: bool) -> SurveyResult:
         """Measure every candidate.
@@ -209,6 +210,8 @@ class Engine:
             assembly=self._assembly,
             looks=self._looks,
             maker=self._maker,
+            claims=claims,
+            hopeless=self._hopeless,
         )
 
     def _result(self, candidate: Candidate, errors_are_results: bool) -> FamilyResult:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from capcheck import check, save
+from capcheck import Outcome, check, save
 from capcheck.core import pace
+from capcheck.core.errors import UnfitError
 from capcheck.judging.causes import cause_of
 from capcheck.procedures.procedure import Procedure
 from capcheck.results.family import Cause
@@ -42,6 +44,22 @@ def test_a_suspect_that_takes_too_long_leaves_the_verdict(monkeypatch: pytest.Mo
     found = check("maskgit", law, **HOW)
     assert found.found.causes == () != known.found.causes
     assert (found.outcome, found.reason) == (known.outcome, known.reason)
+
+
+def test_a_suspect_that_takes_too_long_is_tried_once_in_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def too_short(seconds: float) -> Any:
+        tried.append(seconds)
+        raise UnfitError("it takes too long")
+
+    monkeypatch.setattr(beside, "time_limit", too_short)
+    law, threads = from_spec("gaussian:ar1,tokens=4"), ThreadPoolExecutor(1)
+    shared: Any = {"workers": 2, "executor": threads, "out": tmp_path / "run"}
+    assert check("maskgit", law, **HOW, **shared).outcome is Outcome.NOT_REPRESENTABLE
+    assert tried == [60.0]
 
 
 def test_all_draws_are_taken_where_a_part_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
