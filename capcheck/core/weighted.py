@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["weighted_mean", "weighted_sums"]
+__all__ = ["FEW_COLUMNS", "add_weighted_sums_", "weighted_mean", "weighted_sums"]
+
+FEW_COLUMNS = 96  # columns of values from which a product is made as it is written
 
 
 def weighted_sums(weights: Tensor, values: Tensor) -> Tensor:
     """The product weights @ values, fast also where there are few columns of values.
 
-    The transposed product is made. Where a row has thousands of weights and few columns of values,
-    matrix products on a CPU take a third to an eighth of the time in this order.
+    The transposed product is made there. Where a row has thousands of weights and few columns of
+    values, matrix products on a CPU take a half to a fifth of the time in this order.
 
     Args:
         weights: (..., r, K).
@@ -21,7 +23,23 @@ def weighted_sums(weights: Tensor, values: Tensor) -> Tensor:
     Returns:
         The sums, (..., r, D).
     """
+    if values.shape[-1] >= FEW_COLUMNS:
+        return weights @ values
     return (values.mT.contiguous() @ weights.mT).mT
+
+
+def add_weighted_sums_(total: Tensor, weights: Tensor, values: Tensor) -> None:
+    """Add the product weights @ values to a total (r, D) in place; see `weighted_sums`.
+
+    Args:
+        total: (r, D).
+        weights: (r, K).
+        values: (K, D).
+    """
+    if values.shape[-1] >= FEW_COLUMNS:
+        total.addmm_(weights, values)
+    else:
+        total += weighted_sums(weights, values)
 
 
 def weighted_mean(share: Tensor, values: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from capcheck.core.log_sums import exp_, log_sum_exp, softmax
 from capcheck.core.tiles import slices, tile_size
-from capcheck.core.weighted import weighted_sums
+from capcheck.core.weighted import add_weighted_sums_, weighted_sums
 from capcheck.targets.evidence import Evidence, Prefix
 from capcheck.targets.largest_logits import LargestLogits
 from capcheck.targets.means import Means
@@ -276,8 +276,7 @@ class Components:
                     continue
                 total[rows] *= decay
                 if prefix == "all":
-                    sums = weighted_sums(share[:, 0], values.flatten(1))
-                    total[rows] += sums.unflatten(1, (S, width))
+                    add_weighted_sums_(total[rows].flatten(1), share[:, 0], values.flatten(1))
                 else:
                     sums = weighted_sums(share.transpose(0, 1), values.transpose(0, 1))
                     total[rows] += sums.transpose(0, 1)
@@ -341,4 +340,6 @@ class Components:
 def _powers(mu: Tensor, powers: Sequence[int], tokens: list[int] | None) -> Tensor:
     """Powers of the means (..., N, d) of some tokens, side by side: (..., S, powers x d)."""
     mu = mu if tokens is None else mu[..., tokens, :]
+    if powers == (1,):
+        return mu
     return torch.cat([mu[..., :0], *(mu.pow(power) for power in powers)], -1)
