@@ -15,8 +15,9 @@ from typing import Any
 
 from capcheck.core.memory import keep_freed_memory, kept_objects
 
-__all__ = ["begin", "cores", "end", "is_ready", "take"]
+__all__ = ["begin", "cores", "end", "ready", "take"]
 
+MOST = 3  # processes that stand by; a run that takes long calls in the others
 LOOK = 1.0  # seconds between a process's looks at whether its owner lives
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -29,16 +30,16 @@ def cores() -> int:
 
 
 def begin(count: int) -> None:
-    """Start so many processes, which load capcheck and wait to be taken."""
-    for _ in range(count):
+    """Start so many processes, or `MOST`, which load capcheck and wait to be taken."""
+    for _ in range(min(count, MOST)):
         own = _executor()
         own.submit(os.getpid)  # loky starts a process for the first task
         _waiting.append(own)
 
 
-def is_ready() -> bool:
-    """Whether a process stands by."""
-    return bool(_waiting)
+def ready() -> int:
+    """The number of processes that stand by."""
+    return len(_waiting)
 
 
 def take() -> Any:

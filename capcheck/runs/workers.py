@@ -103,20 +103,24 @@ class Helpers:
         *,
         executor: Any = None,
     ) -> None:
-        self._work, self._count, self._executor = work, count, executor
-        self._job = self._packed(job)
+        self._work, self._executor = work, executor
+        self._job = self._packed(job) if count else b""
         self._own: list[Any] = []
         self._running: list[Any] = []
         self._lock, self._closed = threading.Lock(), False
-        patience = PATIENCE if executor is None and not standby.is_ready() else 0
-        self._timer = threading.Timer(patience, self._call_in)
-        self._timer.daemon = True
-        if self._job and count:
-            self._timer.start()
+        now = count if executor is not None else min(count, standby.ready())
+        places = {0.0: range(1, now + 1), PATIENCE: range(now + 1, count + 1)}
+        self._timers = [
+            threading.Timer(wait, self._call_in, [some]) for wait, some in places.items() if some
+        ]
+        for timer in self._timers if self._job else ():
+            timer.daemon = True
+            timer.start()
 
     def close(self) -> None:
         """End the helpers; what they have measured is in the folder."""
-        self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         with self._lock:
             self._closed = True
         for executor in self._own:
@@ -126,17 +130,18 @@ class Helpers:
                 with contextlib.suppress(Exception):
                     future.result(CLOSING)
 
-    def _call_in(self) -> None:
-        for place in range(1, self._count + 1):
+    def _call_in(self, places: Sequence[int]) -> None:
+        for place in places:
             with self._lock:
                 if self._closed:
                     return
                 try:
-                    self._running.append(self._start(place))
+                    helper = self._start(place)
                 except Exception as error:
                     logger.warning("worker %d was not started: %s", place, error)
                     return
-            self._running[-1].add_done_callback(functools.partial(self._told, place))
+                self._running.append(helper)
+            helper.add_done_callback(functools.partial(self._told, place))
 
     def _told(self, place: int, future: Any) -> None:
         """Have the log tell of a helper that ends before its time."""
@@ -145,9 +150,9 @@ class Helpers:
         logger.warning("worker %d ended, and others take up its cells: %s", place, error)
 
     def _packed(self, job: Job) -> bytes:
-        """The job as bytes; empty if there is no helper, or if the job cannot be sent to any."""
+        """The job as bytes; empty if the job cannot be sent to any helper."""
         try:
-            return job.packed() if self._count else b""
+            return job.packed()
         except Exception as error:
             logger.warning("no worker can be called in, as the run cannot be sent: %s", error)
             return b""

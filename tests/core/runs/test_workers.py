@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from folders import sorted_cells
 from loky import process_executor
+from processes import lives
 
 from capcheck import InputError, survey
 from capcheck.cli.app import cli
@@ -305,9 +305,9 @@ def test_no_finished_cell_is_lost_when_a_process_is_killed(
         process.wait()
         deadline = time.monotonic() + 60
         helper = int(helpers[0].stem.split("-")[-2])
-        while time.monotonic() < deadline and _lives(helper):
+        while time.monotonic() < deadline and lives(helper):
             time.sleep(0.1)
-        assert not _lives(helper)  # it ends after the part that it was at
+        assert not lives(helper)  # it ends after the part that it was at
     else:
         assert process.wait() == 0
         assert "others take up its cells" in (folder / "run.log").read_text()
@@ -317,13 +317,6 @@ def test_no_finished_cell_is_lost_when_a_process_is_killed(
     assert sorted_cells(folder) == sorted_cells(undisturbed)
     runs: list[SurveyResult] = [Store.open(each).result() for each in (folder, undisturbed)]
     assert runs[0].to_dict() == runs[1].to_dict()
-
-
-def _lives(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state != "Z"
-    return False
 
 
 def test_tiny_runs_start_no_process(tmp_path: Path) -> None:

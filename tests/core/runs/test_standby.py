@@ -1,0 +1,134 @@
+"""Processes that stand by for a run: when they are started, and that they never outlive it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from folders import sorted_cells
+from processes import group_lives, lives
+
+from capcheck.cli import app
+from capcheck.runs import standby
+
+BEGIN = """
+import os, sys, time
+from capcheck.runs import standby
+assert "torch" not in sys.modules
+standby.begin(1)
+own = standby.take()
+print(own.submit(os.getpid).result(), flush=True)
+print(own.submit(eval, "'torch' in __import__('sys').modules").result(), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def begun(rest: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process with another one standing by, and the number of the latter."""
+    command = [sys.executable, "-c", BEGIN + rest]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert process.stdout.readline() == "True\n"  # it has loaded what takes long
+        yield process, pid
+
+
+def ends(pid: int) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and lives(pid):
+        time.sleep(0.1)
+    return not lives(pid)
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_by_ends_with_a_killed_owner() -> None:
+    with begun("time.sleep(600)") as (process, pid):
+        assert lives(pid)
+        os.kill(process.pid, signal.SIGKILL)
+    assert ends(pid)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_not_taken_is_ended() -> None:
+    rest = "standby._waiting.append(own)\nstandby.end()\nassert not standby.ready()"
+    with begun(rest) as (process, pid):
+        assert process.wait(60) == 0
+    assert ends(pid)
+
+
+@pytest.mark.slow
+def test_a_command_that_fails_leaves_no_process_behind(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "CAPCHECK_WORKERS"}
+    command = [sys.executable, "-m", "capcheck", "survey", "--data", str(tmp_path / "missing.npy")]
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and group_lives(process.pid):
+        time.sleep(0.1)
+    assert not group_lives(process.pid)
+
+
+@pytest.mark.slow
+def test_a_survey_with_processes_that_stand_by_has_the_cells_of_one_without(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "capcheck", "survey", "--target", "modes:tokens=4,modes=3"]
+    command += ["--family", "gpt,maskgit,diffusion", "--samples", "500", "--out"]
+    own = {k: v for k, v in os.environ.items() if k != "CAPCHECK_WORKERS"}
+    for name, environment in (("many", own), ("one", own | {"CAPCHECK_WORKERS": "1"})):
+        folder = str(tmp_path / name)
+        subprocess.run([*command, folder], env=environment, check=True, capture_output=True)
+    assert sorted_cells(tmp_path / "many") == sorted_cells(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["survey", "--data", "digits"], True),
+        (["survey", "--quick"], True),
+        (["survey", "--help"], False),
+        (["survey", "--workers", "1"], False),
+        (["survey", "--workers=4"], False),
+        (["survey", "--start-only"], False),
+        (["check", "--family", "gpt"], False),
+        (["--debug", "survey"], False),
+        ([], False),
+    ],
+)
+def test_only_a_survey_on_every_core_has_processes_standing_by(
+    arguments: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CAPCHECK_WORKERS")
+    monkeypatch.setattr(app, "NVIDIA", tmp_path / "none")
+    assert app._needs_helpers(arguments) is expected
+    monkeypatch.setattr(app, "NVIDIA", tmp_path)  # with a GPU they are as many as GPUs
+    assert not app._needs_helpers(arguments)
+
+
+def test_few_processes_stand_by_however_many_cores_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+
+    class Counted:
+        def submit(self, *_: object) -> None:
+            made.append(self)
+
+        def shutdown(self, **_: object) -> None:
+            made.remove(self)
+
+    monkeypatch.setattr(standby, "_executor", Counted)
+    standby.begin(63)
+    assert standby.ready() == len(made) == standby.MOST
+    standby.end()
+    assert standby.ready() == len(made) == 0

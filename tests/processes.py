@@ -1,0 +1,27 @@
+"""Which processes live, as Linux tells it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+__all__ = ["group_lives", "lives"]
+
+
+def lives(pid: int) -> bool:
+    """Whether a process lives; one that has ended, and that nobody has waited for, does not."""
+    facts = _facts(Path(f"/proc/{pid}/stat"))
+    return bool(facts) and facts[0] != "Z"
+
+
+def group_lives(group: int) -> bool:
+    """Whether any process of a group lives."""
+    all_facts = [_facts(path) for path in Path("/proc").glob("[0-9]*/stat")]
+    return any(facts and facts[0] != "Z" and int(facts[2]) == group for facts in all_facts)
+
+
+def _facts(path: Path) -> list[str]:
+    """State, parent, group and so on of a process; nothing if there is none."""
+    with contextlib.suppress(OSError):
+        return path.read_text().rpartition(")")[2].split()
+    return []
