@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-__all__ = ["group_lives", "lives"]
+__all__ = ["group_size", "lives"]
 
 
 def lives(pid: int) -> bool:
@@ -14,10 +14,10 @@ def lives(pid: int) -> bool:
     return bool(facts) and facts[0] != "Z"
 
 
-def group_lives(group: int) -> bool:
-    """Whether any process of a group lives."""
+def group_size(group: int) -> int:
+    """The number of processes of a group that live."""
     all_facts = [_facts(path) for path in Path("/proc").glob("[0-9]*/stat")]
-    return any(facts and facts[0] != "Z" and int(facts[2]) == group for facts in all_facts)
+    return sum(bool(facts) and facts[0] != "Z" and int(facts[2]) == group for facts in all_facts)
 
 
 def _facts(path: Path) -> list[str]:

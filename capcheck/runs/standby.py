@@ -30,11 +30,20 @@ def cores() -> int:
 
 
 def begin(count: int) -> None:
-    """Start so many processes, or `MOST`, which load capcheck and wait to be taken."""
-    for _ in range(min(count, MOST)):
-        own = _executor()
-        own.submit(os.getpid)  # loky starts a process for the first task
-        _waiting.append(own)
+    """Start so many processes, or `MOST`, which load capcheck and wait to be taken.
+
+    Only the main thread may call it.
+    """
+    # What a process ignores, those that it starts ignore from their first moment on: an interrupt
+    # would otherwise have a process that is still starting print its traceback.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for _ in range(min(count, MOST)):
+            own = _executor()
+            own.submit(os.getpid)  # loky starts a process for the first task
+            _waiting.append(own)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def ready() -> int:

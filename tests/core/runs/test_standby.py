@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from folders import sorted_cells
-from processes import group_lives, lives
+from processes import group_size, lives
 
 from capcheck.cli import app
 from capcheck.runs import standby
@@ -40,11 +40,27 @@ def begun(rest: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
         yield process, pid
 
 
-def ends(pid: int) -> bool:
+def surveyed(data: str, *options: str) -> subprocess.Popen[str]:
+    """A survey with a process for every core, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "capcheck", "survey", "--data", data, *options],
+        env=on_all_cores(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def on_all_cores() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "CAPCHECK_WORKERS"}
+
+
+def eventually(condition: Callable[[], bool], *, wait: float = 0.1) -> bool:
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and lives(pid):
-        time.sleep(0.1)
-    return not lives(pid)
+    while time.monotonic() < deadline and not condition():
+        time.sleep(wait)
+    return condition()
 
 
 @pytest.mark.slow
@@ -52,7 +68,7 @@ def test_a_process_that_stands_by_ends_with_a_killed_owner() -> None:
     with begun("time.sleep(600)") as (process, pid):
         assert lives(pid)
         os.kill(process.pid, signal.SIGKILL)
-    assert ends(pid)
+    assert eventually(lambda: not lives(pid))
 
 
 @pytest.mark.slow
@@ -60,32 +76,44 @@ def test_a_process_that_is_not_taken_is_ended() -> None:
     rest = "standby._waiting.append(own)\nstandby.end()\nassert not standby.ready()"
     with begun(rest) as (process, pid):
         assert process.wait(60) == 0
-    assert ends(pid)
+    assert eventually(lambda: not lives(pid))
 
 
 @pytest.mark.slow
 def test_a_command_that_fails_leaves_no_process_behind(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "CAPCHECK_WORKERS"}
-    command = [sys.executable, "-m", "capcheck", "survey", "--data", str(tmp_path / "missing.npy")]
-    process = subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    error = process.communicate(timeout=120)[1]
+    with surveyed(str(tmp_path / "missing.npy")) as process:
+        error = process.communicate(timeout=120)[1]
     assert process.returncode == 2
     assert error.startswith("error: ")
     assert len(error.splitlines()) == 1
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and group_lives(process.pid):
-        time.sleep(0.1)
-    assert not group_lives(process.pid)
+    assert eventually(lambda: group_size(process.pid) == 0)
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_processes_start_is_one_sentence(tmp_path: Path) -> None:
+    with surveyed("digits", "--out", str(tmp_path / "run")) as process:
+        if standby.cores() > 1:
+            assert eventually(lambda: group_size(process.pid) > 1, wait=0.001)
+        else:
+            time.sleep(2)
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            error = process.communicate(timeout=10)[1]
+        except subprocess.TimeoutExpired:  # it is not heard while a process is made
+            os.killpg(process.pid, signal.SIGINT)
+            error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert error.endswith("error: interrupted; the same command continues a run kept with --out.\n")
+    assert eventually(lambda: group_size(process.pid) == 0)
 
 
 @pytest.mark.slow
 def test_a_survey_with_processes_that_stand_by_has_the_cells_of_one_without(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "capcheck", "survey", "--target", "modes:tokens=4,modes=3"]
     command += ["--family", "gpt,maskgit,diffusion", "--samples", "500", "--out"]
-    own = {k: v for k, v in os.environ.items() if k != "CAPCHECK_WORKERS"}
-    for name, environment in (("many", own), ("one", own | {"CAPCHECK_WORKERS": "1"})):
+    one = on_all_cores() | {"CAPCHECK_WORKERS": "1"}
+    for name, environment in (("many", on_all_cores()), ("one", one)):
         folder = str(tmp_path / name)
         subprocess.run([*command, folder], env=environment, check=True, capture_output=True)
     assert sorted_cells(tmp_path / "many") == sorted_cells(tmp_path / "one")
