@@ -60,12 +60,14 @@ def kept_objects() -> Iterator[None]:
     It would visit these hundreds of thousands of objects again and again: a fifth of the time that
     it takes to import torch, and nearly a second when the process ends.
     """
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if enabled:
+            gc.enable()
 
 
 def limit_memory() -> None:

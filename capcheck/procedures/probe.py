@@ -189,7 +189,7 @@ class Probe(ABC, Generic[NetworkT]):
     def effective(self, spec: SequenceSpec, budget: Budget) -> Budget:
         """The smallest budget at which `run` and `log_density` are the same as at this one.
 
-        By default it is the budget itself. Budgets of equal ones are measured once.
+        By default it is the budget itself. Budgets for which it is the same are measured once.
 
         Args:
             spec: As for `run`.
