@@ -8,6 +8,7 @@ of its output left early. With `--json` standard output holds the result schema 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -72,8 +73,9 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        with kept_objects():
-            module = importlib.import_module(f"capcheck.cli.{name}")
+        path = f"capcheck.cli.{name}"
+        with contextlib.nullcontext() if path in sys.modules else kept_objects():
+            module = importlib.import_module(path)
         command: click.Command = getattr(module, name)
         return command
 
@@ -99,8 +101,6 @@ def main() -> None:
     """Run the command line; a failure prints one sentence and sets the exit code."""
     keep_freed_memory()
     limit_memory()
-    if _needs_helpers(sys.argv[1:]):
-        standby.begin(standby.cores() - 1)
     session, streams = Session(), (sys.stdout, sys.stderr)
     for stream in streams:
         _replace_what_it_cannot_encode(stream)
@@ -108,6 +108,8 @@ def main() -> None:
     sys.stdout, sys.stderr = quiet, QuietStream(sys.stderr)
     try:
         with stoppable():
+            if _needs_helpers(sys.argv[1:]):
+                standby.begin(standby.cores() - 1)
             code = cli.main(standalone_mode=False, obj=session)
     except SystemExit as ended:
         code = ended.code
@@ -122,9 +124,9 @@ def main() -> None:
 
 
 def _needs_helpers(arguments: Sequence[str]) -> bool:
-    """Whether a command is sure to call in a helper for every other core.
+    """Whether a command will call in a helper for every other core, unless it fails.
 
-    The helpers import torch while this process does. With a GPU they are as many as there are GPUs.
+    With a GPU helpers are as many as there are GPUs, which only torch can tell.
     """
     named = {argument.partition("=")[0] for argument in arguments}
     others = {"-h", "--help", "--start-only", "--workers"}

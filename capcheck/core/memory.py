@@ -55,10 +55,11 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def kept_objects() -> Iterator[None]:
-    """Have the garbage collector leave alone what is made inside, as modules that are imported.
+    """Have the garbage collector leave alone all objects that there are afterwards.
 
-    It would visit these hundreds of thousands of objects again and again: a fifth of the time that
-    it takes to import torch, and nearly a second when the process ends.
+    Modules that are imported inside have hundreds of thousands, which it would visit again and
+    again: a fifth of the time that it takes to import torch, and nearly a second when the process
+    ends.
     """
     enabled = gc.isenabled()
     gc.disable()

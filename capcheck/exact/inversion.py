@@ -48,7 +48,7 @@ __all__ = [
     "inverse_along",
 ]
 
-CONVERGED = 1e-6  # Newton step, relative to 1 plus the point, that is the last one
+CONVERGED = 1e-7  # Newton step, relative to 1 plus the point, that is the last one
 MOST_STEPS = 100  # most Newton steps of a pass; two to four are usual
 MOST_HALVINGS = 40  # most halvings of a Newton step that does not come nearer
 FEWER = 25, 6  # the same two for a network, whose inverse need not exist
@@ -246,6 +246,7 @@ class _Pass:
     def inverse(self, *, several: bool) -> tuple[Tensor, Tensor, bool]:
         """The states before the pass, log |det dF/du| there, and whether all starts agree.
 
+        The determinant is that of the point before the last step, which is at most `CONVERGED`.
         The log-determinant of a row whose inverse was not found is NaN.
         """
         starts = self._starts() if several else [self._start()]

@@ -114,7 +114,7 @@ def more_draws_would_show(
     narrower = math.sqrt(measurement.samples / samples)
     for name, after in measurement.estimates.items():
         before = floor.estimates[name]
-        if after.value is None or before.value is None:
+        if after.value is None or before.value is None or after.kind == "lower bound":
             continue
         low, high = after.interval(after.level)
         tolerance = tolerance_in_unit(after, settings.tolerances[name])

@@ -187,9 +187,9 @@ class Probe(ABC, Generic[NetworkT]):
         """
 
     def effective(self, spec: SequenceSpec, budget: Budget) -> Budget:
-        """The smallest budget at which `run` and `log_density` are the same as at this one.
+        """A budget, as small as is known, with the same `run` and `log_density` as this one.
 
-        By default it is the budget itself. Budgets for which it is the same are measured once.
+        By default it is the budget itself. Budgets for which it is equal are measured once.
 
         Args:
             spec: As for `run`.

@@ -10,12 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from capcheck.core.budget import Budget
 from capcheck.core.version import __version__
-from capcheck.judging.causes import (
-    cause_of,
-    has_floor,
-    more_draws_would_show,
-    settings_of_suspects,
-)
+from capcheck.judging.causes import cause_of, has_floor, settings_of_suspects
 from capcheck.judging.family import (
     judge_family,
     unfinished_result,
@@ -184,16 +179,6 @@ class Assembly:
         """What a suspect that was measured with some settings shows, if it shows anything."""
         cell = self._cells.get(self.key(suspect.plan, floor.budget, settings))
         return None if cell is None else cause_of(suspect, cell, floor, self._settings)
-
-    def would_show(
-        self, suspect: SuspectPlan, settings: Settings, floor: Cell, *, before: Settings | None
-    ) -> bool:
-        """Whether settings should show what a suspect does, which those before did not."""
-        if before is None or settings.samples <= before.samples:
-            return True
-        cell = self._cells.get(self.key(suspect.plan, floor.budget, before))
-        assert cell is not None
-        return more_draws_would_show(cell, floor, self._settings, samples=settings.samples)
 
     def _causes(self, entry: FamilyEntry, found: FamilyResult, look: int) -> tuple[Cause, ...]:
         """The causes of a floor, each from a part of the draws or, where that failed, from all."""

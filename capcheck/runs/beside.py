@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from capcheck.core.budget import Budget
 from capcheck.core.errors import ControlFlow, UnfitError, reason_of
 from capcheck.core.pace import time_limit
-from capcheck.judging.causes import has_floor, settings_of_suspects
+from capcheck.judging.causes import has_floor, more_draws_would_show, settings_of_suspects
 from capcheck.networks.kinds import PerturbedNetwork
 from capcheck.networks.perturbed import PERTURBATIONS, NotPerturbed
 from capcheck.procedures.procedure import AnyProcedure
@@ -114,7 +114,7 @@ class Beside:
             candidate.probe.suspects(), candidate.entry.suspects, strict=True
         ):
             plan = named.plan
-            name = claim_name(suspect=plan.to_json())
+            name = claim_name(suspect=plan.to_json(), of=candidate.plan.to_json())
             if self._claims.given_up(name):
                 self._hopeless.add(name)
             if name in self._hopeless:  # it may have taken a minute to find out
@@ -125,7 +125,7 @@ class Beside:
                     label = f"{plan.title} with {suspect.cure}"
                     before: Settings | None = None
                     for settings in tried:
-                        if not self._assembly.would_show(named, settings, floor, before=before):
+                        if not self._should_show(plan, settings, floor, before):
                             break
                         self._looks.measure(plan, procedure, settings, [floor.budget], label=label)
                         if self._assembly.cause(named, settings, floor) is not None:
@@ -139,6 +139,16 @@ class Beside:
                 raise
             except Exception:  # the family itself was measured, and keeps its result
                 logger.exception("%s, a suspect, failed", plan.title)
+
+    def _should_show(
+        self, plan: FamilyPlan, settings: Settings, floor: Cell, before: Settings | None
+    ) -> bool:
+        """Whether settings should show what a suspect does, which those before did not."""
+        if before is None or settings.samples <= before.samples:
+            return True
+        tried = self._cells.get(self._assembly.key(plan, floor.budget, before))
+        assert tried is not None
+        return more_draws_would_show(tried, floor, self._settings, samples=settings.samples)
 
     def _verify_drafts(self, plan: FamilyPlan, procedure: AnyProcedure) -> None:
         """Tell how a procedure's drafts fare under verification, unless the run knows it."""

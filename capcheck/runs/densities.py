@@ -26,10 +26,11 @@ from capcheck.procedures.procedure import AnyProcedure
 from capcheck.results.settings import Settings
 from capcheck.runs.snapshots import rows_randomness
 
-__all__ = ["DENSITY_BATCH", "Densities"]
+__all__ = ["DENSITY_BATCH", "SHARING_BATCH", "Densities"]
 
 
-DENSITY_BATCH = 1024  # most rows of a log-density at once, unless all share their chains
+DENSITY_BATCH = 1024  # most rows of a log-density at once
+SHARING_BATCH = 1 << 14  # the same where they share chains, of which there are as many
 
 
 class Densities:
@@ -84,7 +85,7 @@ class Densities:
         parts: list[LogDensity] = []
         shared = procedure.probe.density_work(procedure.spec, budget) > 0
         held = self._target.rows_at_once or DENSITY_BATCH
-        size = max(1, len(x)) if shared else min(DENSITY_BATCH, held)
+        size = SHARING_BATCH if shared else min(DENSITY_BATCH, held)
         for start in range(0, len(x), size):
             rows = x[start : start + size]
             part = procedure.log_density(budget, rows, self._rng("density", start))

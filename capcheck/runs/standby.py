@@ -6,11 +6,13 @@ helpers before it imports torch itself.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from capcheck.core.memory import keep_freed_memory, kept_objects
@@ -32,18 +34,14 @@ def cores() -> int:
 def begin(count: int) -> None:
     """Start so many processes, or `MOST`, which load capcheck and wait to be taken.
 
-    Only the main thread may call it.
+    Where none can be started, none stands by: the run will find out why when it calls for helpers.
     """
-    # What a process ignores, those that it starts ignore from their first moment on: an interrupt
-    # would otherwise have a process that is still starting print its traceback.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    with _interrupts_ignored(), contextlib.suppress(Exception):
         for _ in range(min(count, MOST)):
-            own = _executor()
-            own.submit(os.getpid)  # loky starts a process for the first task
-            _waiting.append(own)
-    finally:
-        signal.signal(signal.SIGINT, before)
+            _waiting.append(_executor())
+            _waiting[-1].submit(os.getpid)  # loky starts a process for the first task
+        return
+    end()
 
 
 def ready() -> int:
@@ -71,6 +69,22 @@ def _executor() -> Any:
         initializer=_load,
         initargs=(os.getpid(),),
     )
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Have processes that are started inside ignore interrupts from their first moment on.
+
+    They inherit it. Otherwise one that is still starting would print its traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other may change it
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _load(owner: int) -> None:

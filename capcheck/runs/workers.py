@@ -109,10 +109,8 @@ class Helpers:
         self._running: list[Any] = []
         self._lock, self._closed = threading.Lock(), False
         now = count if executor is not None else min(count, standby.ready())
-        places = {0.0: range(1, now + 1), PATIENCE: range(now + 1, count + 1)}
-        self._timers = [
-            threading.Timer(wait, self._call_in, [some]) for wait, some in places.items() if some
-        ]
+        places = (0.0, range(1, now + 1)), (PATIENCE, range(now + 1, count + 1))
+        self._timers = [threading.Timer(wait, self._call_in, [of]) for wait, of in places if of]
         for timer in self._timers if self._job else ():
             timer.daemon = True
             timer.start()

@@ -27,7 +27,6 @@ from capcheck.testing.intervention import require_honest
 __all__ = ["CHECKS", "check_declaration"]
 
 N_ROWS = 5  # number of sample rows of a run
-MANY = 64  # steps that no procedure has a use for on the targets of the cases, if that can be said
 
 
 def check_declaration(probe: AnyProbe) -> None:
@@ -129,15 +128,12 @@ def check_reads(case: Case) -> None:
         return
     procedure = case.procedure()
     N = procedure.spec.tokens
-    pairs = {
-        "length": (Budget(length=N, steps=3), Budget(length=N // 2, steps=3)),
-        "steps": (Budget(length=N, steps=3), Budget(length=N, steps=1)),
-    }
-    claims = {f"`reads` leaves {axis} out": pairs[axis] for axis in set(AXES) - case.probe.reads}
-    largest = Budget(length=N, steps=MANY)
-    least = case.probe.effective(procedure.spec, largest)
-    if least != largest:
-        claims["`effective` calls budgets equal"] = (largest, least)
+    whole = Budget(length=N, steps=3)
+    less = {"length": Budget(length=N // 2, steps=3), "steps": Budget(length=N, steps=1)}
+    claims = {f"`reads` leaves {a} out": (whole, less[a]) for a in {*AXES} - case.probe.reads}
+    for one in (Budget(length=n, steps=k) for n in (0, 1, N // 2, N) for k in (1, 2, 3, 64)):
+        if (other := case.probe.effective(procedure.spec, one)) != one:
+            claims[f"`effective` takes {one} for {other}"] = (one, other)
     for claim, (one, other) in claims.items():
         runs = [list(procedure.run(budget, N_ROWS, case.rng())) for budget in (one, other)]
         same = len(runs[0]) == len(runs[1]) and all(

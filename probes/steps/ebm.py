@@ -169,6 +169,8 @@ class EBM(Probe[Energy]):
 
     def density_work(self, spec: SequenceSpec, budget: Budget) -> float:
         """The densities of steps from all chains."""
+        if self._chosen(spec) == "gibbs":
+            return 0.0
         pairs = self.chains * (budget.steps / 4 if self.sampler == "mala" else 1)
         return pairs * (spec.mean.numel() + PAIR)
 

@@ -84,6 +84,7 @@ class _NegativeLogDensity(torch.autograd.Function):
         return -log_prob
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
         """The gradient of the energies' sum, weighted by `slopes` (n,)."""
         (score,) = ctx.saved_tensors

@@ -73,10 +73,25 @@ def test_a_process_that_stands_by_ends_with_a_killed_owner() -> None:
 
 @pytest.mark.slow
 def test_a_process_that_is_not_taken_is_ended() -> None:
-    rest = "standby._waiting.append(own)\nstandby.end()\nassert not standby.ready()"
-    with begun(rest) as (process, pid):
-        assert process.wait(60) == 0
-    assert eventually(lambda: not lives(pid))
+    with begun("standby._waiting.append(own)\nstandby.end()\ntime.sleep(600)") as (process, pid):
+        assert eventually(lambda: not lives(pid))
+        assert process.poll() is None
+        process.kill()
+
+
+def test_a_machine_that_can_start_no_process_has_none_standing_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken:
+        def submit(self, *_: object) -> None:
+            raise PermissionError("no semaphores here")
+
+        def shutdown(self, **_: object) -> None:
+            pass
+
+    monkeypatch.setattr(standby, "_executor", Broken)
+    standby.begin(2)
+    assert standby.ready() == 0
 
 
 @pytest.mark.slow

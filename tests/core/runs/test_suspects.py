@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,15 @@ def test_a_suspect_that_takes_too_long_leaves_the_verdict(monkeypatch: pytest.Mo
     assert (found.outcome, found.reason) == (known.outcome, known.reason)
 
 
+class Nobody:
+    """An executor whose workers die."""
+
+    def submit(self, *_: object) -> Future[None]:
+        future: Future[None] = Future()
+        future.set_exception(RuntimeError("out of memory"))
+        return future
+
+
 def test_a_suspect_that_takes_too_long_is_tried_once_in_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,9 +65,10 @@ def test_a_suspect_that_takes_too_long_is_tried_once_in_a_run(
         raise UnfitError("it takes too long")
 
     monkeypatch.setattr(beside, "time_limit", too_short)
-    law, threads = from_spec("gaussian:ar1,tokens=4"), ThreadPoolExecutor(1)
-    shared: Any = {"workers": 2, "executor": threads, "out": tmp_path / "run"}
-    assert check("maskgit", law, **HOW, **shared).outcome is Outcome.NOT_REPRESENTABLE
+    law = from_spec("gaussian:ar1,tokens=4")
+    shared: Any = {"workers": 2, "out": tmp_path / "run"}
+    found = check("maskgit", law, **HOW, **shared, executor=Nobody())
+    assert found.outcome is Outcome.NOT_REPRESENTABLE
     assert tried == [60.0]
 
 
@@ -85,7 +95,7 @@ def test_no_more_draws_are_made_where_they_would_show_nothing(
         asked.append(measurement.samples)
 
     monkeypatch.setattr(assembly, "cause_of", blind)
-    monkeypatch.setattr(assembly, "more_draws_would_show", lambda *_, **__: False)
+    monkeypatch.setattr(beside, "more_draws_would_show", lambda *_, **__: False)
     assert check("maskgit", from_spec("gaussian:ar1,tokens=4"), **HOW).found.causes == ()
     assert set(asked) == {300}
 
