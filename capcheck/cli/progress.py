@@ -19,7 +19,8 @@ __all__ = ["live_progress"]
 
 PATIENCE = 1.0  # seconds before a stage without a count is told
 BEAT = 5.0  # most seconds without a line
-TELLING = 0.04  # share of the work whose time tells that of the rest
+TELLING = 0.08  # share of the work whose time tells that of the rest
+ALL = 0.985  # share from which the rest is suspects and drafts, which are not counted
 TICK = 0.1  # seconds between looks at the clock
 
 
@@ -77,7 +78,7 @@ class _TimeLeft:
                 self._start, self._already = now, progress.share
             return ""
         done = progress.share - self._already
-        if done < TELLING:
+        if done < TELLING or progress.share > ALL:
             return ""
         left = (now - self._start) / done * (1 - progress.share)
         return f"about {left:.0f} s left" if left < 120 else f"about {left / 60:.0f} min left"

@@ -22,19 +22,35 @@ from capcheck.runs.candidates import Candidate
 from capcheck.runs.log import logger
 from capcheck.runs.options import CallersError, Progress
 
-__all__ = ["FIT", "LOOK", "WORK", "ProgressCounter", "cell_name", "expected_work"]
+__all__ = ["FIT", "LOOK", "OTHERS", "WORK", "ProgressCounter", "cell_name", "expected_work"]
 
-WORK: dict[Row, float] = {
-    "neither": 1,
-    "length": 3,
-    "steps": 4,
-    "length_outer": 9,
+WORK: dict[Kind, dict[str, float]] = {
+    "continuous": {
+        "flow": 2, "gan": 2, "vae": 0.3,
+        "gpt": 0.8, "maskgit": 7, "multi_token": 0.8, "pixelcnn": 1, "var": 0.7,
+        "consistency": 5, "diffusion": 2, "ebm": 6, "flow_map": 3, "parallel_solve": 2,
+        "ar_diffusion": 9, "blockwise": 5, "mar": 11, "rolling_diffusion": 15,
+        "ar_smoothing": 17, "diffusion_forcing": 3,
+    },
+    "categorical": {
+        "gan": 3.5, "vae": 7,
+        "gpt": 1.5, "maskgit": 2, "multi_token": 1, "pixelcnn": 1.5, "var": 1.5,
+        "masked_diffusion": 3.5, "parallel_decoder": 8, "uniform_diffusion": 28, "ebm": 17,
+        "parallel_solve": 3, "block_diffusion": 4.5, "blockwise": 3,
+    },
+}  # fmt: skip
+"""What a family takes with its suspects, as a share of all families on the same tokens (%)."""
+OTHERS: dict[Row, float] = {
+    "neither": 2,
+    "length": 2,
+    "steps": 5,
+    "length_outer": 8,
     "steps_outer": 10,
 }
-"""What a family takes with its suspects, in units of the quickest."""
-LOOK = 2.0  # seconds between counts of the cells of all processes
-FIT: dict[Kind, float] = {"continuous": 8, "categorical": 20}
+"""The same of a family that is not in the list."""
+FIT: dict[Kind, float] = {"continuous": 9, "categorical": 20}
 """What the fit of a network takes, in the same units."""
+LOOK = 2.0  # seconds between counts of the cells of all processes
 
 
 def cell_name(plan: FamilyPlan, samples: int, budget: Budget) -> str:
@@ -54,11 +70,11 @@ def expected_work(
     """
     work: dict[str, float] = {}
     for candidate in candidates:
-        whole = WORK[candidate.probe.row] + (0 if candidate.network is None else FIT[kind])
+        probe = candidate.probe
+        whole = WORK[kind].get(probe.family, OTHERS[probe.row])
+        whole += 0 if candidate.network is None else FIT[kind]
         cells = {
-            cell_name(candidate.plan, settings.at(look).samples, budget): _passes(
-                candidate.probe, budget
-            )
+            cell_name(candidate.plan, settings.at(look).samples, budget): _passes(probe, budget)
             for look in range(settings.looks)
             for budget in settings.grid.budgets()
         }

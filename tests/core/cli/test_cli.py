@@ -413,7 +413,12 @@ def test_a_stage_without_a_count_is_named_when_it_lasts(
 
 @pytest.mark.parametrize(
     ("gained", "seconds", "words"),
-    [(0.07, 10, ", about 90 s left"), (0.05, 40, ", about 9 min left"), (0.01, 10, "")],
+    [
+        (0.1, 10, ", about 60 s left"),
+        (0.1, 90, ", about 9 min left"),
+        (0.07, 10, ""),  # too little to tell from
+        (0.69, 10, ""),  # what is left is not counted
+    ],
 )
 def test_the_time_left_follows_from_the_share_of_the_work_and_not_from_the_count(
     gained: float,
