@@ -1,11 +1,21 @@
-"""Which processes live, as Linux tells it."""
+"""Which processes live, as Linux tells it, and workers that do not."""
 
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import Future
 from pathlib import Path
 
-__all__ = ["group_size", "lives"]
+__all__ = ["DyingWorkers", "group_size", "lives"]
+
+
+class DyingWorkers:
+    """An executor whose workers die."""
+
+    def submit(self, *_: object) -> Future[None]:
+        future: Future[None] = Future()
+        future.set_exception(RuntimeError("out of memory"))
+        return future
 
 
 def lives(pid: int) -> bool:

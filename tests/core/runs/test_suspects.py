@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import DyingWorkers
 
 from capcheck import Outcome, check, save
 from capcheck.core import pace
@@ -46,15 +46,6 @@ def test_a_suspect_that_takes_too_long_leaves_the_verdict(monkeypatch: pytest.Mo
     assert (found.outcome, found.reason) == (known.outcome, known.reason)
 
 
-class Nobody:
-    """An executor whose workers die."""
-
-    def submit(self, *_: object) -> Future[None]:
-        future: Future[None] = Future()
-        future.set_exception(RuntimeError("out of memory"))
-        return future
-
-
 def test_a_suspect_that_takes_too_long_is_tried_once_in_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +58,7 @@ def test_a_suspect_that_takes_too_long_is_tried_once_in_a_run(
     monkeypatch.setattr(beside, "time_limit", too_short)
     law = from_spec("gaussian:ar1,tokens=4")
     shared: Any = {"workers": 2, "out": tmp_path / "run"}
-    found = check("maskgit", law, **HOW, **shared, executor=Nobody())
+    found = check("maskgit", law, **HOW, **shared, executor=DyingWorkers())
     assert found.outcome is Outcome.NOT_REPRESENTABLE
     assert tried == [60.0]
 

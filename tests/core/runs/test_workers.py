@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from folders import sorted_cells
 from loky import process_executor
-from processes import lives
+from processes import DyingWorkers, lives
 
 from capcheck import InputError, survey
 from capcheck.cli.app import cli
@@ -172,19 +172,10 @@ def test_any_executor_runs_the_further_workers(
     assert sorted_cells(tmp_path / "run") == sorted_cells(alone)
 
 
-class Failing:
-    """An executor whose workers die."""
-
-    def submit(self, function: Any, *arguments: Any) -> Future[None]:
-        future: Future[None] = Future()
-        future.set_exception(RuntimeError("out of memory"))
-        return future
-
-
 def test_workers_that_die_are_told_and_replaced(
     three: ProductMixture, alone: Path, tmp_path: Path
 ) -> None:
-    survey(three, FAMILIES, workers=2, executor=Failing(), out=tmp_path / "run", **HOW)
+    survey(three, FAMILIES, workers=2, executor=DyingWorkers(), out=tmp_path / "run", **HOW)
     assert sorted_cells(tmp_path / "run") == sorted_cells(alone)
     log = (tmp_path / "run" / "run.log").read_text()
     assert "worker 1 ended, and others take up its cells: out of memory" in log
